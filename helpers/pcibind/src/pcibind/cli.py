@@ -1,0 +1,81 @@
+"""The command line: `pcibind plan | apply | status | release`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from pcibind import apply as applying
+from pcibind import status as looking
+from pcibind.attempt import attempt
+from pcibind.errors import MEANINGS, ExitCode
+from pcibind.host import Host
+from pcibind.paths import Paths
+from pcibind.report import Report
+
+_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:d}  {MEANINGS[code]}" for code in ExitCode)
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, schema pcibind/1.")
+
+
+@click.group(context_settings=_SETTINGS, epilog=_CODES)
+@click.option("--root", type=click.Path(path_type=Path), default=Path("/"), hidden=True)
+@click.version_option(package_name=None, version="0.1.0", prog_name="pcibind")
+@click.pass_context
+def cli(context: click.Context, root: Path) -> None:
+    """Hand whole PCI boards to vfio-pci, prove it, and say which devices to use."""
+    context.obj = Host(Paths(root))
+
+
+@cli.command(epilog=_CODES)
+@_json
+@click.pass_obj
+def plan(host: Host, as_json: bool) -> None:
+    """Show what apply would do; change nothing."""
+    _answer("plan", lambda: applying.show(host), as_json)
+
+
+@cli.command(epilog=_CODES)
+@click.option("--next-boot", is_flag=True, help="Check and record only; touch no driver.")
+@click.option("--recorded", is_flag=True, help="Bind what is on record only, as at boot.")
+@_json
+@click.pass_obj
+def apply(host: Host, next_boot: bool, recorded: bool, as_json: bool) -> None:
+    """Bring the host to its configuration: check, record, bind, prove, hand over."""
+    if next_boot and recorded:
+        raise click.UsageError("--next-boot and --recorded exclude each other")
+    if recorded:
+        _answer("apply", lambda: applying.apply_recorded(host), as_json)
+    else:
+        _answer("apply", lambda: applying.apply(host, next_boot=next_boot), as_json)
+
+
+@cli.command(epilog=_CODES)
+@_json
+@click.pass_obj
+def status(host: Host, as_json: bool) -> None:
+    """Show how the chosen boards stand; change nothing."""
+    _answer("status", lambda: looking.status(host), as_json)
+
+
+@cli.command(epilog=_CODES)
+@click.argument("board", nargs=-1)
+@_json
+@click.pass_obj
+def release(host: Host, board: tuple[str, ...], as_json: bool) -> None:
+    """Give all boards, or those named, back to the drivers they had before."""
+    _answer("release", lambda: applying.release_boards(host, board), as_json)
+
+
+def _answer(command: str, run: Callable[[], Report], as_json: bool) -> None:
+    report = attempt(command, run)
+    click.echo(report.to_json() if as_json else report.to_text())
+    raise SystemExit(int(report.exit_code))
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    cli(prog_name="pcibind")

@@ -1,0 +1,62 @@
+"""What can go wrong, one class and one exit code for each kind."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What each exit status of the command means; `--help` prints these."""
+
+    OK = 0
+    UNEXPECTED = 1
+    CONFIGURATION = 2
+    REFUSED = 3
+    IDENTITY = 4
+    NOT_BOUND = 5
+    STUCK = 6
+
+
+MEANINGS = {
+    ExitCode.OK: "done, or nothing to do",
+    ExitCode.UNEXPECTED: "unexpected error",
+    ExitCode.CONFIGURATION: "usage, configuration or record is wrong; nothing was touched",
+    ExitCode.REFUSED: "refused: a guard, or a foreign device in a board's IOMMU group",
+    ExitCode.IDENTITY: "a board is absent, moved, replaced or has an extra function",
+    ExitCode.NOT_BOUND: "a board is wanted but not bound, or could not be restored",
+    ExitCode.STUCK: "a device is stuck in the kernel; reboot",
+}
+
+
+class PcibindError(Exception):
+    """Anything that pcibind explains to its user."""
+
+    exit_code = ExitCode.UNEXPECTED
+
+
+class ConfigError(PcibindError):
+    """The configuration or a selector is unreadable or contradicts itself."""
+
+    exit_code = ExitCode.CONFIGURATION
+
+
+class RecordError(PcibindError):
+    """The record of chosen boards cannot be read."""
+
+    exit_code = ExitCode.CONFIGURATION
+
+
+class NotBoundError(PcibindError):
+    """A function did not take the driver it was to take."""
+
+    exit_code = ExitCode.NOT_BOUND
+
+
+class StuckError(PcibindError):
+    """The kernel did not come back from an access in time. `process` is who still waits for it."""
+
+    exit_code = ExitCode.STUCK
+
+    def __init__(self, message: str, process: int | None = None) -> None:
+        super().__init__(message)
+        self.process = process

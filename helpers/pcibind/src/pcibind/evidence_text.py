@@ -1,0 +1,342 @@
+"""A host's use of its PCI devices as text: the command that prints it, and its reader.
+
+The same command serves from afar and on the host itself. It reads /sys and /proc only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pcibind.errors import PcibindError
+from pcibind.evidence import Evidence, OpenVfio, Use
+from pcibind.model import Address
+
+_BEGIN = "pcibind-evidence 1"
+_END = "pcibind-evidence end"
+
+# One process for each kind of question, however many devices there are. The comments in `parse`
+# say what each line is good for.
+COMMAND = "; ".join(
+    (
+        f"echo '{_BEGIN}'",
+        's="${PCIBIND_SYS:-/sys}"',
+        'p="${PCIBIND_PROC:-/proc}"',
+        # Interfaces and what they are made of; block devices and what they lie on; the device
+        # nodes of VFIO. Link targets hold the way through the PCI tree.
+        '( cd "$s" && find class/net class/net/*/lower_* dev/block class/block/*/slaves/* '
+        "class/nvme-subsystem/*/nvme* fs/btrfs/*/devices/* class/vfio-dev -maxdepth 1 -type l "
+        "-printf 'link %p %l\\n' 2>/dev/null )",
+        '[ -d "$s/class/net" ] || echo "unreadable default-route $s/class/net is not there"',
+        '[ -d "$s/dev/block" ] || echo "unreadable disk $s/dev/block is not there"',
+        '( cd "$s/bus/pci/devices" 2>/dev/null && '
+        "grep -Hs '^[1-9]' ./*/boot_vga ./*/sriov_numvfs | sed 's/^/attribute /' )",
+        "sed 's/^/route4 /' \"$p/net/route\" 2>/dev/null || "
+        'echo "unreadable default-route $p/net/route cannot be read"',
+        # Without IPv6 in the kernel the file is not there, and there is no IPv6 route either.
+        'if [ -e "$p/net/ipv6_route" ]; then sed \'s/^/route6 /\' "$p/net/ipv6_route" 2>/dev/null '
+        '|| echo "unreadable default-route $p/net/ipv6_route cannot be read"; fi',
+        'if [ -e "$p/net/if_inet6" ]; then sed \'s/^/address6 /\' "$p/net/if_inet6"; fi',
+        "sed 's/^/mount /' \"$p/self/mountinfo\" 2>/dev/null || "
+        'echo "unreadable disk $p/self/mountinfo cannot be read"',
+        "sed 's/^/swap /' \"$p/swaps\" 2>/dev/null || "
+        'echo "unreadable disk $p/swaps cannot be read"',
+        # sudo drops SSH_CONNECTION; the environment of the login shell still has it.
+        '{ echo "SSH_CONNECTION=${SSH_CONNECTION-}"; '
+        "grep -azhs '^SSH_CONNECTION=' \"$p\"/[0-9]*/environ | tr '\\000' '\\n'; } | "
+        "sort -u | sed 's/^SSH_CONNECTION=/ssh /'",
+        # Whoever may read the links of process 1 may read everybody's.
+        'set -- "$p"/1/fd/*',
+        'if readlink "$1" >/dev/null 2>&1; then '
+        "find \"$p\"/[0-9]*/fd -type l -lname '/dev/vfio/*' -printf '%p %l\\n' 2>/dev/null | "
+        'while read -r f n; do d=${f%/fd/*}; c=?; read -r c 2>/dev/null <"$d/comm"; '
+        'echo "open $n ${d##*/} $c"; done; '
+        'else echo "unreadable vfio-open the open files of other processes cannot be read"; fi',
+        f"echo '{_END}'",
+    )
+)
+"""A POSIX shell line that prints the evidence; it sees everything only as root.
+
+The environment variables PCIBIND_SYS and PCIBIND_PROC replace /sys and /proc, for tests.
+"""
+
+_PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+_REJECT = 0x0200  # RTF_REJECT of linux/route.h: an unreachable default, on interface lo.
+
+
+@dataclass(slots=True)
+class _Host:
+    """The lines, sorted into tables."""
+
+    links: dict[str, str] = field(default_factory=dict)
+    attributes: list[tuple[Address, str, str]] = field(default_factory=list)
+    routes4: list[list[str]] = field(default_factory=list)
+    routes6: list[list[str]] = field(default_factory=list)
+    addresses6: list[list[str]] = field(default_factory=list)
+    mounts: list[list[str]] = field(default_factory=list)
+    swaps: list[list[str]] = field(default_factory=list)
+    ssh: list[list[str]] = field(default_factory=list)
+    opened: list[list[str]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read(root: Path = Path("/")) -> Evidence:
+    """Gather the evidence on this host; raises PcibindError when the shell cannot be run."""
+    import subprocess
+
+    environment = {
+        **os.environ,
+        "PCIBIND_SYS": str(root / "sys"),
+        "PCIBIND_PROC": str(root / "proc"),
+    }
+    try:
+        done = subprocess.run(
+            ["/bin/sh", "-c", COMMAND],
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=60,
+        )
+        return parse(done.stdout.splitlines())
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise PcibindError(f"cannot tell what this host uses: {error}") from error
+
+
+def parse(lines: list[str]) -> Evidence:
+    """Read what COMMAND printed, one line an item, with or without line ends.
+
+    What could not be read ends up in `Evidence.unreadable`. Raises ValueError, quoting the line,
+    for text that COMMAND does not print, and for output that was cut short.
+    """
+    text = [line.rstrip("\r\n") for line in lines]
+    if not text or text[0] != _BEGIN:
+        found = repr(text[0]) if text else "nothing"
+        raise ValueError(f"PCI evidence: found {found}, expected the line {_BEGIN!r} first")
+    if text[-1] != _END:
+        raise ValueError(f"PCI evidence: cut short after {text[-1]!r}, expected {_END!r} last")
+    host = _Host()
+    for line in text[1:-1]:
+        try:
+            _sort(host, line)
+        except (IndexError, ValueError) as error:
+            raise ValueError(f"PCI evidence: line {line!r} cannot be understood") from error
+    routed = set(_default_interfaces(host))
+    ssh = set(_ssh_interfaces(host))
+    return Evidence(
+        route_nics=_nics(host, routed, "carries the default route", "default-route"),
+        ssh_nics=_nics(host, ssh, "carries an SSH connection", "ssh"),
+        disks=_disks(host),
+        boot_displays=frozenset(a for a, name, value in host.attributes if name == "boot_vga"),
+        physical_functions=frozenset(
+            address
+            for address, name, value in host.attributes
+            if name == "sriov_numvfs" and value != "0"
+        ),
+        open_vfio=tuple(_open(host)),
+        # Last, since the readers above add to it.
+        unreadable=tuple(dict.fromkeys(host.unreadable)),
+    )
+
+
+def _sort(host: _Host, line: str) -> None:
+    kind, _, rest = line.partition(" ")
+    words = rest.split()
+    match kind:
+        case "link":
+            # Names of interfaces and devices have no blanks in them.
+            name, _, target = rest.partition(" ")
+            host.links[name] = target
+        case "attribute":
+            file, _, value = rest.rpartition(":")
+            _, address, name = file.split("/")
+            host.attributes.append((Address.parse(address), name, value))
+        case "route4":
+            if words[0] != "Iface":
+                host.routes4.append([words[0], words[1], words[3], words[7]])
+        case "route6":
+            host.routes6.append([words[9], words[0], words[1], words[8]])
+        case "address6":
+            host.addresses6.append([words[5], words[0]])
+        case "mount":
+            tail = words[words.index("-") + 1 :]
+            host.mounts.append([words[2], words[4], tail[0], tail[1]])
+        case "swap":
+            if words[0] != "Filename":
+                host.swaps.append(words)
+        case "ssh":
+            if words:
+                host.ssh.append([words[0], words[2]])
+        case "open":
+            node, pid, *comm = words
+            host.opened.append([node, pid, " ".join(comm)])
+        case "unreadable":
+            guard, _, why = rest.partition(" ")
+            host.unreadable.append((guard, why))
+            if guard == "default-route":
+                host.unreadable.append(("ssh", why))
+        case _:
+            raise ValueError(line)
+
+
+def _parent(target: str) -> Address | None:
+    """The PCI function that a device hangs on, out of its path: the last one on the way."""
+    found = _PCI.findall(target)
+    return Address.parse(found[-1]) if found else None
+
+
+def _default_interfaces(host: _Host) -> Iterator[str]:
+    for interface, destination, _flags, mask in host.routes4:
+        if int(destination, 16) == 0 and int(mask, 16) == 0:
+            yield interface
+    for interface, destination, length, flags in host.routes6:
+        if int(destination, 16) == 0 and int(length, 16) == 0 and not int(flags, 16) & _REJECT:
+            yield interface
+
+
+def _ssh_interfaces(host: _Host) -> Iterator[str]:
+    """The interfaces that hold the local addresses of SSH connections."""
+    for _peer, text in host.ssh:
+        local = ipaddress.ip_address(text.partition("%")[0])
+        if isinstance(local, ipaddress.IPv6Address) and local.ipv4_mapped is not None:
+            local = local.ipv4_mapped
+        if local.is_loopback:
+            continue
+        if isinstance(local, ipaddress.IPv4Address):
+            found = _interfaces_of_ipv4(host, local)
+        else:
+            found = {name for name, digits in host.addresses6 if int(digits, 16) == int(local)}
+        if not found:
+            host.unreadable.append(("ssh", f"no interface found that holds {local}"))
+        yield from found
+
+
+def _interfaces_of_ipv4(host: _Host, local: ipaddress.IPv4Address) -> set[str]:
+    """The interfaces of the narrowest routes to an address.
+
+    /proc has no table of IPv4 addresses by interface. An address brings the route to its own
+    network along, on its interface; a lone address (/32) is reached through the default route.
+    """
+    narrowest = -1
+    found: set[str] = set()
+    for interface, destination, _flags, mask in host.routes4:
+        # The kernel prints them in the byte order of the machine, which is little on all that
+        # pcibind runs on.
+        network, bits = (
+            int.from_bytes(int(text, 16).to_bytes(4, "little"), "big")
+            for text in (destination, mask)
+        )
+        if int(local) & bits == network:
+            if bits > narrowest:
+                narrowest, found = bits, set()
+            if bits == narrowest:
+                found.add(interface)
+    return found
+
+
+def _nics(host: _Host, interfaces: Iterable[str], what: str, guard: str) -> tuple[Use, ...]:
+    uses = []
+    for interface in sorted(interfaces):
+        lowest = set(_lower(host, interface, set()))
+        if f"class/net/{interface}" not in host.links and interface != "lo":
+            host.unreadable.append((guard, f"interface {interface} is not in /sys/class/net"))
+        for name in sorted(lowest):
+            address = _parent(host.links.get(f"class/net/{name}", ""))
+            if address is not None:
+                by = f"{name} {what}" if name == interface else f"{interface} on {name} {what}"
+                uses.append(Use(address, by))
+    return tuple(uses)
+
+
+def _lower(host: _Host, interface: str, seen: set[str]) -> Iterator[str]:
+    """An interface and all that it is made of: ports of a bridge, links of a bond."""
+    if interface in seen:
+        return
+    seen.add(interface)
+    yield interface
+    prefix = f"class/net/{interface}/lower_"
+    for name in host.links:
+        if name.startswith(prefix):
+            yield from _lower(host, name.removeprefix(prefix), seen)
+
+
+def _disks(host: _Host) -> tuple[Use, ...]:
+    """The controllers of all block devices that are mounted, swapped to, or held by another."""
+    numbers: dict[str, str] = {}
+    targets: dict[str, str] = {}
+    below: dict[str, set[str]] = {}
+    controllers: dict[str, list[str]] = {}
+    used: dict[str, str] = {}
+    for name, target in host.links.items():
+        parts = name.split("/")
+        last = target.rpartition("/")[2]
+        if name.startswith("dev/block/"):
+            numbers[parts[2]] = last
+            targets[last] = target
+        elif name.startswith("class/block/") and parts[3] == "slaves":
+            below.setdefault(parts[2], set()).add(parts[4])
+            used.setdefault(parts[4], f"{parts[2]} lies on {parts[4]}")
+        elif name.startswith("class/nvme-subsystem/"):
+            controllers.setdefault(parts[2], []).append(target)
+        elif name.startswith("fs/btrfs/"):
+            used.setdefault(last, f"{last} belongs to a mounted btrfs")
+    for number, point, kind, source in host.mounts:
+        device = numbers.get(number) or _named(source, targets)
+        if device is not None:
+            used[device] = f"{device} is mounted at {point}"
+        elif kind in ("zfs", "bcachefs"):
+            host.unreadable.append(
+                ("disk", f"{point} is {kind}, which does not tell its disks in /sys")
+            )
+    for source, *_ in host.swaps:
+        device = _named(source, targets)
+        if device is not None:
+            used[device] = f"{device} is swapped to"
+    uses: dict[Address, str] = {}
+    for device, why in sorted(used.items()):
+        for name in _stack(device, below, set()):
+            for target in _ways(targets.get(name, ""), controllers):
+                address = _parent(target)
+                if address is not None:
+                    uses.setdefault(address, why)
+    return tuple(Use(address, why) for address, why in sorted(uses.items()))
+
+
+def _named(source: str, targets: dict[str, str]) -> str | None:
+    name = source.rpartition("/")[2] if source.startswith("/dev/") else ""
+    return name if name in targets else None
+
+
+def _stack(device: str, below: dict[str, set[str]], seen: set[str]) -> Iterator[str]:
+    if device in seen:
+        return
+    seen.add(device)
+    yield device
+    for name in below.get(device, ()):
+        yield from _stack(name, below, seen)
+
+
+def _ways(target: str, controllers: dict[str, list[str]]) -> list[str]:
+    """The paths to a disk: its own, or those of the controllers of an NVMe subsystem.
+
+    With multipath on, an NVMe disk is a virtual device of its subsystem, off the PCI tree.
+    """
+    match = re.search(r"/nvme-subsystem/([^/]+)/", target)
+    return [target, *controllers.get(match[1], [])] if match else [target]
+
+
+def _open(host: _Host) -> Iterator[OpenVfio]:
+    for node, pid, comm in host.opened:
+        name = node.removeprefix("/dev/vfio/")
+        group = int(name) if name.isdecimal() else None
+        address = None
+        if name.startswith("devices/"):
+            link = host.links.get(f"class/vfio-dev/{name.removeprefix('devices/')}", "")
+            address = _parent(link)
+        if group is not None or address is not None:
+            yield OpenVfio(group, address, f"process {pid} ({comm})")

@@ -1,0 +1,165 @@
+"""Whether a board may be taken from the host: one guard for each reason, one override each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from pcibind.config import Selector
+from pcibind.evidence import Evidence, Use
+from pcibind.model import Board, Function
+from pcibind.plan import DRIVER
+from pcibind.refusal import Refusal
+
+VFIO_OPEN = "vfio-open"
+
+# Base classes of the PCI Code and ID Assignment Specification that are taken without being named
+# one by one: they come on accelerator boards, or serve nothing that a host cannot be without.
+_HARMLESS = frozenset(
+    {
+        0x03,  # display
+        0x04,  # multimedia: a display's audio
+        0x05,  # memory
+        0x07,  # simple communication: serial ports
+        0x08,  # system peripherals
+        0x0B,  # processors
+        0x0C,  # serial buses: a display's USB and USB-C controllers
+        0x10,  # encryption
+        0x11,  # signal processing
+        0x12,  # accelerators
+    }
+)
+# Storage and network in the guise of serial buses: Fibre Channel, InfiniBand.
+_HARMFUL_SUBCLASSES = frozenset({0x0C04, 0x0C06})
+
+
+def check(
+    board: Board,
+    evidence: Evidence,
+    allow: Collection[str] = (),
+    selector: Selector | None = None,
+) -> list[Refusal]:
+    """Every reason against taking `board`, but those that `allow` names.
+
+    A board that is selected by its address was named one by one, so its classes are not
+    questioned. An open VFIO group cannot be allowed; it is no reason while nothing would be bound
+    anew, so that applying twice leaves a running consumer in peace.
+    """
+    refusals = [
+        *_used(board, "default-route", evidence.route_nics, "Move the route to another interface"),
+        *_used(board, "ssh", evidence.ssh_nics, "Log in through another interface"),
+        *_used(board, "disk", evidence.disks, "Unmount, swapoff, or free what is on it"),
+        *_boot_display(board, evidence),
+        *_virtual_functions(board, evidence),
+    ]
+    if selector is None or selector.kind != "address":
+        refusals.extend(_class(board))
+    refusals.extend(
+        Refusal(board.path, guard, None, f"cannot tell: {why}", "Run as root on the host itself")
+        for guard, why in evidence.unreadable
+        if guard != VFIO_OPEN
+    )
+    kept = [_with_override(refusal) for refusal in refusals if refusal.guard not in allow]
+    if any(function.driver != DRIVER for function in board.functions):
+        kept.extend(check_open(board, evidence))
+    return kept
+
+
+def check_open(board: Board, evidence: Evidence) -> list[Refusal]:
+    """Refuse a board whose VFIO group or device is open, or may be."""
+    groups = set(board.groups)
+    addresses = {function.address for function in board.functions}
+    open_ones = [
+        Refusal(
+            board.path,
+            VFIO_OPEN,
+            use.address,
+            f"{_node(use.group)} is open: {use.holder}",
+            "Stop what uses it, then try again; this guard has no override",
+        )
+        for use in evidence.open_vfio
+        if use.group in groups or use.address in addresses
+    ]
+    unreadable = [
+        Refusal(
+            board.path,
+            VFIO_OPEN,
+            None,
+            f"cannot tell: {why}",
+            "Run as root on the host itself; this guard has no override",
+        )
+        for guard, why in evidence.unreadable
+        if guard == VFIO_OPEN
+    ]
+    return open_ones + unreadable
+
+
+def _node(group: int | None) -> str:
+    return "its VFIO device" if group is None else f"/dev/vfio/{group}"
+
+
+def _with_override(refusal: Refusal) -> Refusal:
+    return Refusal(
+        refusal.board,
+        refusal.guard,
+        refusal.address,
+        refusal.found,
+        f'{refusal.remedy}; or, knowing better, add "{refusal.guard}" to the board\'s allow list',
+    )
+
+
+def _used(board: Board, guard: str, uses: Iterable[Use], remedy: str) -> list[Refusal]:
+    addresses = {function.address for function in board.functions}
+    return [
+        Refusal(board.path, guard, use.address, f"{use.address} is in use: {use.what}", remedy)
+        for use in uses
+        if use.address in addresses
+    ]
+
+
+def _boot_display(board: Board, evidence: Evidence) -> list[Refusal]:
+    return [
+        Refusal(
+            board.path,
+            "boot-display",
+            function.address,
+            f"{function.address} is the display that the firmware and the console use (boot_vga)",
+            "Make another display the primary one in the firmware's setup",
+        )
+        for function in board.functions
+        if function.boot_vga or function.address in evidence.boot_displays
+    ]
+
+
+def _virtual_functions(board: Board, evidence: Evidence) -> list[Refusal]:
+    return [
+        Refusal(
+            board.path,
+            "virtual-functions",
+            function.address,
+            f"{function.address} has virtual functions, and vfio-pci refuses such a device",
+            f"Write 0 to /sys/bus/pci/devices/{function.address}/sriov_numvfs",
+        )
+        for function in board.functions
+        if function.address in evidence.physical_functions
+    ]
+
+
+def _class(board: Board) -> list[Refusal]:
+    return [
+        Refusal(
+            board.path,
+            "class",
+            function.address,
+            f"{function.address} {function.identity} is {_class_name(function)}",
+            "Choose the board by its address",
+        )
+        for function in board.functions
+        if function.base_class not in _HARMLESS or function.class_code >> 8 in _HARMFUL_SUBCLASSES
+    ]
+
+
+def _class_name(function: Function) -> str:
+    names = {0x01: "storage", 0x02: "network", 0x0D: "wireless network", 0x0F: "satellite network"}
+    names_of_subclasses = {0x0C04: "storage (Fibre Channel)", 0x0C06: "network (InfiniBand)"}
+    known = names_of_subclasses.get(function.class_code >> 8) or names.get(function.base_class)
+    return known or f"of base class {function.base_class:02x}, which is not known to be harmless"

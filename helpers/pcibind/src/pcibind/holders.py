@@ -1,0 +1,52 @@
+"""Which processes keep device nodes open, as far as /proc tells.
+
+A descriptor that is in flight over a socket is in no process's list, so an empty answer proves
+nothing: it names the likely ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from pcibind.paths import Paths
+
+
+def of(paths: Paths, patterns: Iterable[str]) -> tuple[str, ...]:
+    """Processes that have a node open whose path matches one of the shell patterns, as text.
+
+    Processes that end meanwhile, and those that may not be looked at, are left out.
+    """
+    patterns = tuple(patterns)
+    found = []
+    for process in sorted(_entries(str(paths.proc)), key=lambda name: (len(name), name)):
+        if not process.isdecimal():
+            continue
+        directory = f"{paths.proc}/{process}/fd"
+        targets = {_target(f"{directory}/{number}") for number in _entries(directory)}
+        held = sorted(t for t in targets if any(fnmatchcase(t, pattern) for pattern in patterns))
+        if held:
+            found.append(f"process {process} ({_name(paths, process)}) has {', '.join(held)}")
+    return tuple(found)
+
+
+def _entries(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
+
+
+def _name(paths: Paths, process: str) -> str:
+    try:
+        return (paths.proc / process / "comm").read_text().strip()
+    except OSError:
+        return "gone"

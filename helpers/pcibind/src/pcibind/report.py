@@ -1,0 +1,236 @@
+"""What every command answers: one document, as JSON or for people.
+
+Schema `pcibind/1`:
+
+    schema            "pcibind/1"
+    command           plan | apply | status | release
+    exit_code         as listed by --help
+    require_boards    all | any
+    boards            list of
+      name, path, address, model   name may be null; address and model null while it is not there
+      selector                     {kind, value}
+      verdict                      present | moved | replaced | absent | extra-function
+      state                        planned | recorded | bound | unbound | refused | failed | stuck
+                                   | released | gone
+      changed                      whether this run wrote anything for it
+      detail                       what was found, expected, and what to do; "" when all is well
+      groups                       IOMMU group numbers
+      steps                        what is to be done, as text
+      functions                    list of {address, path, vendor, device, subsystem_vendor,
+                                   subsystem_device, class, driver, driver_override, wanted_driver,
+                                   original_driver, iommu_group}
+    refusals          list of {board, guard, address, found, remedy}
+    errors            list of text
+
+Numbers of the configuration space are hexadecimal text without 0x, as lspci -n prints them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pcibind.config import RequireBoards, Selector
+from pcibind.errors import ExitCode
+from pcibind.model import Board, Function
+from pcibind.plan import DRIVER, Resolution, Verdict
+from pcibind.record import RecordedBoard
+from pcibind.refusal import Refusal
+
+SCHEMA = "pcibind/1"
+
+
+class State(StrEnum):
+    """How a board stands at the end of a command."""
+
+    PLANNED = "planned"
+    RECORDED = "recorded"
+    BOUND = "bound"
+    UNBOUND = "unbound"
+    REFUSED = "refused"
+    FAILED = "failed"
+    STUCK = "stuck"
+    RELEASED = "released"
+    GONE = "gone"
+
+
+_GOOD = frozenset({State.PLANNED, State.RECORDED, State.BOUND, State.RELEASED})
+
+
+@dataclass(frozen=True, slots=True)
+class BoardReport:
+    """One board in the answer. `wanted` is false for one that is given back."""
+
+    name: str | None
+    path: str | None
+    selector: Selector
+    verdict: Verdict
+    state: State
+    board: Board | None = None
+    recorded: RecordedBoard | None = None
+    changed: bool = False
+    detail: str = ""
+    steps: tuple[str, ...] = ()
+    wanted: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        resolution: Resolution,
+        state: State,
+        *,
+        board: Board | None = None,
+        changed: bool = False,
+        detail: str = "",
+        steps: Iterable[object] = (),
+    ) -> BoardReport:
+        """Report on a wanted board; `board` is how it looks now, if that is known better."""
+        board = board or resolution.board
+        recorded = resolution.recorded
+        return cls(
+            resolution.name,
+            board.path if board else recorded.path if recorded else None,
+            resolution.selector,
+            resolution.verdict,
+            state,
+            board,
+            recorded,
+            changed,
+            detail or resolution.detail,
+            tuple(str(step) for step in steps),
+        )
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What this board alone would make the command exit with."""
+        if self.state is State.STUCK:
+            return ExitCode.STUCK
+        if self.state is State.REFUSED:
+            return ExitCode.REFUSED
+        if self.wanted and self.verdict is not Verdict.PRESENT:
+            return ExitCode.IDENTITY
+        if self.state in _GOOD or (self.state is State.GONE and not self.wanted):
+            return ExitCode.OK
+        return ExitCode.NOT_BOUND
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The answer of a command."""
+
+    command: str
+    require_boards: RequireBoards = "all"
+    boards: tuple[BoardReport, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    errors: tuple[str, ...] = ()
+    error_code: ExitCode = ExitCode.OK
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The most serious of all boards' codes; with "any", one good wanted board outweighs."""
+        wanted = [board.exit_code for board in self.boards if board.wanted]
+        codes = [board.exit_code for board in self.boards if not board.wanted]
+        if not (self.require_boards == "any" and ExitCode.OK in wanted):
+            codes += wanted
+        codes.append(self.error_code)
+        # A configuration error or a refusal touched nothing, so it is not the most serious.
+        order = (
+            ExitCode.UNEXPECTED,
+            ExitCode.STUCK,
+            ExitCode.CONFIGURATION,
+            ExitCode.REFUSED,
+            ExitCode.IDENTITY,
+            ExitCode.NOT_BOUND,
+        )
+        return next((code for code in order if code in codes), ExitCode.OK)
+
+    def to_json(self) -> str:
+        """The document that the module's text describes."""
+        return json.dumps(
+            {
+                "schema": SCHEMA,
+                "command": self.command,
+                "exit_code": int(self.exit_code),
+                "require_boards": self.require_boards,
+                "boards": [_board_json(board) for board in self.boards],
+                "refusals": [
+                    {
+                        "board": refusal.board,
+                        "guard": refusal.guard,
+                        "address": str(refusal.address) if refusal.address else None,
+                        "found": refusal.found,
+                        "remedy": refusal.remedy,
+                    }
+                    for refusal in self.refusals
+                ],
+                "errors": list(self.errors),
+            },
+            indent=2,
+        )
+
+    def to_text(self) -> str:
+        """The same for people: boards, their functions, and what is the matter."""
+        lines = [f"error: {error}" for error in self.errors]
+        lines += [f"refused: {refusal}" for refusal in self.refusals]
+        for board in self.boards:
+            lines += _board_text(board)
+        if not lines:
+            lines = ["no board is chosen"]
+        return "\n".join(lines)
+
+
+def _board_json(report: BoardReport) -> dict[str, object]:
+    board = report.board
+    return {
+        "name": report.name,
+        "path": report.path,
+        "address": str(board.address) if board else None,
+        "model": board.model if board else None,
+        "selector": {"kind": report.selector.kind, "value": report.selector.value},
+        "verdict": report.verdict.value,
+        "state": report.state.value,
+        "changed": report.changed,
+        "detail": report.detail,
+        "groups": list(board.groups) if board else [],
+        "steps": list(report.steps),
+        "functions": [_function_json(report, f) for f in board.functions] if board else [],
+    }
+
+
+def _function_json(report: BoardReport, function: Function) -> dict[str, object]:
+    old = report.recorded.function(function.number) if report.recorded else None
+    original = old.driver if old else None
+    return {
+        "address": str(function.address),
+        "path": function.path,
+        "vendor": f"{function.vendor:04x}",
+        "device": f"{function.device:04x}",
+        "subsystem_vendor": f"{function.subsystem_vendor:04x}",
+        "subsystem_device": f"{function.subsystem_device:04x}",
+        "class": f"{function.class_code:06x}",
+        "driver": function.driver,
+        "driver_override": function.driver_override,
+        "wanted_driver": DRIVER if report.wanted else original,
+        "original_driver": original,
+        "iommu_group": function.iommu_group,
+    }
+
+
+def _board_text(report: BoardReport) -> list[str]:
+    label = report.name or report.path or str(report.selector)
+    place = f" at {report.path}" if report.name and report.path else ""
+    changed = "" if report.changed or report.state is not State.BOUND else ", nothing to do"
+    lines = [f"board {label}{place}: {report.verdict}, {report.state}{changed}"]
+    if report.detail:
+        lines.append(f"  {report.detail}")
+    for function in report.board.functions if report.board else ():
+        group = "no group" if function.iommu_group is None else f"group {function.iommu_group}"
+        override = f", override {function.driver_override}" if function.driver_override else ""
+        lines.append(
+            f"  {function.address}  {function.model} class {function.class_code:06x}  {group}  "
+            f"driver {function.driver or 'none'}{override}"
+        )
+    lines += [f"  to do: {step}" for step in report.steps]
+    return lines

@@ -1,0 +1,65 @@
+"""The systemd unit that binds the recorded boards at every boot."""
+
+from __future__ import annotations
+
+NAME = "pcibind.service"
+
+_TEXT = """\
+[Unit]
+Description=Bind the chosen PCI boards to vfio-pci
+DefaultDependencies=no
+ConditionPathExists=/var/lib/pcibind/record.json
+Wants=modprobe@vfio_pci.service
+After=local-fs.target systemd-udevd.service systemd-modules-load.service modprobe@vfio_pci.service
+Before=sysinit.target display-manager.service nvidia-persistenced.service shutdown.target
+Conflicts=shutdown.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/bin/python3 -I /usr/local/lib/pcibind apply --recorded
+TimeoutStartSec=15min
+RuntimeDirectory=pcibind
+RuntimeDirectoryPreserve=yes
+UMask=0077
+
+# What is missing here is needed: /sys is written, and /dev/vfio and the open files of other
+# processes are looked at (CAP_SYS_PTRACE sees through ProtectProc). Modules come from
+# modprobe@vfio_pci.service, not from a capability.
+CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH
+NoNewPrivileges=yes
+PrivateMounts=yes
+ProtectSystem=strict
+ProtectHome=read-only
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectProc=invisible
+DevicePolicy=closed
+IPAddressDeny=any
+RestrictAddressFamilies=none
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+KeyringMode=private
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+
+def render() -> str:
+    """The text of pcibind.service.
+
+    It comes before sysinit.target, so before every ordinary unit; what it comes after is early
+    itself, so that there is no cycle. The time-out is far above the sum of the bounded accesses.
+    """
+    return _TEXT

@@ -1,0 +1,19 @@
+"""Fixtures of pcibind's unit tests: a machine in a temporary directory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# So that `tree` is found whatever import mode pytest runs in.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tree import Machine, gpu_host
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A host with two boards of three functions, a NIC with the default route, and a disk."""
+    return gpu_host(tmp_path)

@@ -1,0 +1,403 @@
+"""Apply, status and release, on a machine of files whose kernel reacts."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tree import DISPLAY, NIC, Machine, gpu_host, stuck
+
+from pcibind import record, sysfs
+from pcibind.apply import apply, apply_recorded, release_boards, show
+from pcibind.errors import ConfigError, ExitCode, RecordError
+from pcibind.host import Host
+from pcibind.report import State
+from pcibind.status import status
+
+LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
+BOARDS = [f"0000:0{bus}:00.{number}" for bus in (1, 2) for number in range(3)]
+
+
+@pytest.fixture
+def both(machine: Machine) -> Machine:
+    machine.configure('[[board]]\nmodel = "10de:2684"\n')
+    return machine
+
+
+def environment(machine: Machine) -> dict[str, str]:
+    lines = (machine.root / "run/pcibind/devices.env").read_text().splitlines()
+    return {name: value.strip('"') for name, _, value in (line.partition("=") for line in lines)}
+
+
+def handed_over(machine: Machine) -> bool:
+    return (machine.root / "run/pcibind/devices.env").exists()
+
+
+def is_bound(machine: Machine, *addresses: str) -> bool:
+    return all(machine.drivers()[a] == ("vfio-pci", "vfio-pci") for a in addresses)
+
+
+def test_apply_binds_whole_boards_and_nothing_else(both: Machine) -> None:
+    before = both.drivers()
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.OK, report.to_text()
+    assert is_bound(both, *BOARDS)
+    others = before.keys() - set(BOARDS)
+    assert {name: both.drivers()[name] for name in others} == {n: before[n] for n in others}
+
+
+def test_what_is_bound_is_handed_over(both: Machine) -> None:
+    apply(both.host)
+    assert environment(both) == {
+        "PCIBIND_BOARDS": "2",
+        "PCIBIND_GROUP_DEVICES": "/dev/vfio/12 /dev/vfio/13",
+        "PCIBIND_PODMAN_DEVICES": ("--device=/dev/vfio/vfio --device=/dev/vfio/12 --device=/dev/vfio/13"),
+        "PCIBIND_FUNCTIONS": ",".join(BOARDS),
+        "PCIBIND_DISPLAY_FUNCTIONS": "0000:01:00.0,0000:02:00.0",
+    }
+    document = json.loads((both.root / "run/pcibind/devices.json").read_text())
+    assert [board["path"] for board in document["boards"]] == [LEFT, RIGHT]
+
+
+def test_the_second_apply_writes_nothing(both: Machine) -> None:
+    apply(both.host)
+    both.writes.clear()
+    files = {p: p.stat().st_mtime_ns for p in both.root.rglob("*") if p.is_file()}
+    for again in (apply(both.host), apply_recorded(both.host)):
+        assert again.exit_code is ExitCode.OK
+        assert [board.changed for board in again.boards] == [False, False]
+    assert both.writes == []
+    assert {p: p.stat().st_mtime_ns for p in both.root.rglob("*") if p.is_file()} == files
+
+
+def test_the_second_apply_does_not_mind_a_running_consumer(both: Machine) -> None:
+    apply(both.host)
+    both.open("/dev/vfio/12")
+    assert apply(both.host).exit_code is ExitCode.OK
+    assert handed_over(both)
+
+
+def test_one_of_two_twins_can_stay_with_the_host(machine: Machine) -> None:
+    machine.configure('[[board]]\naddress = "0000:02:00.0"\nname = "right"\n')
+    apply(machine.host)
+    assert is_bound(machine, *BOARDS[3:])
+    assert machine.driver("0000:01:00.0") == "nouveau"
+    assert environment(machine)["PCIBIND_DISPLAY_FUNCTIONS"] == "0000:02:00.0"
+
+
+def test_release_restores_drivers_and_overrides(both: Machine) -> None:
+    both.file("sys/bus/pci/devices/0000:01:00.1/driver_override", "snd_hda_intel\n")
+    both.leave("0000:02:00.2")
+    before = both.drivers()
+    apply(both.host)
+    report = release_boards(both.host)
+    assert report.exit_code is ExitCode.OK, report.to_text()
+    assert both.drivers() == before
+    assert not handed_over(both)
+    assert not both.paths.record.exists()
+    assert not both.paths.early_list.exists()
+    assert release_boards(both.host).exit_code is ExitCode.OK
+
+
+def test_original_drivers_are_recorded_once_only(both: Machine) -> None:
+    apply(both.host)
+    first = both.paths.record.read_text()
+    both.configure('[[board]]\npath = "0000:00/01.0/00"\n[[board]]\naddress = "0000:02:00.0"\n')
+    assert apply(both.host).exit_code is ExitCode.OK
+    assert both.paths.record.read_text() != first
+    release_boards(both.host)
+    assert both.driver("0000:01:00.0") == "nouveau"
+
+
+def test_one_board_is_released_by_name_and_the_other_stays(machine: Machine) -> None:
+    machine.configure(
+        '[[board]]\nname = "a"\naddress = "0000:01:00.0"\n[[board]]\nname = "b"\naddress = "0000:02:00.0"\n'
+    )
+    apply(machine.host)
+    with pytest.raises(ConfigError, match="expected one of: a, b"):
+        release_boards(machine.host, ["c"])
+    assert release_boards(machine.host, ["a"]).exit_code is ExitCode.OK
+    assert machine.driver("0000:01:00.0") == "nouveau"
+    assert is_bound(machine, *BOARDS[3:])
+    assert environment(machine)["PCIBIND_BOARDS"] == "1"
+
+
+def test_a_board_taken_out_of_the_configuration_is_given_back(both: Machine) -> None:
+    apply(both.host)
+    both.configure('[[board]]\npath = "0000:00/02.0/00"\n')
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.OK, report.to_text()
+    assert both.driver("0000:01:00.2") == "xhci_hcd"
+    assert both.override("0000:01:00.2") == "(null)"
+    assert environment(both)["PCIBIND_BOARDS"] == "1"
+
+
+def test_a_board_that_is_gone_can_be_taken_out_of_the_configuration(both: Machine) -> None:
+    apply(both.host)
+    both.unplug("0000:00:01.0")
+    both.configure('[[board]]\npath = "0000:00/02.0/00"\n')
+    assert apply(both.host).exit_code is ExitCode.OK
+    assert "01.0" not in both.paths.early_list.read_text()
+
+
+def test_no_group_in_use_is_released(both: Machine) -> None:
+    apply(both.host)
+    both.open("/dev/vfio/12")
+    report = release_boards(both.host)
+    assert report.exit_code is ExitCode.REFUSED
+    assert is_bound(both, *BOARDS[:3])
+    assert both.driver("0000:02:00.0") == "nouveau"
+
+
+def test_a_refusal_by_a_guard_touches_nothing(both: Machine) -> None:
+    both.file("sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", "1\n")
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.REFUSED
+    assert both.writes == []
+    assert not both.paths.record.exists()
+    both.configure('require_boards = "any"\n[[board]]\nmodel = "10de:2684"\n')
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.OK
+    assert environment(both)["PCIBIND_BOARDS"] == "1"
+    assert both.driver("0000:01:00.0") == "nouveau"
+
+
+def test_a_foreign_device_is_refused_and_touches_nothing(both: Machine) -> None:
+    both.function("pci0000:00/0000:00:06.0", **NIC, driver="e1000e", group=13)
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.REFUSED
+    assert "0000:00:06.0" in report.to_text()
+    assert both.writes == []
+
+
+def test_a_wrong_configuration_binds_nothing(both: Machine) -> None:
+    both.configure("x", "other.toml")
+    with pytest.raises(ConfigError):
+        apply(both.host)
+    assert both.writes == []
+
+
+def test_a_record_that_cannot_be_read_is_never_replaced(both: Machine) -> None:
+    both.file("var/lib/pcibind/record.json", "{}")
+    for command in (apply, apply_recorded, release_boards, status):
+        with pytest.raises(RecordError, match=r"record\.json"):
+            command(both.host)
+    assert both.paths.record.read_text() == "{}"
+    assert both.writes == []
+
+
+def test_next_boot_records_and_touches_no_driver_even_without_iommu(tmp_path: Path) -> None:
+    machine = gpu_host(tmp_path, iommu=False)
+    machine.configure('[[board]]\nmodel = "10de:2684"\n')
+    report = apply(machine.host, next_boot=True)
+    assert report.exit_code is ExitCode.OK
+    assert machine.writes == []
+    assert len(machine.paths.early_list.read_text().splitlines()) == 6
+    assert record.read(machine.paths.record)
+    late = apply_recorded(machine.host)
+    assert late.exit_code is ExitCode.NOT_BOUND
+    assert "IOMMU is off" in late.to_text()
+    assert machine.writes == []
+
+
+def test_boot_binds_what_was_recorded_wherever_its_buses_are_now(tmp_path: Path) -> None:
+    from tree import board
+
+    before = gpu_host(tmp_path / "before")
+    before.configure('[[board]]\naddress = "0000:01:00.0"\n')
+    apply(before.host, next_boot=True)
+    after = Machine(tmp_path / "after")
+    board(after, "01", 2, 5)
+    board(after, "02", 1, 6)
+    after.file("var/lib/pcibind/record.json", before.paths.record.read_text())
+    assert apply_recorded(after.host).exit_code is ExitCode.OK
+    assert is_bound(after, *BOARDS[3:])
+    assert after.driver("0000:01:00.0") == "nouveau"
+
+
+@pytest.mark.parametrize(("require", "code"), [("all", 4), ("any", 0)])
+def test_an_absent_board_fails_all_but_not_any(both: Machine, require: str, code: int) -> None:
+    both.configure(f'require_boards = "{require}"\n[[board]]\nmodel = "10de:2684"\n')
+    apply(both.host, next_boot=True)
+    both.unplug("0000:00:01.0")
+    assert apply_recorded(both.host).exit_code == code
+    assert is_bound(both, *BOARDS[3:])
+    assert handed_over(both) == (code == 0)
+    assert status(both.host).exit_code == code
+
+
+def test_a_replaced_board_is_not_touched(both: Machine) -> None:
+    apply(both.host, next_boot=True)
+    both.unplug("0000:01:00.0")
+    both.function("pci0000:00/0000:00:01.0/0000:01:00.0", **{**DISPLAY, "device": 1}, driver="nouveau")
+    assert apply_recorded(both.host).exit_code is ExitCode.IDENTITY
+    assert both.driver("0000:01:00.0") == "nouveau"
+    assert both.driver("0000:01:00.1") == "snd_hda_intel"
+
+
+def test_a_driver_that_does_not_let_go_puts_its_board_back_and_holds_up_no_other(
+    both: Machine,
+) -> None:
+    before = both.drivers()
+    both.sticky.add("xhci_hcd")
+    both.sticky.discard("none")
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.NOT_BOUND
+    assert "expected no driver" in report.to_text()
+    assert both.drivers() == before
+    assert not handed_over(both)
+
+
+def test_a_refusal_of_vfio_pci_names_its_reason(both: Machine) -> None:
+    before = both.drivers()
+    both.refusing.add("vfio-pci")
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.NOT_BOUND
+    assert "vfio-pci refused it: Invalid argument" in report.to_text()
+    assert both.drivers() == before
+
+
+def test_a_missing_module_is_told(both: Machine) -> None:
+    both.faults["modprobe", "vfio-pci"] = OSError(1, "modprobe vfio-pci: not found")
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.NOT_BOUND
+    assert "not found" in report.to_text()
+
+
+def test_a_stuck_unbind_is_left_alone_and_holds_up_no_other(both: Machine) -> None:
+    both.file("proc/77/stat", "77 (a b) D " + "0 " * 18 + "555 0\n")
+    both.open("/dev/nvidia0", 99, "python3")
+    both.faults["nouveau/unbind", "0000:01:00.0"] = stuck(77)
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.STUCK
+    left, right = report.boards
+    assert (left.state, right.state) == (State.STUCK, State.BOUND)
+    assert "process 99 (python3) has /dev/nvidia0" in left.detail
+    assert "reboot" in left.detail
+    assert both.driver("0000:01:00.1") == "snd_hda_intel"
+    assert both.override("0000:01:00.1") == "(null)"
+    assert not handed_over(both)
+
+    # As long as that access waits, nobody touches the board again.
+    both.faults.clear()
+    both.writes.clear()
+    for again in (apply, apply_recorded, status):
+        assert again(both.host).exit_code is ExitCode.STUCK
+    assert both.writes == []
+    both.file("proc/77/stat", "77 (other) S " + "0 " * 18 + "999 0\n")
+    assert apply(both.host).exit_code is ExitCode.OK
+
+
+def test_a_group_that_is_not_viable_is_no_success(both: Machine) -> None:
+    apply(both.host)
+    members = both.root / "sys/kernel/iommu_groups/12/devices"
+    (members / "0000:00:04.0").symlink_to("../../../../devices/pci0000:00/0000:00:04.0")
+    report = apply_recorded(both.host)
+    assert report.exit_code is ExitCode.NOT_BOUND
+    assert "IOMMU group 12 is not viable: 0000:00:04.0 is on nvme" in report.to_text()
+
+
+def test_a_missing_device_node_is_no_success(both: Machine) -> None:
+    apply(both.host)
+    (both.root / "dev/vfio/12").unlink()
+    report = status(both.host)
+    assert report.exit_code is ExitCode.NOT_BOUND
+    assert "/dev/vfio/12" in report.to_text()
+
+
+def test_status_tells_wanted_from_bound(both: Machine) -> None:
+    assert status(both.host).exit_code is ExitCode.NOT_BOUND
+    apply(both.host)
+    assert status(both.host).exit_code is ExitCode.OK
+    (both.root / "run/pcibind/devices.env").unlink()
+    assert "not handed over" in status(both.host).to_text()
+
+
+def test_plan_shows_the_steps_and_changes_nothing(both: Machine) -> None:
+    report = show(both.host)
+    assert report.exit_code is ExitCode.OK
+    assert "0000:01:00.0: unbind from nouveau" in report.to_text()
+    assert both.writes == []
+    assert not both.paths.record.exists()
+
+
+class Killed(BaseException):
+    """The end of the process, at some write."""
+
+
+class Dying:
+    """A machine on which the program is killed at one of its writes."""
+
+    def __init__(self, machine: Machine, after: int) -> None:
+        self.machine, self.left = machine, after
+
+    def write(self, path: Path, text: str) -> None:
+        if not self.left:
+            raise Killed
+        self.left -= 1
+        self.machine.write(path, text)
+
+    def load_module(self, name: str) -> None:
+        self.machine.load_module(name)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 17), st.booleans())
+def test_killed_at_any_write_the_next_run_converges(after: int, release_first: bool) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        machine = gpu_host(Path(directory))
+        machine.configure('[[board]]\nmodel = "10de:2684"\n')
+        before = machine.drivers()
+        dying = Host(machine.paths, Dying(machine, after), udev=False, node_seconds=0.05)
+        with pytest.raises(Killed):
+            apply(dying)
+        if release_first:
+            assert release_boards(machine.host).exit_code is ExitCode.OK
+            assert machine.drivers() == before
+        assert apply(machine.host).exit_code is ExitCode.OK
+        assert is_bound(machine, *BOARDS)
+        assert release_boards(machine.host).exit_code is ExitCode.OK
+        assert machine.drivers() == before
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(BOARDS),
+    st.sampled_from(["driver_override", "unbind", "drivers_probe"]),
+    st.booleans(),
+)
+def test_one_failing_access_leaves_each_board_whole(address: str, end: str, blocks: bool) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        machine = gpu_host(Path(directory))
+        machine.configure('[[board]]\nmodel = "10de:2684"\n')
+        before = machine.drivers()
+        where = f"{address}/{end}" if end == "driver_override" else end
+        text = "vfio-pci" if end == "driver_override" else address
+        machine.faults[where, text] = stuck() if blocks else OSError(5, "Input/output error")
+        report = apply(machine.host)
+        now = machine.drivers()
+        for board in report.boards:
+            assert board.board
+            mine = [str(f.address) for f in board.board.functions]
+            if address not in mine:
+                assert is_bound(machine, *mine)
+            elif blocks:
+                assert board.state is State.STUCK
+            else:
+                whole = is_bound(machine, *mine)
+                back = all(now[a] == before[a] for a in mine)
+                # The probe of the way back fails too, where the fault is in the probe.
+                assert whole or back or "not put back" in board.detail
+
+
+def test_the_topology_of_a_report_is_the_one_after_the_writes(both: Machine) -> None:
+    document = json.loads(apply(both.host).to_json())
+    assert document["schema"] == "pcibind/1"
+    assert document["exit_code"] == 0
+    function = document["boards"][0]["functions"][0]
+    assert function["driver"] == function["wanted_driver"] == "vfio-pci"
+    assert sysfs.read(both.root).board_at(LEFT)

@@ -1,0 +1,85 @@
+"""The configuration: what is understood, and how errors are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pcibind import config
+from pcibind.config import OVERRIDABLE_GUARDS, BoardRequest, Selector
+from pcibind.errors import ConfigError
+
+
+def test_several_files_are_one_configuration(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[[board]]\naddress = "0000:01:00.0"\nname = "left"\n')
+    (tmp_path / "b.toml").write_text('require_boards = "any"\n[[board]]\nmodel = "10DE:2684"\n')
+    (tmp_path / "early.list").write_text("not TOML")
+    read = config.read(tmp_path)
+    assert read.require_boards == "any"
+    assert [str(board.selector) for board in read.boards] == [
+        "address 0000:01:00.0",
+        "model 10de:2684",
+    ]
+    assert read.boards[0].name == "left"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[board]\n", "x.toml: .*line 1"),
+        ("colour = 1\n", "x.toml:1: colour: unknown key"),
+        ('\n[[board]]\ncolour = 1\npath = "0000:00/01"\n', "x.toml:3: colour: unknown key"),
+        ("[[board]]\n", "x.toml:1: .*exactly one of address, path, model"),
+        ('[[board]]\npath = "0000:00/01"\nmodel = "1:2"\n', "x.toml:1: .*address and|exactly one"),
+        ('[[board]]\nmodel = "10de"\n', "x.toml:2: model: .*as in 10de:2684"),
+        ("[[board]]\naddress = 1\n", "x.toml:2: address: 1 is not a string"),
+        ('[[board]]\npath = "0000:00/01"\nallow = ["vfio-open"]\n', "x.toml:3: allow: 'vfio-open'"),
+        ('require_boards = "some"\n', 'x.toml:1: require_boards: .*"all" or "any"'),
+        ("board = 1\n", "x.toml:1: .*expected"),
+    ],
+)
+def test_an_error_names_file_line_and_expectation(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.parse([("x.toml", text)])
+
+
+def test_the_same_board_or_name_twice_is_refused_across_files() -> None:
+    one = '[[board]]\naddress = "0000:01:00.0"\nname = "a"\n'
+    with pytest.raises(ConfigError, match=r"y.toml:1: address .* also chosen at x.toml:1"):
+        config.parse([("x.toml", one), ("y.toml", one)])
+    with pytest.raises(ConfigError, match="the name 'a' is also given"):
+        config.parse([("x.toml", one), ("y.toml", one.replace("01", "02"))])
+    with pytest.raises(ConfigError, match=r"'any', but 'all' in x\.toml"):
+        config.parse([("x.toml", 'require_boards="all"'), ("y.toml", 'require_boards="any"')])
+
+
+def test_no_file_is_an_error_but_a_file_without_boards_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no \*\.toml file"):
+        config.read(tmp_path)
+    with pytest.raises(ConfigError, match="No such file"):
+        config.read(tmp_path / "missing")
+    (tmp_path / "none.toml").write_text("")
+    assert config.read(tmp_path).boards == ()
+
+
+selectors = st.one_of(
+    st.from_regex(r"[0-9a-f]{4}:[0-9a-f]{4}", fullmatch=True),
+    st.from_regex(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]", fullmatch=True),
+    st.from_regex(r"[0-9a-f]{4}:[0-9a-f]{2}(/[01][0-9a-f]\.[0-7]){0,3}/[01][0-9a-f]", fullmatch=True),
+).map(Selector.parse)
+
+
+@given(st.lists(selectors, unique=True, max_size=4), st.frozensets(st.sampled_from(OVERRIDABLE_GUARDS)))
+def test_what_is_rendered_is_read_back(some: list[Selector], allow: frozenset[str]) -> None:
+    requests = [BoardRequest(s, f"board-{n}", allow) for n, s in enumerate(some)]
+    read = config.parse([("x", config.render(*requests, require_boards="any"))])
+    assert [(b.selector, b.name, b.allow) for b in read.boards] == [(b.selector, b.name, b.allow) for b in requests]
+    assert read.require_boards == "any"
+
+
+def test_what_names_no_board_is_refused() -> None:
+    with pytest.raises(ValueError, match="names no board"):
+        Selector.parse("the second one")

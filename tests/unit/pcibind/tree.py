@@ -1,0 +1,259 @@
+"""A machine made of files: /sys, /proc, /dev and /etc in a directory, and a kernel that reacts.
+
+Names and formats are those of Linux 6.12. The kernel's reactions are few: overrides, unbind,
+probe, bind, and the device nodes of VFIO groups.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pcibind.errors import StuckError
+from pcibind.host import Host
+from pcibind.model import Address
+from pcibind.paths import Paths
+
+DISPLAY = dict(vendor=0x10DE, device=0x2684, subsystem=(0x10DE, 0x16F4), class_code=0x030000)
+AUDIO = dict(vendor=0x10DE, device=0x22BA, subsystem=(0x10DE, 0x16F4), class_code=0x040300)
+USB = dict(vendor=0x10DE, device=0x1AD8, subsystem=(0x10DE, 0x16F4), class_code=0x0C0330)
+PORT = dict(vendor=0x8086, device=0x4C01, subsystem=(0, 0), class_code=0x060400)
+NIC = dict(vendor=0x8086, device=0x10D3, subsystem=(0x8086, 0xA01F), class_code=0x020000)
+NVME = dict(vendor=0x144D, device=0xA80A, subsystem=(0x144D, 0xA801), class_code=0x010802)
+
+
+@dataclass
+class Machine:
+    """The directory, what drivers take which functions, and a log of what was written."""
+
+    root: Path
+    defaults: dict[str, str] = field(default_factory=dict)
+    writes: list[tuple[str, str]] = field(default_factory=list)
+    # What an access fails with, by the end of the path and the text written.
+    faults: dict[tuple[str, str], Exception] = field(default_factory=dict)
+    # Drivers that nothing can be taken from, or that refuse to take anything.
+    sticky: set[str] = field(default_factory=set)
+    refusing: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for directory in (
+            "sys/bus/pci/devices",
+            "sys/bus/pci/drivers",
+            "sys/kernel/iommu_groups",
+            "sys/class/net",
+            "sys/class/block",
+            "sys/dev/block",
+            "proc/net",
+            "proc/self",
+            "proc/1/fd",
+            "dev/vfio",
+            "etc/pcibind",
+            "run",
+            "var/lib",
+        ):
+            (self.root / directory).mkdir(parents=True)
+        (self.root / "sys/bus/pci/drivers_probe").touch()
+        self.file("proc/net/route", "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n")
+        self.file("proc/self/mountinfo", "22 1 0:21 / /proc rw - proc proc rw\n")
+        self.file("proc/swaps", "Filename Type Size Used Priority\n")
+        (self.root / "proc/1/fd/0").symlink_to("/dev/null")
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(self.root)
+
+    @property
+    def host(self) -> Host:
+        return Host(self.paths, self, udev=False, node_seconds=0.05)
+
+    def file(self, path: str, text: str) -> None:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+    def configure(self, text: str, name: str = "boards.toml") -> None:
+        self.file(f"etc/pcibind/{name}", text)
+
+    def function(
+        self,
+        place: str,
+        *,
+        vendor: int,
+        device: int,
+        subsystem: tuple[int, int],
+        class_code: int,
+        driver: str | None = None,
+        group: int | None = None,
+        boot_vga: bool | None = None,
+    ) -> str:
+        """Plug a function in at a path under /sys/devices; return its address."""
+        address = place.rpartition("/")[2]
+        directory = self.root / "sys/devices" / place
+        directory.mkdir(parents=True)
+        attributes = {
+            "vendor": f"{vendor:#06x}",
+            "device": f"{device:#06x}",
+            "subsystem_vendor": f"{subsystem[0]:#06x}",
+            "subsystem_device": f"{subsystem[1]:#06x}",
+            "class": f"{class_code:#08x}",
+            "driver_override": "(null)",
+            "modalias": f"pci:v{vendor:08X}d{device:08X}",
+        }
+        if boot_vga is not None:
+            attributes["boot_vga"] = str(int(boot_vga))
+        for name, text in attributes.items():
+            (directory / name).write_text(f"{text}\n")
+        (self.root / "sys/bus/pci/devices" / address).symlink_to(f"../../../devices/{place}")
+        if group is not None:
+            members = self.root / f"sys/kernel/iommu_groups/{group}/devices"
+            members.mkdir(parents=True, exist_ok=True)
+            (members / address).symlink_to(f"../../../../devices/{place}")
+            (directory / "iommu_group").symlink_to(members.parent)
+        if driver is not None:
+            self.defaults[address] = driver
+            self.load(driver)
+            self.take(address, driver)
+        return address
+
+    def unplug(self, address: str) -> None:
+        """Take a function out, and whatever is behind it."""
+        link = self.root / "sys/bus/pci/devices" / address
+        directory = link.resolve()
+        for other in list((self.root / "sys/bus/pci/devices").iterdir()):
+            if directory in (other.resolve(), *other.resolve().parents):
+                for member in self.root.glob(f"sys/kernel/iommu_groups/*/devices/{other.name}"):
+                    member.unlink()
+                other.unlink()
+        shutil.rmtree(directory)
+
+    # The kernel's reactions.
+
+    def write(self, path: Path, text: str) -> None:
+        """What the kernel does when `text` is written to a sysfs file."""
+        relative = str(path.relative_to(self.root))
+        for (end, content), fault in self.faults.items():
+            if relative.endswith(end) and text.strip() == content:
+                raise fault
+        assert path.parent.exists(), f"{path} is not there"
+        self.writes.append((relative, text.strip()))
+        match path.name:
+            case "driver_override":
+                path.write_text(f"{text.strip() or '(null)'}\n")
+            case "unbind":
+                if path.parent.name not in self.sticky:
+                    self.leave(text.strip())
+            case "drivers_probe":
+                self.probe(text.strip())
+            case "bind":
+                if path.parent.name in self.refusing:
+                    raise OSError(22, "Invalid argument")
+                self.take(text.strip(), path.parent.name)
+            case _:
+                raise AssertionError(f"nobody should write to {path}")
+
+    def load_module(self, name: str) -> None:
+        """What modprobe does: by name, or by the alias of a device whose driver is known."""
+        self.writes.append(("modprobe", name))
+        for end, fault in self.faults.items():
+            if end == ("modprobe", name):
+                raise fault
+        if name.startswith("pci:"):
+            for address, driver in self.defaults.items():
+                if (self.paths.device(Address.parse(address)) / "modalias").read_text() == (f"{name}\n"):
+                    self.load(driver)
+        else:
+            self.load(name)
+
+    def load(self, driver: str) -> None:
+        (self.root / "sys/bus/pci/drivers" / driver).mkdir(exist_ok=True)
+
+    def probe(self, address: str) -> None:
+        directory = self.root / "sys/bus/pci/devices" / address
+        if (directory / "driver").is_symlink():
+            return
+        override = (directory / "driver_override").read_text().strip()
+        driver = self.defaults.get(address) if override == "(null)" else override
+        loaded = (self.root / "sys/bus/pci/drivers" / (driver or "none")).exists()
+        if driver and loaded and driver not in self.refusing:
+            self.take(address, driver)
+
+    def take(self, address: str, driver: str) -> None:
+        directory = (self.root / "sys/bus/pci/devices" / address).resolve()
+        (directory / "driver").symlink_to(self.root / "sys/bus/pci/drivers" / driver)
+        if driver == "vfio-pci":
+            group = os.readlink(directory / "iommu_group").rpartition("/")[2]
+            (self.root / "dev/vfio" / group).touch()
+
+    def leave(self, address: str) -> None:
+        (self.root / "sys/bus/pci/devices" / address / "driver").unlink(missing_ok=True)
+
+    # What tests ask.
+
+    def driver(self, address: str) -> str | None:
+        link = self.root / "sys/bus/pci/devices" / address / "driver"
+        return link.readlink().name if link.is_symlink() else None
+
+    def override(self, address: str) -> str:
+        return (self.root / "sys/bus/pci/devices" / address / "driver_override").read_text().strip()
+
+    def drivers(self) -> dict[str, tuple[str | None, str]]:
+        names = sorted(p.name for p in (self.root / "sys/bus/pci/devices").iterdir())
+        return {name: (self.driver(name), self.override(name)) for name in names}
+
+    def open(self, node: str, process: int = 4242, comm: str = "qemu-system-x86") -> None:
+        """Let a process have a device node open."""
+        self.file(f"proc/{process}/comm", f"{comm}\n")
+        directory = self.root / f"proc/{process}/fd"
+        directory.mkdir(exist_ok=True)
+        (directory / str(len(list(directory.iterdir())))).symlink_to(node)
+
+    def interface(self, name: str, place: str) -> None:
+        (self.root / "sys/class/net" / name).symlink_to(f"../../devices/{place}/net/{name}")
+
+    def route(self, *lines: str) -> None:
+        with (self.root / "proc/net/route").open("a") as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+    def block(self, number: str, target: str) -> None:
+        name = target.rpartition("/")[2]
+        (self.root / "sys/dev/block" / number).symlink_to(f"../../devices/{target}")
+        (self.root / "sys/class/block" / name).mkdir(exist_ok=True)
+
+    def mount(self, number: str, point: str, source: str, kind: str = "ext4") -> None:
+        with (self.root / "proc/self/mountinfo").open("a") as file:
+            file.write(f"30 1 {number} / {point} rw,relatime - {kind} {source} rw\n")
+
+
+def board(machine: Machine, port: str, bus: int, group: int | None) -> list[str]:
+    """A board of three functions behind a root port at device `port`, 01 for example."""
+    slot = f"pci0000:00/0000:00:{port}.0"
+    machine.function(slot, **PORT, driver="pcieport", group=group)
+    drivers = ("nouveau", "snd_hda_intel", "xhci_hcd")
+    return [
+        machine.function(f"{slot}/0000:{bus:02x}:00.{n}", **kind, driver=driver, group=group)
+        for n, (kind, driver) in enumerate(zip((DISPLAY, AUDIO, USB), drivers, strict=True))
+    ]
+
+
+def gpu_host(root: Path, *, iommu: bool = True) -> Machine:
+    """Two twin boards at 0000:00/01.0/00 and 0000:00/02.0/00, a NIC, and an NVMe disk."""
+    machine = Machine(root)
+    board(machine, "01", 1, 12 if iommu else None)
+    board(machine, "02", 2, 13 if iommu else None)
+    machine.function("pci0000:00/0000:00:03.0", **NIC, driver="e1000e", group=3 if iommu else None)
+    machine.function("pci0000:00/0000:00:04.0", **NVME, driver="nvme", group=4 if iommu else None)
+    machine.interface("eth0", "pci0000:00/0000:00:03.0")
+    machine.route(
+        "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0",
+        "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0",
+    )
+    machine.block("259:1", "pci0000:00/0000:00:04.0/nvme/nvme0/nvme0n1/nvme0n1p1")
+    machine.mount("259:1", "/", "/dev/nvme0n1p1")
+    return machine
+
+
+def stuck(process: int = 77) -> StuckError:
+    """What an access that does not come back ends with."""
+    return StuckError("writing did not come back within 30 s", process)
