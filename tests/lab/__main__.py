@@ -1,0 +1,167 @@
+"""The lab's command line: `python -m tests.lab up`, `ssh`, `reboot`, `power-cut`, `down`, …"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.lab import hostpackages, topology
+from tests.lab.hostpackages import HostPackageError, program
+from tests.lab.image import ImageError
+from tests.lab.machine import Machine, MachineError, machines
+from tests.lab.progress import Printer, Progress
+from tests.lab.qmp import QmpError
+from tests.lab.topology import TopologyError
+
+_FAILURES = (
+    HostPackageError,
+    ImageError,
+    MachineError,
+    QmpError,
+    TopologyError,
+    subprocess.CalledProcessError,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0, 1 for a failure, or that of `ssh`."""
+    options = _parser().parse_args(arguments)
+    progress = Printer()
+    try:
+        return int(options.run(options, progress))
+    except _FAILURES as error:
+        for line in (str(error), *getattr(error, "__notes__", ())):
+            print(line, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: what was half made is gone", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    up = commands.add_parser("up", help="start a machine that stays until `down`")
+    up.add_argument("--topology", choices=tuple(topology.TOPOLOGIES), default=topology.DEFAULT)
+    up.add_argument("--name", default="lab")
+    up.add_argument("--cold", action="store_true", help="boot it instead of loading a snapshot")
+    up.add_argument("--memory", type=int, default=4096, metavar="MIB")
+    up.add_argument("--cpus", type=int, default=2)
+    up.add_argument("--no-registry", action="store_true", help="offer no container images")
+    up.set_defaults(run=_up)
+
+    ssh = commands.add_parser("ssh", help="run a command in it, or a shell")
+    ssh.add_argument("--user", default="root", help="root, or operator, who may use sudo")
+    ssh.add_argument("name")
+    ssh.add_argument("command", nargs=argparse.REMAINDER)
+    ssh.set_defaults(run=_ssh)
+
+    for name, run, text in (
+        ("reboot", _reboot, "reboot it from inside and wait until it is back"),
+        ("power-cut", _power_cut, "take its power away; the disk stays"),
+        ("inventory", _inventory, "print it as a host of a pyinfra inventory"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("name")
+        command.set_defaults(run=run)
+
+    power_on = commands.add_parser("power-on", help="boot it from its disk")
+    power_on.add_argument("--topology", choices=tuple(topology.TOPOLOGIES), help="other boards")
+    power_on.add_argument("name")
+    power_on.set_defaults(run=_power_on)
+
+    down = commands.add_parser("down", help="end it and remove its disk; its logs stay")
+    which = down.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", nargs="?")
+    which.add_argument("--all", action="store_true")
+    down.set_defaults(run=_down)
+
+    listing = commands.add_parser("list", help="show all machines")
+    listing.set_defaults(run=_list)
+    return parser
+
+
+def _up(options: argparse.Namespace, progress: Progress) -> int:
+    hostpackages.ensure(progress)
+    registry = None if options.no_registry else _registry(progress)
+    machine = Machine.start(
+        options.topology,
+        name=options.name,
+        warm=not options.cold,
+        memory_mib=options.memory,
+        cpus=options.cpus,
+        registry=registry,
+        detached=True,
+        progress=progress,
+    )
+    progress(f"{machine.name} is up: python -m tests.lab ssh {machine.name}")
+    return 0
+
+
+def _registry(progress: Progress) -> Path | None:
+    from tests.lab import registry
+
+    return registry.ensure(progress)
+
+
+def _ssh(options: argparse.Namespace, progress: Progress) -> int:
+    machine = _on(options.name)
+    terminal = () if options.command else ("-t",)
+    words = [*terminal, *machine.ssh_arguments, f"{options.user}@{machine.host}"]
+    return subprocess.run([program("ssh"), *words, *options.command]).returncode
+
+
+def _reboot(options: argparse.Namespace, progress: Progress) -> int:
+    progress(f"rebooting {options.name} (may take a minute)")
+    _on(options.name).reboot()
+    progress(f"{options.name} is back")
+    return 0
+
+
+def _power_cut(options: argparse.Namespace, progress: Progress) -> int:
+    Machine.attach(options.name).power_cut()
+    progress(f"{options.name} has no power: python -m tests.lab power-on {options.name}")
+    return 0
+
+
+def _power_on(options: argparse.Namespace, progress: Progress) -> int:
+    progress(f"booting {options.name} (may take a minute)")
+    Machine.attach(options.name).power_on(options.topology)
+    progress(f"{options.name} is up")
+    return 0
+
+
+def _down(options: argparse.Namespace, progress: Progress) -> int:
+    for name in machines() if options.all else [options.name]:
+        machine = Machine.attach(name)
+        machine.stop()
+        progress(f"{name} is gone; what it printed is in {machine.console}")
+    return 0
+
+
+def _list(options: argparse.Namespace, progress: Progress) -> int:
+    for name in machines():
+        machine = Machine.attach(name)
+        state = f"ssh port {machine.port}" if machine.running else "no power"
+        print(f"{name}  {machine.topology.name}  {state}  {machine.directory}")
+    return 0
+
+
+def _inventory(options: argparse.Namespace, progress: Progress) -> int:
+    print(f"{_on(options.name).inventory()!r}")
+    return 0
+
+
+def _on(name: str) -> Machine:
+    machine = Machine.attach(name)
+    if not machine.running:
+        raise MachineError(f"{name} has no power: python -m tests.lab power-on {name}")
+    return machine
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    sys.exit(main())

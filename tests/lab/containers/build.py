@@ -1,0 +1,284 @@
+"""Builds the lab's two container images from Debian 12's packages, without a container engine.
+
+The images are stand-ins: they keep the contract of docker.io/library/postgres:15 and of the
+Gevulot node's image where no registry can be reached, and say so in their labels and logs. Both
+share one layer, the root filesystem: they run on one host, which so pulls it once. `registry.py`
+beside this file serves the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.lab.cache import locked
+
+SUITE = "bookworm"
+HERE = Path(__file__).resolve().parent
+MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr"
+POSTGRES_IMAGE = "stand-in/postgres:15"
+NODE_IMAGE = "stand-in/gevulot-node:latest"
+REF_NAME = "org.opencontainers.image.ref.name"
+# Uncompressed, since the machine that pulls is emulated. Skopeo under QEMU's emulation, 195 MB into
+# storage: 9.8 s plain, 12.6 s zstd (73 MB), 19.3 s gzip (76 MB). The content is hashed in any case,
+# and reading 120 MB more through the emulated network costs less than unpacking does.
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+# The real node's image runs `generate node-key` while it is built, so everyone knows the key in
+# it. Here it is a constant, readable in a dump, so that a test can tell when it is in use.
+PUBLICLY_KNOWN_KEY = b"stand-in publicly known node key"
+
+Say = Callable[[str], None]
+
+
+class BuildError(Exception):
+    """The root filesystem could not be built; the message ends with what mmdebstrap said."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a small layer; the layer's directories follow from the paths."""
+
+    path: str
+    content: bytes
+    mode: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """What one image adds to the shared root filesystem: its files and its configuration."""
+
+    reference: str
+    stands_in_for: str
+    entries: tuple[Entry, ...]
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file of the layout's blob store: its digest (`sha256:…`) and its size in bytes."""
+
+    digest: str
+    size: int
+
+    def descriptor(self, media_type: str) -> dict[str, Any]:
+        """The OCI descriptor that refers to this blob."""
+        return {"mediaType": media_type, "digest": self.digest, "size": self.size}
+
+
+def images() -> tuple[Image, Image]:
+    """The two images, read from the files beside this one."""
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    postgres = Image(
+        POSTGRES_IMAGE,
+        "docker.io/library/postgres:15",
+        (entry("/usr/local/bin/docker-entrypoint.sh", HERE / "postgres/docker-entrypoint.sh"),),
+        {
+            "Env": [
+                f"PATH={path}:/usr/lib/postgresql/15/bin",
+                "LANG=C.UTF-8",
+                "PG_MAJOR=15",
+                "PGDATA=/var/lib/postgresql/data",
+            ],
+            "Entrypoint": ["docker-entrypoint.sh"],
+            "Cmd": ["postgres"],
+            "ExposedPorts": {"5432/tcp": {}},
+            "Volumes": {"/var/lib/postgresql/data": {}},
+            "StopSignal": "SIGINT",
+        },
+    )
+    modules = sorted((HERE / "node/stand_in").glob("*.py"))
+    node = Image(
+        NODE_IMAGE,
+        "quay.io/gevulot/node:latest",
+        (
+            entry("/gevulot", HERE / "node/gevulot"),
+            *(entry(f"/usr/lib/stand-in/stand_in/{module.name}", module) for module in modules),
+            Entry("/var/lib/gevulot/node.key", PUBLICLY_KNOWN_KEY, 0o644),
+        ),
+        {"Env": [f"PATH={path}", "LANG=C.UTF-8"], "Entrypoint": ["/gevulot"], "Cmd": ["run"]},
+    )
+    return postgres, node
+
+
+def entry(path: str, source: Path) -> Entry:
+    """A file of this directory as it is in the image: executable here, executable there."""
+    return Entry(path, source.read_bytes(), 0o755 if os.access(source, os.X_OK) else 0o644)
+
+
+def recipe_of_rootfs() -> str:
+    """Short hash over everything that decides what is in the root filesystem's layer."""
+    sources = [HERE / "rootfs/packages", HERE / "rootfs/finish.sh"]
+    return short_hash([SUITE.encode(), *(source.read_bytes() for source in sources)])
+
+
+def recipe() -> str:
+    """Short hash over everything that decides what is in the layout."""
+    parts = [recipe_of_rootfs().encode(), Path(__file__).read_bytes()]
+    for image in images():
+        parts.append(json.dumps([image.reference, image.config]).encode())
+        parts += [part for each in image.entries for part in (each.path.encode(), each.content)]
+    return short_hash(parts)
+
+
+def short_hash(parts: list[bytes]) -> str:
+    """Twelve hexadecimal digits over parts whose borders count."""
+    return hashlib.sha256(b"".join(b"%d:" % len(part) + part for part in parts)).hexdigest()[:12]
+
+
+def ensure(cache: Path, say: Say = print) -> Path:
+    """Gives the OCI image layout with both images, built now if the cache does not have it.
+
+    The layout is a directory below `cache`, named by its recipe and never changed once it is
+    there; `say` gets a line before each step that takes long. Safe to interrupt: what is
+    unfinished is in a temporary directory, which the next build removes. Raises BuildError.
+    """
+    layout = cache / f"containers-{recipe()}"
+    if (layout / "index.json").exists():
+        return layout
+    with locked(cache / "containers"):
+        if (layout / "index.json").exists():
+            return layout
+        for left_over in cache.glob("containers.tmp-*"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix="containers.tmp-", dir=cache))
+        try:
+            write_layout(scratch, rootfs(cache, scratch, say), images())
+            scratch.chmod(0o755)
+            scratch.rename(layout)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return layout
+
+
+def rootfs(cache: Path, scratch: Path, say: Say) -> Path:
+    """The root filesystem as a tar archive in the cache, built with mmdebstrap when not there."""
+    archive = cache / f"containers-rootfs-{recipe_of_rootfs()}.tar"
+    if archive.exists():
+        return archive
+    say("container images: unpacking Debian 12's Postgres, QEMU and Python (about 20 s) …")
+    started = time.monotonic()
+    packages = ",".join((HERE / "rootfs/packages").read_text().split())
+    unfinished = scratch / "rootfs.tar"
+    # "extract" runs no maintainer script: quick, and small without dpkg and apt. Device nodes are
+    # the container engine's to make, and one in a layer would stop an unprivileged pull.
+    command = [
+        "mmdebstrap",
+        "--variant=extract",
+        "--components=main",
+        "--skip=output/dev",
+        f"--hook-dir={MERGED_USR}",
+        f"--include={packages}",
+        f"--extract-hook={HERE / 'rootfs/finish.sh'}",
+        SUITE,
+        str(unfinished),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise BuildError("mmdebstrap is not installed: install the lab's host packages") from error
+    if done.returncode != 0:
+        tail = "\n".join(done.stderr.splitlines()[-15:])
+        raise BuildError(f"mmdebstrap ended with {done.returncode}:\n{tail}")
+    unfinished.rename(archive)
+    size = archive.stat().st_size / 1e6
+    say(f"container images: {size:.0f} MB in {time.monotonic() - started:.0f} s")
+    return archive
+
+
+def write_layout(layout: Path, archive: Path, contents: tuple[Image, ...]) -> None:
+    """Writes the OCI image layout of the images over the root filesystem's archive."""
+    blobs = layout / "blobs/sha256"
+    blobs.mkdir(parents=True)
+    shared = link_blob(blobs, archive)
+    manifests = []
+    for image in contents:
+        small = add_blob(blobs, layer(image.entries))
+        # An uncompressed layer's digest is that of its content, which the configuration lists.
+        config = add_blob(blobs, encode(configuration(image, [shared.digest, small.digest])))
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": config.descriptor(CONFIG),
+            "layers": [shared.descriptor(LAYER), small.descriptor(LAYER)],
+        }
+        descriptor = add_blob(blobs, encode(manifest)).descriptor(MANIFEST)
+        manifests.append(descriptor | {"annotations": {REF_NAME: image.reference}})
+    (layout / "oci-layout").write_bytes(encode({"imageLayoutVersion": "1.0.0"}))
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}
+    (layout / "index.json").write_bytes(encode(index))
+
+
+def configuration(image: Image, layers: list[str]) -> dict[str, Any]:
+    """The OCI image configuration, whose labels say that the image is a stand-in."""
+    labels = {
+        "stand-in": "true",
+        "stand-in.for": image.stands_in_for,
+        "org.opencontainers.image.title": image.reference,
+        "org.opencontainers.image.description": (
+            f"Stand-in for {image.stands_in_for}, for tests only: not the real image"
+        ),
+    }
+    return {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": image.config | {"Labels": labels},
+        "rootfs": {"type": "layers", "diff_ids": layers},
+        "history": [
+            {"created_by": f"Debian 12 packages ({SUITE})"},
+            {"created_by": f"stand-in for {image.stands_in_for}"},
+        ],
+    }
+
+
+def layer(entries: tuple[Entry, ...]) -> bytes:
+    """A tar archive of the entries, the same bytes for the same entries."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        # The mount point that the root filesystem's archive leaves out with its device nodes.
+        mount_point = tarfile.TarInfo("dev")
+        mount_point.type, mount_point.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(mount_point)
+        for each in sorted(entries, key=lambda each: each.path):
+            member = tarfile.TarInfo(each.path.lstrip("/"))
+            member.size, member.mode = len(each.content), each.mode
+            archive.addfile(member, io.BytesIO(each.content))
+    return buffer.getvalue()
+
+
+def encode(value: dict[str, Any]) -> bytes:
+    """JSON as it is stored: stable, so that equal content has an equal digest."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def add_blob(blobs: Path, content: bytes) -> Blob:
+    """Stores the content under its digest."""
+    digest = hashlib.sha256(content).hexdigest()
+    (blobs / digest).write_bytes(content)
+    return Blob(f"sha256:{digest}", len(content))
+
+
+def link_blob(blobs: Path, source: Path) -> Blob:
+    """Stores a large file under its digest, as a hard link: it costs no second copy."""
+    with source.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    os.link(source, blobs / digest)
+    return Blob(f"sha256:{digest}", source.stat().st_size)
+
+
+if __name__ == "__main__":
+    print(ensure(Path(sys.argv[1])))

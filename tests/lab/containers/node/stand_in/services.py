@@ -1,0 +1,228 @@
+"""The node's listeners: JSON-RPC, healthcheck, metrics, file server and the peer-to-peer port."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import shutil
+import socket
+import socketserver
+import threading
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+from urllib.parse import unquote
+
+from . import NOTICE, program
+from .log import log
+from .settings import Address, Settings
+
+PEER_SECONDS = 10.0
+NONCE = 32
+
+
+class ListenError(Exception):
+    """An address cannot be listened on, or a peer cannot be reached."""
+
+
+class State:
+    """What the listeners share: the settings and whether a program runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.busy = threading.Lock()
+        self.programs = 0
+
+    def run_program(self) -> dict[str, Any]:
+        """Runs one program at a time, as the real node has one GPU to give."""
+        with self.busy:
+            log("info", "starting QEMU for a program")
+            report = program.run(self.settings)
+            self.programs += 1
+            log("info", f"the program's machine saw {len(report['functions'])} PCI functions")
+            return report
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """An HTTP server in threads that asks no name server for its own name."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    state: State
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The ground of the HTTP listeners."""
+
+    server: Server
+    server_version = "gevulot-stand-in"
+    sys_version = ""
+    timeout = 60
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        log("debug", f"{type(self).__name__} {self.client_address[0]} {format % arguments}")
+
+    def reply(self, status: int, body: bytes = b"", kind: str = "text/plain") -> None:
+        """A whole answer."""
+        self.send_response(status)
+        if status != 204:
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class Health(Handler):
+    """`/healthz`: 204 before the first program, 200 after one, 503 during one. `/ready`: 204."""
+
+    def do_GET(self) -> None:
+        state = self.server.state
+        if self.path == "/healthz":
+            self.reply(503 if state.busy.locked() else 200 if state.programs else 204)
+        else:
+            self.reply(204 if self.path == "/ready" else 404)
+
+
+class Metrics(Handler):
+    """`/metrics` in Prometheus' text format."""
+
+    def do_GET(self) -> None:
+        if self.path == "/metrics":
+            count = self.server.state.programs
+            self.reply(200, f"# {NOTICE}\nstand_in_programs_total {count}\n".encode())
+        else:
+            self.reply(404)
+
+
+class Files(Handler):
+    """Any path below the data directory, without a filter: the real node's plausible weakness."""
+
+    def do_GET(self) -> None:
+        path = os.fsencode(self.server.state.settings.data_directory) + os.fsencode(
+            unquote(self.path.partition("?")[0])
+        )
+        try:
+            with open(path, "rb") as opened:
+                self.send_response(200)
+                self.send_header("Content-Length", str(os.fstat(opened.fileno()).st_size))
+                self.end_headers()
+                shutil.copyfileobj(opened, self.wfile)
+        except (OSError, ValueError):
+            self.reply(404)
+
+
+class Rpc(Handler):
+    """JSON-RPC 2.0 over `POST /` with the one method `stand_in_run_program`."""
+
+    def do_GET(self) -> None:
+        self.reply(405)
+
+    def do_POST(self) -> None:
+        try:
+            request = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+            method, call = request["method"], request.get("id")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return self.result(None, error=(-32600, "invalid request"))
+        if method != "stand_in_run_program":
+            return self.result(call, error=(-32601, "Method not found (this is a stand-in)"))
+        if self.server.state.settings.no_execution:
+            return self.result(call, error=(-32000, "this node executes no programs"))
+        try:
+            return self.result(call, result=self.server.state.run_program())
+        except program.ProgramError as error:
+            log("error", f"the program's machine failed: {error}")
+            return self.result(call, error=(-32000, str(error)))
+
+    def result(self, call: Any, *, result: Any = None, error: tuple[int, str] | None = None) -> None:
+        """The answer to the call: a result or an error."""
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": call}
+        if error:
+            answer["error"] = {"code": error[0], "message": error[1]}
+        else:
+            answer["result"] = result
+        self.reply(200, json.dumps(answer).encode(), "application/json")
+
+
+def family(address: Address) -> socket.AddressFamily:
+    """The address family of an IP address."""
+    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+
+
+def serve(what: str, address: Address, handler: type[Handler], state: State) -> None:
+    """Serves HTTP at the address in threads of its own. Raises ListenError."""
+    kind = type("Server", (Server,), {"address_family": family(address)})
+    try:
+        server = kind(address, handler)
+    except OSError as error:
+        raise ListenError(f"{what} at {address[0]}:{address[1]}: {error.strerror}") from None
+    server.state = state
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    log("info", f"listening for {what} at {address[0]}:{address[1]}")
+
+
+def shake_hands(peer: socket.socket, passphrase: str) -> bool:
+    """Whether the peer has the same pre-shared key, bytes for bytes. Not the real protocol."""
+    key = hashlib.sha256(os.fsencode(passphrase)).digest()
+    own = secrets.token_bytes(NONCE)
+    peer.settimeout(PEER_SECONDS)
+    peer.sendall(own)
+    with peer.makefile("rb") as stream:
+        peer.sendall(hmac.digest(key, stream.read(NONCE), "sha256"))
+        return hmac.compare_digest(stream.read(NONCE), hmac.digest(key, own, "sha256"))
+
+
+def listen_for_peers(settings: Settings) -> None:
+    """Accepts peers and keeps the connections of those with the same key. Raises ListenError."""
+    host, port = settings.p2p_listen_addr
+    try:
+        listener = socket.create_server((host, port), family=family((host, port)))
+    except OSError as error:
+        raise ListenError(f"p2p at {host}:{port}: {error.strerror}") from None
+
+    def keep(peer: socket.socket, address: str) -> None:
+        with peer:
+            try:
+                if not shake_hands(peer, settings.p2p_psk_passphrase):
+                    log("warn", f"refused peer {address}: another pre-shared key")
+                    return
+                log("info", f"connected to peer {address}")
+                peer.settimeout(None)
+                while peer.recv(4096):
+                    pass
+            except OSError:
+                log("debug", f"peer {address} went away")
+
+    def accept() -> None:
+        while True:
+            peer, address = listener.accept()
+            threading.Thread(target=keep, args=(peer, address[0]), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    log("info", f"listening for p2p at {host}:{port}")
+
+
+def join_peers(settings: Settings) -> list[socket.socket]:
+    """Connects to the first discovery address that has a name. Raises ListenError.
+
+    A name that does not resolve is logged and passed over; one that does but does not answer ends
+    the node: both as the real node does.
+    """
+    for entry in settings.p2p_discovery_addrs:
+        host, _, port = entry.rpartition(":")
+        try:
+            socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        except (OSError, ValueError):
+            log("error", f"failed to resolve {entry!r}")
+            continue
+        try:
+            peer = socket.create_connection((host.strip("[]"), int(port)), timeout=PEER_SECONDS)
+            if not shake_hands(peer, settings.p2p_psk_passphrase):
+                raise ListenError(f"p2p peer {entry} has another pre-shared key")
+        except OSError as error:
+            raise ListenError(f"p2p peer {entry} is not reachable: {error}") from None
+        peer.settimeout(None)
+        log("info", f"connected to p2p peer {entry}")
+        return [peer]
+    return []

@@ -1,0 +1,54 @@
+"""Machines of the lab as pyinfra's hosts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.lab import cache
+from tests.lab.machine import Machine, machines
+
+REGISTRY = "registry.lab:5000"
+BOARD_MODEL = "1234:1111"
+"""QEMU's bochs-display, the display function of the lab's boards."""
+
+
+def passphrase() -> str:
+    """A passphrase for this computer's lab, made once."""
+    path = Path(cache.directory()) / "passphrase"
+    with cache.locked(path):
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(f"lab {secrets.token_hex(12)} with a space, a $ and a %\n")
+    return path.read_text().rstrip("\n")
+
+
+def data(machine: Machine, *, user: str = "root") -> dict[str, Any]:
+    """The host data of one machine. As `operator`, sudo is used."""
+    found: dict[str, Any] = {
+        "ssh_hostname": machine.host,
+        "ssh_port": machine.port,
+        "ssh_user": user,
+        "ssh_key": str(machine.key),
+        "ssh_known_hosts_file": str(machine.known_hosts),
+        "ssh_strict_host_key_checking": "yes",
+        "ssh_allow_agent": False,
+        "ssh_look_for_keys": False,
+        "gevulot_node_image": f"{REGISTRY}/stand-in/gevulot-node:latest",
+        "gevulot_postgres_image": f"{REGISTRY}/stand-in/postgres:15",
+        "gevulot_postgres_release": 15,
+        "gevulot_boards": [BOARD_MODEL],
+        "gevulot_psk_passphrase": passphrase,
+        "gevulot_probe_ports": dict(machine.forwards),
+    }
+    if user != "root":
+        found["_sudo"] = True
+    return found
+
+
+def hosts(choose: Callable[[str], bool] = lambda name: True) -> list[tuple[str, dict[str, Any]]]:
+    """All running machines whose name is chosen, as pyinfra's hosts."""
+    found = [(name, Machine.attach(name)) for name in machines() if choose(name)]
+    return [(name, data(machine)) for name, machine in found if machine.running]

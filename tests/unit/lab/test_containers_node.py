@@ -1,0 +1,273 @@
+"""The node's stand-in keeps the real node's contract where it is decided without a host."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies
+from hypothesis import settings as effort
+
+from tests.lab.containers.node.stand_in import (
+    cli,
+    database,
+    devices,
+    keys,
+    log,
+    program,
+    services,
+    settings,
+)
+
+# Scalars and their points as "Test vectors for secp256k1" publishes them for k = 1 and k = 2.
+ONE = "04" + f"{keys.BASE[0]:064x}{keys.BASE[1]:064x}"
+TWO = (
+    "04c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5"
+    "1ae168fea63dc339a3c58419466ceaeef7f632653266d0e1236431a950cfe52a"
+)
+
+
+def test_public_keys_are_secp256k1_s() -> None:
+    assert keys.public_key((1).to_bytes(32, "big")) == ONE
+    assert keys.public_key((2).to_bytes(32, "big")) == TWO
+
+
+def test_the_negative_scalar_has_the_mirrored_point() -> None:
+    mirrored = keys.public_key((keys.ORDER - 1).to_bytes(32, "big"))
+    assert mirrored[:66] == ONE[:66]
+    assert int(mirrored[66:], 16) == keys.PRIME - keys.BASE[1]
+
+
+@effort(max_examples=10, deadline=None)
+@given(strategies.integers(1, keys.ORDER - 1))
+def test_every_scalar_gives_a_point_of_the_curve(scalar: int) -> None:
+    assert keys.is_public_key(keys.public_key(scalar.to_bytes(32, "big")))
+
+
+@pytest.mark.parametrize("secret", [b"", bytes(32), b"\xff" * 32, b"a" * 31, b"a" * 64])
+def test_what_is_no_scalar_is_refused(secret: bytes) -> None:
+    with pytest.raises(keys.KeyFileError, match="invalid node key"):
+        keys.public_key(secret)
+
+
+@pytest.mark.parametrize("text", ["", "04" + "0" * 128, ONE[:-1], ONE[:-1] + "0", "05" + ONE[2:]])
+def test_what_is_no_point_is_no_public_key(text: str) -> None:
+    assert not keys.is_public_key(text)
+
+
+def test_generating_makes_32_bytes_once_and_prints_the_public_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "node.key"
+    old = os.umask(0o077)
+    try:
+        assert cli.main(["generate", "node-key", "--key-file", str(key)]) == 0
+    finally:
+        os.umask(old)
+    shown = capsys.readouterr()
+    assert "deprecated" in shown.err
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    content = key.read_bytes()
+    assert len(content) == 32
+    assert shown.out.strip() == keys.public_key(content)
+    assert cli.main(["generate", "node-key", "--key-file", str(key)]) == 1
+    assert key.read_bytes() == content
+    assert cli.main(["show", "public-key", "--key-file", str(key)]) == 0
+    assert capsys.readouterr().out.strip() == keys.public_key(content)
+
+
+def test_generating_into_a_missing_directory_fails(tmp_path: Path) -> None:
+    assert cli.main(["generate", "node-key", "--key-file", str(tmp_path / "no/node.key")]) == 1
+
+
+def test_defaults_are_the_real_node_s() -> None:
+    found = settings.read({}, {})
+    assert found.json_rpc_listen_addr == ("127.0.0.1", 9944)
+    assert found.p2p_listen_addr == ("127.0.0.1", 9999)
+    assert found.healthcheck_listen_addr == ("127.0.0.1", 8888)
+    assert (found.http_download_port, found.vsock_listen_port) == (9995, 8080)
+    assert found.node_key_file == Path("/var/lib/gevulot/node.key")
+    assert found.gpu_devices is None
+    assert found.p2p_discovery_addrs == ()
+    assert not found.no_execution
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("", ("",)),
+        ("0000:01:00.0", ("0000:01:00.0",)),
+        ("0000:01:00.0, 0000:02:00.0", ("0000:01:00.0", " 0000:02:00.0")),
+    ],
+)
+def test_the_gpu_list_is_split_without_trimming(text: str, entries: tuple[str, ...]) -> None:
+    assert settings.read({}, {"GEVULOT_GPU_DEVICES": text}).gpu_devices == entries
+
+
+def test_a_flag_goes_before_the_environment() -> None:
+    environment = {"GEVULOT_HTTP_PORT": "1"}
+    assert settings.read({"http_download_port": "2"}, environment).http_download_port == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("GEVULOT_P2P_LISTEN_ADDR", "localhost:9999"),
+        ("GEVULOT_P2P_LISTEN_ADDR", "::1:9999"),
+        ("GEVULOT_JSON_RPC_LISTEN_ADDR", "127.0.0.1"),
+        ("GEVULOT_HEALTHCHECK_LISTEN_ADDR", ""),
+        ("GEVULOT_HTTP_PORT", "70000"),
+        ("GEVULOT_CPUS", "-1"),
+        ("GEVULOT_NODE_NO_EXECUTION", "1"),
+    ],
+)
+def test_a_value_of_the_wrong_form_names_its_variable(variable: str, text: str) -> None:
+    with pytest.raises(settings.SettingError, match=variable):
+        settings.read({}, {variable: text})
+
+
+def test_settings_do_not_show_their_secrets() -> None:
+    found = settings.read({}, {"GEVULOT_PSK_PASSPHRASE": "hush", "GEVULOT_DB_URL": "postgres://u:hush@h/d"})
+    assert "hush" not in repr(found)
+
+
+def test_a_database_url_is_percent_decoded() -> None:
+    found = database.parameters("postgres://gevulot:p%20w%25@db.example:5433/gevulot")
+    assert found["password"] == "p w%"
+    assert (found["host"], found["port"], found["dbname"]) == ("db.example", "5433", "gevulot")
+
+
+@pytest.mark.parametrize("url", ["postgres://u:hush@h:5x/d", "mysql://u:hush@h/d", "hush"])
+def test_a_malformed_database_url_is_refused_without_being_shown(url: str) -> None:
+    with pytest.raises(database.DatabaseError) as caught:
+        database.parameters(url)
+    assert "hush" not in str(caught.value)
+
+
+def test_the_migrations_are_in_order_and_leave_the_twelve_tables() -> None:
+    versions = [version for version, _, _ in database.MIGRATIONS]
+    assert versions == sorted(set(versions))
+    assert len(database.TABLES) == 12 + 1
+
+
+@pytest.mark.parametrize(
+    ("directives", "level"),
+    [
+        ("", "info"),
+        ("error", "error"),
+        ("warn,gevulot=debug,sqlx=error", "debug"),
+        ("sqlx=trace", "info"),
+        ("nonsense", "info"),
+        ("off", "off"),
+    ],
+)
+def test_rust_log_decides_the_level(directives: str, level: str) -> None:
+    assert log.LEVELS[log.threshold(directives)] == level
+
+
+def test_the_iommu_group_is_read_for_an_address_with_or_without_a_domain(tmp_path: Path) -> None:
+    device = tmp_path / "bus/pci/devices/0000:0a:00.1"
+    device.mkdir(parents=True)
+    (device / "iommu_group").symlink_to("../../../../kernel/iommu_groups/59")
+    assert devices.iommu_group("0000:0A:00.1", tmp_path) == "59"
+    assert devices.iommu_group("0a:00.1", tmp_path) == "59"
+
+
+@pytest.mark.parametrize("entry", ["", " 0000:0a:00.1", "0000:0a:00", "0000:0a:00.1\n", "gpu"])
+def test_what_is_no_pci_address_is_refused(entry: str, tmp_path: Path) -> None:
+    with pytest.raises(devices.DeviceError, match="no PCI address"):
+        devices.iommu_group(entry, tmp_path)
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(devices.DeviceError, match="no such device"):
+        devices.iommu_group("0000:0a:00.1", tmp_path)
+
+
+def test_qemu_gets_each_device_as_listed() -> None:
+    chosen = settings.read({}, {"GEVULOT_GPU_DEVICES": "0000:01:00.0,"})
+    arguments = program.command_line(chosen, 5, 1029)
+    listed = [each for each in arguments if each.startswith("vfio-pci,")]
+    assert listed == [
+        "vfio-pci,rombar=0,host=0000:01:00.0,id=program-device-0",
+        "vfio-pci,rombar=0,host=,id=program-device-1",
+    ]
+    assert "vhost-vsock-pci,guest-cid=5" in arguments
+
+
+def pci_function(slot: int, name: str, **more: Any) -> dict[str, Any]:
+    """A function in the shape of QEMU's `query-pci`."""
+    return {
+        "bus": 0,
+        "slot": slot,
+        "function": 0,
+        "class_info": {"class": 0x0380, "desc": "Display controller"},
+        "id": {"vendor": 0x1234, "device": 0x1111},
+        "irq_pin": 0,
+        "qdev_id": name,
+        "regions": [],
+        **more,
+    }
+
+
+def memory(address: int) -> dict[str, Any]:
+    return {"bar": 0, "type": "memory", "address": address, "size": 4096, "prefetch": True}
+
+
+def test_only_passed_functions_are_reported_those_behind_bridges_too() -> None:
+    behind = pci_function(0, "program-device-1", bus=1, regions=[memory(0xFE000000)])
+    buses = [
+        {
+            "bus": 0,
+            "devices": [
+                pci_function(1, "scsi0"),
+                pci_function(2, "", pci_bridge={"bus": {}, "devices": [behind]}),
+                pci_function(3, "program-device-0", regions=[memory(-1)]),
+            ],
+        }
+    ]
+    found = program.passed_through(buses, ("0000:01:00.0", "0000:01:00.1"))
+    assert [(each["host"], each["address"]) for each in found] == [
+        ("0000:01:00.0", "00:03.0"),
+        ("0000:01:00.1", "01:00.0"),
+    ]
+    assert found[0]["id"] == "1234:1111"
+    assert found[0]["class"] == "0380"
+    assert [each["bars"][0]["address"] for each in found] == [None, 0xFE000000]
+    assert not program.settled(found)
+    assert program.settled(found[1:])
+
+
+def test_the_monitor_passes_over_events_and_raises_what_qemu_refuses() -> None:
+    said = [
+        {"QMP": {"version": {}}},
+        {"return": {}},
+        {"event": "RESUME"},
+        {"return": [1]},
+        {"error": {"class": "CommandNotFound", "desc": "no such command"}},
+    ]
+    reading = io.BytesIO(b"".join(json.dumps(each).encode() + b"\n" for each in said))
+    monitor = program.Monitor(io.BufferedRWPair(reading, io.BytesIO()))
+    assert monitor.execute("query-pci") == [1]
+    with pytest.raises(program.ProgramError, match="no such command"):
+        monitor.execute("query-kvm")
+
+
+@pytest.mark.parametrize(("other", "same"), [("secret", True), ('"secret"', False), ("", False)])
+def test_peers_agree_only_with_the_same_bytes_of_the_key(other: str, same: bool) -> None:
+    import socket
+
+    ours, theirs = socket.socketpair()
+    outcome: list[bool] = []
+    with ours, theirs:
+        peer = threading.Thread(target=lambda: outcome.append(services.shake_hands(theirs, other)))
+        peer.start()
+        assert services.shake_hands(ours, "secret") is same
+        peer.join()
+    assert outcome == [same]
