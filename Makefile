@@ -1,0 +1,48 @@
+# Everything here does its own set-up. `make help` lists what there is.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+# Only what is not there already asks for more rights.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+CODE := deploys facts inventories helpers/pcibind/src tests
+
+.PHONY: help setup demo test soak check bench lock clean
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+$(VENV)/ready: requirements.lock helpers/pcibind/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON="; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "Installing python3-venv, to keep this project's Python packages apart from the system's"; \
+	  $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends python3-venv; }
+	@echo "Installing the locked Python packages into $(VENV)"
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	@$(RUN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(RUN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e helpers/pcibind
+	@touch $@
+
+setup: $(VENV)/ready ## install the operator's side into .venv
+
+demo: $(VENV)/ready ## a virtual GPU host, and the deploy against it, from bare to verified
+	@$(RUN)/python -m tests.lab.demo
+
+test: $(VENV)/ready ## all tests, each kind of thing once; about 25 minutes
+	@$(RUN)/python -m pytest -m "not soak" tests
+
+soak: $(VENV)/ready ## the exhaustive matrices; hours
+	@$(RUN)/python -m pytest -m soak tests
+
+check: $(VENV)/ready ## format, lint, types and unit tests; under a minute
+	@$(RUN)/ruff format --check $(CODE)
+	@$(RUN)/ruff check $(CODE)
+	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab
+	@$(RUN)/python -m pytest -q tests/unit
+
+lock: ## resolve the locked packages anew (needs uv)
+	$(PYTHON) -m uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate \
+	  --universal --python-version 3.11 --no-emit-package pcibind --all-extras --group test --group check --group build \
+	  pyproject.toml -o requirements.lock
+
+clean: ## remove what the commands above made here; the lab's images stay in ~/.cache/gevulot-lab
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

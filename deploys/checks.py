@@ -1,0 +1,207 @@
+"""The table at the end: what a node must be, against what was read back from it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deploys.preflight import Verdict
+from deploys.settings import Settings
+from facts.container import State
+from facts.database import Schema
+from facts.kernel import CommandLines, Module, effective
+from facts.node import Parts
+from facts.unit import Unit
+from pcibind.model import Board, Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the table. ``ok`` is ``None`` for what is only told."""
+
+    what: str
+    found: str
+    ok: bool | None
+    expected: str = ""
+
+
+def kernel(lines: CommandLines, arguments: tuple[str, ...], remapping: bool) -> list[Check]:
+    wanted = " ".join(arguments)
+    live = effective(lines.live, arguments)
+    configured = bool(lines.configured) and all(effective(line, arguments) for line in lines.configured)
+    return [
+        Check("kernel arguments, live", wanted if live else " ".join(lines.live), live, wanted),
+        Check("kernel arguments, configured", wanted if configured else "not in every entry", configured, wanted),
+        Check("interrupt remapping", "on" if remapping else "off", remapping, "on"),
+    ]
+
+
+def modules(found: dict[str, Module], names: Iterable[str]) -> Check:
+    missing = [name for name in names if name not in found or not found[name].loaded]
+    return Check("kernel modules", f"not loaded: {', '.join(missing)}" if missing else "loaded", not missing, "loaded")
+
+
+def board(topology: Topology, wanted: Board) -> list[Check]:
+    """One board: every function on vfio-pci, and nothing else but it and bridges in its groups."""
+    found = topology.board_at(wanted.path)
+    if found is None:
+        return [Check(f"board {wanted.path}", "not present", False, wanted.model)]
+    drivers = [f".{function.number} {function.driver or 'no driver'}" for function in found.functions]
+    bound = all(function.driver == "vfio-pci" for function in found.functions)
+    grouped = bool(found.groups) and all(function.iommu_group is not None for function in found.functions)
+    strangers = [
+        str(each.address)
+        for group in found.groups
+        for each in topology.group(group)
+        if not each.is_bridge and each.driver not in ("vfio-pci", "pci-stub", None)
+    ]
+    return [
+        Check(
+            f"board {found.address} ({found.model})",
+            f"{len(drivers)} functions on vfio-pci" if bound else ", ".join(drivers),
+            bound,
+            "every function on vfio-pci",
+        ),
+        Check(
+            f"IOMMU group of {found.address}",
+            f"held by host drivers: {', '.join(strangers)}"
+            if strangers
+            else ", ".join(map(str, found.groups)) or "none",
+            grouped and not strangers,
+            "a group without host drivers",
+        ),
+    ]
+
+
+def devices(parts: Parts, boards: Iterable[Board]) -> list[Check]:
+    checks = []
+    for path in ("/dev/kvm", "/dev/vsock", "/dev/vhost-vsock"):
+        checks.append(Check(path, "present" if path in parts.devices else "missing", path in parts.devices, "present"))
+    for group in sorted({group for each in boards for group in each.groups}):
+        path = f"/dev/vfio/{group}"
+        entry = parts.devices.get(path)
+        owner = entry.owner if entry else "missing"
+        checks.append(Check(path, owner, owner == "root:kvm", "root:kvm"))
+    return checks
+
+
+def account(parts: Parts, settings: Settings) -> list[Check]:
+    storage = parts.paths.get(settings.storage_directory)
+    return [
+        Check("user gevulot", f"groups {' '.join(sorted(parts.groups))}", {"gevulot", "kvm"} <= parts.groups, "in kvm"),
+        Check(
+            f"storage {settings.storage_directory}",
+            f"{storage.mode} {storage.owner}, on {parts.mount}" if storage else "missing",
+            storage is not None,
+            "present",
+        ),
+    ]
+
+
+def key(parts: Parts, settings: Settings, state: str) -> list[Check]:
+    entry = parts.paths.get(f"{settings.key_directory}/node.key")
+    good = entry is not None and (entry.mode, entry.owner, entry.size) == ("600", "root:root", 32)
+    found = f"{entry.size} bytes, {entry.mode} {entry.owner}" if entry else "missing"
+    return [
+        Check("node key", found, good, "32 bytes, 600 root:root"),
+        Check("node key's fingerprint", state, state == "ok", "ok"),
+        Check("public key", f"{parts.public_key[:20]}…" if parts.public_key else "not shown by this image", None),
+    ]
+
+
+def database(found: Schema | None, settings: Settings, seen_from: str, open_to_loopback: bool) -> list[Check]:
+    if found is None:
+        return [Check("database", f"no answer ({seen_from})", False, "reachable with the password")]
+    wanted = str(settings.postgres_release) if settings.own_postgres else "15 or 16"
+    fits = str(found.release) == wanted if settings.own_postgres else found.release in (15, 16)
+    missing = found.missing
+    checks = [
+        Check("database", f"reachable, release {found.release} ({seen_from})", fits, f"release {wanted}"),
+        Check(
+            "database schema",
+            f"missing: {', '.join(missing)}" if missing else "12 tables, migrations recorded",
+            not missing,
+            "12 tables, migrations recorded",
+        ),
+    ]
+    if settings.own_postgres:
+        checks.append(
+            Check(
+                "database on loopback without password",
+                "lets anybody in" if open_to_loopback else "refused",
+                not open_to_loopback,
+                "refused",
+            )
+        )
+    return checks
+
+
+def container(state: State | None, settings: Settings, boards: list[Board]) -> list[Check]:
+    """The node's container: it runs, and has exactly the chosen boards' devices."""
+    if state is None or not state.running:
+        return [Check("container gevulot-node", "not running", False, "running")]
+    functions = [
+        str(function.address)
+        for each in boards
+        for function in (each.display_functions if settings.gpu_functions == "display" else each.functions)
+    ]
+    groups = {f"/dev/vfio/{group}" for each in boards for group in each.groups}
+    given = {device for device in state.devices if device.startswith("/dev/vfio/")} - {"/dev/vfio/vfio"}
+    listed = set((state.gpu_devices or "").split(",")) - {""}
+    return [
+        Check("container gevulot-node", f"running, image {state.image[:19]}", True, "running"),
+        Check(
+            "GEVULOT_GPU_DEVICES",
+            state.gpu_devices if state.gpu_devices is not None else "not set",
+            listed == set(functions) and (state.gpu_devices is None) == (not boards),
+            ",".join(functions) or "not set",
+        ),
+        Check(
+            "VFIO groups in the container",
+            " ".join(sorted(given)) or "none",
+            given == groups,
+            " ".join(sorted(groups)) or "none",
+        ),
+    ]
+
+
+def health(status: int | None) -> Check:
+    """200 and 204 are well; 503 is a node whose mempool is busy, which is no fault."""
+    return Check("health check", str(status or "no answer"), status in (200, 204, 503), "200 or 204")
+
+
+def units(found: dict[str, Unit], wanted: Iterable[str]) -> list[Check]:
+    return [
+        Check(name, f"{found[name].active} ({found[name].sub})" if name in found else "unknown",
+              name in found and found[name].running, "active")
+        for name in wanted
+    ]  # fmt: skip
+
+
+def migration(found: dict[str, Unit]) -> Check:
+    """A oneshot that is done is inactive again; what counts is its result."""
+    unit = found.get("gevulot-migrate.service")
+    good = unit is not None and unit.load == "loaded" and unit.result == "success"
+    return Check("gevulot-migrate.service", f"{unit.active}, {unit.result}" if unit else "unknown", good, "success")
+
+
+def port(number: int, answer: str) -> Check:
+    return Check(f"port {number} from outside", answer, answer == "closed", "closed")
+
+
+def verdict_boards(topology: Topology, verdict: Verdict) -> list[Board]:
+    """The chosen boards as they are now: numbers may have changed since the preflight."""
+    return [found for each in verdict.boards if (found := topology.board_at(each.path)) is not None]
+
+
+def table(host: str, checks: list[Check]) -> list[str]:
+    """The checks as lines of text, the failed ones with what was expected."""
+    width = max(len(check.what) for check in checks)
+    lines = [f"What was verified on {host}:"]
+    for check in checks:
+        mark = {True: "ok  ", False: "FAIL", None: "    "}[check.ok]
+        expected = f"  (expected {check.expected})" if check.ok is False else ""
+        lines.append(f"  {mark} {check.what:<{width}}  {check.found}{expected}")
+    wrong = sum(check.ok is False for check in checks)
+    lines.append(f"  {sum(check.ok is True for check in checks)} right, {wrong} wrong")
+    return lines

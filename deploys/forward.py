@@ -1,0 +1,102 @@
+"""The operator's side of the database check: psycopg, through the SSH connection that pyinfra already has."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import paramiko
+import psycopg
+
+from facts.database import SCHEMA_QUERY, Schema, schema
+
+if TYPE_CHECKING:
+    from pyinfra.api import Host
+
+_CHUNK = 65536
+_SECONDS = 30
+
+
+class NotForwarded(Exception):
+    """The connection does not forward: no SSH, or the server does not allow it. The node is asked instead."""
+
+
+@contextmanager
+def forwarded(transport: paramiko.Transport, address: str, port: int) -> Iterator[int]:
+    """A port on this machine's loopback that leads to ``address:port`` as the remote host reaches it.
+
+    One connection is carried. Raises ``NotForwarded`` when the server refuses the channel.
+    """
+    try:
+        channel = transport.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=_SECONDS)
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise NotForwarded(str(error)) from error
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        carrier = threading.Thread(target=_carry, args=(server, channel), daemon=True)
+        carrier.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            channel.close()
+            carrier.join(timeout=5)
+
+
+def _carry(server: socket.socket, channel: paramiko.Channel) -> None:
+    server.settimeout(_SECONDS)
+    try:
+        client, _ = server.accept()
+    except OSError:
+        return
+    with client:
+        while True:
+            watched: list[Any] = [client, channel]
+            readable, _, _ = select.select(watched, [], [], 1)
+            if channel.closed:
+                return
+            if client in readable:
+                data = client.recv(_CHUNK)
+                channel.sendall(data)
+            elif channel in readable:
+                data = channel.recv(_CHUNK)
+                client.sendall(data)
+            else:
+                continue
+            if not data:
+                return
+
+
+def read_schema(host: Host, address: str, port: int, url: str) -> Schema:
+    """Release and tables of the database that ``url`` names, reached through the host at ``address:port``.
+
+    Raises ``NotForwarded`` where forwarding is not allowed, and ``psycopg.Error`` when the server refuses.
+    """
+    client = getattr(host.connector, "client", None)
+    transport = client.get_transport() if isinstance(client, paramiko.SSHClient) else None
+    if transport is None:
+        raise NotForwarded("the host is not connected over SSH")
+    with (
+        forwarded(transport, address, port) as local,
+        # hostaddr says where to connect; the rest of the URL is used as it stands.
+        psycopg.connect(url, hostaddr="127.0.0.1", port=local, connect_timeout=_SECONDS) as connection,
+    ):
+        return schema(connection.execute(SCHEMA_QUERY).fetchall())
+
+
+def read_secret(host: Host, name: str, sudo: bool) -> str:
+    """A Podman secret's text, read past pyinfra, which prints what commands print. Kept in memory only.
+
+    Raises ``NotForwarded`` when there is no SSH connection to read it through.
+    """
+    client = getattr(host.connector, "client", None)
+    if not isinstance(client, paramiko.SSHClient):
+        raise NotForwarded("the host is not connected over SSH")
+    command = f"podman secret inspect --showsecret --format '{{{{.SecretData}}}}' {name}"
+    _, output, _ = client.exec_command(f"sudo -n {command}" if sudo else command, timeout=_SECONDS)
+    text = output.read().decode()
+    if output.channel.recv_exit_status() != 0:
+        raise NotForwarded(f"the secret {name} cannot be read over SSH")
+    return text.removesuffix("\n")

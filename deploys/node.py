@@ -1,0 +1,43 @@
+"""A bare Linux host with GPU boards becomes a running, verified Gevulot node.
+
+    pyinfra inventories/prod.py deploys/node.py
+
+The steps are those of the install guide, in the order in which they work.
+"""
+
+from deploys.steps.account import make_account
+from deploys.steps.before import record_before
+from deploys.steps.begin import begin
+from deploys.steps.gevulot import configure_node, start_node
+from deploys.steps.images import pull_images
+from deploys.steps.initramfs import rebuild_initramfs
+from deploys.steps.kernel import configure_kernel
+from deploys.steps.key import make_key
+from deploys.steps.packages import install_packages
+from deploys.steps.passthrough import bind_boards, prepare_passthrough
+from deploys.steps.postgres import configure_postgres, make_database_secrets, start_postgres
+from deploys.steps.reboot import Later, load_modules, reboot_when_needed
+from deploys.steps.verify import verify
+
+node = begin()
+later = Later(node)
+
+record_before()
+install_packages(node.family)
+configure_kernel(node)
+prepare_passthrough(node, node.family)
+rebuild_initramfs(node)
+reboot_when_needed(node, later)
+
+# With gevulot_reboot="never" and a reboot pending, nothing below runs: it would change what runs.
+load_modules(node, _if=later.gate)
+bind_boards(node, later, _if=later.gate)
+make_account(node.settings, _if=later.gate)
+pull_images(node.settings, _if=later.gate)
+make_database_secrets(node.settings, _if=later.gate)
+make_key(node.settings, _if=later.gate)
+configure_postgres(node.settings, _if=later.gate)
+configure_node(node, _if=later.gate)
+start_postgres(node.settings, later, _if=later.gate)
+start_node(node.settings, later, _if=later.gate)
+verify(node, later, _if=later.gate)

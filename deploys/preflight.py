@@ -1,0 +1,251 @@
+"""What a host must be capable of, judged before anything is changed. Pure: facts in, verdicts out.
+
+Live state (IOMMU groups, interrupt remapping, /dev/kvm, bindings) is not judged here: switching it on is the
+deploy's work, and it is read back after the reboot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deploys.settings import Settings
+from facts.kernel import Module
+from facts.platform import Host
+from pcibind import guards, plan
+from pcibind.config import BoardRequest, Config, Selector
+from pcibind.errors import ConfigError
+from pcibind.evidence import Evidence
+from pcibind.model import Board, Topology
+from pcibind.record import Record
+
+# Quadlet learned `Ulimit=` in 4.7, the newest of the keys that our units use.
+PODMAN_MINIMUM = (4, 7)
+MINIMUM_CORES = 64
+MINIMUM_MEMORY_GB = 512
+MINIMUM_DISK_GB = 1000
+
+# Display functions of the supported models, as in the pci.ids database.
+SUPPORTED_MODELS = {
+    "10de:2204": "GeForce RTX 3090 (GA102)",
+    "10de:2684": "GeForce RTX 4090 (AD102)",
+}
+NVIDIA = 0x10DE
+
+MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "vsock", "vhost_vsock", "kvm")
+
+KERNEL_ARGUMENTS = {"DMAR": ("intel_iommu=on", "iommu=pt"), "IVRS": ("iommu=pt",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How one family of distributions is managed. ``evidence`` is what the README says of it."""
+
+    name: str
+    packages: str
+    initramfs: str
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome: what forbids the deploy, what an operator should know, and what the steps work with."""
+
+    refusals: tuple[str, ...]
+    warnings: tuple[str, ...]
+    family: Family | None = None
+    boards: tuple[Board, ...] = ()
+    config: Config = field(default_factory=lambda: Config(()))
+    kernel_arguments: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    nvidia_stays: bool = False
+
+
+@dataclass(slots=True)
+class _Findings:
+    refusals: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def family_of(host: Host) -> Family | str:
+    """The host's family, or why it has none, in words."""
+    if "uki" in host.boot:
+        return "the host boots a unified kernel image; expected GRUB, because a unified image's command line is sealed"
+    if "systemd-boot" in host.boot and not host.boot & {"grub", "grub2"}:
+        return "the host boots through systemd-boot; expected GRUB (grub.cfg), which is what this deploy can configure"
+    known = {("debian", "13"): "Debian 13", ("ubuntu", "24.04"): "Ubuntu 24.04"}
+    name = known.get((host.distribution, host.version))
+    if name is None and host.distribution == "fedora":
+        if not host.version.isdigit() or int(host.version) < 39:
+            return f"{host.name} is too old; expected Fedora 39 or newer"
+        if "grubby" not in host.tools or "dracut" not in host.tools:
+            return f"{host.name} lacks grubby or dracut; expected both, as Fedora installs them"
+        return Family(f"Fedora {host.version}", "dnf", "dracut", "grubby")
+    if name is None:
+        return f"the distribution is {host.name or 'unknown'}; expected Fedora, Debian 13 or Ubuntu 24.04"
+    if "grub" not in host.boot or "update-grub" not in host.tools:
+        return f"{name} without GRUB (/boot/grub/grub.cfg and update-grub); expected both"
+    if "dracut" in host.tools and "update-initramfs" not in host.tools:
+        return Family(name, "apt", "dracut", "grub")
+    if "update-initramfs" not in host.tools:
+        return f"{name} has neither initramfs-tools nor dracut; expected one of them"
+    return Family(name, "apt", "initramfs-tools", "grub")
+
+
+def release_of(version: str) -> tuple[int, int]:
+    """Major and minor of a version such as ``5.4.2`` or ``1:4.3.1+ds1-8``; (0, 0) when it has none."""
+    numbers = version.rpartition(":")[2].split("+")[0].split("-")[0].split(".")
+    try:
+        return int(numbers[0]), int(numbers[1])
+    except (IndexError, ValueError):
+        return 0, 0
+
+
+def is_supported(board: Board) -> bool:
+    """Whether the board carries a display function of a model that the guide names."""
+    return any(function.model in SUPPORTED_MODELS for function in board.display_functions)
+
+
+def _platform(host: Host, settings: Settings, found: _Findings) -> Family | None:
+    family = family_of(host)
+    if isinstance(family, str):
+        found.refusals.append(f"{family}. Install one of the supported systems; the README has the table.")
+    if not host.systemd:
+        found.refusals.append("systemd does not run this host; expected it as the init system. Boot with systemd.")
+    podman = host.podman or host.podman_offered
+    if podman is not None and release_of(podman) < PODMAN_MINIMUM:
+        origin = "installed" if host.podman else "offered by the distribution"
+        found.refusals.append(
+            f"Podman {podman} is {origin}; expected 4.7 or newer, because older ones abort on the units' Ulimit= key "
+            "(before 4.4 there is no Quadlet at all). Upgrade the distribution, then run again."
+        )
+    if podman is None and isinstance(family, Family) and family.packages == "apt":
+        found.warnings.append("apt does not know of Podman yet; its lists are refreshed before it is installed.")
+    if host.virtualisation is None:
+        found.refusals.append(
+            "the processor shows neither vmx nor svm; expected hardware virtualisation. Switch it on in the firmware."
+        )
+    if host.iommu_table is None:
+        found.refusals.append(
+            "the firmware has no IOMMU table (ACPI DMAR or IVRS); expected one. "
+            "Switch VT-d or AMD-Vi on in the firmware."
+        )
+    storage = f"disk under {settings.storage_directory}"
+    for what, have, least, guide in (
+        ("cores", host.cores, MINIMUM_CORES, f"{MINIMUM_CORES}"),
+        # Firmware keeps some memory to itself, and a file system some of its disk: what is sold as 512 GB shows less.
+        ("memory in GiB", round(host.memory_kib / 1024**2), 0.92 * MINIMUM_MEMORY_GB, f"{MINIMUM_MEMORY_GB} GB"),
+        (f"{storage} in GiB", round(host.disk_kib / 1024**2), 0.85 * MINIMUM_DISK_GB, "1 TB"),
+    ):
+        if have < least:
+            text = f"{what}: {have}; the guide asks for {guide}."
+            if settings.enforce_minimum:
+                found.refusals.append(f"{text} gevulot_enforce_minimum is set: use a larger host, or unset it.")
+            else:
+                found.warnings.append(text)
+    return family if isinstance(family, Family) else None
+
+
+def _modules(modules: Mapping[str, Module], found: _Findings) -> tuple[str, ...]:
+    missing = [name for name in MODULES if name not in modules or not modules[name].exists]
+    if missing:
+        found.refusals.append(
+            f"the running kernel has no module {', '.join(missing)}; expected all of {', '.join(MODULES)}. "
+            "Install the distribution's full kernel (on Ubuntu linux-modules-extra) and boot it."
+        )
+    return tuple(name for name in MODULES if name not in missing and name != "kvm")
+
+
+def request(topology: Topology, settings: Settings, record: Record | None) -> Config:
+    """What the settings ask of pcibind on this host.
+
+    The default names the supported models that are present, and keeps what the node already follows: a recorded board
+    that is gone has to be missed aloud, not forgotten.
+    """
+    allow = frozenset(settings.board_guards_allowed)
+    if settings.boards == "supported":
+        models = {Selector.parse(board.model) for board in topology.boards() if is_supported(board)}
+        selectors = sorted(models | {board.selector for board in (record or Record()).boards}, key=str)
+    else:
+        selectors = [Selector.parse(text) for text in settings.boards]
+    return Config(tuple(BoardRequest(selector, allow=allow) for selector in selectors))
+
+
+def judge(
+    host: Host,
+    modules: dict[str, Module],
+    topology: Topology,
+    usage: Evidence | None,
+    settings: Settings,
+    record: Record | None = None,
+    data_release: str | None = None,
+) -> Verdict:
+    """Everything that can be known before the first change.
+
+    ``record`` is what pcibind recorded on the node, if it ever did: a board in it is followed by its identity, wherever
+    its address has gone. ``data_release`` is the release of the Postgres data that the node already has.
+    """
+    found = _Findings()
+    family = _platform(host, settings, found)
+    present = _modules(modules, found)
+    if settings.own_postgres and data_release not in (None, str(settings.postgres_release)):
+        found.refusals.append(
+            f"{settings.postgres_directory} holds data of Postgres {data_release}; expected release "
+            f"{settings.postgres_release}. Set gevulot_postgres_release and gevulot_postgres_image to {data_release}, "
+            "or move the data with pg_dump and restore."
+        )
+    config = request(topology, settings, record)
+    chosen: list[tuple[Board, Selector]] = []
+    try:
+        resolutions = plan.resolve(topology, config, record)
+    except ConfigError as error:
+        found.refusals.append(f"gevulot_boards: {error}")
+        resolutions = ()
+    for resolution in resolutions:
+        if resolution.board is not None:
+            chosen.append((resolution.board, resolution.selector))
+            continue
+        there = ", ".join(
+            f"{board.address} ({board.model}, {board.path})" for board in topology.boards() if board.display_functions
+        )
+        found.refusals.append(
+            f"the chosen board {resolution.label} is {resolution.verdict}: {resolution.detail}. Boards with a display "
+            f"function are {there or 'none'}. Correct gevulot_boards, or mend the hardware."
+        )
+    if not config.boards and settings.boards == "supported":
+        found.warnings.append(
+            "no supported GPU (RTX 3090, 4090) was found, so the node will run without one; "
+            "name other boards in gevulot_boards."
+        )
+    for board, selector in chosen:
+        if not is_supported(board):
+            found.warnings.append(f"board {board.address} ({board.model}) is not a model that the guide supports.")
+        if usage is None:
+            found.refusals.append(
+                f"board {board.address}: whether the host uses it could not be read; expected routes, mounts and "
+                "disks to be readable. Connect as root or with sudo."
+            )
+            continue
+        if all(function.driver == plan.DRIVER for function in board.functions):
+            continue  # handed over already, and perhaps at work in a virtual machine: nothing will touch it
+        allow = frozenset(settings.board_guards_allowed)
+        found.refusals += [str(refusal) for refusal in guards.check(board, usage, allow, selector)]
+    taken = {board.path for board, _ in chosen}
+    nvidia_stays = any(
+        function.vendor == NVIDIA
+        for board in topology.boards()
+        if board.path not in taken
+        for function in board.display_functions
+    )
+    if nvidia_stays:
+        found.warnings.append("an NVIDIA board stays with the host, so its drivers are not blacklisted.")
+    return Verdict(
+        refusals=tuple(found.refusals),
+        warnings=tuple(found.warnings),
+        family=family,
+        boards=tuple(board for board, _ in chosen),
+        config=config,
+        kernel_arguments=KERNEL_ARGUMENTS.get(host.iommu_table or "", ()),
+        modules=present,
+        nvidia_stays=nvidia_stays,
+    )

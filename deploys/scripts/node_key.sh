@@ -1,0 +1,80 @@
+# The node's identity, made once.
+#
+# node_key.sh state KEY_DIRECTORY FINGERPRINT LEGACY
+#   prints one word: ok, missing, unrecorded, lost, changed, size, mode or legacy
+# node_key.sh make KEY_DIRECTORY FINGERPRINT LEGACY IMAGE
+#   makes the key with the node's own image, unless there is one, and records its fingerprint
+# node_key.sh record KEY_DIRECTORY FINGERPRINT LEGACY
+#   records the fingerprint of a key that is there
+#
+# FINGERPRINT is a file off the storage volume: the key's SHA-256. LEGACY is where the install guide put the key.
+set -eu
+umask 077
+verb=$1 directory=$2 fingerprint=$3 legacy=$4
+key=$directory/node.key
+
+sum() { sha256sum <"$1" | cut -d' ' -f1; }
+
+state() {
+  if [ -e "$key" ]; then
+    if [ "$(stat -c %s "$key")" != 32 ]; then echo size
+    elif [ ! -s "$fingerprint" ]; then echo unrecorded
+    elif [ "$(cat "$fingerprint")" != "$(sum "$key")" ]; then echo changed
+    elif [ "$(stat -c %a:%u "$key")" != 600:0 ]; then echo mode
+    else echo ok
+    fi
+  elif [ -s "$fingerprint" ]; then echo lost
+  elif [ -e "$legacy" ]; then echo legacy
+  else echo missing
+  fi
+}
+
+# Written beside and renamed, so that a run killed here leaves the old file or the new one.
+record() {
+  mkdir -p "${fingerprint%/*}"
+  chmod 755 "${fingerprint%/*}"
+  sum "$key" >"$fingerprint.new"
+  chown 0:0 "$key"
+  chmod 600 "$key"
+  sync "$fingerprint.new" "$key"
+  mv "$fingerprint.new" "$fingerprint"
+}
+
+case $verb in
+state) state ;;
+record) record ;;
+make)
+  [ "$(state)" = missing ] || { echo "the key's state is $(state), so none is made" >&2; exit 1; }
+  image=$5
+  mkdir -p "$directory"
+  chmod 700 "$directory"
+  # A mount over /var/lib/gevulot hides the key that every copy of the image carries.
+  rm -rf "$directory/new"
+  mkdir "$directory/new"
+  said=$(podman run --rm --network=none --volume "$directory/new:/var/lib/gevulot:z" "$image" generate node-key)
+  [ "$(stat -c %s "$directory/new/node.key")" = 32 ] || { echo "the image made a key that is not 32 bytes long" >&2; exit 1; }
+  container=$(podman create "$image" run)
+  baked=$(podman cp "$container:/var/lib/gevulot/node.key" - 2>/dev/null | tar -xO 2>/dev/null | sha256sum | cut -d' ' -f1) || true
+  podman rm "$container" >/dev/null
+  if [ "$baked" = "$(sum "$directory/new/node.key")" ]; then
+    echo "the image gave its own built-in key, which is public; expected a new one" >&2
+    exit 1
+  fi
+  chmod 600 "$directory/new/node.key"
+  sync "$directory/new/node.key"
+  # A link never overwrites.
+  ln "$directory/new/node.key" "$key"
+  sync "$directory"
+  record
+  rm -rf "$directory/new"
+  public=$(printf '%s\n' "$said" | grep -o -w -E '04[0-9a-f]{128}' | head -n1) || true
+  if [ -z "$public" ]; then
+    public=$(podman run --rm --network=none --volume "$directory:/key:ro,z" "$image" show public-key --key-file /key/node.key 2>/dev/null |
+      grep -o -w -E '04[0-9a-f]{128}' | head -n1) || true
+  fi
+  if [ -n "$public" ]; then
+    printf '%s\n' "$public" >"${fingerprint%/*}/node-key.public"
+    chmod 644 "${fingerprint%/*}/node-key.public"
+  fi
+  ;;
+esac

@@ -1,0 +1,365 @@
+"""Every key of host data: its type, default, meaning and check.
+
+Host data is what an operator writes in ``inventories/``. The keys that belong to this project start with
+``gevulot_``; everything else (``ssh_user``, ``_sudo`` and so on) belongs to pyinfra. ``Settings`` reads them once,
+checks all of them, and refuses what it does not know, before any host is touched.
+``python -m deploys.settings`` prints the table that stands in the README.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from pcibind.config import Selector
+
+PREFIX = "gevulot_"
+
+_LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[0-9A-Za-z.-]+):(?P<port>[0-9]{1,5})")
+_DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_IMAGE = re.compile(r"[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+(:[A-Za-z0-9._-]+)?(@sha256:[0-9a-f]{64})?")
+
+# The pangram that the node falls back to is public, so a network keyed by it is open to everybody.
+_PUBLIC_PASSPHRASES = ("the quick brown fox jumps over the lazy dog",)
+
+
+class SettingsError(ValueError):
+    """Host data that cannot be used. The text has one line for each wrong key of each host."""
+
+
+def _board(text: str) -> str:
+    return Selector.parse(text.lower()).value
+
+
+def _listen(address: str) -> str:
+    found = _LISTEN.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise ValueError("expected ADDRESS:PORT, for example '0.0.0.0:9999'")
+    return address
+
+
+def _directory(path: str) -> str:
+    if not _DIRECTORY.fullmatch(path) or ".." in path:
+        raise ValueError("expected an absolute path of plain characters, such as '/var/lib/gevulot'")
+    return path
+
+
+def _image(reference: str) -> str:
+    if not _IMAGE.fullmatch(reference):
+        raise ValueError("expected a full image reference, such as 'quay.io/gevulot/node:latest'")
+    return reference
+
+
+def _one_line(text: str) -> str:
+    if any(character in text for character in "\r\n\0"):
+        raise ValueError("expected one line of text")
+    return text
+
+
+def _call(value: Any) -> Any:
+    """Secrets may be functions, so that a group's file can be loaded without the secret at hand."""
+    return value() if callable(value) else value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text:
+        raise ValueError("expected a secret that is not empty")
+    if any(character in text for character in "\r\n\0"):
+        # Podman keeps a trailing newline, and the passphrase is hashed as it stands: one byte more means no peers.
+        raise ValueError("expected a secret of one line, without a newline at its end")
+    return value
+
+
+Board = Annotated[str, AfterValidator(_board)]
+Listen = Annotated[str, AfterValidator(_listen)]
+Directory = Annotated[str, AfterValidator(_directory)]
+Image = Annotated[str, AfterValidator(_image)]
+Line = Annotated[str, AfterValidator(_one_line)]
+Secret = Annotated[SecretStr, BeforeValidator(_call), AfterValidator(_secret)]
+Port = Annotated[int, Field(gt=0, lt=65536)]
+Guard = Literal["default-route", "ssh", "disk", "boot-display", "virtual-functions", "class"]
+
+
+class Settings(BaseModel):
+    """One host's checked settings. Frozen; secrets print as stars."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
+
+    # --- boards
+    boards: Literal["supported"] | tuple[Board, ...] = Field(
+        "supported",
+        description="Which boards the node gets: `'supported'` takes every supported NVIDIA board (RTX 3090, 4090); "
+        "or a list of addresses, bridge-relative paths or models; `[]` for a node without GPU.",
+    )
+    board_guards_allowed: tuple[Guard, ...] = Field(
+        (), description="Guards that may be overridden, each by its name, for the chosen boards."
+    )
+    gpu_functions: Literal["display", "all"] = Field(
+        "display", description="What GEVULOT_GPU_DEVICES lists: the boards' display functions, or all functions."
+    )
+    vfio_ids: bool = Field(
+        False,
+        description="Also write `options vfio-pci ids=` for the chosen models. Takes **every** card of the model, "
+        "a twin added later included; only for hosts that pass all of them.",
+    )
+    # --- the host
+    enforce_minimum: bool = Field(
+        False, description="Refuse a host below the guide's minimum (64 cores, 512 GB, 1 TB) instead of warning."
+    )
+    reboot: Literal["when-needed", "never"] = Field(
+        "when-needed",
+        description="`'never'` changes no running state while a reboot is pending, and says what is pending.",
+    )
+    reboot_timeout: Annotated[int, Field(ge=60, le=7200)] = Field(
+        900, description="Seconds a host may take to come back from its reboot."
+    )
+    storage_directory: Directory = Field(
+        "/var/lib/gevulot", description="Where programs, outputs, the database and the key live. Its mount is required."
+    )
+    # --- images
+    node_image: Image = Field("quay.io/gevulot/node:latest", description="The node's container image.")
+    auto_update: bool = Field(
+        False, description="`AutoUpdate=registry` for the node, with podman-auto-update.timer enabled."
+    )
+    start_timeout: Annotated[int, Field(ge=60, le=86400)] = Field(
+        1800, description="Seconds a unit may take to start, a first pull of its image included."
+    )
+    seccomp_profile: Directory | Literal[""] = Field(
+        "", description="Path on the node of a seccomp profile, for Podman releases whose default refuses AF_VSOCK."
+    )
+    # --- database
+    postgres_url: Secret | None = Field(
+        None, description="`postgres://user:password@host:port/name` of an external server. Unset: one on the node."
+    )
+    postgres_image: Image = Field(
+        "docker.io/library/postgres:16-alpine", description="Image of the node's own Postgres."
+    )
+    postgres_release: Literal[15, 16] = Field(16, description="Release that the image carries; must fit its data.")
+    postgres_password: Secret | None = Field(
+        None, description="Password of the node's own Postgres. Unset: generated on the node, and never leaves it."
+    )
+    postgres_port: Port = Field(5432, description="Loopback port of the node's own Postgres.")
+    # --- the node's environment
+    psk_passphrase: Secret = Field(
+        description="The network's coordinated pre-shared key (GEVULOT_PSK_PASSPHRASE). Required; no default."
+    )
+    rust_log: Line = Field("warn,gevulot=debug,sqlx=error", description="RUST_LOG")
+    p2p_listen: Listen = Field("0.0.0.0:9999", description="GEVULOT_P2P_LISTEN_ADDR")
+    p2p_advertised: Listen | None = Field(None, description="GEVULOT_P2P_ADVERTISED_LISTEN_ADDR")
+    p2p_discovery: tuple[Listen, ...] = Field((), description="GEVULOT_P2P_DISCOVERY_ADDR")
+    json_rpc_listen: Listen = Field(
+        "127.0.0.1:9944", description="GEVULOT_JSON_RPC_LISTEN_ADDR; anything but loopback opens port 9944 outside."
+    )
+    healthcheck_listen: Listen = Field("127.0.0.1:8888", description="GEVULOT_HEALTHCHECK_LISTEN_ADDR")
+    metrics_listen: Listen | None = Field(None, description="GEVULOT_METRICS_LISTEN_ADDR")
+    http_port: Port = Field(9995, description="GEVULOT_HTTP_PORT, on the P2P address")
+    vsock_listen_port: Port = Field(8080, description="GEVULOT_VSOCK_LISTEN_PORT (AF_VSOCK)")
+    acl_whitelist_url: Line | None = Field(None, description="GEVULOT_ACL_WHITELIST_URL")
+    cpus: Annotated[int, Field(gt=0)] | None = Field(None, description="GEVULOT_CPUS; unset: the node decides")
+    mem_gb: Annotated[int, Field(gt=0)] | None = Field(None, description="GEVULOT_MEM_GB; unset: the node decides")
+    provider: Line | None = Field(None, description="GEVULOT_PROVIDER; unset: qemu")
+    qemu_path: Directory | None = Field(None, description="GEVULOT_QEMU_PATH; unset: the image's own")
+    no_execution: bool = Field(False, description="GEVULOT_NODE_NO_EXECUTION")
+    # --- verification
+    probe_ports: dict[Port, Port] = Field(
+        {},
+        description="For a node behind a port forward: the node's port → the port to try at the SSH address "
+        "when looking from outside.",
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Settings:
+        if self.psk_passphrase.get_secret_value().strip(" .").lower() in _PUBLIC_PASSPHRASES:
+            raise ValueError("gevulot_psk_passphrase is the node's public default; expected the network's own")
+        if self.postgres_url is not None:
+            url = urlsplit(self.postgres_url.get_secret_value())
+            if url.scheme not in ("postgres", "postgresql") or not url.hostname or url.path in ("", "/"):
+                raise ValueError("gevulot_postgres_url: expected postgres://user:password@host:port/name")
+            if self.postgres_password is not None:
+                raise ValueError(
+                    "gevulot_postgres_password is for the node's own Postgres, and gevulot_postgres_url names "
+                    "another: set one of them"
+                )
+        if self.vfio_ids and not self.boards:
+            raise ValueError("gevulot_vfio_ids is set, but gevulot_boards chooses no board")
+        return self
+
+    @property
+    def own_postgres(self) -> bool:
+        """Whether the node runs its own Postgres, as against an external one."""
+        return self.postgres_url is None
+
+    @property
+    def data_directory(self) -> str:
+        """What the container sees as /var/lib/gevulot. The node may serve any file of it to its peers."""
+        return f"{self.storage_directory}/data"
+
+    @property
+    def key_directory(self) -> str:
+        """Where the node's key lives: on the storage volume, outside of what the node serves."""
+        return f"{self.storage_directory}/key"
+
+    @property
+    def postgres_directory(self) -> str:
+        """PGDATA of the node's own Postgres, on the host."""
+        return f"{self.storage_directory}/postgres"
+
+    def environment(self) -> dict[str, str]:
+        """The node's environment without secrets and without GPU devices (those are known at boot only)."""
+        optional = {
+            "GEVULOT_P2P_ADVERTISED_LISTEN_ADDR": self.p2p_advertised,
+            "GEVULOT_P2P_DISCOVERY_ADDR": ",".join(self.p2p_discovery) or None,
+            "GEVULOT_METRICS_LISTEN_ADDR": self.metrics_listen,
+            "GEVULOT_ACL_WHITELIST_URL": self.acl_whitelist_url,
+            "GEVULOT_CPUS": self.cpus,
+            "GEVULOT_MEM_GB": self.mem_gb,
+            "GEVULOT_PROVIDER": self.provider,
+            "GEVULOT_QEMU_PATH": self.qemu_path,
+            "GEVULOT_NODE_NO_EXECUTION": "true" if self.no_execution else None,
+        }
+        return {
+            "RUST_LOG": self.rust_log,
+            "GEVULOT_P2P_LISTEN_ADDR": self.p2p_listen,
+            "GEVULOT_JSON_RPC_LISTEN_ADDR": self.json_rpc_listen,
+            "GEVULOT_HEALTHCHECK_LISTEN_ADDR": self.healthcheck_listen,
+            "GEVULOT_HTTP_PORT": str(self.http_port),
+            "GEVULOT_VSOCK_LISTEN_PORT": str(self.vsock_listen_port),
+        } | {key: str(value) for key, value in optional.items() if value is not None}
+
+    def ports_closed_outside(self) -> tuple[int, ...]:
+        """Ports that nobody outside the node may reach: the database, the health check, and JSON-RPC unless asked."""
+        loopback = [address for address in (self.json_rpc_listen, self.healthcheck_listen) if is_loopback(address)]
+        return (self.postgres_port, *sorted(port_of(address) for address in loopback))
+
+
+def port_of(listen: str) -> int:
+    """The port of ``ADDRESS:PORT``."""
+    return int(listen.rpartition(":")[2])
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether ``ADDRESS:PORT`` is reachable from the host itself only."""
+    address = listen.rpartition(":")[0]
+    return address.startswith("127.") or address in ("localhost", "[::1]")
+
+
+def _shown(key: str, value: object) -> str:
+    """A value as an error may show it: secrets, and functions that return them, stay hidden."""
+    field = Settings.model_fields.get(key)
+    if callable(value) or (field is not None and "SecretStr" in str(field.annotation)):
+        return "(hidden)"
+    return repr(value)
+
+
+def read(host: str, data: Mapping[str, Any]) -> Settings:
+    """Check one host's data.
+
+    ``data`` is the host's whole data as pyinfra merged it: keys without the prefix are left alone, unless they look
+    like a slip of one of ours. Raises ``SettingsError`` naming the host, and for each key its value and what was
+    expected.
+    """
+    known = set(Settings.model_fields)
+    ours = {key.removeprefix(PREFIX): value for key, value in data.items() if key.startswith(PREFIX)}
+    problems: list[str] = []
+    for key in data:
+        slip = difflib.get_close_matches(key, [PREFIX + name for name in known], n=1, cutoff=0.85)
+        if key.removeprefix(PREFIX) in known and not key.startswith(PREFIX):
+            problems.append(f"{host}: {key}: unknown key; keys of this project start with {PREFIX}: {PREFIX}{key}")
+        elif slip and key != slip[0] and (not key.startswith(PREFIX) or key.removeprefix(PREFIX) not in known):
+            problems.append(f"{host}: {key}: unknown key; did you mean {slip[0]}?")
+        elif key.startswith(PREFIX) and key.removeprefix(PREFIX) not in known:
+            problems.append(f"{host}: {key}: unknown key; the README's table of settings lists the known ones")
+    try:
+        settings = Settings(**{key: value for key, value in ours.items() if key in known})
+    except ValidationError as error:
+        found = error.errors()
+        for item in found:
+            alone = sum(other["loc"][:1] == item["loc"][:1] for other in found) == 1
+            if item["type"] == "literal_error" and not alone:
+                # One half of a union: "not the word 'supported'" says nothing that the other half does not.
+                continue
+            if not item["loc"]:
+                problems.append(f"{host}: {item['msg'].removeprefix('Value error, ')}")
+                continue
+            key = str(item["loc"][0])
+            where = "".join(f"[{part}]" for part in item["loc"][1:] if isinstance(part, int))
+            expected = item["msg"].removeprefix("Value error, ")
+            if item["type"] == "missing":
+                problems.append(f"{host}: {PREFIX}{key}: missing; expected: {_meaning(key)}")
+                continue
+            problems.append(f"{host}: {PREFIX}{key}{where} is {_shown(key, ours.get(key))}: {expected}")
+    except (LookupError, OSError) as error:
+        # A lazy secret that cannot be read: the reader's own words say which variable or file is missing.
+        problems.append(f"{host}: a secret could not be read: {error}")
+    if problems:
+        raise SettingsError("\n".join(dict.fromkeys(problems)))
+    return settings
+
+
+def read_all(hosts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Settings]:
+    """Check every host's data, and raise one ``SettingsError`` with the problems of all of them."""
+    checked: dict[str, Settings] = {}
+    problems: list[str] = []
+    for name, data in hosts:
+        try:
+            checked[name] = read(name, data)
+        except SettingsError as error:
+            problems.append(str(error))
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return checked
+
+
+def _meaning(key: str) -> str:
+    return Settings.model_fields[key].description or ""
+
+
+def table() -> str:
+    """The README's table of settings, in Markdown."""
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "**required**" if field.is_required() else f"`{field.default!r}`"
+        rows.append(f"| `{PREFIX}{name}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def from_environment(variable: str) -> Callable[[], str]:
+    """A lazy secret for group data: read from the operator's environment when a deploy needs it."""
+    import os
+
+    def read_variable() -> str:
+        try:
+            return os.environ[variable]
+        except KeyError:
+            raise LookupError(f"the environment variable {variable} is not set; export it first") from None
+
+    return read_variable
+
+
+def from_file(path: str) -> Callable[[], str]:
+    """A lazy secret for group data: the first line of a file on the operator's machine."""
+
+    def read_file() -> str:
+        with open(path, encoding="utf-8") as file:
+            return file.readline().rstrip("\n")
+
+    return read_file
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,33 @@
+"""The account and the storage."""
+
+from __future__ import annotations
+
+from pyinfra.api import deploy
+from pyinfra.operations import files, server
+
+from deploys.settings import Settings
+
+
+@deploy("Make the account and the storage")
+def make_account(settings: Settings) -> None:
+    server.group(name="Add the group gevulot", group="gevulot", system=True)
+    server.user(
+        name="Add the user gevulot to kvm",
+        user="gevulot",
+        group="gevulot",
+        groups=["kvm"],
+        append=True,
+        system=True,
+        home=settings.storage_directory,
+        ensure_home=False,
+        create_home=False,
+        shell="/usr/sbin/nologin",
+    )
+    files.directory(
+        name=f"Make {settings.storage_directory}",
+        path=settings.storage_directory, user="root", group="gevulot", mode="750",
+    )  # fmt: skip
+    files.directory(
+        name=f"Make {settings.data_directory}",
+        path=settings.data_directory, user="root", group="gevulot", mode="2770",
+    )  # fmt: skip

@@ -1,0 +1,69 @@
+"""What the host was like before the first deploy, recorded once, so that it can be undone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from io import StringIO
+
+from pyinfra import host
+from pyinfra.api import deploy, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.facts.files import File
+from pyinfra.operations import files
+
+from facts.kernel import KernelCommandLine
+from facts.pci import PciTopology
+from facts.unit import SystemState
+
+STATE_DIRECTORY = "/var/lib/gevulot-deploy"
+RECORD = f"{STATE_DIRECTORY}/before.json"
+
+# Files that the guide writes too: a host set up by hand may have them, and undoing must bring those back.
+_MAY_EXIST = (
+    "/etc/default/grub.d/90-gevulot.cfg",
+    "/etc/modprobe.d/nvidia.conf",
+    "/etc/modprobe.d/vfio.conf",
+    "/etc/modules-load.d/vfio.conf",
+    "/etc/modules-load.d/vsock.conf",
+    "/etc/udev/rules.d/99-vfio.rules",
+    "/etc/containers/systemd/gevulot-node.container",
+    "/etc/containers/systemd/gevulot-postgres.container",
+)
+
+
+@operation()
+def recorded() -> Generator[PyinfraCommand | str, None, None]:
+    """Write what this host is like now, unless that was done already."""
+    if host.get_fact(File, path=RECORD):
+        host.noop(f"{RECORD} exists")
+        return
+    topology = host.get_fact(PciTopology)
+    lines = host.get_fact(KernelCommandLine)
+    before = {
+        "version": 1,
+        "kernel_command_line": lines.live,
+        "configured_command_lines": lines.configured,
+        "system_state": host.get_fact(SystemState),
+        "functions": [
+            {
+                "address": str(each.address),
+                "path": each.path,
+                "model": each.model,
+                "driver": each.driver,
+                "driver_override": each.driver_override,
+            }
+            for each in topology.functions
+        ],
+    }
+    # The copies first: the record says that they are complete.
+    yield (
+        f"mkdir -p -m 700 {STATE_DIRECTORY} && tar -C / -cf {STATE_DIRECTORY}/before.tar --ignore-failed-read "
+        f"$(cd / && ls -d {' '.join(path.lstrip('/') for path in _MAY_EXIST)} 2>/dev/null) etc/hostname"
+    )
+    yield from files.put._inner(src=StringIO(json.dumps(before, indent=1) + "\n"), dest=RECORD, mode="600")
+
+
+@deploy("Record the host as it was")
+def record_before() -> None:
+    recorded(name=f"Write {RECORD}")

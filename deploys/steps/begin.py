@@ -1,0 +1,60 @@
+"""The start of every run: host data is checked, then the host's capability. Nothing is changed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pyinfra import host, inventory, logger
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.operation import OperationMeta
+
+from deploys import preflight
+from deploys.preflight import Family, Verdict
+from deploys.settings import Settings, SettingsError, read_all
+from facts.database import PostgresDataRelease
+from facts.kernel import KernelModules
+from facts.pci import PciRecord, PciTopology, PciUsage
+from facts.platform import Platform
+
+
+class Refused(PyinfraError):
+    """Why a run stops before any host was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One host of this run: what its operator asked for, and what the preflight found."""
+
+    settings: Settings
+    verdict: Verdict
+    family: Family
+    # Operations whose files end up in the initramfs: what they plan to change makes it stale.
+    initramfs_inputs: list[OperationMeta] = field(default_factory=list)
+
+
+def begin() -> Node:
+    """Check the data of **every** host of the inventory, then this host. Raises ``Refused``, which ends the run."""
+    try:
+        settings = read_all((each.name, each.data.dict()) for each in inventory)[host.name]
+    except SettingsError as error:
+        raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
+
+    platform = host.get_fact(Platform, directory=settings.storage_directory)
+    if platform is None:
+        raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
+    record = host.get_fact(PciRecord)
+    verdict = preflight.judge(
+        platform,
+        host.get_fact(KernelModules, modules=preflight.MODULES),
+        host.get_fact(PciTopology),
+        host.get_fact(PciUsage),
+        settings,
+        record,
+        host.get_fact(PostgresDataRelease, directory=settings.postgres_directory),
+    )
+    for warning in verdict.warnings:
+        logger.warning(f"{host.print_prefix}{warning}")
+    if verdict.refusals or verdict.family is None:
+        lines = "\n".join(f"{host.name}: {refusal}" for refusal in verdict.refusals)
+        raise Refused(f"the preflight refused, and no host was changed:\n{lines}")
+    return Node(settings, verdict, verdict.family)

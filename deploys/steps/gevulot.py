@@ -1,0 +1,88 @@
+"""The node itself: its passphrase, its migration, its Quadlet."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from pyinfra.api import deploy
+from pyinfra.operations import systemd
+
+from deploys import push
+from deploys.settings import Settings
+from deploys.steps import postgres, secrets, units
+from deploys.steps.begin import Node
+from deploys.steps.reboot import Later
+
+PASSPHRASE = "gevulot-psk-passphrase"
+UNIT = "gevulot-node.service"
+MIGRATION = "gevulot-migrate.service"
+QUADLET = "/etc/containers/systemd/gevulot-node.container"
+MIGRATION_FILE = "/etc/systemd/system/gevulot-migrate.service"
+MIGRATE = "/usr/local/lib/gevulot/migrate"
+ENVIRONMENT = "/etc/gevulot/node.env"
+KEY_IN_CONTAINER = "/etc/gevulot-key/node.key"
+HAND_OVER = "/run/pcibind/devices.env"
+
+
+def database_address(settings: Settings) -> tuple[str, int]:
+    """Host and port of the database as the node reaches it."""
+    if settings.postgres_url is None:
+        return "127.0.0.1", settings.postgres_port
+    url = urlsplit(settings.postgres_url.get_secret_value())
+    return url.hostname or "", url.port or 5432
+
+
+@deploy("Configure the node")
+def configure_node(node: Node) -> None:
+    settings = node.settings
+    gpu = settings.gpu_functions if node.verdict.config.boards else ""
+    secrets.secret(
+        name="Set the network's passphrase", secret_name=PASSPHRASE, source="stdin", value=settings.psk_passphrase
+    )
+    push.template(
+        ENVIRONMENT,
+        environment=settings.environment() | {"GEVULOT_NODE_KEY_FILE": KEY_IN_CONTAINER},
+    )
+    push.template(MIGRATE, mode="755")
+    database_host, database_port = database_address(settings)
+    push.template(
+        MIGRATION_FILE,
+        own_postgres=settings.own_postgres,
+        storage=settings.storage_directory,
+        database_host=database_host,
+        database_port=database_port,
+        image=settings.node_image,
+        start_timeout=settings.start_timeout,
+    )
+    push.template(
+        QUADLET,
+        image=settings.node_image,
+        auto_update=settings.auto_update,
+        own_postgres=settings.own_postgres,
+        gpu=gpu,
+        seccomp_profile=settings.seccomp_profile,
+        storage=settings.storage_directory,
+        data=settings.data_directory,
+        key=settings.key_directory,
+        start_timeout=settings.start_timeout,
+    )
+    units.reloaded(
+        name="Reload systemd",
+        units=("pcibind.service", MIGRATION, UNIT, *((postgres.UNIT,) if settings.own_postgres else ())),
+    )
+
+
+@deploy("Start the node")
+def start_node(settings: Settings, later: Later) -> None:
+    """Starts the node, which pulls its migration in. Both read the same image and URL, so both follow a change."""
+    units.running(
+        name="Start the node",
+        unit=UNIT,
+        later=later,
+        files=(QUADLET, MIGRATION_FILE, MIGRATE, ENVIRONMENT, HAND_OVER, f"{settings.key_directory}/node.key"),
+        secrets=(postgres.URL, PASSPHRASE),
+    )
+    if settings.auto_update:
+        systemd.service(
+            name="Switch automatic updates on", service="podman-auto-update.timer", running=True, enabled=True
+        )

@@ -1,0 +1,31 @@
+"""Container images, pulled before anything waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import StringCommand, deploy, operation
+from pyinfra.api.command import PyinfraCommand, QuoteString
+
+from deploys.settings import Settings
+from facts.podman import ImageIds
+
+
+@operation()
+def pulled(image: str) -> Generator[PyinfraCommand, None, None]:
+    """Pull an image, unless the node has one of that reference.
+
+    + image: full image reference
+    """
+    if image in host.get_fact(ImageIds, images=(image,)):
+        host.noop(f"{image} is there")
+        return
+    yield StringCommand("podman", "pull", "--quiet", QuoteString(image))
+
+
+@deploy("Pull images")
+def pull_images(settings: Settings) -> None:
+    if settings.own_postgres:
+        pulled(name="Pull the image of Postgres", image=settings.postgres_image)
+    pulled(name="Pull the image of the node", image=settings.node_image)

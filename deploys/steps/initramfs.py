@@ -1,0 +1,39 @@
+"""The initramfs: rebuilt when it is older than what goes into it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import deploy, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
+from pyinfra.context import ctx_state
+
+from deploys.steps.begin import Node
+from facts.initramfs import StaleInitramfs
+
+_REBUILD = {
+    "initramfs-tools": "PATH=$PATH:/usr/sbin:/sbin update-initramfs -u -k all",
+    "dracut": "PATH=$PATH:/usr/sbin:/sbin dracut --regenerate-all --force",
+}
+
+
+@operation()
+def current(generator: str, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
+    """Rebuild every initramfs when one is older than the configuration that it carries.
+
+    + generator: ``initramfs-tools`` or ``dracut``
+    + inputs: operations of this run that write what goes into it
+    """
+    planned = not ctx_state.get().is_executing and any(each.will_change for each in inputs)
+    if not planned and not host.get_fact(StaleInitramfs):
+        host.noop("the initramfs is newer than all that goes into it")
+        return
+    yield _REBUILD[generator]
+
+
+@deploy("Rebuild the initramfs")
+def rebuild_initramfs(node: Node) -> None:
+    generator = node.family.initramfs
+    current(name=f"Rebuild the initramfs with {generator}", generator=generator, inputs=node.initramfs_inputs)

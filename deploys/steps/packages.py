@@ -1,0 +1,53 @@
+"""The packages that the guide needs. QEMU is not among them: the node's image carries its own."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import deploy, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.facts.deb import DebPackages
+from pyinfra.operations import apt, dnf
+
+from deploys.preflight import Family
+
+PACKAGES = {
+    "apt": (
+        "podman",
+        "crun",
+        "netavark",
+        "aardvark-dns",
+        "ca-certificates",
+        "kmod",
+        "python3",
+        "python3-click",
+        "python3-pyudev",
+    ),
+    "dnf": ("podman", "crun", "kmod", "python3", "python3-click", "python3-pyudev"),
+}
+# Lists younger than this are good enough to install from, in seconds.
+_LISTS_MAY_BE_OLD = 24 * 3600
+
+
+@operation()
+def debian_packages(packages: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
+    """Install what is missing; apt's lists are refreshed only when something is.
+
+    + packages: names of packages
+    """
+    installed = host.get_fact(DebPackages)
+    missing = [package for package in packages if package not in installed]
+    if not missing:
+        host.noop("all packages are installed")
+        return
+    yield from apt.update._inner(cache_time=_LISTS_MAY_BE_OLD)
+    yield from apt.packages._inner(packages=missing, no_recommends=True)
+
+
+@deploy("Install packages")
+def install_packages(family: Family) -> None:
+    if family.packages == "apt":
+        debian_packages(name="Install packages with apt", packages=PACKAGES["apt"])
+    else:
+        dnf.packages(name="Install packages with dnf", packages=list(PACKAGES["dnf"]))

@@ -1,0 +1,142 @@
+"""pcibind on the node: installed, configured, told which boards; and, after the reboot, the boards bound and proven."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Generator
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+
+from pyinfra import host
+from pyinfra.api import FileUploadCommand, deploy, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.operations import systemd
+
+import pcibind
+from deploys import push
+from deploys.preflight import Family
+from deploys.steps.begin import Node
+from deploys.steps.reboot import DECIDED_LATER, Later
+from facts.pci import PciBinding, PciRecord
+from facts.tree import TreeDigest
+from pcibind import config, early, unit
+from pcibind.config import Config
+from pcibind.record import Record
+
+LIBRARY = "/usr/local/lib/pcibind"
+_WRAPPER = f'#!/bin/sh\nexec /usr/bin/python3 -I {LIBRARY} "$@"\n'
+
+
+def library() -> dict[str, bytes]:
+    """pcibind as it lies on a node: relative path → content."""
+    package = Path(str(resources.files(pcibind)))
+    tree = {
+        f"pcibind/{path.relative_to(package)}": path.read_bytes()
+        for path in sorted(package.rglob("*"))
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    main = (package.parent / "__main__.py").read_bytes()
+    return {"__main__.py": main, "early": early.script().encode(), **tree}
+
+
+def digest(tree: dict[str, bytes]) -> str:
+    """The digest that ``TreeDigest`` reads from a node: over one ``sha256sum`` line for each file, sorted."""
+    lines = sorted(f"{sha256(content).hexdigest()}  ./{path}\n" for path, content in tree.items())
+    return sha256("".join(lines).encode()).hexdigest()
+
+
+def _archive(tree: dict[str, bytes]) -> io.BytesIO:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for path, content in tree.items():
+            entry = tarfile.TarInfo(path)
+            entry.size = len(content)
+            entry.mode = 0o755 if path == "early" else 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    buffer.seek(0)
+    return buffer
+
+
+@operation()
+def library_installed() -> Generator[PyinfraCommand | str, None, None]:
+    """Put pcibind's own code under /usr/local/lib, where the system's Python runs it."""
+    tree = library()
+    if host.get_fact(TreeDigest, directory=LIBRARY) == digest(tree):
+        host.noop("pcibind is installed")
+        return
+    upload = host.get_temp_filename("pcibind.tar.gz")
+    yield FileUploadCommand(_archive(tree), upload)
+    # Complete beside the old one, then renamed: a run killed here leaves a whole library or none, never a mixture.
+    yield (
+        f"rm -rf {LIBRARY}.new && mkdir -m 755 {LIBRARY}.new && tar -xzf {upload} -C {LIBRARY}.new --no-same-owner && "
+        f"python3 -m compileall -q {LIBRARY}.new/pcibind && rm -rf {LIBRARY} && mv {LIBRARY}.new {LIBRARY} && "
+        f"rm -f {upload}"
+    )
+
+
+@operation()
+def boards_recorded(wanted: Config, boards: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
+    """Let pcibind pass its guards and record the chosen boards with their identity. No driver is touched.
+
+    + wanted: the configuration that the node was given
+    + boards: bridge-relative paths of the boards that the preflight found
+    """
+    record = host.get_fact(PciRecord) or Record()
+    paths = {board.path for board in record.boards}
+    if paths == set(boards) and {board.selector for board in record.boards} == {
+        board.selector for board in wanted.boards
+    }:
+        host.noop("the boards are recorded")
+        return
+    yield "/usr/local/sbin/pcibind apply --next-boot"
+
+
+@deploy("Prepare the passthrough")
+def prepare_passthrough(node: Node, family: Family) -> None:
+    """Everything that the next boot needs to bind the boards by itself. Touches no driver."""
+    inputs = node.initramfs_inputs
+    inputs.append(library_installed(name="Install pcibind"))
+    push.text("/usr/local/sbin/pcibind", _WRAPPER, mode="755")
+    push.text("/etc/pcibind/gevulot.toml", config.render(*node.verdict.config.boards))
+    inputs.append(push.text(early.RULE_PATH, early.rule()))
+    if family.initramfs == "dracut":
+        inputs.append(push.text(early.DRACUT_PATH, early.dracut()))
+    else:
+        inputs.append(push.text(early.INITRAMFS_HOOK_PATH, early.initramfs_hook(), mode="755"))
+    push.text("/etc/systemd/system/pcibind.service", unit.render())
+    systemd.service(
+        name="Enable pcibind.service", service="pcibind.service", enabled=True, running=None, daemon_reload=False
+    )
+    recorded = boards_recorded(
+        name="Record the chosen boards",
+        wanted=node.verdict.config,
+        boards=tuple(board.path for board in node.verdict.boards),
+    )
+    inputs.append(recorded)
+
+
+@operation()
+def boards_bound(later: Later, wanted: bool) -> Generator[PyinfraCommand | str, None, None]:
+    """Bind every function of the recorded boards to vfio-pci and prove it, unless that is so already.
+
+    + later: what the reboot decides
+    + wanted: whether any board is chosen
+    """
+    if later.undecided():
+        yield DECIDED_LATER
+        return
+    status = host.get_fact(PciBinding)
+    if status is None and not wanted:
+        host.noop("no board is chosen")
+    elif status is not None and status.bound:
+        host.noop("every function of every chosen board is on vfio-pci")
+    else:
+        yield "/usr/local/sbin/pcibind apply"
+
+
+@deploy("Bind the boards")
+def bind_boards(node: Node, later: Later) -> None:
+    wanted = bool(node.verdict.config.boards)
+    boards_bound(name="Bind the chosen boards", later=later, wanted=wanted)

@@ -1,0 +1,95 @@
+"""The database: on the node, loopback only and always with a password; or an external server."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from shlex import quote
+
+from pyinfra import host
+from pyinfra.api import StringCommand, deploy, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.operations import files
+
+from deploys import push
+from deploys.settings import Settings
+from deploys.steps import secrets, units
+from deploys.steps.reboot import DECIDED_LATER, Later
+from facts.database import PostgresSchema, psql
+
+PASSWORD = "gevulot-db-password"
+URL = "gevulot-db-url"
+UNIT = "gevulot-postgres.service"
+QUADLET = "/etc/containers/systemd/gevulot-postgres.container"
+HBA = "/etc/gevulot/pg_hba.conf"
+
+# Only the socket inside the container takes no password. A statement that fails must not end in the server's log.
+_RECONCILE = r"""
+SET log_min_error_statement = panic;
+SET log_statement = none;
+\set password `cat /run/secrets/gevulot-db-password`
+ALTER ROLE gevulot PASSWORD :'password';
+"""
+
+
+@operation()
+def password_reconciled(port: int, later: Later) -> Generator[PyinfraCommand | str, None, None]:
+    """Give the server's role the password of the secret, when the server does not take it.
+
+    The image sets the password only when it makes the data directory.
+
+    + port: the server's loopback port
+    + later: what the reboot decides
+    """
+    if later.undecided():
+        yield DECIDED_LATER
+        return
+    if host.get_fact(PostgresSchema, port=port) is not None:
+        host.noop("the server takes the password")
+        return
+    ready = f"until pg_isready -q -h 127.0.0.1 -p {port}; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 1; done"
+    check = f"echo 'SELECT 1' | {psql(port)} >/dev/null 2>&1"
+    change = f"printf %s {quote(_RECONCILE)} | psql -X -q -v ON_ERROR_STOP=1 -p {port} -U gevulot -d gevulot"
+    inner = f"n=0; {ready}; {check} || {{ {change} && {check}; }}"
+    yield StringCommand(f"podman exec gevulot-postgres sh -c {quote(inner)}")
+
+
+@deploy("Make the database's secrets")
+def make_database_secrets(settings: Settings) -> None:
+    if settings.postgres_url is not None:
+        secrets.secret(name="Set the database's URL", secret_name=URL, source="stdin", value=settings.postgres_url)
+        return
+    if settings.postgres_password is not None:
+        secrets.secret(
+            name="Set the database's password",
+            secret_name=PASSWORD, source="stdin", value=settings.postgres_password,
+        )  # fmt: skip
+    else:
+        secrets.secret(name="Generate the database's password", secret_name=PASSWORD, source="generated")
+    secrets.secret(
+        name="Set the database's URL",
+        secret_name=URL, source="url", arguments=(PASSWORD, str(settings.postgres_port)),
+    )  # fmt: skip
+
+
+@deploy("Configure Postgres")
+def configure_postgres(settings: Settings) -> None:
+    if not settings.own_postgres:
+        return
+    # Made by root; the image gives it to its own account, whose number differs from image to image.
+    files.directory(name=f"Make {settings.postgres_directory}", path=settings.postgres_directory)
+    push.template(HBA)
+    push.template(
+        QUADLET,
+        image=settings.postgres_image,
+        directory=settings.postgres_directory,
+        port=settings.postgres_port,
+        start_timeout=settings.start_timeout,
+    )
+
+
+@deploy("Start Postgres")
+def start_postgres(settings: Settings, later: Later) -> None:
+    if not settings.own_postgres:
+        return
+    units.running(name="Start Postgres", unit=UNIT, later=later, files=(QUADLET, HBA), secrets=(PASSWORD,))
+    password_reconciled(name="Reconcile the database's password", port=settings.postgres_port, later=later)

@@ -1,0 +1,231 @@
+"""The reboot: when the live state needs it and only then, one host at a time, each verified before the next."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import gevent
+from pyinfra import host, logger
+from pyinfra.api import FunctionCommand, Host, State, deploy, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.context import ctx_host, ctx_state
+
+from deploys import remote
+from deploys.pending import pending
+from deploys.steps.begin import Node
+from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
+from facts.pci import PciTopology
+from facts.unit import FailedUnits, SystemState
+
+
+@dataclass(slots=True)
+class _Roll:
+    """The rolling reboot of one run. pyinfra keeps its hosts in a set, so the order is made here: the inventory's."""
+
+    wishes: dict[str, _Wish] = field(default_factory=dict)
+    outcome: dict[str, bool] = field(default_factory=dict)
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    arguments: tuple[str, ...]
+    boards: tuple[str, ...]
+    timeout: int
+
+
+_rolls: WeakKeyDictionary[State, _Roll] = WeakKeyDictionary()
+
+
+def reasons(arguments: tuple[str, ...], boards: tuple[str, ...]) -> list[str]:
+    """Why the current host needs a reboot now, read from the host. Empty when it does not."""
+    if not boards:
+        return []
+    return pending(host.get_fact(KernelCommandLine), arguments, host.get_fact(PciTopology), boards)
+
+
+class Later:
+    """What of one host is decided only after its reboot."""
+
+    def __init__(self, node: Node) -> None:
+        self._wish = wish_of(node)
+        self._cached: dict[bool, list[str]] = {}
+        # pyinfra's ``_if`` of the steps after the reboot. Where the host reboots, they run in any case.
+        self.gate: Callable[[], bool] | None = self._ready if node.settings.reboot == "never" else None
+
+    def reasons(self) -> list[str]:
+        """Why a reboot is pending; read once while planning, and once while operations run, after the reboot."""
+        running = ctx_state.get().is_executing
+        if running not in self._cached:
+            self._cached[running] = reasons(self._wish.arguments, self._wish.boards)
+        return self._cached[running]
+
+    def undecided(self) -> bool:
+        """Whether this is the plan of a run that reboots first, so that what comes after cannot be known yet."""
+        return not ctx_state.get().is_executing and bool(self.reasons())
+
+    def _ready(self) -> bool:
+        return not self.reasons()
+
+
+# What an operation yields into a plan when only the state after the reboot decides. It is never run.
+DECIDED_LATER = "true # known only after the reboot"
+
+
+@operation()
+def rebooted(node: Node) -> Generator[PyinfraCommand, None, None]:
+    """Reboot the host when its live state needs it. Use with ``_serial=True``.
+
+    The first host whose turn it is reboots all that need it, in the order of the inventory. One that does not come
+    back right stops every later reboot, and so does a host of this run that failed or could not be reached before.
+
+    + node: the host and what its operator asked for
+    """
+    roll = _roll_of_this_run()
+    wish = wish_of(node)
+    if host.name not in roll.outcome and not reasons(wish.arguments, wish.boards):
+        host.noop("the live state needs no reboot")
+        return
+    yield FunctionCommand(_take_part, (roll,), {})
+
+
+@operation()
+def told(later: Later) -> Generator[PyinfraCommand, None, None]:
+    """Say what is pending where no reboot is allowed. Changes nothing.
+
+    + later: what the reboot decides
+    """
+    for reason in later.reasons():
+        host.log_styled(
+            f"a reboot is pending: {reason}. Nothing that runs was changed; reboot the host, then run again.",
+            fg="yellow", log_func=logger.warning,
+        )  # fmt: skip
+    yield from ()
+
+
+def wish_of(node: Node) -> _Wish:
+    boards = tuple(board.path for board in node.verdict.boards)
+    return _Wish(node.verdict.kernel_arguments, boards, node.settings.reboot_timeout)
+
+
+def _roll_of_this_run() -> _Roll:
+    return _rolls.setdefault(ctx_state.get(), _Roll())
+
+
+def _take_part(state: State, host: Host, roll: _Roll) -> bool:
+    if not roll.done:
+        roll.done = True
+        _reboot_all(state, roll)
+    return roll.outcome.get(host.name, True)
+
+
+def _reboot_all(state: State, roll: _Roll) -> None:
+    wanted = [each for each in state.inventory if state.is_host_in_limit(each)]
+    unwell = [each.name for each in wanted if each not in state.active_hosts]
+    for each in wanted:
+        wish = roll.wishes.get(each.name)
+        if wish is None or each not in state.active_hosts:
+            continue
+        with ctx_host.use(each):
+            why = reasons(wish.arguments, wish.boards)
+            if not why:
+                continue
+            if unwell:
+                each.log_styled(
+                    f"not rebooted, because {', '.join(unwell)} is not well; still pending: {'; '.join(why)}. "
+                    f"Mend that host, or leave it out with --exclude, then run again.",
+                    fg="red", log_func=logger.error,
+                )  # fmt: skip
+                roll.outcome[each.name] = False
+                continue
+            each.log_styled(f"Rebooting: {'; '.join(why)}", fg="yellow", log_func=logger.info)
+            problem = _reboot(each, wish)
+            roll.outcome[each.name] = problem is None
+            if problem is not None:
+                unwell.append(each.name)
+                each.log_styled(
+                    f"did not come back right: {problem}. No other host is rebooted in this run.",
+                    fg="red", log_func=logger.error,
+                )  # fmt: skip
+
+
+def _boot_id(each: Host) -> str | None:
+    success, output = remote.run(each, "cat /proc/sys/kernel/random/boot_id", timeout=30)
+    return output[0].strip() if success and output else None
+
+
+def _reboot(each: Host, wish: _Wish) -> str | None:
+    """Reboot one host and judge it. Returns what is wrong, or ``None``.
+
+    pyinfra's own operation tells a reboot by the uptime, which fails on a host that boots slower than it had been up.
+    """
+    before = _boot_id(each)
+    failed_before = each.get_fact(FailedUnits)
+    remote.run(each, "( sleep 1; systemctl reboot ) </dev/null >/dev/null 2>&1 &", timeout=30)
+    deadline = time.monotonic() + wish.timeout
+    # Connections that end half-way are what a reboot looks like from outside; paramiko would print each with its trace.
+    logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
+    gevent.sleep(3)
+    while True:
+        if time.monotonic() > deadline:
+            return f"no answer over SSH within {wish.timeout} s; look at its console"
+        try:
+            each.disconnect()
+            each.connect(show_errors=False)
+            boot_id = _boot_id(each) if each.connected else None
+        except Exception as error:  # a host that is going down may end a connection in any way
+            logger.debug("%s is not back yet: %s", each.name, error)
+            boot_id = None
+        if boot_id not in (None, before):
+            break
+        gevent.sleep(2)
+    return _came_back_wrong(each, wish, failed_before)
+
+
+def _came_back_wrong(each: Host, wish: _Wish, failed_before: list[str]) -> str | None:
+    system = each.get_fact(SystemState)
+    if system not in ("running", "degraded"):
+        return f"systemctl is-system-running says {system}; expected running"
+    failed = [unit for unit in each.get_fact(FailedUnits) if unit not in failed_before]
+    if failed:
+        return f"units failed that had not before: {', '.join(failed)}; see journalctl -b -u {failed[0]}"
+    still = reasons(wish.arguments, wish.boards)
+    if still:
+        return "; ".join(still)
+    if not each.get_fact(InterruptRemapping):
+        return "interrupt remapping is off, so VFIO would refuse to attach; switch it on in the firmware"
+    return None
+
+
+@deploy("Reboot when needed")
+def reboot_when_needed(node: Node, later: Later) -> None:
+    """Reboot, or with ``reboot='never'`` say what is pending."""
+    if node.settings.reboot == "never":
+        told(name="Say which reboot is pending", later=later)
+    else:
+        # Registered here, because a plan that was skipped (-y) never evaluates the operation of a later host.
+        _roll_of_this_run().wishes[host.name] = wish_of(node)
+        rebooted(name="Reboot when the live state needs it", node=node, _serial=True)
+
+
+@operation()
+def loaded(modules: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
+    """Load the modules that the next boot would load anyway, where no reboot was needed.
+
+    + modules: names with underscores
+    """
+    found = host.get_fact(KernelModules, modules=modules)
+    missing = [name for name in modules if name not in found or not found[name].loaded]
+    if not missing:
+        host.noop("the modules are loaded")
+        return
+    yield f"PATH=$PATH:/usr/sbin:/sbin modprobe -a {' '.join(missing)}"
+
+
+@deploy("Load modules")
+def load_modules(node: Node) -> None:
+    loaded(name="Load the modules for VFIO and vsock", modules=node.verdict.modules)

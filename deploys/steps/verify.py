@@ -1,0 +1,145 @@
+"""The last step: everything read back from the machine, as a table. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import gevent
+import psycopg
+from pyinfra import host, logger
+from pyinfra.api import Host, deploy, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.context import ctx_state
+
+from deploys import checks, forward, outside, remote, scripts
+from deploys.checks import Check
+from deploys.settings import Settings
+from deploys.steps import gevulot, key, postgres
+from deploys.steps.begin import Node
+from deploys.steps.reboot import DECIDED_LATER, Later
+from facts.container import Container, Health
+from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
+from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
+from facts.node import NodeParts
+from facts.pci import PciTopology
+from facts.unit import FailedUnits, SystemState, Units
+
+# A node that was started a moment ago answers after its first contact with the database and its peers.
+_HEALTH_SECONDS = 60
+
+
+@operation()
+def verified(node: Node, later: Later) -> Generator[PyinfraCommand | str, None, None]:
+    """Read the node back, print the table, and fail the host when anything is wrong.
+
+    + node: the host and what its operator asked for
+    + later: what the reboot decides
+    """
+    planning = not ctx_state.get().is_executing
+    if planning:
+        if later.undecided() or not host.get_fact(Units, units=(gevulot.UNIT,))[gevulot.UNIT].running:
+            yield DECIDED_LATER
+        else:
+            host.noop("nothing is changed by looking")
+        return
+    found = _read(host, node)
+    for line in checks.table(host.name, found):
+        logger.info(line)
+    wrong = [check for check in found if check.ok is False]
+    if wrong:
+        yield remote.fail(
+            f"{len(wrong)} of {len(found)} things are not as they should be; first: {wrong[0].what} is "
+            f"{wrong[0].found}, expected {wrong[0].expected}."
+        )
+
+
+def _read(host: Host, node: Node) -> list[Check]:
+    settings, verdict = node.settings, node.verdict
+    topology = host.get_fact(PciTopology)
+    boards = checks.verdict_boards(topology, verdict)
+    parts = host.get_fact(
+        NodeParts, paths=(settings.storage_directory, settings.data_directory, f"{settings.key_directory}/node.key")
+    )
+    if parts is None:
+        return [Check("node", "its parts could not be read", False, "an answer")]
+    services = (
+        gevulot.UNIT,
+        *((postgres.UNIT,) if settings.own_postgres else ()),
+        *(("pcibind.service",) if boards else ()),
+    )
+    units = host.get_fact(Units, units=(*services, gevulot.MIGRATION, "podman-auto-update.timer"))
+    system = host.get_fact(SystemState)
+    failed = host.get_fact(FailedUnits) if system != "running" else []
+    state, output = remote.run(host, scripts.shell("node_key.sh", "state", *key.arguments(settings)))
+    found = []
+    if verdict.boards:
+        found += checks.kernel(
+            host.get_fact(KernelCommandLine), verdict.kernel_arguments, host.get_fact(InterruptRemapping)
+        )
+        for board in verdict.boards:
+            found += checks.board(topology, board)
+    found.append(checks.modules(host.get_fact(KernelModules, modules=verdict.modules), verdict.modules))
+    found += checks.devices(parts, boards)
+    found += checks.account(parts, settings)
+    found += _database(host, settings)
+    found.append(checks.migration(units))
+    found += checks.key(parts, settings, output[-1] if state and output else "unreadable")
+    found += checks.units(units, services)
+    if settings.auto_update:
+        found += checks.units(units, ("podman-auto-update.timer",))
+    found += checks.container(host.get_fact(Container, container="gevulot-node"), settings, boards)
+    found.append(checks.health(_health(host, settings)))
+    found.append(
+        Check("system", f"{system}{': ' if failed else ''}{', '.join(failed)}", system == "running", "running")
+    )
+    found += _ports(host, settings)
+    return found
+
+
+def _health(host: Host, settings: Settings) -> int | None:
+    for _ in range(_HEALTH_SECONDS // 5):
+        status = host.get_fact(Health, listen=settings.healthcheck_listen)
+        if status is not None:
+            return status
+        gevent.sleep(5)
+    return None
+
+
+def _database(host: Host, settings: Settings) -> list[Check]:
+    """From the operator's side with psycopg where SSH forwards; else, for the node's own server, on the node."""
+    seen: Schema | None = None
+    place = "psycopg, through SSH"
+    address, port = gevulot.database_address(settings)
+    try:
+        if settings.postgres_url is not None:
+            url = settings.postgres_url.get_secret_value()
+        else:
+            url = forward.read_secret(host, postgres.URL, sudo=bool(host.data.get("_sudo")))
+        seen = forward.read_schema(host, address, port, url)
+    except forward.NotForwarded as reason:
+        place = f"on the node; no forwarding: {reason}"
+        if settings.own_postgres:
+            seen = host.get_fact(PostgresSchema, port=settings.postgres_port)
+        else:
+            # The migration has just used the URL from the node; its unit's result stands in the table.
+            return [Check("database", "external; seen by the node's migration only", None)]
+    except psycopg.Error as error:
+        place = f"psycopg, through SSH: {str(error).splitlines()[0]}"
+    is_open = settings.own_postgres and host.get_fact(PostgresOpenToLoopback, port=settings.postgres_port)
+    return checks.database(seen, settings, place, is_open)
+
+
+def _ports(host: Host, settings: Settings) -> list[Check]:
+    address = host.data.get("ssh_hostname") or host.name
+    if address.startswith("@"):
+        return [Check("ports from outside", "not looked at: the host is not reached over the network", None)]
+    found = []
+    for port in settings.ports_closed_outside():
+        greeting = outside.POSTGRES_GREETING if port == settings.postgres_port else outside.HTTP_GREETING
+        found.append(checks.port(port, outside.answer(address, settings.probe_ports.get(port, port), greeting)))
+    return found
+
+
+@deploy("Verify the node")
+def verify(node: Node, later: Later) -> None:
+    verified(name="Verify the node", node=node, later=later)

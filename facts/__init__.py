@@ -1,0 +1,1 @@
+"""Facts: what is on a node, read in one remote command each."""

@@ -1,0 +1,76 @@
+"""The node's container as Podman runs it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from shlex import quote
+from typing import Any
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+# Only what can be shown: the environment also holds secrets, so a single variable of it is picked on the node.
+_FORMAT = (
+    '{"running": {{json .State.Running}}, "image": {{json .ImageDigest}}, "pid": {{json .State.Pid}}, '
+    '"devices": [{{range $i, $d := .HostConfig.Devices}}{{if $i}}, {{end}}{{json $d.PathOnHost}}{{end}}], '
+    '"gpus": [{{range .Config.Env}}{{if eq (slice (printf "%-20s" .) 0 20) "GEVULOT_GPU_DEVICES="}}'
+    "{{json .}}{{end}}{{end}}]}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A container's state. ``gpu_devices`` is ``None`` when the variable is not set at all."""
+
+    running: bool
+    image: str
+    devices: frozenset[str]
+    gpu_devices: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"devices": sorted(self.devices)}
+
+
+def parse(output: list[str]) -> State:
+    """What ``podman inspect`` printed in our format. Raises ``ValueError`` for anything else."""
+    found = json.loads("\n".join(output))
+    gpus = found["gpus"]
+    return State(
+        running=found["running"],
+        image=found["image"],
+        devices=frozenset(found["devices"]),
+        gpu_devices=gpus[0].partition("=")[2] if gpus else None,
+    )
+
+
+class Container(FactBase[State | None]):
+    """The state of one container, without its secrets; ``None`` when there is none of that name."""
+
+    def requires_command(self, container: str) -> str:
+        return "podman"
+
+    def command(self, container: str) -> str:
+        return f"podman container inspect --format {quote(_FORMAT)} {quote(container)} 2>/dev/null || true"
+
+    def process(self, output: list[str]) -> State | None:
+        try:
+            return parse(output)
+        except (ValueError, KeyError) as error:
+            raise FactProcessError(f"podman inspect printed no state: {error}") from error
+
+
+class Health(FactBase[int | None]):
+    """The HTTP status of the node's health check (200, 204; 503 while its mempool is busy), or ``None``."""
+
+    def command(self, listen: str) -> str:
+        script = (
+            "import sys, urllib.error, urllib.request\n"
+            "try: print(urllib.request.urlopen('http://' + sys.argv[1] + '/healthz', timeout=10).status)\n"
+            "except urllib.error.HTTPError as error: print(error.code)\n"
+            "except OSError: pass\n"
+        )
+        return f"python3 -I -c {quote(script)} {quote(listen)}"
+
+    def process(self, output: list[str]) -> int | None:
+        return int(output[0]) if output else None

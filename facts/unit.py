@@ -1,0 +1,131 @@
+"""systemd units, as they are against how they are configured."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from shlex import quote
+from typing import Any
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NeedDaemonReload,UnitFileState,ActiveEnterTimestamp"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One unit's state. ``since`` is when it last became active, in seconds of Unix time; 0 when never."""
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    result: str
+    needs_reload: bool
+    enabled: str
+    since: int
+
+    @property
+    def running(self) -> bool:
+        return self.active == "active"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def parse(output: list[str]) -> dict[str, Unit]:
+    """The blocks that ``systemctl show`` prints, by unit name."""
+    units = {}
+    for block in "\n".join(output).split("\n\n"):
+        values = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
+        if not values:
+            continue
+        since = values.get("ActiveEnterTimestamp", "").removeprefix("@")
+        units[values["Id"]] = Unit(
+            name=values["Id"],
+            load=values["LoadState"],
+            active=values["ActiveState"],
+            sub=values["SubState"],
+            result=values.get("Result", ""),
+            needs_reload=values["NeedDaemonReload"] == "yes" or values["LoadState"] == "not-found",
+            enabled=values.get("UnitFileState", ""),
+            since=int(since) if since.isdigit() else 0,
+        )
+    return units
+
+
+class Units(FactBase[dict[str, Unit]]):
+    """The state of the named units, from one ``systemctl show``. Needs systemd 247 for the time format."""
+
+    @staticmethod
+    def default() -> dict[str, Unit]:
+        return {}
+
+    def command(self, units: tuple[str, ...]) -> str:
+        names = " ".join(quote(unit) for unit in units)
+        return f"systemctl show --timestamp=unix -p {_PROPERTIES} {names}"
+
+    def process(self, output: list[str]) -> dict[str, Unit]:
+        try:
+            return parse(output)
+        except KeyError as error:
+            raise FactProcessError(f"units: systemctl show did not print {error}") from error
+
+
+class ChangedSince(FactBase[list[str]]):
+    """Which of a unit's inputs changed after it last became active: files by change time, secrets by update time.
+
+    This asks the machine, not the memory of the last run: a deploy that died between a change and its restart is
+    healed by the next one.
+    """
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self, unit: str, files: tuple[str, ...], secrets: tuple[str, ...] = ()) -> str:
+        script = r"""
+unit=$1; shift
+since=$(systemctl show --timestamp=unix -p ActiveEnterTimestamp --value "$unit"); since=${since#@}
+[ -n "$since" ] || exit 0
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  changed=$(stat -c %Z "$1" 2>/dev/null) && [ "$changed" -gt "$since" ] && echo "$1"; shift; done
+[ $# -gt 0 ] && shift
+for secret in "$@"; do
+  changed=$(podman secret inspect --format '{{.UpdatedAt.Unix}}' "$secret" 2>/dev/null) &&
+    [ "$changed" -gt "$since" ] && echo "secret $secret"; done
+true
+"""
+        words = " ".join(quote(word) for word in (unit, *files, "--", *secrets))
+        return f"sh -c {quote(script)} changed {words}"
+
+    def process(self, output: list[str]) -> list[str]:
+        return output
+
+
+class SystemState(FactBase[str]):
+    """``systemctl is-system-running``: ``running`` when every unit is well; waits for a boot to end."""
+
+    @staticmethod
+    def default() -> str:
+        return "unknown"
+
+    def command(self) -> str:
+        return "timeout 300 systemctl is-system-running --wait || true"
+
+    def process(self, output: list[str]) -> str:
+        return output[0].strip()
+
+
+class FailedUnits(FactBase[list[str]]):
+    """The names of the units that failed."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def command(self) -> str:
+        return "systemctl list-units --failed --plain --no-legend --no-pager | cut -d' ' -f1"
+
+    def process(self, output: list[str]) -> list[str]:
+        return [line for line in output if line]

@@ -1,0 +1,9 @@
+"""The virtual GPU hosts that run on this machine: `python -m tests.lab up` starts one.
+
+Their images are stand-ins for Postgres and the node, and their boards are models that no prover supports, so the
+boards are named here.
+"""
+
+from tests.lab.inventory import hosts
+
+nodes = hosts()

@@ -1,0 +1,20 @@
+"""Your nodes. Edit the three lines that end in "edit me"; `inventories/group_data/all.py` has the defaults.
+
+export GEVULOT_PSK_PASSPHRASE='…'
+pyinfra inventories/prod.py deploys/node.py --dry --diff
+pyinfra inventories/prod.py deploys/node.py
+"""
+
+from inventories.template import refuse_unedited
+
+nodes = [
+    (
+        "gpu1.example.com",  # your node's name or address: edit me
+        {
+            "ssh_user": "root",  # or another account, with "_sudo": True beside it: edit me
+            "gevulot_p2p_advertised": "192.0.2.1:9999",  # how its peers reach it: edit me
+        },
+    ),
+]
+
+refuse_unedited(nodes)
