@@ -95,6 +95,12 @@ def account(parts: Parts, settings: Settings) -> list[Check]:
             storage is not None,
             "present",
         ),
+        Check(
+            "mount that the node requires",
+            parts.required_mounts or "none",
+            settings.storage_directory in parts.required_mounts.split(),
+            settings.storage_directory,
+        ),
     ]
 
 
@@ -152,7 +158,7 @@ def container(state: State | None, settings: Settings, boards: list[Board]) -> l
         Check("container gevulot-node", f"running, image {state.image[:19]}", True, "running"),
         Check(
             "GEVULOT_GPU_DEVICES",
-            state.gpu_devices if state.gpu_devices is not None else "not set",
+            "not set" if state.gpu_devices is None else state.gpu_devices or "empty",
             listed == set(functions) and (state.gpu_devices is None) == (not boards),
             ",".join(functions) or "not set",
         ),

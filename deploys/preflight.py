@@ -6,7 +6,6 @@ deploy's work, and it is read back after the reboot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deploys.settings import Settings
@@ -57,6 +56,8 @@ class Verdict:
     boards: tuple[Board, ...] = ()
     config: Config = field(default_factory=lambda: Config(()))
     kernel_arguments: tuple[str, ...] = ()
+    # Models of every function of the chosen boards, where gevulot_vfio_ids asks for them.
+    models: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     nvidia_stays: bool = False
 
@@ -106,7 +107,7 @@ def is_supported(board: Board) -> bool:
     return any(function.model in SUPPORTED_MODELS for function in board.display_functions)
 
 
-def _platform(host: Host, settings: Settings, found: _Findings) -> Family | None:
+def _platform(host: Host, settings: Settings, boards_wanted: bool, found: _Findings) -> Family | None:
     family = family_of(host)
     if isinstance(family, str):
         found.refusals.append(f"{family}. Install one of the supported systems; the README has the table.")
@@ -125,7 +126,7 @@ def _platform(host: Host, settings: Settings, found: _Findings) -> Family | None
         found.refusals.append(
             "the processor shows neither vmx nor svm; expected hardware virtualisation. Switch it on in the firmware."
         )
-    if host.iommu_table is None:
+    if host.iommu_table is None and boards_wanted:
         found.refusals.append(
             "the firmware has no IOMMU table (ACPI DMAR or IVRS); expected one. "
             "Switch VT-d or AMD-Vi on in the firmware."
@@ -146,11 +147,12 @@ def _platform(host: Host, settings: Settings, found: _Findings) -> Family | None
     return family if isinstance(family, Family) else None
 
 
-def _modules(modules: Mapping[str, Module], found: _Findings) -> tuple[str, ...]:
+def _modules(modules: dict[str, Module], boards_wanted: bool, found: _Findings) -> tuple[str, ...]:
     missing = [name for name in MODULES if name not in modules or not modules[name].exists]
-    if missing:
+    needed = [name for name in missing if boards_wanted or not name.startswith("vfio")]
+    if needed:
         found.refusals.append(
-            f"the running kernel has no module {', '.join(missing)}; expected all of {', '.join(MODULES)}. "
+            f"the running kernel has no module {', '.join(needed)}; expected all of {', '.join(MODULES)}. "
             "Install the distribution's full kernel (on Ubuntu linux-modules-extra) and boot it."
         )
     return tuple(name for name in MODULES if name not in missing and name != "kvm")
@@ -171,6 +173,13 @@ def request(topology: Topology, settings: Settings, record: Record | None) -> Co
     return Config(tuple(BoardRequest(selector, allow=allow) for selector in selectors))
 
 
+def _ids_argument(models: tuple[str, ...], modules: dict[str, Module]) -> tuple[str, ...]:
+    """A vfio-pci that is built into the kernel (Ubuntu's) reads no file of /etc/modprobe.d."""
+    if not models or "vfio_pci" not in modules or modules["vfio_pci"].kind != "built-in":
+        return ()
+    return (f"vfio-pci.ids={','.join(models)}",)
+
+
 def judge(
     host: Host,
     modules: dict[str, Module],
@@ -186,15 +195,15 @@ def judge(
     its address has gone. ``data_release`` is the release of the Postgres data that the node already has.
     """
     found = _Findings()
-    family = _platform(host, settings, found)
-    present = _modules(modules, found)
+    config = request(topology, settings, record)
+    family = _platform(host, settings, bool(config.boards), found)
+    present = _modules(modules, bool(config.boards), found)
     if settings.own_postgres and data_release not in (None, str(settings.postgres_release)):
         found.refusals.append(
             f"{settings.postgres_directory} holds data of Postgres {data_release}; expected release "
             f"{settings.postgres_release}. Set gevulot_postgres_release and gevulot_postgres_image to {data_release}, "
             "or move the data with pg_dump and restore."
         )
-    config = request(topology, settings, record)
     chosen: list[tuple[Board, Selector]] = []
     try:
         resolutions = plan.resolve(topology, config, record)
@@ -239,13 +248,16 @@ def judge(
     )
     if nvidia_stays:
         found.warnings.append("an NVIDIA board stays with the host, so its drivers are not blacklisted.")
+    functions = [function for board, _ in chosen for function in board.functions]
+    models = tuple(sorted({function.model for function in functions})) if settings.vfio_ids else ()
     return Verdict(
         refusals=tuple(found.refusals),
         warnings=tuple(found.warnings),
         family=family,
         boards=tuple(board for board, _ in chosen),
         config=config,
-        kernel_arguments=KERNEL_ARGUMENTS.get(host.iommu_table or "", ()),
+        kernel_arguments=(*KERNEL_ARGUMENTS.get(host.iommu_table or "", ()), *_ids_argument(models, modules)),
+        models=models,
         modules=present,
         nvidia_stays=nvidia_stays,
     )

@@ -187,9 +187,18 @@ class Settings(BaseModel):
         if self.psk_passphrase.get_secret_value().strip(" .").lower() in _PUBLIC_PASSPHRASES:
             raise ValueError("gevulot_psk_passphrase is the node's public default; expected the network's own")
         if self.postgres_url is not None:
-            url = urlsplit(self.postgres_url.get_secret_value())
-            if url.scheme not in ("postgres", "postgresql") or not url.hostname or url.path in ("", "/"):
-                raise ValueError("gevulot_postgres_url: expected postgres://user:password@host:port/name")
+            expected = (
+                "gevulot_postgres_url: expected postgres://user:password@host:port/name, "
+                "with the password percent-encoded"
+            )
+            try:
+                url = urlsplit(self.postgres_url.get_secret_value())
+                # Reading the port checks it. The library's own words would quote a part of the password.
+                complete = url.hostname and url.username and url.path not in ("", "/") and url.port != 0
+            except ValueError:
+                raise ValueError(expected) from None
+            if url.scheme not in ("postgres", "postgresql") or not complete:
+                raise ValueError(expected)
             if self.postgres_password is not None:
                 raise ValueError(
                     "gevulot_postgres_password is for the node's own Postgres, and gevulot_postgres_url names "
@@ -299,6 +308,8 @@ def read(host: str, data: Mapping[str, Any]) -> Settings:
             key = str(item["loc"][0])
             where = "".join(f"[{part}]" for part in item["loc"][1:] if isinstance(part, int))
             expected = item["msg"].removeprefix("Value error, ")
+            if key == "boards" and item["type"] == "tuple_type":
+                expected = "expected 'supported', or a list of addresses, paths or models"
             if item["type"] == "missing":
                 problems.append(f"{host}: {PREFIX}{key}: missing; expected: {_meaning(key)}")
                 continue

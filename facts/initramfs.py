@@ -21,7 +21,9 @@ INPUTS = (
 _COMMAND = r"""
 for image in /boot/initrd.img-* /boot/initramfs-*.img; do
   [ -e "$image" ] || continue
-  case $image in *rescue*|*kdump*|*.old|*.bak) continue ;; esac
+  version=${image#/boot/initrd.img-}; version=${version#/boot/initramfs-}; version=${version%.img}
+  # Copies, rescue images, and images of kernels that are gone: no generator would ever rebuild them.
+  [ -d "/lib/modules/$version" ] || continue
   # -newercm: an input's change time against the image's modification time
   newer=$(find "$@" -newercm "$image" 2>/dev/null | head -n1)
   [ -n "$newer" ] && echo "$image is older than $newer"

@@ -86,13 +86,15 @@ class ChangedSince(FactBase[list[str]]):
     def command(self, unit: str, files: tuple[str, ...], secrets: tuple[str, ...] = ()) -> str:
         script = r"""
 unit=$1; shift
-since=$(systemctl show --timestamp=unix -p ActiveEnterTimestamp --value "$unit"); since=${since#@}
+since=$(systemctl show --timestamp=us -p ActiveEnterTimestamp --value "$unit")
 [ -n "$since" ] || exit 0
+# All in nanoseconds of Unix time.
+since=$(date -d "$since" +%s%N) || exit 0
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
-  changed=$(stat -c %Z "$1" 2>/dev/null) && [ "$changed" -gt "$since" ] && echo "$1"; shift; done
+  changed=$(stat -c %.9Z "$1" 2>/dev/null | tr -d .) && [ "${changed:-0}" -gt "$since" ] && echo "$1"; shift; done
 [ $# -gt 0 ] && shift
 for secret in "$@"; do
-  changed=$(podman secret inspect --format '{{.UpdatedAt.Unix}}' "$secret" 2>/dev/null) &&
+  changed=$(podman secret inspect --format '{{.UpdatedAt.UnixNano}}' "$secret" 2>/dev/null) &&
     [ "$changed" -gt "$since" ] && echo "secret $secret"; done
 true
 """

@@ -38,6 +38,8 @@ record() {
   chmod 600 "$key"
   sync "$fingerprint.new" "$key"
   mv "$fingerprint.new" "$fingerprint"
+  # A run that was killed here before may have left the key's other name.
+  rm -rf "$directory/new"
 }
 
 case $verb in
@@ -53,7 +55,7 @@ make)
   mkdir "$directory/new"
   said=$(podman run --rm --network=none --volume "$directory/new:/var/lib/gevulot:z" "$image" generate node-key)
   [ "$(stat -c %s "$directory/new/node.key")" = 32 ] || { echo "the image made a key that is not 32 bytes long" >&2; exit 1; }
-  container=$(podman create "$image" run)
+  container=$(podman create --replace --name=gevulot-key-check "$image" run)
   baked=$(podman cp "$container:/var/lib/gevulot/node.key" - 2>/dev/null | tar -xO 2>/dev/null | sha256sum | cut -d' ' -f1) || true
   podman rm "$container" >/dev/null
   if [ "$baked" = "$(sum "$directory/new/node.key")" ]; then
@@ -66,7 +68,6 @@ make)
   ln "$directory/new/node.key" "$key"
   sync "$directory"
   record
-  rm -rf "$directory/new"
   public=$(printf '%s\n' "$said" | grep -o -w -E '04[0-9a-f]{128}' | head -n1) || true
   if [ -z "$public" ]; then
     public=$(podman run --rm --network=none --volume "$directory:/key:ro,z" "$image" show public-key --key-file /key/node.key 2>/dev/null |

@@ -56,5 +56,8 @@ def begin() -> Node:
         logger.warning(f"{host.print_prefix}{warning}")
     if verdict.refusals or verdict.family is None:
         lines = "\n".join(f"{host.name}: {refusal}" for refusal in verdict.refusals)
-        raise Refused(f"the preflight refused, and no host was changed:\n{lines}")
+        raise Refused(
+            f"the preflight refused, and no host was changed:\n{lines}\n"
+            "Other hosts of this run were perhaps not judged; with --exclude this one is left out."
+        )
     return Node(settings, verdict, verdict.family)

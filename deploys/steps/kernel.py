@@ -45,21 +45,18 @@ def grubby_arguments(arguments: tuple[str, ...]) -> Generator[PyinfraCommand | s
 @deploy("Configure the kernel")
 def configure_kernel(node: Node) -> None:
     verdict = node.verdict
-    node.initramfs_inputs.append(
-        push.template(
-            "/etc/modules-load.d/vfio.conf", modules=[name for name in verdict.modules if "vsock" not in name]
-        )
-    )
-    node.initramfs_inputs.append(
-        push.template("/etc/modules-load.d/vsock.conf", modules=[name for name in verdict.modules if "vsock" in name])
-    )
-    node.initramfs_inputs.append(push.template("/etc/modprobe.d/nvidia.conf", nvidia_stays=verdict.nvidia_stays))
-    models = (
-        sorted({each.model for board in verdict.boards for each in board.functions}) if node.settings.vfio_ids else []
-    )
-    node.initramfs_inputs.append(push.template("/etc/modprobe.d/vfio.conf", models=models))
+    vsock = [name for name in verdict.modules if "vsock" in name]
+    vfio = [name for name in verdict.modules if name not in vsock]
     server.group(name="Add the group kvm", group="kvm", system=True)
-    node.initramfs_inputs.append(push.template("/etc/udev/rules.d/99-vfio.rules"))
+    node.initramfs_inputs.extend(
+        [
+            push.template("/etc/modules-load.d/vfio.conf", modules=vfio),
+            push.template("/etc/modules-load.d/vsock.conf", modules=vsock),
+            push.template("/etc/modprobe.d/nvidia.conf", nvidia_stays=verdict.nvidia_stays),
+            push.template("/etc/modprobe.d/vfio.conf", models=verdict.models),
+            push.template("/etc/udev/rules.d/99-vfio.rules"),
+        ]
+    )
     if node.family.boot == "grub":
         push.template("/etc/default/grub.d/90-gevulot.cfg", arguments=verdict.kernel_arguments)
         grub_arguments(name="Switch the IOMMU on in GRUB", arguments=verdict.kernel_arguments)

@@ -54,8 +54,16 @@ class Later:
     def __init__(self, node: Node) -> None:
         self._wish = wish_of(node)
         self._cached: dict[bool, list[str]] = {}
-        # pyinfra's ``_if`` of the steps after the reboot. Where the host reboots, they run in any case.
-        self.gate: Callable[[], bool] | None = self._ready if node.settings.reboot == "never" else None
+        # pyinfra's ``_if`` of the steps after the reboot: its plan lists what has one as a conditional change.
+        self.gate: Callable[[], bool] | None = None
+        if node.settings.reboot == "never":
+            self.gate = self._ready
+        elif ctx_state.get().should_check_for_changes() and self.reasons():
+            logger.info(
+                f"{host.print_prefix}the host will reboot ({'; '.join(self.reasons())}). What comes after that is "
+                "known only then: the plan lists it as a conditional change."
+            )
+            self.gate = self._after_the_reboot
 
     def reasons(self) -> list[str]:
         """Why a reboot is pending; read once while planning, and once while operations run, after the reboot."""
@@ -67,6 +75,10 @@ class Later:
     def undecided(self) -> bool:
         """Whether this is the plan of a run that reboots first, so that what comes after cannot be known yet."""
         return not ctx_state.get().is_executing and bool(self.reasons())
+
+    @staticmethod
+    def _after_the_reboot() -> bool:
+        return True
 
     def _ready(self) -> bool:
         return not self.reasons()
@@ -145,7 +157,9 @@ def _reboot_all(state: State, roll: _Roll) -> None:
             each.log_styled(f"Rebooting: {'; '.join(why)}", fg="yellow", log_func=logger.info)
             problem = _reboot(each, wish)
             roll.outcome[each.name] = problem is None
-            if problem is not None:
+            if problem is None:
+                each.log_styled("came back right", fg="green", log_func=logger.info)
+            else:
                 unwell.append(each.name)
                 each.log_styled(
                     f"did not come back right: {problem}. No other host is rebooted in this run.",

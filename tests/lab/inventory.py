@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ def data(machine: Machine, *, user: str = "root") -> dict[str, Any]:
         "gevulot_node_image": f"{REGISTRY}/stand-in/gevulot-node:latest",
         "gevulot_postgres_image": f"{REGISTRY}/stand-in/postgres:15",
         "gevulot_postgres_release": 15,
-        "gevulot_boards": [BOARD_MODEL],
+        "gevulot_boards": [BOARD_MODEL] if machine.topology.boards else [],
         "gevulot_psk_passphrase": passphrase,
         "gevulot_probe_ports": dict(machine.forwards),
     }
@@ -50,5 +51,6 @@ def data(machine: Machine, *, user: str = "root") -> dict[str, Any]:
 
 def hosts(choose: Callable[[str], bool] = lambda name: True) -> list[tuple[str, dict[str, Any]]]:
     """All running machines whose name is chosen, as pyinfra's hosts."""
+    user = os.environ.get("GEVULOT_LAB_USER", "root")
     found = [(name, Machine.attach(name)) for name in machines() if choose(name)]
-    return [(name, data(machine)) for name, machine in found if machine.running]
+    return [(name, data(machine, user=user)) for name, machine in found if machine.running]

@@ -1,0 +1,9 @@
+"""The part of the runbook that leads to the reboot, as a deploy of its own."""
+
+from deploys.steps.begin import begin
+from deploys.steps.kernel import configure_kernel
+from deploys.steps.reboot import Later, reboot_when_needed
+
+node = begin()
+configure_kernel(node)
+reboot_when_needed(node, Later(node))

@@ -1,0 +1,293 @@
+"""One host, from bare to verified, and what happens to it afterwards. The tests build on each other, in their order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import testinfra
+
+from facts.database import MIGRATIONS, TABLES
+from tests.lab.containers.build import PUBLICLY_KNOWN_KEY
+from tests.lab.inventory import passphrase
+from tests.lab.machine import Machine
+from tests.lab.progress import Progress, step
+from tests.lab.run import Run, changes_of, plan_of, pyinfra
+
+BOARDS = ("0000:00/04.0/00", "0000:00/05.0/00")
+"""The default topology's boards by their bridge-relative paths, which no renumbering changes."""
+
+DRIVERS = (
+    "for device in /sys/bus/pci/devices/*; do "
+    "driver=$(readlink $device/driver); echo $(readlink -f $device) ${driver##*/}; done"
+)
+SERVICES = "systemctl list-units --type=service --state=running --plain --no-legend --no-pager | cut -d' ' -f1 | sort"
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What was done to the machine before the first test looks at it."""
+
+    machine: Machine
+    plan: Run
+    never: Run
+    bare: dict[str, str]
+    after_never: dict[str, str]
+    first: Run
+
+
+def running_state(machine: Machine) -> dict[str, str]:
+    """Boot, drivers, modules' users and services: what ``reboot='never'`` must leave alone."""
+    return {
+        "boot": machine.boot_id(),
+        "drivers": machine.ssh(DRIVERS).stdout,
+        "services": "\n".join(
+            # A login's own services come and go with the login.
+            line
+            for line in machine.ssh(SERVICES).stdout.splitlines()
+            if not line.startswith(("user@", "session"))
+        ),
+    }
+
+
+def drivers(machine: Machine, board: str) -> list[str]:
+    """The driver of each function of the board at a bridge-relative path."""
+    root, *bridges, slot = board.split("/")
+    domain = root.split(":")[0]
+    found = []
+    for line in machine.ssh(DRIVERS).stdout.splitlines():
+        path, _, driver = line.partition(" ")
+        parts = [part for part in path.split("/") if part.startswith(f"{domain}:")]
+        if [part.split(":")[2] for part in parts[:-1]] == bridges and parts[-1].split(":")[2].split(".")[0] == slot:
+            found.append(driver)
+    return found
+
+
+def address(machine: Machine, board: str) -> str:
+    """The present address of the first function behind a board's root port."""
+    port = board.split("/")[1]
+    return machine.ssh(f"ls /sys/bus/pci/devices/0000:00:{port}/ | grep -m1 '\\.0$' | grep ^0000").stdout.strip()
+
+
+def group(machine: Machine, function: str) -> str:
+    return machine.ssh(f"basename $(readlink /sys/bus/pci/devices/{function}/iommu_group)").stdout.strip()
+
+
+def treasure(machine: Machine) -> str:
+    """Digests of what must never change by itself: key, secrets, rows."""
+    return machine.ssh(
+        "sha256sum </var/lib/gevulot/key/node.key; "
+        "for secret in gevulot-db-password gevulot-db-url gevulot-psk-passphrase; do "
+        "podman secret inspect --showsecret --format '{{.SecretData}}' $secret | sha256sum; done; "
+        "podman exec gevulot-postgres psql -U gevulot -d gevulot -Atc "
+        "'SELECT * FROM acl_whitelist ORDER BY 1; SELECT version, checksum FROM _sqlx_migrations ORDER BY 1'"
+    ).stdout
+
+
+def wait_for_node(machine: Machine) -> None:
+    machine.ssh(
+        "systemctl is-system-running --wait >/dev/null; n=0; "
+        "until python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:8888/ready\", timeout=5)' "
+        "2>/dev/null; "
+        "do n=$((n+1)); [ $n -lt 60 ] || { journalctl -b -u gevulot-node -n 30 --no-pager; exit 1; }; sleep 2; done"
+    )
+
+
+@pytest.fixture(scope="module")
+def story(registry: Path, say: Progress) -> Iterator[Story]:
+    with Machine.start("two-boards", registry=registry, progress=say) as machine:
+        bare = running_state(machine)
+        with step(say, "planning on a bare host", takes="about 40 s"):
+            plan = pyinfra([machine], "--dry", "--json")
+        with step(say, "deploying with gevulot_reboot=never", takes="about a minute"):
+            never = pyinfra([machine], "-y", "--json", "--data", "gevulot_reboot=never")
+        after_never = running_state(machine)
+        with step(say, "deploying, reboot included", takes="about five minutes"):
+            first = pyinfra([machine], "-y", "--json", "-vvv", "--debug-all", "--diff")
+        yield Story(machine, plan, never, bare, after_never, first)
+
+
+@pytest.fixture(scope="module")
+def machine(story: Story) -> Machine:
+    return story.machine
+
+
+@pytest.fixture
+def host(machine: Machine) -> testinfra.host.Host:
+    options = " ".join(
+        f"-o {option}" for option in ("StrictHostKeyChecking=yes", f"UserKnownHostsFile={machine.known_hosts}")
+    )
+    return testinfra.get_host(
+        f"ssh://root@{machine.host}:{machine.port}", ssh_identity_file=str(machine.key), ssh_extra_args=options
+    )
+
+
+def test_a_plan_names_everything_that_is_then_executed(story: Story) -> None:
+    assert story.plan.code == 0, story.plan.output
+    planned = set(plan_of(story.plan.report))
+    executed = set(changes_of(story.never.report)) | set(changes_of(story.first.report))
+    assert executed, "nothing was executed"
+    assert executed <= planned
+
+
+def test_a_plan_changes_nothing(story: Story) -> None:
+    """The first run after the plan found everything still to do, the record of the bare host first of all."""
+    assert "Record the host as it was | Write /var/lib/gevulot-deploy/before.json" in changes_of(story.never.report)
+
+
+def test_without_permission_to_reboot_nothing_that_runs_is_changed(story: Story) -> None:
+    assert story.never.code == 0, story.never.output
+    assert story.after_never == story.bare
+
+
+def test_without_permission_to_reboot_the_pending_reboot_is_told(story: Story) -> None:
+    assert "a reboot is pending: the kernel does not run with intel_iommu=on iommu=pt" in story.never.output
+
+
+def test_the_deploy_succeeds_and_its_table_has_nothing_wrong(story: Story) -> None:
+    assert story.first.code == 0, story.first.output[-5000:]
+    assert ", 0 wrong" not in story.first.output.replace(" right, 0 wrong", "")
+    assert " right, 0 wrong" in story.first.output
+
+
+def test_the_host_rebooted_once(story: Story, machine: Machine) -> None:
+    assert machine.boot_id() != story.bare["boot"]
+    assert machine.ssh("journalctl --list-boots --no-pager | wc -l").stdout.strip() in ("1", "2")
+
+
+def test_every_function_of_both_boards_is_on_vfio_pci(machine: Machine) -> None:
+    for board in BOARDS:
+        assert drivers(machine, board) == ["vfio-pci"] * 4
+
+
+def test_the_whole_system_is_running(host: testinfra.host.Host) -> None:
+    assert host.check_output("systemctl is-system-running") == "running"
+    for unit in ("gevulot-node.service", "gevulot-postgres.service", "pcibind.service"):
+        assert host.service(unit).is_running
+
+
+def test_the_units_verify(host: testinfra.host.Host) -> None:
+    for unit in ("pcibind.service", "gevulot-migrate.service"):
+        assert host.service(unit).is_valid
+
+
+def test_the_user_is_a_member_of_kvm(host: testinfra.host.Host) -> None:
+    assert {"gevulot", "kvm"} <= set(host.user("gevulot").groups)
+
+
+def test_the_key_is_the_nodes_own_and_nobody_else_can_read_it(host: testinfra.host.Host) -> None:
+    key = host.file("/var/lib/gevulot/key/node.key")
+    assert (key.size, key.mode, key.user, key.group) == (32, 0o600, "root", "root")
+    assert key.content != PUBLICLY_KNOWN_KEY
+    assert not host.file("/var/lib/gevulot/data/node.key").exists
+
+
+def test_the_tables_and_the_record_of_migrations_exist(host: testinfra.host.Host) -> None:
+    query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+    found = host.check_output("podman exec gevulot-postgres psql -U gevulot -d gevulot -Atc %s", query).split()
+    assert set(found) == TABLES | {MIGRATIONS}
+    assert len(TABLES) == 12
+
+
+def test_loopback_asks_for_the_password(host: testinfra.host.Host) -> None:
+    answer = host.run("podman exec gevulot-postgres psql -w -h 127.0.0.1 -U gevulot -d gevulot -c 'SELECT 1'")
+    assert answer.rc != 0
+    assert "no password supplied" in answer.stderr
+
+
+def test_a_virtual_machine_inside_the_node_sees_exactly_what_is_listed(machine: Machine) -> None:
+    report = json.loads(machine.ssh("podman exec gevulot-node /gevulot stand-in-program").stdout)
+    displays = [address(machine, board) for board in BOARDS]
+    assert report["devices"] == displays
+    assert [function["host"] for function in report["functions"]] == displays
+    assert all(bar["address"] for function in report["functions"] for bar in function["bars"])
+
+
+def test_the_container_has_the_boards_groups_and_no_others(machine: Machine) -> None:
+    wanted = {f"/dev/vfio/{group(machine, address(machine, board))}" for board in BOARDS} | {"/dev/vfio/vfio"}
+    inside = machine.ssh("podman exec gevulot-node find /dev/vfio -type c").stdout.split()
+    assert set(inside) == wanted
+
+
+def test_no_secret_is_in_what_pyinfra_printed(story: Story, machine: Machine) -> None:
+    for secret in secrets_of(machine):
+        assert secret not in story.first.output
+        assert secret not in story.never.output + story.plan.output
+
+
+def test_no_secret_is_in_the_journal_or_in_any_process_arguments(machine: Machine) -> None:
+    pattern = "\n".join(secrets_of(machine))
+    found = machine.ssh(
+        "cat >/run/patterns; chmod 600 /run/patterns; "
+        "journalctl --no-pager -o export | grep -c -a -F -f /run/patterns; "
+        "for file in /proc/[0-9]*/cmdline; do grep -l -a -F -f /run/patterns $file 2>/dev/null; done; "
+        "rm /run/patterns",
+        stdin=pattern,
+        check=False,
+    )
+    assert found.stdout.split() == ["0"]
+
+
+def test_no_secret_is_in_a_file_that_others_can_read(machine: Machine) -> None:
+    found = machine.ssh(
+        "cat >/tmp/patterns; grep -r -l -a -F -f /tmp/patterns --exclude=patterns --exclude-dir=proc --exclude-dir=sys "
+        "/etc /home /opt /root /run /srv /tmp /usr/local /var 2>/dev/null; rm /tmp/patterns",
+        stdin="\n".join(secrets_of(machine)),
+        user="operator",
+        check=False,
+    )
+    assert found.stdout == ""
+
+
+def secrets_of(machine: Machine) -> list[str]:
+    password = machine.ssh("podman secret inspect --showsecret --format '{{.SecretData}}' gevulot-db-password").stdout
+    return [password.strip(), passphrase()]
+
+
+def test_a_second_run_changes_nothing_and_neither_would_a_third(machine: Machine, say: Progress) -> None:
+    machine.ssh("podman exec gevulot-node /gevulot peer $(cat /etc/gevulot/node-key.public) whitelist")
+    before = treasure(machine)
+    with step(say, "deploying a second time", takes="about a minute"):
+        second = pyinfra([machine], "-y", "--json")
+    assert second.code == 0, second.output[-3000:]
+    assert changes_of(second.report) == []
+    with step(say, "planning a third run", takes="about a minute"):
+        third = pyinfra([machine], "--dry", "--json")
+    assert third.code == 0, third.output[-3000:]
+    assert plan_of(third.report) == []
+    assert treasure(machine) == before
+
+
+def test_everything_survives_a_power_cut_and_a_twin_added_in_front(machine: Machine, say: Progress) -> None:
+    before = treasure(machine)
+    displays = [address(machine, board) for board in BOARDS]
+    with step(say, "cutting the power, adding a twin in front, booting", takes="about a minute"):
+        machine.power_cut()
+        machine.power_on("twin-in-front")
+        wait_for_node(machine)
+    assert treasure(machine) == before
+    moved = [address(machine, board) for board in BOARDS]
+    assert moved != displays, "the twin moved no bus, so this shows nothing"
+    for board in BOARDS:
+        assert drivers(machine, board) == ["vfio-pci"] * 4
+    test_the_container_has_the_boards_groups_and_no_others(machine)
+    listed = machine.ssh("podman exec gevulot-node printenv GEVULOT_GPU_DEVICES").stdout.strip()
+    assert listed == ",".join(moved)
+    twin = [line.rpartition(" ")[2] for line in machine.ssh(DRIVERS).stdout.splitlines() if displays[0] in line]
+    assert twin == ["bochs-drm"], "the twin was taken from the host"
+    assert machine.ssh("systemctl is-system-running").stdout.strip() == "running"
+
+
+def test_a_changed_password_reaches_the_server(machine: Machine, say: Progress) -> None:
+    machine.power_cut()
+    machine.power_on("two-boards")
+    wait_for_node(machine)
+    with step(say, "deploying with another database password", takes="about a minute and a half"):
+        changed = pyinfra([machine], "-y", "--json", "--data", "gevulot_postgres_password=an/other p@ss%word")
+    assert changed.code == 0, changed.output[-3000:]
+    assert "Start Postgres | Reconcile the database's password" in changes_of(changed.report)
+    machine.ssh("systemctl is-active gevulot-node.service")
+    assert "an/other" not in changed.output

@@ -1,0 +1,60 @@
+"""Three hosts: reboots come one at a time, and one that does not come back right is the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.lab.machine import Machine
+from tests.lab.progress import Progress, step
+from tests.lab.run import pyinfra
+
+ROLL = "tests/system/roll.py"
+BREAK = "/etc/default/grub.d/99-broken.cfg"
+
+
+@pytest.fixture(scope="module")
+def fleet(registry: Path, say: Progress) -> Iterator[list[Machine]]:
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                Machine.start("one-board", name=f"roll-{letter}", memory_mib=1536, registry=registry, progress=say)
+            )
+            for letter in "abc"
+        ]
+
+
+def test_a_host_that_does_not_come_back_right_stops_every_later_reboot(fleet: list[Machine], say: Progress) -> None:
+    first = fleet[0]
+    # Whatever is asked for, this host boots without an IOMMU.
+    first.ssh(f"echo 'GRUB_CMDLINE_LINUX_DEFAULT=\"$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=off\"' > {BREAK}")
+    boots = [machine.boot_id() for machine in fleet]
+    with step(say, "a rolling reboot of three hosts, the first one broken", takes="about three minutes"):
+        run = pyinfra(fleet, "-y", deploy=ROLL)
+    now = [machine.boot_id() for machine in fleet]
+    assert run.code != 0
+    assert now[0] != boots[0], "the first host was not rebooted"
+    assert now[1:] == boots[1:], "a host was rebooted after one that had not come back right"
+    assert "did not come back right: the kernel does not run with intel_iommu=on iommu=pt" in run.output
+    assert run.output.count("not rebooted, because roll-a is not well") == 2
+
+
+def test_once_it_is_mended_all_reboot_one_at_a_time(fleet: list[Machine], say: Progress) -> None:
+    fleet[0].ssh(f"rm {BREAK}")
+    boots = [machine.boot_id() for machine in fleet]
+    with step(say, "the same three hosts, mended", takes="about five minutes"):
+        run = pyinfra(fleet, "-y", deploy=ROLL)
+    assert run.code == 0, run.output[-3000:]
+    assert all(machine.boot_id() != boot for machine, boot in zip(fleet, boots, strict=True))
+    order = [line for line in run.output.splitlines() if "Rebooting: " in line or "came back right" in line]
+    assert [line.split("]")[0].strip(" [") for line in order] == [
+        "roll-a",
+        "roll-a",
+        "roll-b",
+        "roll-b",
+        "roll-c",
+        "roll-c",
+    ]

@@ -1,0 +1,310 @@
+"""Hosts as their commands describe them: recorded answers, in the formats that the facts' commands print.
+
+``responses`` makes of a ``Recorded`` host what pyinfra's ``@fake`` connector answers; ``watch`` writes down, as one
+JSON line each, every command and upload that pyinfra sends to any fake host.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pyinfra.api import State
+from pyinfra.context import ctx_state
+
+from deploys import remote
+
+PASSPHRASE = "a passphrase of this network only"
+ARGUMENTS = "intel_iommu=on iommu=pt"
+KERNEL = "BOOT_IMAGE=/boot/vmlinuz-6.12.0 root=UUID=0a1b ro quiet"
+
+
+# --- the platform
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What tells one distribution from another, in the answer about the platform."""
+
+    name: str
+    os: str
+    version: str
+    tools: tuple[str, ...]
+    boot: tuple[str, ...]
+    podman: str = ""
+    offered: str = ""
+
+
+_APT = ("update-grub", "apt-get")
+FEDORA = Distribution(
+    "Fedora Linux 41 (Server Edition)", "fedora", "41", ("dracut", "grubby", "dnf", "podman", "getenforce"), ("grub2",),
+    podman="5.3.1",
+)  # fmt: skip
+DEBIAN = Distribution(
+    "Debian GNU/Linux 13 (trixie)", "debian", "13", ("update-initramfs", *_APT), ("grub",), offered="5.4.2+ds1-1+b2"
+)
+DEBIAN_DRACUT = replace(DEBIAN, tools=("dracut", *_APT))
+UBUNTU = Distribution(
+    "Ubuntu 24.04.2 LTS", "ubuntu", "24.04", ("update-initramfs", *_APT), ("grub",), offered="4.9.3+ds1-1ubuntu0.2"
+)
+DEBIAN_12 = Distribution(
+    "Debian GNU/Linux 12 (bookworm)", "debian", "12", ("update-initramfs", *_APT, "podman"), ("grub",), podman="4.3.1"
+)
+
+
+def platform(distribution: Distribution, **changes: str | None) -> list[str]:
+    """The answer of the platform's command. ``changes`` replace single lines; ``None`` leaves one out."""
+    lines: dict[str, str | None] = {
+        "id": distribution.os,
+        "version": distribution.version,
+        "name": distribution.name,
+        "kernel": "6.12.0",
+        "architecture": "x86_64",
+        "hostname": "gpu1",
+        "systemd": "yes",
+        "cores": "96",
+        "memory_kib": str(512 * 1024**2 - 8_000_000),
+        "virtualisation": "vmx",
+        "iommu_table": "DMAR",
+        "disk_kib": str(1900 * 1024**2),
+    }
+    end: dict[str, str | None] = {"podman": distribution.podman}
+    if distribution.os != "fedora":
+        end["podman_offered"] = distribution.offered or "(none)"
+    end["end"] = "yes"
+    text = [f"{key}={value}" for key, value in {**lines, **_known(changes, lines)}.items() if value is not None]
+    text += [f"tool={tool}" for tool in distribution.tools] + [f"boot={boot}" for boot in distribution.boot]
+    text += [f"{key}={value}" for key, value in {**end, **_known(changes, end)}.items() if value is not None]
+    return text
+
+
+def _known(changes: dict[str, str | None], lines: dict[str, str | None]) -> dict[str, str | None]:
+    return {key: value for key, value in changes.items() if key in lines}
+
+
+def modules(missing: tuple[str, ...] = (), loaded: bool = True) -> list[str]:
+    """The answer about kernel modules: a Debian kernel's, with kvm as a module."""
+    return [
+        f"{name} {'missing -' if name in missing else 'module loaded' if loaded else 'module -'}"
+        for name in ("vfio", "vfio_pci", "vfio_iommu_type1", "vsock", "vhost_vsock", "kvm")
+    ]
+
+
+# --- PCI
+
+
+@dataclass(frozen=True)
+class Pci:
+    """One function: its place under /sys/devices, and what its files say."""
+
+    place: str
+    vendor: int
+    device: int
+    code: int
+    driver: str | None = None
+    group: int | None = None
+    boot_vga: bool = False
+
+    @property
+    def address(self) -> str:
+        return self.place.rpartition("/")[2]
+
+
+def gpu(slot: int, bus: int, device: int = 0x2684, drivers: tuple[str | None, ...] = ("nouveau", "snd_hda_intel"),
+        group: int | None = None, vendor: int = 0x10DE) -> list[Pci]:  # fmt: skip
+    """A graphics board of two functions, behind the root port at device ``slot``."""
+    port = f"pci0000:00/0000:00:{slot:02x}.0"
+    kinds = ((device, 0x030000), (0x22BA, 0x040300))
+    return [Pci(port, 0x8086, 0x4C01, 0x060400, "pcieport", group)] + [
+        Pci(f"{port}/0000:{bus:02x}:00.{number}", vendor, each, code, drivers[number], group)
+        for number, (each, code) in enumerate(kinds)
+    ]
+
+
+NIC = Pci("pci0000:00/0000:00:1f.0", 0x8086, 0x10D3, 0x020000, "e1000e")
+NVME = Pci("pci0000:00/0000:00:1e.0", 0x144D, 0xA80A, 0x010802, "nvme")
+BOUND: tuple[str | None, ...] = ("vfio-pci", "vfio-pci")
+
+
+def topology(*functions: Pci) -> list[str]:
+    """The answer about the PCI topology."""
+    lines = []
+    for each in functions:
+        lines.append(f"./{each.address} ../../../devices/{each.place}")
+        if each.driver:
+            lines.append(f"./{each.address}/driver ../../../../bus/pci/drivers/{each.driver}")
+        if each.group is not None:
+            lines.append(f"./{each.address}/iommu_group ../../../../kernel/iommu_groups/{each.group}")
+        lines += [f"./{each.address}/{name}:{value}" for name, value in attributes(each).items()]
+    return ["pcibind-topology 1", *lines, "pcibind-topology end"]
+
+
+def attributes(each: Pci) -> dict[str, str]:
+    """The files of one function in sysfs."""
+    return {
+        "vendor": f"{each.vendor:#06x}",
+        "device": f"{each.device:#06x}",
+        "subsystem_vendor": "0x1458",
+        "subsystem_device": "0x40bf",
+        "class": f"{each.code:#08x}",
+        "boot_vga": "1" if each.boot_vga else "0",
+        "driver_override": "(null)",
+    }
+
+
+def evidence(route: Pci | None = NIC, disk: Pci | None = NVME) -> list[str]:
+    """The answer about the use of PCI devices: who carries the default route, and whose disk is mounted at /."""
+    lines = ["route4 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT"]
+    if route:
+        lines.insert(0, f"link class/net/eno1 ../../devices/{route.place}/net/eno1")
+        lines.append("route4 eno1\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0")
+    if disk:
+        lines.insert(0, f"link dev/block/259:2 ../../devices/{disk.place}/nvme/nvme0/nvme0n1/nvme0n1p2")
+        lines.append("mount 28 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw")
+    lines.append("swap Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority")
+    return ["pcibind-evidence 1", *lines, "ssh ", "pcibind-evidence end"]
+
+
+# --- whole hosts
+
+
+@dataclass
+class Recorded:
+    """A host that answers; ``rebooted`` is set when it is told to reboot, and may change what it says."""
+
+    distribution: Distribution
+    functions: tuple[Pci, ...] = (*gpu(1, 1), NIC, NVME)
+    functions_after: tuple[Pci, ...] = (*gpu(1, 1, drivers=BOUND, group=12), NIC, NVME)
+    needs_reboot: bool = True
+    failed_after: str = ""
+    route: Pci = NIC
+    changes: dict[str, str | None] = field(default_factory=dict)
+    rebooted: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it runs with the IOMMU on."""
+        return self.rebooted or not self.needs_reboot
+
+
+class Answer(dict[str, Any]):
+    """A response whose text is made when it is asked for."""
+
+    def __init__(self, text: Callable[[], str | list[str]]) -> None:
+        super().__init__(stdout="")
+        self._text = text
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._text() if key == "stdout" else default
+
+
+def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
+    """What the fake connector answers for this host. The first match wins; anything else succeeds and says nothing."""
+
+    def reboot() -> str:
+        host.rebooted = True
+        return ""
+
+    def line() -> list[str]:
+        return [f"live {KERNEL} {ARGUMENTS if host.ready else ''}", f"configured {KERNEL}"]
+
+    return {
+        "systemctl reboot": Answer(reboot),
+        "boot_id": Answer(lambda: "second" if host.rebooted else "first"),
+        "iommu_table=": platform(host.distribution, **host.changes),
+        "uname -s": "Linux",
+        "command -v useradd": "/usr/sbin/useradd",
+        "modinfo": modules(loaded=False),
+        "pcibind-topology": Answer(lambda: topology(*(host.functions_after if host.ready else host.functions))),
+        "pcibind-evidence": evidence(host.route),
+        "/proc/cmdline": Answer(line),
+        "IRQ remapping": "yes",
+        "is-system-running": "running",
+        "list-units --failed": Answer(lambda: host.failed_after if host.rebooted else ""),
+        "pcibind status": ["{}", "1"],
+        "initrd.img-": "/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/nvidia.conf",
+        re.compile(r"node_key\.sh state /"): "missing",
+        re.compile(r" check gevulot-"): "absent",
+        "/healthz": "200",
+        "echo open": "closed",
+        "systemctl show --timestamp=unix -p Id": [
+            "Id=gevulot-node.service", "LoadState=not-found", "ActiveState=inactive", "SubState=dead",
+            "NeedDaemonReload=no",
+        ],
+    }  # fmt: skip
+
+
+def data(host: Recorded, **settings: Any) -> dict[str, Any]:
+    """A fake host's data: its answers, without delay, and what its operator asks for."""
+    ours = {f"gevulot_{key}": value for key, value in ({"psk_passphrase": PASSPHRASE} | settings).items()}
+    return {"fake_responses": responses(host), "fake_delay": 0, "fake_delay_jitter": 0} | ours
+
+
+# --- the record of what was sent
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One message to a fake host: a question, a command or an upload; and of which operation, while they run."""
+
+    host: str
+    kind: str
+    text: str
+    operation: str | None
+
+
+class _Watch(logging.Handler):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("a", encoding="utf-8")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not str(record.msg).startswith("[fake] simulating") or not isinstance(record.args, tuple):
+            return
+        name, text = record.args
+        state = ctx_state.get()  # type: ignore[no-untyped-call]
+        sent = Sent(str(name), _kind(record), str(text), _operation(state, str(name)))
+        self._file.write(json.dumps(asdict(sent)) + "\n")
+        self._file.flush()
+
+
+def _kind(record: logging.LogRecord) -> str:
+    if "put_file" in str(record.msg):
+        return "upload"
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        # A fact, and what the deploy asks beside its facts, for what must not be printed.
+        if frame.f_code.co_name == "_get_fact":
+            return "question"
+        if frame.f_code is remote.run.__code__ and "systemctl reboot" not in str(record.args):
+            return "question"
+        frame = frame.f_back
+    return "command"
+
+
+def _operation(state: State, name: str) -> str | None:
+    host = state.inventory.get_host(name)
+    if host is None or not state.is_executing or not host.current_op_hash:
+        return None
+    return ", ".join(sorted(state.get_op_meta(host.current_op_hash).names))
+
+
+def sent(path: Path) -> list[Sent]:
+    """What was written down there; nothing when no host was reached."""
+    return [Sent(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def watch(path: str) -> None:
+    """Write down what is sent to fake hosts. To be called from an inventory; what pyinfra prints stays as it is."""
+    logger = logging.getLogger("pyinfra")
+    for handler in logger.handlers:
+        handler.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(_Watch(Path(path)))

@@ -1,0 +1,215 @@
+"""The table at the end: nothing wrong gives no failed line, and every wrong thing gives one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from deploys import checks, settings
+from deploys.checks import Check
+from deploys.preflight import Verdict
+from deploys.settings import Settings
+from facts.container import State
+from facts.database import MIGRATIONS, TABLES, Schema
+from facts.kernel import CommandLines, Module
+from facts.node import Entry, Parts
+from facts.unit import Unit
+from pcibind import topology_text
+from pcibind.model import Topology
+from tests.unit.deploys.recorded import BOUND, Pci, gpu, topology
+
+ARGUMENTS = ("intel_iommu=on", "iommu=pt")
+ON = ("ro", *ARGUMENTS)
+KEY = "/var/lib/gevulot/key/node.key"
+SETTINGS = settings.read("gpu1", {"gevulot_psk_passphrase": "own"})
+
+
+def read(*functions: Pci) -> Topology:
+    return topology_text.parse(topology(*functions))
+
+
+def unit(name: str, **changes: Any) -> Unit:
+    return replace(Unit(name, "loaded", "active", "running", "success", False, "generated", 1), **changes)
+
+
+@dataclass(frozen=True)
+class Node:
+    """What is read back of a node that is all right."""
+
+    settings: Settings = SETTINGS
+    lines: CommandLines = CommandLines(ON, (ON, ON))  # noqa: RUF009
+    remapping: bool = True
+    modules: tuple[Module, ...] = (Module("vfio_pci", "module", True),)
+    topology: Topology = read(*gpu(1, 1, drivers=BOUND, group=12))  # noqa: RUF009
+    parts: Parts = Parts(  # noqa: RUF009
+        {
+            **{path: Entry(path, "660", "root:kvm") for path in ("/dev/kvm", "/dev/vfio/12")},
+            **{path: Entry(path, "666", "root:root") for path in ("/dev/vsock", "/dev/vhost-vsock")},
+        },
+        {
+            KEY: Entry(KEY, "600", "root:root", 32),
+            "/var/lib/gevulot": Entry("/var/lib/gevulot", "750", "root:gevulot", 4096),
+        },
+        frozenset({"gevulot", "kvm"}),
+        None,
+        "/",
+        "/var/lib/gevulot",
+    )
+    key_state: str = "ok"
+    schema: Schema | None = Schema(16, TABLES | {MIGRATIONS})  # noqa: RUF009
+    open_to_loopback: bool = False
+    container: State | None = State(True, "sha256:0a1b", frozenset({"/dev/vfio/12", "/dev/kvm"}), "0000:01:00.0")  # noqa: RUF009
+    health: int | None = 200
+    units: tuple[Unit, ...] = (
+        unit("gevulot-node.service"),
+        unit("gevulot-migrate.service", active="inactive", sub="dead"),
+    )
+    port: str = "closed"
+
+    def failed(self) -> list[Check]:
+        """The failed lines of the whole table."""
+        wanted = read(*gpu(1, 1)).boards()
+        units = {each.name: each for each in self.units}
+        boards = checks.verdict_boards(self.topology, Verdict((), (), boards=wanted))
+        found = [
+            *checks.kernel(self.lines, ARGUMENTS, self.remapping),
+            checks.modules({each.name: each for each in self.modules}, ("vfio_pci",)),
+            *checks.board(self.topology, wanted[0]),
+            *checks.devices(self.parts, boards),
+            *checks.account(self.parts, self.settings),
+            *checks.key(self.parts, self.settings, self.key_state),
+            *checks.database(self.schema, self.settings, "here", self.open_to_loopback),
+            *checks.container(self.container, self.settings, boards),
+            checks.health(self.health),
+            *checks.units(units, ("gevulot-node.service",)),
+            checks.migration(units),
+            checks.port(5432, self.port),
+        ]
+        return [check for check in found if check.ok is False]
+
+
+def with_parts(**changes: Any) -> Callable[[Node], Node]:
+    return lambda node: replace(node, parts=replace(node.parts, **changes))
+
+
+def with_key(**changes: Any) -> Callable[[Node], Node]:
+    entry = replace(Entry(KEY, "600", "root:root", 32), **changes)
+    return lambda node: replace(node, parts=replace(node.parts, paths=node.parts.paths | {KEY: entry}))
+
+
+def with_container(**changes: Any) -> Callable[[Node], Node]:
+    return lambda node: replace(node, container=replace(node.container, **changes))  # type: ignore[type-var]
+
+
+def without(path: str) -> Callable[[Node], Node]:
+    return lambda node: replace(
+        node,
+        parts=replace(
+            node.parts,
+            devices={key: value for key, value in node.parts.devices.items() if key != path},
+            paths={key: value for key, value in node.parts.paths.items() if key != path},
+        ),
+    )
+
+
+def with_(**changes: Any) -> Callable[[Node], Node]:
+    return lambda node: replace(node, **changes)
+
+
+STRANGER = Pci("pci0000:00/0000:00:01.1", 0x1B21, 0x0612, 0x010601, "ahci", 12)
+MIGRATION_FAILED = unit("gevulot-migrate.service", active="failed", result="exit-code")
+
+
+def test_a_node_that_is_all_right_has_no_failed_line() -> None:
+    assert Node().failed() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (with_(lines=CommandLines(("ro",), (ON,))), "kernel arguments, live"),
+        (with_(lines=CommandLines(ON, (ON, ("ro",)))), "kernel arguments, configured"),
+        (with_(lines=CommandLines(ON, ())), "kernel arguments, configured"),
+        (with_(remapping=False), "interrupt remapping"),
+        (with_(modules=()), "kernel modules"),
+        (with_(modules=(Module("vfio_pci", "module", False),)), "kernel modules"),
+        (with_(topology=read(*gpu(1, 1, drivers=("vfio-pci", "snd_hda_intel"), group=12))), "board 0000:01:00.0"),
+        (with_(topology=read(*gpu(1, 1, drivers=("vfio-pci", None), group=12))), "board 0000:01:00.0"),
+        (with_(topology=read(*gpu(2, 1, drivers=BOUND, group=12))), "board 0000:00/01.0/00"),
+        (with_(topology=read(*gpu(1, 1, drivers=BOUND))), "IOMMU group of 0000:01:00.0"),
+        (with_(topology=read(*gpu(1, 1, drivers=BOUND, group=12), STRANGER)), "IOMMU group of 0000:01:00.0"),
+        (without("/dev/kvm"), "/dev/kvm"),
+        (without("/dev/vsock"), "/dev/vsock"),
+        (without("/dev/vhost-vsock"), "/dev/vhost-vsock"),
+        (without("/dev/vfio/12"), "/dev/vfio/12"),
+        (with_parts(groups=frozenset({"gevulot"})), "user gevulot"),
+        (with_parts(groups=frozenset()), "user gevulot"),
+        (without("/var/lib/gevulot"), "storage /var/lib/gevulot"),
+        (without(KEY), "node key"),
+        (with_key(mode="644"), "node key"),
+        (with_key(owner="gevulot:gevulot"), "node key"),
+        (with_key(size=64), "node key"),
+        (with_(key_state="changed"), "node key's fingerprint"),
+        (with_(schema=None), "database"),
+        (with_(schema=Schema(15, TABLES | {MIGRATIONS})), "database"),
+        (with_(schema=Schema(16, frozenset(TABLES))), "database schema"),
+        (with_(schema=Schema(16, frozenset({MIGRATIONS}))), "database schema"),
+        (with_(open_to_loopback=True), "database on loopback without password"),
+        (with_(container=None), "container gevulot-node"),
+        (with_container(running=False), "container gevulot-node"),
+        (with_container(gpu_devices=None), "GEVULOT_GPU_DEVICES"),
+        (with_container(gpu_devices=""), "GEVULOT_GPU_DEVICES"),
+        (with_container(gpu_devices="0000:01:00.0,0000:01:00.1"), "GEVULOT_GPU_DEVICES"),
+        (with_container(devices=frozenset({"/dev/kvm"})), "VFIO groups in the container"),
+        (with_container(devices=frozenset({"/dev/vfio/12", "/dev/vfio/13"})), "VFIO groups in the container"),
+        (with_(health=None), "health check"),
+        (with_(health=500), "health check"),
+        (with_(units=(Node.units[1],)), "gevulot-node.service"),
+        (with_(units=(unit("gevulot-node.service", active="failed"), Node.units[1])), "gevulot-node.service"),
+        (with_(units=(Node.units[0],)), "gevulot-migrate.service"),
+        (with_(units=(Node.units[0], MIGRATION_FAILED)), "gevulot-migrate.service"),
+        (with_(port="open"), "port 5432 from outside"),
+    ],
+)  # fmt: skip
+def test_each_wrong_thing_gives_a_failed_line_that_says_what_was_expected(
+    change: Callable[[Node], Node], what: str
+) -> None:
+    failed = change(Node()).failed()
+    assert any(check.what.startswith(what) for check in failed), [check.what for check in failed]
+    assert all(check.expected for check in failed)
+
+
+def test_all_functions_are_expected_where_they_are_asked_for() -> None:
+    asked = settings.read("gpu1", {"gevulot_psk_passphrase": "own", "gevulot_gpu_functions": "all"})
+    assert [check.what for check in Node(settings=asked).failed()] == ["GEVULOT_GPU_DEVICES"]
+    assert with_container(gpu_devices="0000:01:00.0,0000:01:00.1")(Node(settings=asked)).failed() == []
+
+
+def test_a_node_without_boards_has_no_gpu_variable_and_no_groups() -> None:
+    state = State(True, "sha256:0a1b", frozenset({"/dev/kvm"}), None)
+    assert [check.ok for check in checks.container(state, SETTINGS, [])] == [True, True, True]
+
+
+def test_an_external_database_may_be_of_either_release() -> None:
+    asked = settings.read("gpu1", {"gevulot_psk_passphrase": "own", "gevulot_postgres_url": "postgres://a:b@c/d"})
+    for release, right in ((14, False), (15, True), (16, True)):
+        (first, _) = checks.database(Schema(release, TABLES | {MIGRATIONS}), asked, "here", False)
+        assert first.ok is right
+
+
+def test_a_busy_mempool_is_no_fault() -> None:
+    assert checks.health(503).ok
+
+
+def test_the_table_marks_each_line_and_counts() -> None:
+    lines = checks.table("gpu1", [Check("a", "b", True), Check("longer", "d", False, "e"), Check("g", "h", None)])
+    assert lines == [
+        "What was verified on gpu1:",
+        "  ok   a       b",
+        "  FAIL longer  d  (expected e)",
+        "       g       h",
+        "  1 right, 1 wrong",
+    ]

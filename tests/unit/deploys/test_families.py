@@ -1,0 +1,316 @@
+"""The whole runbook through pyinfra's command line, on fake hosts that answer as recorded ones do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.deploys.recorded import PASSPHRASE, Sent, sent
+
+ROOT = Path(__file__).parents[3]
+FAMILIES = ("fedora", "debian", "dracut", "ubuntu")
+_FOUR = """
+    ("@fake/fedora", r.data(r.Recorded(r.FEDORA, needs_reboot=False))),
+    ("@fake/debian", r.data(r.Recorded(r.DEBIAN, needs_reboot=False))),
+    ("@fake/dracut", r.data(r.Recorded(r.DEBIAN_DRACUT))),
+    ("@fake/ubuntu", r.data(r.Recorded(r.UBUNTU, needs_reboot=False))),
+"""
+_URL = "postgres://gevulot:url-password@db.example.net:5433/gevulot"
+# Each is one run of pyinfra: what the inventory holds, and the arguments.
+_RUNS = {
+    "plan": (_FOUR, ("--dry", "--json")),
+    "apply": (_FOUR, ("-y",)),
+    "wrong data": (
+        """
+    ("@fake/one", r.data(r.Recorded(r.DEBIAN))),
+    ("@fake/two", r.data(r.Recorded(r.DEBIAN), reboot="maybe")),
+    ("@fake/three", r.data(r.Recorded(r.FEDORA), p2p_listne="0.0.0.0:9999")),
+""",
+        ("-y",),
+    ),
+    "refused": (
+        """
+    ("@fake/one", r.data(r.Recorded(r.DEBIAN))),
+    ("@fake/two", r.data(r.Recorded(r.DEBIAN_12))),
+    ("@fake/three", r.data(r.Recorded(r.FEDORA))),
+""",
+        ("-y",),
+    ),
+    "never": (
+        """
+    ("@fake/pending", r.data(r.Recorded(r.DEBIAN), reboot="never")),
+    ("@fake/settled", r.data(r.Recorded(r.DEBIAN, needs_reboot=False), reboot="never")),
+""",
+        ("-y",),
+    ),
+    "rolling": (
+        """
+    ("@fake/one", r.data(r.Recorded(r.DEBIAN, failed_after="gpu-power.service"))),
+    ("@fake/two", r.data(r.Recorded(r.DEBIAN))),
+    ("@fake/three", r.data(r.Recorded(r.FEDORA))),
+""",
+        ("-y",),
+    ),
+    "external": (
+        f"""
+    ("@fake/plain", r.data(
+        r.Recorded(r.DEBIAN, functions=(r.NIC, r.NVME)), boards=[], postgres_url="{_URL}", auto_update=True
+    )),
+""",
+        ("-y", "-vvv", "--diff"),
+    ),
+}
+
+
+@dataclass
+class Run:
+    """One run of pyinfra, waited for when something is asked of it, and what it sent to the hosts."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+
+    @cached_property
+    def exit_code(self) -> int:
+        return self.process.wait(timeout=120)
+
+    @cached_property
+    def output(self) -> str:
+        """What was printed, each run of blanks as one: pyinfra pads the names of hosts."""
+        return re.sub(" +", " ", self._printed("stdout") + self._printed("stderr"))
+
+    @cached_property
+    def sent(self) -> list[Sent]:
+        assert self.exit_code is not None
+        return sent(self.directory / "sent.jsonl")
+
+    def plan(self) -> list[dict[str, Any]]:
+        plan: list[dict[str, Any]] = json.loads(self._printed("stdout"))["plan"]
+        return plan
+
+    def _printed(self, name: str) -> str:
+        assert self.exit_code is not None
+        return (self.directory / name).read_text()
+
+    def commands(self, host: str) -> list[str]:
+        """What was sent to a host to change it."""
+        return [each.text for each in self.sent if each.host == f"@fake/{host}" and each.kind != "question"]
+
+    def operations(self, host: str) -> list[str]:
+        """The operations that sent something to change the host, in order."""
+        found = [each.operation or "" for each in self.sent if each.host == f"@fake/{host}" and each.kind != "question"]
+        return list(dict.fromkeys(found))
+
+
+def start(directory: Path, *arguments: str) -> Run:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "helpers/pcibind/src")))}
+    environment.pop("GEVULOT_PSK_PASSPHRASE", None)
+    with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pyinfra", *arguments],
+            cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+        )  # fmt: skip
+    return Run(process, directory)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    """All runs, side by side: most of their time is waiting."""
+    started = {}
+    for name, (hosts, arguments) in _RUNS.items():
+        directory = tmp_path_factory.mktemp("run")
+        inventory = directory / "inventory.py"
+        inventory.write_text(
+            f"from tests.unit.deploys import recorded as r\n\nr.watch({str(directory / 'sent.jsonl')!r})\n"
+            f"nodes = [{hosts}]\n"
+        )
+        started[name] = start(directory, str(inventory), str(ROOT / "deploys/node.py"), *arguments)
+    yield started
+    for run in started.values():
+        run.process.kill()
+        run.process.wait()
+
+
+def planned(run: Run, host: str) -> set[str]:
+    """The operations that a plan shows as changes, or as changes under a condition, of a host."""
+    return {
+        name
+        for each in run.plan()
+        if f"@fake/{host}" in each["hosts_with_change"] + each["hosts_with_conditional_change"]
+        for name in each["names"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("host", "expected", "unexpected"),
+    [
+        ("fedora", ("dnf install", "dracut --regenerate-all", "grubby --update-kernel=ALL"),
+         ("apt-get", "update-initramfs", "update-grub")),
+        ("debian", ("apt-get", "update-initramfs -u -k all", "update-grub"),
+         ("dnf ", "dracut --", "grubby --update")),
+        ("dracut", ("apt-get", "dracut --regenerate-all", "update-grub"),
+         ("dnf ", "update-initramfs -u", "grubby --update")),
+        ("ubuntu", ("apt-get", "update-initramfs -u -k all", "update-grub"),
+         ("dnf ", "dracut --", "grubby --update")),
+    ],
+)  # fmt: skip
+def test_each_family_is_managed_with_its_own_tools(
+    runs: dict[str, Run], host: str, expected: tuple[str, ...], unexpected: tuple[str, ...]
+) -> None:
+    commands = "\n".join(runs["apply"].commands(host))
+    assert [word for word in expected if word not in commands] == []
+    assert [word for word in unexpected if word in commands] == []
+
+
+@pytest.mark.parametrize("host", FAMILIES)
+def test_every_operation_that_ran_was_in_the_plan(runs: dict[str, Run], host: str) -> None:
+    ran = {name for names in runs["apply"].operations(host) for name in names.split(", ") if name}
+    assert len(ran) > 20
+    assert {name for name in ran if name not in planned(runs["plan"], host)} - _other_family(host) == set()
+
+
+def _other_family(host: str) -> set[str]:
+    """One line of the runbook has a name for each generator; pyinfra keeps both under one operation."""
+    other = "initramfs-tools" if host in ("fedora", "dracut") else "dracut"
+    return {f"Rebuild the initramfs | Rebuild the initramfs with {other}"}
+
+
+def test_a_dry_run_asks_and_changes_nothing(runs: dict[str, Run]) -> None:
+    assert runs["plan"].exit_code == 0
+    assert runs["plan"].sent
+    assert [each for each in runs["plan"].sent if each.kind != "question"] == []
+
+
+def test_the_plan_lists_what_is_known_only_after_the_reboot(runs: dict[str, Run]) -> None:
+    assert {
+        "Reboot when needed | Reboot when the live state needs it",
+        "Bind the boards | Bind the chosen boards",
+        "Start Postgres | Start Postgres",
+        "Start Postgres | Reconcile the database's password",
+        "Start the node | Start the node",
+        "Verify the node | Verify the node",
+    } <= planned(runs["plan"], "dracut")
+
+
+def test_only_the_host_whose_live_state_needs_it_reboots(runs: dict[str, Run]) -> None:
+    rebooted = [each.host for each in runs["apply"].sent if "systemctl reboot" in each.text]
+    assert rebooted == ["@fake/dracut"]
+
+
+@pytest.mark.parametrize("host", FAMILIES)
+def test_the_steps_run_in_the_order_of_the_guide(runs: dict[str, Run], host: str) -> None:
+    order = [name.partition(" | ")[0] for name in runs["apply"].operations(host)]
+    steps = list(dict.fromkeys(order))
+    assert [step for step in steps if step != "Reboot when needed"] == [
+        "Record the host as it was",
+        "Install packages",
+        "Configure the kernel",
+        "Prepare the passthrough",
+        "Rebuild the initramfs",
+        "Load modules",
+        "Bind the boards",
+        "Make the account and the storage",
+        "Pull images",
+        "Make the database's secrets",
+        "Make the node's key",
+        "Configure Postgres",
+        "Configure the node",
+        "Start Postgres",
+        "Start the node",
+    ]
+
+
+def test_wrong_data_of_any_host_stops_the_run_before_any_command(runs: dict[str, Run]) -> None:
+    run = runs["wrong data"]
+    assert run.exit_code != 0
+    assert run.sent == []
+    assert "@fake/two: gevulot_reboot is 'maybe'" in run.output
+    assert "@fake/three: gevulot_p2p_listne: unknown key; did you mean gevulot_p2p_listen?" in run.output
+    assert "Traceback" not in run.output
+
+
+def test_a_refused_host_stops_the_run_before_any_host_is_changed(runs: dict[str, Run]) -> None:
+    run = runs["refused"]
+    assert run.exit_code != 0
+    assert [each for each in run.sent if each.kind != "question"] == []
+    assert "no host was changed" in run.output
+    assert "@fake/two: Podman 4.3.1 is installed" in run.output
+    assert "Traceback" not in run.output
+
+
+def test_no_reboot_allowed_means_that_nothing_runs_after_the_pending_reboot(runs: dict[str, Run]) -> None:
+    steps = {name.partition(" | ")[0] for name in runs["never"].operations("pending")}
+    assert steps == {
+        "Record the host as it was",
+        "Install packages",
+        "Configure the kernel",
+        "Prepare the passthrough",
+        "Rebuild the initramfs",
+    }
+    assert not any("systemctl reboot" in each.text for each in runs["never"].sent)
+
+
+def test_no_reboot_allowed_says_what_is_pending(runs: dict[str, Run]) -> None:
+    output = runs["never"].output
+    assert "[@fake/pending] a reboot is pending: the kernel does not run with intel_iommu=on iommu=pt" in output
+    assert "[@fake/settled] a reboot is pending" not in output
+
+
+def test_no_reboot_allowed_holds_nobody_back_who_needs_none(runs: dict[str, Run]) -> None:
+    assert "Start the node | Start the node" in runs["never"].operations("settled")
+
+
+def test_a_host_that_comes_back_wrong_stops_every_later_reboot(runs: dict[str, Run]) -> None:
+    run = runs["rolling"]
+    assert [each.host for each in run.sent if "systemctl reboot" in each.text] == ["@fake/one"]
+    assert "[@fake/one] did not come back right: units failed that had not before: gpu-power.service" in run.output
+    for host in ("two", "three"):
+        assert f"[@fake/{host}] not rebooted, because @fake/one is not well" in run.output
+        assert "Start the node | Start the node" not in run.operations(host)
+    assert run.exit_code != 0
+
+
+def test_a_node_without_boards_needs_no_reboot_and_binds_nothing(runs: dict[str, Run]) -> None:
+    commands = "\n".join(runs["external"].commands("plain"))
+    assert "systemctl reboot" not in commands
+    assert "Start the node | Start the node" in runs["external"].operations("plain")
+
+
+def test_an_external_database_leaves_no_postgres_on_the_node(runs: dict[str, Run]) -> None:
+    operations = " ".join(runs["external"].operations("plain"))
+    assert "Set the database's URL" in operations
+    assert "Start Postgres" not in operations
+    assert "Pull the image of Postgres" not in operations
+
+
+def test_automatic_updates_switch_their_timer_on(runs: dict[str, Run]) -> None:
+    assert "Start the node | Switch automatic updates on" in runs["external"].operations("plain")
+
+
+@pytest.mark.parametrize("secret", [PASSPHRASE, "url-password"])
+def test_no_secret_is_printed_or_part_of_a_command(runs: dict[str, Run], secret: str) -> None:
+    run = runs["external"]
+    assert "Set the network's passphrase" in run.output
+    assert secret not in run.output
+    assert [each.text for each in run.sent if secret in each.text] == []
+
+
+@pytest.mark.parametrize("name", _RUNS)
+def test_no_run_prints_the_passphrase(runs: dict[str, Run], name: str) -> None:
+    assert PASSPHRASE not in runs[name].output
+
+
+def test_the_template_inventory_says_that_it_is_unedited(tmp_path: Path) -> None:
+    run = start(tmp_path, str(ROOT / "inventories/prod.py"), str(ROOT / "deploys/node.py"), "--dry")
+    assert run.exit_code != 0
+    assert "inventories/prod.py is still the template" in run.output
+    assert "Traceback" not in run.output

@@ -1,0 +1,274 @@
+"""What a host must be capable of: who is accepted, who is refused, and in which words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploys import settings
+from deploys.preflight import MODULES, Family, Verdict, judge, release_of, request
+from deploys.settings import Settings
+from facts.kernel import KernelModules
+from facts.platform import parse
+from pcibind import evidence_text, topology_text
+from pcibind.config import Selector
+from pcibind.record import Record, RecordedBoard
+from tests.unit.deploys.recorded import (
+    BOUND,
+    DEBIAN,
+    DEBIAN_12,
+    DEBIAN_DRACUT,
+    FEDORA,
+    NIC,
+    NVME,
+    UBUNTU,
+    Distribution,
+    Pci,
+    evidence,
+    gpu,
+    modules,
+    platform,
+    topology,
+)
+
+RTX_3090, RTX_2080, RADEON = 0x2204, 0x1E87, 0x744C
+
+
+def asked(**keys: Any) -> Settings:
+    return settings.read("gpu1", {"gevulot_psk_passphrase": "own"} | {f"gevulot_{key}": keys[key] for key in keys})
+
+
+def verdict(
+    distribution: Distribution = DEBIAN,
+    functions: tuple[Pci, ...] = (*gpu(1, 1), NIC, NVME),
+    *,
+    used: list[str] | None = None,
+    missing: tuple[str, ...] = (),
+    record: Record | None = None,
+    data_release: str | None = None,
+    changes: dict[str, str | None] | None = None,
+    **keys: Any,
+) -> Verdict:
+    return judge(
+        parse(platform(distribution, **(changes or {}))),
+        KernelModules().process(modules(missing)),
+        topology_text.parse(topology(*functions)),
+        evidence_text.parse(evidence() if used is None else used),
+        asked(**keys),
+        record,
+        data_release,
+    )
+
+
+def recorded(*functions: Pci, selector: str = "10de:2684") -> Record:
+    boards = topology_text.parse(topology(*functions)).boards()
+    return Record(tuple(RecordedBoard.of(board, Selector.parse(selector), None) for board in boards))
+
+
+@pytest.mark.parametrize(
+    ("distribution", "family"),
+    [
+        (FEDORA, Family("Fedora 41", "dnf", "dracut", "grubby")),
+        (replace(FEDORA, version="39"), Family("Fedora 39", "dnf", "dracut", "grubby")),
+        (DEBIAN, Family("Debian 13", "apt", "initramfs-tools", "grub")),
+        (DEBIAN_DRACUT, Family("Debian 13", "apt", "dracut", "grub")),
+        (UBUNTU, Family("Ubuntu 24.04", "apt", "initramfs-tools", "grub")),
+    ],
+)
+def test_each_supported_family_is_accepted(distribution: Distribution, family: Family) -> None:
+    found = verdict(distribution)
+    assert found.refusals == ()
+    assert found.warnings == ()
+    assert found.family == family
+
+
+@pytest.mark.parametrize(
+    ("distribution", "words"),
+    [
+        (DEBIAN_12, "Podman 4.3.1 is installed; expected 4.7 or newer"),
+        (DEBIAN_12, "the distribution is Debian GNU/Linux 12 (bookworm); expected Fedora, Debian 13 or Ubuntu 24.04"),
+        (replace(DEBIAN, offered="4.3.1+ds1-8"), "Podman 4.3.1+ds1-8 is offered by the distribution"),
+        (replace(FEDORA, boot=("grub2", "uki")), "the host boots a unified kernel image; expected GRUB"),
+        (replace(FEDORA, boot=("systemd-boot",)), "the host boots through systemd-boot; expected GRUB"),
+        (replace(FEDORA, version="38", name="Fedora Linux 38"), "Fedora Linux 38 is too old; expected Fedora 39"),
+        (replace(FEDORA, tools=("dracut", "dnf")), "lacks grubby or dracut"),
+        (replace(DEBIAN, boot=()), "Debian 13 without GRUB"),
+        (replace(DEBIAN, tools=("update-grub", "apt-get")), "neither initramfs-tools nor dracut"),
+        (Distribution("Arch Linux", "arch", "", (), ("grub",)), "the distribution is Arch Linux; expected Fedora"),
+        (Distribution("", "", "", (), ()), "the distribution is unknown; expected Fedora"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(distribution: Distribution, words: str) -> None:
+    assert any(words in refusal for refusal in verdict(distribution).refusals)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"virtualisation": None}, "neither vmx nor svm"),
+        ({"iommu_table": None}, "no IOMMU table (ACPI DMAR or IVRS)"),
+        ({"systemd": None}, "systemd does not run this host"),
+    ],
+)
+def test_what_the_hardware_lacks_is_refused_with_the_way_out(changes: dict[str, str | None], words: str) -> None:
+    (refusal,) = verdict(changes=changes).refusals
+    assert words in refusal
+    assert refusal.endswith(("firmware.", "systemd."))
+
+
+def test_a_missing_module_is_refused_by_its_name() -> None:
+    (refusal,) = verdict(missing=("vhost_vsock",)).refusals
+    assert refusal.startswith("the running kernel has no module vhost_vsock; expected all of")
+
+
+def test_an_absent_board_is_refused_and_the_present_ones_are_named() -> None:
+    (refusal,) = verdict(boards=["0000:81:00.0"]).refusals
+    assert "address 0000:81:00.0" in refusal
+    assert "0000:01:00.0 (10de:2684, 0000:00/01.0/00)" in refusal
+
+
+def test_an_interface_with_the_default_route_is_refused() -> None:
+    refusals = verdict(boards=["0000:00:1f.0"]).refusals
+    assert any("default-route: 0000:00:1f.0 is in use: eno1 carries the default route" in each for each in refusals)
+
+
+def test_the_controller_of_a_mounted_disk_is_refused() -> None:
+    refusals = verdict(boards=["0000:00:1e.0"]).refusals
+    assert any("disk: 0000:00:1e.0 is in use: nvme0n1p2 is mounted at /" in each for each in refusals)
+
+
+def test_a_display_that_the_console_uses_is_refused_unless_that_is_allowed() -> None:
+    functions = tuple(replace(each, boot_vga=each.code == 0x030000) for each in gpu(1, 1))
+    assert any("boot-display" in each for each in verdict(functions=functions).refusals)
+    assert verdict(functions=functions, board_guards_allowed=["boot-display"]).refusals == ()
+
+
+def test_a_board_that_is_named_by_its_address_is_taken_whatever_its_class() -> None:
+    second_nic = replace(NIC, place="pci0000:00/0000:00:1d.0")
+    assert verdict(functions=(NIC, NVME, second_nic), boards=["0000:00:1d.0"]).refusals == ()
+
+
+def test_a_board_of_a_class_that_hosts_need_is_refused_when_only_its_model_is_named() -> None:
+    second_nic = replace(NIC, place="pci0000:00/0000:00:1d.0")
+    refusals = verdict(functions=(second_nic,), boards=["8086:10d3"]).refusals
+    assert any("class: 0000:00:1d.0" in each for each in refusals)
+
+
+def test_a_use_that_cannot_be_read_is_refused() -> None:
+    found = judge(
+        parse(platform(DEBIAN)), KernelModules().process(modules()), topology_text.parse(topology(*gpu(1, 1))), None,
+        asked(),
+    )  # fmt: skip
+    assert any("whether the host uses it could not be read" in each for each in found.refusals)
+
+
+def test_a_board_that_is_handed_over_already_is_not_questioned() -> None:
+    functions = gpu(1, 1, drivers=BOUND, group=12)
+    used = [*evidence()[:-1], "unreadable vfio-open cannot be read", "pcibind-evidence end"]
+    assert verdict(functions=tuple(functions), used=used).refusals == ()
+
+
+def test_postgres_data_of_another_release_is_refused() -> None:
+    (refusal,) = verdict(data_release="15").refusals
+    assert refusal.startswith("/var/lib/gevulot/postgres holds data of Postgres 15; expected release 16.")
+
+
+def test_postgres_data_of_the_same_release_is_accepted() -> None:
+    image = "docker.io/library/postgres:15"
+    assert verdict(data_release="15", postgres_release=15, postgres_image=image).refusals == ()
+    assert verdict(data_release="15", postgres_url="postgres://a:b@c/d").refusals == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "words"),
+    [
+        ("cores", "8", ("cores", ": 8", "64")),
+        ("memory_kib", str(64 * 1024**2), ("memory", ": 64", "512")),
+        ("disk_kib", str(200 * 1024**2), ("disk under /var/lib/gevulot", ": 200", "1 TB")),
+    ],
+)
+def test_a_host_below_the_minimum_is_warned_of_and_refused_on_request(
+    line: str, value: str, words: tuple[str, ...]
+) -> None:
+    (warning,) = verdict(changes={line: value}).warnings
+    assert [word for word in words if word not in warning] == []
+    enforced = verdict(changes={line: value}, enforce_minimum=True)
+    assert enforced.warnings == ()
+    assert any(words[0] in refusal and words[2] in refusal for refusal in enforced.refusals)
+
+
+def test_a_model_that_the_guide_does_not_support_is_warned_of() -> None:
+    found = verdict(functions=tuple(gpu(1, 1, RTX_2080)), boards=["10de:1e87"])
+    assert found.refusals == ()
+    assert "board 0000:01:00.0 (10de:1e87) is not a model that the guide supports." in found.warnings
+
+
+def test_a_host_without_supported_boards_is_warned_of() -> None:
+    found = verdict(functions=(NIC, NVME))
+    assert found.refusals == ()
+    assert any("no supported GPU (RTX 3090, 4090) was found" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("table", "arguments"), [("DMAR", ("intel_iommu=on", "iommu=pt")), ("IVRS", ("iommu=pt",)), (None, ())]
+)
+def test_the_firmware_table_decides_the_kernel_arguments(table: str | None, arguments: tuple[str, ...]) -> None:
+    assert verdict(changes={"iommu_table": table}).kernel_arguments == arguments
+
+
+def test_only_modules_that_need_loading_are_listed() -> None:
+    assert verdict().modules == tuple(name for name in MODULES if name != "kvm")
+
+
+def test_all_supported_boards_are_chosen_by_default() -> None:
+    functions = (*gpu(1, 1), *gpu(2, 2, RTX_3090), *gpu(3, 3, RTX_2080), *gpu(4, 4, RADEON, vendor=0x1002))
+    assert [str(board.address) for board in verdict(functions=functions).boards] == ["0000:02:00.0", "0000:01:00.0"]
+
+
+def test_an_nvidia_board_that_stays_keeps_its_drivers() -> None:
+    found = verdict(functions=(*gpu(1, 1), *gpu(2, 2, RTX_2080)))
+    assert found.nvidia_stays
+    assert any("stays with the host" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("functions", [(*gpu(1, 1),), (*gpu(1, 1), *gpu(2, 2, RADEON, vendor=0x1002))])
+def test_drivers_are_kept_off_when_no_nvidia_board_stays(functions: tuple[Pci, ...]) -> None:
+    assert not verdict(functions=functions).nvidia_stays
+
+
+def test_the_default_keeps_what_the_node_follows_already() -> None:
+    found = request(topology_text.parse(topology(*gpu(2, 2, RTX_3090))), asked(), recorded(*gpu(1, 1)))
+    assert [str(board.selector) for board in found.boards] == ["model 10de:2204", "model 10de:2684"]
+
+
+def test_a_recorded_board_that_is_gone_is_missed_aloud() -> None:
+    found = verdict(functions=tuple(gpu(2, 2, RTX_3090)), record=recorded(*gpu(1, 1)))
+    assert any("0000:00/01.0/00 is absent" in refusal for refusal in found.refusals)
+
+
+def test_a_recorded_board_is_followed_when_its_bus_is_numbered_anew() -> None:
+    found = verdict(functions=(*gpu(1, 5), NIC), record=recorded(*gpu(1, 1)))
+    assert found.refusals == ()
+    assert [str(board.address) for board in found.boards] == ["0000:05:00.0"]
+
+
+def test_a_board_that_is_named_twice_is_refused() -> None:
+    assert any("same board" in each for each in verdict(boards=["0000:01:00.0", "0000:00/01.0/00"]).refusals)
+
+
+@pytest.mark.parametrize(
+    ("version", "release"),
+    [("5.4.2", (5, 4)), ("4.9.3+ds1-1ubuntu0.2", (4, 9)), ("1:4.3.1+ds1-8", (4, 3)), ("5.0-rc1", (5, 0)),
+     ("", (0, 0)), ("unknown", (0, 0))],
+)  # fmt: skip
+def test_a_version_is_read_up_to_its_minor_number(version: str, release: tuple[int, int]) -> None:
+    assert release_of(version) == release
+
+
+@given(st.text(max_size=20))
+def test_no_version_text_breaks_the_reading(version: str) -> None:
+    assert len(release_of(version)) == 2

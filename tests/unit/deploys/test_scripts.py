@@ -1,0 +1,320 @@
+"""The programs that run on a node, run for real against a Podman that only keeps files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploys import scripts
+
+BAKED = b"b" * 32
+PUBLIC = "04" + "5a" * 64
+IMAGE = "quay.io/gevulot/node:latest"
+
+# Secrets are files of $PODMAN_STORE. $PODMAN_KEY says what the image does when it is asked for a key.
+_PODMAN = r"""#!/bin/sh
+printf '%s\n' "$*" >>"$PODMAN_STORE/argv"
+case "$1 $2" in
+"secret inspect")
+  for name; do :; done
+  [ -e "$PODMAN_STORE/secret.$name" ] || { echo "no such secret" >&2; exit 125; }
+  cat "$PODMAN_STORE/secret.$name"; echo ;;
+"secret create")
+  [ "$3 $5" = "--replace -" ] || exit 125
+  cat >"$PODMAN_STORE/secret.$4"; echo an-id ;;
+"create "*) echo a-container ;;
+"cp "*) tar -C "$PODMAN_STORE/image" -cf - node.key ;;
+"rm "*) ;;
+"run "*)
+  directory=${4#--volume=}; [ "$4" = --volume ] && directory=$5
+  directory=${directory%%:*}
+  case "$*" in
+  *"show public-key"*) echo "${PODMAN_PUBLIC-}"; exit ;;
+  esac
+  case $PODMAN_KEY in
+  new) head -c 32 /dev/urandom >"$directory/node.key" ;;
+  baked) cat "$PODMAN_STORE/image/node.key" >"$directory/node.key" ;;
+  short) head -c 31 /dev/urandom >"$directory/node.key" ;;
+  killed) printf half >"$directory/node.key"; kill -9 $PPID ;;
+  none) echo "cannot make a key" >&2; exit 1 ;;
+  esac
+  echo "${PODMAN_SAYS-}" ;;
+*) exit 125 ;;
+esac
+"""
+
+
+@dataclass
+class Node:
+    """A directory that stands for a node: its key, its fingerprint, and its Podman."""
+
+    root: Path
+
+    @property
+    def key(self) -> Path:
+        return self.root / "srv/key/node.key"
+
+    @property
+    def fingerprint(self) -> Path:
+        return self.root / "etc/gevulot/node-key.sha256"
+
+    @property
+    def legacy(self) -> Path:
+        return self.root / "srv/node.key"
+
+    def run(self, command: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
+        path = f"{self.root}/bin:{os.environ['PATH']}"
+        return subprocess.run(
+            ["sh", "-c", command], input=stdin, capture_output=True,
+            env={"PATH": path, "PODMAN_STORE": str(self.root / "store"), "PODMAN_KEY": "new"} | environment,
+        )  # fmt: skip
+
+    def key_script(self, verb: str, *more: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        words = (verb, str(self.key.parent), str(self.fingerprint), str(self.legacy), *more)
+        return self.run(scripts.shell("node_key.sh", *words), b"", **environment)
+
+    def state(self) -> str:
+        done = self.key_script("state")
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode().strip()
+
+    def make(self, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        if os.geteuid() != 0:
+            pytest.skip("a key is given to root, which only root can do")
+        return self.key_script("make", IMAGE, **environment)
+
+    def secret(self, *words: str, stdin: bytes = b"") -> str:
+        done = self.run(scripts.python("secret.py", *words), stdin)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode().strip()
+
+    def stored(self, name: str) -> bytes | None:
+        path = self.root / f"store/secret.{name}"
+        return path.read_bytes() if path.exists() else None
+
+    def argv(self) -> str:
+        path = self.root / "store/argv"
+        return path.read_text() if path.exists() else ""
+
+
+def prepare(root: Path) -> Node:
+    for directory in ("bin", "store/image", "srv"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    (root / "bin/podman").write_text(_PODMAN)
+    (root / "bin/podman").chmod(0o755)
+    (root / "store/image/node.key").write_bytes(BAKED)
+    return Node(root)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return prepare(tmp_path)
+
+
+# --- the node's key
+
+
+def test_a_new_node_has_no_key(node: Node) -> None:
+    assert node.state() == "missing"
+
+
+def test_a_made_key_is_the_nodes_own_and_recorded(node: Node) -> None:
+    done = node.make()
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert node.state() == "ok"
+    assert node.key.stat().st_mode & 0o7777 == 0o600
+    assert node.key.parent.stat().st_mode & 0o7777 == 0o700
+    assert node.fingerprint.read_text().strip() == hashlib.sha256(node.key.read_bytes()).hexdigest()
+    assert sorted(path.name for path in node.key.parent.iterdir()) == ["node.key"]
+
+
+def test_making_a_key_prints_nothing_of_it(node: Node) -> None:
+    done = node.make(PODMAN_SAYS=PUBLIC)
+    assert done.stdout == b""
+    assert node.key.read_bytes().hex() not in node.argv()
+
+
+def test_a_key_is_never_made_twice(node: Node) -> None:
+    node.make()
+    key = node.key.read_bytes()
+    assert node.make().returncode == 1
+    assert node.key.read_bytes() == key
+
+
+@pytest.mark.parametrize(
+    ("says", "shows"), [(f"Public key: {PUBLIC}", ""), ("", PUBLIC)], ids=["when made", "when asked"]
+)
+def test_the_public_key_is_kept_for_everybody_to_read(node: Node, says: str, shows: str) -> None:
+    assert node.make(PODMAN_SAYS=says, PODMAN_PUBLIC=shows).returncode == 0
+    kept = node.fingerprint.parent / "node-key.public"
+    assert kept.read_text() == f"{PUBLIC}\n"
+    assert kept.stat().st_mode & 0o777 == 0o644
+
+
+def test_an_image_that_shows_no_public_key_is_no_failure(node: Node) -> None:
+    assert node.make().returncode == 0
+    assert not (node.fingerprint.parent / "node-key.public").exists()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [("baked", b"built-in key"), ("short", b"not 32 bytes long"), ("none", b"cannot make a key")],
+)
+def test_a_key_that_is_not_the_nodes_own_is_refused(node: Node, behaviour: str, words: bytes) -> None:
+    done = node.make(PODMAN_KEY=behaviour)
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert node.state() == "missing"
+    assert node.make().returncode == 0
+
+
+def test_a_run_that_was_killed_while_the_key_was_made_is_made_good(node: Node) -> None:
+    assert node.make(PODMAN_KEY="killed").returncode != 0
+    assert (node.key.parent / "new/node.key").exists()
+    assert node.state() == "missing"
+    assert node.make().returncode == 0
+    assert len(node.key.read_bytes()) == 32
+
+
+def test_a_run_that_was_killed_before_the_record_keeps_the_key(node: Node) -> None:
+    node.make()
+    key = node.key.read_bytes()
+    node.fingerprint.rename(f"{node.fingerprint}.new")
+    assert node.state() == "unrecorded"
+    assert node.key_script("record").returncode == 0
+    assert node.state() == "ok"
+    assert node.key.read_bytes() == key
+
+
+def test_a_key_of_another_size_is_named(node: Node) -> None:
+    node.make()
+    node.key.write_bytes(b"0" * 64)
+    assert node.state() == "size"
+
+
+def test_a_recorded_key_that_is_gone_is_lost_and_not_made_anew(node: Node) -> None:
+    node.make()
+    node.key.unlink()
+    assert node.state() == "lost"
+    assert node.make().returncode == 1
+    assert not node.key.exists()
+
+
+def test_another_key_than_the_recorded_one_is_named(node: Node) -> None:
+    node.make()
+    node.key.write_bytes(b"x" * 32)
+    assert node.state() == "changed"
+
+
+def test_a_key_that_others_may_read_is_named_and_mended(node: Node) -> None:
+    node.make()
+    node.key.chmod(0o644)
+    assert node.state() == "mode"
+    assert node.key_script("record").returncode == 0
+    assert node.state() == "ok"
+
+
+def test_a_key_of_another_owner_is_mended_too(node: Node) -> None:
+    node.make()
+    os.chown(node.key, 65534, 65534)
+    assert node.state() == "mode"
+    assert node.key_script("record").returncode == 0
+    assert node.state() == "ok"
+
+
+def test_a_key_where_the_guide_puts_it_is_not_passed_over(node: Node) -> None:
+    node.legacy.write_bytes(b"k" * 32)
+    assert node.state() == "legacy"
+    assert node.make().returncode == 1
+    assert not node.key.exists()
+
+
+# --- Podman secrets
+
+
+def test_a_secret_that_is_not_there_is_made(node: Node) -> None:
+    assert node.secret("check", "psk", "stdin", stdin=b"value\n") == "absent"
+    assert node.stored("psk") is None
+    assert node.secret("apply", "psk", "stdin", stdin=b"value\n") == "absent"
+    assert node.stored("psk") == b"value"
+    assert node.secret("check", "psk", "stdin", stdin=b"value\n") == "same"
+
+
+def test_a_secret_that_changed_is_replaced(node: Node) -> None:
+    node.secret("apply", "psk", "stdin", stdin=b"old\n")
+    assert node.secret("check", "psk", "stdin", stdin=b"new\n") == "different"
+    assert node.stored("psk") == b"old"
+    assert node.secret("apply", "psk", "stdin", stdin=b"new\n") == "different"
+    assert node.stored("psk") == b"new"
+
+
+def test_a_secret_that_is_the_same_is_not_written(node: Node) -> None:
+    node.secret("apply", "psk", "stdin", stdin=b"value\n")
+    assert node.secret("apply", "psk", "stdin", stdin=b"value\n") == "same"
+    assert node.argv().count("secret create") == 1
+
+
+@pytest.mark.parametrize("value", [b"value", b"value\n", b" \xff'\"$x\t "])
+def test_exactly_one_newline_is_taken_off(node: Node, value: bytes) -> None:
+    node.secret("apply", "psk", "stdin", stdin=value + b"\n")
+    assert node.stored("psk") == value
+
+
+def test_a_newline_more_is_a_difference(node: Node) -> None:
+    node.secret("apply", "psk", "stdin", stdin=b"value\n")
+    assert node.secret("check", "psk", "stdin", stdin=b"value\n\n") == "different"
+
+
+def test_a_generated_secret_is_made_once_and_kept(node: Node) -> None:
+    assert node.secret("check", "db", "generated") == "absent"
+    assert node.secret("apply", "db", "generated") == "absent"
+    made = node.stored("db")
+    assert made is not None
+    assert len(made) == 48
+    assert node.secret("check", "db", "generated") == "same"
+    assert node.secret("apply", "db", "generated") == "same"
+    assert node.stored("db") == made
+
+
+def test_the_url_is_composed_with_the_password_encoded(node: Node) -> None:
+    node.secret("apply", "db", "stdin", stdin=b"p@ss/w:rd%\n")
+    assert node.secret("apply", "url", "url", "db", "5433") == "absent"
+    assert node.stored("url") == b"postgres://gevulot:p%40ss%2Fw%3Ard%25@127.0.0.1:5433/gevulot"
+    assert node.secret("check", "url", "url", "db", "5433") == "same"
+    assert node.secret("check", "url", "url", "db", "5432") == "different"
+
+
+def test_a_url_without_its_password_is_only_a_question(node: Node) -> None:
+    assert node.secret("check", "url", "url", "db", "5432") == "absent"
+    done = node.run(scripts.python("secret.py", "apply", "url", "url", "db", "5432"))
+    assert done.returncode != 0
+    assert b"the secret db is missing" in done.stderr
+    assert node.stored("url") is None
+
+
+def test_no_secret_is_an_argument_or_printed(node: Node) -> None:
+    said = node.secret("apply", "db", "stdin", stdin=b"hunter2\n")
+    said += node.secret("apply", "url", "url", "db", "5432")
+    said += node.secret("apply", "made", "generated")
+    made = node.stored("made")
+    assert made is not None
+    for secret in ("hunter2", made.decode()):
+        assert secret not in said
+        assert secret not in node.argv()
+
+
+# --- how they are sent
+
+
+@given(st.lists(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)))
+def test_arguments_reach_the_script_as_they_are(arguments: list[str]) -> None:
+    assert shlex.split(scripts.python("secret.py", *arguments))[4:] == arguments
+    assert shlex.split(scripts.shell("node_key.sh", *arguments))[4:] == arguments

@@ -1,0 +1,315 @@
+"""Host data: what is accepted, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from deploys import settings
+from deploys.settings import PREFIX, Settings, SettingsError, read, read_all
+
+PASSPHRASE = "our own passphrase"
+DEFAULTS: dict[str, Any] = {
+    "boards": "supported",
+    "board_guards_allowed": (),
+    "gpu_functions": "display",
+    "vfio_ids": False,
+    "enforce_minimum": False,
+    "reboot": "when-needed",
+    "reboot_timeout": 900,
+    "storage_directory": "/var/lib/gevulot",
+    "node_image": "quay.io/gevulot/node:latest",
+    "auto_update": False,
+    "start_timeout": 1800,
+    "seccomp_profile": "",
+    "postgres_url": None,
+    "postgres_image": "docker.io/library/postgres:16-alpine",
+    "postgres_release": 16,
+    "postgres_password": None,
+    "postgres_port": 5432,
+    "rust_log": "warn,gevulot=debug,sqlx=error",
+    "p2p_listen": "0.0.0.0:9999",
+    "p2p_advertised": None,
+    "p2p_discovery": (),
+    "json_rpc_listen": "127.0.0.1:9944",
+    "healthcheck_listen": "127.0.0.1:8888",
+    "metrics_listen": None,
+    "http_port": 9995,
+    "vsock_listen_port": 8080,
+    "acl_whitelist_url": None,
+    "cpus": None,
+    "mem_gb": None,
+    "provider": None,
+    "qemu_path": None,
+    "no_execution": False,
+    "probe_ports": {},
+}
+
+
+def checked(**keys: Any) -> Settings:
+    return read("gpu1", {f"{PREFIX}{key}": value for key, value in ({"psk_passphrase": PASSPHRASE} | keys).items()})
+
+
+def refusal(**keys: Any) -> str:
+    with pytest.raises(SettingsError) as error:
+        checked(**keys)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("key", "default"), DEFAULTS.items())
+def test_every_key_but_the_passphrase_has_its_default(key: str, default: object) -> None:
+    assert getattr(checked(), key) == default
+
+
+def test_no_key_is_without_an_expectation_here() -> None:
+    assert set(Settings.model_fields) == {*DEFAULTS, "psk_passphrase"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("boards", ["01:00.0"], "names no board: expected an address"),
+        ("boards", "all", "supported"),
+        ("board_guards_allowed", ["vfio-open"], "default-route"),
+        ("gpu_functions", "audio", "'display' or 'all'"),
+        ("vfio_ids", "perhaps", "boolean"),
+        ("enforce_minimum", "perhaps", "boolean"),
+        ("reboot", "maybe", "'when-needed' or 'never'"),
+        ("reboot_timeout", 5, "greater than or equal to 60"),
+        ("storage_directory", "var/lib/gevulot", "expected an absolute path"),
+        ("storage_directory", "/srv/../etc", "expected an absolute path"),
+        ("storage_directory", "/srv/with blank", "expected an absolute path"),
+        ("node_image", "node", "expected a full image reference"),
+        ("auto_update", "perhaps", "boolean"),
+        ("start_timeout", 1, "greater than or equal to 60"),
+        ("seccomp_profile", "profile.json", "expected an absolute path"),
+        ("postgres_image", "postgres:16", "expected a full image reference"),
+        ("postgres_release", 14, "15 or 16"),
+        ("postgres_port", 0, "greater than 0"),
+        ("rust_log", "warn\ninfo", "expected one line"),
+        ("p2p_listen", "0.0.0.0", "expected ADDRESS:PORT"),
+        ("p2p_listen", "0.0.0.0:65536", "expected ADDRESS:PORT"),
+        ("p2p_advertised", "9999", "expected ADDRESS:PORT"),
+        ("p2p_discovery", ["host:1", "host:"], "expected ADDRESS:PORT"),
+        ("json_rpc_listen", "localhost", "expected ADDRESS:PORT"),
+        ("healthcheck_listen", ":8888", "expected ADDRESS:PORT"),
+        ("metrics_listen", "[::1]", "expected ADDRESS:PORT"),
+        ("http_port", 70000, "less than 65536"),
+        ("vsock_listen_port", "no", "integer"),
+        ("acl_whitelist_url", "https://a\nb", "expected one line"),
+        ("cpus", 0, "greater than 0"),
+        ("mem_gb", -1, "greater than 0"),
+        ("provider", "qemu\n", "expected one line"),
+        ("qemu_path", "qemu", "expected an absolute path"),
+        ("no_execution", "perhaps", "boolean"),
+        ("probe_ports", {5432: 0}, "greater than 0"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_host_key_value_and_expectation(key: str, value: object, expected: str) -> None:
+    text = refusal(**{key: value})
+    assert text.startswith(f"gpu1: {PREFIX}{key}")
+    assert repr(value) in text
+    assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("gevulot_p2p_listne", "gevulot_p2p_listen"),
+        ("gevulot_postgress_url", "gevulot_postgres_url"),
+        ("gevulott_reboot", "gevulot_reboot"),
+        ("storage_directory", "gevulot_storage_directory"),
+    ],
+)
+def test_a_slip_in_a_key_is_answered_with_what_was_meant(key: str, meant: str) -> None:
+    with pytest.raises(SettingsError, match=rf"gpu1: {key}: unknown key.* {meant}\b"):
+        read("gpu1", {"gevulot_psk_passphrase": PASSPHRASE, key: "x"})
+
+
+def test_a_key_like_no_other_is_refused_too() -> None:
+    with pytest.raises(SettingsError, match="gpu1: gevulot_colour: unknown key; the README's table"):
+        read("gpu1", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_colour": "red"})
+
+
+def test_keys_of_pyinfra_are_left_alone() -> None:
+    read("gpu1", {"gevulot_psk_passphrase": PASSPHRASE, "ssh_user": "root", "_sudo": True, "ssh_port": 22})
+
+
+def test_a_missing_passphrase_is_named_with_its_meaning() -> None:
+    with pytest.raises(SettingsError, match="gpu1: gevulot_psk_passphrase: missing; expected: The network's"):
+        read("gpu1", {})
+
+
+@pytest.mark.parametrize("key", ["psk_passphrase", "postgres_password", "postgres_url"])
+@pytest.mark.parametrize("value", ["hunter2\n", "hunter2\nhunter3", 31337_31337, ["hunter2"]])
+def test_a_wrong_secret_is_refused_without_being_shown(key: str, value: object) -> None:
+    text = refusal(**{key: value})
+    assert f"gpu1: {PREFIX}{key}" in text
+    assert "hunter" not in text
+    assert "31337" not in text
+
+
+@given(st.text(alphabet=st.characters(categories=("L", "N")), min_size=8, max_size=30))
+def test_no_part_of_a_secret_url_is_shown(password: str) -> None:
+    assert f"zq{password}" not in refusal(postgres_url=f"mysql://gevulot:zq{password}@db/gevulot")
+
+
+def test_checked_secrets_print_as_stars() -> None:
+    found = checked(postgres_password="hunter2")
+    assert PASSPHRASE not in repr(found)
+    assert "hunter2" not in repr(found)
+    assert found.postgres_password == SecretStr("hunter2")
+
+
+def test_a_secret_may_be_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEVULOT_TEST_SECRET", PASSPHRASE)
+    found = checked(psk_passphrase=settings.from_environment("GEVULOT_TEST_SECRET"))
+    assert found.psk_passphrase.get_secret_value() == PASSPHRASE
+
+
+def test_a_secret_whose_variable_is_not_set_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GEVULOT_TEST_SECRET", raising=False)
+    text = refusal(psk_passphrase=settings.from_environment("GEVULOT_TEST_SECRET"))
+    assert text == "gpu1: a secret could not be read: the environment variable GEVULOT_TEST_SECRET is not set; " \
+        "export it first"  # fmt: skip
+
+
+def test_a_secret_may_be_the_first_line_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text(f"{PASSPHRASE}\n")
+    assert checked(psk_passphrase=settings.from_file(str(path))).psk_passphrase.get_secret_value() == PASSPHRASE
+
+
+def test_a_secret_whose_file_is_not_there_says_so(tmp_path: Path) -> None:
+    text = refusal(psk_passphrase=settings.from_file(str(tmp_path / "none")))
+    assert f"gpu1: a secret could not be read: [Errno 2] No such file or directory: '{tmp_path}/none'" in text
+
+
+@pytest.mark.parametrize(
+    "public",
+    ["the quick brown fox jumps over the lazy dog", "The quick brown fox jumps over the lazy dog.", " THE QUICK BROWN "
+     "FOX JUMPS OVER THE LAZY DOG "],
+)  # fmt: skip
+def test_the_public_passphrase_is_refused(public: str) -> None:
+    assert "gevulot_psk_passphrase is the node's public default" in refusal(psk_passphrase=public)
+
+
+def test_a_url_and_a_password_exclude_each_other() -> None:
+    text = refusal(postgres_url="postgres://gevulot:x@db/gevulot", postgres_password="hunter2")
+    assert "gevulot_postgres_password" in text
+    assert "gevulot_postgres_url" in text
+
+
+@pytest.mark.parametrize("url", ["db.example.net", "http://db/gevulot", "postgres:///gevulot", "postgres://u:p@db"])
+def test_what_is_no_database_url_is_refused(url: str) -> None:
+    assert "gevulot_postgres_url: expected postgres://user:password@host:port/name" in refusal(postgres_url=url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://gevulot:pass/word@db.example.net:5432/gevulot",
+        "postgres://gevulot:x@db.example.net:99999/gevulot",
+        "postgres://gevulot:x@db.example.net:five/gevulot",
+        "postgres://gevulot:x@[::1/gevulot",
+    ],
+)
+def test_a_database_url_that_later_steps_could_not_take_apart_is_refused(url: str) -> None:
+    assert "gevulot_postgres_url: expected postgres://user:password@host:port/name" in refusal(postgres_url=url)
+
+
+def test_ids_for_vfio_without_a_board_are_refused() -> None:
+    assert "gevulot_vfio_ids is set, but gevulot_boards chooses no board" in refusal(boards=[], vfio_ids=True)
+
+
+def test_the_problems_of_all_hosts_and_keys_are_reported_at_once() -> None:
+    with pytest.raises(SettingsError) as error:
+        read_all(
+            (
+                ("one", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_reboot": "maybe", "gevulot_http_port": 0}),
+                ("two", {"gevulot_psk_passphrase": PASSPHRASE}),
+                ("three", {"gevulot_colour": "red"}),
+            )
+        )
+    lines = str(error.value).splitlines()
+    assert [re.match(r"(\w+): (\w+)", line).groups() for line in lines] == [  # type: ignore[union-attr]
+        ("one", "gevulot_reboot"),
+        ("one", "gevulot_http_port"),
+        ("three", "gevulot_colour"),
+        ("three", "gevulot_psk_passphrase"),
+    ]
+
+
+def test_right_data_gives_the_settings_of_each_host() -> None:
+    found = read_all([("one", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_http_port": 1})])
+    assert found["one"].http_port == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("0000:0A:00.0", "0000:0a:00.0"), ("0000:00/01.0/00", "0000:00/01.0/00"), ("10DE:2684", "10de:2684")],
+)
+def test_boards_are_named_by_address_path_or_model(text: str, kept: str) -> None:
+    assert checked(boards=[text]).boards == (kept,)
+
+
+@given(st.ip_addresses(), st.integers(1, 65535))
+def test_every_address_with_a_port_can_be_listened_on(address: Any, port: int) -> None:
+    text = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    assert checked(p2p_listen=text).p2p_listen == text
+    assert settings.port_of(text) == port
+
+
+@given(st.text(max_size=40))
+def test_no_text_breaks_the_check_of_a_key(text: str) -> None:
+    for key in ("boards", "storage_directory", "node_image", "p2p_listen", "postgres_url", "seccomp_profile"):
+        with suppress(SettingsError):
+            checked(**{key: text})
+
+
+def test_the_table_lists_every_key() -> None:
+    rows = settings.table().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == [PREFIX + key for key in Settings.model_fields]
+    assert "| `gevulot_psk_passphrase` | **required** |" in settings.table()
+
+
+def test_the_environment_has_what_is_set_and_nothing_that_is_not() -> None:
+    environment = checked(p2p_discovery=["a:1", "b:2"], cpus=8, no_execution=True).environment()
+    assert environment["GEVULOT_P2P_DISCOVERY_ADDR"] == "a:1,b:2"
+    assert environment["GEVULOT_CPUS"] == "8"
+    assert environment["GEVULOT_NODE_NO_EXECUTION"] == "true"
+    assert set(checked().environment()) == {
+        "RUST_LOG",
+        "GEVULOT_P2P_LISTEN_ADDR",
+        "GEVULOT_JSON_RPC_LISTEN_ADDR",
+        "GEVULOT_HEALTHCHECK_LISTEN_ADDR",
+        "GEVULOT_HTTP_PORT",
+        "GEVULOT_VSOCK_LISTEN_PORT",
+    }
+
+
+def test_the_environment_holds_no_secret() -> None:
+    found = checked(postgres_password="hunter2").environment()
+    assert not {PASSPHRASE, "hunter2"} & set(found.values())
+
+
+def test_ports_that_only_the_node_may_reach_are_closed_outside() -> None:
+    assert checked().ports_closed_outside() == (5432, 8888, 9944)
+    assert checked(json_rpc_listen="0.0.0.0:9944").ports_closed_outside() == (5432, 8888)
+
+
+def test_the_key_lies_outside_of_what_the_node_serves() -> None:
+    found = checked(storage_directory="/srv/node")
+    assert not found.key_directory.startswith(found.data_directory)
+    assert (found.data_directory, found.key_directory, found.postgres_directory) == (
+        "/srv/node/data",
+        "/srv/node/key",
+        "/srv/node/postgres",
+    )

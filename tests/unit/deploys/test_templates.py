@@ -1,0 +1,207 @@
+"""Every file that lands on a node, as its template renders it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import Environment, StrictUndefined
+
+from deploys import settings
+from deploys.push import TEMPLATES
+
+IMAGE = "quay.io/gevulot/node:latest"
+SYSTEMD = "etc/containers/systemd"
+MIGRATION = "etc/systemd/system/gevulot-migrate.service"
+NODE: dict[str, Any] = {
+    "image": IMAGE, "auto_update": False, "own_postgres": True, "gpu": "display", "seccomp_profile": "",
+    "storage": "/srv/node", "data": "/srv/node/data", "key": "/srv/node/key", "start_timeout": 1800,
+}  # fmt: skip
+MIGRATE: dict[str, Any] = {
+    "own_postgres": True, "storage": "/srv/node", "database_host": "127.0.0.1", "database_port": 5432,
+    "image": IMAGE, "start_timeout": 1800,
+}  # fmt: skip
+ENVIRONMENT = settings.read("gpu1", {"gevulot_psk_passphrase": "own"}).environment()
+VARIABLES: dict[str, dict[str, Any]] = {
+    f"{SYSTEMD}/gevulot-node.container": NODE,
+    f"{SYSTEMD}/gevulot-postgres.container": {
+        "image": "docker.io/library/postgres:16-alpine", "directory": "/srv/node/postgres", "port": 5432,
+        "start_timeout": 1800,
+    },
+    "etc/modules-load.d/vsock.conf": {"modules": ["vsock", "vhost_vsock"]},
+    "etc/modules-load.d/vfio.conf": {"modules": ["vfio", "vfio_pci"]},
+    "etc/udev/rules.d/99-vfio.rules": {},
+    MIGRATION: MIGRATE,
+    "etc/gevulot/node.env": {"environment": ENVIRONMENT},
+    "etc/gevulot/pg_hba.conf": {},
+    "etc/modprobe.d/nvidia.conf": {"nvidia_stays": False},
+    "etc/modprobe.d/vfio.conf": {"models": []},
+    "etc/default/grub.d/90-gevulot.cfg": {"arguments": ("intel_iommu=on", "iommu=pt")},
+    "usr/local/lib/gevulot/migrate": {},
+}  # fmt: skip
+
+
+def render(path: str, **changes: Any) -> str:
+    """The file as pyinfra renders it: its environment, with our options."""
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
+    text = (TEMPLATES / f"{path}.j2").read_text(encoding="utf-8")
+    return environment.from_string(text).render(**(VARIABLES[path] | changes))
+
+
+def keys(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line and not line.startswith(("#", "["))]
+
+
+def test_every_template_is_rendered_here() -> None:
+    found = {str(path.relative_to(TEMPLATES))[:-3] for path in TEMPLATES.rglob("*.j2")}
+    assert found == set(VARIABLES)
+
+
+@pytest.mark.parametrize("path", VARIABLES)
+def test_each_file_is_whole_text_without_a_trace_of_its_template(path: str) -> None:
+    text = render(path)
+    assert text.endswith("\n")
+    assert "\n\n\n" not in text
+    assert not any(mark in text for mark in ("{%", "%}", "{{", "}}", "{#", "None", "Undefined"))
+
+
+@pytest.mark.parametrize("path", VARIABLES)
+def test_no_template_has_a_place_for_a_secret(path: str) -> None:
+    text = (TEMPLATES / f"{path}.j2").read_text(encoding="utf-8")
+    places = [part.partition("}}")[0] for part in text.split("{{")[1:]]
+    assert [place for place in places if any(word in place for word in ("pass", "secret", "url", "psk"))] == []
+
+
+@pytest.mark.parametrize("gpu", ["display", "all"])
+def test_a_node_with_boards_takes_them_as_they_were_proven_at_this_boot(gpu: str) -> None:
+    text = render(f"{SYSTEMD}/gevulot-node.container", gpu=gpu)
+    functions = "PCIBIND_DISPLAY_FUNCTIONS" if gpu == "display" else "PCIBIND_FUNCTIONS"
+    assert f"PodmanArgs=$PCIBIND_PODMAN_DEVICES --env=GEVULOT_GPU_DEVICES=${{{functions}}}" in keys(text)
+    assert "EnvironmentFile=/run/pcibind/devices.env" in keys(text)
+    assert "Requires=pcibind.service" in keys(text)
+    assert "After=pcibind.service" in keys(text)
+    assert "AddDevice=/dev/vfio" not in text
+
+
+def test_a_node_without_boards_does_not_speak_of_them() -> None:
+    text = render(f"{SYSTEMD}/gevulot-node.container", gpu="")
+    assert "pcibind" not in text.lower()
+    assert "GEVULOT_GPU_DEVICES" not in text
+
+
+def test_a_node_with_its_own_database_waits_for_it() -> None:
+    for path in (f"{SYSTEMD}/gevulot-node.container", MIGRATION):
+        assert "Requires=gevulot-postgres.service" in keys(render(path))
+        assert "gevulot-postgres" not in render(path, own_postgres=False)
+
+
+def test_the_node_starts_after_its_migration() -> None:
+    lines = keys(render(f"{SYSTEMD}/gevulot-node.container"))
+    assert {"Requires=gevulot-migrate.service", "After=gevulot-migrate.service"} <= set(lines)
+    assert "Before=gevulot-node.service" in keys(render(MIGRATION))
+
+
+def test_automatic_updates_are_an_option() -> None:
+    assert "AutoUpdate=registry" in keys(render(f"{SYSTEMD}/gevulot-node.container", auto_update=True))
+    assert "AutoUpdate" not in render(f"{SYSTEMD}/gevulot-node.container")
+
+
+def test_a_seccomp_profile_is_an_option() -> None:
+    assert "SeccompProfile=/etc/x.json" in keys(
+        render(f"{SYSTEMD}/gevulot-node.container", seccomp_profile="/etc/x.json")
+    )
+    assert "SeccompProfile" not in render(f"{SYSTEMD}/gevulot-node.container")
+
+
+def test_the_node_has_what_the_guide_gives_it() -> None:
+    lines = set(keys(render(f"{SYSTEMD}/gevulot-node.container")))
+    assert {
+        "Network=host",
+        "AddDevice=/dev/kvm:rw",
+        "AddDevice=/dev/vsock:rw",
+        "AddDevice=/dev/vhost-vsock:rw",
+        "Ulimit=memlock=-1:-1",
+        "SecurityLabelDisable=true",
+        "Secret=gevulot-db-url,type=env,target=GEVULOT_DB_URL",
+        "Secret=gevulot-psk-passphrase,type=env,target=GEVULOT_PSK_PASSPHRASE",
+        "Volume=/srv/node/data:/var/lib/gevulot:z",
+        "RequiresMountsFor=/srv/node",
+        "Restart=always",
+        "TimeoutStartSec=1800",
+        "WantedBy=multi-user.target",
+    } <= lines
+
+
+def test_the_key_is_read_only_and_outside_of_the_data() -> None:
+    assert "Volume=/srv/node/key:/etc/gevulot-key:ro,z" in keys(render(f"{SYSTEMD}/gevulot-node.container"))
+
+
+def test_the_database_listens_on_loopback_and_asks_everybody_for_the_password() -> None:
+    text = render(f"{SYSTEMD}/gevulot-postgres.container")
+    assert "-c listen_addresses=127.0.0.1 -c port=5432" in text
+    assert "--auth-host=scram-sha-256" in text
+    rules = [line.split() for line in keys(render("etc/gevulot/pg_hba.conf"))]
+    assert [rule[-1] for rule in rules if rule[0] != "local"] == ["scram-sha-256"]
+
+
+def test_no_quadlet_key_is_newer_than_the_podman_that_is_asked_for() -> None:
+    too_new = ("Notify=healthy", "GroupAdd=", "ServiceName=", "Memory=", "ReloadCmd=", "[Image]", "[Build]", "[Pod]")
+    for name in ("gevulot-node", "gevulot-postgres"):
+        text = render(f"{SYSTEMD}/{name}.container")
+        assert [key for key in too_new if key in text] == []
+
+
+def test_the_environment_is_one_line_for_each_variable() -> None:
+    assert render("etc/gevulot/node.env").splitlines() == [f"{key}={value}" for key, value in ENVIRONMENT.items()]
+
+
+def test_modules_are_listed_one_a_line() -> None:
+    assert keys(render("etc/modules-load.d/vfio.conf")) == ["vfio", "vfio_pci"]
+
+
+def test_all_drivers_that_grab_the_board_are_kept_off() -> None:
+    kept_off = {line.split()[1].replace("-", "_") for line in keys(render("etc/modprobe.d/nvidia.conf"))}
+    assert {"nvidia", "nvidia_drm", "nvidia_modeset", "nvidia_uvm", "nvidia_peermem", "nvidiafb", "nouveau"} <= kept_off
+
+
+def test_no_driver_is_kept_off_while_an_nvidia_board_stays() -> None:
+    assert keys(render("etc/modprobe.d/nvidia.conf", nvidia_stays=True)) == []
+
+
+def test_models_are_given_to_vfio_only_on_request() -> None:
+    assert keys(render("etc/modprobe.d/vfio.conf")) == []
+    models = ["10de:2684", "10de:22ba"]
+    assert keys(render("etc/modprobe.d/vfio.conf", models=models)) == ["options vfio-pci ids=10de:2684,10de:22ba"]
+
+
+def test_the_boot_loader_keeps_what_it_had() -> None:
+    script = render("etc/default/grub.d/90-gevulot.cfg") + 'echo "$GRUB_CMDLINE_LINUX_DEFAULT"\n'
+    done = subprocess.run(
+        ["sh"], input=f'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n{script}', capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "quiet intel_iommu=on iommu=pt\n"
+
+
+def test_the_migration_is_a_script_that_the_shell_can_read() -> None:
+    done = subprocess.run(["sh", "-n"], input=render("usr/local/lib/gevulot/migrate"), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("own_postgres", [True, False])
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_finds_nothing_wrong_with_the_migration(tmp_path: Path, own_postgres: bool) -> None:
+    # What the unit refers to stands in for itself, so that only the unit is judged.
+    (tmp_path / "migrate").write_text("#!/bin/sh\n")
+    (tmp_path / "migrate").chmod(0o755)
+    for name in ("gevulot-postgres", "gevulot-node"):
+        (tmp_path / f"{name}.service").write_text("[Service]\nExecStart=/bin/true\n")
+    text = render(MIGRATION, own_postgres=own_postgres).replace("/usr/local/lib/gevulot/migrate", f"{tmp_path}/migrate")
+    path = tmp_path / "gevulot-migrate.service"
+    path.write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(path)], capture_output=True, text=True
+    )
+    assert "gevulot-migrate.service" not in done.stderr, done.stderr

@@ -1,0 +1,198 @@
+"""The facts' own commands, run by a POSIX shell on the machine that tests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pyinfra.api.exceptions import FactProcessError
+
+from deploys.preflight import MODULES
+from facts.container import Container, Health
+from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
+from facts.initramfs import StaleInitramfs
+from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
+from facts.node import NodeParts
+from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
+from facts.platform import Platform
+from facts.podman import ImageIds, SecretNames
+from facts.tree import TreeDigest
+from facts.unit import ChangedSince, FailedUnits, SystemState, Units
+from pcibind import topology_text
+from tests.unit.deploys import recorded
+
+SHELLS = [shell for shell in ("dash", "bash", "sh") if shutil.which(shell)]
+COMMANDS = {
+    "Platform": Platform().command(),
+    "KernelModules": KernelModules().command(modules=MODULES),
+    "KernelCommandLine": KernelCommandLine().command(),
+    "InterruptRemapping": InterruptRemapping().command(),
+    "StaleInitramfs": StaleInitramfs().command(),
+    "TreeDigest": TreeDigest().command(directory="/usr/local/lib/it's here"),
+    "NodeParts": NodeParts().command(paths=("/var/lib/it's here",)),
+    "Units": Units().command(units=("gevulot-node.service",)),
+    "ChangedSince": ChangedSince().command(unit="gevulot-node.service", files=("/a b",), secrets=("c",)),
+    "SystemState": SystemState().command(),
+    "FailedUnits": FailedUnits().command(),
+    "Container": Container().command(container="gevulot-node"),
+    "Health": Health().command(listen="127.0.0.1:8888"),
+    "PostgresSchema": PostgresSchema().command(port=5432),
+    "PostgresOpenToLoopback": PostgresOpenToLoopback().command(port=5432),
+    "PostgresDataRelease": PostgresDataRelease().command(directory="/var/lib/gevulot/postgres"),
+    "ImageIds": ImageIds().command(images=("quay.io/x/y:1",)),
+    "SecretNames": SecretNames().command(),
+    "PciTopology": PciTopology().command(),
+    "PciUsage": PciUsage().command(),
+    "PciRecord": PciRecord().command(),
+    "PciBinding": PciBinding().command(),
+}
+
+
+def sh(command: str, **environment: str) -> list[str]:
+    """Run a command as pyinfra does, and expect it to succeed and to complain of nothing."""
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=os.environ | environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_read_by_a_posix_shell(name: str, shell: str) -> None:
+    done = subprocess.run([shell, "-n"], input=COMMANDS[name], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_platform_of_this_machine_is_read(tmp_path: Path) -> None:
+    host = Platform().process(sh(Platform().command(directory=f"{tmp_path}/not/there/yet")))
+    assert host.kernel == os.uname().release
+    assert host.cores == len(os.sched_getaffinity(0))
+    assert host.memory_kib > 0
+    statistics = os.statvfs(tmp_path)
+    assert host.disk_kib == statistics.f_blocks * statistics.f_frsize // 1024
+
+
+def test_a_module_that_no_kernel_has_is_missing() -> None:
+    found = KernelModules().process(sh(KernelModules().command(modules=("no-such-module", "vsock"))))
+    assert list(found) == ["no_such_module", "vsock"]
+    assert (found["no_such_module"].exists, found["no_such_module"].loaded) == (False, False)
+
+
+def test_the_live_command_line_of_this_machine_is_read() -> None:
+    lines = KernelCommandLine().process(sh(KernelCommandLine().command()))
+    assert lines.live == tuple(Path("/proc/cmdline").read_text().split())
+
+
+def test_interrupt_remapping_is_answered_with_yes_or_no() -> None:
+    assert sh(InterruptRemapping().command()) in (["yes"], ["no"])
+
+
+def test_the_initramfs_question_succeeds_whatever_boot_holds() -> None:
+    for line in StaleInitramfs().process(sh(StaleInitramfs().command())):
+        assert line.startswith("/boot/")
+
+
+def test_a_tree_is_digested_over_its_sorted_files(tmp_path: Path) -> None:
+    (tmp_path / "b").write_text("two")
+    (tmp_path / "a dir").mkdir()
+    (tmp_path / "a dir/it's").write_text("one")
+    (tmp_path / "c.pyc").write_text("compiled")
+    lines = sorted(
+        f"{hashlib.sha256(text).hexdigest()}  ./{path}\n" for text, path in ((b"two", "b"), (b"one", "a dir/it's"))
+    )
+    expected = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert TreeDigest().process(sh(TreeDigest().command(directory=str(tmp_path)))) == expected
+
+
+def test_a_tree_that_is_not_there_has_no_digest(tmp_path: Path) -> None:
+    assert sh(TreeDigest().command(directory=str(tmp_path / "none"))) == []
+
+
+def test_the_parts_of_this_machine_are_read(tmp_path: Path) -> None:
+    key = tmp_path / "node.key"
+    key.write_bytes(b"k" * 32)
+    key.chmod(0o600)
+    parts = NodeParts().process(sh(NodeParts().command(paths=(str(tmp_path), str(key), str(tmp_path / "none")))))
+    assert (parts.paths[str(key)].mode, parts.paths[str(key)].size) == ("600", 32)
+    assert set(parts.paths) == {str(tmp_path), str(key)}
+    assert os.path.ismount(parts.mount)
+
+
+def test_a_path_with_a_blank_fails_its_host_only(tmp_path: Path) -> None:
+    directory = tmp_path / "with blank"
+    directory.mkdir()
+    with pytest.raises(FactProcessError):
+        NodeParts().process(sh(NodeParts().command(paths=(str(directory),))))
+
+
+_SYSTEMCTL = """#!/bin/sh
+case "$*" in
+*"show --timestamp=us -p ActiveEnterTimestamp --value"*) echo "$SINCE" ;;
+*) exit 1 ;;
+esac
+"""
+
+
+def changed(tmp_path: Path, since: str, *files: str) -> list[str]:
+    """Ask which files changed, of a systemctl that says when the unit started and a Podman that knows no secret."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    for name, text in (
+        ("systemctl", _SYSTEMCTL),
+        ("podman", "#!/bin/sh\n[ $5 = fresh ] && echo 2000000000000000000\n"),
+    ):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    command = ChangedSince().command(unit="x.service", files=files, secrets=("fresh", "gone"))
+    return sh(command, SINCE=since, PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+
+
+def test_files_and_secrets_that_changed_after_the_start_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "a file"
+    file.touch()
+    changed_at = datetime.fromtimestamp(file.stat().st_ctime, UTC)
+    before, after = (
+        f"{changed_at + timedelta(seconds=seconds):%a %Y-%m-%d %H:%M:%S.%f} UTC" for seconds in (-0.5, 0.5)
+    )
+    assert changed(tmp_path, before, str(file), "/no/such") == [str(file), "secret fresh"]
+    assert changed(tmp_path, after, str(file)) == ["secret fresh"]
+
+
+def test_a_unit_that_never_started_has_no_changes(tmp_path: Path) -> None:
+    assert changed(tmp_path, "", str(tmp_path)) == []
+
+
+def test_the_recorded_topology_is_what_the_command_prints(tmp_path: Path) -> None:
+    functions = (*recorded.gpu(1, 1, group=12), recorded.NIC)
+    devices = tmp_path / "bus/pci/devices"
+    devices.mkdir(parents=True)
+    for each in functions:
+        place = tmp_path / "devices" / each.place
+        place.mkdir(parents=True, exist_ok=True)
+        for name, value in recorded.attributes(each).items():
+            (place / name).write_text(f"{value}\n")
+        if each.driver:
+            (place / "driver").symlink_to(f"../../../../bus/pci/drivers/{each.driver}")
+        if each.group is not None:
+            (place / "iommu_group").symlink_to(f"../../../../kernel/iommu_groups/{each.group}")
+        (devices / each.address).symlink_to(f"../../../devices/{each.place}")
+    printed = sh(PciTopology().command(), PCIBIND_SYS=str(tmp_path))
+    assert sorted(printed) == sorted(recorded.topology(*functions))
+    assert topology_text.parse(printed) == topology_text.parse(recorded.topology(*functions))
+
+
+def test_the_use_of_this_machine_s_devices_can_be_asked() -> None:
+    PciUsage().process(sh(PciUsage().command()))
+
+
+def test_a_health_check_that_nobody_answers_has_no_status() -> None:
+    assert Health().process(sh(Health().command(listen="127.0.0.1:1"))) is None
+
+
+def test_no_data_has_no_release(tmp_path: Path) -> None:
+    assert sh(PostgresDataRelease().command(directory=str(tmp_path))) == []
+    (tmp_path / "PG_VERSION").write_text("16\n")
+    assert PostgresDataRelease().process(sh(PostgresDataRelease().command(directory=str(tmp_path)))) == "16"

@@ -1,0 +1,266 @@
+"""What each fact makes of a command's recorded output."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+from facts.container import Container, Health, State
+from facts.database import MIGRATIONS, TABLES, PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema, Schema
+from facts.initramfs import StaleInitramfs
+from facts.kernel import CommandLines, InterruptRemapping, KernelCommandLine, KernelModules, Module, effective
+from facts.node import Entry, NodeParts
+from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
+from facts.platform import Host, Platform
+from facts.podman import ImageIds, SecretNames
+from facts.tree import TreeDigest
+from facts.unit import ChangedSince, FailedUnits, SystemState, Units
+from pcibind import record
+from pcibind.config import Selector
+from pcibind.record import Record, RecordedBoard
+from tests.unit.deploys import recorded
+
+DEBIAN = recorded.platform(recorded.DEBIAN)
+
+
+def test_the_platform_is_read_line_by_line() -> None:
+    assert Platform().process(DEBIAN) == Host(
+        distribution="debian",
+        version="13",
+        name="Debian GNU/Linux 13 (trixie)",
+        kernel="6.12.0",
+        architecture="x86_64",
+        systemd=True,
+        cores=96,
+        memory_kib=528_870_912,
+        disk_kib=1_992_294_400,
+        virtualisation="vmx",
+        iommu_table="DMAR",
+        tools=frozenset({"update-initramfs", "update-grub", "apt-get"}),
+        boot=frozenset({"grub"}),
+        podman=None,
+        podman_offered="5.4.2+ds1-1+b2",
+    )
+
+
+def test_a_platform_that_says_little_is_read_too() -> None:
+    host = Platform().process(["id=", "podman_offered=(none)", "end=yes"])
+    assert (host.distribution, host.cores, host.systemd, host.podman_offered) == ("", 0, False, None)
+
+
+def test_one_of_two_firmware_tables_counts() -> None:
+    assert Platform().process(["iommu_table=DMAR", "iommu_table=IVRS", "end=yes"]).iommu_table == "DMAR"
+
+
+def test_modules_are_files_built_in_or_missing() -> None:
+    found = KernelModules().process(["vfio_pci built-in loaded", "vsock module -", "vfio_mdev missing -"])
+    assert found["vfio_pci"] == Module("vfio_pci", "built-in", True)
+    assert [found[name].exists for name in ("vfio_pci", "vsock", "vfio_mdev")] == [True, True, False]
+
+
+GRUB = [
+    "live BOOT_IMAGE=/boot/vmlinuz-6.12.41+deb13-amd64 root=UUID=0a1b ro quiet intel_iommu=on iommu=pt",
+    "configured root=UUID=0a1b ro  quiet",
+    "configured root=UUID=0a1b ro quiet intel_iommu=on",
+]
+
+
+def test_the_live_and_the_configured_command_lines_are_kept_apart() -> None:
+    assert KernelCommandLine().process(GRUB) == CommandLines(
+        ("BOOT_IMAGE=/boot/vmlinuz-6.12.41+deb13-amd64", "root=UUID=0a1b", "ro", "quiet", "intel_iommu=on", "iommu=pt"),
+        (("root=UUID=0a1b", "ro", "quiet"), ("root=UUID=0a1b", "ro", "quiet", "intel_iommu=on")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "holds"),
+    [
+        ("intel_iommu=on iommu=pt", True),
+        ("iommu=pt quiet intel_iommu=off intel_iommu=on", True),
+        ("intel_iommu=on iommu=pt intel_iommu=off", False),
+        ("intel_iommu=on,sm_on iommu=pt", False),
+        ("intel_iommu=on", False),
+        ("", False),
+    ],
+)
+def test_the_last_of_an_argument_wins(line: str, holds: bool) -> None:
+    assert effective(tuple(line.split()), ("intel_iommu=on", "iommu=pt")) is holds
+
+
+SYSTEMCTL = """Id=gevulot-node.service
+LoadState=loaded
+ActiveState=active
+SubState=running
+Result=success
+NeedDaemonReload=no
+UnitFileState=generated
+ActiveEnterTimestamp=@1763800000
+
+Id=gevulot-migrate.service
+LoadState=not-found
+ActiveState=inactive
+SubState=dead
+Result=success
+NeedDaemonReload=no
+UnitFileState=
+ActiveEnterTimestamp=
+""".splitlines()
+
+
+def test_units_are_read_from_their_blocks() -> None:
+    units = Units().process(SYSTEMCTL)
+    node, migration = units["gevulot-node.service"], units["gevulot-migrate.service"]
+    assert (node.running, node.needs_reload, node.enabled, node.since) == (True, False, "generated", 1763800000)
+    assert (migration.running, migration.since) == (False, 0)
+
+
+def test_a_unit_that_systemd_does_not_know_needs_a_reload() -> None:
+    assert Units().process(SYSTEMCTL)["gevulot-migrate.service"].needs_reload
+
+
+INSPECTED = {
+    "running": True, "image": "sha256:0a1b", "pid": 4242, "devices": ["/dev/kvm", "/dev/vfio/12"],
+    "gpus": ["GEVULOT_GPU_DEVICES=0000:01:00.0,0000:01:00.1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gpus", "found"),
+    [
+        (["GEVULOT_GPU_DEVICES=0000:01:00.0,0000:01:00.1"], "0000:01:00.0,0000:01:00.1"),
+        (["GEVULOT_GPU_DEVICES="], ""),
+        ([], None),
+    ],
+)
+def test_a_container_tells_its_devices_and_its_boards(gpus: list[str], found: str | None) -> None:
+    state = Container().process([json.dumps(INSPECTED | {"gpus": gpus})])
+    assert state == State(True, "sha256:0a1b", frozenset({"/dev/kvm", "/dev/vfio/12"}), found)
+
+
+def test_a_node_s_parts_are_read_by_their_kind() -> None:
+    parts = NodeParts().process(
+        [
+            "device /dev/kvm 660 root:kvm",
+            "device /dev/vfio/12 660 root:kvm",
+            "groups gevulot kvm",
+            "path /var/lib/gevulot 750 root:gevulot 4096",
+            "path /var/lib/gevulot/key/node.key 600 root:root 32",
+            "public 04abcd",
+            "rooted /var/lib/gevulot",
+            "required /var/lib/gevulot",
+        ]
+    )
+    assert set(parts.devices) == {"/dev/kvm", "/dev/vfio/12"}
+    assert parts.paths["/var/lib/gevulot/key/node.key"] == Entry(
+        "/var/lib/gevulot/key/node.key", "600", "root:root", 32
+    )
+    assert parts.groups == {"gevulot", "kvm"}
+    assert (parts.public_key, parts.mount, parts.required_mounts) == ("04abcd", "/var/lib/gevulot", "/var/lib/gevulot")
+
+
+def test_a_node_without_account_and_key_is_read_too() -> None:
+    parts = NodeParts().process(["groups ", "public ", "rooted /", "required "])
+    assert (parts.groups, parts.public_key, parts.paths) == (frozenset(), None, {})
+
+
+ROWS = ["release 160004", *(f"table {name}" for name in sorted(TABLES)), f"table {MIGRATIONS}"]
+
+
+def test_a_database_tells_its_release_and_tables() -> None:
+    found = PostgresSchema().process(ROWS)
+    assert found == Schema(16, TABLES | {MIGRATIONS})
+    assert found.missing == []
+
+
+def test_a_database_that_is_not_migrated_misses_its_tables() -> None:
+    assert PostgresSchema().process(["release 150010"]).missing == sorted(TABLES | {MIGRATIONS})
+    assert PostgresSchema().process(ROWS[:-1]).missing == [MIGRATIONS]
+
+
+def test_the_pci_facts_read_what_pcibind_prints() -> None:
+    (board,) = PciTopology().process(recorded.topology(*recorded.gpu(1, 1, group=12))).boards()
+    assert (str(board.address), board.model, board.groups) == ("0000:01:00.0", "10de:2684", (12,))
+    assert [use.what for use in PciUsage().process(recorded.evidence()).route_nics] == [
+        "eno1 carries the default route"
+    ]
+    written = Record((RecordedBoard.of(board, Selector.parse("10de:2684"), None),))
+    assert PciRecord().process(record.dump(written).splitlines()) == written
+
+
+@pytest.mark.parametrize(("code", "bound"), [("0", True), ("1", False)])
+def test_a_binding_is_judged_by_the_exit_code(code: str, bound: bool) -> None:
+    found = PciBinding().process(["{", '"boards": []', "}", code])
+    assert (found.bound, found.report) == (bound, {"boards": []})
+
+
+@pytest.mark.parametrize(
+    ("fact", "output", "found"),
+    [
+        (InterruptRemapping(), ["yes"], True),
+        (InterruptRemapping(), ["no"], False),
+        (Health(), ["200"], 200),
+        (Health(), [], None),
+        (PostgresDataRelease(), ["15 "], "15"),
+        (PostgresOpenToLoopback(), ["open"], True),
+        (PostgresOpenToLoopback(), ["closed"], False),
+        (SystemState(), ["degraded"], "degraded"),
+        (FailedUnits(), ["a.service", ""], ["a.service"]),
+        (ChangedSince(), ["/etc/gevulot/node.env"], ["/etc/gevulot/node.env"]),
+        (StaleInitramfs(), ["/boot/initrd.img-1 is older than /etc/x"], ["/boot/initrd.img-1 is older than /etc/x"]),
+        (TreeDigest(), ["0a1b  -"], "0a1b"),
+        (SecretNames(), ["b", "a"], ["a", "b"]),
+        (ImageIds(), ["quay.io/x/y:1 sha256:0a"], {"quay.io/x/y:1": "sha256:0a"}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, FactBase) else None,
+)
+def test_a_short_answer_is_read(fact: FactBase[Any], output: list[str], found: object) -> None:
+    assert fact.process(output) == found
+
+
+@pytest.mark.parametrize(
+    ("fact", "output"),
+    [
+        (Platform(), DEBIAN[:-1]),
+        (Platform(), ["cores=many", "end=yes"]),
+        (KernelModules(), ["vfio"]),
+        (NodeParts(), ["path /a 600"]),
+        (PciTopology(), ["nothing of the kind"]),
+        (PciTopology(), recorded.topology(*recorded.gpu(1, 1))[:-1]),
+        (PciUsage(), recorded.evidence()[:-1]),
+        (PciRecord(), ["{"]),
+        (PciRecord(), ['{"version": 99}']),
+        (PciBinding(), ["Traceback", "1"]),
+        (Units(), ["LoadState=loaded"]),
+        (Container(), ["Error: no such container"]),
+        (Container(), ["{}"]),
+        (PostgresSchema(), ["psql: error"]),
+        (PostgresSchema(), ["table program"]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, FactBase) else None,
+)
+def test_an_answer_that_makes_no_sense_fails_its_host_only(fact: FactBase[Any], output: list[str]) -> None:
+    # pyinfra keeps this one exception to the host; any other ends the run for all of them.
+    with pytest.raises(FactProcessError):
+        fact.process(output)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Platform().process(DEBIAN),
+        KernelModules().process(["vfio module -"])["vfio"],
+        KernelCommandLine().process(GRUB),
+        Units().process(SYSTEMCTL)["gevulot-node.service"],
+        Container().process([json.dumps(INSPECTED)]),
+        NodeParts().process(["groups kvm", "device /dev/kvm 660 root:kvm"]),
+        PostgresSchema().process(ROWS),
+        PciBinding().process(["{}", "0"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_fact_returns_can_be_printed_by_pyinfra(value: Any) -> None:
+    assert json.dumps(value.to_json())
