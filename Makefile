@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CODE := deploys facts inventories helpers/pcibind/src tests
 
-.PHONY: help setup demo test soak check bench lock clean
+.PHONY: help setup demo test soak check lock clean
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 

@@ -6,6 +6,7 @@ behind is a cache. No GPU, no hardware virtualisation and no container registry 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -40,7 +41,7 @@ def main() -> int:
         sys.stdout.flush()
         words = [str(Path(sys.executable).with_name("pyinfra")), *COMMAND[1:]]
         with step(say, "the deploy"):
-            done = subprocess.run(words, cwd=ROOT)
+            done = subprocess.run(words, cwd=ROOT, env=os.environ | {"GEVULOT_LAB_MACHINES": NAME})
         say(f"console log: {machine.console}")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     outcome = "bare to verified" if done.returncode == 0 else f"the deploy failed with exit code {done.returncode}"

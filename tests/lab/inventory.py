@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,13 @@ def data(machine: Machine, *, user: str = "root") -> dict[str, Any]:
     return found
 
 
-def hosts(choose: Callable[[str], bool] = lambda name: True) -> list[tuple[str, dict[str, Any]]]:
-    """All running machines whose name is chosen, as pyinfra's hosts."""
+def hosts() -> list[tuple[str, dict[str, Any]]]:
+    """All running machines as pyinfra's hosts.
+
+    GEVULOT_LAB_MACHINES (names with commas between) chooses among them; GEVULOT_LAB_USER is who logs in.
+    """
     user = os.environ.get("GEVULOT_LAB_USER", "root")
-    found = [(name, Machine.attach(name)) for name in machines() if choose(name)]
+    chosen = os.environ.get("GEVULOT_LAB_MACHINES")
+    names = [name for name in machines() if chosen is None or name in chosen.split(",")]
+    found = [(name, Machine.attach(name)) for name in names]
     return [(name, data(machine, user=user)) for name, machine in found if machine.running]

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.lab import accelerator, cache, guest, keys, qemu
+from tests.lab import accelerator, cache, keys, qemu
 from tests.lab.hostpackages import program
 from tests.lab.image import Image
 from tests.lab.image import ensure as ensure_image
@@ -638,4 +638,4 @@ def _run(name: str, *arguments: str) -> None:
         raise MachineError(f"{name} exited {done.returncode}: {done.stderr.strip()}")
 
 
-__all__ = ["BOOTED", "FORWARDS", "Machine", "MachineError", "guest", "machines", "sweep"]
+__all__ = ["BOOTED", "FORWARDS", "Machine", "MachineError", "machines", "sweep", "warm_disk"]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +9,8 @@ import pytest
 
 from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
-from tests.lab.run import ROOT, changes_of, environment, plan_of, pyinfra, words
+from tests.lab.run import changes_of, plan_of, pyinfra
+from tests.system.killing import kill_at
 
 
 @pytest.fixture(scope="module")
@@ -26,32 +23,6 @@ def machine(registry: Path, say: Progress) -> Iterator[Machine]:
 @pytest.fixture(autouse=True)
 def as_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEVULOT_LAB_USER", "operator")
-
-
-def kill_at(machine: Machine, operation: str, after: float) -> None:
-    """Run the deploy, and kill it without warning some seconds after it began an operation."""
-    process = subprocess.Popen(
-        words([machine], "-y"),
-        cwd=ROOT,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    seen = []
-    try:
-        for line in process.stderr:
-            seen.append(line)
-            if line.startswith("--> Starting operation:") and operation in line:
-                time.sleep(after)
-                return
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    pytest.fail(f"{operation} was never reached:\n{''.join(seen)[-3000:]}")
 
 
 @pytest.mark.parametrize(

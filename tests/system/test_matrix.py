@@ -1,0 +1,63 @@
+"""The exhaustive matrices, for `make soak`: every operation to be killed at, every topology, every variant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.machine import Machine
+from tests.lab.progress import Progress
+from tests.lab.run import changes_of, plan_of, pyinfra
+from tests.system.killing import kill_at
+
+pytestmark = pytest.mark.soak
+
+
+@pytest.fixture
+def fresh(request: pytest.FixtureRequest, registry: Path, say: Progress) -> Iterator[Machine]:
+    with Machine.start(getattr(request, "param", "two-boards"), registry=registry, progress=say) as machine:
+        yield machine
+
+
+@pytest.mark.parametrize("after", [0.0, 0.7, 3.0])
+def test_a_run_killed_at_every_operation_in_turn_still_converges(fresh: Machine, after: float) -> None:
+    operations = plan_of(pyinfra([fresh], "--dry", "--json").report)
+    assert len(operations) > 30
+    for operation in operations:
+        kill_at(fresh, operation, after, may_be_done=True)
+        fresh.wait()
+    run = pyinfra([fresh], "-y", "--json")
+    assert run.code == 0, run.output[-3000:]
+    assert changes_of(pyinfra([fresh], "-y", "--json").report) == []
+
+
+@pytest.mark.parametrize("fresh", ["no-boards", "one-board", "two-boards", "eight-boards"], indirect=True)
+def test_every_topology_ends_verified_and_stays(fresh: Machine) -> None:
+    run = pyinfra([fresh], "-y")
+    assert run.code == 0, run.output[-3000:]
+    assert changes_of(pyinfra([fresh], "-y", "--json").report) == []
+
+
+@pytest.mark.parametrize("fresh", ["nic-in-group"], indirect=True)
+def test_a_foreign_card_in_a_boards_group_is_refused_by_name(fresh: Machine) -> None:
+    run = pyinfra([fresh], "-y")
+    assert run.code != 0
+    assert "e1000" in run.output or "8086:100e" in run.output
+
+
+def test_all_functions_reach_the_virtual_machine_when_asked_for(fresh: Machine) -> None:
+    run = pyinfra([fresh], "-y", "--data", "gevulot_gpu_functions=all")
+    assert run.code == 0, run.output[-3000:]
+    report = json.loads(fresh.ssh("podman exec gevulot-node /gevulot stand-in-program").stdout)
+    assert len(report["functions"]) == 8
+
+
+def test_ten_reboots_come_back_right(fresh: Machine) -> None:
+    assert pyinfra([fresh], "-y").code == 0
+    for _ in range(10):
+        fresh.reboot()
+        assert fresh.wait_running() == "running"
+        fresh.ssh("pcibind status")
