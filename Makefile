@@ -18,8 +18,8 @@ $(VENV)/ready: requirements.lock helpers/pcibind/pyproject.toml
 	  $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends python3-venv; }
 	@echo "Installing the locked Python packages into $(VENV)"
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
-	@$(RUN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(RUN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e helpers/pcibind
+	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(RUN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e helpers/pcibind
 	@touch $@
 
 setup: $(VENV)/ready ## install the operator's side into .venv

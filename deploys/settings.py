@@ -253,7 +253,8 @@ class Settings(BaseModel):
     def ports_closed_outside(self) -> tuple[int, ...]:
         """Ports that nobody outside the node may reach: the database, the health check, and JSON-RPC unless asked."""
         loopback = [address for address in (self.json_rpc_listen, self.healthcheck_listen) if is_loopback(address)]
-        return (self.postgres_port, *sorted(port_of(address) for address in loopback))
+        own = [self.postgres_port] if self.own_postgres else []
+        return (*own, *sorted(port_of(address) for address in loopback))
 
 
 def port_of(listen: str) -> int:

@@ -72,7 +72,7 @@ def library_installed() -> Generator[PyinfraCommand | str, None, None]:
     yield (
         f"rm -rf {LIBRARY}.new && mkdir -m 755 {LIBRARY}.new && tar -xzf {upload} -C {LIBRARY}.new --no-same-owner && "
         f"python3 -m compileall -q {LIBRARY}.new/pcibind && rm -rf {LIBRARY} && mv {LIBRARY}.new {LIBRARY} && "
-        f"rm -f {upload}"
+        f"rm -f {upload}; if command -v restorecon >/dev/null; then restorecon -R {LIBRARY}; fi"
     )
 
 

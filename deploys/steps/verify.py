@@ -37,7 +37,8 @@ def verified(node: Node, later: Later) -> Generator[PyinfraCommand | str, None, 
     """
     planning = not ctx_state.get().is_executing
     if planning:
-        if later.undecided() or not host.get_fact(Units, units=(gevulot.UNIT,))[gevulot.UNIT].running:
+        unit = host.get_fact(Units, units=(gevulot.UNIT,)).get(gevulot.UNIT)
+        if later.undecided() or unit is None or not unit.running:
             yield DECIDED_LATER
         else:
             host.noop("nothing is changed by looking")

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", help="end it and remove its disk; its logs stay")
     which = down.add_mutually_exclusive_group(required=True)
     which.add_argument("name", nargs="?")
-    which.add_argument("--all", action="store_true")
+    which.add_argument("--all", action="store_true", help="all but those of running programs")
     down.set_defaults(run=_down)
 
     listing = commands.add_parser("list", help="show all machines")
@@ -116,27 +116,31 @@ def _ssh(options: argparse.Namespace, progress: Progress) -> int:
 
 def _reboot(options: argparse.Namespace, progress: Progress) -> int:
     progress(f"rebooting {options.name} (may take a minute)")
+    _ours(options.name)
     _on(options.name).reboot()
     progress(f"{options.name} is back")
     return 0
 
 
 def _power_cut(options: argparse.Namespace, progress: Progress) -> int:
-    Machine.attach(options.name).power_cut()
+    _ours(options.name).power_cut()
     progress(f"{options.name} has no power: python -m tests.lab power-on {options.name}")
     return 0
 
 
 def _power_on(options: argparse.Namespace, progress: Progress) -> int:
     progress(f"booting {options.name} (may take a minute)")
-    Machine.attach(options.name).power_on(options.topology)
+    _ours(options.name).power_on(options.topology)
     progress(f"{options.name} is up")
     return 0
 
 
 def _down(options: argparse.Namespace, progress: Progress) -> int:
     for name in machines() if options.all else [options.name]:
-        machine = Machine.attach(name)
+        machine = _ours(name) if not options.all else Machine.attach(name)
+        if machine.owner is not None:
+            progress(f"{name} is left alone: process {machine.owner} uses it")
+            continue
         machine.stop()
         progress(f"{name} is gone; what it printed is in {machine.console}")
     return 0
@@ -153,6 +157,14 @@ def _list(options: argparse.Namespace, progress: Progress) -> int:
 def _inventory(options: argparse.Namespace, progress: Progress) -> int:
     print(f"{_on(options.name).inventory()!r}")
     return 0
+
+
+def _ours(name: str) -> Machine:
+    """Return a machine that no other process is using; MachineError names the process."""
+    machine = Machine.attach(name)
+    if machine.owner is not None:
+        raise MachineError(f"{name} belongs to process {machine.owner}, which still runs")
+    return machine
 
 
 def _on(name: str) -> Machine:

@@ -81,6 +81,7 @@ class Machine:
         self.known_hosts = self.directory / "known_hosts"
         self.forwards: dict[int, int] = {}
         self._progress = progress
+        self._owner: Process | None = None
         self._process: Process | None = None
         self._guard: Guard | None = None
 
@@ -151,6 +152,7 @@ class Machine:
         machine.forwards = {inside: host for host, inside in record.forwards}
         process = Process(record.pid, record.start)
         machine._process = process if process.alive else None
+        machine._owner = Process(*record.owner) if record.owner else None
         return machine
 
     def __enter__(self) -> Self:
@@ -175,6 +177,14 @@ class Machine:
     def pid(self) -> int | None:
         """Return QEMU's process number, None without power."""
         return self._process.pid if self._process is not None and self._process.alive else None
+
+    @property
+    def owner(self) -> int | None:
+        """Return the number of another, living process that started this machine for itself.
+
+        None for one of our own and for a detached one: those are ours to end.
+        """
+        return self._owner.pid if self._owner is not None and self._owner.alive else None
 
     @property
     def topology(self) -> Topology:
