@@ -69,8 +69,8 @@ if command -v grubby >/dev/null; then
   grubby --info=ALL 2>/dev/null | sed -n 's/^args="\(.*\)"$/configured \1/p'
 else
   for file in /boot/grub/grub.cfg /boot/grub2/grub.cfg; do
-    [ -r "$file" ] && grep -E '^[[:space:]]+linux(efi)?[[:space:]]' "$file" | grep ' root=' | grep -v -w -E 'single|recovery' \
-      | sed -E 's/^[[:space:]]+linux(efi)?[[:space:]]+[^[:space:]]+/configured/'
+    [ -r "$file" ] && grep -E '^[[:space:]]+linux(efi)?[[:space:]]' "$file" | grep ' root=' |
+      grep -v -w -E 'single|recovery' | sed -E 's/^[[:space:]]+linux(efi)?[[:space:]]+[^[:space:]]+/configured/'
   done
 fi
 true
