@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import gevent
+from gevent.lock import BoundedSemaphore
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, deploy, operation
 from pyinfra.api.command import PyinfraCommand
@@ -28,7 +29,8 @@ class _Roll:
 
     wishes: dict[str, _Wish] = field(default_factory=dict)
     outcome: dict[str, bool] = field(default_factory=dict)
-    done: bool = False
+    # With pyinfra's --no-wait several hosts come here at once.
+    one_at_a_time: BoundedSemaphore = field(default_factory=BoundedSemaphore)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +131,28 @@ def _roll_of_this_run() -> _Roll:
 
 
 def _take_part(state: State, host: Host, roll: _Roll) -> bool:
-    if not roll.done:
-        roll.done = True
-        _reboot_all(state, roll)
+    with roll.one_at_a_time:
+        if host.name not in roll.outcome:
+            _reboot_all(state, roll)
     return roll.outcome.get(host.name, True)
+
+
+def _is_due(state: State, each: Host, current: str) -> bool:
+    """Whether a host has been through all that comes before this operation; with pyinfra's --serial, others have not."""
+    order = state.get_op_order()
+    earlier = order[: order.index(current)]
+    return all(state.ops[each][op].operation_meta.is_complete() for op in earlier if op in state.ops[each])
 
 
 def _reboot_all(state: State, roll: _Roll) -> None:
     wanted = [each for each in state.inventory if state.is_host_in_limit(each)]
-    unwell = [each.name for each in wanted if each not in state.active_hosts]
+    unwell = [each.name for each in wanted if each not in state.active_hosts or roll.outcome.get(each.name) is False]
+    current = ctx_host.get().executing_op_hash
     for each in wanted:
         wish = roll.wishes.get(each.name)
-        if wish is None or each not in state.active_hosts:
+        if wish is None or each.name in roll.outcome or each not in state.active_hosts:
+            continue
+        if not _is_due(state, each, current):
             continue
         with ctx_host.use(each):
             why = reasons(wish.arguments, wish.boards)

@@ -39,6 +39,9 @@ class Story:
     first: Run
 
 
+# A login's own services, and Debian's proxy that ends by itself when it is idle.
+COME_AND_GO = ("user@", "session", "netavark-dhcp-proxy")
+
 RECORDER = r"""[Service]
 ExecStart=/bin/sh -c 'while sleep 1; do cat /proc/[0-9]*/cmdline; echo; done >>/root/arguments 2>/dev/null'
 [Install]
@@ -58,10 +61,7 @@ def running_state(machine: Machine) -> dict[str, str]:
         "boot": machine.boot_id(),
         "drivers": machine.ssh(DRIVERS).stdout,
         "services": "\n".join(
-            # A login's own services come and go with the login.
-            line
-            for line in machine.ssh(SERVICES).stdout.splitlines()
-            if not line.startswith(("user@", "session"))
+            line for line in machine.ssh(SERVICES).stdout.splitlines() if not line.startswith(COME_AND_GO)
         ),
     }
 
