@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab import hostpackages, topology
+from tests.lab import hostpackages, inventory, topology
 from tests.lab.hostpackages import HostPackageError, program
 from tests.lab.image import ImageError
 from tests.lab.machine import Machine, MachineError, machines
@@ -155,7 +155,7 @@ def _list(options: argparse.Namespace, progress: Progress) -> int:
 
 
 def _inventory(options: argparse.Namespace, progress: Progress) -> int:
-    print(f"{_on(options.name).inventory()!r}")
+    print(inventory.source(_on(options.name)))
     return 0
 
 

@@ -48,6 +48,16 @@ def data(machine: Machine, *, user: str = "root") -> dict[str, Any]:
     return found
 
 
+def source(machine: Machine, *, user: str = "root") -> str:
+    """One machine as a line of Python for an inventory file: its name and its host data.
+
+    A secret is not spelled out: it stays the name of the function here that reads it.
+    """
+    items = data(machine, user=user).items()
+    pairs = (f"{key!r}: {value.__name__ if callable(value) else repr(value)}" for key, value in items)
+    return f"({machine.name!r}, {{{', '.join(pairs)}}})"
+
+
 def hosts() -> list[tuple[str, dict[str, Any]]]:
     """All running machines as pyinfra's hosts.
 

@@ -1,0 +1,253 @@
+"""The virtual host: QEMU on one disk, the ports that lead into it, and what it prints."""
+
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.lab import cache, keys, qemu, record
+from tests.lab.qemu import Guard, Hardware, Process
+from tests.lab.qmp import Monitor, QmpError
+from tests.lab.record import MachineError, Record
+from tests.lab.ssh import ADDRESS, Ssh
+from tests.lab.topology import Topology
+
+BOOT_SECONDS = 300
+"""How long a boot may take, emulation included."""
+
+
+class VirtualHost:
+    """Hardware with power or without, and the directory of its files.
+
+    The directory keeps `console.log` (what the guest printed, all boots) and `qemu.log`.
+    """
+
+    host = ADDRESS
+
+    def __init__(self, name: str, hardware: Hardware, *, registry: Path | None = None) -> None:
+        """Describe a host that does not exist yet: `made` makes its directory, `launch` runs it."""
+        self.name = name
+        self.hardware = hardware
+        self.registry = registry
+        self.directory = record.home() / name
+        self.disk = self.directory / "disk.qcow2"
+        self.console = self.directory / "console.log"
+        self.key = keys.ensure(cache.directory()).operator
+        self.known_hosts = self.directory / "known_hosts"
+        self.forwards: dict[int, int] = {}
+        self._process: Process | None = None
+        self._guard: Guard | None = None
+
+    # What it is.
+
+    @property
+    def running(self) -> bool:
+        """Tell whether it has power."""
+        return self._process is not None and self._process.alive
+
+    @property
+    def pid(self) -> int | None:
+        """Return QEMU's process number, None without power."""
+        return self._process.pid if self._process is not None and self._process.alive else None
+
+    @property
+    def topology(self) -> Topology:
+        """Return the boards it has now."""
+        return self.hardware.topology
+
+    @property
+    def port(self) -> int:
+        """Return the port of its SSH server on 127.0.0.1."""
+        return self.forward(22)
+
+    def forward(self, guest_port: int) -> int:
+        """Return the port on 127.0.0.1 that leads to a port of the guest.
+
+        Raises MachineError when that port is not forwarded.
+        """
+        try:
+            return self.forwards[guest_port]
+        except KeyError:
+            offered = ", ".join(str(port) for port in self.forwards)
+            raise MachineError(f"{self.name}: guest port {guest_port} is not forwarded, only {offered}") from None
+
+    @property
+    def ssh_arguments(self) -> tuple[str, ...]:
+        """Return ssh's options for this machine, all but the user, the host and the command.
+
+        Connections are shared: the first stays open for a minute, as a background process.
+        """
+        return self._ssh.arguments
+
+    def monitor(self) -> Monitor:
+        """Return a connection to QEMU's control socket, to be used in a `with`.
+
+        Raises QmpError when the machine has no power.
+        """
+        return Monitor(self.directory / "qmp.sock")
+
+    # Its power.
+
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """Make its directory; when the block fails, end the machine and keep its logs.
+
+        Raises MachineError when the name is in use.
+        """
+        record.claim(self.name)
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
+
+    def launch(self, forwards: Sequence[tuple[int, int]], *, snapshot: str | None = None) -> None:
+        """Switch it on, from its disk or in the state of one of its snapshots; do not wait for it.
+
+        `forwards` are pairs of a port on 127.0.0.1 (0: any free one) and a port of the guest.
+        It ends with this process, unless `detach` is called. Raises MachineError when QEMU does
+        not start.
+        """
+        arguments = [
+            *("-name", self.name),
+            *self.hardware.arguments(),
+            *qemu.drive(self.disk.name),
+            *qemu.network(forwards, self.registry),
+            *("-chardev", f"file,id=console,path={self.console.name},append=on"),
+            *("-serial", "chardev:console"),
+            *("-qmp", "unix:qmp.sock,server=on,wait=off"),
+            *(("-loadvm", snapshot) if snapshot else ()),
+        ]
+        log = self.directory / "qemu.log"
+        with suppress(FileNotFoundError):
+            (self.directory / "qmp.sock").unlink()
+        self._process, self._guard = qemu.launch(arguments, directory=self.directory, log=log)
+        try:
+            self.forwards = self._read_forwards()
+            pair = keys.ensure(cache.directory())
+            self._ssh.trust(pair.public(pair.host))
+            self._write_record(owner=record.myself())
+        except BaseException:
+            self.power_cut()
+            raise
+
+    def detach(self) -> None:
+        """Let it live on when this process ends."""
+        self._write_record(owner=None)
+        if self._guard is not None:
+            self._guard.release()
+            self._guard = None
+
+    def power_cut(self) -> None:
+        """Take its power away at once. What the guest had flushed is on its disk, no more."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+        if self._guard is not None:
+            self._guard.release()
+            self._guard = None
+        if self.forwards:
+            self._ssh.hang_up()
+
+    def stop(self) -> None:
+        """End it, as a power cut does, and remove its disk. Its logs stay in its directory."""
+        self.power_cut()
+        for path in self.directory.glob("*"):
+            if path not in (self.console, self.directory / "qemu.log"):
+                path.unlink(missing_ok=True)
+
+    def snapshot(self, name: str) -> None:
+        """Keep the whole state of the running machine, memory and disk, under a name of its own."""
+        self._ssh.hang_up()
+        with self.monitor() as monitor:
+            monitor.demand(f"savevm {name}")
+
+    # Its guest.
+
+    def ssh(
+        self,
+        command: str,
+        *,
+        user: str = "root",
+        check: bool = True,
+        timeout: float | None = 600,
+        stdin: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a shell command in the guest, as root or as `operator` (who may use sudo).
+
+        Returns its status and its output; status 255 is ssh's own failure. Raises
+        CalledProcessError, with the output as a note, when `check` and the status is not 0, and
+        TimeoutExpired after `timeout` seconds.
+        """
+        return self._ssh.run(command, user=user, check=check, timeout=timeout, stdin=stdin)
+
+    def boot_id(self, *, timeout: float = 60) -> str:
+        """Return the kernel's identifier of this boot."""
+        return self._ssh.boot_id(timeout=timeout)
+
+    def wait(self, *, other_than: str | None = None, timeout: float = BOOT_SECONDS) -> None:
+        """Wait until SSH answers, in another boot than `other_than` (a boot identifier) if given.
+
+        Raises MachineError when QEMU ends or `timeout` seconds pass.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            if not self.running:
+                raise MachineError(f"{self.name}: QEMU ended.{self._last_words()}")
+            if self._ssh.answers(other_than=other_than):
+                return
+            if time.monotonic() > end:
+                raise MachineError(f"{self.name}: no answer over SSH in {timeout:.0f} s.{self._last_words()}")
+            time.sleep(0.2)
+
+    def wait_running(self, *, timeout: float = BOOT_SECONDS) -> str:
+        """Wait until systemd has finished booting; return its state: `running`, `degraded`, …"""
+        state = self.ssh("systemctl is-system-running --wait", check=False, timeout=timeout)
+        return state.stdout.strip()
+
+    # How it does it.
+
+    @property
+    def _ssh(self) -> Ssh:
+        # Its port is known only once QEMU has chosen one.
+        return Ssh(self.name, self.port, self.key, self.known_hosts, self.directory)
+
+    def _read_forwards(self) -> dict[int, int]:
+        """Ask QEMU which ports it took."""
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with self.monitor() as monitor:
+                    table = monitor.human("info usernet")
+                break
+            except QmpError:
+                if not self.running or time.monotonic() > end:
+                    raise MachineError(f"{self.name}: QEMU did not start.{self._last_words()}") from None
+                time.sleep(0.05)
+        rows = (line.split() for line in table.splitlines() if "[HOST_FORWARD]" in line)
+        return {int(row[5]): int(row[3]) for row in rows}
+
+    def _write_record(self, *, owner: tuple[int, int] | None) -> None:
+        if self._process is None:
+            return
+        hardware = self.hardware
+        Record(
+            topology=hardware.topology.name,
+            memory_mib=hardware.memory_mib,
+            cpus=hardware.cpus,
+            accelerator=(hardware.accelerator.accel, hardware.accelerator.cpu),
+            forwards=tuple((host, inside) for inside, host in self.forwards.items()),
+            registry=str(self.registry) if self.registry else None,
+            pid=self._process.pid,
+            start=self._process.start,
+            owner=owner,
+        ).save(self.directory)
+
+    def _last_words(self) -> str:
+        words = ""
+        for path in (self.directory / "qemu.log", self.console):
+            with suppress(OSError):
+                tail = path.read_text(errors="replace").splitlines()[-8:]
+                words += "".join(f"\n  {line}" for line in (f"{path} ends:", *tail))
+        return words

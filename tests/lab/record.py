@@ -1,0 +1,115 @@
+"""The record: what a machine leaves on disk so that other processes find it, go on with it, or clear up after it."""
+
+import itertools
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from tests.lab import cache, qemu
+from tests.lab.qemu import Accelerator, Hardware, Process
+from tests.lab.topology import named
+
+_FILE = "machine.json"
+_numbers = itertools.count(1)
+
+
+class MachineError(RuntimeError):
+    """A machine did not start, did not come back or is not there; the text says where to look."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What another process needs in order to go on with a machine.
+
+    `forwards` are pairs of a port on 127.0.0.1 and a port of the guest; `pid` and `start` name
+    QEMU's process, `owner` the process that ends the machine when it ends, None when detached.
+    """
+
+    topology: str
+    memory_mib: int
+    cpus: int
+    accelerator: tuple[str, str]
+    forwards: tuple[tuple[int, int], ...]
+    registry: str | None
+    pid: int
+    start: int
+    owner: tuple[int, int] | None
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a record. Raises OSError, ValueError, KeyError or TypeError when it is none."""
+        data = json.loads(path.read_text())
+        data["accelerator"] = tuple(data["accelerator"])
+        data["forwards"] = tuple((host, inside) for host, inside in data["forwards"])
+        data["owner"] = tuple(data["owner"]) if data["owner"] else None
+        return cls(**data)
+
+    def save(self, directory: Path) -> None:
+        """Write it into the machine's directory: whole, or not at all."""
+        path = directory / _FILE
+        half = path.with_suffix(".new")
+        half.write_text(json.dumps(asdict(self), indent=1))
+        half.replace(path)
+
+    @property
+    def hardware(self) -> Hardware:
+        """Return the hardware that the machine was last started with."""
+        return Hardware(named(self.topology), self.memory_mib, self.cpus, Accelerator(*self.accelerator))
+
+
+def myself() -> tuple[int, int]:
+    """Return this process as an owner: its number and its start."""
+    me = os.getpid()
+    return me, qemu.started_at(me) or -1
+
+
+def home() -> Path:
+    """Return the directory that holds every machine's directory; made when missing."""
+    path = cache.directory() / "machines"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def fresh(prefix: str) -> str:
+    """Return a name that this process has not used before: the prefix, its number, a count."""
+    return f"{prefix}-{os.getpid()}-{next(_numbers)}"
+
+
+def claim(name: str) -> None:
+    """Make the empty directory of a new machine. Raises MachineError when the name is in use."""
+    sweep()
+    directory = home() / name
+    with cache.locked(directory):
+        if (directory / _FILE).exists():
+            raise MachineError(f"{name}: there is a machine of that name already")
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+
+
+def find(name: str) -> Record:
+    """Return the record of the machine of that name. Raises MachineError when there is none."""
+    path = home() / name / _FILE
+    if not path.exists():
+        raise MachineError(f"no machine {name!r}: `python -m tests.lab list` shows them")
+    return Record.load(path)
+
+
+def machines() -> list[str]:
+    """Return the names of all machines, with power or without."""
+    return sorted(path.parent.name for path in home().glob(f"*/{_FILE}"))
+
+
+def sweep() -> None:
+    """Remove the disks of machines whose owner died without ending them."""
+    for path in home().glob(f"*/{_FILE}"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record = Record.load(path)
+            if record.owner is None or Process(*record.owner).alive:
+                continue
+            Process(record.pid, record.start).kill()
+            for file in (_FILE, "disk.qcow2", "qmp.sock", "known_hosts"):
+                (path.parent / file).unlink(missing_ok=True)
