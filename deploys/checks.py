@@ -92,8 +92,8 @@ def account(parts: Parts, settings: Settings) -> list[Check]:
         Check(
             f"storage {settings.storage_directory}",
             f"{storage.mode} {storage.owner}, on {parts.mount}" if storage else "missing",
-            storage is not None,
-            "present",
+            storage is not None and (storage.mode, storage.owner) == ("750", "root:gevulot"),
+            "750 root:gevulot",
         ),
         Check(
             "mount that the node requires",
@@ -159,7 +159,7 @@ def container(state: State | None, settings: Settings, boards: list[Board]) -> l
         Check(
             "GEVULOT_GPU_DEVICES",
             "not set" if state.gpu_devices is None else state.gpu_devices or "empty",
-            listed == set(functions) and (state.gpu_devices is None) == (not boards),
+            listed == set(functions) and (state.gpu_devices is None) == (not boards) and state.gpu_devices != "",
             ",".join(functions) or "not set",
         ),
         Check(
@@ -192,7 +192,18 @@ def migration(found: dict[str, Unit]) -> Check:
 
 
 def port(number: int, answer: str) -> Check:
-    return Check(f"port {number} from outside", answer, answer == "closed", "closed")
+    ok = {"closed": True, "open": False}.get(answer)
+    return Check(f"port {number} from outside", answer, ok, "closed")
+
+
+def initramfs(stale: list[str]) -> Check:
+    return Check("initramfs", stale[0] if stale else "newer than all that goes into it", not stale, "up to date")
+
+
+def enabled(unit: Unit | None) -> Check:
+    """pcibind's unit must also run at the next boot."""
+    state = unit.enabled if unit else "unknown"
+    return Check("pcibind.service at the next boot", state, state == "enabled", "enabled")
 
 
 def verdict_boards(topology: Topology, verdict: Verdict) -> list[Board]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import paramiko
 import psycopg
 
+from deploys import remote
 from facts.database import SCHEMA_QUERY, Schema, schema
 
 if TYPE_CHECKING:
@@ -86,17 +87,23 @@ def read_schema(host: Host, address: str, port: int, url: str) -> Schema:
         return schema(connection.execute(SCHEMA_QUERY).fetchall())
 
 
-def read_secret(host: Host, name: str, sudo: bool) -> str:
-    """A Podman secret's text, read past pyinfra, which prints what commands print. Kept in memory only.
+def read_secret(host: Host, name: str) -> str:
+    """A Podman secret's text. It is kept in memory only, and pyinfra prints nothing of it.
 
-    Raises ``NotForwarded`` when there is no SSH connection to read it through.
+    Raises ``NotForwarded`` when it cannot be read.
     """
-    client = getattr(host.connector, "client", None)
-    if not isinstance(client, paramiko.SSHClient):
-        raise NotForwarded("the host is not connected over SSH")
     command = f"podman secret inspect --showsecret --format '{{{{.SecretData}}}}' {name}"
-    _, output, _ = client.exec_command(f"sudo -n {command}" if sudo else command, timeout=_SECONDS)
-    text = output.read().decode()
-    if output.channel.recv_exit_status() != 0:
-        raise NotForwarded(f"the secret {name} cannot be read over SSH")
-    return text.removesuffix("\n")
+    success, output = remote.run(host, command)
+    if not success or not output:
+        raise NotForwarded(f"the secret {name} cannot be read")
+    return output[0]
+
+
+def peer_address(host: Host) -> str | None:
+    """The address that the SSH connection really goes to, whatever its configuration calls it; ``None`` by a proxy."""
+    client = getattr(host.connector, "client", None)
+    transport = client.get_transport() if isinstance(client, paramiko.SSHClient) else None
+    try:
+        return str(transport.getpeername()[0]) if transport is not None else None
+    except (AttributeError, OSError):
+        return None

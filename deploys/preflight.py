@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from deploys.settings import Settings
-from facts.kernel import Module
+from facts.kernel import CommandLines, Module
 from facts.platform import Host
 from pcibind import guards, plan
 from pcibind.config import BoardRequest, Config, Selector
@@ -72,7 +72,7 @@ def family_of(host: Host) -> Family | str:
     """The host's family, or why it has none, in words."""
     if "uki" in host.boot:
         return "the host boots a unified kernel image; expected GRUB, because a unified image's command line is sealed"
-    if "systemd-boot" in host.boot and not host.boot & {"grub", "grub2"}:
+    if "systemd-boot-now" in host.boot or ("systemd-boot" in host.boot and not host.boot & {"grub", "grub2"}):
         return "the host boots through systemd-boot; expected GRUB (grub.cfg), which is what this deploy can configure"
     known = {("debian", "13"): "Debian 13", ("ubuntu", "24.04"): "Ubuntu 24.04"}
     name = known.get((host.distribution, host.version))
@@ -166,8 +166,11 @@ def request(topology: Topology, settings: Settings, record: Record | None) -> Co
     """
     allow = frozenset(settings.board_guards_allowed)
     if settings.boards == "supported":
-        models = {Selector.parse(board.model) for board in topology.boards() if is_supported(board)}
-        selectors = sorted(models | {board.selector for board in (record or Record()).boards}, key=str)
+        supported = [board for board in topology.boards() if is_supported(board)]
+        covered = {board.path for board in supported}
+        models = {Selector.parse(board.model) for board in supported}
+        kept = {board.selector for board in (record or Record()).boards if board.path not in covered}
+        selectors = sorted(models | kept, key=str)
     else:
         selectors = [Selector.parse(text) for text in settings.boards]
     return Config(tuple(BoardRequest(selector, allow=allow) for selector in selectors))
@@ -188,16 +191,23 @@ def judge(
     settings: Settings,
     record: Record | None = None,
     data_release: str | None = None,
+    lines: CommandLines | None = None,
 ) -> Verdict:
     """Everything that can be known before the first change.
 
     ``record`` is what pcibind recorded on the node, if it ever did: a board in it is followed by its identity, wherever
-    its address has gone. ``data_release`` is the release of the Postgres data that the node already has.
+    its address has gone. ``data_release`` is the release of the Postgres data that the node already has, and ``lines``
+    are the kernel's arguments as they are.
     """
     found = _Findings()
     config = request(topology, settings, record)
     family = _platform(host, settings, bool(config.boards), found)
     present = _modules(modules, bool(config.boards), found)
+    if lines is not None and any("iommu=off" in line for line in lines.configured):
+        found.refusals.append(
+            "the boot loader passes iommu=off, which no later argument takes back. Remove it where it was set "
+            "(/etc/default/grub, or grubby --update-kernel=ALL --remove-args=iommu=off), then run again."
+        )
     if settings.own_postgres and data_release not in (None, str(settings.postgres_release)):
         found.refusals.append(
             f"{settings.postgres_directory} holds data of Postgres {data_release}; expected release "
@@ -229,6 +239,11 @@ def judge(
     for board, selector in chosen:
         if not is_supported(board):
             found.warnings.append(f"board {board.address} ({board.model}) is not a model that the guide supports.")
+        if settings.gpu_functions == "display" and not board.display_functions:
+            found.refusals.append(
+                f"board {board.address} ({board.model}) has no display function, so there is nothing to list for the "
+                "node. Set gevulot_gpu_functions to 'all', or choose another board."
+            )
         if usage is None:
             found.refusals.append(
                 f"board {board.address}: whether the host uses it could not be read; expected routes, mounts and "

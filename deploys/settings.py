@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -33,6 +33,12 @@ _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[0-9A-Za-z.-]+):(?P<port>[0-9]
 _DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _IMAGE = re.compile(r"[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+(:[A-Za-z0-9._-]+)?(@sha256:[0-9a-f]{64})?")
 
+_SYSTEM_DIRECTORIES = frozenset(
+    "bin boot dev etc home lib lib32 lib64 libx32 proc root run sbin sys tmp usr".split()  # noqa: SIM905
+)
+# Podman's storage, and what this project keeps on a node.
+_OTHERS = {("var", "lib", name) for name in ("containers", "pcibind", "gevulot-deploy")}
+
 # The pangram that the node falls back to is public, so a network keyed by it is open to everybody.
 _PUBLIC_PASSPHRASES = ("the quick brown fox jumps over the lazy dog",)
 
@@ -52,9 +58,29 @@ def _listen(address: str) -> str:
     return address
 
 
+def _loopback(address: str) -> str:
+    if not is_loopback(address):
+        raise ValueError("expected a loopback address, such as '127.0.0.1:8888'")
+    return address
+
+
 def _directory(path: str) -> str:
-    if not _DIRECTORY.fullmatch(path) or ".." in path:
+    if not _DIRECTORY.fullmatch(path) or {".", ".."} & set(path.split("/")):
         raise ValueError("expected an absolute path of plain characters, such as '/var/lib/gevulot'")
+    return path
+
+
+def _own_directory(path: str) -> str:
+    """A directory whose owner and mode are ours to set: never one that other programs or people know."""
+    top, *below = path.strip("/").split("/")
+    theirs = (
+        not below
+        or top in _SYSTEM_DIRECTORIES
+        or (top == "var" and (len(below) < 2 or below[0] in ("run", "lock", "tmp", "home")))
+        or (top, *below[:2]) in _OTHERS
+    )
+    if theirs:
+        raise ValueError("expected a directory of its own, such as '/var/lib/gevulot' or '/data/gevulot'")
     return path
 
 
@@ -88,6 +114,8 @@ def _secret(value: SecretStr) -> SecretStr:
 Board = Annotated[str, AfterValidator(_board)]
 Listen = Annotated[str, AfterValidator(_listen)]
 Directory = Annotated[str, AfterValidator(_directory)]
+OwnDirectory = Annotated[str, AfterValidator(_directory), AfterValidator(_own_directory)]
+LoopbackListen = Annotated[Listen, AfterValidator(_loopback)]
 Image = Annotated[str, AfterValidator(_image)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Secret = Annotated[SecretStr, BeforeValidator(_call), AfterValidator(_secret)]
@@ -128,7 +156,7 @@ class Settings(BaseModel):
     reboot_timeout: Annotated[int, Field(ge=60, le=7200)] = Field(
         900, description="Seconds a host may take to come back from its reboot."
     )
-    storage_directory: Directory = Field(
+    storage_directory: OwnDirectory = Field(
         "/var/lib/gevulot", description="Where programs, outputs, the database and the key live. Its mount is required."
     )
     # --- images
@@ -165,7 +193,9 @@ class Settings(BaseModel):
     json_rpc_listen: Listen = Field(
         "127.0.0.1:9944", description="GEVULOT_JSON_RPC_LISTEN_ADDR; anything but loopback opens port 9944 outside."
     )
-    healthcheck_listen: Listen = Field("127.0.0.1:8888", description="GEVULOT_HEALTHCHECK_LISTEN_ADDR")
+    healthcheck_listen: LoopbackListen = Field(
+        "127.0.0.1:8888", description="GEVULOT_HEALTHCHECK_LISTEN_ADDR; loopback only"
+    )
     metrics_listen: Listen | None = Field(None, description="GEVULOT_METRICS_LISTEN_ADDR")
     http_port: Port = Field(9995, description="GEVULOT_HTTP_PORT, on the P2P address")
     vsock_listen_port: Port = Field(8080, description="GEVULOT_VSOCK_LISTEN_PORT (AF_VSOCK)")
@@ -197,7 +227,9 @@ class Settings(BaseModel):
                 complete = url.hostname and url.username and url.path not in ("", "/") and url.port != 0
             except ValueError:
                 raise ValueError(expected) from None
-            if url.scheme not in ("postgres", "postgresql") or not complete:
+            # Libraries differ in what they make of a stray per cent sign, and some quote it in their error.
+            stray = re.search(r"%(?![0-9a-fA-F]{2})", self.postgres_url.get_secret_value())
+            if url.scheme not in ("postgres", "postgresql") or not complete or stray:
                 raise ValueError(expected)
             if self.postgres_password is not None:
                 raise ValueError(
@@ -348,29 +380,6 @@ def table() -> str:
         default = "**required**" if field.is_required() else f"`{field.default!r}`"
         rows.append(f"| `{PREFIX}{name}` | {default} | {field.description} |")
     return "\n".join(rows)
-
-
-def from_environment(variable: str) -> Callable[[], str]:
-    """A lazy secret for group data: read from the operator's environment when a deploy needs it."""
-    import os
-
-    def read_variable() -> str:
-        try:
-            return os.environ[variable]
-        except KeyError:
-            raise LookupError(f"the environment variable {variable} is not set; export it first") from None
-
-    return read_variable
-
-
-def from_file(path: str) -> Callable[[], str]:
-    """A lazy secret for group data: the first line of a file on the operator's machine."""
-
-    def read_file() -> str:
-        with open(path, encoding="utf-8") as file:
-            return file.readline().rstrip("\n")
-
-    return read_file
 
 
 if __name__ == "__main__":

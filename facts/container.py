@@ -58,19 +58,3 @@ class Container(FactBase[State | None]):
             return parse(output)
         except (ValueError, KeyError) as error:
             raise FactProcessError(f"podman inspect printed no state: {error}") from error
-
-
-class Health(FactBase[int | None]):
-    """The HTTP status of the node's health check (200, 204; 503 while its mempool is busy), or ``None``."""
-
-    def command(self, listen: str) -> str:
-        script = (
-            "import sys, urllib.error, urllib.request\n"
-            "try: print(urllib.request.urlopen('http://' + sys.argv[1] + '/healthz', timeout=10).status)\n"
-            "except urllib.error.HTTPError as error: print(error.code)\n"
-            "except OSError: pass\n"
-        )
-        return f"python3 -I -c {quote(script)} {quote(listen)}"
-
-    def process(self, output: list[str]) -> int | None:
-        return int(output[0]) if output else None

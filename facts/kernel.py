@@ -70,7 +70,8 @@ if command -v grubby >/dev/null; then
 else
   for file in /boot/grub/grub.cfg /boot/grub2/grub.cfg; do
     [ -r "$file" ] && grep -E '^[[:space:]]+linux(efi)?[[:space:]]' "$file" | grep ' root=' |
-      grep -v -w -E 'single|recovery' | sed -E 's/^[[:space:]]+linux(efi)?[[:space:]]+[^[:space:]]+/configured/'
+      grep -v -w -E 'single|recovery' | sed -E 's/^[[:space:]]+linux(efi)?[[:space:]]+[^[:space:]]+/menu/'
+    [ -r "$file" ] && [ -n "$(find /etc/default/grub.d/90-gevulot.cfg -newercm "$file" 2>/dev/null)" ] && echo stale
   done
 fi
 true
@@ -83,13 +84,21 @@ class CommandLines:
 
     live: tuple[str, ...]
     configured: tuple[tuple[str, ...], ...]
+    # Whether GRUB's menu is older than what it is made from.
+    stale: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def effective(arguments: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
-    """Whether ``wanted`` holds on a command line. The kernel reads left to right, and the last of a name wins."""
+    """Whether ``wanted`` holds on a command line.
+
+    The kernel reads from left to right, and the last of a name wins; but nothing after ``iommu=off`` takes it back
+    (``iommu_setup`` in arch/x86/kernel/pci-dma.c).
+    """
+    if "iommu=off" in arguments:
+        return False
     last = {argument.partition("=")[0]: argument for argument in arguments}
     return all(last.get(argument.partition("=")[0]) == argument for argument in wanted)
 
@@ -107,21 +116,25 @@ class KernelCommandLine(FactBase[CommandLines]):
     def process(self, output: list[str]) -> CommandLines:
         live: tuple[str, ...] = ()
         configured = []
+        stale = False
+        root = None
         for line in output:
             kind, *arguments = line.split()
             if kind == "live":
                 live = tuple(arguments)
-            else:
+                # Other systems and memory tests have entries in GRUB's menu; ours boot from the root that runs now.
+                root = next((argument for argument in live if argument.startswith("root=")), None)
+            elif kind == "stale":
+                stale = True
+            elif kind == "configured" or root is None or root in arguments:
                 configured.append(tuple(arguments))
-        return CommandLines(live, tuple(configured))
+        return CommandLines(live, tuple(configured), stale)
 
 
 class InterruptRemapping(FactBase[bool]):
-    """Whether the kernel turned interrupt remapping on; VFIO refuses to attach a device without it.
+    """Whether the kernel remaps interrupts; VFIO refuses to attach a device without it.
 
-    The kernel offers no file for it; its log of this boot is what there is (drivers/iommu/intel/irq_remapping.c and
-    drivers/iommu/amd/init.c). A log that has lost its beginning counts as on when an IOMMU group exists, and the
-    attach itself is then the proof.
+    The names of remapped interrupt controllers begin with ``IR-`` (arch/x86/kernel/apic, drivers/iommu).
     """
 
     @staticmethod
@@ -129,10 +142,7 @@ class InterruptRemapping(FactBase[bool]):
         return False
 
     def command(self) -> str:
-        return (
-            "if journalctl -k -b -o cat --no-pager 2>/dev/null | grep -q -i -E "
-            "'Enabled IRQ remapping|Interrupt remapping enabled'; then echo yes; else echo no; fi"
-        )
+        return "if grep -q ' IR-' /proc/interrupts; then echo yes; else echo no; fi"
 
     def process(self, output: list[str]) -> bool:
         return output[0].strip() == "yes"

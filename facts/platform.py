@@ -29,9 +29,14 @@ for uki in /boot/efi/EFI/Linux/*.efi /efi/EFI/Linux/*.efi /boot/EFI/Linux/*.efi;
 for entry in /boot/efi/loader/loader.conf /efi/loader/loader.conf /boot/EFI/systemd/systemd-bootx64.efi \
   /boot/efi/EFI/systemd/systemd-bootx64.efi /efi/EFI/systemd/systemd-bootx64.efi; do
   [ -e "$entry" ] && echo boot=systemd-boot; done
+loader=/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
+[ -r $loader ] && tr -d '\0' <$loader | grep -q systemd-boot && echo boot=systemd-boot-now
 echo "podman=$(podman --version 2>/dev/null | cut -d' ' -f3)"
-if command -v apt-cache >/dev/null; then
-  echo "podman_offered=$(apt-cache policy podman 2>/dev/null | sed -n 's/^ *Candidate: //p')"; fi
+if command -v podman >/dev/null; then :
+elif command -v apt-cache >/dev/null; then
+  echo "podman_offered=$(apt-cache policy podman 2>/dev/null | sed -n 's/^ *Candidate: //p')"
+elif command -v dnf >/dev/null; then
+  echo "podman_offered=$(dnf -q repoquery --latest-limit=1 --qf '%{version}\n' podman 2>/dev/null | head -n1)"; fi
 echo end=yes
 """
 

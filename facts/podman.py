@@ -1,4 +1,4 @@
-"""Podman: images at hand, secrets' names, containers' labels."""
+"""Container images that a node has."""
 
 from __future__ import annotations
 
@@ -24,20 +24,3 @@ class ImageIds(FactBase[dict[str, str]]):
 
     def process(self, output: list[str]) -> dict[str, str]:
         return {image: identity for image, _, identity in (line.partition(" ") for line in output)}
-
-
-class SecretNames(FactBase[list[str]]):
-    """The names of the node's Podman secrets. Names only."""
-
-    @staticmethod
-    def default() -> list[str]:
-        return []
-
-    def requires_command(self) -> str:
-        return "podman"
-
-    def command(self) -> str:
-        return "podman secret ls --format '{{.Name}}'"
-
-    def process(self, output: list[str]) -> list[str]:
-        return sorted(output)

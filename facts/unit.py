@@ -106,17 +106,26 @@ true
 
 
 class SystemState(FactBase[str]):
-    """``systemctl is-system-running``: ``running`` when every unit is well; waits for a boot to end."""
+    """``systemctl is-system-running``: ``running`` when all is well. Waits up to ``seconds`` for a boot to end."""
 
     @staticmethod
     def default() -> str:
         return "unknown"
 
-    def command(self) -> str:
-        return "timeout 300 systemctl is-system-running --wait || true"
+    def command(self, seconds: int = 300) -> str:
+        # Ended by the time-out it says nothing; then the jobs that it waits for are the answer.
+        return (
+            f"timeout {seconds} systemctl is-system-running --wait || [ $? != 124 ] || "
+            "{ echo starting; timeout 10 systemctl list-jobs --no-legend --no-pager | head -n5; }"
+        )
 
     def process(self, output: list[str]) -> str:
-        return output[0].strip()
+        state, *jobs = output
+        return (
+            f"{state.strip()}, waiting for {'; '.join(' '.join(job.split()) for job in jobs)}"
+            if jobs
+            else state.strip()
+        )
 
 
 class FailedUnits(FactBase[list[str]]):

@@ -59,8 +59,10 @@ def main(verb: str, name: str, source: str, *arguments: str) -> None:
     else:
         state = "different"
     if verb == "apply" and state != "same":
+        # Podman before 5.0 refuses to replace a secret that is not there.
+        replace = [] if have is None else ["--replace"]
         subprocess.run(
-            ["podman", "secret", "create", "--replace", name, "-"], input=want, check=True, stdout=subprocess.DEVNULL
+            ["podman", "secret", "create", *replace, name, "-"], input=want, check=True, stdout=subprocess.DEVNULL
         )
     print(state)
 

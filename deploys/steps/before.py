@@ -56,12 +56,14 @@ def recorded() -> Generator[PyinfraCommand | str, None, None]:
             for each in topology.functions
         ],
     }
-    # The copies first: the record says that they are complete.
+    # The copies first: the record says that they are complete. The host's name, as tar wants at least one file.
     yield (
         f"mkdir -p -m 700 {STATE_DIRECTORY} && tar -C / -cf {STATE_DIRECTORY}/before.tar --ignore-failed-read "
         f"$(cd / && ls -d {' '.join(path.lstrip('/') for path in _MAY_EXIST)} 2>/dev/null) etc/hostname"
     )
-    yield from files.put._inner(src=StringIO(json.dumps(before, indent=1) + "\n"), dest=RECORD, mode="600")
+    # Renamed when it is whole, since it is never written again.
+    yield from files.put._inner(src=StringIO(json.dumps(before, indent=1) + "\n"), dest=f"{RECORD}.new", mode="600")
+    yield f"sync {RECORD}.new && mv {RECORD}.new {RECORD}"
 
 
 @deploy("Record the host as it was")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
-from pyinfra import host, inventory, logger
+from pyinfra import host, logger
+from pyinfra.api import State
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import OperationMeta
+from pyinfra.context import ctx_state
 
 from deploys import preflight
 from deploys.preflight import Family, Verdict
 from deploys.settings import Settings, SettingsError, read_all
 from facts.database import PostgresDataRelease
-from facts.kernel import KernelModules
+from facts.kernel import KernelCommandLine, KernelModules
 from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
 
@@ -28,17 +31,31 @@ class Node:
     settings: Settings
     verdict: Verdict
     family: Family
-    # Operations whose files end up in the initramfs: what they plan to change makes it stale.
+    # Operations of this run by what they feed: a plan in which one of these changes something has to name what follows.
     initramfs_inputs: list[OperationMeta] = field(default_factory=list)
+    unit_inputs: list[OperationMeta] = field(default_factory=list)
+    postgres_inputs: list[OperationMeta] = field(default_factory=list)
+    node_inputs: list[OperationMeta] = field(default_factory=list)
+
+
+_read: WeakKeyDictionary[State, dict[str, Settings]] = WeakKeyDictionary()
+
+
+def _settings_of_this_run() -> dict[str, Settings]:
+    """The settings of every host that ``--limit`` leaves in, checked once a run."""
+    state = ctx_state.get()
+    if state not in _read:
+        hosts = [each for each in state.inventory if state.is_host_in_limit(each)]
+        try:
+            _read[state] = read_all((each.name, each.data.dict()) for each in hosts)
+        except SettingsError as error:
+            raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
+    return _read[state]
 
 
 def begin() -> Node:
     """Check the data of **every** host of the inventory, then this host. Raises ``Refused``, which ends the run."""
-    try:
-        settings = read_all((each.name, each.data.dict()) for each in inventory)[host.name]
-    except SettingsError as error:
-        raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
-
+    settings = _settings_of_this_run()[host.name]
     platform = host.get_fact(Platform, directory=settings.storage_directory)
     if platform is None:
         raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
@@ -51,6 +68,7 @@ def begin() -> Node:
         settings,
         record,
         host.get_fact(PostgresDataRelease, directory=settings.postgres_directory),
+        host.get_fact(KernelCommandLine),
     )
     for warning in verdict.warnings:
         logger.warning(f"{host.print_prefix}{warning}")

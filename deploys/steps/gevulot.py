@@ -18,7 +18,7 @@ UNIT = "gevulot-node.service"
 MIGRATION = "gevulot-migrate.service"
 QUADLET = "/etc/containers/systemd/gevulot-node.container"
 MIGRATION_FILE = "/etc/systemd/system/gevulot-migrate.service"
-MIGRATE = "/usr/local/lib/gevulot/migrate"
+MIGRATE = "/usr/local/libexec/gevulot/migrate"
 ENVIRONMENT = "/etc/gevulot/node.env"
 KEY_IN_CONTAINER = "/etc/gevulot-key/node.key"
 HAND_OVER = "/run/pcibind/devices.env"
@@ -36,25 +36,24 @@ def database_address(settings: Settings) -> tuple[str, int]:
 def configure_node(node: Node) -> None:
     settings = node.settings
     gpu = settings.gpu_functions if node.verdict.config.boards else ""
-    secrets.secret(
+    database_host, database_port = database_address(settings)
+    passphrase = secrets.secret(
         name="Set the network's passphrase", secret_name=PASSPHRASE, source="stdin", value=settings.psk_passphrase
     )
-    push.template(
+    environment = push.template(
         ENVIRONMENT,
         environment=settings.environment() | {"GEVULOT_NODE_KEY_FILE": KEY_IN_CONTAINER},
     )
-    push.template(MIGRATE, mode="755")
-    database_host, database_port = database_address(settings)
-    push.template(
+    migrate = push.template(MIGRATE, mode="755")
+    migration = push.template(
         MIGRATION_FILE,
         own_postgres=settings.own_postgres,
         storage=settings.storage_directory,
         database_host=database_host,
         database_port=database_port,
         image=settings.node_image,
-        start_timeout=settings.start_timeout,
     )
-    push.template(
+    quadlet = push.template(
         QUADLET,
         image=settings.node_image,
         auto_update=settings.auto_update,
@@ -66,19 +65,24 @@ def configure_node(node: Node) -> None:
         key=settings.key_directory,
         start_timeout=settings.start_timeout,
     )
+    node.node_inputs.extend((passphrase, environment, migrate, migration, quadlet))
     units.reloaded(
         name="Reload systemd",
         units=("pcibind.service", MIGRATION, UNIT, *((postgres.UNIT,) if settings.own_postgres else ())),
+        inputs=[migration, quadlet, *node.unit_inputs],
     )
 
 
 @deploy("Start the node")
-def start_node(settings: Settings, later: Later) -> None:
+def start_node(node: Node, later: Later) -> None:
     """Starts the node, which pulls its migration in. Both read the same image and URL, so both follow a change."""
+    settings = node.settings
     units.running(
         name="Start the node",
         unit=UNIT,
         later=later,
+        inputs=node.node_inputs,
+        timeout=settings.start_timeout,
         files=(QUADLET, MIGRATION_FILE, MIGRATE, ENVIRONMENT, HAND_OVER, f"{settings.key_directory}/node.key"),
         secrets=(postgres.URL, PASSPHRASE),
     )

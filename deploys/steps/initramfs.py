@@ -8,8 +8,8 @@ from pyinfra import host
 from pyinfra.api import deploy, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
-from pyinfra.context import ctx_state
 
+from deploys.planning import will_follow
 from deploys.steps.begin import Node
 from facts.initramfs import StaleInitramfs
 
@@ -26,8 +26,7 @@ def current(generator: str, inputs: list[OperationMeta]) -> Generator[PyinfraCom
     + generator: ``initramfs-tools`` or ``dracut``
     + inputs: operations of this run that write what goes into it
     """
-    planned = not ctx_state.get().is_executing and any(each.will_change for each in inputs)
-    if not planned and not host.get_fact(StaleInitramfs):
+    if not will_follow(inputs) and not host.get_fact(StaleInitramfs):
         host.noop("the initramfs is newer than all that goes into it")
         return
     yield _REBUILD[generator]

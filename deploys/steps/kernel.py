@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import StringCommand, deploy, operation
-from pyinfra.api.command import PyinfraCommand, QuoteString
+from pyinfra.api import deploy, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import server
 
 from deploys import push
+from deploys.planning import will_follow
 from deploys.steps.begin import Node
 from facts.kernel import KernelCommandLine, effective
 
+# The argument that gevulot_vfio_ids may have set in an earlier run.
+_IDS = "vfio-pci.ids"
+
 
 @operation()
-def grub_arguments(arguments: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
-    """Write GRUB's menu anew when an entry of it lacks an argument.
+def grub_arguments(
+    arguments: tuple[str, ...], inputs: list[OperationMeta]
+) -> Generator[PyinfraCommand | str, None, None]:
+    """Write GRUB's menu anew when an entry of it lacks an argument, or is older than our file.
 
     + arguments: kernel arguments that every entry must end up with
+    + inputs: operations of this run that write what the menu is made from
     """
     lines = host.get_fact(KernelCommandLine)
-    if lines.configured and all(effective(line, arguments) for line in lines.configured):
+    settled = lines.configured and not lines.stale and all(effective(line, arguments) for line in lines.configured)
+    if settled and not will_follow(inputs):
         host.noop("every GRUB entry has the arguments")
         return
     yield "PATH=$PATH:/usr/sbin:/sbin update-grub"
@@ -34,12 +44,16 @@ def grubby_arguments(arguments: tuple[str, ...]) -> Generator[PyinfraCommand | s
     + arguments: kernel arguments that every entry must end up with
     """
     lines = host.get_fact(KernelCommandLine)
-    if lines.configured and all(effective(line, arguments) for line in lines.configured):
+    wants_ids = any(argument.startswith(f"{_IDS}=") for argument in arguments)
+    has_ids = any(argument.startswith(f"{_IDS}=") for line in lines.configured for argument in line)
+    settled = lines.configured and all(effective(line, arguments) for line in lines.configured)
+    if settled and (wants_ids or not has_ids):
         host.noop("every boot entry has the arguments")
         return
-    yield StringCommand(
-        "grubby", "--update-kernel=ALL", StringCommand("--args=", QuoteString(" ".join(arguments)), _separator="")
-    )
+    words = ["grubby", "--update-kernel=ALL", f"--args={shlex.quote(' '.join(arguments))}"]
+    if has_ids and not wants_ids:
+        words.append(f"--remove-args={_IDS}")
+    yield " ".join(words)
 
 
 @deploy("Configure the kernel")
@@ -58,7 +72,7 @@ def configure_kernel(node: Node) -> None:
         ]
     )
     if node.family.boot == "grub":
-        push.template("/etc/default/grub.d/90-gevulot.cfg", arguments=verdict.kernel_arguments)
-        grub_arguments(name="Switch the IOMMU on in GRUB", arguments=verdict.kernel_arguments)
+        inputs = [push.template("/etc/default/grub.d/90-gevulot.cfg", arguments=verdict.kernel_arguments)]
+        grub_arguments(name="Switch the IOMMU on in GRUB", arguments=verdict.kernel_arguments, inputs=inputs)
     else:
         grubby_arguments(name="Switch the IOMMU on with grubby", arguments=verdict.kernel_arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from collections.abc import Generator
 from hashlib import sha256
@@ -12,19 +13,22 @@ from pathlib import Path
 from pyinfra import host
 from pyinfra.api import FileUploadCommand, deploy, operation
 from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import systemd
 
 import pcibind
 from deploys import push
-from deploys.preflight import Family
+from deploys.planning import DECIDED_LATER, will_follow
 from deploys.steps.begin import Node
-from deploys.steps.reboot import DECIDED_LATER, Later
+from deploys.steps.reboot import Later
+from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord
 from facts.tree import TreeDigest
 from pcibind import config, early, unit
 from pcibind.config import Config
 from pcibind.record import Record
 
+GROUP_DEVICE = re.compile(r"/dev/vfio/[0-9]+")
 LIBRARY = "/usr/local/lib/pcibind"
 _WRAPPER = f'#!/bin/sh\nexec /usr/bin/python3 -I {LIBRARY} "$@"\n'
 
@@ -68,20 +72,26 @@ def library_installed() -> Generator[PyinfraCommand | str, None, None]:
         return
     upload = host.get_temp_filename("pcibind.tar.gz")
     yield FileUploadCommand(_archive(tree), upload)
-    # Complete beside the old one, then renamed: a run killed here leaves a whole library or none, never a mixture.
+    # Complete beside the old one and on the disk, then two renames: never a mixture of two releases.
     yield (
         f"rm -rf {LIBRARY}.new && mkdir -m 755 {LIBRARY}.new && tar -xzf {upload} -C {LIBRARY}.new --no-same-owner && "
-        f"python3 -m compileall -q {LIBRARY}.new/pcibind && rm -rf {LIBRARY} && mv {LIBRARY}.new {LIBRARY} && "
-        f"rm -f {upload}; if command -v restorecon >/dev/null; then restorecon -R {LIBRARY}; fi"
+        f"python3 -m compileall -q {LIBRARY}.new/pcibind && sync && rm -rf {LIBRARY}.old && "
+        f"{{ [ ! -e {LIBRARY} ] || mv {LIBRARY} {LIBRARY}.old; }} && mv {LIBRARY}.new {LIBRARY} && "
+        f"rm -rf {LIBRARY}.old {upload}; if command -v restorecon >/dev/null; then restorecon -R {LIBRARY}; fi"
     )
 
 
 @operation()
-def boards_recorded(wanted: Config, boards: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
-    """Let pcibind pass its guards and record the chosen boards with their identity. No driver is touched.
+def boards_recorded(
+    wanted: Config, boards: tuple[str, ...], later: Later
+) -> Generator[PyinfraCommand | str, None, None]:
+    """Let pcibind pass its guards and record the chosen boards with their identity.
+
+    No driver is touched, but for a board that is chosen no more: where no reboot is due, it is given back at once.
 
     + wanted: the configuration that the node was given
     + boards: bridge-relative paths of the boards that the preflight found
+    + later: what the reboot decides
     """
     record = host.get_fact(PciRecord) or Record()
     paths = {board.path for board in record.boards}
@@ -90,18 +100,21 @@ def boards_recorded(wanted: Config, boards: tuple[str, ...]) -> Generator[Pyinfr
     }:
         host.noop("the boards are recorded")
         return
-    yield "/usr/local/sbin/pcibind apply --next-boot"
+    if paths - set(boards) and not later.reasons():
+        yield "/usr/local/sbin/pcibind apply"
+    else:
+        yield "/usr/local/sbin/pcibind apply --next-boot"
 
 
 @deploy("Prepare the passthrough")
-def prepare_passthrough(node: Node, family: Family) -> None:
+def prepare_passthrough(node: Node, later: Later) -> None:
     """Everything that the next boot needs to bind the boards by itself. Touches no driver."""
     inputs = node.initramfs_inputs
     inputs.append(library_installed(name="Install pcibind"))
     push.text("/usr/local/sbin/pcibind", _WRAPPER, mode="755")
     push.text("/etc/pcibind/gevulot.toml", config.render(*node.verdict.config.boards))
     inputs.append(push.text(early.RULE_PATH, early.rule()))
-    if family.initramfs == "dracut":
+    if node.family.initramfs == "dracut":
         inputs.append(push.text(early.DRACUT_PATH, early.dracut()))
     else:
         inputs.append(push.text(early.INITRAMFS_HOOK_PATH, early.initramfs_hook(), mode="755"))
@@ -113,18 +126,23 @@ def prepare_passthrough(node: Node, family: Family) -> None:
         name="Record the chosen boards",
         wanted=node.verdict.config,
         boards=tuple(board.path for board in node.verdict.boards),
+        later=later,
     )
     inputs.append(recorded)
+    node.node_inputs.append(recorded)
 
 
 @operation()
-def boards_bound(later: Later, wanted: bool) -> Generator[PyinfraCommand | str, None, None]:
+def boards_bound(
+    later: Later, wanted: bool, inputs: list[OperationMeta]
+) -> Generator[PyinfraCommand | str, None, None]:
     """Bind every function of the recorded boards to vfio-pci and prove it, unless that is so already.
 
     + later: what the reboot decides
     + wanted: whether any board is chosen
+    + inputs: operations of this run that choose the boards
     """
-    if later.undecided():
+    if later.undecided() or will_follow(inputs):
         yield DECIDED_LATER
         return
     status = host.get_fact(PciBinding)
@@ -136,7 +154,19 @@ def boards_bound(later: Later, wanted: bool) -> Generator[PyinfraCommand | str, 
         yield "/usr/local/sbin/pcibind apply"
 
 
+@operation()
+def groups_given_to_kvm() -> Generator[PyinfraCommand | str, None, None]:
+    """Apply the udev rule to VFIO devices that were there before it, as on a host that was set up by hand."""
+    parts = host.get_fact(NodeParts, paths=("/",))
+    groups = [each for each in parts.devices.values() if GROUP_DEVICE.fullmatch(each.path)] if parts else []
+    if all(each.owner == "root:kvm" for each in groups):
+        host.noop("the VFIO groups belong to kvm")
+        return
+    yield "udevadm control --reload && udevadm trigger --action=change --subsystem-match=vfio && udevadm settle"
+
+
 @deploy("Bind the boards")
 def bind_boards(node: Node, later: Later) -> None:
     wanted = bool(node.verdict.config.boards)
-    boards_bound(name="Bind the chosen boards", later=later, wanted=wanted)
+    boards_bound(name="Bind the chosen boards", later=later, wanted=wanted, inputs=list(node.node_inputs))
+    groups_given_to_kvm(name="Give the VFIO groups to kvm")

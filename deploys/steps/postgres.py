@@ -8,12 +8,14 @@ from shlex import quote
 from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
 from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
 from deploys import push
-from deploys.settings import Settings
+from deploys.planning import DECIDED_LATER, will_follow
 from deploys.steps import secrets, units
-from deploys.steps.reboot import DECIDED_LATER, Later
+from deploys.steps.begin import Node
+from deploys.steps.reboot import Later
 from facts.database import PostgresSchema, psql
 
 PASSWORD = "gevulot-db-password"
@@ -32,15 +34,18 @@ ALTER ROLE gevulot PASSWORD :'password';
 
 
 @operation()
-def password_reconciled(port: int, later: Later) -> Generator[PyinfraCommand | str, None, None]:
+def password_reconciled(
+    port: int, later: Later, inputs: list[OperationMeta]
+) -> Generator[PyinfraCommand | str, None, None]:
     """Give the server's role the password of the secret, when the server does not take it.
 
     The image sets the password only when it makes the data directory.
 
     + port: the server's loopback port
     + later: what the reboot decides
+    + inputs: operations of this run that change the server or its password
     """
-    if later.undecided():
+    if later.undecided() or will_follow(inputs):
         yield DECIDED_LATER
         return
     if host.get_fact(PostgresSchema, port=port) is not None:
@@ -54,42 +59,64 @@ def password_reconciled(port: int, later: Later) -> Generator[PyinfraCommand | s
 
 
 @deploy("Make the database's secrets")
-def make_database_secrets(settings: Settings) -> None:
+def make_database_secrets(node: Node) -> None:
+    settings = node.settings
     if settings.postgres_url is not None:
-        secrets.secret(name="Set the database's URL", secret_name=URL, source="stdin", value=settings.postgres_url)
-        return
-    if settings.postgres_password is not None:
-        secrets.secret(
-            name="Set the database's password",
-            secret_name=PASSWORD, source="stdin", value=settings.postgres_password,
-        )  # fmt: skip
+        url = secrets.secret(
+            name="Set the database's URL", secret_name=URL, source="stdin", value=settings.postgres_url
+        )
     else:
-        secrets.secret(name="Generate the database's password", secret_name=PASSWORD, source="generated")
-    secrets.secret(
-        name="Set the database's URL",
-        secret_name=URL, source="url", arguments=(PASSWORD, str(settings.postgres_port)),
-    )  # fmt: skip
+        if settings.postgres_password is not None:
+            password = secrets.secret(
+                name="Set the database's password",
+                secret_name=PASSWORD, source="stdin", value=settings.postgres_password,
+            )  # fmt: skip
+        else:
+            password = secrets.secret(name="Generate the database's password", secret_name=PASSWORD, source="generated")
+        node.postgres_inputs.append(password)
+        url = secrets.secret(
+            name="Set the database's URL",
+            secret_name=URL, source="url", arguments=(PASSWORD, str(settings.postgres_port)), inputs=(password,),
+        )  # fmt: skip
+    node.node_inputs.append(url)
 
 
 @deploy("Configure Postgres")
-def configure_postgres(settings: Settings) -> None:
+def configure_postgres(node: Node) -> None:
+    settings = node.settings
     if not settings.own_postgres:
         return
     # Made by root; the image gives it to its own account, whose number differs from image to image.
     files.directory(name=f"Make {settings.postgres_directory}", path=settings.postgres_directory)
-    push.template(HBA)
-    push.template(
+    node.postgres_inputs.append(push.template(HBA))
+    quadlet = push.template(
         QUADLET,
         image=settings.postgres_image,
         directory=settings.postgres_directory,
         port=settings.postgres_port,
         start_timeout=settings.start_timeout,
     )
+    node.postgres_inputs.append(quadlet)
+    node.unit_inputs.append(quadlet)
 
 
 @deploy("Start Postgres")
-def start_postgres(settings: Settings, later: Later) -> None:
+def start_postgres(node: Node, later: Later) -> None:
+    settings = node.settings
     if not settings.own_postgres:
         return
-    units.running(name="Start Postgres", unit=UNIT, later=later, files=(QUADLET, HBA), secrets=(PASSWORD,))
-    password_reconciled(name="Reconcile the database's password", port=settings.postgres_port, later=later)
+    units.running(
+        name="Start Postgres",
+        unit=UNIT,
+        later=later,
+        inputs=node.postgres_inputs,
+        timeout=settings.start_timeout,
+        files=(QUADLET, HBA),
+        secrets=(PASSWORD,),
+    )
+    password_reconciled(
+        name="Reconcile the database's password",
+        port=settings.postgres_port,
+        later=later,
+        inputs=node.postgres_inputs,
+    )

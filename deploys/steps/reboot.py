@@ -13,14 +13,16 @@ from gevent.lock import BoundedSemaphore
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, deploy, operation
 from pyinfra.api.command import PyinfraCommand
+from pyinfra.connectors.util import clear_askpass_cache
 from pyinfra.context import ctx_host, ctx_state
 
 from deploys import remote
 from deploys.pending import pending
+from deploys.planning import is_planning
 from deploys.steps.begin import Node
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
-from facts.pci import PciTopology
-from facts.unit import FailedUnits, SystemState
+from facts.pci import PciBinding, PciTopology
+from facts.unit import FailedUnits, SystemState, Units
 
 
 @dataclass(slots=True)
@@ -76,7 +78,7 @@ class Later:
 
     def undecided(self) -> bool:
         """Whether this is the plan of a run that reboots first, so that what comes after cannot be known yet."""
-        return not ctx_state.get().is_executing and bool(self.reasons())
+        return is_planning() and bool(self.reasons())
 
     @staticmethod
     def _after_the_reboot() -> bool:
@@ -84,10 +86,6 @@ class Later:
 
     def _ready(self) -> bool:
         return not self.reasons()
-
-
-# What an operation yields into a plan when only the state after the reboot decides. It is never run.
-DECIDED_LATER = "true # known only after the reboot"
 
 
 @operation()
@@ -138,7 +136,7 @@ def _take_part(state: State, host: Host, roll: _Roll) -> bool:
 
 
 def _is_due(state: State, each: Host, current: str) -> bool:
-    """Whether a host has been through all that comes before this operation; with pyinfra's --serial, others have not."""
+    """Whether a host is through with all that comes before this operation; with --serial, later hosts are not."""
     order = state.get_op_order()
     earlier = order[: order.index(current)]
     return all(state.ops[each][op].operation_meta.is_complete() for op in earlier if op in state.ops[each])
@@ -190,7 +188,12 @@ def _reboot(each: Host, wish: _Wish) -> str | None:
     pyinfra's own operation tells a reboot by the uptime, which fails on a host that boots slower than it had been up.
     """
     before = _boot_id(each)
+    if before is None:
+        return "its boot identifier could not be read, so it was not rebooted"
     failed_before = each.get_fact(FailedUnits)
+    ran_before = _node_runs(each)
+    # What pyinfra keeps on a host for sudo is gone after the boot; asking for its removal would hang meanwhile.
+    clear_askpass_cache(each)
     remote.run(each, "( sleep 1; systemctl reboot ) </dev/null >/dev/null 2>&1 &", timeout=30)
     deadline = time.monotonic() + wish.timeout
     # Connections that end half-way are what a reboot looks like from outside; paramiko would print each with its trace.
@@ -209,11 +212,22 @@ def _reboot(each: Host, wish: _Wish) -> str | None:
         if boot_id not in (None, before):
             break
         gevent.sleep(2)
-    return _came_back_wrong(each, wish, failed_before)
+    seconds = max(30, round(deadline - time.monotonic()))
+    wrong = _came_back_wrong(each, wish, failed_before, seconds)
+    while wrong is None and ran_before and not _node_runs(each):
+        if time.monotonic() > deadline:
+            return "the node ran before and does not run now; see journalctl -b -u gevulot-node"
+        gevent.sleep(5)
+    return wrong
 
 
-def _came_back_wrong(each: Host, wish: _Wish, failed_before: list[str]) -> str | None:
-    system = each.get_fact(SystemState)
+def _node_runs(each: Host) -> bool:
+    unit = each.get_fact(Units, units=("gevulot-node.service",)).get("gevulot-node.service")
+    return unit is not None and unit.running
+
+
+def _came_back_wrong(each: Host, wish: _Wish, failed_before: list[str], seconds: int) -> str | None:
+    system = each.get_fact(SystemState, seconds=seconds)
     if system not in ("running", "degraded"):
         return f"systemctl is-system-running says {system}; expected running"
     failed = [unit for unit in each.get_fact(FailedUnits) if unit not in failed_before]
@@ -222,6 +236,9 @@ def _came_back_wrong(each: Host, wish: _Wish, failed_before: list[str]) -> str |
     still = reasons(wish.arguments, wish.boards)
     if still:
         return "; ".join(still)
+    binding = each.get_fact(PciBinding)
+    if binding is not None and not binding.bound:
+        return f"pcibind status ends with {binding.exit_code}: not every board is bound; see journalctl -b -u pcibind"
     if not each.get_fact(InterruptRemapping):
         return "interrupt remapping is off, so VFIO would refuse to attach; switch it on in the firmware"
     return None

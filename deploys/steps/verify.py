@@ -9,16 +9,18 @@ import psycopg
 from pyinfra import host, logger
 from pyinfra.api import Host, deploy, operation
 from pyinfra.api.command import PyinfraCommand
-from pyinfra.context import ctx_state
 
 from deploys import checks, forward, outside, remote, scripts
 from deploys.checks import Check
+from deploys.planning import DECIDED_LATER, is_planning
 from deploys.settings import Settings
 from deploys.steps import gevulot, key, postgres
 from deploys.steps.begin import Node
-from deploys.steps.reboot import DECIDED_LATER, Later
-from facts.container import Container, Health
+from deploys.steps.reboot import Later
+from facts.container import Container
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
+from facts.health import Health
+from facts.initramfs import StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.pci import PciTopology
@@ -35,8 +37,7 @@ def verified(node: Node, later: Later) -> Generator[PyinfraCommand | str, None, 
     + node: the host and what its operator asked for
     + later: what the reboot decides
     """
-    planning = not ctx_state.get().is_executing
-    if planning:
+    if is_planning():
         unit = host.get_fact(Units, units=(gevulot.UNIT,)).get(gevulot.UNIT)
         if later.undecided() or unit is None or not unit.running:
             yield DECIDED_LATER
@@ -79,6 +80,8 @@ def _read(host: Host, node: Node) -> list[Check]:
         )
         for board in verdict.boards:
             found += checks.board(topology, board)
+        found.append(checks.initramfs(host.get_fact(StaleInitramfs)))
+        found.append(checks.enabled(units.get("pcibind.service")))
     found.append(checks.modules(host.get_fact(KernelModules, modules=verdict.modules), verdict.modules))
     found += checks.devices(parts, boards)
     found += checks.account(parts, settings)
@@ -115,7 +118,7 @@ def _database(host: Host, settings: Settings) -> list[Check]:
         if settings.postgres_url is not None:
             url = settings.postgres_url.get_secret_value()
         else:
-            url = forward.read_secret(host, postgres.URL, sudo=bool(host.data.get("_sudo")))
+            url = forward.read_secret(host, postgres.URL)
         seen = forward.read_schema(host, address, port, url)
     except forward.NotForwarded as reason:
         place = f"on the node; no forwarding: {reason}"
@@ -124,16 +127,19 @@ def _database(host: Host, settings: Settings) -> list[Check]:
         else:
             # The migration has just used the URL from the node; its unit's result stands in the table.
             return [Check("database", "external; seen by the node's migration only", None)]
-    except psycopg.Error as error:
+    except psycopg.OperationalError as error:
         place = f"psycopg, through SSH: {str(error).splitlines()[0]}"
+    except psycopg.Error as error:
+        # Others may quote a part of the URL.
+        place = f"psycopg, through SSH: {type(error).__name__}"
     is_open = settings.own_postgres and host.get_fact(PostgresOpenToLoopback, port=settings.postgres_port)
     return checks.database(seen, settings, place, is_open)
 
 
 def _ports(host: Host, settings: Settings) -> list[Check]:
-    address = host.data.get("ssh_hostname") or host.name
-    if address.startswith("@"):
-        return [Check("ports from outside", "not looked at: the host is not reached over the network", None)]
+    address = forward.peer_address(host)
+    if address is None:
+        return [Check("ports from outside", "not looked at: the host is not reached directly", None)]
     found = []
     for port in settings.ports_closed_outside():
         greeting = outside.POSTGRES_GREETING if port == settings.postgres_port else outside.HTTP_GREETING

@@ -1,6 +1,6 @@
 """Defaults of every node. The README's table of settings lists all keys; a host's own data wins over these."""
 
-from deploys.settings import from_environment as _from_environment
+from deploys.secret_sources import from_environment as _from_environment
 
 # Read when a deploy needs it, so that this file also loads where the secret is not at hand.
 gevulot_psk_passphrase = _from_environment("GEVULOT_PSK_PASSPHRASE")

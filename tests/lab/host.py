@@ -38,6 +38,7 @@ class VirtualHost:
         self.forwards: dict[int, int] = {}
         self._process: Process | None = None
         self._guard: Guard | None = None
+        self._detached = False
 
     # What it is.
 
@@ -134,6 +135,7 @@ class VirtualHost:
 
     def detach(self) -> None:
         """Let it live on when this process ends."""
+        self._detached = True
         self._write_record(owner=None)
         if self._guard is not None:
             self._guard.release()

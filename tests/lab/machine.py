@@ -89,6 +89,7 @@ class Machine(VirtualHost):
         process = Process(found.pid, found.start)
         machine._process = process if process.alive else None
         machine._owner = Process(*found.owner) if found.owner else None
+        machine._detached = True
         return machine
 
     def __enter__(self) -> Self:
@@ -128,14 +129,13 @@ class Machine(VirtualHost):
             shape = named(topology) if isinstance(topology, str) else topology
             old = self.hardware
             self.hardware = Hardware(shape, old.memory_mib, old.cpus, old.accelerator)
-        detached = self._guard is None
         self.launch([(host, inside) for inside, host in self.forwards.items()])
         try:
             self.wait(timeout=timeout)
         except BaseException:
             self.power_cut()
             raise
-        if detached:
+        if self._detached:
             self.detach()
 
     def shutdown(self, *, timeout: float = 180) -> None:

@@ -1,7 +1,8 @@
 """Hosts as their commands describe them: recorded answers, in the formats that the facts' commands print.
 
 ``responses`` makes of a ``Recorded`` host what pyinfra's ``@fake`` connector answers; ``watch`` writes down, as one
-JSON line each, every command and upload that pyinfra sends to any fake host.
+JSON line each, every command and upload that pyinfra sends to any fake host; and ``settled`` makes of what was written
+down the answers of a host where all of that was done.
 """
 
 from __future__ import annotations
@@ -9,17 +10,28 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
+import stat
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha1
+from io import IOBase
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from pyinfra.api import State
+from pyinfra.connectors.fake import FakeConnector
 from pyinfra.context import ctx_state
 
 from deploys import remote
+from deploys.steps import passthrough
+from deploys.steps.packages import PACKAGES
+from facts.database import MIGRATIONS, TABLES
+from pcibind import record, topology_text
+from pcibind.config import Selector
+from pcibind.record import Record, RecordedBoard
 
 PASSPHRASE = "a passphrase of this network only"
 ARGUMENTS = "intel_iommu=on iommu=pt"
@@ -76,7 +88,7 @@ def platform(distribution: Distribution, **changes: str | None) -> list[str]:
         "disk_kib": str(1900 * 1024**2),
     }
     end: dict[str, str | None] = {"podman": distribution.podman}
-    if distribution.os != "fedora":
+    if not distribution.podman:
         end["podman_offered"] = distribution.offered or "(none)"
     end["end"] = "yes"
     text = [f"{key}={value}" for key, value in {**lines, **_known(changes, lines)}.items() if value is not None]
@@ -186,6 +198,9 @@ class Recorded:
     failed_after: str = ""
     route: Pci = NIC
     changes: dict[str, str | None] = field(default_factory=dict)
+    # Arguments that the boot loader's entries have.
+    configured: str = ""
+    boot_id_readable: bool = True
     rebooted: bool = False
 
     @property
@@ -213,11 +228,14 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         return ""
 
     def line() -> list[str]:
-        return [f"live {KERNEL} {ARGUMENTS if host.ready else ''}", f"configured {KERNEL}"]
+        return [f"live {KERNEL} {ARGUMENTS if host.ready else ''}", f"configured {KERNEL} {host.configured}"]
+
+    def boot_id() -> str:
+        return "second" if host.rebooted else "first"
 
     return {
         "systemctl reboot": Answer(reboot),
-        "boot_id": Answer(lambda: "second" if host.rebooted else "first"),
+        "boot_id": Answer(boot_id) if host.boot_id_readable else {"success": False, "stderr": "Permission denied"},
         "iommu_table=": platform(host.distribution, **host.changes),
         "uname -s": "Linux",
         "command -v useradd": "/usr/sbin/useradd",
@@ -225,10 +243,10 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         "pcibind-topology": Answer(lambda: topology(*(host.functions_after if host.ready else host.functions))),
         "pcibind-evidence": evidence(host.route),
         "/proc/cmdline": Answer(line),
-        "IRQ remapping": "yes",
+        "/proc/interrupts": "yes",
         "is-system-running": "running",
         "list-units --failed": Answer(lambda: host.failed_after if host.rebooted else ""),
-        "pcibind status": ["{}", "1"],
+        "pcibind status": Answer(lambda: ["{}", "0" if host.rebooted else "1"]),
         "initrd.img-": "/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/nvidia.conf",
         re.compile(r"node_key\.sh state /"): "missing",
         re.compile(r" check gevulot-"): "absent",
@@ -245,6 +263,75 @@ def data(host: Recorded, **settings: Any) -> dict[str, Any]:
     """A fake host's data: its answers, without delay, and what its operator asks for."""
     ours = {f"gevulot_{key}": value for key, value in ({"psk_passphrase": PASSPHRASE} | settings).items()}
     return {"fake_responses": responses(host), "fake_delay": 0, "fake_delay_jitter": 0} | ours
+
+
+# --- hosts that were deployed before
+
+UNITS = ("pcibind.service", "gevulot-migrate.service", "gevulot-node.service", "gevulot-postgres.service")
+
+
+def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str], Any]:
+    """What a Debian host answers after the run that ``watch`` wrote down in ``path``, where it was called ``name``.
+
+    ``changed`` says of single secrets, spelt with underscores, what the node says of them instead of ``same``.
+    """
+    answers: dict[str | re.Pattern[str], Any] = {}
+    modes: dict[str, tuple[str, str]] = {}
+    for each in sent(Path(path)):
+        words = shlex.split(each.text) if each.host == name and each.kind == "command" else []
+        if words[:2] == ["mkdir", "-p"] and len(words) == 3:
+            modes[words[2]] = ("755", "root:root")
+        elif words[:1] == ["chmod"] and len(words) == 3:
+            modes[words[2]] = (words[1], modes.get(words[2], ("", "root:root"))[1])
+        elif words[:1] == ["chown"] and len(words) == 3:
+            modes[words[2]] = (modes.get(words[2], ("755",))[0], words[1])
+    digests = dict(line.split("  ")[::-1] for line in Path(f"{path}.files").read_text().splitlines())
+    modes["/var/lib/gevulot-deploy/before.json"] = ("600", "root:root")
+    digests["/var/lib/gevulot-deploy/before.json"] = ""
+    for place in [place for place in modes if place in digests]:
+        for parent in Path(place).parents:
+            modes.setdefault(str(parent), ("755", "root:root"))
+    for place, (mode, owner) in modes.items():
+        kind = stat.S_IFREG if place in digests else stat.S_IFDIR
+        user, _, group = owner.partition(":")
+        answers[f"test -e {place} ||"] = (
+            f"user={user} group={group} mode={stat.filemode(kind | int(mode, 8))} atime=1 mtime=1 ctime=1 size=1 "
+            f"'{place}'"
+        )
+        answers[f"sha1sum {place} 2>"] = f"{digests.get(place)} {place}"
+    blocks = [
+        [f"Id={unit}", "LoadState=loaded", "ActiveState=active", "SubState=running", "NeedDaemonReload=no",
+         "UnitFileState=enabled", ""]
+        for unit in UNITS
+    ]  # fmt: skip
+    boards = topology_text.parse(topology(*gpu(1, 1, drivers=BOUND, group=12))).boards()
+    secrets = ("gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase")
+    return answers | {
+        "dpkg -l": [f"ii  {package}  1.0  amd64  text" for package in PACKAGES["apt"]],
+        "cat /etc/group": ["kvm:x:101:gevulot", "gevulot:x:999:"],
+        "cat /etc/passwd": "gevulot:x:999:999::/var/lib/gevulot:/usr/sbin/nologin|gevulot|gevulot kvm||!",
+        "cd /usr/local/lib/pcibind": f"{passthrough.digest(passthrough.library())}  -",
+        "UnitFileState pcibind.service": ["Id=pcibind.service", "UnitFileState=enabled"],
+        "record.json": record.dump(
+            Record(tuple(RecordedBoard.of(board, Selector.parse(board.model), None) for board in boards))
+        ).splitlines(),
+        "/proc/cmdline": [f"live {KERNEL} {ARGUMENTS}", f"configured {KERNEL} {ARGUMENTS}"],
+        "modinfo": modules(loaded=True),
+        "initrd.img-": [],
+        "pcibind status": ["{}", "0"],
+        "image inspect": [f"{image} sha256:0a" for image in
+                          ("docker.io/library/postgres:16-alpine", "quay.io/gevulot/node:latest")],
+        "node_key.sh state /": "ok",
+        "systemctl show --timestamp=unix -p Id": [line for block in blocks for line in block],
+        "podman exec gevulot-postgres": ["release 160004", *(f"table {each}" for each in (*TABLES, MIGRATIONS))],
+        **{f" check {each} ": changed.get(each.replace("-", "_"), "same") for each in secrets},
+    }  # fmt: skip
+
+
+def saying(answers: dict[str | re.Pattern[str], Any], data: dict[str, Any]) -> dict[str, Any]:
+    """A fake host's data with these answers before its own."""
+    own = {key: text for key, text in data["fake_responses"].items() if key not in answers}
+    return data | {"fake_responses": answers | own}
 
 
 # --- the record of what was sent
@@ -308,3 +395,16 @@ def watch(path: str) -> None:
         handler.setLevel(logging.INFO)
     logger.setLevel(logging.DEBUG)
     logger.addHandler(_Watch(Path(path)))
+    put_file = FakeConnector.put_file
+
+    def put(self: FakeConnector, content: str | IOBase, place: str, *more: Any, **arguments: Any) -> bool:
+        if isinstance(content, str):
+            whole: bytes | str = Path(content).read_bytes()
+        else:
+            content.seek(0)
+            whole = content.read()
+        with Path(f"{path}.files").open("a", encoding="utf-8") as file:
+            file.write(f"{sha1(whole.encode() if isinstance(whole, str) else whole).hexdigest()}  {place}\n")
+        return put_file(self, content, place, *more, **arguments)
+
+    FakeConnector.put_file = put  # type: ignore[method-assign, assignment]

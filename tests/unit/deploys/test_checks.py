@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -67,6 +67,8 @@ class Node:
         unit("gevulot-node.service"),
         unit("gevulot-migrate.service", active="inactive", sub="dead"),
     )
+    binder: Unit | None = unit("pcibind.service", enabled="enabled")  # noqa: RUF009
+    stale: list[str] = field(default_factory=list)
     port: str = "closed"
 
     def failed(self) -> list[Check]:
@@ -87,6 +89,8 @@ class Node:
             *checks.units(units, ("gevulot-node.service",)),
             checks.migration(units),
             checks.port(5432, self.port),
+            checks.initramfs(self.stale),
+            checks.enabled(self.binder),
         ]
         return [check for check in found if check.ok is False]
 
@@ -98,6 +102,11 @@ def with_parts(**changes: Any) -> Callable[[Node], Node]:
 def with_key(**changes: Any) -> Callable[[Node], Node]:
     entry = replace(Entry(KEY, "600", "root:root", 32), **changes)
     return lambda node: replace(node, parts=replace(node.parts, paths=node.parts.paths | {KEY: entry}))
+
+
+def with_storage(**changes: Any) -> Callable[[Node], Node]:
+    entry = replace(Entry("/var/lib/gevulot", "750", "root:gevulot", 4096), **changes)
+    return lambda node: replace(node, parts=replace(node.parts, paths=node.parts.paths | {entry.path: entry}))
 
 
 def with_container(**changes: Any) -> Callable[[Node], Node]:
@@ -148,6 +157,11 @@ def test_a_node_that_is_all_right_has_no_failed_line() -> None:
         (with_parts(groups=frozenset({"gevulot"})), "user gevulot"),
         (with_parts(groups=frozenset()), "user gevulot"),
         (without("/var/lib/gevulot"), "storage /var/lib/gevulot"),
+        (with_storage(mode="755"), "storage /var/lib/gevulot"),
+        (with_storage(owner="root:root"), "storage /var/lib/gevulot"),
+        (with_(stale=["/boot/initrd.img-1 is older than /etc/modprobe.d"]), "initramfs"),
+        (with_(binder=None), "pcibind.service at the next boot"),
+        (with_(binder=unit("pcibind.service", enabled="disabled")), "pcibind.service at the next boot"),
         (without(KEY), "node key"),
         (with_key(mode="644"), "node key"),
         (with_key(owner="gevulot:gevulot"), "node key"),
@@ -191,6 +205,15 @@ def test_all_functions_are_expected_where_they_are_asked_for() -> None:
 def test_a_node_without_boards_has_no_gpu_variable_and_no_groups() -> None:
     state = State(True, "sha256:0a1b", frozenset({"/dev/kvm"}), None)
     assert [check.ok for check in checks.container(state, SETTINGS, [])] == [True, True, True]
+
+
+def test_an_empty_gpu_variable_is_wrong_even_without_boards() -> None:
+    state = State(True, "sha256:0a1b", frozenset({"/dev/kvm"}), "")
+    assert [check.what for check in checks.container(state, SETTINGS, []) if not check.ok] == ["GEVULOT_GPU_DEVICES"]
+
+
+def test_a_port_that_was_not_looked_at_is_neither_right_nor_wrong() -> None:
+    assert checks.port(5432, "not looked at: Network is unreachable").ok is None
 
 
 def test_an_external_database_may_be_of_either_release() -> None:

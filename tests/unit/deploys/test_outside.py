@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import threading
@@ -35,8 +36,25 @@ def test_a_port_where_nobody_listens_is_closed() -> None:
     assert outside.answer("127.0.0.1", port, outside.HTTP_GREETING) == "closed"
 
 
-def test_a_name_that_nobody_knows_counts_as_closed() -> None:
-    assert outside.answer("host.invalid", 1, outside.HTTP_GREETING) == "closed"
+def test_a_name_that_nobody_knows_was_not_looked_at() -> None:
+    answer = outside.answer("host.invalid", 1, outside.HTTP_GREETING)
+    assert answer == "not looked at: host.invalid is no address that this machine knows"
+
+
+def test_a_port_behind_an_address_without_a_way_there_was_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> socket.socket:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    assert outside.answer("192.0.2.1", 1, outside.HTTP_GREETING) == "not looked at: Network is unreachable"
+
+
+def test_a_port_that_answers_nobody_in_time_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dropped(*_: object) -> socket.socket:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", dropped)
+    assert outside.answer("192.0.2.1", 1, outside.HTTP_GREETING) == "closed"
 
 
 def test_a_port_that_accepts_and_drops_is_closed() -> None:

@@ -94,6 +94,8 @@ def test_each_supported_family_is_accepted(distribution: Distribution, family: F
         (replace(DEBIAN, offered="4.3.1+ds1-8"), "Podman 4.3.1+ds1-8 is offered by the distribution"),
         (replace(FEDORA, boot=("grub2", "uki")), "the host boots a unified kernel image; expected GRUB"),
         (replace(FEDORA, boot=("systemd-boot",)), "the host boots through systemd-boot; expected GRUB"),
+        (replace(DEBIAN, boot=("grub", "systemd-boot-now")), "the host boots through systemd-boot; expected GRUB"),
+        (replace(FEDORA, podman="", offered="4.6.2"), "Podman 4.6.2 is offered by the distribution"),
         (replace(FEDORA, version="38", name="Fedora Linux 38"), "Fedora Linux 38 is too old; expected Fedora 39"),
         (replace(FEDORA, tools=("dracut", "dnf")), "lacks grubby or dracut"),
         (replace(DEBIAN, boot=()), "Debian 13 without GRUB"),
@@ -118,6 +120,15 @@ def test_what_the_hardware_lacks_is_refused_with_the_way_out(changes: dict[str, 
     (refusal,) = verdict(changes=changes).refusals
     assert words in refusal
     assert refusal.endswith(("firmware.", "systemd."))
+
+
+def test_an_unused_systemd_boot_is_no_hindrance() -> None:
+    assert verdict(replace(DEBIAN, boot=("grub", "systemd-boot"))).refusals == ()
+
+
+def test_a_fedora_that_offers_a_podman_which_is_new_enough_is_accepted() -> None:
+    found = verdict(replace(FEDORA, podman="", offered="5.3.1"))
+    assert (found.refusals, found.warnings) == ((), ())
 
 
 def test_a_missing_module_is_refused_by_its_name() -> None:
@@ -149,7 +160,15 @@ def test_a_display_that_the_console_uses_is_refused_unless_that_is_allowed() -> 
 
 def test_a_board_that_is_named_by_its_address_is_taken_whatever_its_class() -> None:
     second_nic = replace(NIC, place="pci0000:00/0000:00:1d.0")
-    assert verdict(functions=(NIC, NVME, second_nic), boards=["0000:00:1d.0"]).refusals == ()
+    found = verdict(functions=(NIC, NVME, second_nic), boards=["0000:00:1d.0"], gpu_functions="all")
+    assert found.refusals == ()
+
+
+def test_a_board_without_a_display_function_is_refused_when_only_display_functions_are_listed() -> None:
+    second_nic = replace(NIC, place="pci0000:00/0000:00:1d.0")
+    (refusal,) = verdict(functions=(NIC, NVME, second_nic), boards=["0000:00:1d.0"]).refusals
+    assert "board 0000:00:1d.0 (8086:10d3) has no display function" in refusal
+    assert "Set gevulot_gpu_functions to 'all'" in refusal
 
 
 def test_a_board_of_a_class_that_hosts_need_is_refused_when_only_its_model_is_named() -> None:
@@ -243,6 +262,22 @@ def test_drivers_are_kept_off_when_no_nvidia_board_stays(functions: tuple[Pci, .
 def test_the_default_keeps_what_the_node_follows_already() -> None:
     found = request(topology_text.parse(topology(*gpu(2, 2, RTX_3090))), asked(), recorded(*gpu(1, 1)))
     assert [str(board.selector) for board in found.boards] == ["model 10de:2204", "model 10de:2684"]
+
+
+@pytest.mark.parametrize("selector", ["0000:01:00.0", "0000:00/01.0/00"])
+def test_the_default_does_not_name_a_board_twice_that_was_recorded_by_its_place(selector: str) -> None:
+    functions = gpu(1, 1)
+    found = verdict(functions=tuple(functions), record=recorded(*functions, selector=selector))
+    assert found.refusals == ()
+    assert [str(board.address) for board in found.boards] == ["0000:01:00.0"]
+    assert [str(board.selector) for board in found.config.boards] == ["model 10de:2684"]
+
+
+def test_the_default_keeps_an_unsupported_board_that_was_recorded_by_its_place() -> None:
+    functions = (*gpu(1, 1), *gpu(2, 2, RTX_2080))
+    found = verdict(functions=functions, record=recorded(*gpu(2, 2, RTX_2080), selector="0000:02:00.0"))
+    assert found.refusals == ()
+    assert {str(board.address) for board in found.boards} == {"0000:01:00.0", "0000:02:00.0"}
 
 
 def test_a_recorded_board_that_is_gone_is_missed_aloud() -> None:

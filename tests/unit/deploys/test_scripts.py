@@ -28,8 +28,12 @@ case "$1 $2" in
   [ -e "$PODMAN_STORE/secret.$name" ] || { echo "no such secret" >&2; exit 125; }
   cat "$PODMAN_STORE/secret.$name"; echo ;;
 "secret create")
-  [ "$3 $5" = "--replace -" ] || exit 125
-  cat >"$PODMAN_STORE/secret.$4"; echo an-id ;;
+  shift 2; replace=no; [ "$1" = --replace ] && { replace=yes; shift; }
+  [ "$#:$2" = 2:- ] || exit 125
+  # As Podman 4: an absent secret cannot be replaced, and a present one cannot be made.
+  if [ -e "$PODMAN_STORE/secret.$1" ]; then have=yes; else have=no; fi
+  [ $have = $replace ] || { echo "have $have, replace $replace" >&2; exit 125; }
+  cat >"$PODMAN_STORE/secret.$1"; echo an-id ;;
 "create "*) echo a-container ;;
 "cp "*) tar -C "$PODMAN_STORE/image" -cf - node.key ;;
 "rm "*) ;;
@@ -254,6 +258,13 @@ def test_a_secret_that_changed_is_replaced(node: Node) -> None:
     assert node.stored("psk") == b"old"
     assert node.secret("apply", "psk", "stdin", stdin=b"new\n") == "different"
     assert node.stored("psk") == b"new"
+
+
+def test_only_a_secret_that_is_there_is_replaced(node: Node) -> None:
+    node.secret("apply", "psk", "stdin", stdin=b"old\n")
+    node.secret("apply", "psk", "stdin", stdin=b"new\n")
+    created = [line for line in node.argv().splitlines() if line.startswith("secret create")]
+    assert created == ["secret create psk -", "secret create --replace psk -"]
 
 
 def test_a_secret_that_is_the_same_is_not_written(node: Node) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from deploys import settings
+from deploys import secret_sources, settings
 from deploys.settings import PREFIX, Settings, SettingsError, read, read_all
 
 PASSPHRASE = "our own passphrase"
@@ -86,6 +86,13 @@ def test_no_key_is_without_an_expectation_here() -> None:
         ("storage_directory", "var/lib/gevulot", "expected an absolute path"),
         ("storage_directory", "/srv/../etc", "expected an absolute path"),
         ("storage_directory", "/srv/with blank", "expected an absolute path"),
+        ("storage_directory", "/data/./gevulot", "expected an absolute path"),
+        ("storage_directory", "/data/gevulot/", "expected an absolute path"),
+        ("storage_directory", "/home", "expected a directory of its own"),
+        ("storage_directory", "/var", "expected a directory of its own"),
+        ("storage_directory", "/var/lib", "expected a directory of its own"),
+        ("storage_directory", "/etc/x", "expected a directory of its own"),
+        ("storage_directory", "/data", "expected a directory of its own"),
         ("node_image", "node", "expected a full image reference"),
         ("auto_update", "perhaps", "boolean"),
         ("start_timeout", 1, "greater than or equal to 60"),
@@ -100,6 +107,9 @@ def test_no_key_is_without_an_expectation_here() -> None:
         ("p2p_discovery", ["host:1", "host:"], "expected ADDRESS:PORT"),
         ("json_rpc_listen", "localhost", "expected ADDRESS:PORT"),
         ("healthcheck_listen", ":8888", "expected ADDRESS:PORT"),
+        ("healthcheck_listen", "0.0.0.0:8888", "expected a loopback address"),
+        ("healthcheck_listen", "[::]:8888", "expected a loopback address"),
+        ("healthcheck_listen", "192.0.2.1:8888", "expected a loopback address"),
         ("metrics_listen", "[::1]", "expected ADDRESS:PORT"),
         ("http_port", 70000, "less than 65536"),
         ("vsock_listen_port", "no", "integer"),
@@ -170,13 +180,13 @@ def test_checked_secrets_print_as_stars() -> None:
 
 def test_a_secret_may_be_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEVULOT_TEST_SECRET", PASSPHRASE)
-    found = checked(psk_passphrase=settings.from_environment("GEVULOT_TEST_SECRET"))
+    found = checked(psk_passphrase=secret_sources.from_environment("GEVULOT_TEST_SECRET"))
     assert found.psk_passphrase.get_secret_value() == PASSPHRASE
 
 
 def test_a_secret_whose_variable_is_not_set_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GEVULOT_TEST_SECRET", raising=False)
-    text = refusal(psk_passphrase=settings.from_environment("GEVULOT_TEST_SECRET"))
+    text = refusal(psk_passphrase=secret_sources.from_environment("GEVULOT_TEST_SECRET"))
     assert text == "gpu1: a secret could not be read: the environment variable GEVULOT_TEST_SECRET is not set; " \
         "export it first"  # fmt: skip
 
@@ -184,11 +194,11 @@ def test_a_secret_whose_variable_is_not_set_says_so(monkeypatch: pytest.MonkeyPa
 def test_a_secret_may_be_the_first_line_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_text(f"{PASSPHRASE}\n")
-    assert checked(psk_passphrase=settings.from_file(str(path))).psk_passphrase.get_secret_value() == PASSPHRASE
+    assert checked(psk_passphrase=secret_sources.from_file(str(path))).psk_passphrase.get_secret_value() == PASSPHRASE
 
 
 def test_a_secret_whose_file_is_not_there_says_so(tmp_path: Path) -> None:
-    text = refusal(psk_passphrase=settings.from_file(str(tmp_path / "none")))
+    text = refusal(psk_passphrase=secret_sources.from_file(str(tmp_path / "none")))
     assert f"gpu1: a secret could not be read: [Errno 2] No such file or directory: '{tmp_path}/none'" in text
 
 
@@ -223,6 +233,28 @@ def test_what_is_no_database_url_is_refused(url: str) -> None:
 )
 def test_a_database_url_that_later_steps_could_not_take_apart_is_refused(url: str) -> None:
     assert "gevulot_postgres_url: expected postgres://user:password@host:port/name" in refusal(postgres_url=url)
+
+
+@pytest.mark.parametrize("url", ["postgres://gevulot:zq%zz@db/gevulot", "postgres://gevulot:zq1%@db/gevulot"])
+def test_a_stray_per_cent_sign_in_a_database_url_is_refused_without_being_shown(url: str) -> None:
+    text = refusal(postgres_url=url)
+    assert "gevulot_postgres_url: expected postgres://user:password@host:port/name" in text
+    assert "zq" not in text
+
+
+def test_an_encoded_password_in_a_database_url_is_taken() -> None:
+    url = "postgres://gevulot:p%40ss%2Fw%3Ard%25@db/gevulot"
+    assert checked(postgres_url=url).postgres_url == SecretStr(url)
+
+
+@pytest.mark.parametrize("directory", ["/data/gevulot", "/a..b/c", "/srv/gevulot", "/var/lib/gevulot"])
+def test_a_directory_of_its_own_is_taken_for_the_storage(directory: str) -> None:
+    assert checked(storage_directory=directory).storage_directory == directory
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8888", "[::1]:8888", "localhost:8889"])
+def test_the_health_check_may_listen_on_loopback(address: str) -> None:
+    assert checked(healthcheck_listen=address).healthcheck_listen == address
 
 
 def test_ids_for_vfio_without_a_board_are_refused() -> None:

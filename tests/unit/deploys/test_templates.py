@@ -40,7 +40,7 @@ VARIABLES: dict[str, dict[str, Any]] = {
     "etc/modprobe.d/nvidia.conf": {"nvidia_stays": False},
     "etc/modprobe.d/vfio.conf": {"models": []},
     "etc/default/grub.d/90-gevulot.cfg": {"arguments": ("intel_iommu=on", "iommu=pt")},
-    "usr/local/lib/gevulot/migrate": {},
+    "usr/local/libexec/gevulot/migrate": {},
 }  # fmt: skip
 
 
@@ -186,7 +186,9 @@ def test_the_boot_loader_keeps_what_it_had() -> None:
 
 
 def test_the_migration_is_a_script_that_the_shell_can_read() -> None:
-    done = subprocess.run(["sh", "-n"], input=render("usr/local/lib/gevulot/migrate"), capture_output=True, text=True)
+    done = subprocess.run(
+        ["sh", "-n"], input=render("usr/local/libexec/gevulot/migrate"), capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -198,7 +200,9 @@ def test_systemd_finds_nothing_wrong_with_the_migration(tmp_path: Path, own_post
     (tmp_path / "migrate").chmod(0o755)
     for name in ("gevulot-postgres", "gevulot-node"):
         (tmp_path / f"{name}.service").write_text("[Service]\nExecStart=/bin/true\n")
-    text = render(MIGRATION, own_postgres=own_postgres).replace("/usr/local/lib/gevulot/migrate", f"{tmp_path}/migrate")
+    text = render(MIGRATION, own_postgres=own_postgres).replace(
+        "/usr/local/libexec/gevulot/migrate", f"{tmp_path}/migrate"
+    )
     path = tmp_path / "gevulot-migrate.service"
     path.write_text(text)
     done = subprocess.run(

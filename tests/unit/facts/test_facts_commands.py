@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,14 +14,15 @@ import pytest
 from pyinfra.api.exceptions import FactProcessError
 
 from deploys.preflight import MODULES
-from facts.container import Container, Health
+from facts.container import Container
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
+from facts.health import Health
 from facts.initramfs import StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
-from facts.podman import ImageIds, SecretNames
+from facts.podman import ImageIds
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
 from pcibind import topology_text
@@ -45,7 +47,6 @@ COMMANDS = {
     "PostgresOpenToLoopback": PostgresOpenToLoopback().command(port=5432),
     "PostgresDataRelease": PostgresDataRelease().command(directory="/var/lib/gevulot/postgres"),
     "ImageIds": ImageIds().command(images=("quay.io/x/y:1",)),
-    "SecretNames": SecretNames().command(),
     "PciTopology": PciTopology().command(),
     "PciUsage": PciUsage().command(),
     "PciRecord": PciRecord().command(),
@@ -159,6 +160,50 @@ def test_files_and_secrets_that_changed_after_the_start_are_named(tmp_path: Path
     )
     assert changed(tmp_path, before, str(file), "/no/such") == [str(file), "secret fresh"]
     assert changed(tmp_path, after, str(file)) == ["secret fresh"]
+
+
+def system_state(tmp_path: Path, body: str) -> str:
+    """What the system's state is where systemctl does as told when it is asked to wait."""
+    (tmp_path / "systemctl").write_text(
+        f"#!/bin/sh\ncase $1 in\nis-system-running) {body} ;;\n"
+        "list-jobs) echo ' 71 x.service  start running' ;;\nesac\n"
+    )
+    (tmp_path / "systemctl").chmod(0o755)
+    command = SystemState().command(seconds=1)
+    return SystemState().process(sh(command, PATH=f"{tmp_path}:{os.environ['PATH']}"))
+
+
+def test_a_boot_that_does_not_end_is_told_in_time_with_what_it_waits_for(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    assert system_state(tmp_path, "sleep 60") == "starting, waiting for 71 x.service start running"
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize(("said", "code"), [("running", 0), ("degraded", 1), ("maintenance", 1)])
+def test_a_boot_that_ended_is_told_by_its_state_alone(tmp_path: Path, said: str, code: int) -> None:
+    assert system_state(tmp_path, f"echo {said}; exit {code}") == said
+
+
+_GRUBBY = """#!/bin/sh
+cat <<'END'
+index=0
+kernel="/boot/vmlinuz-6.12.0"
+args="ro rhgb quiet iommu=pt"
+root="UUID=0a1b"
+initrd="/boot/initramfs-6.12.0.img"
+title="Fedora Linux"
+index=1
+non linux entry
+END
+"""
+
+
+def test_every_entry_of_grubby_counts_though_it_prints_the_root_apart(tmp_path: Path) -> None:
+    (tmp_path / "grubby").write_text(_GRUBBY)
+    (tmp_path / "grubby").chmod(0o755)
+    printed = sh(KernelCommandLine().command(), PATH=f"{tmp_path}:{os.environ['PATH']}")
+    lines = ["live root=UUID=0a1b ro", *(line for line in printed if not line.startswith("live"))]
+    assert KernelCommandLine().process(lines).configured == (("ro", "rhgb", "quiet", "iommu=pt"),)
 
 
 def test_a_unit_that_never_started_has_no_changes(tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ import pytest
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.container import Container, Health, State
+from facts.container import Container, State
 from facts.database import MIGRATIONS, TABLES, PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema, Schema
+from facts.health import Health
 from facts.initramfs import StaleInitramfs
 from facts.kernel import CommandLines, InterruptRemapping, KernelCommandLine, KernelModules, Module, effective
 from facts.node import Entry, NodeParts
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
 from facts.platform import Host, Platform
-from facts.podman import ImageIds, SecretNames
+from facts.podman import ImageIds
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
 from pcibind import record
@@ -64,8 +65,8 @@ def test_modules_are_files_built_in_or_missing() -> None:
 
 GRUB = [
     "live BOOT_IMAGE=/boot/vmlinuz-6.12.41+deb13-amd64 root=UUID=0a1b ro quiet intel_iommu=on iommu=pt",
-    "configured root=UUID=0a1b ro  quiet",
-    "configured root=UUID=0a1b ro quiet intel_iommu=on",
+    "menu root=UUID=0a1b ro  quiet",
+    "menu root=UUID=0a1b ro quiet intel_iommu=on",
 ]
 
 
@@ -76,6 +77,21 @@ def test_the_live_and_the_configured_command_lines_are_kept_apart() -> None:
     )
 
 
+def test_entries_of_other_systems_and_of_memory_tests_do_not_count() -> None:
+    foreign = ["menu root=UUID=beef ro quiet", "menu console=ttyS0,115200", "menu"]
+    assert KernelCommandLine().process([*GRUB, *foreign]) == KernelCommandLine().process(GRUB)
+
+
+def test_all_entries_count_where_the_live_root_is_not_said() -> None:
+    found = KernelCommandLine().process(["live ro", "menu root=UUID=0a1b ro"])
+    assert found.configured == (("root=UUID=0a1b", "ro"),)
+
+
+def test_a_menu_that_is_older_than_its_source_is_stale() -> None:
+    assert KernelCommandLine().process([*GRUB, "stale"]).stale
+    assert not KernelCommandLine().process(GRUB).stale
+
+
 @pytest.mark.parametrize(
     ("line", "holds"),
     [
@@ -84,6 +100,9 @@ def test_the_live_and_the_configured_command_lines_are_kept_apart() -> None:
         ("intel_iommu=on iommu=pt intel_iommu=off", False),
         ("intel_iommu=on,sm_on iommu=pt", False),
         ("intel_iommu=on", False),
+        ("iommu=off intel_iommu=on iommu=pt", False),
+        ("intel_iommu=on iommu=pt iommu=off", False),
+        ("intel_iommu=on iommu=soft iommu=pt", True),
         ("", False),
     ],
 )
@@ -208,11 +227,16 @@ def test_a_binding_is_judged_by_the_exit_code(code: str, bound: bool) -> None:
         (PostgresOpenToLoopback(), ["open"], True),
         (PostgresOpenToLoopback(), ["closed"], False),
         (SystemState(), ["degraded"], "degraded"),
+        (SystemState(), ["starting"], "starting"),
+        (
+            SystemState(),
+            ["starting", " 71 gevulot-node.service    start waiting", "120 dev-x.device start running"],
+            "starting, waiting for 71 gevulot-node.service start waiting; 120 dev-x.device start running",
+        ),
         (FailedUnits(), ["a.service", ""], ["a.service"]),
         (ChangedSince(), ["/etc/gevulot/node.env"], ["/etc/gevulot/node.env"]),
         (StaleInitramfs(), ["/boot/initrd.img-1 is older than /etc/x"], ["/boot/initrd.img-1 is older than /etc/x"]),
         (TreeDigest(), ["0a1b  -"], "0a1b"),
-        (SecretNames(), ["b", "a"], ["a", "b"]),
         (ImageIds(), ["quay.io/x/y:1 sha256:0a"], {"quay.io/x/y:1": "sha256:0a"}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, FactBase) else None,

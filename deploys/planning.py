@@ -1,0 +1,21 @@
+"""What a plan can say of operations that depend on others which have not run yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pyinfra.api.operation import OperationMeta
+from pyinfra.context import ctx_state
+
+# What an operation yields into a plan when only a later state decides. It is never run.
+DECIDED_LATER = "true # known only while operations run"
+
+
+def is_planning() -> bool:
+    """Whether pyinfra collects a plan now, as against running operations."""
+    return not ctx_state.get().is_executing
+
+
+def will_follow(inputs: Iterable[OperationMeta]) -> bool:
+    """Whether this is a plan in which an operation has to follow, since one of its inputs is going to change."""
+    return is_planning() and any(each.will_change for each in inputs)
