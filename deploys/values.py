@@ -1,0 +1,107 @@
+"""The kinds of value that host data is made of, each with its check and with what was expected when it fails."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from pcibind.config import Selector
+
+_LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[0-9A-Za-z.-]+):(?P<port>[0-9]{1,5})")
+_DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_IMAGE = re.compile(r"[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+(:[A-Za-z0-9._-]+)?(@sha256:[0-9a-f]{64})?")
+
+_SYSTEM_DIRECTORIES = frozenset(
+    "bin boot dev etc home lib lib32 lib64 libx32 proc root run sbin sys tmp usr".split()  # noqa: SIM905
+)
+# Podman's storage, and what this project keeps on a node.
+_OTHERS = {("var", "lib", name) for name in ("containers", "pcibind", "gevulot-deploy")}
+
+
+def port_of(listen: str) -> int:
+    """The port of ``ADDRESS:PORT``."""
+    return int(listen.rpartition(":")[2])
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether ``ADDRESS:PORT`` is reachable from the host itself only."""
+    address = listen.rpartition(":")[0]
+    return address.startswith("127.") or address in ("localhost", "[::1]")
+
+
+def _board(text: str) -> str:
+    return Selector.parse(text.lower()).value
+
+
+def _listen(address: str) -> str:
+    found = _LISTEN.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise ValueError("expected ADDRESS:PORT, for example '0.0.0.0:9999'")
+    return address
+
+
+def _loopback(address: str) -> str:
+    if not is_loopback(address):
+        raise ValueError("expected a loopback address, such as '127.0.0.1:8888'")
+    return address
+
+
+def _directory(path: str) -> str:
+    if not _DIRECTORY.fullmatch(path) or {".", ".."} & set(path.split("/")):
+        raise ValueError("expected an absolute path of plain characters, such as '/var/lib/gevulot'")
+    return path
+
+
+def _own_directory(path: str) -> str:
+    """A directory whose owner and mode are ours to set: never one that other programs or people know."""
+    top, *below = path.strip("/").split("/")
+    theirs = (
+        not below
+        or top in _SYSTEM_DIRECTORIES
+        or (top == "var" and (len(below) < 2 or below[0] in ("run", "lock", "tmp", "home")))
+        or (top, *below[:2]) in _OTHERS
+    )
+    if theirs:
+        raise ValueError("expected a directory of its own, such as '/var/lib/gevulot' or '/data/gevulot'")
+    return path
+
+
+def _image(reference: str) -> str:
+    if not _IMAGE.fullmatch(reference):
+        raise ValueError("expected a full image reference, such as 'quay.io/gevulot/node:latest'")
+    return reference
+
+
+def _one_line(text: str) -> str:
+    if any(character in text for character in "\r\n\0"):
+        raise ValueError("expected one line of text")
+    return text
+
+
+def _call(value: Any) -> Any:
+    """Secrets may be functions, so that a group's file can be loaded without the secret at hand."""
+    return value() if callable(value) else value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text:
+        raise ValueError("expected a secret that is not empty")
+    if any(character in text for character in "\r\n\0"):
+        # Podman keeps a trailing newline, and the passphrase is hashed as it stands: one byte more means no peers.
+        raise ValueError("expected a secret of one line, without a newline at its end")
+    return value
+
+
+Board = Annotated[str, AfterValidator(_board)]
+Listen = Annotated[str, AfterValidator(_listen)]
+Directory = Annotated[str, AfterValidator(_directory)]
+OwnDirectory = Annotated[str, AfterValidator(_directory), AfterValidator(_own_directory)]
+LoopbackListen = Annotated[Listen, AfterValidator(_loopback)]
+Image = Annotated[str, AfterValidator(_image)]
+Line = Annotated[str, AfterValidator(_one_line)]
+Secret = Annotated[SecretStr, BeforeValidator(_call), AfterValidator(_secret)]
+Port = Annotated[int, Field(gt=0, lt=65536)]
+Guard = Literal["default-route", "ssh", "disk", "boot-display", "virtual-functions", "class"]
