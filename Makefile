@@ -14,6 +14,7 @@ help: ## show this list
 $(VENV)/ready: requirements.lock helpers/pcibind/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON="; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  command -v apt-get >/dev/null || { echo "Install your distribution's package for Python's venv, then run again"; exit 1; }; \
 	  echo "Installing python3-venv, to keep this project's Python packages apart from the system's"; \
 	  $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends python3-venv; }
 	@echo "Installing the locked Python packages into $(VENV)"

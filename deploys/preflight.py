@@ -83,7 +83,7 @@ def family_of(host: Host) -> Family | str:
             return f"{host.name} lacks grubby or dracut; expected both, as Fedora installs them"
         return Family(f"Fedora {host.version}", "dnf", "dracut", "grubby")
     if name is None:
-        return f"the distribution is {host.name or 'unknown'}; expected Fedora, Debian 13 or Ubuntu 24.04"
+        return f"the distribution is {host.name or 'unknown'}; expected Fedora 39 or newer, Debian 13 or Ubuntu 24.04"
     if "grub" not in host.boot or "update-grub" not in host.tools:
         return f"{name} without GRUB (/boot/grub/grub.cfg and update-grub); expected both"
     if "dracut" in host.tools and "update-initramfs" not in host.tools:
@@ -224,12 +224,11 @@ def judge(
         if resolution.board is not None:
             chosen.append((resolution.board, resolution.selector))
             continue
-        there = ", ".join(
-            f"{board.address} ({board.model}, {board.path})" for board in topology.boards() if board.display_functions
-        )
+        displays = [board for board in topology.boards() if board.display_functions]
+        there = ", ".join(f"{board.address} ({board.model}, {board.path})" for board in displays)
         found.refusals.append(
-            f"the chosen board {resolution.label} is {resolution.verdict}: {resolution.detail}. Boards with a display "
-            f"function are {there or 'none'}. Correct gevulot_boards, or mend the hardware."
+            f"the chosen board {resolution.label} is {resolution.verdict}: {resolution.detail}. "
+            f"Boards with a display function: {there or 'none'}. Correct gevulot_boards, or mend the hardware."
         )
     if not config.boards and settings.boards == "supported":
         found.warnings.append(

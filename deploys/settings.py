@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -26,6 +26,7 @@ from deploys.values import (
     LoopbackListen,
     OwnDirectory,
     Port,
+    Reachable,
     Secret,
     is_loopback,
     port_of,
@@ -106,7 +107,7 @@ class Settings(BaseModel):
     )
     rust_log: Line = Field("warn,gevulot=debug,sqlx=error", description="RUST_LOG")
     p2p_listen: Listen = Field("0.0.0.0:9999", description="GEVULOT_P2P_LISTEN_ADDR")
-    p2p_advertised: Listen | None = Field(None, description="GEVULOT_P2P_ADVERTISED_LISTEN_ADDR")
+    p2p_advertised: Reachable | None = Field(None, description="GEVULOT_P2P_ADVERTISED_LISTEN_ADDR")
     p2p_discovery: tuple[Listen, ...] = Field((), description="GEVULOT_P2P_DISCOVERY_ADDR")
     json_rpc_listen: Listen = Field(
         "127.0.0.1:9944", description="GEVULOT_JSON_RPC_LISTEN_ADDR; anything but loopback opens port 9944 outside."
@@ -154,9 +155,26 @@ class Settings(BaseModel):
                     "gevulot_postgres_password is for the node's own Postgres, and gevulot_postgres_url names "
                     "another: set one of them"
                 )
+        ports: dict[int, str] = {}
+        for key, port in self._listening():
+            if port in ports:
+                raise ValueError(f"gevulot_{key} and gevulot_{ports[port]} are both port {port}; expected two ports")
+            ports[port] = key
         if self.vfio_ids and not self.boards:
             raise ValueError("gevulot_vfio_ids is set, but gevulot_boards chooses no board")
         return self
+
+    def _listening(self) -> list[tuple[str, int]]:
+        """Every setting that makes the node or its database listen on TCP, with its port."""
+        listens = {
+            "p2p_listen": self.p2p_listen,
+            "json_rpc_listen": self.json_rpc_listen,
+            "healthcheck_listen": self.healthcheck_listen,
+            "metrics_listen": self.metrics_listen,
+        }
+        ports = [(key, port_of(listen)) for key, listen in listens.items() if listen is not None]
+        own = [("postgres_port", self.postgres_port)] if self.own_postgres else []
+        return [*ports, ("http_port", self.http_port), *own]
 
     @property
     def own_postgres(self) -> bool:
@@ -207,6 +225,19 @@ class Settings(BaseModel):
         return (*own, *sorted(port_of(address) for address in loopback))
 
 
+# The checker's own words, where they do not say what was expected.
+_EXPECTED = {
+    "tuple_type": "expected a list",
+    "dict_type": "expected a mapping, such as {5432: 40001}",
+    "string_type": "expected text",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "bool_type": "expected True or False",
+    "bool_parsing": "expected True or False",
+}
+
+
 def _shown(key: str, value: object) -> str:
     """A value as an error may show it: secrets, and functions that return them, stay hidden."""
     field = Settings.model_fields.get(key)
@@ -246,17 +277,17 @@ def read(host: str, data: Mapping[str, Any]) -> Settings:
                 problems.append(f"{host}: {item['msg'].removeprefix('Value error, ')}")
                 continue
             key = str(item["loc"][0])
-            where = "".join(f"[{part}]" for part in item["loc"][1:] if isinstance(part, int))
-            expected = item["msg"].removeprefix("Value error, ")
+            value, where = ours.get(key), ""
+            for part in item["loc"][1:]:
+                if isinstance(part, int) and isinstance(value, Sequence) and not isinstance(value, str):
+                    value, where = value[part], f"{where}[{part}]"
+            expected = _EXPECTED.get(item["type"], item["msg"].removeprefix("Value error, "))
             if key == "boards" and item["type"] == "tuple_type":
                 expected = "expected 'supported', or a list of addresses, paths or models"
             if item["type"] == "missing":
                 problems.append(f"{host}: {PREFIX}{key}: missing; expected: {_meaning(key)}")
                 continue
-            problems.append(f"{host}: {PREFIX}{key}{where} is {_shown(key, ours.get(key))}: {expected}")
-    except (LookupError, OSError) as error:
-        # A lazy secret that cannot be read: the reader's own words say which variable or file is missing.
-        problems.append(f"{host}: a secret could not be read: {error}")
+            problems.append(f"{host}: {PREFIX}{key}{where} is {_shown(key, value)}: {expected}")
     if problems:
         raise SettingsError("\n".join(dict.fromkeys(problems)))
     return settings

@@ -42,6 +42,12 @@ def _listen(address: str) -> str:
     return address
 
 
+def _reachable(address: str) -> str:
+    if is_loopback(address) or address.rpartition(":")[0] in ("0.0.0.0", "[::]"):
+        raise ValueError("expected the address at which peers reach the node, for example '203.0.113.7:9999'")
+    return address
+
+
 def _loopback(address: str) -> str:
     if not is_loopback(address):
         raise ValueError("expected a loopback address, such as '127.0.0.1:8888'")
@@ -82,13 +88,17 @@ def _one_line(text: str) -> str:
 
 def _call(value: Any) -> Any:
     """Secrets may be functions, so that a group's file can be loaded without the secret at hand."""
-    return value() if callable(value) else value
+    try:
+        return value() if callable(value) else value
+    except (LookupError, OSError) as error:
+        # The reader's own words say which variable or file is missing.
+        raise ValueError(f"the secret could not be read: {error}") from None
 
 
 def _secret(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
-    if not text:
-        raise ValueError("expected a secret that is not empty")
+    if text.strip(" .…") == "":
+        raise ValueError("expected a secret that is neither empty nor a placeholder")
     if any(character in text for character in "\r\n\0"):
         # Podman keeps a trailing newline, and the passphrase is hashed as it stands: one byte more means no peers.
         raise ValueError("expected a secret of one line, without a newline at its end")
@@ -99,6 +109,7 @@ Board = Annotated[str, AfterValidator(_board)]
 Listen = Annotated[str, AfterValidator(_listen)]
 Directory = Annotated[str, AfterValidator(_directory)]
 OwnDirectory = Annotated[str, AfterValidator(_directory), AfterValidator(_own_directory)]
+Reachable = Annotated[Listen, AfterValidator(_reachable)]
 LoopbackListen = Annotated[Listen, AfterValidator(_loopback)]
 Image = Annotated[str, AfterValidator(_image)]
 Line = Annotated[str, AfterValidator(_one_line)]

@@ -1,6 +1,6 @@
 """Your nodes. Edit the three lines that end in "edit me"; `inventories/group_data/all.py` has the defaults.
 
-export GEVULOT_PSK_PASSPHRASE='…'
+read -rs GEVULOT_PSK_PASSPHRASE && export GEVULOT_PSK_PASSPHRASE
 pyinfra inventories/prod.py deploys/node.py --dry --diff
 pyinfra inventories/prod.py deploys/node.py
 """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
+import gevent
 from pyinfra import host, logger
 from pyinfra.api import State
 from pyinfra.api.exceptions import PyinfraError
@@ -53,29 +55,57 @@ def _settings_of_this_run() -> dict[str, Settings]:
     return _read[state]
 
 
+@dataclass(slots=True)
+class _Judgements:
+    """How many hosts of this run were judged, why some were refused, and when the last one was judged."""
+
+    count: int = 0
+    refusals: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    latest: float = 0.0
+
+
+_judgements: WeakKeyDictionary[State, _Judgements] = WeakKeyDictionary()
+# Seconds without a judgement after which a refused host no longer waits for the others'.
+_PATIENCE = 20.0
+
+
 def begin() -> Node:
-    """Check the data of **every** host of the inventory, then this host. Raises ``Refused``, which ends the run."""
+    """Check the data of every host of the run, then judge this host.
+
+    Raises ``Refused``, which ends the run for all hosts. It waits for the other hosts' judgements first, so that an
+    operator of many hosts hears of all refusals at once.
+    """
     settings = _settings_of_this_run()[host.name]
+    judged = _judgements.setdefault(ctx_state.get(), _Judgements())
+    try:
+        verdict = _judge(settings)
+    finally:
+        judged.count += 1
+        judged.latest = time.monotonic()
+    for warning in verdict.warnings:
+        logger.warning(f"{host.print_prefix}{warning}")
+    if verdict.family is not None and not verdict.refusals:
+        return Node(settings, verdict, verdict.family)
+    judged.refusals[host.name] = verdict.refusals
+    # Hosts are judged side by side, but a pool that is full of refused hosts would never come to the others.
+    while judged.count < len(ctx_state.get().active_hosts) and time.monotonic() - judged.latest < _PATIENCE:
+        gevent.sleep(0.1)
+    lines = [f"{name}: {refusal}" for name, refusals in sorted(judged.refusals.items()) for refusal in refusals]
+    others = " ".join(f"--exclude {name}" for name in sorted(judged.refusals))
+    raise Refused("\n".join(["the preflight refused, and no host was changed:", *lines, f"To go on without: {others}"]))
+
+
+def _judge(settings: Settings) -> Verdict:
     platform = host.get_fact(Platform, directory=settings.storage_directory)
     if platform is None:
         raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
-    record = host.get_fact(PciRecord)
-    verdict = preflight.judge(
+    return preflight.judge(
         platform,
         host.get_fact(KernelModules, modules=preflight.MODULES),
         host.get_fact(PciTopology),
         host.get_fact(PciUsage),
         settings,
-        record,
+        host.get_fact(PciRecord),
         host.get_fact(PostgresDataRelease, directory=settings.postgres_directory),
         host.get_fact(KernelCommandLine),
     )
-    for warning in verdict.warnings:
-        logger.warning(f"{host.print_prefix}{warning}")
-    if verdict.refusals or verdict.family is None:
-        lines = "\n".join(f"{host.name}: {refusal}" for refusal in verdict.refusals)
-        raise Refused(
-            f"the preflight refused, and no host was changed:\n{lines}\n"
-            "Other hosts of this run were perhaps not judged; with --exclude this one is left out."
-        )
-    return Node(settings, verdict, verdict.family)

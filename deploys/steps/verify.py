@@ -17,6 +17,7 @@ from deploys.settings import Settings
 from deploys.steps import gevulot, key, postgres
 from deploys.steps.begin import Node
 from deploys.steps.reboot import Later
+from deploys.values import is_loopback, port_of
 from facts.container import Container
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.health import Health
@@ -144,6 +145,11 @@ def _ports(host: Host, settings: Settings) -> list[Check]:
     for port in settings.ports_closed_outside():
         greeting = outside.POSTGRES_GREETING if port == settings.postgres_port else outside.HTTP_GREETING
         found.append(checks.port(port, outside.answer(address, settings.probe_ports.get(port, port), greeting)))
+    if not is_loopback(settings.p2p_listen):
+        # Told, not judged: a firewall in between is the operator's.
+        p2p = port_of(settings.p2p_listen)
+        answer = outside.answer(address, settings.probe_ports.get(p2p, p2p), outside.HTTP_GREETING)
+        found.append(Check(f"port {p2p} (peers) from outside", answer, None))
     return found
 
 

@@ -3,4 +3,5 @@
 from deploys.secret_sources import from_environment as _from_environment
 
 # Read when a deploy needs it, so that this file also loads where the secret is not at hand.
+# For a file instead: from deploys.secret_sources import from_file as _from_file, then _from_file("/path/of/it").
 gevulot_psk_passphrase = _from_environment("GEVULOT_PSK_PASSPHRASE")

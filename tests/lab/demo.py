@@ -41,12 +41,30 @@ def main() -> int:
         sys.stdout.flush()
         words = [str(Path(sys.executable).with_name("pyinfra")), *COMMAND[1:]]
         with step(say, "the deploy"):
-            done = subprocess.run(words, cwd=ROOT, env=os.environ | {"GEVULOT_LAB_MACHINES": NAME})
+            code, table = run(words)
         say(f"console log: {machine.console}")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    outcome = "bare to verified" if done.returncode == 0 else f"the deploy failed with exit code {done.returncode}"
+    print("", *table, sep="\n")
+    outcome = "bare to verified" if code == 0 else f"the deploy failed with exit code {code}"
     say(f"{outcome} in {minutes} min {seconds} s, lab included")
-    return done.returncode
+    return code
+
+
+def run(words: list[str]) -> tuple[int, list[str]]:
+    """Run the command, show what it prints, and return its exit code and the table of what was verified."""
+    environment = os.environ | {"GEVULOT_LAB_MACHINES": NAME}
+    table: list[str] = []
+    with subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        inside = False
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            inside = "What was verified on" in line or (inside and line.startswith("      "))
+            if inside:
+                table.append(line.rstrip().removeprefix("    "))
+    return process.returncode, table
 
 
 if __name__ == "__main__":

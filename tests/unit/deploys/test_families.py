@@ -435,5 +435,5 @@ def test_no_run_prints_the_passphrase(runs: dict[str, Run], name: str) -> None:
 def test_the_template_inventory_says_that_it_is_unedited(tmp_path: Path) -> None:
     run = start(tmp_path, str(ROOT / "inventories/prod.py"), str(ROOT / "deploys/node.py"), "--dry")
     assert run.exit_code != 0
-    assert "inventories/prod.py is still the template" in run.output
+    assert "the inventory is still the template" in run.output
     assert "Traceback" not in run.output

@@ -79,8 +79,8 @@ def test_no_key_is_without_an_expectation_here() -> None:
         ("boards", "all", "supported"),
         ("board_guards_allowed", ["vfio-open"], "default-route"),
         ("gpu_functions", "audio", "'display' or 'all'"),
-        ("vfio_ids", "perhaps", "boolean"),
-        ("enforce_minimum", "perhaps", "boolean"),
+        ("vfio_ids", "perhaps", "expected True or False"),
+        ("enforce_minimum", "perhaps", "expected True or False"),
         ("reboot", "maybe", "'when-needed' or 'never'"),
         ("reboot_timeout", 5, "greater than or equal to 60"),
         ("storage_directory", "var/lib/gevulot", "expected an absolute path"),
@@ -94,7 +94,7 @@ def test_no_key_is_without_an_expectation_here() -> None:
         ("storage_directory", "/etc/x", "expected a directory of its own"),
         ("storage_directory", "/data", "expected a directory of its own"),
         ("node_image", "node", "expected a full image reference"),
-        ("auto_update", "perhaps", "boolean"),
+        ("auto_update", "perhaps", "expected True or False"),
         ("start_timeout", 1, "greater than or equal to 60"),
         ("seccomp_profile", "profile.json", "expected an absolute path"),
         ("postgres_image", "postgres:16", "expected a full image reference"),
@@ -112,20 +112,21 @@ def test_no_key_is_without_an_expectation_here() -> None:
         ("healthcheck_listen", "192.0.2.1:8888", "expected a loopback address"),
         ("metrics_listen", "[::1]", "expected ADDRESS:PORT"),
         ("http_port", 70000, "less than 65536"),
-        ("vsock_listen_port", "no", "integer"),
+        ("vsock_listen_port", "no", "expected a whole number"),
         ("acl_whitelist_url", "https://a\nb", "expected one line"),
         ("cpus", 0, "greater than 0"),
         ("mem_gb", -1, "greater than 0"),
         ("provider", "qemu\n", "expected one line"),
         ("qemu_path", "qemu", "expected an absolute path"),
-        ("no_execution", "perhaps", "boolean"),
+        ("no_execution", "perhaps", "expected True or False"),
         ("probe_ports", {5432: 0}, "greater than 0"),
     ],
 )
 def test_a_wrong_value_is_refused_with_host_key_value_and_expectation(key: str, value: object, expected: str) -> None:
     text = refusal(**{key: value})
     assert text.startswith(f"gpu1: {PREFIX}{key}")
-    assert repr(value) in text
+    # Of a list, only the wrong item is shown.
+    assert repr(value[-1] if isinstance(value, list) else value) in text
     assert expected in text
 
 
@@ -187,8 +188,8 @@ def test_a_secret_may_be_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_secret_whose_variable_is_not_set_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GEVULOT_TEST_SECRET", raising=False)
     text = refusal(psk_passphrase=secret_sources.from_environment("GEVULOT_TEST_SECRET"))
-    assert text == "gpu1: a secret could not be read: the environment variable GEVULOT_TEST_SECRET is not set; " \
-        "export it first"  # fmt: skip
+    assert text == "gpu1: gevulot_psk_passphrase is (hidden): the secret could not be read: " \
+        "the environment variable GEVULOT_TEST_SECRET is not set; export it first"  # fmt: skip
 
 
 def test_a_secret_may_be_the_first_line_of_a_file(tmp_path: Path) -> None:
@@ -199,7 +200,23 @@ def test_a_secret_may_be_the_first_line_of_a_file(tmp_path: Path) -> None:
 
 def test_a_secret_whose_file_is_not_there_says_so(tmp_path: Path) -> None:
     text = refusal(psk_passphrase=secret_sources.from_file(str(tmp_path / "none")))
-    assert f"gpu1: a secret could not be read: [Errno 2] No such file or directory: '{tmp_path}/none'" in text
+    assert "gpu1: gevulot_psk_passphrase is (hidden): the secret could not be read: " in text
+    assert f"No such file or directory: '{tmp_path}/none'" in text
+
+
+@pytest.mark.parametrize("placeholder", ["…", "...", " "])
+def test_a_placeholder_is_no_secret(placeholder: str) -> None:
+    assert "neither empty nor a placeholder" in refusal(psk_passphrase=placeholder)
+
+
+def test_two_things_on_one_port_are_refused() -> None:
+    text = refusal(p2p_listen="0.0.0.0:9995")
+    assert "gevulot_http_port and gevulot_p2p_listen are both port 9995" in text
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9999", "127.0.0.1:9999", "[::]:9999"])
+def test_an_address_that_no_peer_can_reach_is_not_advertised(address: str) -> None:
+    assert "expected the address at which peers reach the node" in refusal(p2p_advertised=address)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +309,10 @@ def test_boards_are_named_by_address_path_or_model(text: str, kept: str) -> None
     assert checked(boards=[text]).boards == (kept,)
 
 
-@given(st.ip_addresses(), st.integers(1, 65535))
+_TAKEN = {5432, 8888, 9944, 9995}  # by the other settings' defaults
+
+
+@given(st.ip_addresses(), st.integers(1, 65535).filter(lambda port: port not in _TAKEN))
 def test_every_address_with_a_port_can_be_listened_on(address: Any, port: int) -> None:
     text = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
     assert checked(p2p_listen=text).p2p_listen == text
