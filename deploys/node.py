@@ -11,12 +11,13 @@ from deploys.steps.begin import begin
 from deploys.steps.gevulot import configure_node, start_node
 from deploys.steps.images import pull_images
 from deploys.steps.initramfs import rebuild_initramfs
-from deploys.steps.kernel import configure_kernel
+from deploys.steps.kernel import configure_kernel, load_modules
 from deploys.steps.key import make_key
+from deploys.steps.later import Later
 from deploys.steps.packages import install_packages
 from deploys.steps.passthrough import bind_boards, prepare_passthrough
 from deploys.steps.postgres import configure_postgres, make_database_secrets, start_postgres
-from deploys.steps.reboot import Later, load_modules, reboot_when_needed
+from deploys.steps.reboot import reboot_when_needed
 from deploys.steps.verify import verify
 
 node = begin()

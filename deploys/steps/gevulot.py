@@ -11,7 +11,7 @@ from deploys import push
 from deploys.settings import Settings
 from deploys.steps import postgres, secrets, units
 from deploys.steps.begin import Node
-from deploys.steps.reboot import Later
+from deploys.steps.later import Later
 
 PASSPHRASE = "gevulot-psk-passphrase"
 UNIT = "gevulot-node.service"

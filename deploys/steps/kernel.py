@@ -14,7 +14,7 @@ from pyinfra.operations import server
 from deploys import push
 from deploys.planning import will_follow
 from deploys.steps.begin import Node
-from facts.kernel import KernelCommandLine, effective
+from facts.kernel import KernelCommandLine, KernelModules, effective
 
 # The argument that gevulot_vfio_ids may have set in an earlier run.
 _IDS = "vfio-pci.ids"
@@ -76,3 +76,22 @@ def configure_kernel(node: Node) -> None:
         grub_arguments(name="Switch the IOMMU on in GRUB", arguments=verdict.kernel_arguments, inputs=inputs)
     else:
         grubby_arguments(name="Switch the IOMMU on with grubby", arguments=verdict.kernel_arguments)
+
+
+@operation()
+def loaded(modules: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
+    """Load the modules that the next boot would load anyway, where no reboot was needed.
+
+    + modules: names with underscores
+    """
+    found = host.get_fact(KernelModules, modules=modules)
+    missing = [name for name in modules if name not in found or not found[name].loaded]
+    if not missing:
+        host.noop("the modules are loaded")
+        return
+    yield f"PATH=$PATH:/usr/sbin:/sbin modprobe -a {' '.join(missing)}"
+
+
+@deploy("Load modules")
+def load_modules(node: Node) -> None:
+    loaded(name="Load the modules for VFIO and vsock", modules=node.verdict.modules)

@@ -20,7 +20,7 @@ import pcibind
 from deploys import push
 from deploys.planning import DECIDED_LATER, will_follow
 from deploys.steps.begin import Node
-from deploys.steps.reboot import Later
+from deploys.steps.later import Later
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord
 from facts.tree import TreeDigest

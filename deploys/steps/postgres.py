@@ -15,7 +15,7 @@ from deploys import push
 from deploys.planning import DECIDED_LATER, will_follow
 from deploys.steps import secrets, units
 from deploys.steps.begin import Node
-from deploys.steps.reboot import Later
+from deploys.steps.later import Later
 from facts.database import PostgresSchema, psql
 
 PASSWORD = "gevulot-db-password"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -17,11 +17,10 @@ from pyinfra.connectors.util import clear_askpass_cache
 from pyinfra.context import ctx_host, ctx_state
 
 from deploys import remote
-from deploys.pending import pending
-from deploys.planning import is_planning
 from deploys.steps.begin import Node
-from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
-from facts.pci import PciBinding, PciTopology
+from deploys.steps.later import Later, Wish, reasons, wish_of
+from facts.kernel import InterruptRemapping
+from facts.pci import PciBinding
 from facts.unit import FailedUnits, SystemState, Units
 
 
@@ -29,63 +28,13 @@ from facts.unit import FailedUnits, SystemState, Units
 class _Roll:
     """The rolling reboot of one run. pyinfra keeps its hosts in a set, so the order is made here: the inventory's."""
 
-    wishes: dict[str, _Wish] = field(default_factory=dict)
+    wishes: dict[str, Wish] = field(default_factory=dict)
     outcome: dict[str, bool] = field(default_factory=dict)
     # With pyinfra's --no-wait several hosts come here at once.
     one_at_a_time: BoundedSemaphore = field(default_factory=BoundedSemaphore)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    arguments: tuple[str, ...]
-    boards: tuple[str, ...]
-    timeout: int
-
-
 _rolls: WeakKeyDictionary[State, _Roll] = WeakKeyDictionary()
-
-
-def reasons(arguments: tuple[str, ...], boards: tuple[str, ...]) -> list[str]:
-    """Why the current host needs a reboot now, read from the host. Empty when it does not."""
-    if not boards:
-        return []
-    return pending(host.get_fact(KernelCommandLine), arguments, host.get_fact(PciTopology), boards)
-
-
-class Later:
-    """What of one host is decided only after its reboot."""
-
-    def __init__(self, node: Node) -> None:
-        self._wish = wish_of(node)
-        self._cached: dict[bool, list[str]] = {}
-        # pyinfra's ``_if`` of the steps after the reboot: its plan lists what has one as a conditional change.
-        self.gate: Callable[[], bool] | None = None
-        if node.settings.reboot == "never":
-            self.gate = self._ready
-        elif ctx_state.get().should_check_for_changes() and self.reasons():
-            logger.info(
-                f"{host.print_prefix}the host will reboot ({'; '.join(self.reasons())}). What comes after that is "
-                "known only then: the plan lists it as a conditional change."
-            )
-            self.gate = self._after_the_reboot
-
-    def reasons(self) -> list[str]:
-        """Why a reboot is pending; read once while planning, and once while operations run, after the reboot."""
-        running = ctx_state.get().is_executing
-        if running not in self._cached:
-            self._cached[running] = reasons(self._wish.arguments, self._wish.boards)
-        return self._cached[running]
-
-    def undecided(self) -> bool:
-        """Whether this is the plan of a run that reboots first, so that what comes after cannot be known yet."""
-        return is_planning() and bool(self.reasons())
-
-    @staticmethod
-    def _after_the_reboot() -> bool:
-        return True
-
-    def _ready(self) -> bool:
-        return not self.reasons()
 
 
 @operation()
@@ -117,11 +66,6 @@ def told(later: Later) -> Generator[PyinfraCommand, None, None]:
             fg="yellow", log_func=logger.warning,
         )  # fmt: skip
     yield from ()
-
-
-def wish_of(node: Node) -> _Wish:
-    boards = tuple(board.path for board in node.verdict.boards)
-    return _Wish(node.verdict.kernel_arguments, boards, node.settings.reboot_timeout)
 
 
 def _roll_of_this_run() -> _Roll:
@@ -182,7 +126,7 @@ def _boot_id(each: Host) -> str | None:
     return output[0].strip() if success and output else None
 
 
-def _reboot(each: Host, wish: _Wish) -> str | None:
+def _reboot(each: Host, wish: Wish) -> str | None:
     """Reboot one host and judge it. Returns what is wrong, or ``None``.
 
     pyinfra's own operation tells a reboot by the uptime, which fails on a host that boots slower than it had been up.
@@ -226,13 +170,14 @@ def _node_runs(each: Host) -> bool:
     return unit is not None and unit.running
 
 
-def _came_back_wrong(each: Host, wish: _Wish, failed_before: list[str], seconds: int) -> str | None:
+def _came_back_wrong(each: Host, wish: Wish, failed_before: list[str], seconds: int) -> str | None:
     system = each.get_fact(SystemState, seconds=seconds)
     if system not in ("running", "degraded"):
         return f"systemctl is-system-running says {system}; expected running"
     failed = [unit for unit in each.get_fact(FailedUnits) if unit not in failed_before]
     if failed:
-        return f"units failed that had not before: {', '.join(failed)}; see journalctl -b -u {failed[0]}"
+        _, said = remote.run(each, f"journalctl -b -u {failed[0]} -n 8 -o cat --no-pager", timeout=60)
+        return f"units failed that had not before: {', '.join(failed)}; {failed[0]} said: {' / '.join(said)}"
     still = reasons(wish.arguments, wish.boards)
     if still:
         return "; ".join(still)
@@ -253,22 +198,3 @@ def reboot_when_needed(node: Node, later: Later) -> None:
         # Registered here, because a plan that was skipped (-y) never evaluates the operation of a later host.
         _roll_of_this_run().wishes[host.name] = wish_of(node)
         rebooted(name="Reboot when the live state needs it", node=node, _serial=True)
-
-
-@operation()
-def loaded(modules: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
-    """Load the modules that the next boot would load anyway, where no reboot was needed.
-
-    + modules: names with underscores
-    """
-    found = host.get_fact(KernelModules, modules=modules)
-    missing = [name for name in modules if name not in found or not found[name].loaded]
-    if not missing:
-        host.noop("the modules are loaded")
-        return
-    yield f"PATH=$PATH:/usr/sbin:/sbin modprobe -a {' '.join(missing)}"
-
-
-@deploy("Load modules")
-def load_modules(node: Node) -> None:
-    loaded(name="Load the modules for VFIO and vsock", modules=node.verdict.modules)

@@ -10,7 +10,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
 from deploys.planning import DECIDED_LATER, will_follow
-from deploys.steps.reboot import Later
+from deploys.steps.later import Later
 from facts.unit import ChangedSince, Units
 
 

@@ -16,7 +16,7 @@ from deploys.planning import DECIDED_LATER, is_planning
 from deploys.settings import Settings
 from deploys.steps import gevulot, key, postgres
 from deploys.steps.begin import Node
-from deploys.steps.reboot import Later
+from deploys.steps.later import Later
 from deploys.values import is_loopback, port_of
 from facts.container import Container
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema

@@ -2,7 +2,8 @@
 
 from deploys.steps.begin import begin
 from deploys.steps.kernel import configure_kernel
-from deploys.steps.reboot import Later, reboot_when_needed
+from deploys.steps.later import Later
+from deploys.steps.reboot import reboot_when_needed
 
 node = begin()
 configure_kernel(node)
