@@ -1,0 +1,9 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# Machines are noisy, and a slow example is no wrong one.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
