@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.inventory import data
 from tests.lab.machine import Machine
 from tests.lab.progress import Progress
 from tests.lab.run import changes_of, plan_of, pyinfra
@@ -61,3 +62,27 @@ def test_ten_reboots_come_back_right(fresh: Machine) -> None:
         fresh.reboot()
         assert fresh.wait_running() == "running"
         fresh.ssh("pcibind status")
+
+
+@pytest.mark.parametrize("fresh", ["no-boards"], indirect=True)
+def test_an_external_database_is_used_by_its_url(fresh: Machine) -> None:
+    fresh.ssh(
+        "podman run -d --name elsewhere --network=host -e POSTGRES_USER=gevulot -e POSTGRES_PASSWORD='p@ss/word' "
+        f"{data(fresh)['gevulot_postgres_image']} postgres -c port=5433 -c listen_addresses=127.0.0.1"
+    )
+    url = "postgres://gevulot:p%40ss%2Fword@127.0.0.1:5433/gevulot"
+    run = pyinfra([fresh], "-y", "--data", f"gevulot_postgres_url={url}")
+    assert run.code == 0, run.output[-3000:]
+    assert "reachable, release 15 (psycopg, through SSH)" in run.output
+    assert "p%40ss" not in run.output
+    assert fresh.ssh("systemctl list-unit-files 'gevulot-postgres*' --no-legend", check=False).stdout == ""
+    again = pyinfra([fresh], "-y", "--json", "--data", f"gevulot_postgres_url={url}")
+    assert changes_of(again.report) == []
+
+
+@pytest.mark.parametrize("fresh", ["no-boards"], indirect=True)
+def test_automatic_updates_can_be_switched_on(fresh: Machine) -> None:
+    run = pyinfra([fresh], "-y", "--data", "gevulot_auto_update=True")
+    assert run.code == 0, run.output[-3000:]
+    assert fresh.ssh("systemctl is-enabled podman-auto-update.timer").stdout.strip() == "enabled"
+    assert "gevulot-node.service" in fresh.ssh("podman auto-update --dry-run --tls-verify=false").stdout
