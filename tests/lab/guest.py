@@ -57,7 +57,7 @@ _STATIC = (
     File(
         "/etc/systemd/network/10-lab.network",
         # A fixed address is there at once; DHCP costs seconds of each boot.
-        "[Match]\nType=ether\nKernelCommandLine=!nonet\n\n[Network]\nDHCP=no\nLinkLocalAddressing=no\n"
+        "[Match]\nDriver=virtio_net\nKernelCommandLine=!nonet\n\n[Network]\nDHCP=no\nLinkLocalAddressing=no\n"
         "IPv6AcceptRA=no\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n",
     ),
     File(
