@@ -176,8 +176,9 @@ def _came_back_wrong(each: Host, wish: Wish, failed_before: list[str], seconds: 
         return f"systemctl is-system-running says {system}; expected running"
     failed = [unit for unit in each.get_fact(FailedUnits) if unit not in failed_before]
     if failed:
-        _, said = remote.run(each, f"journalctl -b -u {failed[0]} -n 8 -o cat --no-pager", timeout=60)
-        return f"units failed that had not before: {', '.join(failed)}; {failed[0]} said: {' / '.join(said)}"
+        _, said = remote.run(each, f"journalctl -b _SYSTEMD_UNIT={failed[0]} -n 30 -o cat --no-pager", timeout=60)
+        words = "\n    ".join(said)
+        return f"units failed that had not before: {', '.join(failed)}. {failed[0]} said:\n    {words}\n   "
     still = reasons(wish.arguments, wish.boards)
     if still:
         return "; ".join(still)
