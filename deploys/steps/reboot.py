@@ -178,7 +178,7 @@ def _came_back_wrong(each: Host, wish: Wish, failed_before: list[str], seconds: 
     if failed:
         _, said = remote.run(each, f"journalctl -b _SYSTEMD_UNIT={failed[0]} -n 30 -o cat --no-pager", timeout=60)
         words = "\n    ".join(said)
-        return f"units failed that had not before: {', '.join(failed)}. {failed[0]} said:\n    {words}\n   "
+        return f"units failed that had not before: {', '.join(failed)}. {failed[0]} said:\n    {words}"
     still = reasons(wish.arguments, wish.boards)
     if still:
         return "; ".join(still)
