@@ -12,7 +12,6 @@ from deploys import remote, scripts
 from deploys.settings import Settings
 
 FINGERPRINT = "/etc/gevulot/node-key.sha256"
-PUBLIC_KEY = "/etc/gevulot/node-key.public"
 
 
 def arguments(settings: Settings) -> tuple[str, str, str]:
