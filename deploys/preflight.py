@@ -12,11 +12,11 @@ from deploys.settings import Settings
 from facts.kernel import CommandLines, Module
 from facts.platform import Host
 from pcibind import guards, plan
-from pcibind.config import BoardRequest, Config, Selector
 from pcibind.errors import ConfigError
 from pcibind.evidence import Evidence
 from pcibind.model import Board, Topology
 from pcibind.record import Record
+from pcibind.request import BoardRequest, Config, Selector
 
 # Quadlet learned `Ulimit=` in 4.7, the newest of the keys that our units use.
 PODMAN_MINIMUM = (4, 7)

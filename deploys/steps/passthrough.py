@@ -25,8 +25,8 @@ from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord
 from facts.tree import TreeDigest
 from pcibind import config, early, unit
-from pcibind.config import Config
 from pcibind.record import Record
+from pcibind.request import Config
 
 GROUP_DEVICE = re.compile(r"/dev/vfio/[0-9]+")
 LIBRARY = "/usr/local/lib/pcibind"

@@ -30,8 +30,8 @@ from deploys.steps import passthrough
 from deploys.steps.packages import PACKAGES
 from facts.database import MIGRATIONS, TABLES
 from pcibind import record, topology_text
-from pcibind.config import Selector
 from pcibind.record import Record, RecordedBoard
+from pcibind.request import Selector
 
 PASSPHRASE = "a passphrase of this network only"
 ARGUMENTS = "intel_iommu=on iommu=pt"

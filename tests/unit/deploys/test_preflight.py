@@ -15,8 +15,8 @@ from deploys.settings import Settings
 from facts.kernel import KernelModules
 from facts.platform import parse
 from pcibind import evidence_text, topology_text
-from pcibind.config import Selector
 from pcibind.record import Record, RecordedBoard
+from pcibind.request import Selector
 from tests.unit.deploys.recorded import (
     BOUND,
     DEBIAN,

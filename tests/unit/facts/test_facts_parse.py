@@ -21,8 +21,8 @@ from facts.podman import ImageIds
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
 from pcibind import record
-from pcibind.config import Selector
 from pcibind.record import Record, RecordedBoard
+from pcibind.request import Selector
 from tests.unit.deploys import recorded
 
 DEBIAN = recorded.platform(recorded.DEBIAN)

@@ -24,8 +24,8 @@ def run_script(machine: Machine, shell: str = "dash") -> int:
         env={
             "PATH": "/usr/bin:/bin",
             "PCIBIND_SYS": str(machine.root / "sys"),
-            "PCIBIND_LIST": str(machine.paths.early_list),
-            "PCIBIND_RUN": str(machine.paths.run),
+            "PCIBIND_LIST": machine.paths.early_list,
+            "PCIBIND_RUN": machine.paths.run,
         },
         check=False,
     ).returncode
@@ -45,7 +45,7 @@ def test_all_chosen_functions_and_no_others_get_the_override(machine: Machine, s
     choose(machine)
     assert run_script(machine, shell) == 0
     assert overridden(machine) == [f"0000:0{b}:00.{n}" for b in (1, 2) for n in range(3)]
-    assert (machine.paths.run / "early.done").exists()
+    assert Path(machine.paths.run, "early.done").exists()
 
 
 def test_a_renumbered_board_is_followed_and_its_old_address_is_not(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_renumbered_board_is_followed_and_its_old_address_is_not(tmp_path: Pat
     after = Machine(tmp_path / "after")
     board(after, "01", 7, 1)
     board(after, "02", 1, 2)
-    after.file("etc/pcibind/early.list", before.paths.early_list.read_text())
+    after.file("etc/pcibind/early.list", Path(before.paths.early_list).read_text())
     assert run_script(after) == 0
     assert overridden(after) == ["0000:07:00.0", "0000:07:00.1", "0000:07:00.2"]
 
@@ -78,7 +78,7 @@ def test_it_works_once_a_boot(machine: Machine) -> None:
 
 def test_without_a_list_it_fails_and_is_not_done(machine: Machine) -> None:
     assert run_script(machine) != 0
-    assert not (machine.paths.run / "early.done").exists()
+    assert not Path(machine.paths.run, "early.done").exists()
 
 
 def test_a_board_that_was_never_touched_needs_no_unbinding(machine: Machine) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tree import DISPLAY, NIC, NVME, USB, Machine
 
-from pcibind import evidence_text, guards, sysfs
-from pcibind.config import OVERRIDABLE_GUARDS, Selector
+from pcibind import evidence_text, guards
 from pcibind.evidence import Evidence, OpenVfio, Use
 from pcibind.model import Address, Board
+from pcibind.request import OVERRIDABLE_GUARDS, Selector
 
 LEFT = "0000:00/01.0/00"
 
@@ -35,7 +35,7 @@ def look(root: Path, **environment: str) -> Evidence:
 
 
 def at(machine: Machine, path: str = LEFT) -> Board:
-    board = sysfs.read(machine.root).board_at(path)
+    board = machine.host.topology().board_at(path)
     assert board is not None
     return board
 

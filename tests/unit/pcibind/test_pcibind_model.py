@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tree import Machine
 
-from pcibind import sysfs
 from pcibind.model import Address, board_path, function_path, parse_board_path
 
 addresses = st.builds(
@@ -59,7 +58,7 @@ def test_what_is_no_function_has_no_path(path: str) -> None:
 
 
 def test_a_board_is_the_endpoints_of_a_slot(machine: Machine) -> None:
-    topology = sysfs.read(machine.root)
+    topology = machine.host.topology()
     board = topology.board_at("0000:00/01.0/00")
     assert board is not None
     assert [str(f.address) for f in board.functions] == [

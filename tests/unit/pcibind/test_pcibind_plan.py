@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tree import AUDIO, DISPLAY, NIC, Machine, board, gpu_host
 
-from pcibind import sysfs
-from pcibind.config import BoardRequest, Config, Selector
 from pcibind.errors import ConfigError
 from pcibind.model import Address, Function, Topology, board_path
 from pcibind.plan import Action, Verdict, closure, follow, plan, resolve
 from pcibind.record import Record, RecordedBoard, dump, early_list, parse
+from pcibind.request import BoardRequest, Config, Selector
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 
@@ -24,17 +23,17 @@ def wanted(*texts: str) -> Config:
 
 
 def recorded(machine: Machine, *texts: str) -> Record:
-    found = resolve(sysfs.read(machine.root), wanted(*texts), None)
+    found = resolve(machine.host.topology(), wanted(*texts), None)
     return Record(tuple(RecordedBoard.of(r.board, r.selector, r.name) for r in found if r.board))
 
 
 def test_a_model_selects_every_board_with_such_a_display(machine: Machine) -> None:
-    found = resolve(sysfs.read(machine.root), wanted("10de:2684"), None)
+    found = resolve(machine.host.topology(), wanted("10de:2684"), None)
     assert [r.board.path for r in found if r.board] == [LEFT, RIGHT]
 
 
 def test_an_address_or_a_path_tells_twins_apart(machine: Machine) -> None:
-    topology = sysfs.read(machine.root)
+    topology = machine.host.topology()
     for text in ("0000:02:00.0", "0000:02:00.2", RIGHT):
         (found,) = resolve(topology, wanted(text), None)
         assert found.board is not None
@@ -42,7 +41,7 @@ def test_an_address_or_a_path_tells_twins_apart(machine: Machine) -> None:
 
 
 def test_two_selectors_of_one_board_contradict_each_other(machine: Machine) -> None:
-    topology = sysfs.read(machine.root)
+    topology = machine.host.topology()
     with pytest.raises(ConfigError, match="are the same board"):
         resolve(topology, wanted("0000:01:00.0", LEFT), None)
     with pytest.raises(ConfigError, match="are the same board"):
@@ -50,7 +49,7 @@ def test_two_selectors_of_one_board_contradict_each_other(machine: Machine) -> N
 
 
 def test_what_is_not_there_is_absent_and_says_so(machine: Machine) -> None:
-    found = resolve(sysfs.read(machine.root), wanted("0000:09:00.0", "0000:00:01.0"), None)
+    found = resolve(machine.host.topology(), wanted("0000:09:00.0", "0000:00:01.0"), None)
     assert [r.verdict for r in found] == [Verdict.ABSENT, Verdict.ABSENT]
     assert "is a bridge" in found[1].detail
 
@@ -60,7 +59,7 @@ def test_a_recorded_address_is_followed_through_a_renumbering(tmp_path: Path) ->
     after = Machine(tmp_path / "after")
     board(after, "01", 2, 5)
     board(after, "02", 1, 6)
-    found = resolve(sysfs.read(after.root), wanted("0000:01:00.0", "0000:02:00.0"), record)
+    found = resolve(after.host.topology(), wanted("0000:01:00.0", "0000:02:00.0"), record)
     assert [(r.verdict, r.board and r.board.path) for r in found] == [
         (Verdict.PRESENT, LEFT),
         (Verdict.PRESENT, RIGHT),
@@ -86,7 +85,7 @@ def test_moved_replaced_absent_and_extra_are_told_apart(tmp_path: Path) -> None:
         elif change == "extra":
             board(machine, "01", 1, 1)
             machine.function(f"{port}/0000:01:00.3", **AUDIO)
-        (found,) = follow(sysfs.read(machine.root), record)
+        (found,) = follow(machine.host.topology(), record)
         assert found.board is None
         assert found.detail
         return found.verdict
@@ -104,7 +103,7 @@ def test_a_moved_board_does_not_come_in_again_through_its_model(tmp_path: Path) 
     machine = Machine(tmp_path / "after")
     board(machine, "01", 1, 1)
     board(machine, "05", 2, 2)
-    found = resolve(sysfs.read(machine.root), wanted("10de:2684"), record)
+    found = resolve(machine.host.topology(), wanted("10de:2684"), record)
     assert sorted((str(r.verdict), r.board.path if r.board else "") for r in found) == [
         ("moved", ""),
         ("present", LEFT),
@@ -114,7 +113,7 @@ def test_a_moved_board_does_not_come_in_again_through_its_model(tmp_path: Path) 
 def test_a_third_board_of_the_model_is_taken_too(machine: Machine) -> None:
     record = recorded(machine, "10de:2684")
     board(machine, "05", 5, 20)
-    found = resolve(sysfs.read(machine.root), wanted("10de:2684"), record)
+    found = resolve(machine.host.topology(), wanted("10de:2684"), record)
     assert [(r.verdict, r.recorded is None) for r in found] == [
         (Verdict.PRESENT, False),
         (Verdict.PRESENT, False),
@@ -123,7 +122,7 @@ def test_a_third_board_of_the_model_is_taken_too(machine: Machine) -> None:
 
 
 def test_overrides_come_before_any_unbinding(machine: Machine) -> None:
-    topology = sysfs.read(machine.root)
+    topology = machine.host.topology()
     left = topology.board_at(LEFT)
     assert left
     (only,) = plan(topology, [left]).boards
@@ -135,7 +134,7 @@ def test_overrides_come_before_any_unbinding(machine: Machine) -> None:
 
 def test_a_foreign_device_in_the_group_is_refused_by_name(machine: Machine) -> None:
     machine.function("pci0000:00/0000:00:06.0", **NIC, driver="e1000e", group=12)
-    topology = sysfs.read(machine.root)
+    topology = machine.host.topology()
     left, nic = topology.board_at(LEFT), topology.board_at("0000:00/06")
     assert left
     assert nic
@@ -149,7 +148,7 @@ def test_a_foreign_device_in_the_group_is_refused_by_name(machine: Machine) -> N
 
 
 def test_without_iommu_there_is_nothing_to_do_but_to_record(tmp_path: Path) -> None:
-    topology = sysfs.read(gpu_host(tmp_path, iommu=False).root)
+    topology = gpu_host(tmp_path, iommu=False).host.topology()
     left = topology.board_at(LEFT)
     assert left
     (only,) = plan(topology, [left]).boards

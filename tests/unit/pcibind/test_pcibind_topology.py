@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from tree import DISPLAY, Machine, gpu_host
 
-from pcibind import sysfs, topology_text
+from pcibind import topology_text
+from pcibind.host import Host
+from pcibind.paths import Paths
 
 
 def print_topology(root: Path) -> list[str]:
@@ -27,7 +29,7 @@ def print_topology(root: Path) -> list[str]:
 def test_the_shell_and_the_direct_way_see_the_same(machine: Machine) -> None:
     machine.function("pci0000:00/0000:00:05.0", **DISPLAY, boot_vga=True)
     machine.file("sys/bus/pci/devices/0000:01:00.1/driver_override", "vfio-pci\n")
-    read = sysfs.read(machine.root)
+    read = machine.host.topology()
     assert topology_text.parse(print_topology(machine.root)) == read
     assert len(read.functions) == 11
     assert sum(function.boot_vga for function in read.functions) == 1
@@ -42,12 +44,12 @@ def test_a_host_without_iommu_has_no_groups(tmp_path: Path) -> None:
 
 def test_a_host_without_pci_has_an_empty_topology(tmp_path: Path) -> None:
     assert topology_text.parse(print_topology(tmp_path)).functions == ()
-    assert sysfs.read(tmp_path).functions == ()
+    assert Host(Paths(str(tmp_path))).topology().functions == ()
 
 
 def test_this_host_looks_the_same_in_all_three_ways() -> None:
     text = topology_text.parse(print_topology(Path("/")))
-    assert text == sysfs.read(udev=False) == sysfs.read(udev=True)
+    assert text == Host().topology() == Host(udev=True).topology()
 
 
 @pytest.mark.parametrize("gone", ["vendor:", "class:", " ../../../devices"])

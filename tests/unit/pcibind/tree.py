@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pcibind.access import Access, T, Task
 from pcibind.errors import StuckError
 from pcibind.host import Host
 from pcibind.model import Address
@@ -36,6 +38,8 @@ class Machine:
     # Drivers that nothing can be taken from, or that refuse to take anything.
     sticky: set[str] = field(default_factory=set)
     refusing: set[str] = field(default_factory=set)
+    # Groups that are open, though no process shows it.
+    held: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for directory in (
@@ -58,15 +62,16 @@ class Machine:
         self.file("proc/net/route", "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n")
         self.file("proc/self/mountinfo", "22 1 0:21 / /proc rw - proc proc rw\n")
         self.file("proc/swaps", "Filename Type Size Used Priority\n")
+        self.file("proc/iomem", "00000000-00000fff : Reserved\n")
         (self.root / "proc/1/fd/0").symlink_to("/dev/null")
 
     @property
     def paths(self) -> Paths:
-        return Paths(self.root)
+        return Paths(str(self.root))
 
     @property
     def host(self) -> Host:
-        return Host(self.paths, self, udev=False, node_seconds=0.05)
+        return Host(self.paths, self, node_seconds=0.05)
 
     def file(self, path: str, text: str) -> None:
         target = self.root / path
@@ -130,6 +135,51 @@ class Machine:
 
     # The kernel's reactions.
 
+    def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
+        """Answer the accesses of each task in turn."""
+        return [self._run(task) for task in tasks]
+
+    def _run(self, task: Task[T]) -> T:
+        try:
+            access = next(task)
+            while True:
+                try:
+                    answer = self.perform(access)
+                except (OSError, StuckError) as error:
+                    access = task.throw(error)
+                else:
+                    access = task.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    def perform(self, access: Access) -> str:
+        """The answer to one access."""
+        paths = [Path(target) for target in access.targets]
+        match access.kind:
+            case "read":
+                return self.read(paths[0])
+            case "read-all":
+                return "\n".join(path.read_text().strip() if path.exists() else "" for path in paths)
+            case "write":
+                self.write(paths[0], access.text)
+            case "open":
+                self.opens(paths[0])
+            case "modprobe":
+                self.load_module(access.targets[0])
+            case "wait":
+                return " ".join(str(path) for path in paths if not path.exists())
+        return ""
+
+    def read(self, path: Path) -> str:
+        return path.read_text().strip()
+
+    def opens(self, node: Path) -> None:
+        """What the kernel does when a group's device node is opened."""
+        if not node.exists():
+            raise FileNotFoundError(2, "No such file or directory")
+        if node.name in self.held:
+            raise OSError(16, "Device or resource busy")
+
     def write(self, path: Path, text: str) -> None:
         """What the kernel does when `text` is written to a sysfs file."""
         relative = str(path.relative_to(self.root))
@@ -161,7 +211,7 @@ class Machine:
                 raise fault
         if name.startswith("pci:"):
             for address, driver in self.defaults.items():
-                if (self.paths.device(Address.parse(address)) / "modalias").read_text() == (f"{name}\n"):
+                if Path(self.paths.device(Address.parse(address)), "modalias").read_text() == (f"{name}\n"):
                     self.load(driver)
         else:
             self.load(name)

@@ -16,11 +16,11 @@ def main() -> None:
 
 
 def _boot() -> None:
-    from pcibind.apply import apply_recorded
     from pcibind.attempt import attempt
+    from pcibind.boot import apply_recorded
     from pcibind.host import Host
 
-    report = attempt("apply", lambda: apply_recorded(Host(udev=False)))
+    report = attempt("apply", lambda: apply_recorded(Host()))
     print(report.to_text(), flush=True)
     sys.exit(int(report.exit_code))
 

@@ -1,14 +1,14 @@
-"""Binding one board: the writes of its plan, the proof, and the way back if either fails."""
+"""Binding boards: the writes of their plans, the proof, and the way back if either fails."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
-from pcibind import holders, proof, stuck, sysfs
-from pcibind.bounded import SysfsWriter
+from pcibind import access, holders, proof, stuck, sysfs
+from pcibind.access import Task
 from pcibind.errors import NotBoundError, StuckError
 from pcibind.model import Address, Board, Function, function_path
 from pcibind.paths import Paths
@@ -33,8 +33,7 @@ class Outcome(StrEnum):
     STUCK = "stuck"
 
 
-@dataclass(frozen=True, slots=True)
-class BindResult:
+class BindResult(NamedTuple):
     """How binding `board` ended, and for a failure why and what to do."""
 
     board: Board
@@ -48,84 +47,93 @@ class BindResult:
 
 
 def bind(
-    plan: BoardPlan, paths: Paths, writer: SysfsWriter, node_seconds: float = NODE_SECONDS
-) -> BindResult:
-    """Carry out a board's plan and prove it; on failure put every function back.
+    plans: Sequence[BoardPlan], paths: Paths, node_seconds: float = NODE_SECONDS
+) -> Task[list[BindResult]]:
+    """Carry out the plans of boards that share IOMMU groups (mostly one), and prove them together.
 
-    Writes nothing when the plan has no steps. Never raises for what the machine does: one board's
-    trouble must not keep others from being bound.
+    Writes nothing where there is nothing to do. On failure puts every function back, of all of
+    them, as a group goes to one user as a whole. Never raises for what the machine does: one
+    board's trouble must not keep others from being bound.
     """
-    board = plan.board
-    if plan.iommu_off:
-        return BindResult(board, Outcome.FAILED, f"{board.address}: {IOMMU_OFF}")
-    waiting = [f.address for f in board.functions if stuck.is_stuck(paths, f.address)]
+    boards = [plan.board for plan in plans]
+
+    def all_of_them(outcome: Outcome, detail: str = "") -> list[BindResult]:
+        return [BindResult(board, outcome, detail) for board in boards]
+
+    if any(plan.iommu_off for plan in plans):
+        return all_of_them(Outcome.FAILED, f"{boards[0].address}: {IOMMU_OFF}")
+    waiting = [f for board in boards for f in board.functions if stuck.is_stuck(paths, f)]
     if waiting:
-        return _stuck(paths, board, f"{waiting[0]}: an earlier access still waits in the kernel")
-    if not plan.steps:
-        problems = proof.prove(paths, board, node_seconds)
-        outcome = Outcome.FAILED if problems else Outcome.UNCHANGED
-        return BindResult(board, outcome, "; ".join(problems))
-    if plan.rebinds and (held := holders.of(paths, _group_nodes(board))):
-        return BindResult(
-            board,
-            Outcome.FAILED,
-            f"{board.address}: its IOMMU group is open: {'; '.join(held)}; stop that, apply again",
-        )
+        detail = f"{waiting[0].address}: an earlier access still waits in the kernel"
+        return all_of_them(Outcome.STUCK, _with_holders(paths, boards, detail))
+    steps = [step for plan in plans for step in plan.steps]
+    if not steps:
+        problems = yield from proof.prove_soon(paths, boards, node_seconds)
+        return all_of_them(Outcome.FAILED if problems else Outcome.UNCHANGED, "; ".join(problems))
+    if any(plan.rebinds for plan in plans) and (held := holders.of(paths, _group_nodes(boards))):
+        open_one = f"its IOMMU group is open: {'; '.join(held)}; stop that, apply again"
+        return all_of_them(Outcome.FAILED, f"{boards[0].address}: {open_one}")
+
     current: Address | None = None
+    blocked: set[Address] = set()
     try:
-        load_driver(paths, writer)
-        for step in plan.steps:
+        yield from load_driver(paths)
+        # All overrides first, so that no sibling is taken by another driver while one is unbound.
+        for step in sorted(steps, key=lambda step: step.action is not Action.OVERRIDE):
             current = step.function.address
-            _perform(paths, writer, step)
-        problems = proof.prove(paths, board, node_seconds)
+            yield from _perform(paths, step)
+        current = None
+        problems = yield from proof.prove_soon(paths, boards, node_seconds)
         if not problems:
-            return BindResult(board, Outcome.BOUND)
+            return [
+                BindResult(p.board, Outcome.BOUND if p.steps else Outcome.UNCHANGED) for p in plans
+            ]
         detail = "; ".join(problems)
-        blocked: set[Address] = set()
     except StuckError as error:
-        detail = f"{current or board.address}: {error}"
-        blocked = {current} if current else set()
+        detail = f"{current or boards[0].address}: {error}"
         if current:
-            _remember(paths, current, error)
-    except (OSError, NotBoundError) as error:
-        detail = str(error) if isinstance(error, NotBoundError) else _text(error, current)
-        blocked = set()
-    left = _put_back(paths, writer, board, blocked)
+            blocked.add(current)
+            stuck.mark(paths, current, error)
+    except NotBoundError as error:
+        detail = str(error)
+    except OSError as error:
+        detail = _text(error, current)
+    left = yield from _put_back(paths, boards, blocked)
     detail = "; ".join([detail, *left])
     if blocked:
-        return _stuck(paths, board, detail)
-    return BindResult(board, Outcome.FAILED, detail)
+        return all_of_them(Outcome.STUCK, _with_holders(paths, boards, detail))
+    return all_of_them(Outcome.FAILED, detail)
 
 
-def load_driver(paths: Paths, writer: SysfsWriter) -> None:
+def load_driver(paths: Paths) -> Task[None]:
     """Make the driver be there, built in or as a module. Raises OSError, StuckError."""
-    if not paths.driver(DRIVER).exists():
-        writer.load_module(DRIVER)
+    if not os.path.exists(paths.driver(DRIVER)):
+        yield access.modprobe(DRIVER)
 
 
-def _perform(paths: Paths, writer: SysfsWriter, step: Step) -> None:
+def _perform(paths: Paths, step: Step) -> Task[None]:
     """Carry out one step, unless the machine is there already."""
     function = step.function
     _still_there(paths, function)
-    match step.action:
-        case Action.OVERRIDE:
-            writer.write(paths.device(function.address) / "driver_override", DRIVER)
-        case Action.UNBIND:
-            # Device links may have taken it off its driver together with function 0.
-            if sysfs.driver_of(paths, function.address) != DRIVER:
-                unbind(paths, writer, function.address)
-        case Action.PROBE:
-            if sysfs.driver_of(paths, function.address) != DRIVER:
-                _probe(paths, writer, function)
+    if step.action is Action.OVERRIDE:
+        yield access.write(paths.override(function.address), DRIVER)
+        return
+    # Device links may have taken it off its driver together with function 0.
+    if sysfs.driver_of(paths, function.address) == DRIVER:
+        return
+    if step.action is Action.UNBIND:
+        yield from unbind(paths, function.address)
+    else:
+        yield from _probe(paths, function)
 
 
-def _probe(paths: Paths, writer: SysfsWriter, function: Function) -> None:
-    writer.write(paths.drivers_probe, str(function.address))
+def _probe(paths: Paths, function: Function) -> Task[None]:
+    yield access.write(paths.drivers_probe, str(function.address))
     found = sysfs.driver_of(paths, function.address)
     if found is None:
         # The probe file never says why nothing matched; the driver's own file does.
         try:
-            writer.write(paths.driver(DRIVER) / "bind", str(function.address))
+            yield access.write(f"{paths.driver(DRIVER)}/bind", str(function.address))
         except OSError as error:
             raise NotBoundError(
                 f"{function.address}: {DRIVER} refused it: {error.strerror}; see "
@@ -151,21 +159,21 @@ def _still_there(paths: Paths, function: Function) -> None:
         )
 
 
-def _put_back(paths: Paths, writer: SysfsWriter, board: Board, blocked: set[Address]) -> list[str]:
+def _put_back(paths: Paths, boards: Sequence[Board], blocked: set[Address]) -> Task[list[str]]:
     """Give each function back the override and driver it had; return what could not be.
 
     Functions in `blocked` are not touched; those that block now are added to it.
     """
     left = []
-    for function in board.functions:
+    for function in (function for board in boards for function in board.functions):
         if function.address in blocked:
             continue
         try:
             _still_there(paths, function)
-            restore(paths, writer, function.address, function.driver, function.driver_override)
+            yield from restore(paths, function.address, function.driver, function.driver_override)
         except StuckError as error:
             blocked.add(function.address)
-            _remember(paths, function.address, error)
+            stuck.mark(paths, function.address, error)
             left.append(f"{function.address}: {error}")
         except NotBoundError as error:
             left.append(f"not put back: {error}")
@@ -174,19 +182,15 @@ def _put_back(paths: Paths, writer: SysfsWriter, board: Board, blocked: set[Addr
     return left
 
 
-def _remember(paths: Paths, address: Address, error: StuckError) -> None:
-    with contextlib.suppress(OSError):
-        stuck.mark(paths, address, error)
-
-
-def _stuck(paths: Paths, board: Board, detail: str) -> BindResult:
-    held = holders.of(paths, [*_group_nodes(board), "/dev/nvidia*"])
+def _with_holders(paths: Paths, boards: Sequence[Board], detail: str) -> str:
+    held = holders.of(paths, [*_group_nodes(boards), "/dev/nvidia*", "/dev/snd/*", "/dev/dri/*"])
     likely = f"likely held: {'; '.join(held)}" if held else "no process is seen to hold it"
-    return BindResult(board, Outcome.STUCK, f"{detail}; {likely}; it is left alone now, reboot")
+    return f"{detail}; {likely}; it is left alone now, reboot"
 
 
-def _group_nodes(board: Board) -> list[str]:
-    return [f"/dev/vfio/{group}" for group in board.groups]
+def _group_nodes(boards: Sequence[Board]) -> list[str]:
+    # As processes see them, whatever the root is.
+    return [f"/dev/vfio/{group}" for board in boards for group in board.groups]
 
 
 def _text(error: OSError, address: Address | None) -> str:

@@ -1,123 +1,134 @@
-"""Kernel accesses that may never come back, made where they can be given up on.
+"""Carrying out tasks whose accesses may hang, so that one that does holds up no other.
 
-Unbinding waits for the old driver, without bound and out of reach of signals; on Linux 6.1 even
-reading `driver_override` waits behind it. So each such access is made in a forked child, and
-the parent stops waiting when its time is over.
+Each task has a child process for its accesses while it runs. Tasks run one after the other, since
+the kernel's work is the processor's; but as soon as all that run are waiting for something else
+(a driver, a device), the next one starts. A child that does not answer in time is left behind.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import select
-import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Protocol
 
+from pcibind.access import Access, T, Task
 from pcibind.errors import StuckError
+from pcibind.worker import Worker
 
-DEFAULT_SECONDS = 30.0
-
-
-class SysfsWriter(Protocol):
-    """What changes the kernel's state: the one seam between decisions and the machine."""
-
-    def write(self, path: Path, text: str) -> None:
-        """Write a sysfs attribute; raise OSError, or StuckError when it does not come back."""
-
-    def load_module(self, name: str) -> None:
-        """Load a kernel module; raise OSError when it cannot be loaded, StuckError as above."""
+PATIENCE = 0.25
+"""How many seconds an access takes before the next task starts beside it."""
 
 
-class BoundedWriter:
-    """Writes to the running kernel, each write given up on after `seconds`."""
+class Kernel(Protocol):
+    """What answers accesses: the one seam between decisions and the machine."""
 
-    def __init__(self, seconds: float = DEFAULT_SECONDS) -> None:
-        self.seconds = seconds
-
-    def write(self, path: Path, text: str) -> None:
-        """Write a sysfs attribute with one system call, as sysfs wants it."""
-
-        def access() -> str:
-            descriptor = os.open(path, os.O_WRONLY)
-            os.write(descriptor, text.encode())
-            return ""
-
-        call(access, self.seconds, f"writing {text.strip() or 'a newline'} to {path}")
-
-    def load_module(self, name: str) -> None:
-        """Run modprobe."""
-
-        def access() -> str:
-            # Rarely needed (the unit orders itself after modprobe@vfio_pci), slow to import.
-            import subprocess
-
-            done = subprocess.run(
-                ["modprobe", "--", name], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise OSError(done.returncode, f"modprobe {name}: {done.stderr.strip()}")
-            return ""
-
-        call(access, self.seconds, f"modprobe {name}")
+    def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
+        """Run the tasks; return their results, in their order. Raises what a task raises."""
 
 
-def call(access: Callable[[], str], seconds: float, what: str) -> str:
-    """Run `access` in a child and return its text.
+class _Run:
+    """A task that waits for an answer."""
 
-    Raises OSError as the access did, and StuckError naming `what` after `seconds`.
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _answer(access, reader, writer)
-    os.close(writer)
-    try:
-        answer = _receive(reader, time.monotonic() + seconds)
-    finally:
-        os.close(reader)
-    if answer is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        # It dies when the kernel lets go of it; waiting for that is what must not happen here.
-        os.waitpid(child, os.WNOHANG)
-        raise StuckError(f"{what} did not come back within {seconds:g} s", child)
-    os.waitpid(child, 0)
-    kind, _, text = answer.partition("\n")
-    if kind == "ok":
-        return text
-    number, _, message = text.partition(" ")
-    raise OSError(int(number or 0), message or f"{what} ended without an answer")
+    def __init__(self, number: int, worker: Worker, access: Access) -> None:
+        self.number = number
+        self.worker = worker
+        self.access = access
+        self.since = time.monotonic()
+
+    @property
+    def deadline(self) -> float:
+        return self.since + self.access.seconds
 
 
-def _answer(access: Callable[[], str], reader: int, writer: int) -> None:
-    """The child's side: one answer, then out, past the parent's clean-up handlers."""
-    try:
-        os.close(reader)
+class BoundedKernel:
+    """The running kernel."""
+
+    def __init__(self) -> None:
+        self._idle: list[Worker] = []
+
+    def close(self) -> None:
+        """End the child processes, but those that were left behind."""
+        while self._idle:
+            self._idle.pop().dismiss()
+
+    def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
+        """Run the tasks; return their results, in their order. Raises what a task raises."""
+        results: dict[int, T] = {}
+        running: list[_Run] = []
+        following = 0
         try:
-            answer = f"ok\n{access()}"
+            while following < len(tasks) or running:
+                now = time.monotonic()
+                if following < len(tasks) and all(run.since + PATIENCE <= now for run in running):
+                    self._go_on(tasks, following, None, results, running)
+                    following += 1
+                    continue
+                limits = [run.deadline for run in running]
+                if following < len(tasks):
+                    limits += [
+                        run.since + PATIENCE for run in running if run.since + PATIENCE > now
+                    ]
+                readable = select.select(
+                    [run.worker.descriptor for run in running], [], [], max(min(limits) - now, 0)
+                )[0]
+                now = time.monotonic()
+                for run in list(running):
+                    if run.worker.descriptor in readable:
+                        running.remove(run)
+                        self._take(tasks, run, results, running)
+                    elif run.deadline <= now:
+                        running.remove(run)
+                        self._give_up(tasks, run, results, running)
+        finally:
+            for run in running:
+                run.worker.abandon()
+        return [results[number] for number in range(len(tasks))]
+
+    def _take(
+        self, tasks: Sequence[Task[T]], run: _Run, results: dict[int, T], running: list[_Run]
+    ) -> None:
+        answer: str | OSError
+        try:
+            answer = run.worker.answer()
         except OSError as error:
-            answer = f"error\n{error.errno or 0} {error.strerror or error}"
-        except BaseException as error:
-            answer = f"error\n0 {type(error).__name__}: {error}"
-        data = answer.encode()
-        while data:
-            data = data[os.write(writer, data) :]
-    finally:
-        os._exit(0)
+            error.filename = run.access.targets[0] if run.access.targets else None
+            answer = error
+        if run.worker.gone:
+            run.worker.dismiss()
+        else:
+            self._idle.append(run.worker)
+        self._go_on(tasks, run.number, answer, results, running)
 
+    def _give_up(
+        self, tasks: Sequence[Task[T]], run: _Run, results: dict[int, T], running: list[_Run]
+    ) -> None:
+        run.worker.abandon()
+        error = StuckError(
+            f"{run.access} did not come back within {run.access.seconds:g} s", run.worker.process
+        )
+        self._go_on(tasks, run.number, error, results, running)
 
-def _receive(reader: int, deadline: float) -> str | None:
-    """Everything until the child closes its end; None when the time is over first."""
-    received = b""
-    while True:
-        left = deadline - time.monotonic()
-        ready, _, _ = select.select([reader], [], [], max(left, 0))
-        if not ready:
-            return None
-        chunk = os.read(reader, 65536)
-        if not chunk:
-            return received.decode(errors="replace")
-        received += chunk
+    def _go_on(
+        self,
+        tasks: Sequence[Task[T]],
+        number: int,
+        answer: str | Exception | None,
+        results: dict[int, T],
+        running: list[_Run],
+    ) -> None:
+        """Let a task have its answer, and start what it asks next."""
+        task = tasks[number]
+        try:
+            if answer is None:
+                access = next(task)
+            elif isinstance(answer, Exception):
+                access = task.throw(answer)
+            else:
+                access = task.send(answer)
+        except StopIteration as stop:
+            results[number] = stop.value
+            return
+        worker = self._idle.pop() if self._idle else Worker()
+        worker.ask(access)
+        running.append(_Run(number, worker, access))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
 from pcibind import apply as applying
+from pcibind import boot, judge
+from pcibind import release as releasing
 from pcibind import status as looking
 from pcibind.attempt import attempt
 from pcibind.errors import MEANINGS, ExitCode
@@ -22,12 +23,12 @@ _json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, sc
 
 
 @click.group(context_settings=_SETTINGS, epilog=_CODES)
-@click.option("--root", type=click.Path(path_type=Path), default=Path("/"), hidden=True)
+@click.option("--root", default="", hidden=True)
 @click.version_option(package_name=None, version="0.1.0", prog_name="pcibind")
 @click.pass_context
-def cli(context: click.Context, root: Path) -> None:
+def cli(context: click.Context, root: str) -> None:
     """Hand whole PCI boards to vfio-pci, prove it, and say which devices to use."""
-    context.obj = Host(Paths(root))
+    context.obj = Host(Paths(root), udev=True)
 
 
 @cli.command(epilog=_CODES)
@@ -35,7 +36,7 @@ def cli(context: click.Context, root: Path) -> None:
 @click.pass_obj
 def plan(host: Host, as_json: bool) -> None:
     """Show what apply would do; change nothing."""
-    _answer("plan", lambda: applying.show(host), as_json)
+    _answer("plan", lambda: judge.show(host), as_json)
 
 
 @cli.command(epilog=_CODES)
@@ -48,7 +49,7 @@ def apply(host: Host, next_boot: bool, recorded: bool, as_json: bool) -> None:
     if next_boot and recorded:
         raise click.UsageError("--next-boot and --recorded exclude each other")
     if recorded:
-        _answer("apply", lambda: applying.apply_recorded(host), as_json)
+        _answer("apply", lambda: boot.apply_recorded(host), as_json)
     else:
         _answer("apply", lambda: applying.apply(host, next_boot=next_boot), as_json)
 
@@ -67,7 +68,7 @@ def status(host: Host, as_json: bool) -> None:
 @click.pass_obj
 def release(host: Host, board: tuple[str, ...], as_json: bool) -> None:
     """Give all boards, or those named, back to the drivers they had before."""
-    _answer("release", lambda: applying.release_boards(host, board), as_json)
+    _answer("release", lambda: releasing.release(host, board), as_json)
 
 
 def _answer(command: str, run: Callable[[], Report], as_json: bool) -> None:

@@ -2,101 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 from pcibind.errors import ConfigError
-from pcibind.model import Address, parse_board_path, parse_model
-
-SelectorKind = Literal["address", "path", "model"]
-RequireBoards = Literal["all", "any"]
-
-SELECTOR_KINDS: tuple[SelectorKind, ...] = ("address", "path", "model")
-
-OVERRIDABLE_GUARDS = (
-    "default-route",
-    "ssh",
-    "disk",
-    "boot-display",
-    "virtual-functions",
-    "class",
+from pcibind.request import (
+    OVERRIDABLE_GUARDS,
+    SELECTOR_KINDS,
+    BoardRequest,
+    Config,
+    RequireBoards,
+    Selector,
 )
-"""The guards that `allow` may name. An open VFIO group is not among them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """How a board is named: by a function's address, by its path, or by its display's model."""
-
-    kind: SelectorKind
-    value: str
-
-    @classmethod
-    def of(cls, kind: SelectorKind, value: str) -> Selector:
-        """Check and normalise; raise ValueError for a value that is not of that kind."""
-        match kind:
-            case "address":
-                return cls(kind, str(Address.parse(value)))
-            case "path":
-                return cls(kind, parse_board_path(value))
-            case "model":
-                return cls(kind, parse_model(value))
-
-    @classmethod
-    def parse(cls, text: str) -> Selector:
-        """Tell the kind by the form of the text; raise ValueError when it is of none."""
-        for kind in SELECTOR_KINDS:
-            try:
-                return cls.of(kind, text)
-            except ValueError:
-                continue
-        raise ValueError(
-            f"{text!r} names no board: expected an address (0000:01:00.0), a path "
-            "(0000:00/01.0/00) or a model (10de:2684)"
-        )
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.value}"
-
-
-@dataclass(frozen=True, slots=True)
-class BoardRequest:
-    """One `[[board]]`: a selector, the guards it overrides, and where it was written."""
-
-    selector: Selector
-    name: str | None = None
-    allow: frozenset[str] = frozenset()
-    source: str = "request"
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """All requests. `require_boards` says whether every board must be bound, or one is enough."""
-
-    boards: tuple[BoardRequest, ...]
-    require_boards: RequireBoards = "all"
-
-
-def read(directory: Path) -> Config:
+def read(directory: str) -> Config:
     """Read every *.toml of a directory, in the order of the names.
 
     Raises ConfigError, naming file, line and expectation, when there is no file, when one cannot
     be read, and when they contradict each other.
     """
     try:
-        files = sorted(path for path in directory.iterdir() if path.suffix == ".toml")
+        names = sorted(name for name in os.listdir(directory) if name.endswith(".toml"))
     except OSError as error:
         raise ConfigError(f"{directory}: {error.strerror}; expected TOML files there") from error
-    if not files:
+    if not names:
         # Nothing written is not the same as nothing wanted: that takes a file without boards.
         raise ConfigError(f"{directory}: no *.toml file; expected at least one with [[board]]")
     texts = []
-    for path in files:
+    for name in names:
+        path = os.path.join(directory, name)
         try:
-            texts.append((str(path), path.read_text(encoding="utf-8")))
+            with open(path, encoding="utf-8") as file:
+                texts.append((path, file.read()))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read: {error}") from error
     return parse(texts)
@@ -151,8 +91,7 @@ def render(*boards: BoardRequest, require_boards: RequireBoards = "all") -> str:
     return "".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(NamedTuple):
     name: str
     text: str
 

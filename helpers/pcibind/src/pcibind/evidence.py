@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pcibind.model import Address
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """A function that something depends on: its address, and by what, in a few words."""
 
     address: Address
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class OpenVfio:
+class OpenVfio(NamedTuple):
     """An open VFIO device node: of a group, or of one function; and by which process.
 
     All three are None or empty for what cannot be told from outside, such as /dev/iommu.
@@ -27,10 +25,17 @@ class OpenVfio:
     holder: str
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class OpenNvidia(NamedTuple):
+    """A device node of NVIDIA's driver that is open: of which function, if known, and by whom."""
+
+    address: Address | None
+    what: str
+
+
+class Evidence(NamedTuple):
     """What the guards decide by.
 
+    `framebuffers` are the functions whose memory a framebuffer of the firmware's owns.
     `unreadable` holds, by guard name, why that guard's evidence could not be read: a guard that
     cannot see refuses.
     """
@@ -39,6 +44,8 @@ class Evidence:
     ssh_nics: tuple[Use, ...] = ()
     disks: tuple[Use, ...] = ()
     boot_displays: frozenset[Address] = frozenset()
+    framebuffers: tuple[Use, ...] = ()
+    open_nvidia: tuple[OpenNvidia, ...] = ()
     physical_functions: frozenset[Address] = frozenset()
     open_vfio: tuple[OpenVfio, ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()

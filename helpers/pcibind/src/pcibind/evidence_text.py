@@ -9,12 +9,11 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from pcibind.errors import PcibindError
-from pcibind.evidence import Evidence, OpenVfio, Use
+from pcibind.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model import Address
+from pcibind.paths import Paths
 
 _BEGIN = "pcibind-evidence 1"
 _END = "pcibind-evidence end"
@@ -49,10 +48,17 @@ COMMAND = "; ".join(
         '{ echo "SSH_CONNECTION=${SSH_CONNECTION-}"; '
         "grep -azhs '^SSH_CONNECTION=' \"$p\"/[0-9]*/environ | tr '\\000' '\\n'; } | "
         "sort -u | sed 's/^SSH_CONNECTION=/ssh /'",
+        # What of a function's memory the firmware's framebuffer owns: the ranges, one inside the
+        # other, as indentation tells.
+        "grep -E '[0-9a-f]:[0-9a-f]{2}:[0-9a-f]{2}[.][0-7]$|BOOTFB|efifb|vesafb|simple-?f' "
+        "\"$p/iomem\" 2>/dev/null | sed 's/^/iomem /'",
+        '[ -r "$p/iomem" ] || echo "unreadable framebuffer $p/iomem cannot be read"',
+        "grep -Hs 'Device Minor' \"$p\"/driver/nvidia/gpus/*/information | sed 's/^/nvidia /'",
         # Whoever may read the links of process 1 may read everybody's.
         'set -- "$p"/1/fd/*',
         'if readlink "$1" >/dev/null 2>&1; then '
-        "find \"$p\"/[0-9]*/fd -type l -lname '/dev/vfio/*' -printf '%p %l\\n' 2>/dev/null | "
+        "find \"$p\"/[0-9]*/fd -type l '(' -lname '/dev/vfio/*' -o -lname '/dev/nvidia*' ')' "
+        "-printf '%p %l\\n' 2>/dev/null | "
         'while read -r f n; do d=${f%/fd/*}; c=?; read -r c 2>/dev/null <"$d/comm"; '
         'echo "open $n ${d##*/} $c"; done; '
         'else echo "unreadable vfio-open the open files of other processes cannot be read"; fi',
@@ -68,30 +74,33 @@ _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _REJECT = 0x0200  # RTF_REJECT of linux/route.h: an unreachable default, on interface lo.
 
 
-@dataclass(slots=True)
 class _Host:
     """The lines, sorted into tables."""
 
-    links: dict[str, str] = field(default_factory=dict)
-    attributes: list[tuple[Address, str, str]] = field(default_factory=list)
-    routes4: list[list[str]] = field(default_factory=list)
-    routes6: list[list[str]] = field(default_factory=list)
-    addresses6: list[list[str]] = field(default_factory=list)
-    mounts: list[list[str]] = field(default_factory=list)
-    swaps: list[list[str]] = field(default_factory=list)
-    ssh: list[list[str]] = field(default_factory=list)
-    opened: list[list[str]] = field(default_factory=list)
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.links: dict[str, str] = {}
+        self.attributes: list[tuple[Address, str, str]] = []
+        self.routes4: list[list[str]] = []
+        self.routes6: list[list[str]] = []
+        self.addresses6: list[list[str]] = []
+        self.mounts: list[list[str]] = []
+        self.swaps: list[list[str]] = []
+        self.ssh: list[list[str]] = []
+        self.opened: list[list[str]] = []
+        # Indentation and name of each memory range; NVIDIA's minor numbers.
+        self.memory: list[tuple[int, str]] = []
+        self.minors: dict[str, Address] = {}
+        self.unreadable: list[tuple[str, str]] = []
 
 
-def read(root: Path = Path("/")) -> Evidence:
+def read(paths: Paths) -> Evidence:
     """Gather the evidence on this host; raises PcibindError when the shell cannot be run."""
     import subprocess
 
     environment = {
         **os.environ,
-        "PCIBIND_SYS": str(root / "sys"),
-        "PCIBIND_PROC": str(root / "proc"),
+        "PCIBIND_SYS": paths.sys,
+        "PCIBIND_PROC": paths.proc,
     }
     try:
         done = subprocess.run(
@@ -138,6 +147,8 @@ def parse(lines: list[str]) -> Evidence:
             for address, name, value in host.attributes
             if name == "sriov_numvfs" and value != "0"
         ),
+        framebuffers=tuple(_framebuffers(host)),
+        open_nvidia=tuple(_open_nvidia(host)),
         open_vfio=tuple(_open(host)),
         # Last, since the readers above add to it.
         unreadable=tuple(dict.fromkeys(host.unreadable)),
@@ -180,6 +191,14 @@ def _sort(host: _Host, line: str) -> None:
             host.unreadable.append((guard, why))
             if guard == "default-route":
                 host.unreadable.append(("ssh", why))
+            if guard == "vfio-open":
+                host.unreadable.append(("nvidia-open", why))
+        case "iomem":
+            _range, _, range_name = rest.partition(" : ")
+            host.memory.append((len(rest) - len(rest.lstrip()), range_name))
+        case "nvidia":
+            file, _, value = rest.partition(":Device Minor:")
+            host.minors[value.strip()] = Address.parse(file.split("/")[-2])
         case _:
             raise ValueError(line)
 
@@ -330,8 +349,31 @@ def _ways(target: str, controllers: dict[str, list[str]]) -> list[str]:
     return [target, *controllers.get(match[1], [])] if match else [target]
 
 
+def _framebuffers(host: _Host) -> Iterator[Use]:
+    """The functions that have a range of a framebuffer inside one of theirs."""
+    around: list[tuple[int, Address]] = []
+    found = set()
+    for depth, name in host.memory:
+        around = [(above, address) for above, address in around if above < depth]
+        if _PCI.fullmatch(name):
+            around.append((depth, Address.parse(name)))
+        elif around and around[-1][1] not in found:
+            found.add(around[-1][1])
+            yield Use(around[-1][1], f"{name}, the firmware's framebuffer, owns memory of it")
+
+
+def _open_nvidia(host: _Host) -> Iterator[OpenNvidia]:
+    for node, pid, comm in host.opened:
+        # Everybody who has a device open has the control node open beside it.
+        if node.startswith("/dev/nvidia") and node != "/dev/nvidiactl":
+            address = host.minors.get(node.removeprefix("/dev/nvidia"))
+            yield OpenNvidia(address, f"{node} is open: process {pid} ({comm})")
+
+
 def _open(host: _Host) -> Iterator[OpenVfio]:
     for node, pid, comm in host.opened:
+        if not node.startswith("/dev/vfio/"):
+            continue
         name = node.removeprefix("/dev/vfio/")
         group = int(name) if name.isdecimal() else None
         address = None

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 
 
-def write_atomically(path: Path, text: str, mode: int = 0o644) -> bool:
+def read(path: str) -> str | None:
+    """The text of a file, None when it is not there. Raises OSError, UnicodeDecodeError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def write_atomically(path: str, text: str, mode: int = 0o644) -> bool:
     """Make `path` hold `text`; return whether anything had to be written.
 
     The new content is on the disk before its name is, and the name before this returns.
     Raises OSError.
     """
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if path.read_text(encoding="utf-8") == text:
+        if read(path) == text:
             return False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
     # One fixed name: what a killed run left behind is overwritten, never collected.
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = f"{directory}/.{name}.new"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         os.fchmod(file.fileno(), mode)
@@ -26,22 +35,22 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> bool:
         file.flush()
         os.fsync(file.fileno())
     os.rename(temporary, path)
-    _sync_directory(path.parent)
+    _sync(directory)
     return True
 
 
-def remove(path: Path) -> bool:
+def remove(path: str) -> bool:
     """Make `path` be gone; return whether it was there. Raises OSError."""
     try:
-        path.unlink()
+        os.unlink(path)
     except FileNotFoundError:
         return False
-    _sync_directory(path.parent)
+    _sync(os.path.dirname(path))
     return True
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from pcibind.config import Selector
+from pcibind import classes
 from pcibind.evidence import Evidence, Use
 from pcibind.model import Board, Function
 from pcibind.plan import DRIVER
 from pcibind.refusal import Refusal
+from pcibind.request import Selector
 
 VFIO_OPEN = "vfio-open"
 
@@ -49,14 +50,16 @@ def check(
         *_used(board, "ssh", evidence.ssh_nics, "Log in through another interface"),
         *_used(board, "disk", evidence.disks, "Unmount, swapoff, or free what is on it"),
         *_boot_display(board, evidence),
+        *_used(board, "framebuffer", evidence.framebuffers, _FRAMEBUFFER),
         *_virtual_functions(board, evidence),
+        *_open_nvidia(board, evidence),
     ]
     if selector is None or selector.kind != "address":
         refusals.extend(_class(board))
     refusals.extend(
         Refusal(board.path, guard, None, f"cannot tell: {why}", "Run as root on the host itself")
         for guard, why in evidence.unreadable
-        if guard != VFIO_OPEN
+        if guard != VFIO_OPEN and (guard != "nvidia-open" or _by_nvidia(board))
     )
     kept = [_with_override(refusal) for refusal in refusals if refusal.guard not in allow]
     if any(function.driver != DRIVER for function in board.functions):
@@ -116,6 +119,33 @@ def _used(board: Board, guard: str, uses: Iterable[Use], remedy: str) -> list[Re
     ]
 
 
+_FRAMEBUFFER = (
+    "Boot with initcall_blacklist=sysfb_init (video=efifb:off on older kernels), so that the "
+    "firmware's framebuffer is left alone; a virtual machine could not map this memory"
+)
+
+
+def _open_nvidia(board: Board, evidence: Evidence) -> list[Refusal]:
+    """Unbinding waits in NVIDIA's driver until nobody has the device open any more."""
+    addresses = {function.address for function in board.functions}
+    by_nvidia = _by_nvidia(board)
+    return [
+        Refusal(
+            board.path,
+            "nvidia-open",
+            use.address or by_nvidia[0].address,
+            use.what,
+            "Stop what uses it, nvidia-persistenced too",
+        )
+        for use in evidence.open_nvidia
+        if use.address in addresses or (use.address is None and by_nvidia)
+    ]
+
+
+def _by_nvidia(board: Board) -> list[Function]:
+    return [function for function in board.functions if function.driver == "nvidia"]
+
+
 def _boot_display(board: Board, evidence: Evidence) -> list[Refusal]:
     return [
         Refusal(
@@ -150,16 +180,10 @@ def _class(board: Board) -> list[Refusal]:
             board.path,
             "class",
             function.address,
-            f"{function.address} {function.identity} is {_class_name(function)}",
+            f"{function.address} {function.identity} is {classes.name(function.class_code)}, "
+            "which a host may not be able to do without",
             "Choose the board by its address",
         )
         for function in board.functions
         if function.base_class not in _HARMLESS or function.class_code >> 8 in _HARMFUL_SUBCLASSES
     ]
-
-
-def _class_name(function: Function) -> str:
-    names = {0x01: "storage", 0x02: "network", 0x0D: "wireless network", 0x0F: "satellite network"}
-    names_of_subclasses = {0x0C04: "storage (Fibre Channel)", 0x0C06: "network (InfiniBand)"}
-    known = names_of_subclasses.get(function.class_code >> 8) or names.get(function.base_class)
-    return known or f"of base class {function.base_class:02x}, which is not known to be harmless"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from pcibind import files
 from pcibind.model import Board
@@ -70,17 +69,17 @@ def remove(paths: Paths) -> None:
 def is_there(paths: Paths, boards: Sequence[Board]) -> bool:
     """Whether exactly these boards are handed over."""
     try:
-        return _environment(paths).read_text() == environment(boards)
+        return files.read(_environment(paths)) == environment(boards)
     except OSError:
         return False
 
 
-def _environment(paths: Paths) -> Path:
-    return paths.run / "devices.env"
+def _environment(paths: Paths) -> str:
+    return f"{paths.run}/devices.env"
 
 
-def _document(paths: Paths) -> Path:
-    return paths.run / "devices.json"
+def _document(paths: Paths) -> str:
+    return f"{paths.run}/devices.json"
 
 
 def _nodes(boards: Sequence[Board]) -> list[str]:

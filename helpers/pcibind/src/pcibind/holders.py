@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 
 from pcibind.paths import Paths
 
 
-def of(paths: Paths, patterns: Iterable[str]) -> tuple[str, ...]:
-    """Processes that have a node open whose path matches one of the shell patterns, as text.
+def of(paths: Paths, nodes: Iterable[str]) -> tuple[str, ...]:
+    """Processes that have one of these nodes open, as text; a node that ends in * is a prefix.
 
     Processes that end meanwhile, and those that may not be looked at, are left out.
     """
-    patterns = tuple(patterns)
+    nodes = tuple(nodes)
+    exact = {node for node in nodes if not node.endswith("*")}
+    prefixes = tuple(node[:-1] for node in nodes if node.endswith("*"))
     found = []
-    for process in sorted(_entries(str(paths.proc)), key=lambda name: (len(name), name)):
+    for process in sorted(_entries(paths.proc), key=lambda name: (len(name), name)):
         if not process.isdecimal():
             continue
         directory = f"{paths.proc}/{process}/fd"
         targets = {_target(f"{directory}/{number}") for number in _entries(directory)}
-        held = sorted(t for t in targets if any(fnmatchcase(t, pattern) for pattern in patterns))
+        held = sorted(t for t in targets if t in exact or t.startswith(prefixes))
         if held:
             found.append(f"process {process} ({_name(paths, process)}) has {', '.join(held)}")
     return tuple(found)
@@ -47,6 +48,7 @@ def _target(link: str) -> str:
 
 def _name(paths: Paths, process: str) -> str:
     try:
-        return (paths.proc / process / "comm").read_text().strip()
+        with open(f"{paths.proc}/{process}/comm", errors="replace") as file:
+            return file.read().strip()
     except OSError:
         return "gone"

@@ -5,41 +5,52 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 from pcibind import sysfs
+from pcibind.access import T, Task
 from pcibind.bind import NODE_SECONDS
-from pcibind.bounded import BoundedWriter, SysfsWriter
+from pcibind.bounded import BoundedKernel, Kernel
 from pcibind.evidence import Evidence
 from pcibind.model import Topology
 from pcibind.paths import Paths
 
 
-@dataclass(frozen=True, slots=True)
 class Host:
     """A host under `paths.root`; `udev` says whether pyudev enumerates where it can."""
 
-    paths: Paths = field(default_factory=Paths)
-    writer: SysfsWriter = field(default_factory=BoundedWriter)
-    udev: bool = True
-    node_seconds: float = NODE_SECONDS
+    def __init__(
+        self,
+        paths: Paths | None = None,
+        kernel: Kernel | None = None,
+        *,
+        udev: bool = False,
+        node_seconds: float = NODE_SECONDS,
+    ) -> None:
+        self.paths = paths or Paths()
+        self.kernel = kernel or BoundedKernel()
+        self.udev = udev
+        self.node_seconds = node_seconds
 
     def topology(self) -> Topology:
         """The PCI functions as they are now."""
-        return sysfs.read(self.paths.root, udev=self.udev)
+        return self.carry_out([sysfs.read(self.paths, udev=self.udev)])[0]
+
+    def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
+        """Run tasks that need accesses which may hang; return their results, in their order."""
+        return self.kernel.carry_out(tasks)
 
     def evidence(self) -> Evidence:
         """What the host uses its devices for now."""
         # Starts a shell; boot does without.
         from pcibind import evidence_text
 
-        return evidence_text.read(self.paths.root)
+        return evidence_text.read(self.paths)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold off every other run that would change something, until this one is over."""
-        self.paths.run.mkdir(parents=True, exist_ok=True)
+        os.makedirs(self.paths.run, exist_ok=True)
         # The directory itself is locked: nothing needs to be opened for writing.
         descriptor = os.open(self.paths.run, os.O_RDONLY | os.O_DIRECTORY)
         try:

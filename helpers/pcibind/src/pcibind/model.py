@@ -3,12 +3,15 @@
 Pure and free of I/O, so that the boot helper on a node and the controller that looks at it
 from afar speak of the same things. Terms are those of the PCI specification and of
 Documentation/ABI/testing/sysfs-bus-pci.
+
+Values are named tuples here and in all that a boot imports: `dataclasses` alone costs as much as
+starting Python twice.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 BRIDGE_CLASS = 0x06
 DISPLAY_CLASS = 0x03
@@ -20,8 +23,7 @@ _BOARD_PATH = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}(/[01][0-9a-f]\.[0-7])*/[01]
 _MODEL = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Address:
+class Address(NamedTuple):
     """Where a function answers today: domain, bus, device, function, each a plain number.
 
     Buses are numbered anew at every boot, so an address names a function but not a board's
@@ -90,8 +92,7 @@ def parse_model(text: str) -> str:
     return text.lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """What a function is, wherever it is plugged in: the five numbers of its configuration space.
 
     Twin cards share all of them, which is why a board's identity holds its path too.
@@ -110,9 +111,12 @@ class Identity:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
-    """One PCI function as sysfs shows it. `class_code` has 24 bits: base, sub, interface."""
+class Function(NamedTuple):
+    """One PCI function as sysfs shows it. `class_code` has 24 bits: base, sub, interface.
+
+    `locked` says that its override could not be read in time: somebody's access to it hangs in the
+    kernel and holds its lock.
+    """
 
     address: Address
     path: str
@@ -125,6 +129,7 @@ class Function:
     driver_override: str | None = None
     iommu_group: int | None = None
     boot_vga: bool = False
+    locked: bool = False
 
     @property
     def number(self) -> int:
@@ -163,8 +168,7 @@ class Function:
         return self.base_class == DISPLAY_CLASS
 
 
-@dataclass(frozen=True, slots=True)
-class Board:
+class Board(NamedTuple):
     """The endpoints of one slot, in the order of their numbers; never empty."""
 
     path: str
@@ -196,8 +200,7 @@ class Board:
         return {function.number: function.identity for function in self.functions}
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(NamedTuple):
     """All PCI functions of one host, bridges included, ordered by address."""
 
     functions: tuple[Function, ...]
@@ -221,6 +224,11 @@ class Topology:
         """The board that an endpoint belongs to; None for a bridge or an unknown address."""
         function = self.function(address)
         return None if function is None else self.board_at(board_path(function.path))
+
+    def bridges_to(self, path: str) -> tuple[Function, ...]:
+        """The bridges on the way to a board, the root port first."""
+        on_the_way = [f for f in self.functions if f.is_bridge and path.startswith(f"{f.path}/")]
+        return tuple(sorted(on_the_way, key=lambda function: len(function.path)))
 
     def function(self, address: Address) -> Function | None:
         """The function at an address, or None."""

@@ -1,71 +1,76 @@
-"""Every path that pcibind reads or writes, derived from one root."""
+"""Every path that pcibind reads or writes, derived from one root.
+
+Plain text rather than pathlib, which a boot would import for nothing else.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from pcibind.model import Address
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """Paths under `root`, which is / but in tests."""
+class Paths(NamedTuple):
+    """Paths under `root`, which is empty (so /) but in tests."""
 
-    root: Path = Path("/")
+    root: str = ""
 
     @property
-    def sys(self) -> Path:
+    def sys(self) -> str:
         """The sysfs mount point."""
-        return self.root / "sys"
+        return f"{self.root}/sys"
 
     @property
-    def proc(self) -> Path:
+    def proc(self) -> str:
         """The proc mount point."""
-        return self.root / "proc"
+        return f"{self.root}/proc"
 
     @property
-    def devices(self) -> Path:
+    def devices(self) -> str:
         """The directory with a link for each PCI function."""
-        return self.sys / "bus/pci/devices"
+        return f"{self.root}/sys/bus/pci/devices"
 
     @property
-    def drivers_probe(self) -> Path:
+    def drivers_probe(self) -> str:
         """Writing an address here makes the kernel look for a driver for it."""
-        return self.sys / "bus/pci/drivers_probe"
+        return f"{self.root}/sys/bus/pci/drivers_probe"
 
-    def device(self, address: Address) -> Path:
+    def device(self, address: Address) -> str:
         """A function's directory in sysfs."""
-        return self.devices / str(address)
+        return f"{self.devices}/{address}"
 
-    def driver(self, name: str) -> Path:
+    def override(self, address: Address) -> str:
+        """A function's driver override: reading it takes the device's lock."""
+        return f"{self.devices}/{address}/driver_override"
+
+    def driver(self, name: str) -> str:
         """A PCI driver's directory in sysfs; there only while the driver is loaded."""
-        return self.sys / "bus/pci/drivers" / name
+        return f"{self.root}/sys/bus/pci/drivers/{name}"
 
-    def group_devices(self, group: int) -> Path:
+    def group_devices(self, group: int) -> str:
         """The directory with a link for each device of an IOMMU group."""
-        return self.sys / f"kernel/iommu_groups/{group}/devices"
+        return f"{self.root}/sys/kernel/iommu_groups/{group}/devices"
 
-    def group_node(self, group: int) -> Path:
+    def group_node(self, group: int) -> str:
         """The device node through which a process opens an IOMMU group."""
-        return self.root / f"dev/vfio/{group}"
+        return f"{self.root}/dev/vfio/{group}"
 
     @property
-    def configuration(self) -> Path:
+    def configuration(self) -> str:
         """The directory of the TOML files."""
-        return self.root / "etc/pcibind"
+        return f"{self.root}/etc/pcibind"
 
     @property
-    def early_list(self) -> Path:
+    def early_list(self) -> str:
         """The list that the early script reads, in the initramfs too."""
-        return self.configuration / "early.list"
+        return f"{self.root}/etc/pcibind/early.list"
 
     @property
-    def record(self) -> Path:
+    def record(self) -> str:
         """What was chosen, and how it was before."""
-        return self.root / "var/lib/pcibind/record.json"
+        return f"{self.root}/var/lib/pcibind/record.json"
 
     @property
-    def run(self) -> Path:
+    def run(self) -> str:
         """State of this boot."""
-        return self.root / "run/pcibind"
+        return f"{self.root}/run/pcibind"

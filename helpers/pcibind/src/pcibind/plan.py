@@ -6,14 +6,14 @@ Pure: a topology, a configuration and a record go in, decisions come out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
-from pcibind.config import BoardRequest, Config, Selector
 from pcibind.errors import ConfigError
 from pcibind.model import Board, Function, Identity, Topology, board_path
 from pcibind.record import Record, RecordedBoard
 from pcibind.refusal import Refusal
+from pcibind.request import BoardRequest, Config, Selector
 
 DRIVER = "vfio-pci"
 
@@ -28,8 +28,7 @@ class Verdict(StrEnum):
     EXTRA_FUNCTION = "extra-function"
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(NamedTuple):
     """One wanted board: what it was asked for by, how it is recorded, and where it is.
 
     `board` is the board to bind, and None unless the verdict is PRESENT. `recorded` is None for a
@@ -76,7 +75,7 @@ def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[
     for request in config.boards:
         old = [r for r in followed if r.selector == request.selector]
         name = request.name if len(old) == 1 else None
-        found.extend(replace(r, name=name or r.name, allow=request.allow) for r in old)
+        found.extend(r._replace(name=name or r.name, allow=request.allow) for r in old)
         if old and request.selector.kind != "model":
             continue
         boards = select(topology, request.selector)
@@ -223,8 +222,7 @@ class Action(StrEnum):
     PROBE = "probe"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One write for one function. `driver` is the override to set, or the driver to unbind."""
 
     action: Action
@@ -241,8 +239,7 @@ class Step:
                 return f"{self.function.address}: probe, for {self.driver}"
 
 
-@dataclass(frozen=True, slots=True)
-class BoardPlan:
+class BoardPlan(NamedTuple):
     """What to do for one board; no steps when there is nothing to do.
 
     `iommu_off` says that its functions have no IOMMU group, so that it can only be recorded.
@@ -258,12 +255,19 @@ class BoardPlan:
         return any(step.action is not Action.OVERRIDE for step in self.steps)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """A plan for each board that may be bound, and a refusal for each reason against another."""
 
     boards: tuple[BoardPlan, ...]
     refusals: tuple[Refusal, ...]
+
+    def together(self) -> tuple[tuple[BoardPlan, ...], ...]:
+        """The plans of boards that share IOMMU groups, mostly one alone: all or none are bound."""
+        plans = {plan.board.path: plan for plan in self.boards}
+        return tuple(
+            tuple(plans[board.path] for board in boards)
+            for boards in _sharing_groups([plan.board for plan in self.boards])
+        )
 
 
 def closure(topology: Topology, board: Board) -> tuple[Function, ...]:
@@ -281,19 +285,46 @@ def plan(topology: Topology, boards: Iterable[Board]) -> Plan:
     """Plan the boards together: an endpoint in a group must belong to one of them.
 
     All overrides of a board come first, so that no sibling is taken by another driver while one
-    is unbound. A board with a foreign endpoint in a group gets a refusal and no plan.
+    is unbound. A board with a foreign endpoint in a group gets a refusal and no plan, and so does
+    every board that shares a group with one.
     """
     chosen = tuple(boards)
     paths = {board.path for board in chosen}
-    plans: list[BoardPlan] = []
+    plans: dict[str, BoardPlan] = {}
     refusals: list[Refusal] = []
-    for board in chosen:
-        foreign = [f for f in closure(topology, board) if board_path(f.path) not in paths]
-        refusals.extend(_foreign(board, function) for function in foreign)
-        if not foreign:
-            off = any(function.iommu_group is None for function in board.functions)
-            plans.append(BoardPlan(board, () if off else _steps(board), off))
-    return Plan(tuple(plans), tuple(refusals))
+    for sharing in _sharing_groups(chosen):
+        against = [
+            _foreign(board, function)
+            for board in sharing
+            for function in closure(topology, board)
+            if board_path(function.path) not in paths
+        ]
+        refused = {refusal.board for refusal in against}
+        if refused:
+            against += [_shared(b, sorted(refused)[0]) for b in sharing if b.path not in refused]
+        refusals += against
+        if not against:
+            plans.update((board.path, _planned(board)) for board in sharing)
+    # In the order in which they were chosen.
+    return Plan(tuple(plans[b.path] for b in chosen if b.path in plans), tuple(refusals))
+
+
+def _sharing_groups(boards: Iterable[Board]) -> list[list[Board]]:
+    """The boards, put together where they share IOMMU groups, directly or by way of others."""
+    sets: list[tuple[list[Board], set[int]]] = []
+    for board in boards:
+        members, groups = [board], set(board.groups)
+        for other in [other for other in sets if other[1] & groups]:
+            members = other[0] + members
+            groups |= other[1]
+            sets.remove(other)
+        sets.append((members, groups))
+    return [members for members, _ in sets]
+
+
+def _planned(board: Board) -> BoardPlan:
+    off = any(function.iommu_group is None for function in board.functions)
+    return BoardPlan(board, () if off else _steps(board), off)
 
 
 def _steps(board: Board) -> tuple[Step, ...]:
@@ -319,6 +350,21 @@ def _foreign(board: Board, function: Function) -> Refusal:
         function.address,
         f"IOMMU group {function.iommu_group} also holds {function.address} {function.identity} "
         f"of board {board_path(function.path)}, driver {function.driver or 'none'}",
-        "A group goes to one user as a whole: choose that board too, or plug one of the two into "
-        "a slot with an IOMMU group of its own",
+        _WAY_OUT,
     )
+
+
+def _shared(board: Board, other: str) -> Refusal:
+    return Refusal(
+        board.path,
+        "foreign-device",
+        None,
+        f"it shares an IOMMU group with board {other}, which is refused",
+        _WAY_OUT,
+    )
+
+
+_WAY_OUT = (
+    "A group goes to one user as a whole: choose that board too, or plug one of the two into a "
+    "slot with an IOMMU group of its own"
+)

@@ -1,11 +1,16 @@
-"""The proof that a board is bound: asked of the kernel, not remembered from what was written."""
+"""The proof that a board is bound: asked of the kernel, not remembered from what was written.
+
+A group's status could also be asked of VFIO itself, but only by opening its device node, which
+only one process at a time may do: a virtual machine that starts at that moment would fail.
+"""
 
 from __future__ import annotations
 
 import os
-import time
+from collections.abc import Iterable
 
-from pcibind import sysfs
+from pcibind import access, sysfs
+from pcibind.access import Task
 from pcibind.model import BRIDGE_CLASS, Address, Board
 from pcibind.paths import Paths
 from pcibind.plan import DRIVER
@@ -14,12 +19,31 @@ from pcibind.plan import DRIVER
 _VIABLE = frozenset({None, DRIVER, "pci-stub"})
 
 
-def prove(paths: Paths, board: Board, seconds: float = 0.0) -> list[str]:
+def prove(paths: Paths, board: Board) -> list[str]:
     """What keeps `board` from being usable through VFIO; empty when nothing does.
 
     Every function is on vfio-pci, every endpoint of its groups is out of the host's hands, and
-    each group has its device node, which udev gets `seconds` to make.
+    each group has its device node.
     """
+    missing = [node for node in nodes(paths, [board]) if not os.path.exists(node)]
+    return binding(paths, board) or [f"{board.address}: {node} is not there" for node in missing]
+
+
+def prove_soon(paths: Paths, boards: Iterable[Board], seconds: float) -> Task[list[str]]:
+    """As `prove` of several boards at once; udev gets `seconds` to make the device nodes."""
+    boards = tuple(boards)
+    problems = [problem for board in boards for problem in binding(paths, board)]
+    wanted = nodes(paths, boards)
+    if problems or all(os.path.exists(node) for node in wanted):
+        return problems
+    missing = yield access.wait(wanted, seconds)
+    return [
+        f"{node} not there after {seconds:g} s; see `udevadm monitor`" for node in missing.split()
+    ]
+
+
+def binding(paths: Paths, board: Board) -> list[str]:
+    """What is wrong with the drivers of `board` and of its groups; empty when nothing is."""
     problems = []
     for function in board.functions:
         driver = sysfs.driver_of(paths, function.address)
@@ -27,22 +51,17 @@ def prove(paths: Paths, board: Board, seconds: float = 0.0) -> list[str]:
             problems.append(
                 f"{function.address}: expected driver {DRIVER}, found {driver or 'none'}"
             )
-    groups = board.groups
-    if not groups:
+    if not board.groups:
         problems.append(f"{board.address}: no IOMMU group")
-    for group in groups:
+    for group in board.groups:
         problems.extend(_not_viable(paths, group))
-    if problems:
-        return problems
-    deadline = time.monotonic() + seconds
-    missing = [group for group in groups if not paths.group_node(group).exists()]
-    while missing and time.monotonic() < deadline:
-        time.sleep(0.02)
-        missing = [group for group in missing if not paths.group_node(group).exists()]
-    return [
-        f"{board.address}: /dev/vfio/{group} not there after {seconds:g} s; see `udevadm monitor`"
-        for group in missing
-    ]
+    return problems
+
+
+def nodes(paths: Paths, boards: Iterable[Board]) -> list[str]:
+    """The device nodes of the boards' groups, each once."""
+    groups = dict.fromkeys(group for board in boards for group in board.groups)
+    return [paths.group_node(group) for group in groups]
 
 
 def _not_viable(paths: Paths, group: int) -> list[str]:
@@ -54,11 +73,12 @@ def _not_viable(paths: Paths, group: int) -> list[str]:
     for member in members:
         try:
             address = Address.parse(member)
-            text = (paths.device(address) / "class").read_text()
+            with open(f"{paths.device(address)}/class", encoding="ascii") as file:
+                class_code = int(file.read(), 16)
         except (ValueError, OSError):
             # Not a PCI device, or gone since.
             continue
         driver = sysfs.driver_of(paths, address)
-        if int(text, 16) >> 16 != BRIDGE_CLASS and driver not in _VIABLE:
+        if class_code >> 16 != BRIDGE_CLASS and driver not in _VIABLE:
             problems.append(f"IOMMU group {group} is not viable: {address} is on {driver}")
     return problems

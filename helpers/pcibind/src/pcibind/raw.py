@@ -7,7 +7,6 @@ host looks the same from everywhere.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from pcibind.model import Address, Function, Topology, function_path
 
@@ -22,22 +21,24 @@ ATTRIBUTES = (
 """sysfs attributes that are read of each device, none of which takes the device's lock."""
 
 LOCKED_ATTRIBUTE = "driver_override"
-"""Reading this takes the device lock on Linux 6.1, and waits behind a stuck unbind."""
+"""Reading this takes the device lock, and waits behind a stuck unbind."""
 
 
-@dataclass(slots=True)
 class RawDevice:
-    """One entry of /sys/bus/pci/devices.
+    """One entry of /sys/bus/pci/devices, filled bit by bit.
 
     `target` is the path that the entry links to, `driver` and `iommu_group` the last parts of
-    the links of those names, `attributes` the text of the files in ATTRIBUTES.
+    the links of those names, `attributes` the text of the files in ATTRIBUTES and of
+    LOCKED_ATTRIBUTE; `locked` says that reading the latter hung.
     """
 
-    name: str
-    target: str | None = None
-    driver: str | None = None
-    iommu_group: str | None = None
-    attributes: dict[str, str] = field(default_factory=dict)
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.target: str | None = None
+        self.driver: str | None = None
+        self.iommu_group: str | None = None
+        self.attributes: dict[str, str] = {}
+        self.locked = False
 
 
 def build(devices: Iterable[RawDevice]) -> Topology:
@@ -69,6 +70,7 @@ def _function(raw: RawDevice) -> Function | None:
         driver_override=None if override in ("", "(null)") else override,
         iommu_group=_group(raw),
         boot_vga=raw.attributes.get("boot_vga") == "1",
+        locked=raw.locked,
     )
 
 

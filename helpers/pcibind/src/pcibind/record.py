@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from pcibind import files
-from pcibind.config import SELECTOR_KINDS, RequireBoards, Selector
 from pcibind.errors import RecordError
 from pcibind.model import Address, Board, Identity
+from pcibind.paths import Paths
+from pcibind.request import SELECTOR_KINDS, RequireBoards, Selector
 
 VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedFunction:
+class RecordedFunction(NamedTuple):
     """A function's number and identity, and its driver and override from before pcibind."""
 
     number: int
@@ -25,8 +24,7 @@ class RecordedFunction:
     driver_override: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedBoard:
+class RecordedBoard(NamedTuple):
     """A chosen board. `address` is where it was when chosen, for people only: it may change."""
 
     name: str | None
@@ -64,12 +62,16 @@ class RecordedBoard:
         return next((f for f in self.functions if f.number == number), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """All chosen boards, and whether each of them must be there."""
+class Record(NamedTuple):
+    """All chosen boards, and whether each of them must be there.
+
+    `leaving` are boards that are chosen no more, but not yet back on their drivers: they are given
+    back at the next boot.
+    """
 
     boards: tuple[RecordedBoard, ...] = ()
     require_boards: RequireBoards = "all"
+    leaving: tuple[RecordedBoard, ...] = ()
 
     def board(self, path: str) -> RecordedBoard | None:
         """The board recorded at a path, or None."""
@@ -81,28 +83,8 @@ def dump(record: Record) -> str:
     document = {
         "version": VERSION,
         "require_boards": record.require_boards,
-        "boards": [
-            {
-                "name": board.name,
-                "selector": {"kind": board.selector.kind, "value": board.selector.value},
-                "path": board.path,
-                "address": str(board.address),
-                "functions": [
-                    {
-                        "number": function.number,
-                        "vendor": f"{function.identity.vendor:04x}",
-                        "device": f"{function.identity.device:04x}",
-                        "subsystem_vendor": f"{function.identity.subsystem_vendor:04x}",
-                        "subsystem_device": f"{function.identity.subsystem_device:04x}",
-                        "class": f"{function.identity.class_code:06x}",
-                        "original_driver": function.driver,
-                        "original_driver_override": function.driver_override,
-                    }
-                    for function in board.functions
-                ],
-            }
-            for board in record.boards
-        ],
+        "boards": [_board_json(board) for board in record.boards],
+        "leaving": [_board_json(board) for board in record.leaving],
     }
     return json.dumps(document, indent=2) + "\n"
 
@@ -116,36 +98,45 @@ def parse(text: str) -> Record:
         require = document["require_boards"]
         if require not in ("all", "any"):
             raise ValueError(f"require_boards is {require!r}")
-        return Record(tuple(_board(item) for item in document["boards"]), require)
+        boards, leaving = (
+            tuple(_board(item) for item in items)
+            for items in (document["boards"], document.get("leaving", []))
+        )
+        return Record(boards, require, leaving)
     except (ValueError, TypeError, AttributeError) as error:
         raise RecordError(str(error)) from error
     except KeyError as error:
         raise RecordError(f"{error.args[0]} is missing") from error
 
 
-def read(path: Path) -> Record | None:
+def read(path: str) -> Record | None:
     """Read the record file; None when nothing was ever recorded.
 
     Raises RecordError, naming the file and the way out, when it cannot be understood: without
     it the original drivers are unknown, so it is never quietly replaced.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
+        text = files.read(path)
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: cannot be read: {error}") from error
     try:
-        return parse(text)
+        return None if text is None else parse(text)
     except RecordError as error:
         raise RecordError(
             f"{path}: {error}. Restore it from a backup; or remove it, reboot, and apply anew"
         ) from error
 
 
-def write(path: Path, record: Record) -> bool:
-    """Write the record atomically; return whether it changed. Raises OSError."""
-    return files.write_atomically(path, dump(record))
+def write(paths: Paths, record: Record) -> None:
+    """Write the record, then the early list; without boards, remove them. Raises OSError."""
+    if record.boards or record.leaving:
+        files.write_atomically(paths.record, dump(record))
+    if record.boards:
+        files.write_atomically(paths.early_list, early_list(record))
+    else:
+        files.remove(paths.early_list)
+    if not record.boards and not record.leaving:
+        files.remove(paths.record)
 
 
 def early_list(record: Record) -> str:
@@ -162,6 +153,28 @@ def early_list(record: Record) -> str:
         for function in board.functions
         for identity in (function.identity,)
     )
+
+
+def _board_json(board: RecordedBoard) -> dict[str, object]:
+    return {
+        "name": board.name,
+        "selector": {"kind": board.selector.kind, "value": board.selector.value},
+        "path": board.path,
+        "address": str(board.address),
+        "functions": [
+            {
+                "number": function.number,
+                "vendor": f"{function.identity.vendor:04x}",
+                "device": f"{function.identity.device:04x}",
+                "subsystem_vendor": f"{function.identity.subsystem_vendor:04x}",
+                "subsystem_device": f"{function.identity.subsystem_device:04x}",
+                "class": f"{function.identity.class_code:06x}",
+                "original_driver": function.driver,
+                "original_driver_override": function.driver_override,
+            }
+            for function in board.functions
+        ],
+    }
 
 
 # A driver's name becomes part of a sysfs path and an argument of modprobe.

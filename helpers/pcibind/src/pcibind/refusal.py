@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pcibind.model import Address
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why a board is not taken: the guard's name, what was found, and what to do next.
 
     `address` is the function that the guard speaks of, or None when it speaks of the host.

@@ -2,20 +2,62 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
 
-from pcibind import guards, stuck
-from pcibind.errors import NotBoundError, StuckError
+from pcibind import boards, guards, handover, opened, proof, record, stuck
+from pcibind.access import Task
+from pcibind.errors import ConfigError, NotBoundError, StuckError
 from pcibind.evidence import Evidence
 from pcibind.host import Host
 from pcibind.model import Board, Function, Topology
-from pcibind.plan import Verdict
-from pcibind.record import RecordedBoard, RecordedFunction
+from pcibind.paths import Paths
+from pcibind.plan import Verdict, follow
+from pcibind.record import Record, RecordedBoard, RecordedFunction
 from pcibind.refusal import Refusal
-from pcibind.report import BoardReport, State
+from pcibind.report import BoardReport, Report, State
 from pcibind.restore import restore
+
+
+def release(host: Host, names: Sequence[str] = ()) -> Report:
+    """Give back the boards of these names, paths or addresses; without any, all that are recorded.
+
+    Raises ConfigError for an unknown name, before anything is touched; RecordError, OSError.
+    """
+    with host.locked():
+        known = record.read(host.paths.record) or Record()
+        chosen = _named(known, names)
+        topology = host.topology()
+        refusals = _refusals(host, topology, chosen) if chosen else []
+        held = {refusal.board for refusal in refusals}
+        reports = [report_on(topology, b, State.REFUSED) for b in chosen if b.path in held]
+        going = [board for board in chosen if board.path not in held]
+        if going or not known.boards:
+            # Nobody may start to use what is about to go.
+            handover.remove(host.paths)
+        if going:
+            # Killed from here on, the next boot gives back what is left.
+            staying = tuple(b for b in known.boards if b not in going)
+            going_soon = tuple(dict.fromkeys((*known.leaving, *going)))
+            record.write(host.paths, known._replace(boards=staying, leaving=going_soon))
+        found = host.carry_out([give_back(host.paths, topology, board) for board in going])
+        reports += found
+        gone = [b for b, report in zip(going, found, strict=True) if report.is_good]
+        left = known._replace(
+            boards=tuple(b for b in known.boards if b not in going),
+            # What could not be given back keeps its original drivers on record.
+            leaving=tuple(dict.fromkeys(b for b in (*known.leaving, *going) if b not in gone)),
+        )
+        record.write(host.paths, left)
+        if going:
+            topology = host.topology()
+            stay = [r.board for r in follow(topology, left) if r.board]
+            proven = [board for board in stay if not proof.prove(host.paths, board)]
+            complete = len(proven) == len(left.boards)
+            boards.hand_over(host, proven, left.require_boards, complete=complete)
+            reports = [b._replace(board=topology.board_at(b.path or "")) for b in reports]
+        return Report(
+            "release", known.require_boards, tuple(reports), tuple(refusals), topology=topology
+        )
 
 
 def check(topology: Topology, recorded: RecordedBoard, evidence: Evidence) -> list[Refusal]:
@@ -24,7 +66,7 @@ def check(topology: Topology, recorded: RecordedBoard, evidence: Evidence) -> li
     return guards.check_open(board, evidence) if board and ours(board, recorded) else []
 
 
-def give_back(host: Host, topology: Topology, recorded: RecordedBoard) -> BoardReport:
+def give_back(paths: Paths, topology: Topology, recorded: RecordedBoard) -> Task[BoardReport]:
     """Restore each function of a recorded board that is still there, and say how it went.
 
     A device that has come in its place is left alone. Raises nothing for what the machine does.
@@ -32,28 +74,25 @@ def give_back(host: Host, topology: Topology, recorded: RecordedBoard) -> BoardR
     report = report_on(topology, recorded, State.RELEASED)
     board = topology.board_at(recorded.path)
     if board is None:
-        return replace(report, state=State.GONE)
+        return report._replace(state=State.GONE)
     state = State.RELEASED
     changed = False
     problems = []
     for function, old in ours(board, recorded):
-        if stuck.is_stuck(host.paths, function.address):
+        if stuck.is_stuck(paths, function):
             state = State.STUCK
             problems.append(f"{function.address}: an earlier access still waits; reboot")
             continue
         try:
-            changed |= restore(
-                host.paths, host.writer, function.address, old.driver, old.driver_override
-            )
+            changed |= yield from restore(paths, function.address, old.driver, old.driver_override)
         except StuckError as error:
             state = State.STUCK
-            with contextlib.suppress(OSError):
-                stuck.mark(host.paths, function.address, error)
+            stuck.mark(paths, function.address, error)
             problems.append(f"{function.address}: {error}; it is left alone now, reboot")
         except (NotBoundError, OSError) as error:
             state = State.STUCK if state is State.STUCK else State.FAILED
             problems.append(str(error))
-    return replace(report, state=state, changed=changed, detail="; ".join(problems))
+    return report._replace(state=state, changed=changed, detail="; ".join(problems))
 
 
 def report_on(topology: Topology, recorded: RecordedBoard, state: State) -> BoardReport:
@@ -83,3 +122,23 @@ def ours(board: Board, recorded: RecordedBoard) -> Sequence[tuple[Function, Reco
         if (old := recorded.function(function.number)) is not None
         and old.identity == function.identity
     ]
+
+
+def _named(known: Record, names: Sequence[str]) -> list[RecordedBoard]:
+    there = [*known.boards, *known.leaving]
+    if not names:
+        return there
+    chosen: list[RecordedBoard] = []
+    for name in names:
+        found = [b for b in there if name in (b.name, b.path, str(b.address))]
+        if not found:
+            labels = ", ".join(board.label for board in there) or "none"
+            raise ConfigError(f"no board {name!r} is on record; expected one of: {labels}")
+        chosen += [board for board in found if board not in chosen]
+    return chosen
+
+
+def _refusals(host: Host, topology: Topology, chosen: Sequence[RecordedBoard]) -> list[Refusal]:
+    there = [board for old in chosen if (board := topology.board_at(old.path))]
+    evidence = opened.add_hidden(host, host.evidence(), there)
+    return [refusal for board in chosen for refusal in check(topology, board, evidence)]

@@ -16,9 +16,12 @@ Schema `pcibind/1`:
       detail                       what was found, expected, and what to do; "" when all is well
       groups                       IOMMU group numbers
       steps                        what is to be done, as text
+      bridges                      the way to it, root port first: list of {address, path, vendor,
+                                   device, iommu_group}
       functions                    list of {address, path, vendor, device, subsystem_vendor,
                                    subsystem_device, class, driver, driver_override, wanted_driver,
-                                   original_driver, iommu_group}
+                                   original_driver, iommu_group, verdict}, where verdict is
+                                   right | wrong (another driver than wanted) | stuck
     refusals          list of {board, guard, address, found, remedy}
     errors            list of text
 
@@ -29,15 +32,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
-from pcibind.config import RequireBoards, Selector
 from pcibind.errors import ExitCode
-from pcibind.model import Board, Function
+from pcibind.model import Board, Function, Topology
 from pcibind.plan import DRIVER, Resolution, Verdict
 from pcibind.record import RecordedBoard
 from pcibind.refusal import Refusal
+from pcibind.request import RequireBoards, Selector
 
 SCHEMA = "pcibind/1"
 
@@ -59,8 +62,7 @@ class State(StrEnum):
 _GOOD = frozenset({State.PLANNED, State.RECORDED, State.BOUND, State.RELEASED})
 
 
-@dataclass(frozen=True, slots=True)
-class BoardReport:
+class BoardReport(NamedTuple):
     """One board in the answer. `wanted` is false for one that is given back."""
 
     name: str | None
@@ -102,6 +104,20 @@ class BoardReport:
             tuple(str(step) for step in steps),
         )
 
+    def original_driver(self, function: Function) -> str | None:
+        """The driver that a function had before its board was chosen, None for none or unknown."""
+        old = self.recorded.function(function.number) if self.recorded else None
+        return old.driver if old else None
+
+    def wanted_driver(self, function: Function) -> str | None:
+        """The driver that a function is to have, None for none."""
+        return DRIVER if self.wanted else self.original_driver(function)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing is the matter with it."""
+        return self.exit_code is ExitCode.OK
+
     @property
     def exit_code(self) -> ExitCode:
         """What this board alone would make the command exit with."""
@@ -116,9 +132,8 @@ class BoardReport:
         return ExitCode.NOT_BOUND
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The answer of a command."""
+class Report(NamedTuple):
+    """The answer of a command. `topology` holds the way to its boards."""
 
     command: str
     require_boards: RequireBoards = "all"
@@ -126,6 +141,7 @@ class Report:
     refusals: tuple[Refusal, ...] = ()
     errors: tuple[str, ...] = ()
     error_code: ExitCode = ExitCode.OK
+    topology: Topology = Topology(())
 
     @property
     def exit_code(self) -> ExitCode:
@@ -154,7 +170,7 @@ class Report:
                 "command": self.command,
                 "exit_code": int(self.exit_code),
                 "require_boards": self.require_boards,
-                "boards": [_board_json(board) for board in self.boards],
+                "boards": [_board_json(board, self.topology) for board in self.boards],
                 "refusals": [
                     {
                         "board": refusal.board,
@@ -174,14 +190,15 @@ class Report:
         """The same for people: boards, their functions, and what is the matter."""
         lines = [f"error: {error}" for error in self.errors]
         lines += [f"refused: {refusal}" for refusal in self.refusals]
-        for board in self.boards:
-            lines += _board_text(board)
+        from pcibind import tree
+
+        lines += tree.render(self.topology, self.boards)
         if not lines:
             lines = ["no board is chosen"]
         return "\n".join(lines)
 
 
-def _board_json(report: BoardReport) -> dict[str, object]:
+def _board_json(report: BoardReport, topology: Topology) -> dict[str, object]:
     board = report.board
     return {
         "name": report.name,
@@ -195,13 +212,24 @@ def _board_json(report: BoardReport) -> dict[str, object]:
         "detail": report.detail,
         "groups": list(board.groups) if board else [],
         "steps": list(report.steps),
+        "bridges": [_bridge_json(f) for f in topology.bridges_to(board.path)] if board else [],
         "functions": [_function_json(report, f) for f in board.functions] if board else [],
     }
 
 
+def _bridge_json(bridge: Function) -> dict[str, object]:
+    return {
+        "address": str(bridge.address),
+        "path": bridge.path,
+        "vendor": f"{bridge.vendor:04x}",
+        "device": f"{bridge.device:04x}",
+        "iommu_group": bridge.iommu_group,
+    }
+
+
 def _function_json(report: BoardReport, function: Function) -> dict[str, object]:
-    old = report.recorded.function(function.number) if report.recorded else None
-    original = old.driver if old else None
+    wanted = report.wanted_driver(function)
+    right = "right" if function.driver == wanted else "wrong"
     return {
         "address": str(function.address),
         "path": function.path,
@@ -212,25 +240,8 @@ def _function_json(report: BoardReport, function: Function) -> dict[str, object]
         "class": f"{function.class_code:06x}",
         "driver": function.driver,
         "driver_override": function.driver_override,
-        "wanted_driver": DRIVER if report.wanted else original,
-        "original_driver": original,
+        "wanted_driver": wanted,
+        "original_driver": report.original_driver(function),
         "iommu_group": function.iommu_group,
+        "verdict": "stuck" if function.locked else right,
     }
-
-
-def _board_text(report: BoardReport) -> list[str]:
-    label = report.name or report.path or str(report.selector)
-    place = f" at {report.path}" if report.name and report.path else ""
-    changed = "" if report.changed or report.state is not State.BOUND else ", nothing to do"
-    lines = [f"board {label}{place}: {report.verdict}, {report.state}{changed}"]
-    if report.detail:
-        lines.append(f"  {report.detail}")
-    for function in report.board.functions if report.board else ():
-        group = "no group" if function.iommu_group is None else f"group {function.iommu_group}"
-        override = f", override {function.driver_override}" if function.driver_override else ""
-        lines.append(
-            f"  {function.address}  {function.model} class {function.class_code:06x}  {group}  "
-            f"driver {function.driver or 'none'}{override}"
-        )
-    lines += [f"  to do: {step}" for step in report.steps]
-    return lines

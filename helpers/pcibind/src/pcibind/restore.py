@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
-from pcibind import sysfs
-from pcibind.bounded import SysfsWriter
+from pcibind import access, sysfs
+from pcibind.access import Task
 from pcibind.errors import NotBoundError
 from pcibind.model import Address
 from pcibind.paths import Paths
 
 
-def restore(
-    paths: Paths,
-    writer: SysfsWriter,
-    address: Address,
-    driver: str | None,
-    override: str | None,
-) -> bool:
+def restore(paths: Paths, address: Address, driver: str | None, override: str | None) -> Task[bool]:
     """Bring a function to an override and a driver; return whether anything had to be written.
 
     Raises OSError, StuckError, and NotBoundError when it ends up on another driver.
     """
-    changed = sysfs.override_of(paths, address) != override
+    changed = (yield from sysfs.override_of(paths, address)) != override
     if changed:
         # A newline alone clears it (Documentation/ABI/testing/sysfs-bus-pci).
-        writer.write(paths.device(address) / "driver_override", f"{override or ''}\n")
+        yield access.write(paths.override(address), f"{override or ''}\n")
     if sysfs.driver_of(paths, address) == driver:
         return changed
-    unbind(paths, writer, address)
+    yield from unbind(paths, address)
     if driver is None:
         return True
-    if not paths.driver(driver).exists():
+    if not os.path.exists(paths.driver(driver)):
         # A driver's name need not be its module's (xhci_hcd is in xhci_pci); the alias leads there.
         with contextlib.suppress(OSError):
-            writer.load_module((paths.device(address) / "modalias").read_text().strip())
+            with open(f"{paths.device(address)}/modalias", encoding="utf-8") as file:
+                alias = file.read().strip()
+            yield access.modprobe(alias)
     if sysfs.driver_of(paths, address) is None:
-        writer.write(paths.drivers_probe, str(address))
-    if sysfs.driver_of(paths, address) is None and paths.driver(driver).exists():
+        yield access.write(paths.drivers_probe, str(address))
+    if sysfs.driver_of(paths, address) is None and os.path.exists(paths.driver(driver)):
         with contextlib.suppress(OSError):
-            writer.write(paths.driver(driver) / "bind", str(address))
+            yield access.write(f"{paths.driver(driver)}/bind", str(address))
     found = sysfs.driver_of(paths, address)
     if found != driver:
         raise NotBoundError(
@@ -49,12 +46,12 @@ def restore(
     return True
 
 
-def unbind(paths: Paths, writer: SysfsWriter, address: Address) -> None:
+def unbind(paths: Paths, address: Address) -> Task[None]:
     """Take a function from its driver, if it has one; raise NotBoundError if it stays there."""
     driver = sysfs.driver_of(paths, address)
     if driver is None:
         return
-    writer.write(paths.driver(driver) / "unbind", str(address))
+    yield access.write(f"{paths.driver(driver)}/unbind", str(address))
     found = sysfs.driver_of(paths, address)
     if found is not None:
         raise NotBoundError(

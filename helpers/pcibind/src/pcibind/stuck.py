@@ -5,39 +5,41 @@ A mark holds the process that waits in the kernel; it counts for as long as that
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
 
 from pcibind import files
 from pcibind.errors import StuckError
-from pcibind.model import Address
+from pcibind.model import Address, Function
 from pcibind.paths import Paths
 
 
 def mark(paths: Paths, address: Address, error: StuckError) -> None:
-    """Remember that an access to `address` did not come back."""
+    """Remember, where that can be, that an access to `address` did not come back."""
     if error.process is not None:
         started = _started(paths, error.process)
-        files.write_atomically(_mark(paths, address), f"{error.process} {started}\n")
+        with contextlib.suppress(OSError):
+            files.write_atomically(_mark(paths, address), f"{error.process} {started}\n")
 
 
-def is_stuck(paths: Paths, address: Address) -> bool:
-    """Whether an earlier access to `address` still waits in the kernel."""
+def is_stuck(paths: Paths, function: Function) -> bool:
+    """Whether an access to a function still waits in the kernel: one of ours, or anybody's."""
+    if function.locked:
+        return True
     try:
-        process, started = _mark(paths, address).read_text().split()
+        process, started = (files.read(_mark(paths, function.address)) or "").split()
     except (OSError, ValueError):
         return False
     return started != "gone" and _started(paths, int(process)) == started
 
 
-def _mark(paths: Paths, address: Address) -> Path:
-    return paths.run / "stuck" / str(address)
+def _mark(paths: Paths, address: Address) -> str:
+    return f"{paths.run}/stuck/{address}"
 
 
 def _started(paths: Paths, process: int) -> str:
     """When a process began, in ticks since boot: with its number, one process and no other."""
-    try:
-        text = (paths.proc / str(process) / "stat").read_text()
-    except OSError:
+    text = files.read(f"{paths.proc}/{process}/stat")
+    if text is None:
         return "gone"
     # The name, in parentheses, may hold blanks; state is field 3 and the start field 22.
     fields = text.rpartition(")")[2].split()

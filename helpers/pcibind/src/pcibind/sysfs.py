@@ -4,44 +4,57 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Sequence
 
-from pcibind import bounded
+from pcibind import access
+from pcibind.access import Task
 from pcibind.errors import StuckError
 from pcibind.model import Address, Topology
 from pcibind.paths import Paths
 from pcibind.raw import ATTRIBUTES, LOCKED_ATTRIBUTE, RawDevice, build
 
-OVERRIDE_SECONDS = 5.0
-"""How long one device's override may take to read before it counts as unreadable."""
 
+def read(paths: Paths, *, udev: bool = False) -> Task[Topology]:
+    """Read all PCI functions of a host.
 
-def read(root: Path = Path("/"), *, udev: bool = True) -> Topology:
-    """Read all PCI functions of the host whose root directory is `root`.
-
-    pyudev enumerates where it is installed and `root` is /; with `udev` false, or elsewhere, the
-    directory of PCI devices is listed. Both find the same; the second starts faster.
-    A device that vanishes meanwhile is left out. An override that cannot be read in time counts
-    as unset. Raises ValueError when sysfs holds what no kernel writes.
+    With `udev`, pyudev enumerates them where it is installed and the root is /; else the directory
+    of PCI devices is listed. Both find the same; the second starts faster, for boot.
+    A device that vanishes meanwhile is left out; one whose override cannot be read in time is
+    `locked`. Raises ValueError when sysfs holds what no kernel writes.
     """
-    paths = Paths(root)
-    found = _udev_devices() if udev and root == Path("/") else None
-    devices = [_device(Path(path)) for path in (found or _listed_devices(paths.devices))]
-    _read_overrides(paths, devices)
+    found = _udev_devices() if udev and not paths.root else None
+    devices = [_device(path) for path in (found or _listed_devices(paths.devices))]
+    left = [raw for raw in devices if raw.target is not None]
+    try:
+        overrides = yield access.read_all(f"{paths.devices}/{r.name}/driver_override" for r in left)
+        for raw, text in zip(left, overrides.split("\n"), strict=False):
+            raw.attributes[LOCKED_ATTRIBUTE] = text
+    except StuckError:
+        yield from _read_one_by_one(paths, left)
     return build(devices)
 
 
 def driver_of(paths: Paths, address: Address) -> str | None:
     """The driver that a function has right now, or None. Takes no lock."""
-    return _link_name(paths.device(address) / "driver")
+    return _link_name(f"{paths.device(address)}/driver")
 
 
-def override_of(paths: Paths, address: Address, seconds: float = OVERRIDE_SECONDS) -> str | None:
+def override_of(paths: Paths, address: Address) -> Task[str | None]:
     """The override that a function has right now, or None; raises StuckError and OSError."""
-    path = paths.device(address) / LOCKED_ATTRIBUTE
-    text = bounded.call(lambda: path.read_text().strip(), seconds, f"reading {path}")
+    text = yield access.read(paths.override(address))
     return None if text in ("", "(null)") else text
+
+
+def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
+    """So that only the device that hangs stays unknown."""
+    for raw in devices:
+        path = f"{paths.devices}/{raw.name}/driver_override"
+        try:
+            raw.attributes[LOCKED_ATTRIBUTE] = yield access.read(path, 1.0)
+        except StuckError:
+            raw.locked = True
+        except OSError:
+            continue
 
 
 def _udev_devices() -> list[str] | None:
@@ -54,54 +67,37 @@ def _udev_devices() -> list[str] | None:
         return None
 
 
-def _listed_devices(directory: Path) -> list[str]:
+def _listed_devices(directory: str) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
-        return sorted(str(entry) for entry in directory.iterdir())
+        return [f"{directory}/{name}" for name in sorted(os.listdir(directory))]
     return []
 
 
-def _device(path: Path) -> RawDevice:
-    raw = RawDevice(path.name)
+def _device(path: str) -> RawDevice:
+    raw = RawDevice(os.path.basename(path))
     try:
-        raw.target = os.readlink(path) if path.is_symlink() else str(path)
+        raw.target = os.readlink(path) if os.path.islink(path) else path
     except OSError:
         return raw
-    raw.driver = _link_name(path / "driver")
-    raw.iommu_group = _link_name(path / "iommu_group")
+    raw.driver = _link_name(f"{path}/driver")
+    raw.iommu_group = _link_name(f"{path}/iommu_group")
     for name in ATTRIBUTES:
         with contextlib.suppress(OSError):
-            raw.attributes[name] = (path / name).read_text().strip()
+            raw.attributes[name] = _text(f"{path}/{name}")
     return raw
 
 
-def _link_name(path: Path) -> str | None:
+def _text(path: str) -> str:
+    # Six of them for each device: without the layers of open().
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 4096).decode(errors="replace").strip()
+    finally:
+        os.close(descriptor)
+
+
+def _link_name(path: str) -> str | None:
     try:
         return os.path.basename(os.readlink(path))
     except OSError:
         return None
-
-
-def _read_overrides(paths: Paths, devices: Iterable[RawDevice]) -> None:
-    """Read all overrides, in one child while none of them blocks."""
-    left = [raw for raw in devices if raw.target is not None]
-    with contextlib.suppress(StuckError, OSError):
-        everything = bounded.call(
-            lambda: "\n".join(_override_text(paths, raw.name) for raw in left),
-            OVERRIDE_SECONDS,
-            "reading driver overrides",
-        )
-        for raw, text in zip(left, everything.split("\n"), strict=False):
-            raw.attributes[LOCKED_ATTRIBUTE] = text
-        return
-    # One of them blocks: ask each by itself, so that only that one stays unknown.
-    for raw in left:
-        with contextlib.suppress(StuckError, OSError, ValueError):
-            address = Address.parse(raw.name)
-            raw.attributes[LOCKED_ATTRIBUTE] = override_of(paths, address, 1.0) or ""
-
-
-def _override_text(paths: Paths, name: str) -> str:
-    try:
-        return (paths.devices / name / LOCKED_ATTRIBUTE).read_text().strip()
-    except OSError:
-        return ""

@@ -11,16 +11,18 @@ from pcibind.model import Address, Topology
 from pcibind.raw import ATTRIBUTES, LOCKED_ATTRIBUTE, RawDevice, build
 
 _BEGIN = "pcibind-topology 1"
+_LATE = "pcibind-topology late"
 _END = "pcibind-topology end"
 
-# driver_override is read apart, by a process that nobody waits for: on Linux 6.1 the read blocks
-# behind a stuck unbind, uninterruptibly. `timeout` then ends only `cat`, and the rest is printed.
+# driver_override is read apart, by a process that nobody waits for: the read blocks behind a stuck
+# unbind, uninterruptibly. `timeout` then ends only `cat`, and says so.
 COMMAND = (
     f"echo '{_BEGIN}'; "
     '( cd "${PCIBIND_SYS:-/sys}/bus/pci/devices" 2>/dev/null || exit 0; '
     "find . ./*/driver ./*/iommu_group -maxdepth 1 -type l -printf '%p %l\\n' 2>/dev/null; "
     "grep -Hs '' " + " ".join(f"./*/{name}" for name in ATTRIBUTES) + "; "
-    f"{{ grep -Hs --line-buffered '' ./*/{LOCKED_ATTRIBUTE} 2>/dev/null & }} | timeout 10 cat ); "
+    f"{{ grep -Hs --line-buffered '' ./*/{LOCKED_ATTRIBUTE} 2>/dev/null & }} | "
+    f"timeout 10 cat || echo '{_LATE}' ); "
     f"echo '{_END}'"
 )
 """A POSIX shell line that prints the topology; no root needed, a handful of processes in all.
@@ -45,12 +47,21 @@ def parse(lines: list[str]) -> Topology:
         raise ValueError(f"PCI topology: cut short after {text[-1]!r}, expected {_END!r} last")
     devices: dict[str, RawDevice] = {}
     for line in text[1:-1]:
+        if line == _LATE:
+            continue
         match = _LINE.fullmatch(line)
         if match is None:
             raise ValueError(f"PCI topology: line {line!r} is not about a PCI device")
         Address.parse(match["name"])
         raw = devices.setdefault(match["name"], RawDevice(match["name"]))
         _take(raw, match["file"], match["mark"], match["value"], line)
+    if _LATE in text:
+        # They are read in the order of their names: it hangs at the first one without an answer.
+        silent = (
+            name for name in sorted(devices) if LOCKED_ATTRIBUTE not in devices[name].attributes
+        )
+        for name in list(silent)[:1]:
+            devices[name].locked = True
     return build(devices.values())
 
 

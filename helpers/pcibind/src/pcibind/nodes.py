@@ -1,0 +1,47 @@
+"""Waiting for device nodes, woken by the kernel's own events."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+_LOOK_AGAIN = 0.1
+
+
+def wait(nodes: Iterable[str], seconds: float) -> list[str]:
+    """Wait until all of these are there, at most `seconds`; return those that are missing.
+
+    Where no events can be had (pyudev is not installed, or a sandbox closes netlink), it looks
+    again every now and then instead.
+    """
+    nodes = list(nodes)
+    deadline = time.monotonic() + seconds
+    if not _missing(nodes):
+        return []
+    monitor = _monitor()
+    # What came before the monitor was there is seen by looking once more.
+    while (missing := _missing(nodes)) and (left := deadline - time.monotonic()) > 0:
+        if monitor is None:
+            time.sleep(min(left, _LOOK_AGAIN))
+        else:
+            monitor.poll(timeout=left)
+    return missing
+
+
+def _missing(nodes: list[str]) -> list[str]:
+    return [node for node in nodes if not os.path.exists(node)]
+
+
+def _monitor() -> Any:
+    """A started monitor of udev's events for VFIO devices, or None."""
+    try:
+        import pyudev  # type: ignore[import-untyped, unused-ignore]
+
+        monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="udev")
+        monitor.filter_by("vfio")
+        monitor.start()
+    except (ImportError, OSError):
+        return None
+    return monitor

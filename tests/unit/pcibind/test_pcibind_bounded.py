@@ -1,0 +1,134 @@
+"""Accesses that hang: given up on, one by one. A FIFO that nobody writes to hangs as a stuck device does."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pcibind import access
+from pcibind.access import Access, Task
+from pcibind.bounded import PATIENCE, BoundedKernel
+from pcibind.errors import StuckError
+from pcibind.worker import Worker
+
+
+@pytest.fixture
+def kernel() -> Iterator[BoundedKernel]:
+    kernel = BoundedKernel()
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> str:
+    path = tmp_path / "hanging"
+    os.mkfifo(path)
+    return str(path)
+
+
+def one(asked: Access) -> Task[str]:
+    return (yield asked)
+
+
+def given_up(asked: Access) -> Task[StuckError]:
+    try:
+        yield asked
+    except StuckError as error:
+        return error
+    raise AssertionError("it came back")
+
+
+def test_an_access_answers_or_fails_as_it_would_here(kernel: BoundedKernel, tmp_path: Path) -> None:
+    file = tmp_path / "attribute"
+    file.write_text("  vfio-pci\n")
+    (tmp_path / "empty").touch()
+    missing = str(tmp_path / "missing")
+    assert kernel.carry_out([one(access.read(str(file)))]) == ["vfio-pci"]
+    assert kernel.carry_out([one(access.read_all([str(file), missing]))]) == ["vfio-pci\n"]
+    with pytest.raises(FileNotFoundError, match="No such file") as caught:
+        kernel.carry_out([one(access.read(missing))])
+    assert caught.value.filename == missing
+    kernel.carry_out([one(access.write(str(tmp_path / "empty"), "0000:01:00.0"))])
+    assert (tmp_path / "empty").read_text() == "0000:01:00.0"
+
+
+def test_requests_and_answers_may_be_long(kernel: BoundedKernel, tmp_path: Path) -> None:
+    file = tmp_path / "attribute"
+    file.write_text("x" * 4000)
+    (answer,) = kernel.carry_out([one(access.read_all([str(file)] * 1000))])
+    assert answer == "\n".join(["x" * 4000] * 1000)
+
+
+def test_an_access_that_does_not_come_back_is_given_up_on(kernel: BoundedKernel, hanging: str) -> None:
+    (error,) = kernel.carry_out([given_up(access.read(hanging, 0.1))])
+    assert str(error) == f"reading {hanging} did not come back within 0.1 s"
+    assert error.process
+
+
+def test_one_that_hangs_holds_up_no_other(kernel: BoundedKernel, hanging: str, tmp_path: Path) -> None:
+    file = tmp_path / "attribute"
+    file.write_text("there")
+    ended = []
+
+    def timed(asked: Access) -> Task[None]:
+        try:
+            yield asked
+            yield asked
+        except StuckError:
+            pass
+        ended.append((asked.targets[0], time.monotonic() - started))
+
+    started = time.monotonic()
+    kernel.carry_out([timed(access.read(hanging, 8 * PATIENCE)), *(timed(access.read(str(file))) for _ in range(3))])
+    assert [name for name, _ in ended] == [str(file)] * 3 + [hanging]
+    assert ended[2][1] < ended[3][1] - 4 * PATIENCE
+
+
+def test_results_come_in_the_order_of_the_tasks(kernel: BoundedKernel, tmp_path: Path) -> None:
+    files = []
+    for number in range(5):
+        files.append(tmp_path / str(number))
+        files[-1].write_text(str(number))
+    assert kernel.carry_out([one(access.read(str(file))) for file in files]) == list("01234")
+
+
+def test_what_may_be_left_behind_holds_nothing_of_its_parent(hanging: str, tmp_path: Path) -> None:
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    other = Worker()
+    worker = Worker()
+    worker.ask(access.read(hanging, 1))
+    folder = Path(f"/proc/{worker.process}/fd")
+    time.sleep(0.5)
+    targets = sorted(os.readlink(each) for each in folder.iterdir())
+    worker.abandon()
+    other.dismiss()
+    os.close(lock)
+    assert targets[:3] == ["/dev/null"] * 3
+    assert len([target for target in targets if target.startswith("pipe:")]) == len(targets[3:]) == 2
+
+
+def test_a_child_that_is_killed_is_an_error_and_not_the_end(
+    kernel: BoundedKernel, hanging: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "attribute"
+    file.write_text("there")
+
+    def killed() -> Task[str]:
+        try:
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            os.kill(int(children[-1]), 9)
+            yield access.read(hanging, 20)
+        except OSError as error:
+            return str(error)
+        return "it answered"
+
+    kernel.carry_out([one(access.read(str(file)))])
+    (text,) = kernel.carry_out([killed()])
+    assert "ended without an answer" in text
+    assert kernel.carry_out([one(access.read(str(file)))]) == ["there"]
