@@ -5,15 +5,15 @@ The same command serves from afar and on the host itself. It reads /sys and /pro
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import re
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from pcibind.errors import PcibindError
 from pcibind.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model import Address
-from pcibind.paths import Paths
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address
 
 _BEGIN = "pcibind-evidence 1"
 _END = "pcibind-evidence end"
@@ -91,30 +91,6 @@ class _Host:
         self.memory: list[tuple[int, str]] = []
         self.minors: dict[str, Address] = {}
         self.unreadable: list[tuple[str, str]] = []
-
-
-def read(paths: Paths) -> Evidence:
-    """Gather the evidence on this host; raises PcibindError when the shell cannot be run."""
-    import subprocess
-
-    environment = {
-        **os.environ,
-        "PCIBIND_SYS": paths.sys,
-        "PCIBIND_PROC": paths.proc,
-    }
-    try:
-        done = subprocess.run(
-            ["/bin/sh", "-c", COMMAND],
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=60,
-        )
-        return parse(done.stdout.splitlines())
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise PcibindError(f"cannot tell what this host uses: {error}") from error
 
 
 def parse(lines: list[str]) -> Evidence:
@@ -220,6 +196,11 @@ def _default_interfaces(host: _Host) -> Iterator[str]:
 
 def _ssh_interfaces(host: _Host) -> Iterator[str]:
     """The interfaces that hold the local addresses of SSH connections."""
+    if not host.ssh:
+        return
+    # Costs as much to import as all the rest here.
+    import ipaddress
+
     for _peer, text in host.ssh:
         local = ipaddress.ip_address(text.partition("%")[0])
         if isinstance(local, ipaddress.IPv6Address) and local.ipv4_mapped is not None:
@@ -235,7 +216,7 @@ def _ssh_interfaces(host: _Host) -> Iterator[str]:
         yield from found
 
 
-def _interfaces_of_ipv4(host: _Host, local: ipaddress.IPv4Address) -> set[str]:
+def _interfaces_of_ipv4(host: _Host, local: IPv4Address) -> set[str]:
     """The interfaces of the narrowest routes to an address.
 
     /proc has no table of IPv4 addresses by interface. An address brings the route to its own

@@ -6,14 +6,17 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from pcibind import sysfs
 from pcibind.access import T, Task
 from pcibind.bind import NODE_SECONDS
 from pcibind.bounded import BoundedKernel, Kernel
-from pcibind.evidence import Evidence
 from pcibind.model import Topology
 from pcibind.paths import Paths
+
+if TYPE_CHECKING:
+    from pcibind.gathering import Gathering
 
 
 class Host:
@@ -40,12 +43,12 @@ class Host:
         """Run tasks that need accesses which may hang; return their results, in their order."""
         return self.kernel.carry_out(tasks)
 
-    def evidence(self) -> Evidence:
-        """What the host uses its devices for now."""
-        # Starts a shell; boot does without.
-        from pcibind import evidence_text
+    def gathering(self) -> Gathering:
+        """Start to look at what the host uses its devices for; to be used in a `with`."""
+        # A boot does without.
+        from pcibind.gathering import Gathering
 
-        return evidence_text.read(self.paths)
+        return Gathering(self.paths)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

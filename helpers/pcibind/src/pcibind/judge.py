@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pcibind import config, guards, opened, record, release
 from pcibind.evidence import Evidence
+from pcibind.gathering import Gathering
 from pcibind.host import Host
 from pcibind.model import Board, Topology
 from pcibind.plan import DRIVER, Plan, Resolution, Verdict, plan, resolve
@@ -45,6 +46,11 @@ class Judgement(NamedTuple):
 
 def judge(host: Host) -> Judgement:
     """Look at everything; change nothing. Raises ConfigError, RecordError, PcibindError."""
+    with host.gathering() as gathering:
+        return _judge(host, gathering)
+
+
+def _judge(host: Host, gathering: Gathering) -> Judgement:
     wanted = config.read(host.paths.configuration)
     known = record.read(host.paths.record) or Record()
     # A board that is leaving is still on record: choosing it again is no first time.
@@ -57,7 +63,7 @@ def judge(host: Host) -> Judgement:
     planned = plan(topology, boards)
     refusals = list(planned.refusals)
     if boards or removed:
-        evidence = _evidence(host, topology, planned, removed)
+        evidence = _evidence(host, gathering, topology, planned, removed)
         for resolution in resolutions:
             if resolution.board:
                 refusals += guards.check(
@@ -92,10 +98,14 @@ def show(host: Host) -> Report:
 
 
 def _evidence(
-    host: Host, topology: Topology, planned: Plan, removed: Iterable[RecordedBoard]
+    host: Host,
+    gathering: Gathering,
+    topology: Topology,
+    planned: Plan,
+    removed: Iterable[RecordedBoard],
 ) -> Evidence:
     """What the host uses, and what it keeps open of the boards that are about to change."""
     changing: list[Board] = [each.board for each in planned.boards if each.rebinds]
     changing += [board for old in removed if (board := topology.board_at(old.path))]
     held = [b for b in changing if any(f.driver == DRIVER for f in b.functions)]
-    return opened.add_hidden(host, host.evidence(), held)
+    return opened.add_hidden(host, gathering.evidence(), held)

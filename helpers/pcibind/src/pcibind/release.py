@@ -140,5 +140,6 @@ def _named(known: Record, names: Sequence[str]) -> list[RecordedBoard]:
 
 def _refusals(host: Host, topology: Topology, chosen: Sequence[RecordedBoard]) -> list[Refusal]:
     there = [board for old in chosen if (board := topology.board_at(old.path))]
-    evidence = opened.add_hidden(host, host.evidence(), there)
+    with host.gathering() as gathering:
+        evidence = opened.add_hidden(host, gathering.evidence(), there)
     return [refusal for board in chosen for refusal in check(topology, board, evidence)]
