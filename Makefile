@@ -37,7 +37,7 @@ soak: $(VENV)/ready ## the exhaustive matrices; hours
 check: $(VENV)/ready ## format, lint, types and unit tests; under a minute
 	@$(RUN)/ruff format --check $(CODE)
 	@$(RUN)/ruff check $(CODE)
-	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab
+	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab tests/corpus
 	@$(RUN)/python -m pytest -q tests/unit
 
 lock: ## resolve the locked packages anew (needs uv)

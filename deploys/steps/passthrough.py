@@ -30,7 +30,7 @@ from pcibind.request import Config
 
 GROUP_DEVICE = re.compile(r"/dev/vfio/[0-9]+")
 LIBRARY = "/usr/local/lib/pcibind"
-_WRAPPER = f'#!/bin/sh\nexec /usr/bin/python3 -I {LIBRARY} "$@"\n'
+WRAPPER = f'#!/bin/sh\nexec /usr/bin/python3 -I {LIBRARY} "$@"\n'
 
 
 def library() -> dict[str, bytes]:
@@ -111,7 +111,7 @@ def prepare_passthrough(node: Node, later: Later) -> None:
     """Everything that the next boot needs to bind the boards by itself. Touches no driver."""
     inputs = node.initramfs_inputs
     inputs.append(library_installed(name="Install pcibind"))
-    push.text("/usr/local/sbin/pcibind", _WRAPPER, mode="755")
+    push.text("/usr/local/sbin/pcibind", WRAPPER, mode="755")
     push.text("/etc/pcibind/gevulot.toml", config.render(*node.verdict.config.boards))
     inputs.append(push.text(early.RULE_PATH, early.rule()))
     if node.family.initramfs == "dracut":

@@ -117,7 +117,7 @@ def test_disks_are_found_below_a_mapping_and_as_swap(machine: Machine) -> None:
     slaves.mkdir()
     (slaves / "sda2").symlink_to("../../../../pci0000:00/0000:00:17.0/ata1/block/sda/sda2")
     assert uses(look(machine.root).disks) == [
-        ("0000:00:17.0", "dm-0 is mounted at /srv"),
+        ("0000:00:17.0", "dm-0 lies on sda2"),
         ("0000:00:18.0", "sdb1 is swapped to"),
     ]
 

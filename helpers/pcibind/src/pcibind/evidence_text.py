@@ -179,10 +179,13 @@ def _sort(host: _Host, line: str) -> None:
             raise ValueError(line)
 
 
-def _parent(target: str) -> Address | None:
-    """The PCI function that a device hangs on, out of its path: the last one on the way."""
-    found = _PCI.findall(target)
-    return Address.parse(found[-1]) if found else None
+def _parents(target: str) -> list[Address]:
+    """The PCI functions that a device hangs on, out of its path.
+
+    All on the way: behind a volume management device a disk's own controller is the last of two.
+    The bridges among them are nobody's board.
+    """
+    return [Address.parse(text) for text in _PCI.findall(target)]
 
 
 def _default_interfaces(host: _Host) -> Iterator[str]:
@@ -246,8 +249,7 @@ def _nics(host: _Host, interfaces: Iterable[str], what: str, guard: str) -> tupl
         if f"class/net/{interface}" not in host.links and interface != "lo":
             host.unreadable.append((guard, f"interface {interface} is not in /sys/class/net"))
         for name in sorted(lowest):
-            address = _parent(host.links.get(f"class/net/{name}", ""))
-            if address is not None:
+            for address in _parents(host.links.get(f"class/net/{name}", "")):
                 by = f"{name} {what}" if name == interface else f"{interface} on {name} {what}"
                 uses.append(Use(address, by))
     return tuple(uses)
@@ -269,7 +271,6 @@ def _disks(host: _Host) -> tuple[Use, ...]:
     """The controllers of all block devices that are mounted, swapped to, or held by another."""
     numbers: dict[str, str] = {}
     targets: dict[str, str] = {}
-    below: dict[str, set[str]] = {}
     controllers: dict[str, list[str]] = {}
     used: dict[str, str] = {}
     for name, target in host.links.items():
@@ -279,7 +280,6 @@ def _disks(host: _Host) -> tuple[Use, ...]:
             numbers[parts[2]] = last
             targets[last] = target
         elif name.startswith("class/block/") and parts[3] == "slaves":
-            below.setdefault(parts[2], set()).add(parts[4])
             used.setdefault(parts[4], f"{parts[2]} lies on {parts[4]}")
         elif name.startswith("class/nvme-subsystem/"):
             controllers.setdefault(parts[2], []).append(target)
@@ -299,26 +299,15 @@ def _disks(host: _Host) -> tuple[Use, ...]:
             used[device] = f"{device} is swapped to"
     uses: dict[Address, str] = {}
     for device, why in sorted(used.items()):
-        for name in _stack(device, below, set()):
-            for target in _ways(targets.get(name, ""), controllers):
-                address = _parent(target)
-                if address is not None:
-                    uses.setdefault(address, why)
+        for target in _ways(targets.get(device, ""), controllers):
+            for address in _parents(target):
+                uses.setdefault(address, why)
     return tuple(Use(address, why) for address, why in sorted(uses.items()))
 
 
 def _named(source: str, targets: dict[str, str]) -> str | None:
     name = source.rpartition("/")[2] if source.startswith("/dev/") else ""
     return name if name in targets else None
-
-
-def _stack(device: str, below: dict[str, set[str]], seen: set[str]) -> Iterator[str]:
-    if device in seen:
-        return
-    seen.add(device)
-    yield device
-    for name in below.get(device, ()):
-        yield from _stack(name, below, seen)
 
 
 def _ways(target: str, controllers: dict[str, list[str]]) -> list[str]:
@@ -360,6 +349,6 @@ def _open(host: _Host) -> Iterator[OpenVfio]:
         address = None
         if name.startswith("devices/"):
             link = host.links.get(f"class/vfio-dev/{name.removeprefix('devices/')}", "")
-            address = _parent(link)
+            address = next(reversed(_parents(link)), None)
         if group is not None or address is not None:
             yield OpenVfio(group, address, f"process {pid} ({comm})")

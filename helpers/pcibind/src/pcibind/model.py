@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 BRIDGE_CLASS = 0x06
 DISPLAY_CLASS = 0x03
+# PCI-to-PCI, CardBus, semi-transparent: what the kernel lets be in any IOMMU group.
+PCI_BRIDGES = frozenset({0x0604, 0x0607, 0x0609})
 
 # Domains are four digits by the specification; Linux gives volume management devices five.
 _ADDRESS = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
@@ -161,6 +163,17 @@ class Function(NamedTuple):
     def is_bridge(self) -> bool:
         """Whether this is a bridge of any kind, which vfio-pci is never asked to take."""
         return self.base_class == BRIDGE_CLASS
+
+    @property
+    def is_in_the_way(self) -> bool:
+        """Whether its group cannot go to VFIO while it has the driver that it has.
+
+        That is every function but PCI-to-PCI bridges, and other bridges (host, ISA) that no
+        driver has; see iommu_device_claim_dma_owner() in drivers/iommu/iommu.c.
+        """
+        if self.class_code >> 8 in PCI_BRIDGES:
+            return False
+        return not self.is_bridge or self.driver is not None
 
     @property
     def is_display(self) -> bool:

@@ -271,13 +271,16 @@ class Plan(NamedTuple):
 
 
 def closure(topology: Topology, board: Board) -> tuple[Function, ...]:
-    """All functions of a board and every endpoint of its IOMMU groups, bridges left out."""
+    """All functions of a board and every endpoint of its IOMMU groups, bridges left out.
+
+    Bridges but those to PCI count as endpoints while a driver has them, as the kernel sees it.
+    """
     groups = set(board.groups)
+    mine = {function.address for function in board.functions}
     return tuple(
         function
         for function in topology.functions
-        if not function.is_bridge
-        and (board_path(function.path) == board.path or function.iommu_group in groups)
+        if function.address in mine or (function.iommu_group in groups and function.is_in_the_way)
     )
 
 
@@ -297,7 +300,7 @@ def plan(topology: Topology, boards: Iterable[Board]) -> Plan:
             _foreign(board, function)
             for board in sharing
             for function in closure(topology, board)
-            if board_path(function.path) not in paths
+            if function.is_bridge or board_path(function.path) not in paths
         ]
         refused = {refusal.board for refusal in against}
         if refused:

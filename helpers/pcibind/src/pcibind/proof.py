@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from pcibind import access, sysfs
 from pcibind.access import Task
-from pcibind.model import BRIDGE_CLASS, Address, Board
+from pcibind.model import PCI_BRIDGES, Address, Board
 from pcibind.paths import Paths
 from pcibind.plan import DRIVER
 
@@ -74,11 +74,11 @@ def _not_viable(paths: Paths, group: int) -> list[str]:
         try:
             address = Address.parse(member)
             with open(f"{paths.device(address)}/class", encoding="ascii") as file:
-                class_code = int(file.read(), 16)
+                is_pci_bridge = int(file.read(), 16) >> 8 in PCI_BRIDGES
         except (ValueError, OSError):
             # Not a PCI device, or gone since.
             continue
         driver = sysfs.driver_of(paths, address)
-        if class_code >> 16 != BRIDGE_CLASS and driver not in _VIABLE:
+        if not is_pci_bridge and driver not in _VIABLE:
             problems.append(f"IOMMU group {group} is not viable: {address} is on {driver}")
     return problems
