@@ -11,15 +11,35 @@ from pcibind.report import Report
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    words = sys.argv[1:]
-    # Click takes longer to import than all the rest: a plain apply does without, as at every boot.
-    if words in (["apply"], ["apply", "--recorded"]):
-        report = attempt("apply", _apply_recorded if len(words) > 1 else _apply)
-        print(report.to_text(), flush=True)
-        sys.exit(int(report.exit_code))
-    from pcibind import cli
+    words = [word for word in sys.argv[1:] if word != "--json"]
+    plain = {
+        "plan": _plan,
+        "apply": _apply,
+        "apply --recorded": _apply_recorded,
+        "status": _status,
+    }
+    # Click takes longer to import than all the rest: the plain commands, and so a boot, do without.
+    run = plain.get(" ".join(words))
+    if run is None or sys.argv[1:].count("--json") > 1:
+        from pcibind import cli
 
-    cli.main()
+        cli.main()
+        return
+    report = attempt(words[0], run)
+    print(report.to_json() if "--json" in sys.argv else report.to_text(), flush=True)
+    sys.exit(int(report.exit_code))
+
+
+def _plan() -> Report:
+    from pcibind.judge import show
+
+    return show(Host(udev=True))
+
+
+def _apply() -> Report:
+    from pcibind.apply import apply
+
+    return apply(Host(udev=True))
 
 
 def _apply_recorded() -> Report:
@@ -28,10 +48,10 @@ def _apply_recorded() -> Report:
     return apply_recorded(Host())
 
 
-def _apply() -> Report:
-    from pcibind.apply import apply
+def _status() -> Report:
+    from pcibind.status import status
 
-    return apply(Host(udev=True))
+    return status(Host(udev=True))
 
 
 if __name__ == "__main__":
