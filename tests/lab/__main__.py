@@ -1,4 +1,4 @@
-"""The lab's command line: `python -m tests.lab up`, `ssh`, `reboot`, `power-cut`, `down`, …"""
+"""The lab's command line: `python -m tests.lab up`, `ssh`, `reboot`, `power-cut`, `plug`, `down`, …"""
 
 import argparse
 import os
@@ -7,15 +7,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab import hostpackages, inventory, topology
+from tests.lab import board, hostpackages, inventory, topology
+from tests.lab.board import BoardError
 from tests.lab.hostpackages import HostPackageError, program
 from tests.lab.image import ImageError
 from tests.lab.machine import Machine, MachineError, machines
+from tests.lab.preparation import BARE, IOMMU
 from tests.lab.progress import Printer, Progress
 from tests.lab.qmp import QmpError
 from tests.lab.topology import TopologyError
 
 _FAILURES = (
+    BoardError,
     HostPackageError,
     ImageError,
     MachineError,
@@ -48,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--topology", choices=tuple(topology.TOPOLOGIES), default=topology.DEFAULT)
     up.add_argument("--name", default="lab")
     up.add_argument("--cold", action="store_true", help="boot it instead of loading a snapshot")
+    up.add_argument("--prepared", action="store_true", help="with the IOMMU on and pcibind's Python packages")
     up.add_argument("--memory", type=int, default=4096, metavar="MIB")
     up.add_argument("--cpus", type=int, default=2)
     up.add_argument("--no-registry", action="store_true", help="offer no container images")
@@ -73,6 +77,17 @@ def _parser() -> argparse.ArgumentParser:
     power_on.add_argument("name")
     power_on.set_defaults(run=_power_on)
 
+    plug = commands.add_parser("plug", help="put a board into an empty port while it runs")
+    plug.add_argument("name")
+    plug.add_argument("slot", type=_slot, help="the port's device number on bus 0, as 0x6")
+    plug.add_argument("board", choices=tuple(board.BOARDS))
+    plug.set_defaults(run=_plug)
+
+    unplug = commands.add_parser("unplug", help="take the board out of a port while it runs")
+    unplug.add_argument("name")
+    unplug.add_argument("slot", type=_slot, help="the port's device number on bus 0, as 0x6")
+    unplug.set_defaults(run=_unplug)
+
     down = commands.add_parser("down", help="end it and remove its disk; its logs stay")
     which = down.add_mutually_exclusive_group(required=True)
     which.add_argument("name", nargs="?")
@@ -90,6 +105,7 @@ def _up(options: argparse.Namespace, progress: Progress) -> int:
     machine = Machine.start(
         options.topology,
         name=options.name,
+        preparation=IOMMU if options.prepared else BARE,
         warm=not options.cold,
         memory_mib=options.memory,
         cpus=options.cpus,
@@ -132,6 +148,24 @@ def _power_on(options: argparse.Namespace, progress: Progress) -> int:
     progress(f"booting {options.name} (may take a minute)")
     _ours(options.name).power_on(options.topology)
     progress(f"{options.name} is up")
+    return 0
+
+
+def _slot(text: str) -> int:
+    return int(text, 16)
+
+
+def _plug(options: argparse.Namespace, progress: Progress) -> int:
+    _ours(options.name)
+    functions = _on(options.name).plug(options.slot, options.board)
+    progress(f"{options.name} shows {' '.join(functions)}")
+    return 0
+
+
+def _unplug(options: argparse.Namespace, progress: Progress) -> int:
+    _ours(options.name)
+    _on(options.name).unplug(options.slot)
+    progress(f"the port at {options.slot:#x} of {options.name} is empty")
     return 0
 
 

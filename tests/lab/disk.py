@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+from tests.lab import cache
 from tests.lab.hostpackages import program
 from tests.lab.record import MachineError
 
@@ -10,6 +11,20 @@ from tests.lab.record import MachineError
 def overlay(base: Path, disk: Path) -> None:
     """Make a disk that holds only what differs from `base` (raw). Raises MachineError."""
     _run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(disk))
+
+
+def card() -> Path:
+    """Return the disk that boards carry: 16 MiB, one ext4 file system, made when the cache has none.
+
+    All machines share it, so that they may only read it. Raises MachineError.
+    """
+    path = cache.directory() / "card.raw"
+    with cache.locked(path):
+        if not path.exists():
+            half = path.with_suffix(".new")
+            _run("mke2fs", "-q", "-F", "-t", "ext4", "-L", "card", str(half), "16M")
+            half.rename(path)
+    return path
 
 
 def copy(source: Path, target: Path) -> None:

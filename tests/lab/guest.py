@@ -16,10 +16,14 @@ PACKAGES = (
     *("kmod", "e2fsprogs", "procps", "iproute2", "pciutils", "ca-certificates", "python3"),
     *("linux-image-amd64", "initramfs-tools", "zstd", "grub-pc-bin", "grub2-common"),
     *("podman", "crun", "netavark", "aardvark-dns", "nftables", "iptables"),
+    *("strace", "driverctl"),
 )
 
 DOWNLOADED = ("python3-click", "python3-pyudev")
 """Packages that a guest can install without a network: their files lie in apt's archive."""
+
+DOWNLOADED_ALONE = ("dpdk",)
+"""The same, but without what they recommend: for dpdk-devbind.py that would be all of DPDK."""
 
 MASKED = (
     "apt-daily.timer",
@@ -148,6 +152,7 @@ grub-editenv /boot/grub/grubenv create
 cat >/boot/grub/grub.cfg <<'MENU'
 {{menu}}MENU
 apt-get -o APT::Install-Recommends=true install --yes --download-only {" ".join(DOWNLOADED)}
+apt-get install --yes --download-only {" ".join(DOWNLOADED_ALONE)}
 touch /var/lib/apt/periodic/update-success-stamp
 touch /etc/.updated /var/.updated
 """

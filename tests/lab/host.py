@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.lab import cache, keys, qemu, record
+from tests.lab import cache, disk, keys, qemu, record
 from tests.lab.qemu import Guard, Hardware, Process
 from tests.lab.qmp import Monitor, QmpError
 from tests.lab.record import MachineError, Record
@@ -36,6 +36,7 @@ class VirtualHost:
         self.key = keys.ensure(cache.directory()).operator
         self.known_hosts = self.directory / "known_hosts"
         self.forwards: dict[int, int] = {}
+        self.snapshots: dict[str, Topology] = {}
         self._process: Process | None = None
         self._guard: Guard | None = None
         self._detached = False
@@ -114,6 +115,7 @@ class VirtualHost:
             *("-name", self.name),
             *self.hardware.arguments(),
             *qemu.drive(self.disk.name),
+            *(qemu.card_drive(disk.card()) if self.hardware.has_card_disk else ()),
             *qemu.network(forwards, self.registry),
             *("-chardev", f"file,id=console,path={self.console.name},append=on"),
             *("-serial", "chardev:console"),
@@ -152,6 +154,21 @@ class VirtualHost:
         if self.forwards:
             self._ssh.hang_up()
 
+    def shutdown(self, *, timeout: float = 180) -> None:
+        """Press the power button and wait until the machine is off. Its disk is kept.
+
+        Raises MachineError when it is still on after `timeout` seconds.
+        """
+        if self._process is None or not self._process.alive:
+            return
+        with self.monitor() as monitor:
+            monitor.command("system_powerdown")
+        try:
+            self._process.wait(timeout=timeout)
+        except TimeoutError as error:
+            raise MachineError(f"{self.name} is still on: {error}.{self._last_words()}") from error
+        self.power_cut()
+
     def stop(self) -> None:
         """End it, as a power cut does, and remove its disk. Its logs stay in its directory."""
         self.power_cut()
@@ -164,6 +181,8 @@ class VirtualHost:
         self._ssh.hang_up()
         with self.monitor() as monitor:
             monitor.demand(f"savevm {name}")
+        self.snapshots[name] = self.topology
+        self._write_record(owner=self._recorded_owner())
 
     # Its guest.
 
@@ -244,7 +263,13 @@ class VirtualHost:
             pid=self._process.pid,
             start=self._process.start,
             owner=owner,
+            ports=hardware.topology.ports,
+            snapshots=tuple(self.snapshots.items()),
         ).save(self.directory)
+
+    def _recorded_owner(self) -> tuple[int, int] | None:
+        """Return the process that ends the machine when it ends; None for a detached machine."""
+        return record.find(self.name).owner
 
     def _last_words(self) -> str:
         words = ""

@@ -2,18 +2,24 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.lab import accelerator, disk, record
+from tests.lab.board import Board, pluggable
+from tests.lab.board import named as named_board
 from tests.lab.host import BOOT_SECONDS, VirtualHost
 from tests.lab.image import Image
 from tests.lab.image import ensure as ensure_image
+from tests.lab.plug import PLUG_SECONDS, insert, remove, shown
+from tests.lab.preparation import BARE, Preparation
+from tests.lab.preparation import put as put_disk
 from tests.lab.progress import Progress, silent
 from tests.lab.qemu import Hardware, Process
 from tests.lab.record import MachineError, machines
-from tests.lab.topology import DEFAULT, Topology, named
+from tests.lab.topology import DEFAULT, Topology, TopologyError, named
 from tests.lab.warm import BOOTED
 from tests.lab.warm import ensure as warm_disk
 
@@ -42,6 +48,7 @@ class Machine(VirtualHost):
         topology: Topology | str = DEFAULT,
         *,
         name: str | None = None,
+        preparation: Preparation = BARE,
         base: Image | None = None,
         warm: bool = True,
         memory_mib: int = 4096,
@@ -53,9 +60,10 @@ class Machine(VirtualHost):
     ) -> Self:
         """Return a new machine that answers over SSH.
 
-        `warm` starts from a snapshot of a booted machine of the same topology, made when the
-        cache has none; else it boots. `registry` is a directory of container images to serve.
-        A `detached` machine lives on when this process ends.
+        `preparation` is what was done to its disk before the boot. `warm` starts from a snapshot
+        of a booted machine of the same topology and preparation, made when the cache has none;
+        else it boots. `registry` is a directory of container images to serve. A `detached`
+        machine lives on when this process ends.
 
         Raises MachineError when the name is in use or the machine does not answer, and what
         building the image raises.
@@ -63,13 +71,14 @@ class Machine(VirtualHost):
         image = base or ensure_image(progress)
         shape = named(topology) if isinstance(topology, str) else topology
         hardware = Hardware(shape, memory_mib, cpus, accelerator.choose(image, progress))
-        saved = warm_disk(image, hardware, progress) if warm else None
+        saved = warm_disk(image, hardware, preparation, progress) if warm else None
         machine = cls(name or record.fresh("lab"), hardware, registry=registry)
         with machine.made():
             if saved is not None:
                 disk.copy(saved, machine.disk)
+                machine.snapshots[BOOTED] = shape
             else:
-                disk.overlay(image.disk, machine.disk)
+                put_disk(image, hardware, preparation, machine.disk, progress)
             machine.launch([(0, 22), *((0, port) for port in forwards)], snapshot=BOOTED if saved else None)
             machine.wait()
             machine._settle(f"{_SET_CLOCK}; {_SET_NAME}")
@@ -86,6 +95,7 @@ class Machine(VirtualHost):
         found = record.find(name)
         machine = cls(name, found.hardware, registry=Path(found.registry) if found.registry else None)
         machine.forwards = {inside: host for host, inside in found.forwards}
+        machine.snapshots = dict(found.snapshots)
         process = Process(found.pid, found.start)
         machine._process = process if process.alive else None
         machine._owner = Process(*found.owner) if found.owner else None
@@ -127,9 +137,8 @@ class Machine(VirtualHost):
             raise MachineError(f"{self.name} is on already")
         if topology is not None:
             shape = named(topology) if isinstance(topology, str) else topology
-            old = self.hardware
-            self.hardware = Hardware(shape, old.memory_mib, old.cpus, old.accelerator)
-        self.launch([(host, inside) for inside, host in self.forwards.items()])
+            self.hardware = replace(self.hardware, topology=shape)
+        self.launch(self._ports_taken)
         try:
             self.wait(timeout=timeout)
         except BaseException:
@@ -138,27 +147,60 @@ class Machine(VirtualHost):
         if self._detached:
             self.detach()
 
-    def shutdown(self, *, timeout: float = 180) -> None:
-        """Press the power button and wait until the machine is off. Its disk is kept.
+    def plug(self, slot: int, board: Board | str, *, timeout: float = PLUG_SECONDS) -> tuple[str, ...]:
+        """Put a board into the empty port at device number `slot` while the machine runs.
 
-        Raises MachineError when it is still on after `timeout` seconds.
+        Returns the PCI addresses of its functions once the guest shows all of them and udev has
+        settled. `board` is one, or the name of one in `board.BOARDS`. The board stays over
+        reboots and power cuts. The port must have room, as those of the topology `ports` have,
+        or have held a board as large at power-on; the kernel leaves what does not fit disabled.
+
+        Raises TopologyError for a port that is not there or not empty, BoardError for an unknown
+        name, QmpError when QEMU refuses, and MachineError when the guest does not show it in
+        `timeout` seconds.
         """
-        if self._process is None or not self._process.alive:
-            return
-        with self.monitor() as monitor:
-            monitor.command("system_powerdown")
-        try:
-            self._process.wait(timeout=timeout)
-        except TimeoutError as error:
-            raise MachineError(f"{self.name} is still on: {error}.{self._last_words()}") from error
-        self.power_cut()
+        port = self.topology.port(slot)
+        if port.board is not None:
+            raise TopologyError(f"{self.name}: {port.address} holds a board already")
+        chosen = pluggable(named_board(board) if isinstance(board, str) else board)
+        shape = self.topology.holding(slot, chosen)
+        insert(self, port, chosen)
+        self._holds(shape)
+        return shown(self, port, len(chosen.functions), timeout=timeout)
+
+    def unplug(self, slot: int, *, timeout: float = PLUG_SECONDS) -> None:
+        """Take the board out of the port at device number `slot` while the machine runs.
+
+        The guest is asked first, as by a board's button: returns once it has let go of all
+        functions and they are gone. Raises TopologyError when no board is there, and MachineError
+        when the guest still holds it after `timeout` seconds, say because a process has one of
+        its functions open; the guest has then been asked, and a second call goes on waiting.
+        """
+        port = self.topology.port(slot)
+        if port.board is None:
+            raise TopologyError(f"{self.name}: {port.address} holds no board")
+        remove(self, port, timeout=timeout)
+        self._holds(self.topology.holding(slot, None))
 
     def restore(self, name: str) -> None:
-        """Go back to a snapshot of this machine; only its clock goes on. Raises QmpError."""
+        """Go back to a snapshot of this machine; only its clock goes on.
+
+        When it had other boards then, or has no power now, QEMU is started anew in that state,
+        at the same ports. Raises QmpError when there is no such snapshot, MachineError when QEMU
+        does not start.
+        """
+        shape = self.snapshots.get(name, self.topology)
         self._ssh.hang_up()
-        with self.monitor() as monitor:
-            monitor.demand(f"loadvm {name}")
-            monitor.command("cont")
+        if self.running and shape == self.topology:
+            with self.monitor() as monitor:
+                monitor.demand(f"loadvm {name}")
+                monitor.command("cont")
+        else:
+            self.power_cut()
+            self.hardware = replace(self.hardware, topology=shape)
+            self.launch(self._ports_taken, snapshot=name)
+            if self._detached:
+                self.detach()
         self.wait()
         self._settle(_SET_CLOCK)
 
@@ -177,7 +219,9 @@ class Machine(VirtualHost):
         kept = snapshot or "fork"
         if snapshot is None:
             self.snapshot(kept)
-        new = type(self)(name or record.fresh("lab"), self.hardware, registry=registry or self.registry)
+        hardware = replace(self.hardware, topology=self.snapshots.get(kept, self.topology))
+        new = type(self)(name or record.fresh("lab"), hardware, registry=registry or self.registry)
+        new.snapshots = dict(self.snapshots)
         with new.made():
             if self.running:
                 with self.monitor() as monitor:
@@ -187,6 +231,8 @@ class Machine(VirtualHost):
                         disk.copy(self.disk, new.disk)
                         if snapshot is None:
                             monitor.demand(f"delvm {kept}")
+                            del self.snapshots[kept]
+                            self._write_record(owner=self._recorded_owner())
                     finally:
                         monitor.command("cont")
             else:
@@ -197,6 +243,16 @@ class Machine(VirtualHost):
             if detached:
                 new.detach()
         return new
+
+    @property
+    def _ports_taken(self) -> list[tuple[int, int]]:
+        """Return its forwards as `launch` takes them, so that they stay the same."""
+        return [(host, inside) for inside, host in self.forwards.items()]
+
+    def _holds(self, shape: Topology) -> None:
+        """Note what boards it has now."""
+        self.hardware = replace(self.hardware, topology=shape)
+        self._write_record(owner=self._recorded_owner())
 
     def _settle(self, script: str) -> None:
         self.ssh(script.format(now=time.time(), name=self.name))

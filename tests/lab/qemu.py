@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import guest
+from tests.lab.board import AUDIO, CARD_DISK
 from tests.lab.hostpackages import program
 from tests.lab.topology import DISK_SLOT, NETWORK_SLOT, Topology
 
@@ -39,6 +40,11 @@ class Hardware:
     cpus: int
     accelerator: Accelerator
 
+    @property
+    def has_card_disk(self) -> bool:
+        """Tell whether a board of it carries a disk."""
+        return any(f",drive={CARD_DISK}," in word for word in self.topology.arguments())
+
     def arguments(self) -> list[str]:
         """Return QEMU's arguments for the machine, without its disk and its network's far side."""
         disk = f"virtio-blk-pci,drive=disk,bus=pcie.0,addr={DISK_SLOT:x}.0,bootindex=0"
@@ -51,6 +57,7 @@ class Hardware:
             # VFIO refuses to attach anything without interrupt remapping.
             *("-device", "intel-iommu,intremap=on,caching-mode=on"),
             *("-device", disk, "-device", network),
+            *("-audiodev", f"none,id={AUDIO}"),
             *self.topology.arguments(),
         ]
 
@@ -83,6 +90,12 @@ def drive(disk: str) -> list[str]:
     """Return the arguments of the system disk. The guest's flushes reach the file."""
     escaped = disk.replace(",", ",,")
     return ["-drive", f"file={escaped},format=qcow2,if=none,id=disk,cache=writeback,discard=unmap"]
+
+
+def card_drive(disk: Path) -> list[str]:
+    """Return the arguments of the disk that boards carry. No snapshot keeps it: it never changes."""
+    escaped = str(disk).replace(",", ",,")
+    return ["-drive", f"file={escaped},format=raw,if=none,id={CARD_DISK},readonly=on"]
 
 
 def started_at(pid: int) -> int | None:

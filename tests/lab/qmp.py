@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,18 @@ class Monitor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
+        with suppress(OSError):
+            self._stream.close()
         self._socket.close()
 
     def command(self, name: str, **arguments: object) -> Any:
-        """Run a QMP command and return its answer. Raises QmpError when QEMU refuses."""
+        """Run a QMP command and return its answer. Raises QmpError when QEMU refuses, or ends."""
         request = {"execute": name, "arguments": arguments}
-        self._stream.write(json.dumps(request) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps(request) + "\n")
+            self._stream.flush()
+        except ConnectionError as error:
+            raise QmpError(f"{self._path}: {name}: QEMU ended") from error
         while True:
             answer = self._read()
             if "return" in answer:

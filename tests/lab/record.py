@@ -7,11 +7,12 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.lab import cache, qemu
+from tests.lab.board import Board
 from tests.lab.qemu import Accelerator, Hardware, Process
-from tests.lab.topology import named
+from tests.lab.topology import Port, Topology, named
 
 _FILE = "machine.json"
 _numbers = itertools.count(1)
@@ -27,6 +28,8 @@ class Record:
 
     `forwards` are pairs of a port on 127.0.0.1 and a port of the guest; `pid` and `start` name
     QEMU's process, `owner` the process that ends the machine when it ends, None when detached.
+    `ports` is what the machine has now, None for just what its topology's name says; `snapshots`
+    are pairs of a snapshot's name and the topology that the machine had then.
     """
 
     topology: str
@@ -38,6 +41,8 @@ class Record:
     pid: int
     start: int
     owner: tuple[int, int] | None
+    ports: tuple[Port, ...] | None = None
+    snapshots: tuple[tuple[str, Topology], ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -46,6 +51,10 @@ class Record:
         data["accelerator"] = tuple(data["accelerator"])
         data["forwards"] = tuple((host, inside) for host, inside in data["forwards"])
         data["owner"] = tuple(data["owner"]) if data["owner"] else None
+        data["ports"] = _ports(data["ports"]) if data.get("ports") is not None else None
+        data["snapshots"] = tuple(
+            (name, Topology(shape["name"], _ports(shape["ports"]))) for name, shape in data.get("snapshots", ())
+        )
         return cls(**data)
 
     def save(self, directory: Path) -> None:
@@ -57,8 +66,19 @@ class Record:
 
     @property
     def hardware(self) -> Hardware:
-        """Return the hardware that the machine was last started with."""
-        return Hardware(named(self.topology), self.memory_mib, self.cpus, Accelerator(*self.accelerator))
+        """Return the hardware that the machine has, or had when it last had power."""
+        shape = named(self.topology) if self.ports is None else Topology(self.topology, self.ports)
+        return Hardware(shape, self.memory_mib, self.cpus, Accelerator(*self.accelerator))
+
+
+def _ports(data: list[dict[str, Any]]) -> tuple[Port, ...]:
+    """Return the ports that `dataclasses.asdict` and JSON turned into dictionaries and lists."""
+    found = []
+    for each in data:
+        board = each["board"]
+        held = None if board is None else Board(tuple(board["functions"]))
+        found.append(Port(**each | {"board": held, "conventional": tuple(each["conventional"])}))
+    return tuple(found)
 
 
 def myself() -> tuple[int, int]:

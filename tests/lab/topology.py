@@ -1,11 +1,17 @@
 """A topology: which boards sit on which root ports, with which functions, in whose company."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
+
+from tests.lab.board import BOOT_DISPLAY, CARD_DISK, GPU, OTHER_MODEL, SOUND, Board, devices, function
 
 DISK_SLOT = 0x1E
 NETWORK_SLOT = 0x1D
 """The machine's own devices on bus 0: above every port, so that no topology moves them."""
+
+ROOM = 64
+"""MiB of addresses that hold any board of the lab."""
 
 _FIRST_PORT_SLOT, _LAST_PORT_SLOT = 0x02, 0x1C
 
@@ -15,32 +21,28 @@ class TopologyError(ValueError):
 
 
 @dataclass(frozen=True)
-class Board:
-    """A card: QEMU device models, function 0 first. Up to eight."""
-
-    functions: tuple[str, ...]
-
-
-GPU = Board(("bochs-display", "intel-hda", "qemu-xhci", "pci-serial"))
-"""Display, audio, USB (modules in Debian's kernel), and a driver that is built into it."""
-
-
-@dataclass(frozen=True)
 class Port:
     """A root port at device number `slot` of bus 0, hence of a name that nothing else moves.
 
     On it sits one `board` (None: the port is there and empty), or, behind a PCIe-to-PCI bridge,
     `conventional` devices, which share one IOMMU group with each other and with the bridge.
+    `room` is how many MiB of addresses the firmware keeps for a board that is plugged in later.
     """
 
     slot: int
     board: Board | None = None
     conventional: tuple[str, ...] = ()
+    room: int = 0
 
     @property
     def address(self) -> str:
         """Return the port's own PCI address: `0000:00:04.0`."""
         return f"0000:00:{self.slot:02x}.0"
+
+    @property
+    def name(self) -> str:
+        """Return QEMU's name for the port, which is also that of the bus behind it: `port04`."""
+        return f"port{self.slot:02x}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,22 @@ class Topology:
             if port.board is not None and not 1 <= len(port.board.functions) <= 8:
                 raise TopologyError(f"{self.name}: {port.address} needs one to eight functions")
 
+    def port(self, slot: int) -> Port:
+        """Return the port at a device number of bus 0. Raises TopologyError when there is none."""
+        for port in self.ports:
+            if port.slot == slot:
+                return port
+        known = ", ".join(f"{port.slot:#x}" for port in self.ports)
+        raise TopologyError(f"{self.name}: no port at slot {slot:#x}, only at {known}")
+
+    def holding(self, slot: int, board: Board | None) -> Self:
+        """Return the same topology with another board at one port, or with none there.
+
+        Raises TopologyError when there is no such port, or when a bridge sits on it.
+        """
+        changed = replace(self.port(slot), board=board)
+        return replace(self, ports=tuple(changed if port.slot == slot else port for port in self.ports))
+
     def arguments(self) -> list[str]:
         """Return QEMU's `-device` arguments."""
         return [word for port in self.ports for device in _devices(port) for word in device]
@@ -91,18 +109,16 @@ class Topology:
 
 
 def _devices(port: Port) -> list[tuple[str, str]]:
-    name = f"port{port.slot:02x}"
-    lines = [f"pcie-root-port,id={name},bus=pcie.0,addr={port.slot:x}.0,chassis={port.slot},slot={port.slot}"]
+    room = f",mem-reserve={port.room}M,io-reserve=4K" if port.room else ""
+    place = f"bus=pcie.0,addr={port.slot:x}.0,chassis={port.slot},slot={port.slot}"
+    lines = [f"pcie-root-port,id={port.name},{place}{room}"]
     if port.board is not None:
-        several = ",multifunction=on" if len(port.board.functions) > 1 else ""
-        for number, model in enumerate(port.board.functions):
-            first = several if number == 0 else ""
-            lines.append(f"{model},bus={name},addr=0.{number:x}{first}")
+        lines += (line for each in devices(port.board, port.name) for line in each)
     if port.conventional:
         bridge = f"bridge{port.slot:02x}"
-        lines.append(f"pcie-pci-bridge,id={bridge},bus={name},addr=0.0")
+        lines.append(f"pcie-pci-bridge,id={bridge},bus={port.name},addr=0.0")
         for number, model in enumerate(port.conventional, start=1):
-            lines.append(f"{model},bus={bridge},addr={number:x}.0")
+            lines += function(model, f"{bridge}.{number}", f"bus={bridge},addr={number:x}.0")
     return [("-device", line) for line in lines]
 
 
@@ -122,6 +138,23 @@ TOPOLOGIES: Mapping[str, Topology] = {
         Topology(
             "nic-in-group",
             (Port(0x4, GPU), Port(0x5, conventional=("bochs-display", "intel-hda", "e1000"))),
+        ),
+        Topology(
+            "disk-in-group",
+            (
+                Port(0x4, GPU),
+                Port(0x5, conventional=("bochs-display", "intel-hda", f"virtio-blk-pci,drive={CARD_DISK}")),
+            ),
+        ),
+        Topology("boot-display", (Port(0x4, BOOT_DISPLAY), Port(0x5, GPU))),
+        Topology("models", (Port(0x4, GPU), Port(0x5, OTHER_MODEL), Port(0x6, SOUND))),
+        # Two boards, and empty slots to plug others into.
+        Topology(
+            "ports",
+            (
+                *(Port(slot, GPU, room=ROOM) for slot in (0x4, 0x5)),
+                *(Port(slot, room=ROOM) for slot in range(0x6, 0xE)),
+            ),
         ),
     )
 }

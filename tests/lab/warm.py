@@ -4,9 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
-from tests.lab import cache, disk, qemu, record
+from tests.lab import cache, qemu, record
 from tests.lab.host import VirtualHost
 from tests.lab.image import Image
+from tests.lab.preparation import BARE, Preparation
+from tests.lab.preparation import put as put_disk
 from tests.lab.progress import Progress, silent, step
 from tests.lab.qemu import Hardware
 from tests.lab.qmp import QmpError
@@ -15,12 +17,15 @@ BOOTED = "booted"
 """The name of a warm disk's snapshot."""
 
 
-def ensure(image: Image, hardware: Hardware, progress: Progress = silent) -> Path | None:
+def ensure(
+    image: Image, hardware: Hardware, preparation: Preparation = BARE, progress: Progress = silent
+) -> Path | None:
     """Return a disk with the snapshot `booted` for this hardware, made when the cache has none.
 
-    Returns None, having said why, when the machine cannot be saved: then it must be booted.
+    The machine that is saved was booted from a disk with this preparation. Returns None,
+    having said why, when the machine cannot be saved: then it must be booted.
     """
-    path = _path(image, hardware)
+    path = _path(image, hardware, preparation)
     if path.exists():
         return path
     with cache.locked(path):
@@ -30,7 +35,7 @@ def ensure(image: Image, hardware: Hardware, progress: Progress = silent) -> Pat
         doing = f"booting a machine with {hardware.topology.name} once, to start others from it"
         minutes = "about a minute" if hardware.accelerator.emulated else "about 15 seconds"
         with step(progress, doing, takes=minutes), host.made():
-            disk.overlay(image.disk, host.disk)
+            put_disk(image, hardware, preparation, host.disk, progress)
             host.launch([(0, 22)])
             host.wait()
             host.wait_running()
@@ -50,8 +55,8 @@ def ensure(image: Image, hardware: Hardware, progress: Progress = silent) -> Pat
     return path
 
 
-def _path(image: Image, hardware: Hardware) -> Path:
-    """Return where the warm disk of this image and hardware lies, or would lie."""
+def _path(image: Image, hardware: Hardware, preparation: Preparation) -> Path:
+    """Return where the warm disk of this image, hardware and preparation lies, or would lie."""
     source = Path(__file__).with_name("qemu.py").read_text()
-    key = cache.digest(image.digest, qemu.version(), *hardware.arguments(), source)
-    return cache.directory() / "warm" / f"{hardware.topology.name}-{key}.qcow2"
+    key = cache.digest(image.digest, qemu.version(), *hardware.arguments(), source, preparation.key)
+    return cache.directory() / "warm" / f"{hardware.topology.name}-{preparation.name}-{key}.qcow2"
