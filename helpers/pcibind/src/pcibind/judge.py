@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pcibind import config, guards, opened, record, release
+from pcibind import config, guards, opened, record, release, stuck
 from pcibind.evidence import Evidence
 from pcibind.gathering import Gathering
 from pcibind.host import Host
@@ -18,7 +18,11 @@ from pcibind.request import Config
 
 
 class Judgement(NamedTuple):
-    """The decisions; `removed` are boards on record that are configured no more."""
+    """The decisions.
+
+    `removed` are boards on record that are configured no more, `stuck` the paths of boards that
+    have a function on which an earlier access still waits.
+    """
 
     config: Config
     topology: Topology
@@ -26,6 +30,7 @@ class Judgement(NamedTuple):
     removed: tuple[RecordedBoard, ...]
     plan: Plan
     refusals: tuple[Refusal, ...]
+    stuck: frozenset[str]
 
     def refused(self, path: str | None) -> bool:
         """Whether anything speaks against the board at `path`."""
@@ -38,6 +43,8 @@ class Judgement(NamedTuple):
             return BoardReport.of(resolution, State.REFUSED, detail="see the refusals")
         if resolution.verdict is not Verdict.PRESENT:
             return BoardReport.of(resolution, State.UNBOUND)
+        if path in self.stuck:
+            return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
         steps = [
             step for each in self.plan.boards if each.board.path == path for step in each.steps
         ]
@@ -75,7 +82,12 @@ def _judge(host: Host, gathering: Gathering) -> Judgement:
         refused = {refusal.board for refusal in refusals}
         planned = plan(topology, [board for board in boards if board.path not in refused])
         refusals += planned.refusals
-    return Judgement(wanted, topology, resolutions, removed, planned, tuple(refusals))
+    blocked = frozenset(
+        board.path
+        for board in boards
+        if any(stuck.is_stuck(host.paths, f) for f in board.functions)
+    )
+    return Judgement(wanted, topology, resolutions, removed, planned, tuple(refusals), blocked)
 
 
 def show(host: Host) -> Report:

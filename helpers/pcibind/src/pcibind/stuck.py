@@ -12,6 +12,8 @@ from pcibind.errors import StuckError
 from pcibind.model import Address, Function
 from pcibind.paths import Paths
 
+WAITING = "an earlier access to it still waits in the kernel; it is left alone, reboot"
+
 
 def mark(paths: Paths, address: Address, error: StuckError) -> None:
     """Remember, where that can be, that an access to `address` did not come back."""
