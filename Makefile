@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CODE := deploys facts inventories helpers/pcibind/src tests
 
-.PHONY: help setup demo test soak check lock clean
+.PHONY: help setup demo test soak check bench lock clean
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
@@ -34,10 +34,14 @@ test: $(VENV)/ready ## all tests, each kind of thing once; about 25 minutes
 soak: $(VENV)/ready ## the exhaustive matrices; hours
 	@$(RUN)/python -m pytest -m soak tests
 
+bench: $(VENV)/ready ## the peers, run beside us in the lab; about half an hour
+	@$(RUN)/python -m tests.benchmarks.binding
+	@$(RUN)/python -m tests.benchmarks.boot
+
 check: $(VENV)/ready ## format, lint, types and unit tests; under a minute
 	@$(RUN)/ruff format --check $(CODE)
 	@$(RUN)/ruff check $(CODE)
-	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab tests/corpus
+	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab tests/corpus tests/benchmarks tests/system/binder.py
 	@$(RUN)/python -m pytest -q tests/unit
 
 lock: ## resolve the locked packages anew (needs uv)

@@ -86,7 +86,9 @@ _STATIC = (
     File(
         "/etc/ssh/sshd_config.d/lab.conf",
         "PermitRootLogin prohibit-password\nPasswordAuthentication no\nUseDNS no\nPrintMotd no\n"
-        "HostKey /etc/ssh/ssh_host_ed25519_key\nMaxStartups 100\nMaxSessions 100\n",
+        "HostKey /etc/ssh/ssh_host_ed25519_key\nMaxStartups 100\nMaxSessions 100\n"
+        # Whoever waits for the server by its banner never logs in, and would soon be turned away for that.
+        "PerSourcePenalties no\n",
     ),
     File("/etc/systemd/journald.conf.d/lab.conf", "[Journal]\nStorage=persistent\n"),
 )

@@ -10,7 +10,7 @@ from pcibind.errors import ConfigError, ExitCode
 from pcibind.host import Host
 from pcibind.model import Topology
 from pcibind.plan import Resolution, Verdict, follow, plan, resolve
-from pcibind.record import Record
+from pcibind.record import Record, RecordedBoard
 from pcibind.report import BoardReport, Report, State
 from pcibind.request import Config
 
@@ -49,12 +49,7 @@ def status(host: Host) -> Report:
     if bound and enough and not handover.is_there(host.paths, bound):
         errors.append("bound, but not handed over; run `pcibind apply`")
         code = code or ExitCode.NOT_BOUND
-    boards += [
-        release.report_on(topology, board, State.RELEASED)._replace(
-            detail="let go, but not back on its drivers: given back at the next boot, or by release"
-        )
-        for board in known.leaving
-    ]
+    boards += [_look_at_leaving(host, topology, board) for board in known.leaving]
     require = known.require_boards if known.boards else wanted.require_boards
     refusals = plan(topology, [r.board for r in followed if r.board]).refusals
     return Report("status", require, tuple(boards), refusals, tuple(errors), code, topology)
@@ -67,14 +62,21 @@ def _is_configured(directory: str) -> bool:
         return False
 
 
+def _look_at_leaving(host: Host, topology: Topology, leaving: RecordedBoard) -> BoardReport:
+    report = release.report_on(topology, leaving, State.RELEASED)
+    functions = report.board.functions if report.board else ()
+    if any(stuck.is_stuck(host.paths, function) for function in functions):
+        return report._replace(state=State.STUCK, detail=stuck.WAITING)
+    detail = "let go, but not back on its drivers: given back at the next boot, or by release"
+    return report._replace(detail=detail)
+
+
 def _look(host: Host, topology: Topology, resolution: Resolution) -> BoardReport:
     board = resolution.board
     if resolution.verdict is not Verdict.PRESENT or board is None:
         return BoardReport.of(resolution, State.UNBOUND)
-    waiting = [f.address for f in board.functions if stuck.is_stuck(host.paths, f)]
-    if waiting:
-        detail = f"{waiting[0]}: an access still waits in the kernel; reboot"
-        return BoardReport.of(resolution, State.STUCK, detail=detail)
+    if any(stuck.is_stuck(host.paths, function) for function in board.functions):
+        return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
     if not board.groups:
         return BoardReport.of(resolution, State.UNBOUND, detail=IOMMU_OFF)
     problems = proof.prove(host.paths, board)

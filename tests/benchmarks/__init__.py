@@ -1,0 +1,1 @@
+"""Benchmarks: the peers run beside us, in the same run, and only ratios count."""
