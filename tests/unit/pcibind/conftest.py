@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ import pytest
 # So that `tree` is found whatever import mode pytest runs in.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from topologies import somewhere
 from tree import Machine, gpu_host
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def machine() -> Iterator[Machine]:
     """A host with two boards of three functions, a NIC with the default route, and a disk."""
-    return gpu_host(tmp_path)
+    with somewhere() as directory:
+        yield gpu_host(directory)

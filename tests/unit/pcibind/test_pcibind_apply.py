@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from topologies import somewhere, unused
 from tree import DISPLAY, NIC, Machine, gpu_host, stuck
 
 from pcibind import record
@@ -348,20 +348,20 @@ def dies_after(machine: Machine, writes: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 17), st.booleans())
 def test_killed_at_any_write_the_next_run_converges(after: int, release_first: bool) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        machine = gpu_host(Path(directory))
+    with somewhere() as directory:
+        machine = gpu_host(directory)
         machine.configure('[[board]]\nmodel = "10de:2684"\n')
         before = machine.drivers()
         dies_after(machine, after)
         with pytest.raises(Killed):
-            apply(machine.host)
+            apply(unused(machine))
         del machine.write  # type: ignore[method-assign]
         if release_first:
-            assert release_boards(machine.host).exit_code is ExitCode.OK
+            assert release_boards(unused(machine)).exit_code is ExitCode.OK
             assert machine.drivers() == before
-        assert apply(machine.host).exit_code is ExitCode.OK
+        assert apply(unused(machine)).exit_code is ExitCode.OK
         assert is_bound(machine, *BOARDS)
-        assert release_boards(machine.host).exit_code is ExitCode.OK
+        assert release_boards(unused(machine)).exit_code is ExitCode.OK
         assert machine.drivers() == before
 
 
@@ -372,14 +372,14 @@ def test_killed_at_any_write_the_next_run_converges(after: int, release_first: b
     st.booleans(),
 )
 def test_one_failing_access_leaves_each_board_whole(address: str, end: str, blocks: bool) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        machine = gpu_host(Path(directory))
+    with somewhere() as directory:
+        machine = gpu_host(directory)
         machine.configure('[[board]]\nmodel = "10de:2684"\n')
         before = machine.drivers()
         where = f"{address}/{end}" if end == "driver_override" else end
         text = "vfio-pci" if end == "driver_override" else address
         machine.faults[where, text] = stuck() if blocks else OSError(5, "Input/output error")
-        report = apply(machine.host)
+        report = apply(unused(machine))
         now = machine.drivers()
         for board in report.boards:
             assert board.board

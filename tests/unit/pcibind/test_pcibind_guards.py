@@ -94,7 +94,7 @@ def test_an_ssh_connection_is_found_behind_sudo(machine: Machine) -> None:
 
 
 def test_an_ssh_address_that_no_interface_has_refuses(machine: Machine) -> None:
-    machine.file("proc/net/route", "")
+    machine.file("proc/net/route", "Iface\tDestination\n")
     evidence = look(machine.root, SSH_CONNECTION="192.0.2.9 50000 192.0.2.1 22")
     assert [guard for guard, _ in evidence.unreadable] == ["ssh"]
     (refusal,) = guards.check(at(machine), evidence)

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pcibind.access import Access, T, Task
 from pcibind.errors import StuckError
@@ -24,6 +25,13 @@ USB = dict(vendor=0x10DE, device=0x1AD8, subsystem=(0x10DE, 0x16F4), class_code=
 PORT = dict(vendor=0x8086, device=0x4C01, subsystem=(0, 0), class_code=0x060400)
 NIC = dict(vendor=0x8086, device=0x10D3, subsystem=(0x8086, 0xA01F), class_code=0x020000)
 NVME = dict(vendor=0x144D, device=0xA80A, subsystem=(0x144D, 0xA801), class_code=0x010802)
+
+
+class Fault(NamedTuple):
+    """What an access fails with; a late one does what it was asked before it fails."""
+
+    error: BaseException
+    late: bool = False
 
 
 @dataclass
@@ -40,6 +48,11 @@ class Machine:
     refusing: set[str] = field(default_factory=set)
     # Groups that are open, though no process shows it.
     held: set[str] = field(default_factory=set)
+    # Functions whose lock somebody holds for good: every access that takes it hangs.
+    locked: set[str] = field(default_factory=set)
+    # Every access so far, and what those at some positions fail with.
+    asked: list[Access] = field(default_factory=list)
+    failing: dict[int, Fault] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for directory in (
@@ -153,7 +166,21 @@ class Machine:
             return stop.value
 
     def perform(self, access: Access) -> str:
-        """The answer to one access."""
+        """The answer to one access, unless it is one that is to fail."""
+        fault = self.failing.get(len(self.asked))
+        self.asked.append(access)
+        if fault is None or fault.late:
+            answer = self.answer(access)
+        if fault is not None:
+            raise fault.error
+        return answer
+
+    def answer(self, access: Access) -> str:
+        """What the kernel does when it is asked this."""
+        if self.locked and access.kind in ("read", "read-all", "write"):
+            functions = {path.split("/")[-2] for path in access.targets if path.endswith("/driver_override")}
+            if self.locked & {*functions, access.text.strip()}:
+                raise StuckError(f"{access} did not come back within {access.seconds:g} s", 77)
         paths = [Path(target) for target in access.targets]
         match access.kind:
             case "read":
@@ -199,6 +226,9 @@ class Machine:
             case "bind":
                 if path.parent.name in self.refusing:
                     raise OSError(22, "Invalid argument")
+                # No driver is bound to a device whose override names another.
+                if self.override(text.strip()) not in ("(null)", path.parent.name):
+                    raise OSError(19, "No such device")
                 self.take(text.strip(), path.parent.name)
             case _:
                 raise AssertionError(f"nobody should write to {path}")
@@ -238,6 +268,20 @@ class Machine:
 
     def leave(self, address: str) -> None:
         (self.root / "sys/bus/pci/devices" / address / "driver").unlink(missing_ok=True)
+
+    def reboot(self) -> None:
+        """Start anew: what is under /run is gone, and each function is on the driver it comes up with."""
+        shutil.rmtree(self.root / "run")
+        (self.root / "run").mkdir()
+        for node in (self.root / "dev/vfio").iterdir():
+            node.unlink()
+        for link in (self.root / "sys/bus/pci/devices").iterdir():
+            self.leave(link.name)
+            (link / "driver_override").write_text("(null)\n")
+        if "vfio-pci" not in self.defaults.values():
+            shutil.rmtree(self.root / "sys/bus/pci/drivers/vfio-pci", ignore_errors=True)
+        for link in (self.root / "sys/bus/pci/devices").iterdir():
+            self.probe(link.name)
 
     # What tests ask.
 

@@ -20,13 +20,16 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
         judgement = judge(host)
         topology = judgement.topology
         require = judgement.config.require_boards
+        held = [board for board in judgement.removed if judgement.refused(board.path)]
+        kept = judgement.held()
         refused = [r for r in judgement.resolutions if r.board and judgement.refused(r.board.path)]
         if judgement.refusals and (require == "all" or len(refused) == len(judgement.resolutions)):
-            untouched = tuple(judgement.report(r, State.PLANNED) for r in judgement.resolutions)
-            return Report("apply", require, untouched, judgement.refusals, topology=topology)
+            untouched = [judgement.report(r, State.PLANNED) for r in judgement.resolutions]
+            return Report(
+                "apply", require, (*untouched, *kept), judgement.refusals, topology=topology
+            )
 
         # Before the first write to a driver: whatever happens next, the way back is on disk.
-        held = [board for board in judgement.removed if judgement.refused(board.path)]
         leaving = [board for board in judgement.removed if board not in held]
         wanted = (*_recorded(judgement), *held)
         record.write(host.paths, Record(wanted, require, tuple(leaving)))
@@ -37,6 +40,8 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
                 )
                 for board in leaving
             ]
+            if leaving:
+                boards.hand_over_what_stays(host, topology, Record(wanted, require))
         else:
             given_back = _give_back(host, judgement, leaving)
             # What could not be given back keeps its original drivers on record.
@@ -50,8 +55,11 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
         else:
             found, topology = boards.take(host, topology, judged, judgement.plan, require)
             reports += found
+            if any(each.changed for each in given_back):
+                topology = host.topology()
+                given_back = [b._replace(board=topology.board_at(b.path or "")) for b in given_back]
         return Report(
-            "apply", require, (*reports, *given_back), judgement.refusals, topology=topology
+            "apply", require, (*reports, *kept, *given_back), judgement.refusals, topology=topology
         )
 
 
@@ -72,5 +80,8 @@ def _recorded(judgement: Judgement) -> list[RecordedBoard]:
                 resolution.recorded._replace(selector=resolution.selector, name=resolution.name)
             )
         elif resolution.board is not None and not judgement.refused(resolution.board.path):
+            if any(function.locked for function in resolution.board.functions):
+                # Its override is unknown: recorded once it can be read.
+                continue
             found.append(RecordedBoard.of(resolution.board, resolution.selector, resolution.name))
     return found

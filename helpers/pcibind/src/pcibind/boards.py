@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pcibind import handover
+from pcibind import handover, proof
 from pcibind.bind import BindResult, Outcome, bind
 from pcibind.host import Host
 from pcibind.model import Board, Topology
-from pcibind.plan import Plan, Resolution
+from pcibind.plan import Plan, Resolution, follow
+from pcibind.record import Record
 from pcibind.report import BoardReport, State
 
 _STATES = {
@@ -47,6 +48,14 @@ def take(
         _report(r, results.get(r.board.path if r.board else ""), topology) for r in resolutions
     ]
     return reports, topology
+
+
+def hand_over_what_stays(host: Host, topology: Topology, left: Record) -> None:
+    """Hand over what is bound of a record, after boards have gone from it. Raises OSError."""
+    stay = [r.board for r in follow(topology, left) if r.board]
+    proven = [board for board in stay if not proof.prove(host.paths, board)]
+    complete = len(proven) == len(left.boards)
+    hand_over(host, proven, left.require_boards, complete=complete)
 
 
 def hand_over(host: Host, proven: Iterable[Board], require: str, *, complete: bool) -> None:

@@ -33,6 +33,9 @@ def apply_recorded(host: Host) -> Report:
         found, topology = boards.take(
             host, topology, judged, planned, require, complete=not refused
         )
+        if any(each.changed for each in given_back):
+            topology = host.topology()
+            given_back = [b._replace(board=topology.board_at(b.path or "")) for b in given_back]
         return Report(
             "apply",
             require,

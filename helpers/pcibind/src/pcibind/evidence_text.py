@@ -31,7 +31,8 @@ COMMAND = "; ".join(
         "class/nvme-subsystem/*/nvme* fs/btrfs/*/devices/* class/vfio-dev -maxdepth 1 -type l "
         "-printf 'link %p %l\\n' 2>/dev/null )",
         '[ -d "$s/class/net" ] || echo "unreadable default-route $s/class/net is not there"',
-        '[ -d "$s/dev/block" ] || echo "unreadable disk $s/dev/block is not there"',
+        '[ -d "$s/dev/block" ] && [ -d "$s/class/block" ] || '
+        'echo "unreadable disk $s/dev/block and $s/class/block are not there"',
         '( cd "$s/bus/pci/devices" 2>/dev/null && '
         "grep -Hs '^[1-9]' ./*/boot_vga ./*/sriov_numvfs | sed 's/^/attribute /' )",
         "sed 's/^/route4 /' \"$p/net/route\" 2>/dev/null || "
@@ -47,12 +48,12 @@ COMMAND = "; ".join(
         # sudo drops SSH_CONNECTION; the environment of the login shell still has it.
         '{ echo "SSH_CONNECTION=${SSH_CONNECTION-}"; '
         "grep -azhs '^SSH_CONNECTION=' \"$p\"/[0-9]*/environ | tr '\\000' '\\n'; } | "
-        "sort -u | sed 's/^SSH_CONNECTION=/ssh /'",
+        "sort -u | sed -n 's/^SSH_CONNECTION=/ssh /p'",
         # What of a function's memory the firmware's framebuffer owns: the ranges, one inside the
         # other, as indentation tells.
-        "grep -E '[0-9a-f]:[0-9a-f]{2}:[0-9a-f]{2}[.][0-7]$|BOOTFB|efifb|vesafb|simple-?f' "
-        "\"$p/iomem\" 2>/dev/null | sed 's/^/iomem /'",
-        '[ -r "$p/iomem" ] || echo "unreadable framebuffer $p/iomem cannot be read"',
+        # All of them: without those between, one would look to be inside of the last one printed.
+        "sed 's/^/iomem /' \"$p/iomem\" 2>/dev/null || "
+        'echo "unreadable framebuffer $p/iomem cannot be read"',
         "grep -Hs 'Device Minor' \"$p\"/driver/nvidia/gpus/*/information | sed 's/^/nvidia /'",
         # Whoever may read the links of process 1 may read everybody's.
         'set -- "$p"/1/fd/*',
@@ -60,7 +61,7 @@ COMMAND = "; ".join(
         "find \"$p\"/[0-9]*/fd -type l '(' -lname '/dev/vfio/*' -o -lname '/dev/nvidia*' ')' "
         "-printf '%p %l\\n' 2>/dev/null | "
         'while read -r f n; do d=${f%/fd/*}; c=?; read -r c 2>/dev/null <"$d/comm"; '
-        'echo "open $n ${d##*/} $c"; done; '
+        'printf \'open %s %s %s\\n\' "$n" "${d##*/}" "$c"; done; '
         'else echo "unreadable vfio-open the open files of other processes cannot be read"; fi',
         f"echo '{_END}'",
     )
@@ -71,6 +72,13 @@ The environment variables PCIBIND_SYS and PCIBIND_PROC replace /sys and /proc, f
 """
 
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+_FRAMEBUFFER = re.compile(r"BOOTFB|efifb|vesafb|simple-?f|efidrm|vesadrm")
+_NEVER_EMPTY = (
+    ("route4", "default-route", "net/route"),
+    ("mount", "disk", "self/mountinfo"),
+    ("swap", "disk", "swaps"),
+    ("iomem", "framebuffer", "iomem"),
+)
 _REJECT = 0x0200  # RTF_REJECT of linux/route.h: an unreachable default, on interface lo.
 
 
@@ -91,6 +99,8 @@ class _Host:
         self.memory: list[tuple[int, str]] = []
         self.minors: dict[str, Address] = {}
         self.unreadable: list[tuple[str, str]] = []
+        # Kinds of lines of which there must be one, as the kernel prints a header or a first entry.
+        self.seen: set[str] = set()
 
 
 def parse(lines: list[str]) -> Evidence:
@@ -111,6 +121,11 @@ def parse(lines: list[str]) -> Evidence:
             _sort(host, line)
         except (IndexError, ValueError) as error:
             raise ValueError(f"PCI evidence: line {line!r} cannot be understood") from error
+    for kind, guard, file in _NEVER_EMPTY:
+        if kind not in host.seen:
+            host.unreadable.append((guard, f"/proc/{file} has nothing in it"))
+            if guard == "default-route":
+                host.unreadable.append(("ssh", f"/proc/{file} has nothing in it"))
     routed = set(_default_interfaces(host))
     ssh = set(_ssh_interfaces(host))
     return Evidence(
@@ -144,20 +159,26 @@ def _sort(host: _Host, line: str) -> None:
             _, address, name = file.split("/")
             host.attributes.append((Address.parse(address), name, value))
         case "route4":
-            if words[0] != "Iface":
+            if words[0] == "Iface":
+                host.seen.add(kind)
+            else:
                 host.routes4.append([words[0], words[1], words[3], words[7]])
         case "route6":
             host.routes6.append([words[9], words[0], words[1], words[8]])
         case "address6":
             host.addresses6.append([words[5], words[0]])
         case "mount":
+            host.seen.add(kind)
             tail = words[words.index("-") + 1 :]
             host.mounts.append([words[2], words[4], tail[0], tail[1]])
         case "swap":
-            if words[0] != "Filename":
+            if words[0] == "Filename":
+                host.seen.add(kind)
+            else:
                 host.swaps.append(words)
         case "ssh":
-            if words:
+            # Of any process, whatever it calls so: sshd's own has four words.
+            if len(words) == 4:
                 host.ssh.append([words[0], words[2]])
         case "open":
             node, pid, *comm = words
@@ -170,7 +191,8 @@ def _sort(host: _Host, line: str) -> None:
             if guard == "vfio-open":
                 host.unreadable.append(("nvidia-open", why))
         case "iomem":
-            _range, _, range_name = rest.partition(" : ")
+            host.seen.add(kind)
+            _range, range_name = rest.split(" : ", 1)
             host.memory.append((len(rest) - len(rest.lstrip()), range_name))
         case "nvidia":
             file, _, value = rest.partition(":Device Minor:")
@@ -205,7 +227,11 @@ def _ssh_interfaces(host: _Host) -> Iterator[str]:
     import ipaddress
 
     for _peer, text in host.ssh:
-        local = ipaddress.ip_address(text.partition("%")[0])
+        try:
+            local = ipaddress.ip_address(text.partition("%")[0])
+        except ValueError:
+            host.unreadable.append(("ssh", f"{text!r} is not an address"))
+            continue
         if isinstance(local, ipaddress.IPv6Address) and local.ipv4_mapped is not None:
             local = local.ipv4_mapped
         if local.is_loopback:
@@ -289,6 +315,8 @@ def _disks(host: _Host) -> tuple[Use, ...]:
         device = numbers.get(number) or _named(source, targets)
         if device is not None:
             used[device] = f"{device} is mounted at {point}"
+        elif not number.startswith("0:"):
+            host.unreadable.append(("disk", f"{point} is on {number}, which is not in /sys"))
         elif kind in ("zfs", "bcachefs"):
             host.unreadable.append(
                 ("disk", f"{point} is {kind}, which does not tell its disks in /sys")
@@ -327,7 +355,7 @@ def _framebuffers(host: _Host) -> Iterator[Use]:
         around = [(above, address) for above, address in around if above < depth]
         if _PCI.fullmatch(name):
             around.append((depth, Address.parse(name)))
-        elif around and around[-1][1] not in found:
+        elif around and _FRAMEBUFFER.match(name) and around[-1][1] not in found:
             found.add(around[-1][1])
             yield Use(around[-1][1], f"{name}, the firmware's framebuffer, owns memory of it")
 
@@ -350,5 +378,7 @@ def _open(host: _Host) -> Iterator[OpenVfio]:
         if name.startswith("devices/"):
             link = host.links.get(f"class/vfio-dev/{name.removeprefix('devices/')}", "")
             address = next(reversed(_parents(link)), None)
+            if address is None:
+                host.unreadable.append(("vfio-open", f"{node} is open, whose it is is not told"))
         if group is not None or address is not None:
             yield OpenVfio(group, address, f"process {pid} ({comm})")

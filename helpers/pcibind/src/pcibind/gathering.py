@@ -61,6 +61,6 @@ class Gathering:
                 break
             text += chunk
         try:
-            return evidence_text.parse(text.decode(errors="replace").splitlines())
+            return evidence_text.parse(text.decode(errors="replace").removesuffix("\n").split("\n"))
         except ValueError as error:
             raise PcibindError(f"cannot tell what this host uses: {error}") from error

@@ -36,6 +36,16 @@ class Judgement(NamedTuple):
         """Whether anything speaks against the board at `path`."""
         return any(refusal.board == path for refusal in self.refusals)
 
+    def held(self) -> list[BoardReport]:
+        """Boards that are configured no more, but must not be given back now."""
+        return [
+            release.report_on(self.topology, board, State.REFUSED)._replace(
+                detail="see the refusals"
+            )
+            for board in self.removed
+            if self.refused(board.path)
+        ]
+
     def report(self, resolution: Resolution, state: State) -> BoardReport:
         """A wanted board in `state`, or refused, or not there."""
         path = resolution.board.path if resolution.board else None
@@ -99,7 +109,9 @@ def show(host: Host) -> Report:
             steps=("restore the original drivers",)
         )
         for board in judgement.removed
+        if not judgement.refused(board.path)
     ]
+    boards += judgement.held()
     return Report(
         "plan",
         judgement.config.require_boards,

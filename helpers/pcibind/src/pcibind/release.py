@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pcibind import boards, guards, handover, opened, proof, record, stuck
+from pcibind import boards, guards, handover, opened, record, stuck
 from pcibind.access import Task
 from pcibind.errors import ConfigError, NotBoundError, StuckError
 from pcibind.evidence import Evidence
 from pcibind.host import Host
 from pcibind.model import Board, Function, Topology
 from pcibind.paths import Paths
-from pcibind.plan import Verdict, follow
+from pcibind.plan import Verdict
 from pcibind.record import Record, RecordedBoard, RecordedFunction
 from pcibind.refusal import Refusal
 from pcibind.report import BoardReport, Report, State
@@ -28,6 +28,7 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         chosen = _named(known, names)
         topology = host.topology()
         refusals = _refusals(host, topology, chosen) if chosen else []
+        refusals += _sharing(topology, chosen, [b for b in known.boards if b not in chosen])
         held = {refusal.board for refusal in refusals}
         reports = [report_on(topology, b, State.REFUSED) for b in chosen if b.path in held]
         going = [board for board in chosen if board.path not in held]
@@ -50,10 +51,7 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         record.write(host.paths, left)
         if going:
             topology = host.topology()
-            stay = [r.board for r in follow(topology, left) if r.board]
-            proven = [board for board in stay if not proof.prove(host.paths, board)]
-            complete = len(proven) == len(left.boards)
-            boards.hand_over(host, proven, left.require_boards, complete=complete)
+            boards.hand_over_what_stays(host, topology, left)
             reports = [b._replace(board=topology.board_at(b.path or "")) for b in reports]
         return Report(
             "release", known.require_boards, tuple(reports), tuple(refusals), topology=topology
@@ -136,6 +134,26 @@ def _named(known: Record, names: Sequence[str]) -> list[RecordedBoard]:
             raise ConfigError(f"no board {name!r} is on record; expected one of: {labels}")
         chosen += [board for board in found if board not in chosen]
     return chosen
+
+
+def _sharing(
+    topology: Topology, chosen: Sequence[RecordedBoard], staying: Sequence[RecordedBoard]
+) -> list[Refusal]:
+    """Refuse to split boards that share an IOMMU group: what stays could not be used."""
+    return [
+        Refusal(
+            old.path,
+            "shared-group",
+            board.address,
+            f"it shares an IOMMU group with board {other.label}, which would stay and be useless",
+            f"Release both: `pcibind release {old.label} {other.label}`",
+        )
+        for old in chosen
+        for other in staying
+        if (board := topology.board_at(old.path))
+        and (beside := topology.board_at(other.path))
+        and set(board.groups) & set(beside.groups)
+    ]
 
 
 def _refusals(host: Host, topology: Topology, chosen: Sequence[RecordedBoard]) -> list[Refusal]:

@@ -17,15 +17,28 @@ def restore(paths: Paths, address: Address, driver: str | None, override: str | 
 
     Raises OSError, StuckError, and NotBoundError when it ends up on another driver.
     """
-    changed = (yield from sysfs.override_of(paths, address)) != override
-    if changed:
-        # A newline alone clears it (Documentation/ABI/testing/sysfs-bus-pci).
-        yield access.write(paths.override(address), f"{override or ''}\n")
-    if sysfs.driver_of(paths, address) == driver:
-        return changed
+    current = yield from sysfs.override_of(paths, address)
+    moves = sysfs.driver_of(paths, address) != driver
+    # With an override for another, the kernel would not take this driver: that one comes last.
+    first = None if moves and driver and override != driver else override
+    if current != first:
+        yield _override(paths, address, first)
+    if moves:
+        yield from _move(paths, address, driver)
+    if first != override:
+        yield _override(paths, address, override)
+    return moves or current != override
+
+
+def _override(paths: Paths, address: Address, override: str | None) -> access.Access:
+    # A newline alone clears it (Documentation/ABI/testing/sysfs-bus-pci).
+    return access.write(paths.override(address), f"{override or ''}\n")
+
+
+def _move(paths: Paths, address: Address, driver: str | None) -> Task[None]:
     yield from unbind(paths, address)
     if driver is None:
-        return True
+        return
     if not os.path.exists(paths.driver(driver)):
         # A driver's name need not be its module's (xhci_hcd is in xhci_pci); the alias leads there.
         with contextlib.suppress(OSError):
@@ -43,7 +56,6 @@ def restore(paths: Paths, address: Address, driver: str | None, override: str | 
             f"{address}: expected its original driver {driver}, found {found or 'none'}; load "
             f"{driver} and write {address} to {paths.drivers_probe}, or reboot"
         )
-    return True
 
 
 def unbind(paths: Paths, address: Address) -> Task[None]:

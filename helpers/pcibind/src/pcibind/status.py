@@ -35,14 +35,7 @@ def status(host: Host) -> Report:
             code = error.exit_code
     followed = follow(topology, known)
     boards = [_look(host, topology, resolution) for resolution in followed]
-    boards += [
-        BoardReport.of(
-            resolution,
-            State.UNBOUND,
-            detail=resolution.detail or "configured, but not applied; run `pcibind apply`",
-        )
-        for resolution in unrecorded
-    ]
+    boards += [_unrecorded(host, resolution) for resolution in unrecorded]
     bound = [r.board for r in boards if r.board is not None and r.state is State.BOUND]
     enough = len(bound) == len(followed) or known.require_boards == "any"
     bound.sort(key=lambda board: board.address)
@@ -83,3 +76,11 @@ def _look(host: Host, topology: Topology, resolution: Resolution) -> BoardReport
     if problems:
         return BoardReport.of(resolution, State.UNBOUND, detail="; ".join(problems))
     return BoardReport.of(resolution, State.BOUND)
+
+
+def _unrecorded(host: Host, resolution: Resolution) -> BoardReport:
+    functions = resolution.board.functions if resolution.board else ()
+    if any(stuck.is_stuck(host.paths, function) for function in functions):
+        return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
+    todo = resolution.detail or "configured, but not applied; run `pcibind apply`"
+    return BoardReport.of(resolution, State.UNBOUND, detail=todo)

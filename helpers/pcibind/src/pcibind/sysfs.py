@@ -29,7 +29,7 @@ def read(paths: Paths, *, udev: bool = False) -> Task[Topology]:
         overrides = yield access.read_all(f"{paths.devices}/{r.name}/driver_override" for r in left)
         for raw, text in zip(left, overrides.split("\n"), strict=False):
             raw.attributes[LOCKED_ATTRIBUTE] = text
-    except StuckError:
+    except (StuckError, OSError):
         yield from _read_one_by_one(paths, left)
     return build(devices)
 

@@ -1,0 +1,494 @@
+"""What guards see and what they make of it: NVIDIA's driver, framebuffers, hidden descriptors, and sights barred."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from topologies import unused
+from tree import Machine
+
+from pcibind import config, guards
+from pcibind.apply import apply
+from pcibind.errors import ConfigError, ExitCode, PcibindError
+from pcibind.evidence import Evidence, OpenNvidia, OpenVfio, Use
+from pcibind.host import Host
+from pcibind.judge import show
+from pcibind.model import Address, Board, Function
+from pcibind.paths import Paths
+from pcibind.release import release
+from pcibind.request import OVERRIDABLE_GUARDS, Selector
+from pcibind.status import status
+
+LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
+
+
+@pytest.fixture(autouse=True)
+def not_over_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs these tests may be logged in over SSH."""
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+
+
+def look(root: Path) -> Evidence:
+    with Host(Paths(str(root))).gathering() as gathering:
+        return gathering.evidence()
+
+
+def at(machine: Machine, path: str = LEFT) -> Board:
+    board = machine.host.topology().board_at(path)
+    assert board is not None
+    return board
+
+
+def refusing(machine: Machine, *paths: str) -> list[list[str]]:
+    """The guards that refuse each of these boards, after one look."""
+    evidence = look(machine.root)
+    selector = Selector("address", "0000:00:00.0")
+    return [[r.guard for r in guards.check(at(machine, path), evidence, selector=selector)] for path in paths]
+
+
+# NVIDIA's driver.
+
+
+@pytest.fixture
+def nvidia(machine: Machine) -> Machine:
+    """The boards' displays are on NVIDIA's driver, the left one as its second device."""
+    for minor, address in ((1, "0000:01:00.0"), (0, "0000:02:00.0")):
+        machine.leave(address)
+        machine.load("nvidia")
+        machine.take(address, "nvidia")
+        text = f"Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   \t\t 162\nBus Location: \t {address}\n"
+        text += f"Device Minor: \t {minor}\nGPU Excluded:\t No\n"
+        machine.file(f"proc/driver/nvidia/gpus/{address}/information", text)
+    return machine
+
+
+def test_a_device_of_nvidia_that_is_open_counts_for_its_board_only(nvidia: Machine) -> None:
+    assert refusing(nvidia, LEFT, RIGHT) == [[], []]
+    nvidia.open("/dev/nvidia1", 99, "python3")
+    evidence = look(nvidia.root)
+    assert evidence.open_nvidia == (OpenNvidia(Address(0, 1, 0, 0), "/dev/nvidia1 is open: process 99 (python3)"),)
+    (refusal,) = guards.check(at(nvidia), evidence)
+    assert (refusal.guard, str(refusal.address)) == ("nvidia-open", "0000:01:00.0")
+    assert "nvidia-persistenced" in refusal.remedy
+    assert guards.check(at(nvidia, RIGHT), evidence) == []
+
+
+@pytest.mark.parametrize(
+    "node", ["/dev/nvidia7", "/dev/nvidia-uvm", "/dev/nvidia-modeset", "/dev/nvidia-caps/nvidia-cap1"]
+)
+def test_a_node_of_no_known_device_counts_for_every_board_on_that_driver(nvidia: Machine, node: str) -> None:
+    nvidia.open(node)
+    assert refusing(nvidia, LEFT, RIGHT) == [["nvidia-open"], ["nvidia-open"]]
+
+
+@pytest.mark.parametrize("node", ["/dev/nvidia1", "/dev/nvidia7", "/dev/nvidia-uvm"])
+def test_without_the_list_of_devices_every_node_counts_for_every_board(nvidia: Machine, node: str) -> None:
+    (nvidia.root / "proc/driver").rename(nvidia.root / "proc/gone")
+    nvidia.open(node)
+    assert refusing(nvidia, LEFT, RIGHT) == [["nvidia-open"], ["nvidia-open"]]
+
+
+@pytest.mark.parametrize("node", ["/dev/nvidia1", "/dev/nvidia7", "/dev/nvidia-uvm"])
+def test_a_board_on_another_driver_is_not_concerned(nvidia: Machine, node: str) -> None:
+    nvidia.leave("0000:02:00.0")
+    nvidia.take("0000:02:00.0", "nouveau")
+    nvidia.open(node)
+    assert refusing(nvidia, LEFT, RIGHT) == [["nvidia-open"], []]
+
+
+def test_the_control_node_alone_is_nothing(nvidia: Machine) -> None:
+    nvidia.open("/dev/nvidiactl")
+    assert refusing(nvidia, LEFT) == [[]]
+
+
+def test_open_files_that_cannot_be_read_concern_nvidia_only_on_that_driver(nvidia: Machine) -> None:
+    (nvidia.root / "proc/1/fd/0").unlink()
+    assert refusing(nvidia, LEFT) == [["nvidia-open", "vfio-open"]]
+    nvidia.leave("0000:01:00.0")
+    assert refusing(nvidia, LEFT) == [["vfio-open"]]
+
+
+# The firmware's framebuffer.
+
+IOMEM = """\
+00000000-00000fff : Reserved
+00001000-0009ffff : System RAM
+000a0000-000bffff : PCI Bus 0000:00
+{before}c0000000-febfffff : PCI Bus 0000:00
+  c0000000-d1ffffff : PCI Bus 0000:01
+    c0000000-cfffffff : 0000:01:00.0
+{inside}    d0000000-d1ffffff : 0000:01:00.0
+      d1000000-d1ffffff : nouveau
+  e0000000-efffffff : PCI Bus 0000:02
+    e0000000-efffffff : 0000:02:00.0
+{after}  fd500000-fd5fffff : PCI Bus 0000:00
+{beside}fec00000-fec003ff : IOAPIC 0
+100000000-43fffffff : System RAM
+"""
+
+
+def iomem(machine: Machine, **ranges: str) -> None:
+    empty = dict(before="", inside="", after="", beside="")
+    machine.file("proc/iomem", IOMEM.format(**{**empty, **{k: f"{v}\n" for k, v in ranges.items()}}))
+
+
+@pytest.mark.parametrize(
+    "name", ["BOOTFB", "efifb", "vesafb", "simplefb", "simple-framebuffer", "simple-framebuffer.0"]
+)
+def test_a_framebuffer_inside_a_bar_names_the_board(machine: Machine, name: str) -> None:
+    iomem(machine, inside=f"      c0000000-c02fffff : {name}")
+    evidence = look(machine.root)
+    (refusal,) = guards.check(at(machine), evidence)
+    assert (refusal.guard, refusal.address) == ("framebuffer", Address(0, 1, 0, 0))
+    assert name in refusal.found
+    assert guards.check(at(machine, RIGHT), evidence) == []
+
+
+def test_a_driver_below_the_framebuffer_is_the_same_use(machine: Machine) -> None:
+    iomem(machine, inside="      c0000000-c02fffff : BOOTFB\n        c0000000-c02fffff : efifb")
+    assert [use.address for use in look(machine.root).framebuffers] == [Address(0, 1, 0, 0)]
+
+
+def test_the_last_of_several_functions_is_named(machine: Machine) -> None:
+    iomem(machine, after="      e0000000-e02fffff : BOOTFB")
+    assert refusing(machine, LEFT, RIGHT) == [[], ["framebuffer"]]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"before": "80000000-802fffff : BOOTFB"},
+        {"beside": "fd000000-fd2fffff : BOOTFB"},
+        {"after": "    ef000000-ef2fffff : BOOTFB"},
+        {"after": "  f0000000-f02fffff : BOOTFB"},
+    ],
+)
+def test_a_framebuffer_outside_of_any_function_is_nobodys(machine: Machine, where: dict[str, str]) -> None:
+    iomem(machine, **where)
+    assert look(machine.root).framebuffers == ()
+
+
+def test_a_framebuffer_in_a_bus_after_a_function_is_nobodys(machine: Machine) -> None:
+    bus = "  f0000000-f7ffffff : PCI Bus 0000:03\n    f0000000-f02fffff : BOOTFB"
+    machine.file("proc/iomem", f"c0000000-febfffff : PCI Bus 0000:00\n  c0000000-cfffffff : 0000:00:02.0\n{bus}\n")
+    assert look(machine.root).framebuffers == ()
+
+
+def test_without_privilege_the_ranges_are_zeros_and_the_names_are_enough(machine: Machine) -> None:
+    iomem(machine, inside="      c0000000-c02fffff : BOOTFB")
+    file = machine.root / "proc/iomem"
+    lines = file.read_text().splitlines(keepends=True)
+    zeros = [
+        f"{line[: len(line) - len(line.lstrip())]}00000000-00000000 : {line.partition(' : ')[2]}" for line in lines
+    ]
+    file.write_text("".join(zeros))
+    assert refusing(machine, LEFT, RIGHT) == [["framebuffer"], []]
+
+
+def test_a_framebuffer_in_a_domain_of_five_digits_is_found(machine: Machine) -> None:
+    machine.file("proc/iomem", "c0000000-cfffffff : 10000:e1:00.0\n  c0000000-c02fffff : BOOTFB\n")
+    assert [str(use.address) for use in look(machine.root).framebuffers] == ["10000:e1:00.0"]
+
+
+# Groups that are open without any process showing it.
+
+EVERY = ", ".join(f'"{guard}"' for guard in OVERRIDABLE_GUARDS)
+CHOSEN = f'[[board]]\nmodel = "10de:2684"\nallow = [{EVERY}]\n'
+
+
+def test_no_group_that_is_open_in_secret_is_released(machine: Machine) -> None:
+    machine.configure(CHOSEN)
+    apply(unused(machine))
+    machine.held.add("12")
+    machine.writes.clear()
+    report = release(unused(machine), [LEFT])
+    assert report.exit_code is ExitCode.REFUSED
+    (refusal,) = report.refusals
+    assert (refusal.board, refusal.guard) == (LEFT, "vfio-open")
+    assert "no override" in refusal.remedy
+    assert machine.writes == []
+    assert (machine.root / "run/pcibind/devices.env").exists()
+
+
+def test_no_board_whose_group_is_open_in_secret_is_given_back_by_apply(machine: Machine) -> None:
+    machine.configure(CHOSEN)
+    apply(unused(machine))
+    machine.held.add("12")
+    machine.configure(f'[[board]]\npath = "{RIGHT}"\nallow = [{EVERY}]\n')
+    machine.writes.clear()
+    report = apply(unused(machine))
+    assert [(refusal.board, refusal.guard) for refusal in report.refusals] == [(LEFT, "vfio-open")]
+    assert machine.writes == []
+
+
+def half_bound(machine: Machine) -> None:
+    machine.configure(CHOSEN)
+    apply(unused(machine))
+    machine.write(machine.root / "sys/bus/pci/drivers/vfio-pci/unbind", "0000:01:00.1")
+    machine.writes.clear()
+
+
+@pytest.mark.parametrize("why", [(16, "which /proc does not show"), (13, "")])
+def test_no_half_bound_board_whose_group_is_open_in_secret_is_bound_anew(
+    machine: Machine, why: tuple[int, str]
+) -> None:
+    half_bound(machine)
+    machine.held.add("12")
+    for command in (show, apply):
+        report = command(unused(machine))
+        assert report.exit_code is ExitCode.REFUSED
+        assert [(refusal.board, refusal.guard) for refusal in report.refusals] == [(LEFT, "vfio-open")]
+    assert machine.writes == []
+    machine.held.clear()
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    assert machine.driver("0000:01:00.1") == "vfio-pci"
+
+
+def test_what_the_processes_show_is_not_told_twice(machine: Machine) -> None:
+    half_bound(machine)
+    machine.held.add("12")
+    machine.open("/dev/vfio/12")
+    (refusal,) = apply(machine.host).refusals
+    assert "process 4242" in refusal.found
+
+
+def opens(machine: Machine) -> list[str]:
+    return [access.targets[0].rpartition("/")[2] for access in machine.asked if access.kind == "open"]
+
+
+def test_boards_that_need_no_change_are_not_opened(machine: Machine) -> None:
+    machine.configure(CHOSEN)
+    apply(unused(machine))
+    # Nobody can have a group open that is on no vfio-pci yet.
+    assert opens(machine) == []
+    for command in (apply, show, status):
+        assert command(unused(machine)).exit_code is ExitCode.OK
+    assert opens(machine) == []
+    machine.write(machine.root / "sys/bus/pci/drivers/vfio-pci/unbind", "0000:01:00.1")
+    apply(unused(machine))
+    assert opens(machine) == ["12"]
+    machine.asked.clear()
+    release(unused(machine), [RIGHT])
+    assert opens(machine) == ["13"]
+
+
+# Each override silences its own guard.
+
+ADDRESS = Address(0, 1, 0, 0)
+ALL_AGAINST = Evidence(
+    route_nics=(Use(ADDRESS, "route"),),
+    ssh_nics=(Use(ADDRESS, "ssh"),),
+    disks=(Use(ADDRESS, "disk"),),
+    boot_displays=frozenset({ADDRESS}),
+    framebuffers=(Use(ADDRESS, "framebuffer"),),
+    open_nvidia=(OpenNvidia(None, "open"),),
+    physical_functions=frozenset({ADDRESS}),
+    open_vfio=(OpenVfio(12, None, "process 1"),),
+)
+NOTHING_SEEN = Evidence(unreadable=tuple((guard, "why") for guard in (*OVERRIDABLE_GUARDS, "vfio-open")))
+ON_NVIDIA = Board(LEFT, (Function(ADDRESS, f"{LEFT}.0", 1, 2, 3, 4, 0x020000, driver="nvidia", iommu_group=12),))
+
+
+@pytest.mark.parametrize("evidence", [ALL_AGAINST, NOTHING_SEEN], ids=["all against", "nothing seen"])
+@pytest.mark.parametrize("allowed", OVERRIDABLE_GUARDS)
+@pytest.mark.parametrize("guard", [*OVERRIDABLE_GUARDS, "vfio-open"])
+def test_an_override_silences_its_own_guard_and_no_other(evidence: Evidence, allowed: str, guard: str) -> None:
+    found = {refusal.guard for refusal in guards.check(ON_NVIDIA, evidence, {allowed})}
+    assert (guard in found) == (guard != allowed)
+
+
+@pytest.mark.parametrize("evidence", [ALL_AGAINST, NOTHING_SEEN], ids=["all against", "nothing seen"])
+def test_every_refusal_names_its_override_or_that_there_is_none(evidence: Evidence) -> None:
+    for refusal in guards.check(ON_NVIDIA, evidence):
+        has_one = f'add "{refusal.guard}" to the board\'s allow list' in refusal.remedy
+        assert has_one == (refusal.guard in OVERRIDABLE_GUARDS)
+        assert ("no override" in refusal.remedy) == (refusal.guard == "vfio-open")
+    assert {r.guard for r in guards.check(ON_NVIDIA, evidence, OVERRIDABLE_GUARDS)} == {"vfio-open"}
+
+
+@pytest.mark.parametrize("guard", [*OVERRIDABLE_GUARDS, "vfio-open", "foreign-device", "all", ""])
+def test_a_configuration_may_name_every_guard_that_has_an_override_and_no_other(guard: str) -> None:
+    text = f'[[board]]\npath = "{LEFT}"\nallow = ["{guard}"]\n'
+    if guard in OVERRIDABLE_GUARDS:
+        assert config.parse([("a.toml", text)]).boards[0].allow == {guard}
+    else:
+        with pytest.raises(ConfigError, match="allow"):
+            config.parse([("a.toml", text)])
+
+
+# A guard that cannot see refuses.
+
+
+def missing(path: Path) -> None:
+    path.rename(path.with_name("gone"))
+
+
+def unreadable(path: Path) -> None:
+    """Neither a file nor a directory is what it should be: so that root cannot read it either."""
+    was_directory = path.is_dir()
+    missing(path)
+    if was_directory:
+        path.write_text("")
+    else:
+        path.mkdir()
+
+
+def garbage(path: Path) -> None:
+    path.write_text("\x01 what is this\n")
+
+
+def emptied(path: Path) -> None:
+    if path.is_dir():
+        missing(path)
+        path.mkdir()
+    else:
+        path.write_text("")
+
+
+SSH6 = "fe80::2 50000 fe80::1%eth0 22"
+
+
+def everything(machine: Machine) -> None:
+    """A machine on which every guard has something to read: the left board is used for all of it."""
+    left = "pci0000:00/0000:00:01.0/0000:01:00.0"
+    machine.leave("0000:01:00.0")
+    machine.load("nvidia")
+    machine.take("0000:01:00.0", "nvidia")
+    machine.file("proc/driver/nvidia/gpus/0000:01:00.0/information", "Device Minor: \t 0\n")
+    iomem(machine, inside="      c0000000-c02fffff : BOOTFB")
+    (machine.root / "sys/class/net/eth0").unlink()
+    machine.interface("eth0", left)
+    zero = "0" * 32
+    route = f"{zero} 00 {zero} 00 {zero} 00000400 00000001 00000000 00000003     eth0\n"
+    machine.file("proc/net/ipv6_route", route)
+    machine.file("proc/net/if_inet6", "fe800000000000000000000000000001 02 40 20 80     eth0\n")
+    machine.file("proc/900/environ", f"HOME=/root\0SSH_CONNECTION={SSH6}\0")
+    machine.file("sys/bus/pci/devices/0000:01:00.0/boot_vga", "1\n")
+    machine.file("sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", "4\n")
+    machine.file("proc/self/mountinfo", "30 1 253:0 / / rw - ext4 /dev/mapper/root rw\n")
+    machine.file("proc/swaps", "Filename Type Size Used Priority\n/dev/sdb1 partition 1 0 -2\n")
+    machine.block("253:0", "virtual/block/dm-0")
+    head = "virtual/nvme-subsystem/nvme-subsys0/nvme0n1"
+    machine.block("259:9", head)
+    machine.block("8:17", f"{left}/ata1/host1/target1:0:0/1:0:0:0/block/sdb/sdb1")
+    slaves = machine.root / "sys/class/block/dm-0/slaves"
+    slaves.mkdir()
+    (slaves / "nvme0n1").symlink_to(f"../../../../{head}")
+    subsystem = machine.root / "sys/class/nvme-subsystem/nvme-subsys0"
+    subsystem.mkdir(parents=True)
+    (subsystem / "nvme0").symlink_to(f"../../../{left}/nvme/nvme0")
+    machine.open("/dev/nvidia0", 99)
+    machine.open("/dev/vfio/devices/vfio0", 98)
+    links = machine.root / "sys/class/vfio-dev"
+    links.mkdir(parents=True)
+    (links / "vfio0").symlink_to(f"../../devices/{left}/vfio-dev/vfio0")
+
+
+def test_on_such_a_machine_every_guard_refuses(machine: Machine) -> None:
+    everything(machine)
+    # That of the class is not asked: the board is chosen by its address.
+    assert set(refusing(machine, LEFT)[0]) == {*OVERRIDABLE_GUARDS, "vfio-open"} - {"class"}
+
+
+BARRING: dict[str, Callable[[Path], None]] = {
+    "missing": missing,
+    "unreadable": unreadable,
+    "garbage": garbage,
+    "emptied": emptied,
+}
+# What each guard reads, and how that may be barred. Attributes that the kernel writes are not barred but by the kernel,
+# and what only some hosts have (multipath, other processes' environments) may be missing.
+# That the guard refuses as long as nothing is barred was seen of these.
+CONFIRMED: set[tuple[str, str]] = set()
+SIGHTS: list[tuple[str, str, str]] = []
+for _line in """
+default-route  proc/net/route                                 missing unreadable garbage emptied
+default-route  proc/net/ipv6_route                            unreadable garbage
+default-route  sys/class/net                                  missing unreadable emptied
+ssh            proc/net/if_inet6                              missing unreadable garbage emptied
+disk           proc/self/mountinfo                            missing unreadable garbage emptied
+disk           proc/swaps                                     missing unreadable garbage emptied
+disk           sys/dev/block                                  missing unreadable emptied
+disk           sys/class/block                                missing unreadable
+framebuffer    proc/iomem                                     missing unreadable garbage emptied
+nvidia-open    proc/driver/nvidia/gpus/0000:01:00.0/information missing unreadable garbage emptied
+nvidia-open    proc/1/fd                                      missing unreadable emptied
+vfio-open      proc/1/fd                                      missing unreadable emptied
+vfio-open      sys/class/vfio-dev                             missing unreadable emptied
+""".strip().splitlines():
+    _guard, _path, *_hows = _line.split()
+    for _how in _hows:
+        SIGHTS.append((_guard, _path, _how))
+
+
+def barred(machine: Machine, guard: str, path: str, how: str) -> bool:
+    """Whether the guard refuses, or all of it fails, once a sight is barred that was the only one."""
+    everything(machine)
+    if guard in ("default-route", "ssh") and path != "proc/net/route":
+        machine.file("proc/net/route", "Iface\tDestination\tGateway\n")
+    if path == "proc/net/route":
+        (machine.root / "proc/net/ipv6_route").unlink()
+        machine.route("eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0")
+    if path == "proc/swaps":
+        machine.file("proc/self/mountinfo", "22 1 0:21 / /proc rw - proc proc rw\n")
+    elif guard == "disk":
+        machine.file("proc/swaps", "Filename Type Size Used Priority\n")
+    if path in ("proc/self/mountinfo", "proc/swaps"):
+        slaves = machine.root / "sys/class/block/dm-0/slaves/nvme0n1"
+        slaves.unlink()
+    if path == "proc/self/mountinfo":
+        machine.file(path, "30 1 259:9 / / rw - ext4 /dev/nvme0n1 rw\n")
+    if (guard, path) not in CONFIRMED:
+        assert guard in refusing(machine, LEFT)[0]
+        CONFIRMED.add((guard, path))
+    BARRING[how](machine.root / path)
+    try:
+        return guard in refusing(machine, LEFT)[0]
+    except PcibindError:
+        return True
+
+
+@pytest.mark.parametrize(("guard", "path", "how"), SIGHTS)
+def test_a_guard_that_cannot_see_refuses(machine: Machine, guard: str, path: str, how: str) -> None:
+    assert barred(machine, guard, path, how)
+
+
+# What others may write into what guards read.
+
+
+@pytest.mark.parametrize(
+    "said", ["1 2", "a b c d", "192.0.2.9 50000 192.0.2.1 22\nlink class/net/eth0 ../../devices/virtual/net/eth0"]
+)
+def test_no_process_makes_evidence_by_its_environment(machine: Machine, said: str) -> None:
+    machine.file("proc/900/environ", f"HOME=/root\0SSH_CONNECTION={said}\0")
+    assert [str(use.address) for use in look(machine.root).route_nics] == ["0000:00:03.0"]
+
+
+@pytest.mark.parametrize("name", ["a b", "-n", *(name for name in ["a\x0cb", "a\x1eb"])])
+def test_a_process_may_be_called_anything(machine: Machine, name: str) -> None:
+    machine.open("/dev/vfio/12", comm=name)
+    (use,) = look(machine.root).open_vfio
+    assert use.group == 12
+    assert name[0] in use.holder
+
+
+@pytest.mark.parametrize("name", ["\\nopen x", "a\\c"])
+def test_a_process_may_be_called_what_the_shell_would_interpret(machine: Machine, name: str) -> None:
+    machine.open("/dev/vfio/12", 98, name)
+    machine.open("/dev/vfio/13", 99)
+    assert {use.group for use in look(machine.root).open_vfio} == {12, 13}
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "/media/a\\040b",
+        "/media/-",
+        *(point for point in ["/media/a\x0cb", "/media/a\x85b", "/media/a\u2028b"]),
+    ],
+)
+def test_a_mount_point_may_be_called_anything(machine: Machine, point: str) -> None:
+    machine.mount("0:50", point, "source", "fuse")
+    assert [str(use.address) for use in look(machine.root).disks] == ["0000:00:04.0"]

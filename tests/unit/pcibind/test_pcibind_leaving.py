@@ -1,0 +1,310 @@
+"""Boards that are chosen no more, but not back on their drivers yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from topologies import unused
+from tree import DISPLAY, NIC, Fault, Machine, stuck
+
+from pcibind import record
+from pcibind.apply import apply
+from pcibind.boot import apply_recorded
+from pcibind.errors import ExitCode
+from pcibind.host import Host
+from pcibind.judge import show
+from pcibind.record import Record, RecordedBoard
+from pcibind.release import release
+from pcibind.report import Report, State
+from pcibind.status import status
+
+LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
+LEFTS, RIGHTS = ([f"0000:0{bus}:00.{number}" for number in range(3)] for bus in (1, 2))
+BOTH = f'[[board]]\nname = "left"\npath = "{LEFT}"\n[[board]]\nname = "right"\npath = "{RIGHT}"\n'
+ONLY_RIGHT = f'[[board]]\nname = "right"\npath = "{RIGHT}"\n'
+NONE = 'require_boards = "all"\n'
+
+
+@pytest.fixture
+def applied(machine: Machine) -> Machine:
+    """Both boards bound; one of their functions had no driver before, and one an override."""
+    machine.leave("0000:01:00.2")
+    machine.file("sys/bus/pci/devices/0000:01:00.1/driver_override", "snd_hda_intel\n")
+    machine.configure(BOTH)
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    return machine
+
+
+ORIGINAL = {
+    "0000:01:00.0": ("nouveau", "(null)"),
+    "0000:01:00.1": ("snd_hda_intel", "snd_hda_intel"),
+    "0000:01:00.2": (None, "(null)"),
+}
+
+
+def known(machine: Machine) -> Record:
+    return record.read(machine.paths.record) or Record()
+
+
+def left_of(machine: Machine) -> dict[str, tuple[str | None, str]]:
+    return {address: machine.drivers()[address] for address in LEFTS}
+
+
+def originals(board: RecordedBoard) -> dict[str, tuple[str | None, str]]:
+    return {f"{str(board.address)[:-1]}{f.number}": (f.driver, f.driver_override or "(null)") for f in board.functions}
+
+
+def let_go(machine: Machine, text: str = ONLY_RIGHT) -> None:
+    machine.configure(text)
+    report = apply(unused(machine), next_boot=True)
+    assert report.exit_code is ExitCode.OK, report.to_text()
+
+
+@pytest.mark.parametrize("text", [ONLY_RIGHT, NONE], ids=["the other stays", "none stays"])
+def test_let_go_for_the_next_boot_it_stays_bound_and_its_drivers_stay_on_record(applied: Machine, text: str) -> None:
+    before = applied.drivers()
+    applied.writes.clear()
+    let_go(applied, text)
+    assert applied.writes == []
+    assert applied.drivers() == before
+    left = known(applied).leaving[0]
+    assert (left.name, left.path) == ("left", LEFT)
+    assert originals(left) == ORIGINAL
+    assert LEFT not in [board.path for board in known(applied).boards]
+
+
+def test_let_go_for_the_next_boot_it_is_no_more_in_the_early_list(applied: Machine) -> None:
+    assert LEFT in Path(applied.paths.early_list).read_text()
+    let_go(applied)
+    assert LEFT not in Path(applied.paths.early_list).read_text()
+    let_go(applied, NONE)
+    assert not Path(applied.paths.early_list).exists()
+
+
+@pytest.mark.parametrize("rebooted", [True, False])
+def test_boot_gives_it_back_and_forgets_it(applied: Machine, rebooted: bool) -> None:
+    let_go(applied)
+    if rebooted:
+        applied.reboot()
+    report = apply_recorded(unused(applied))
+    assert report.exit_code is ExitCode.OK, report.to_text()
+    assert left_of(applied) == ORIGINAL
+    assert known(applied).leaving == ()
+    assert [board.path for board in known(applied).boards] == [RIGHT]
+    assert all(applied.driver(address) == "vfio-pci" for address in RIGHTS)
+    assert "PCIBIND_BOARDS=1" in (applied.root / "run/pcibind/devices.env").read_text()
+    applied.writes.clear()
+    assert apply_recorded(unused(applied)).exit_code is ExitCode.OK
+    assert applied.writes == []
+
+
+def test_when_none_is_left_boot_leaves_no_record(applied: Machine) -> None:
+    let_go(applied, NONE)
+    applied.reboot()
+    assert apply_recorded(unused(applied)).exit_code is ExitCode.OK
+    assert left_of(applied) == ORIGINAL
+    assert not Path(applied.paths.record).exists()
+    assert not (applied.root / "run/pcibind/devices.env").exists()
+
+
+@pytest.mark.parametrize("rebooted", [True, False])
+@pytest.mark.parametrize("next_boot", [True, False])
+def test_chosen_again_it_has_the_drivers_from_before_the_first_time(
+    applied: Machine, rebooted: bool, next_boot: bool
+) -> None:
+    let_go(applied)
+    if rebooted:
+        applied.reboot()
+    applied.configure(BOTH.replace('"left"', '"again"'))
+    report = apply(unused(applied), next_boot=next_boot)
+    assert report.exit_code is ExitCode.OK, report.to_text()
+    assert known(applied).leaving == ()
+    (again,) = [board for board in known(applied).boards if board.path == LEFT]
+    assert again.name == "again"
+    assert originals(again) == ORIGINAL
+    assert release(unused(applied)).exit_code is ExitCode.OK
+    assert left_of(applied) == ORIGINAL
+
+
+def test_chosen_again_by_another_selector_it_is_no_first_time_either(applied: Machine) -> None:
+    let_go(applied)
+    applied.configure(ONLY_RIGHT + '[[board]]\naddress = "0000:01:00.2"\n')
+    assert apply(unused(applied)).exit_code is ExitCode.OK
+    (again,) = [board for board in known(applied).boards if board.path == LEFT]
+    assert originals(again) == ORIGINAL
+    assert again.selector.kind == "address"
+
+
+@pytest.mark.parametrize("names", [[], ["left"], [LEFT]])
+def test_release_gives_it_back_too(applied: Machine, names: list[str]) -> None:
+    let_go(applied)
+    report = release(unused(applied), names)
+    assert report.exit_code is ExitCode.OK, report.to_text()
+    assert left_of(applied) == ORIGINAL
+    assert known(applied).leaving == ()
+    assert [board.path for board in known(applied).boards] == ([RIGHT] if names else [])
+    assert Path(applied.paths.record).exists() == bool(names)
+
+
+def test_a_plain_apply_gives_it_back_at_once(applied: Machine) -> None:
+    let_go(applied)
+    assert [str(step) for each in show(unused(applied)).boards if each.name == "left" for step in each.steps]
+    assert apply(unused(applied)).exit_code is ExitCode.OK
+    assert left_of(applied) == ORIGINAL
+    assert known(applied).leaving == ()
+
+
+def test_status_tells_that_it_is_let_go(applied: Machine) -> None:
+    let_go(applied)
+    report = status(unused(applied))
+    (left,) = [each for each in report.boards if each.path == LEFT]
+    assert (left.state, left.wanted) == (State.RELEASED, False)
+    assert "given back at the next boot, or by release" in report.to_text()
+    document = json.loads(report.to_json())
+    wanted = {f["wanted_driver"] for board in document["boards"] if board["name"] == "left" for f in board["functions"]}
+    assert wanted == {"nouveau", "snd_hda_intel", None}
+
+
+def test_until_the_next_boot_nothing_is_wrong(applied: Machine) -> None:
+    let_go(applied)
+    assert status(unused(applied)).exit_code is ExitCode.OK
+
+
+@pytest.mark.parametrize("end", ["override", "unbind", "probe"])
+@pytest.mark.parametrize("by", ["release", "apply", "boot"])
+def test_what_could_not_be_given_back_stays_on_record_until_it_could(applied: Machine, end: str, by: str) -> None:
+    applied.file("proc/77/stat", "77 (sh) D " + "0 " * 18 + "555 0\n")
+    applied.faults = {
+        "override": {("0000:01:00.0/driver_override", ""): OSError(5, "Input/output error")},
+        "unbind": {("vfio-pci/unbind", "0000:01:00.0"): stuck(77)},
+        "probe": {
+            ("drivers_probe", "0000:01:00.0"): OSError(5, "Input/output error"),
+            ("nouveau/bind", "0000:01:00.0"): OSError(5, "Input/output error"),
+        },
+    }[end]
+    if by == "release":
+        report = release(unused(applied), ["left"])
+    elif by == "apply":
+        applied.configure(ONLY_RIGHT)
+        report = apply(unused(applied))
+    else:
+        let_go(applied)
+        report = apply_recorded(unused(applied))
+    expected = (State.STUCK, ExitCode.STUCK) if end == "unbind" else (State.FAILED, ExitCode.NOT_BOUND)
+    assert [each.state for each in report.boards if each.path == LEFT] == [expected[0]]
+    assert report.exit_code is expected[1]
+    (left,) = known(applied).leaving
+    assert originals(left) == ORIGINAL
+    # Its siblings are given back all the same, and the other board stays in use.
+    assert {a: applied.drivers()[a] for a in LEFTS[1:]} == {a: ORIGINAL[a] for a in LEFTS[1:]}
+    assert "0000:01:00" not in (applied.root / "run/pcibind/devices.env").read_text()
+
+    applied.faults.clear()
+    applied.writes.clear()
+    if end == "unbind":
+        # While that access waits, nobody touches the function again.
+        assert apply_recorded(unused(applied)).exit_code is ExitCode.STUCK
+        assert known(applied).leaving == (left,)
+        assert applied.writes == []
+    applied.reboot()
+    assert apply_recorded(unused(applied)).exit_code is ExitCode.OK
+    assert left_of(applied) == ORIGINAL
+    assert known(applied).leaving == ()
+
+
+def test_a_board_that_was_unplugged_meanwhile_is_forgotten(applied: Machine) -> None:
+    let_go(applied)
+    applied.unplug("0000:00:01.0")
+    report = apply_recorded(unused(applied))
+    assert report.exit_code is ExitCode.OK
+    assert State.GONE in [each.state for each in report.boards]
+    assert known(applied).leaving == ()
+
+
+def test_a_device_that_came_in_its_place_is_left_alone(applied: Machine) -> None:
+    let_go(applied)
+    for address in LEFTS:
+        applied.unplug(address)
+    slot = "pci0000:00/0000:00:01.0"
+    applied.function(f"{slot}/0000:01:00.0", **{**DISPLAY, "device": 0x2704}, driver="nouveau", group=12)
+    applied.function(f"{slot}/0000:01:00.1", **NIC, group=12)
+    applied.writes.clear()
+    assert apply_recorded(unused(applied)).exit_code is ExitCode.OK
+    assert applied.writes == []
+    assert applied.driver("0000:01:00.0") == "nouveau"
+
+
+@pytest.mark.parametrize("require", ["all", "any"])
+@pytest.mark.parametrize("text", [ONLY_RIGHT, ""], ids=["the other stays", "none stays"])
+def test_a_board_in_use_is_not_given_back_and_stays_on_record(applied: Machine, require: str, text: str) -> None:
+    applied.held.add("12")
+    applied.configure(f'require_boards = "{require}"\n{text}')
+    applied.writes.clear()
+    report = apply(unused(applied))
+    assert [(refusal.board, refusal.guard) for refusal in report.refusals] == [(LEFT, "vfio-open")]
+    assert applied.writes == []
+    (left,) = [board for board in (*known(applied).boards, *known(applied).leaving) if board.path == LEFT]
+    assert originals(left) == ORIGINAL
+
+
+@pytest.mark.parametrize("require", ["all", "any"])
+@pytest.mark.parametrize("text", [ONLY_RIGHT, ""], ids=["the other stays", "none stays"])
+@pytest.mark.parametrize("command", [apply, show])
+def test_a_refusal_to_give_a_board_back_is_no_success(
+    applied: Machine, require: str, text: str, command: Callable[[Host], Report]
+) -> None:
+    applied.held.add("12")
+    applied.configure(f'require_boards = "{require}"\n{text}')
+    assert command(unused(applied)).exit_code is ExitCode.REFUSED
+
+
+@pytest.mark.parametrize("by", ["apply", "boot"])
+def test_what_was_given_back_is_reported_as_it_is_then(applied: Machine, by: str) -> None:
+    if by == "apply":
+        applied.configure(ONLY_RIGHT)
+        report = apply(unused(applied))
+    else:
+        let_go(applied)
+        report = apply_recorded(unused(applied))
+    (left,) = [each for each in json.loads(report.to_json())["boards"] if each["path"] == LEFT]
+    assert left["state"] == "released"
+    assert {function["verdict"] for function in left["functions"]} == {"right"}
+
+
+def test_killed_while_it_is_given_back_the_next_boot_goes_on(applied: Machine) -> None:
+    class Killed(BaseException):
+        pass
+
+    let_go(applied)
+    applied.reboot()
+    applied.asked.clear()
+    # All overrides are listed, then it is looked at, function by function.
+    applied.failing[2] = Fault(Killed())
+    with pytest.raises(Killed):
+        apply_recorded(unused(applied))
+    assert [board.path for board in known(applied).leaving] == [LEFT]
+    assert apply_recorded(unused(applied)).exit_code is ExitCode.OK
+    assert left_of(applied) == ORIGINAL
+
+
+def test_a_record_that_knows_of_no_leaving_is_read(applied: Machine) -> None:
+    before = known(applied)
+    document = json.loads(Path(applied.paths.record).read_text())
+    assert document["version"] == 1
+    del document["leaving"]
+    applied.file("var/lib/pcibind/record.json", json.dumps(document))
+    assert known(applied) == before
+    applied.writes.clear()
+    assert apply_recorded(unused(applied)).exit_code is ExitCode.OK
+    assert applied.writes == []
+
+
+@pytest.mark.parametrize("leaving", [[{}], "x", [None], 1, None])
+def test_a_leaving_that_is_garbage_makes_the_record_unreadable(applied: Machine, leaving: object) -> None:
+    document = json.loads(Path(applied.paths.record).read_text())
+    document["leaving"] = leaving
+    with pytest.raises(record.RecordError):
+        record.parse(json.dumps(document))

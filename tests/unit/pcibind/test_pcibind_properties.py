@@ -1,0 +1,602 @@
+"""What holds on every host, whatever fails and whenever: the promises of the README, on hosts of all shapes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
+from topologies import PORT, Part, Plant, choices, configure, groups_with, plants, somewhere, unused
+from tree import Fault, Machine, stuck
+
+from pcibind import record, topology_text
+from pcibind.access import Access, T, Task
+from pcibind.apply import apply
+from pcibind.boot import apply_recorded
+from pcibind.errors import ExitCode, StuckError
+from pcibind.host import Host
+from pcibind.judge import show
+from pcibind.model import Board, Topology, board_path
+from pcibind.plan import Action, Resolution, Verdict, closure, follow, plan, resolve
+from pcibind.record import Record, RecordedBoard
+from pcibind.release import release
+from pcibind.report import BoardReport, Report, State
+from pcibind.request import BoardRequest, Config, Selector
+from pcibind.status import status
+
+Drivers = dict[str, tuple[str | None, str]]
+Command = Callable[[Host], Report]
+
+
+def some(examples: int) -> settings:
+    return settings(
+        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    )
+
+
+def recorded(boards: Iterable[Board]) -> Record:
+    return Record(tuple(RecordedBoard.of(b, Selector.of("address", str(b.address)), None) for b in boards))
+
+
+def may_be_bound(topology: Topology, boards: Iterable[Board]) -> bool:
+    made = plan(topology, boards)
+    return not made.refusals and not any(each.iommu_off for each in made.boards)
+
+
+# Pure decisions.
+
+
+@some(40)
+@given(plants(), st.data())
+def test_no_step_is_for_a_bridge_or_for_a_board_that_was_not_chosen(plant: Plant, data: st.DataObject) -> None:
+    topology = plant.topology()
+    chosen = data.draw(choices(topology))
+    paths = {board.path for board in chosen}
+    within = {f.address for board in chosen for f in closure(topology, board)}
+    made = plan(topology, chosen)
+    for each in made.boards:
+        assert each.board.path in paths
+        for step in each.steps:
+            assert step.function in each.board.functions
+            assert step.function.address in within
+            assert not step.function.is_bridge
+    planned = [each.board.path for each in made.boards]
+    refused = {refusal.board for refusal in made.refusals}
+    assert sorted([*planned, *refused]) == sorted(paths)
+    together = [[each.board.path for each in boards] for boards in made.together()]
+    assert sorted(path for boards in together for path in boards) == sorted(planned)
+    for boards in together:
+        assert all(groups_with(topology, board) == set(boards) for board in chosen if board.path in boards)
+
+
+@some(50)
+@given(plants(iommu=True), st.data())
+def test_a_foreign_endpoint_is_named_and_keeps_off_all_that_share_groups(plant: Plant, data: st.DataObject) -> None:
+    topology = plant.topology()
+    chosen = data.draw(choices(topology))
+    paths = {board.path for board in chosen}
+    made = plan(topology, chosen)
+    for board in chosen:
+        against = [refusal for refusal in made.refusals if refusal.board == board.path]
+        foreign = [f for f in closure(topology, board) if board_path(f.path) not in paths or f.is_bridge]
+        event(f"{min(len(foreign), 3)} foreign")
+        assert {f.address for f in foreign} == {refusal.address for refusal in against if refusal.address}
+        for function in foreign:
+            assert any(str(function.address) in r.found and str(function.identity) in r.found for r in against)
+        # Bridges are nobody's to choose: one that a driver has keeps its group with the host.
+        sharing = groups_with(topology, board)
+        groups = {group for path in sharing if (other := topology.board_at(path)) for group in other.groups}
+        held = [f for f in topology.functions if f.iommu_group in groups and f.is_bridge and f.is_in_the_way]
+        assert bool(against) == (bool(held) or not sharing <= paths)
+    assert not {r.board for r in made.refusals} & {each.board.path for each in made.boards}
+
+
+@some(30)
+@given(plants(), st.data())
+def test_what_is_planned_is_planned_once(plant: Plant, data: st.DataObject) -> None:
+    with somewhere() as directory:
+        machine = plant.lay_out(directory)
+        topology = machine.host.topology()
+        assert topology == plant.topology()
+        chosen = data.draw(choices(topology))
+        machine.load("vfio-pci")
+        for each in plan(topology, chosen).boards:
+            for step in each.steps:
+                address = str(step.function.address)
+                device = directory / "sys/bus/pci/devices" / address
+                match step.action:
+                    case Action.OVERRIDE:
+                        machine.write(device / "driver_override", step.driver)
+                    case Action.UNBIND:
+                        machine.write(directory / f"sys/bus/pci/drivers/{step.driver}/unbind", address)
+                    case Action.PROBE:
+                        machine.write(directory / "sys/bus/pci/drivers_probe", address)
+        after = machine.host.topology()
+        again = plan(after, [board for one in chosen if (board := after.board_at(one.path))])
+        assert [step for each in again.boards for step in each.steps] == []
+        assert len(again.boards) + len({refusal.board for refusal in again.refusals}) == len(chosen)
+
+
+@some(30)
+@given(plants(), st.data())
+def test_counting_the_buses_anew_changes_no_path_and_loses_no_board(plant: Plant, data: st.DataObject) -> None:
+    topology = plant.topology()
+    chosen = data.draw(choices(topology))
+    other = plant.renumbered(data.draw(st.permutations(range(len(plant.buses)))))
+    now = other.topology()
+    assert {b.path: b.identities for b in now.boards()} == {b.path: b.identities for b in topology.boards()}
+    known = recorded(chosen)
+    for found in follow(now, known):
+        assert found.verdict is Verdict.PRESENT
+        assert found.board == now.board_at(found.recorded.path if found.recorded else "")
+    # What was asked for by address is followed too, whoever has that address now.
+    wanted = Config(tuple(BoardRequest(board.selector) for board in known.boards))
+    assert [r.board and r.board.path for r in resolve(now, wanted, known)] == [board.path for board in chosen]
+
+
+PLACE, OTHER_PLACE = "0000:00/1e.0/00", "0000:00/1d.0/00"
+
+
+def moved(parts: Iterable[Part], place: str) -> list[Part]:
+    """The functions of a board, in another slot."""
+    return [part._replace(path=f"{place}.{part.path[-1]}") for part in parts]
+
+
+def with_port(plant: Plant, place: str) -> Plant:
+    bridge = place.rpartition("/")[0]
+    bus = max([0, *plant.buses.values()]) + 1
+    return plant.plugged([Part(bridge, PORT)])._replace(buses={**plant.buses, bridge: bus})
+
+
+@some(30)
+@given(plants(), st.data())
+def test_twins_that_swap_their_addresses_are_not_confused(plant: Plant, data: st.DataObject) -> None:
+    topology = plant.topology()
+    (original,) = data.draw(choices(topology, 1))
+    plant = with_port(with_port(plant, PLACE), OTHER_PLACE)
+    plant = plant.plugged([*moved(plant.on(original.path), PLACE), *moved(plant.on(original.path), OTHER_PLACE)])
+    before = plant.topology()
+    twins = [board for board in before.boards() if board.path in (PLACE, OTHER_PLACE)]
+    known = recorded(data.draw(st.permutations(twins).map(lambda both: both[: data.draw(st.integers(1, 2))])))
+    here, there = (place.rpartition("/")[0] for place in (PLACE, OTHER_PLACE))
+    swapped = plant._replace(buses={**plant.buses, here: plant.buses[there], there: plant.buses[here]})
+    after = swapped.topology()
+    assert [f.address for f in after.functions] == [f.address for f in before.functions]
+    for found, old in zip(follow(after, known), known.boards, strict=True):
+        assert found.verdict is Verdict.PRESENT
+        assert found.board
+        assert found.board.path == old.path
+        assert found.board.address != old.address
+
+
+@some(60)
+@given(plants(), st.data())
+def test_each_change_of_a_board_has_its_verdict(plant: Plant, data: st.DataObject) -> None:
+    (board,) = data.draw(choices(plant.topology(), 1))
+    twins = [b for b in plant.topology().boards() if b.identities == board.identities]
+    known = recorded(data.draw(st.permutations(twins)))
+    plant = with_port(plant, PLACE)
+    parts = plant.on(board.path)
+    numbers = {int(part.path[-1]) for part in parts}
+    free = sorted(set(range(8)) - {int(p.path[-1]) for p in plant.parts if p.board == board.path})
+    changes = ["none", "unplugged", "moved", "another model"]
+    changes += ["a function less"] if len(parts) > 1 else []
+    changes += ["a function more"] if free else []
+    change = data.draw(st.sampled_from(changes))
+    others = plant.without(board.path).plugged(p for p in plant.parts if p.board == board.path and p.is_bridge)
+    expected = Verdict.REPLACED
+    if change == "none":
+        expected = Verdict.PRESENT
+    elif change == "unplugged":
+        plant, expected = others, Verdict.ABSENT
+    elif change == "moved":
+        plant, expected = others.plugged(moved(parts, PLACE)), Verdict.MOVED
+    elif change == "another model":
+        which = data.draw(st.sampled_from(parts))
+        field = data.draw(st.sampled_from(["vendor", "device", "subsystem_vendor", "subsystem_device", "class_code"]))
+        kind = which.identity._replace(**{field: getattr(which.identity, field) ^ 1})
+        plant = others.plugged(part._replace(identity=kind) if part == which else part for part in parts)
+    elif change == "a function less":
+        lost = data.draw(st.sampled_from(parts))
+        plant = others.plugged(part for part in parts if part != lost)
+    else:
+        number = data.draw(st.sampled_from(free))
+        more = data.draw(st.sampled_from(parts))._replace(path=f"{board.path}.{number}")
+        plant, expected = plant.plugged([more]), Verdict.EXTRA_FUNCTION
+    event(change)
+    plant = plant.renumbered(data.draw(st.permutations(range(len(plant.buses)))))
+    topology = plant.topology()
+    verdicts = {r.recorded.path: r for r in follow(topology, known) if r.recorded}
+    assert len(verdicts) == len(twins)
+    mine = verdicts.pop(board.path)
+    assert mine.verdict is expected, mine.detail
+    assert (mine.board is not None) == (expected is Verdict.PRESENT)
+    assert bool(mine.detail) == (expected is not Verdict.PRESENT)
+    assert {found.verdict for found in verdicts.values()} <= {Verdict.PRESENT}
+    assert numbers == {f.number for f in board.functions}
+    well_formed(reported(topology, follow(topology, known), data))
+
+
+def reported(topology: Topology, resolutions: Iterable[Resolution], data: st.DataObject) -> Report:
+    """A report of boards in states of all kinds."""
+    states = st.sampled_from(State)
+    boards = [BoardReport.of(r, data.draw(states), steps=["one"], detail="why") for r in resolutions]
+    return Report("status", boards=tuple(boards), topology=topology)
+
+
+_KEYS = """
+document: schema command exit_code require_boards boards refusals errors
+boards: name path address model selector verdict state changed detail groups steps bridges functions
+bridges: address path vendor device iommu_group
+functions: address path vendor device subsystem_vendor subsystem_device class driver driver_override wanted_driver
+    original_driver iommu_group verdict
+refusals: board guard address found remedy
+"""
+KEYS = {
+    name: set(words.split())
+    for name, _, words in (line.partition(":") for line in _KEYS.replace("\n  ", "").splitlines())
+}
+
+
+def well_formed(report: Report) -> None:
+    """A report is as its schema says, and can be read by people."""
+    document = json.loads(report.to_json())
+    assert document.keys() == KEYS["document"]
+    assert document["exit_code"] in set(ExitCode)
+    for name in ("boards", "refusals"):
+        assert all(item.keys() == KEYS[name] for item in document[name])
+    for board in document["boards"]:
+        assert board["verdict"] in set(Verdict)
+        assert board["state"] in set(State)
+        for name in ("bridges", "functions"):
+            assert all(item.keys() == KEYS[name] for item in board[name])
+        assert bool(board["functions"]) == (board["address"] is not None) == (board["model"] is not None)
+        assert all(f["path"].startswith(f"{board['path']}.") for f in board["functions"])
+    text = report.to_text()
+    assert text
+    for board in report.boards:
+        for function in board.board.functions if board.board else ():
+            assert text.count(f"- {function.address}  ") == 1
+
+
+# Whole runs, on machines that nothing else uses.
+
+
+def prepared(plant: Plant, chosen: Iterable[Board], directory: Path) -> Machine:
+    machine = plant.lay_out(directory)
+    machine.file("proc/77/stat", "77 (a b) D " + "0 " * 18 + "555 0\n")
+    configure(machine, chosen)
+    return machine
+
+
+def end_of(machine: Machine) -> tuple[Drivers, list[str | None]]:
+    """All that a run leaves behind."""
+    names = (
+        machine.paths.record,
+        machine.paths.early_list,
+        *(f"{machine.paths.run}/devices.{e}" for e in ("env", "json")),
+    )
+    return machine.drivers(), [Path(name).read_text() if Path(name).exists() else None for name in names]
+
+
+def handed_over(machine: Machine) -> set[str]:
+    """The functions that others are told to use; they must be what they are said to be."""
+    file = Path(machine.paths.run, "devices.env")
+    if not file.exists():
+        return set()
+    lines = dict(line.split("=", 1) for line in file.read_text().splitlines())
+    functions = set(lines["PCIBIND_FUNCTIONS"].split(","))
+    document = json.loads(Path(machine.paths.run, "devices.json").read_text())
+    assert functions == {name for board in document["boards"] for name in board["functions"]}
+    for name in functions:
+        assert machine.driver(name) == "vfio-pci"
+        assert (machine.root / f"dev/vfio/{group_of(machine, name)}").exists()
+    return functions
+
+
+def group_of(machine: Machine, address: str) -> str:
+    return (machine.root / "sys/bus/pci/devices" / address / "iommu_group").readlink().name
+
+
+def next_boot(host: Host) -> Report:
+    return apply(host, next_boot=True)
+
+
+@some(30)
+@given(plants(), st.data())
+def test_release_undoes_what_apply_did(plant: Plant, data: st.DataObject) -> None:
+    chosen = data.draw(choices(plant.topology()))
+    bindable = may_be_bound(plant.topology(), chosen)
+    with somewhere() as directory:
+        machine = prepared(plant, chosen, directory)
+        host = unused(machine)
+        before = machine.drivers()
+        well_formed(show(host))
+        assert machine.drivers() == before
+        how = data.draw(st.sampled_from(["at once", "for the next boot", "and rebooted", "and booted"]))
+        report = next_boot(host) if how == "for the next boot" else apply(host)
+        well_formed(report)
+        event(f"{how}, {report.exit_code.name}")
+        assert report.exit_code is ExitCode.OK or not bindable
+        if how == "for the next boot":
+            assert machine.drivers() == before
+        elif bindable:
+            assert handed_over(machine) == addresses(chosen)
+        else:
+            assert machine.drivers() == before
+        if how in ("and rebooted", "and booted"):
+            machine.reboot()
+            # Another program's vfio-pci would be loaded at boot as well.
+            machine.load("vfio-pci")
+        if how == "and booted":
+            again = apply_recorded(host)
+            well_formed(again)
+            assert again.exit_code is ExitCode.OK or not bindable
+        well_formed(status(host))
+        given_back = release(host)
+        well_formed(given_back)
+        assert given_back.exit_code is ExitCode.OK, given_back.to_text()
+        touched = addresses(chosen) if bindable else set()
+        for address, standing in machine.drivers().items():
+            if address in touched or how in ("at once", "for the next boot"):
+                assert standing == before[address]
+        assert end_of(machine)[1] == [None] * 4
+
+
+@some(30)
+@given(plants(iommu=True), st.integers(0, 1000), st.data())
+def test_it_does_not_matter_in_what_order_accesses_come_back(plant: Plant, seed: int, data: st.DataObject) -> None:
+    chosen = data.draw(choices(plant.topology(), 4))
+    with somewhere() as directory, somewhere() as other_directory:
+        machine, other = prepared(plant, chosen, directory), prepared(plant, chosen, other_directory)
+        in_any_order(other, Random(seed))
+        for command in (apply, release):
+            reports = [command(unused(each)) for each in (machine, other)]
+            assert end_of(machine) == end_of(other)
+            assert reports[0].to_json() == reports[1].to_json()
+
+
+def in_any_order(machine: Machine, random: Random) -> None:
+    """Let the tasks of a run go on one by one as it happens, as they do when they wait for devices."""
+
+    def carry_out(tasks: list[Task[T]]) -> list[T]:
+        results: dict[int, T] = {}
+        waiting: dict[int, Access | None] = dict.fromkeys(range(len(tasks)))
+        while waiting:
+            number = random.choice(list(waiting))
+            access = waiting.pop(number)
+            try:
+                if access is None:
+                    waiting[number] = next(tasks[number])
+                    continue
+                try:
+                    answer = machine.perform(access)
+                except (OSError, StuckError) as error:
+                    waiting[number] = tasks[number].throw(error)
+                else:
+                    waiting[number] = tasks[number].send(answer)
+            except StopIteration as stop:
+                results[number] = stop.value
+        return [results[number] for number in range(len(tasks))]
+
+    machine.carry_out = carry_out  # type: ignore[method-assign, assignment]
+
+
+# Accesses that fail.
+
+
+class Scene(NamedTuple):
+    """A run that is to be disturbed: what is done before, undisturbed, and what is run."""
+
+    name: str
+    before: tuple[Callable[[Machine], object], ...]
+    command: Command
+
+
+def _applied(machine: Machine) -> None:
+    apply(unused(machine))
+
+
+def _chosen_for_the_next_boot(machine: Machine) -> None:
+    apply(unused(machine), next_boot=True)
+    machine.reboot()
+
+
+def _booted(machine: Machine) -> None:
+    _chosen_for_the_next_boot(machine)
+    machine.load("vfio-pci")
+
+
+def _one_less(machine: Machine) -> None:
+    """The first of the chosen boards is chosen no more, nor is what shares groups with it."""
+    known = record.read(machine.paths.record)
+    topology = machine.host.topology()
+    boards = [b for r in (known.boards if known else ()) if (b := topology.board_at(r.path))]
+    gone = groups_with(topology, boards[0]) if boards else set()
+    configure(machine, [board for board in boards if board.path not in gone])
+
+
+APPLY = Scene("apply", (), apply)
+BOOT = Scene("boot", (_booted,), apply_recorded)
+RELEASE = Scene("release", (_applied,), release)
+REMOVAL = Scene("apply with one less", (_applied, _one_less), apply)
+SCENES = [APPLY, BOOT, RELEASE, REMOVAL]
+
+ERRNOS = [0, 1, 2, 5, 16, 19, 22, 28]
+failures = st.builds(
+    Fault,
+    st.one_of(
+        st.sampled_from(ERRNOS).map(lambda number: OSError(number, os.strerror(number))),
+        st.sampled_from([None, 77]).map(stuck),
+    ),
+    st.booleans(),
+)
+
+
+def staged(plant: Plant, chosen: Iterable[Board], scene: Scene, directory: Path) -> Machine:
+    machine = prepared(plant, chosen, directory)
+    for each in scene.before:
+        each(machine)
+    machine.asked.clear()
+    return machine
+
+
+def number_of_accesses(plant: Plant, chosen: Iterable[Board], scene: Scene) -> int:
+    with somewhere() as directory:
+        machine = staged(plant, chosen, scene, directory)
+        assert scene.command(unused(machine)).exit_code is ExitCode.OK
+        return len(machine.asked)
+
+
+def disturbed(machine: Machine, command: Command) -> Report:
+    """Run it; whatever fails, there must be an answer."""
+    report = command(unused(machine))
+    well_formed(report)
+    return report
+
+
+def is_right(machine: Machine, plant: Plant, chosen: tuple[Board, ...], scene: Scene) -> bool:
+    """Whether all is as the run was to leave it."""
+    known = record.read(machine.paths.record) or Record()
+    gone = set()
+    if scene is RELEASE:
+        gone = {board.path for board in chosen}
+    elif scene is REMOVAL:
+        gone = groups_with(plant.topology(), chosen[0])
+    bound = addresses(board for board in chosen if board.path not in gone)
+    original = originals(plant)
+    return (
+        all(machine.drivers()[a] == ("vfio-pci", "vfio-pci") for a in bound)
+        and all(machine.drivers()[a] == original[a] for a in addresses(chosen) - bound)
+        and handed_over(machine) == bound
+        and {board.path for board in known.boards} == {board.path for board in chosen} - gone
+        and not known.leaving
+    )
+
+
+def addresses(boards: Iterable[Board]) -> set[str]:
+    return {str(f.address) for board in boards for f in board.functions}
+
+
+def originals(plant: Plant) -> Drivers:
+    return {str(f.address): (f.driver, f.driver_override or "(null)") for f in plant.topology().functions}
+
+
+@some(40)
+@given(plants(iommu=True), st.sampled_from(SCENES), st.data())
+def test_one_failing_access_leaves_each_board_whole(plant: Plant, scene: Scene, data: st.DataObject) -> None:
+    chosen = data.draw(choices(plant.topology()))
+    assume(may_be_bound(plant.topology(), chosen))
+    position = data.draw(st.integers(0, number_of_accesses(plant, chosen, scene) - 1))
+    fault = data.draw(failures)
+    with somewhere() as directory:
+        machine = staged(plant, chosen, scene, directory)
+        original = originals(plant)
+        before = machine.drivers()
+        leaving = (record.read(machine.paths.record) or Record()).boards
+        machine.failing[position] = fault
+        report = disturbed(machine, scene.command)
+        event(f"{scene.name}: {machine.asked[position].kind}, {type(fault.error).__name__}")
+        now = machine.drivers()
+        mine = addresses(chosen)
+        assert {a: now[a] for a in now.keys() - mine} == {a: before[a] for a in before.keys() - mine}
+        handed_over(machine)
+        for each in report.boards:
+            assert each.board
+            functions = [str(f.address) for f in each.board.functions]
+            whole = all(now[a] == ("vfio-pci", "vfio-pci") for a in functions)
+            back = all(now[a] == original[a] for a in functions)
+            if each.state is State.BOUND:
+                assert whole
+            elif each.wanted:
+                assert each.state is State.STUCK or whole or all(now[a] == before[a] for a in functions)
+            elif each.is_good:
+                assert back
+            else:
+                # What could not be given back stays on record, as it was before all this.
+                known = record.read(machine.paths.record) or Record()
+                left = known.boards if each.state is State.REFUSED else known.leaving
+                assert [b for b in left if b.path == each.path] == [b for b in leaving if b.path == each.path]
+        assert (report.exit_code is ExitCode.OK) == is_right(machine, plant, chosen, scene)
+
+
+@some(30)
+@given(plants(iommu=True), st.sampled_from(SCENES), st.data())
+def test_two_failing_accesses_are_never_an_exception_and_no_success(
+    plant: Plant, scene: Scene, data: st.DataObject
+) -> None:
+    chosen = data.draw(choices(plant.topology()))
+    assume(may_be_bound(plant.topology(), chosen))
+    with somewhere() as directory:
+        machine = staged(plant, chosen, scene, directory)
+        original = originals(plant)
+        before = machine.drivers()
+        for position in data.draw(st.lists(st.integers(0, 40), min_size=2, max_size=2, unique=True)):
+            machine.failing[position] = data.draw(failures)
+        report = disturbed(machine, scene.command)
+        event(f"{scene.name}: {sum(n < len(machine.asked) for n in machine.failing)} failed, {report.exit_code.name}")
+        now = machine.drivers()
+        mine = addresses(chosen)
+        assert {a: now[a] for a in now.keys() - mine} == {a: before[a] for a in before.keys() - mine}
+        handed_over(machine)
+        if report.exit_code is ExitCode.OK:
+            assert is_right(machine, plant, chosen, scene), report.to_text()
+        # When the trouble is over, and the access that hung has come back, another run makes it right.
+        machine.failing.clear()
+        machine.file("proc/77/stat", "77 (other) S " + "0 " * 18 + "999 0\n")
+        if scene is APPLY:
+            assert apply(unused(machine)).exit_code is ExitCode.OK
+        assert release(unused(machine)).exit_code is ExitCode.OK
+        assert {a: machine.drivers()[a] for a in mine} == {a: original[a] for a in mine}
+
+
+class Killed(BaseException):
+    """The end of the process, at some access."""
+
+
+@some(30)
+@given(plants(iommu=True), st.sampled_from(SCENES), st.booleans(), st.data())
+def test_killed_at_any_access_the_next_run_ends_where_an_undisturbed_one_does(
+    plant: Plant, scene: Scene, late: bool, data: st.DataObject
+) -> None:
+    chosen = data.draw(choices(plant.topology()))
+    assume(may_be_bound(plant.topology(), chosen))
+    with somewhere() as directory, somewhere() as other_directory:
+        machine, other = (staged(plant, chosen, scene, each) for each in (directory, other_directory))
+        assert scene.command(unused(machine)).exit_code is ExitCode.OK
+        position = data.draw(st.integers(0, len(machine.asked) - 1))
+        other.failing[position] = Fault(Killed(), late)
+        with pytest.raises(Killed):
+            scene.command(unused(other))
+        event(f"{scene.name}: {other.asked[position].kind}")
+        handed_over(other)
+        report = scene.command(unused(other))
+        assert report.exit_code is ExitCode.OK, report.to_text()
+        # The record among it, so the original drivers too.
+        assert end_of(machine) == end_of(other)
+
+
+# The same machine, looked at from elsewhere.
+
+
+@some(15)
+@given(plants())
+def test_the_shell_prints_every_machine_as_it_is_read(plant: Plant) -> None:
+    with somewhere() as directory:
+        machine = plant.lay_out(directory)
+        done = subprocess.run(
+            ["/bin/sh", "-c", topology_text.COMMAND],
+            env={**os.environ, "PCIBIND_SYS": str(directory / "sys")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr == ""
+        assert topology_text.parse(done.stdout.splitlines()) == machine.host.topology() == plant.topology()

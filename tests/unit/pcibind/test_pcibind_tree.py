@@ -1,0 +1,127 @@
+"""What people see: the tree of boards, line by line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from topologies import unused
+from tree import AUDIO, DISPLAY, PORT, Machine, board
+
+from pcibind.apply import apply
+from pcibind.judge import show
+from pcibind.report import Report
+from pcibind.status import status
+
+SWITCH = dict(vendor=0x10B5, device=0x8747, subsystem=(0, 0), class_code=0x060400)
+
+
+def twins_behind_a_switch(root: Path) -> Machine:
+    """Two boards of two functions below one switch, and one of three functions behind a port."""
+    machine = Machine(root)
+    up = "pci0000:00/0000:00:01.0"
+    machine.function(up, **PORT, driver="pcieport", group=1)
+    machine.function(f"{up}/0000:01:00.0", **SWITCH, driver="pcieport", group=2)
+    for device, bus, group in ((8, 3, 21), (9, 4, 22)):
+        slot = f"{up}/0000:01:00.0/0000:02:{device:02x}.0"
+        machine.function(slot, **SWITCH, driver="pcieport", group=group + 10)
+        machine.function(f"{slot}/0000:{bus:02x}:00.0", **DISPLAY, driver="nouveau", group=group)
+        machine.function(f"{slot}/0000:{bus:02x}:00.1", **AUDIO, driver="snd_hda_intel", group=group)
+    board(machine, "05", 5, 25)
+    return machine
+
+
+TWINS = '[[board]]\nname = "upper"\naddress = "0000:03:00.0"\n[[board]]\naddress = "0000:04:00.0"\n'
+LONE = '[[board]]\nname = "lone"\npath = "0000:00/05.0/00"\n'
+
+
+def test_a_board_behind_a_switch_hangs_below_its_bridges(tmp_path: Path) -> None:
+    machine = twins_behind_a_switch(tmp_path)
+    machine.configure(TWINS.split("[[board]]\naddress")[0])
+    text = apply(unused(machine)).to_text()
+    assert text.splitlines() == [
+        "0000:00:01.0  8086:4c01  PCI bridge",
+        "`- 0000:01:00.0  10b5:8747  PCI bridge",
+        "   `- 0000:02:08.0  10b5:8747  PCI bridge",
+        "      `- board upper at 0000:00/01.0/00.0/08.0/00: present, bound",
+        "         |- 0000:03:00.0  10de:2684  VGA display  group 21  driver vfio-pci",
+        "         `- 0000:03:00.1  10de:22ba  audio        group 21  driver vfio-pci",
+    ]
+
+
+def test_twins_below_one_switch_share_the_way_to_it(tmp_path: Path) -> None:
+    machine = twins_behind_a_switch(tmp_path)
+    machine.configure(LONE + TWINS)
+    apply(unused(machine))
+    assert status(unused(machine)).to_text().splitlines() == [
+        "0000:00:01.0  8086:4c01  PCI bridge",
+        "`- 0000:01:00.0  10b5:8747  PCI bridge",
+        "   |- 0000:02:08.0  10b5:8747  PCI bridge",
+        "   |  `- board upper at 0000:00/01.0/00.0/08.0/00: present, bound, nothing to do",
+        "   |     |- 0000:03:00.0  10de:2684  VGA display  group 21  driver vfio-pci",
+        "   |     `- 0000:03:00.1  10de:22ba  audio        group 21  driver vfio-pci",
+        "   `- 0000:02:09.0  10b5:8747  PCI bridge",
+        "      `- board 0000:00/01.0/00.0/09.0/00: present, bound, nothing to do",
+        "         |- 0000:04:00.0  10de:2684  VGA display  group 22  driver vfio-pci",
+        "         `- 0000:04:00.1  10de:22ba  audio        group 22  driver vfio-pci",
+        "0000:00:05.0  8086:4c01  PCI bridge",
+        "`- board lone at 0000:00/05.0/00: present, bound, nothing to do",
+        "   |- 0000:05:00.0  10de:2684  VGA display  group 25  driver vfio-pci",
+        "   |- 0000:05:00.1  10de:22ba  audio        group 25  driver vfio-pci",
+        "   `- 0000:05:00.2  10de:1ad8  USB          group 25  driver vfio-pci",
+    ]
+
+
+def test_an_absent_board_comes_last_and_says_what_to_do(tmp_path: Path) -> None:
+    machine = twins_behind_a_switch(tmp_path)
+    machine.configure(LONE + TWINS)
+    apply(unused(machine))
+    machine.unplug("0000:03:00.0")
+    machine.unplug("0000:03:00.1")
+    lines = status(unused(machine)).to_text().splitlines()
+    assert lines[-2:] == [
+        "board upper at 0000:00/01.0/00.0/08.0/00: absent, unbound",
+        "nothing at 0000:00/01.0/00.0/08.0/00, last seen as 0000:03:00.0; plug it in, or take it out of the "
+        "configuration and apply",
+    ]
+    assert lines[2] == "   `- 0000:02:09.0  10b5:8747  PCI bridge"
+
+
+def test_a_planned_board_lists_its_steps(tmp_path: Path) -> None:
+    machine = twins_behind_a_switch(tmp_path)
+    machine.configure(LONE)
+    machine.leave("0000:05:00.1")
+    machine.file("sys/bus/pci/devices/0000:05:00.2/driver_override", "vfio-pci\n")
+    assert show(unused(machine)).to_text().splitlines() == [
+        "0000:00:05.0  8086:4c01  PCI bridge",
+        "`- board lone at 0000:00/05.0/00: present, planned",
+        "   |  to do: 0000:05:00.0: set driver_override to vfio-pci",
+        "   |  to do: 0000:05:00.1: set driver_override to vfio-pci",
+        "   |  to do: 0000:05:00.0: unbind from nouveau",
+        "   |  to do: 0000:05:00.0: probe, for vfio-pci",
+        "   |  to do: 0000:05:00.1: probe, for vfio-pci",
+        "   |  to do: 0000:05:00.2: unbind from xhci_hcd",
+        "   |  to do: 0000:05:00.2: probe, for vfio-pci",
+        "   |- 0000:05:00.0  10de:2684  VGA display  group 25  driver nouveau, wanted vfio-pci",
+        "   |- 0000:05:00.1  10de:22ba  audio        group 25  driver none, wanted vfio-pci",
+        "   `- 0000:05:00.2  10de:1ad8  USB          group 25  driver xhci_hcd, wanted vfio-pci",
+    ]
+
+
+def test_a_stuck_function_says_so_beside_its_board(tmp_path: Path) -> None:
+    machine = twins_behind_a_switch(tmp_path)
+    machine.configure(LONE)
+    apply(unused(machine), next_boot=True)
+    machine.locked.add("0000:05:00.1")
+    assert status(unused(machine)).to_text().splitlines() == [
+        "0000:00:05.0  8086:4c01  PCI bridge",
+        "`- board lone at 0000:00/05.0/00: present, stuck",
+        "   |  an earlier access to it still waits in the kernel; it is left alone, reboot",
+        "   |- 0000:05:00.0  10de:2684  VGA display  group 25  driver nouveau, wanted vfio-pci",
+        "   |- 0000:05:00.1  10de:22ba  audio        group 25  driver snd_hda_intel, wanted vfio-pci, stuck: an access "
+        "to it hangs in the kernel",
+        "   `- 0000:05:00.2  10de:1ad8  USB          group 25  driver xhci_hcd, wanted vfio-pci",
+    ]
+
+
+def test_without_a_board_it_says_so() -> None:
+    assert Report("status").to_text() == "no board is chosen"
