@@ -13,14 +13,20 @@ from pyinfra.facts.files import File
 from pyinfra.operations import files
 
 from facts.kernel import KernelCommandLine
+from facts.paths import Existing
 from facts.pci import PciTopology
-from facts.unit import SystemState
+from facts.unit import SystemState, Units
 
 STATE_DIRECTORY = "/var/lib/gevulot-deploy"
 RECORD = f"{STATE_DIRECTORY}/before.json"
+ARCHIVE = f"{STATE_DIRECTORY}/before.tar"
+
+# Directories for everybody's files that a host may lack, and then a deploy makes them.
+SHARED_DIRECTORIES = ("/etc/default/grub.d", "/usr/local/libexec")
+TIMER = "podman-auto-update.timer"
 
 # Files that the guide writes too: a host set up by hand may have them, and undoing must bring those back.
-_MAY_EXIST = (
+MAY_EXIST = (
     "/etc/default/grub.d/90-gevulot.cfg",
     "/etc/modprobe.d/nvidia.conf",
     "/etc/modprobe.d/vfio.conf",
@@ -40,11 +46,14 @@ def recorded() -> Generator[PyinfraCommand | str, None, None]:
         return
     topology = host.get_fact(PciTopology)
     lines = host.get_fact(KernelCommandLine)
+    timer = host.get_fact(Units, units=(TIMER,)).get(TIMER)
     before = {
         "version": 1,
         "kernel_command_line": lines.live,
         "configured_command_lines": lines.configured,
         "system_state": host.get_fact(SystemState),
+        "shared_directories": host.get_fact(Existing, paths=SHARED_DIRECTORIES),
+        "auto_update_timer": timer.enabled if timer else "",
         "functions": [
             {
                 "address": str(each.address),
@@ -58,8 +67,8 @@ def recorded() -> Generator[PyinfraCommand | str, None, None]:
     }
     # The copies first: the record says that they are complete. The host's name, as tar wants at least one file.
     yield (
-        f"mkdir -p -m 700 {STATE_DIRECTORY} && tar -C / -cf {STATE_DIRECTORY}/before.tar --ignore-failed-read "
-        f"$(cd / && ls -d {' '.join(path.lstrip('/') for path in _MAY_EXIST)} 2>/dev/null) etc/hostname"
+        f"mkdir -p -m 700 {STATE_DIRECTORY} && tar -C / -cf {ARCHIVE} --ignore-failed-read "
+        f"$(cd / && ls -d {' '.join(path.lstrip('/') for path in MAY_EXIST)} 2>/dev/null) etc/hostname"
     )
     # Renamed when it is whole, since it is never written again.
     yield from files.put._inner(src=StringIO(json.dumps(before, indent=1) + "\n"), dest=f"{RECORD}.new", mode="600")

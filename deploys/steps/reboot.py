@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -13,22 +13,37 @@ from gevent.lock import BoundedSemaphore
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, deploy, operation
 from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
 from pyinfra.connectors.util import clear_askpass_cache
 from pyinfra.context import ctx_host, ctx_state
 
 from deploys import remote
+from deploys.planning import will_follow
 from deploys.steps.begin import Node
-from deploys.steps.later import Later, Wish, reasons, wish_of
+from deploys.steps.later import Later, reasons, wish_of
 from facts.kernel import InterruptRemapping
 from facts.pci import PciBinding
 from facts.unit import FailedUnits, SystemState, Units
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What one host's reboot is for. Both questions are asked of pyinfra's current host.
+
+    ``reasons`` says why a reboot is due, and is empty when none is; ``wrong`` says what is wrong with a host that came
+    back without such a reason. It may take ``timeout`` seconds.
+    """
+
+    timeout: int
+    reasons: Callable[[], list[str]]
+    wrong: Callable[[], str | None]
 
 
 @dataclass(slots=True)
 class _Roll:
     """The rolling reboot of one run. pyinfra keeps its hosts in a set, so the order is made here: the inventory's."""
 
-    wishes: dict[str, Wish] = field(default_factory=dict)
+    errands: dict[str, Errand] = field(default_factory=dict)
     outcome: dict[str, bool] = field(default_factory=dict)
     # With pyinfra's --no-wait several hosts come here at once.
     one_at_a_time: BoundedSemaphore = field(default_factory=BoundedSemaphore)
@@ -38,31 +53,32 @@ _rolls: WeakKeyDictionary[State, _Roll] = WeakKeyDictionary()
 
 
 @operation()
-def rebooted(node: Node) -> Generator[PyinfraCommand, None, None]:
+def rebooted(errand: Errand, inputs: list[OperationMeta]) -> Generator[PyinfraCommand, None, None]:
     """Reboot the host when its live state needs it. Use with ``_serial=True``.
 
     The first host whose turn it is reboots all that need it, in the order of the inventory. One that does not come
     back right stops every later reboot, and so does a host of this run that failed or could not be reached before.
 
-    + node: the host and what its operator asked for
+    + errand: what the host's reboot is for
+    + inputs: operations of this run that may make one due
     """
     roll = _roll_of_this_run()
-    wish = wish_of(node)
-    if host.name not in roll.outcome and not reasons(wish.arguments, wish.boards):
+    if host.name not in roll.outcome and not will_follow(inputs) and not errand.reasons():
         host.noop("the live state needs no reboot")
         return
     yield FunctionCommand(_take_part, (roll,), {})
 
 
 @operation()
-def told(later: Later) -> Generator[PyinfraCommand, None, None]:
+def told(reasons: Callable[[], Iterable[str]], advice: str) -> Generator[PyinfraCommand, None, None]:
     """Say what is pending where no reboot is allowed. Changes nothing.
 
-    + later: what the reboot decides
+    + reasons: why a reboot is pending, asked of the current host
+    + advice: what an operator has to know and to do then
     """
-    for reason in later.reasons():
+    for reason in reasons():
         host.log_styled(
-            f"a reboot is pending: {reason}. Nothing that runs was changed; reboot the host, then run again.",
+            f"a reboot is pending: {reason}. {advice}",
             fg="yellow", log_func=logger.warning,
         )  # fmt: skip
     yield from ()
@@ -91,13 +107,13 @@ def _reboot_all(state: State, roll: _Roll) -> None:
     unwell = [each.name for each in wanted if each not in state.active_hosts or roll.outcome.get(each.name) is False]
     current = ctx_host.get().executing_op_hash
     for each in wanted:
-        wish = roll.wishes.get(each.name)
-        if wish is None or each.name in roll.outcome or each not in state.active_hosts:
+        errand = roll.errands.get(each.name)
+        if errand is None or each.name in roll.outcome or each not in state.active_hosts:
             continue
         if not _is_due(state, each, current):
             continue
         with ctx_host.use(each):
-            why = reasons(wish.arguments, wish.boards)
+            why = errand.reasons()
             if not why:
                 continue
             if unwell:
@@ -109,7 +125,7 @@ def _reboot_all(state: State, roll: _Roll) -> None:
                 roll.outcome[each.name] = False
                 continue
             each.log_styled(f"Rebooting: {'; '.join(why)}", fg="yellow", log_func=logger.info)
-            problem = _reboot(each, wish)
+            problem = _reboot(each, errand)
             roll.outcome[each.name] = problem is None
             if problem is None:
                 each.log_styled("came back right", fg="green", log_func=logger.info)
@@ -126,7 +142,7 @@ def _boot_id(each: Host) -> str | None:
     return output[0].strip() if success and output else None
 
 
-def _reboot(each: Host, wish: Wish) -> str | None:
+def _reboot(each: Host, errand: Errand) -> str | None:
     """Reboot one host and judge it. Returns what is wrong, or ``None``.
 
     pyinfra's own operation tells a reboot by the uptime, which fails on a host that boots slower than it had been up.
@@ -139,13 +155,13 @@ def _reboot(each: Host, wish: Wish) -> str | None:
     # What pyinfra keeps on a host for sudo is gone after the boot; asking for its removal would hang meanwhile.
     clear_askpass_cache(each)
     remote.run(each, "( sleep 1; systemctl reboot ) </dev/null >/dev/null 2>&1 &", timeout=30)
-    deadline = time.monotonic() + wish.timeout
+    deadline = time.monotonic() + errand.timeout
     # Connections that end half-way are what a reboot looks like from outside; paramiko would print each with its trace.
     logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
     gevent.sleep(3)
     while True:
         if time.monotonic() > deadline:
-            return f"no answer over SSH within {wish.timeout} s; look at its console"
+            return f"no answer over SSH within {errand.timeout} s; look at its console"
         try:
             each.disconnect()
             each.connect(show_errors=False)
@@ -157,7 +173,7 @@ def _reboot(each: Host, wish: Wish) -> str | None:
             break
         gevent.sleep(2)
     seconds = max(30, round(deadline - time.monotonic()))
-    wrong = _came_back_wrong(each, wish, failed_before, seconds)
+    wrong = _came_back_wrong(each, errand, failed_before, seconds)
     while wrong is None and ran_before and not _node_runs(each):
         if time.monotonic() > deadline:
             return "the node ran before and does not run now; see journalctl -b -u gevulot-node"
@@ -170,7 +186,7 @@ def _node_runs(each: Host) -> bool:
     return unit is not None and unit.running
 
 
-def _came_back_wrong(each: Host, wish: Wish, failed_before: list[str], seconds: int) -> str | None:
+def _came_back_wrong(each: Host, errand: Errand, failed_before: list[str], seconds: int) -> str | None:
     system = each.get_fact(SystemState, seconds=seconds)
     if system not in ("running", "degraded"):
         return f"systemctl is-system-running says {system}; expected running"
@@ -179,13 +195,16 @@ def _came_back_wrong(each: Host, wish: Wish, failed_before: list[str], seconds: 
         _, said = remote.run(each, f"journalctl -b _SYSTEMD_UNIT={failed[0]} -n 30 -o cat --no-pager", timeout=60)
         words = "\n    ".join(said)
         return f"units failed that had not before: {', '.join(failed)}. {failed[0]} said:\n    {words}"
-    still = reasons(wish.arguments, wish.boards)
-    if still:
-        return "; ".join(still)
-    binding = each.get_fact(PciBinding)
+    still = errand.reasons()
+    return "; ".join(still) if still else errand.wrong()
+
+
+def _cannot_hand_over() -> str | None:
+    """What keeps a node that is back from handing its boards over."""
+    binding = host.get_fact(PciBinding)
     if binding is not None and not binding.bound:
         return f"pcibind status ends with {binding.exit_code}: not every board is bound; see journalctl -b -u pcibind"
-    if not each.get_fact(InterruptRemapping):
+    if not host.get_fact(InterruptRemapping):
         return "interrupt remapping is off, so VFIO would refuse to attach; switch it on in the firmware"
     return None
 
@@ -193,9 +212,19 @@ def _came_back_wrong(each: Host, wish: Wish, failed_before: list[str], seconds: 
 @deploy("Reboot when needed")
 def reboot_when_needed(node: Node, later: Later) -> None:
     """Reboot, or with ``reboot='never'`` say what is pending."""
+    wish = wish_of(node)
     if node.settings.reboot == "never":
-        told(name="Say which reboot is pending", later=later)
+        told(
+            name="Say which reboot is pending",
+            reasons=later.reasons,
+            advice="Nothing that runs was changed; reboot the host, then run again.",
+        )
     else:
-        # Registered here, because a plan that was skipped (-y) never evaluates the operation of a later host.
-        _roll_of_this_run().wishes[host.name] = wish_of(node)
-        rebooted(name="Reboot when the live state needs it", node=node, _serial=True)
+        reboot_rolling(Errand(wish.timeout, lambda: reasons(wish.arguments, wish.boards), _cannot_hand_over), [])
+
+
+def reboot_rolling(errand: Errand, inputs: list[OperationMeta]) -> None:
+    """Reboot the current host when it is due and its turn. ``inputs`` are operations that may make it due."""
+    # Registered here, because a plan that was skipped (-y) never evaluates the operation of a later host.
+    _roll_of_this_run().errands[host.name] = errand
+    rebooted(name="Reboot when the live state needs it", errand=errand, inputs=inputs, _serial=True)

@@ -1,0 +1,29 @@
+"""A Gevulot node becomes the host that it was before its first deploy. Its data is kept.
+
+    pyinfra inventories/prod.py deploys/release.py
+
+The node stops first, since its virtual machines hold the boards; the boards go back to their drivers before anything
+that knows those drivers is removed. A deploy afterwards gives the same node again.
+"""
+
+from deploys.steps.compare import compare, tell_what_stays
+from deploys.steps.handback import release_boards, remove_pcibind
+from deploys.steps.leaving import begin_release
+from deploys.steps.original import reboot_when_left_over, rebuild_initramfs, restore_arguments, restore_modules
+from deploys.steps.standstill import remove_node, stop_node
+
+leaving = begin_release()
+
+if leaving is not None:
+    stop_node(leaving=leaving)
+    remove_node(leaving=leaving)
+    restore_modules(leaving=leaving)
+    release_boards(leaving=leaving)
+    remove_pcibind(leaving=leaving)
+    restore_arguments(leaving=leaving)
+    rebuild_initramfs(leaving=leaving)
+    reboot_when_left_over(leaving=leaving)
+
+    # With gevulot_reboot="never" and a reboot pending, there is nothing to compare yet.
+    compare(leaving=leaving, _if=leaving.gate)
+    tell_what_stays(leaving=leaving)

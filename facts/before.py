@@ -1,0 +1,132 @@
+"""What a host was like before its first deploy, as that deploy recorded it on the host."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from shlex import quote
+from typing import Any
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+_COMMAND = r"""
+directory=$1; shift
+echo begin
+[ "$(id -u)" = 0 ] && echo privileged
+for path in "$@"; do if [ -e "$path" ] || [ -L "$path" ]; then echo "trace $path"; fi; done
+if [ -e "$directory/before.tar" ]; then echo archive; tar -tf "$directory/before.tar" | sed 's|^|archived /|'; fi
+if [ -e "$directory/before.json" ]; then echo record; cat "$directory/before.json"; fi
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionBefore:
+    """One PCI function as it was: its bridge-relative path, what it is, its driver and its override."""
+
+    path: str
+    model: str
+    driver: str | None
+    driver_override: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A host before its first deploy.
+
+    ``archived`` are the files of it that were kept, ``shared_directories`` those of the directories for everybody's
+    files that it had (``None`` where the record does not say), and ``auto_update_timer`` how systemd called the state
+    of Podman's timer.
+    """
+
+    command_line: tuple[str, ...]
+    configured: tuple[tuple[str, ...], ...]
+    system_state: str
+    functions: tuple[FunctionBefore, ...]
+    archived: frozenset[str] = frozenset()
+    shared_directories: frozenset[str] | None = None
+    auto_update_timer: str = ""
+
+    def made(self, directory: str) -> bool:
+        """Whether a deploy made a directory for everybody's files, which the host had not."""
+        return self.shared_directories is not None and directory not in self.shared_directories
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What deploys left on a host. ``traces`` are those of the paths asked for that exist."""
+
+    privileged: bool
+    traces: tuple[str, ...]
+    archive: bool
+    past: Past | None
+
+    def to_json(self) -> dict[str, Any]:
+        found = asdict(self)
+        if self.past is not None:
+            shared = self.past.shared_directories
+            found["past"]["archived"] = sorted(self.past.archived)
+            found["past"]["shared_directories"] = None if shared is None else sorted(shared)
+        return found
+
+
+def parse(output: list[str]) -> Remains:
+    """What the command printed. Raises ``ValueError`` for a record that cannot be read, ``KeyError`` for a part."""
+    lines = iter(output)
+    words: dict[str, list[str]] = {}
+    for line in lines:
+        kind, _, rest = line.partition(" ")
+        words.setdefault(kind, []).append(rest)
+        if kind == "record":
+            break
+    past = _past(json.loads("\n".join(lines)), words.get("archived", [])) if "record" in words else None
+    return Remains("privileged" in words, tuple(words.get("trace", ())), "archive" in words, past)
+
+
+def _past(record: dict[str, Any], archived: list[str]) -> Past:
+    if record["version"] != 1:
+        raise ValueError(f"its version is {record['version']!r}, expected 1")
+    shared = record.get("shared_directories")
+    return Past(
+        command_line=tuple(record["kernel_command_line"]),
+        configured=tuple(tuple(line) for line in record["configured_command_lines"]),
+        system_state=record["system_state"],
+        functions=tuple(
+            FunctionBefore(each["path"], each["model"], each["driver"], each["driver_override"])
+            for each in record["functions"]
+        ),
+        archived=frozenset(archived),
+        shared_directories=None if shared is None else frozenset(shared),
+        auto_update_timer=record.get("auto_update_timer", ""),
+    )
+
+
+class Before(FactBase[Remains | None]):
+    """The record below ``directory`` of the host as it was, and which of ``traces`` (paths) deploys left on it."""
+
+    def command(self, directory: str, traces: tuple[str, ...]) -> str:
+        words = " ".join(quote(word) for word in (directory, *traces))
+        return f"sh -c {quote(_COMMAND)} before {words}"
+
+    def process(self, output: list[str]) -> Remains:
+        try:
+            return parse(output)
+        except (ValueError, TypeError) as error:
+            raise FactProcessError(f"the record before.json cannot be read: {error}") from error
+        except KeyError as error:
+            raise FactProcessError(f"the record before.json cannot be read: {error} is missing") from error
+
+
+class ArchivedFile(FactBase[str]):
+    """Whether a file is as an archive has it (``same``: content, owner, mode, time), or ``different``."""
+
+    @staticmethod
+    def default() -> str:
+        return "different"
+
+    def command(self, archive: str, path: str) -> str:
+        compare = f"tar -C / --compare -f {quote(archive)} {quote(path.lstrip('/'))}"
+        return f"if {compare} >/dev/null 2>&1; then echo same; else echo different; fi"
+
+    def process(self, output: list[str]) -> str:
+        return output[0].strip()

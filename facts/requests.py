@@ -1,0 +1,33 @@
+"""Which boards pcibind's configuration on a node asks for."""
+
+from __future__ import annotations
+
+from pyinfra.api import FactBase
+
+_COMMAND = (
+    'for file in /etc/pcibind/*.toml; do [ -e "$file" ] || continue; echo "file $file"; '
+    "sed 's/^/text /' \"$file\"; done"
+)
+
+
+class BoardRequests(FactBase[dict[str, str]]):
+    """The files of /etc/pcibind: path → content. Empty where there are none."""
+
+    @staticmethod
+    def default() -> dict[str, str]:
+        return {}
+
+    def command(self) -> str:
+        return _COMMAND
+
+    def process(self, output: list[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        path = ""
+        for line in output:
+            kind, _, rest = line.partition(" ")
+            if kind == "file":
+                path = rest
+                found[path] = ""
+            elif kind == "text":
+                found[path] += f"{rest}\n"
+        return found

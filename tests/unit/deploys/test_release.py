@@ -1,0 +1,436 @@
+"""The release through pyinfra's command line, on fake hosts that answer as deployed ones do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploys.steps import handback, original, standstill
+from deploys.steps.before import TIMER
+from deploys.steps.leaving import EARLY_DONE
+from pcibind import config, record, topology_text
+from pcibind.record import Record, RecordedBoard
+from pcibind.request import BoardRequest, Selector
+from tests.unit.deploys import recorded as r
+from tests.unit.deploys.recorded import Sent, sent
+
+ROOT = Path(__file__).parents[3]
+PCIBIND_SAYS = "refused: board 0000:00/01.0/00: process 4711 has its VFIO group open"
+OTHER = "/etc/pcibind/mine.toml"
+
+# --- hosts that were deployed
+
+_BOUND = (*r.gpu(1, 1, drivers=r.BOUND, group=12), r.NIC, r.NVME)
+_BARE = (*r.gpu(1, 1), r.NIC, r.NVME)
+DIRECTORIES = (handback.LIBRARIES[0],)
+
+
+def before(*functions: r.Pci, archived: tuple[str, ...] = (), configured: str = "quiet") -> list[str]:
+    """What the host says of its record."""
+    document = {
+        "version": 1,
+        "kernel_command_line": r.KERNEL.split(),
+        "configured_command_lines": [["root=UUID=0a1b", "ro", *configured.split()]],
+        "system_state": "running",
+        "shared_directories": ["/etc/default/grub.d"],
+        "auto_update_timer": "disabled",
+        "functions": [
+            {"address": str(each.address), "path": each.path, "model": each.model, "driver": each.driver,
+             "driver_override": None}
+            for each in topology_text.parse(r.topology(*functions)).functions
+        ],
+    }  # fmt: skip
+    files = [f"archived {path}" for path in ("/etc/hostname", *archived)]
+    return ["begin", "privileged", "archive", *files, "record", *json.dumps(document, indent=1).splitlines()]
+
+
+def file(path: str) -> dict[str | re.Pattern[str], Any]:
+    kind = "drwxr-xr-x" if path in DIRECTORIES else "-rw-r--r--"
+    return {
+        f"test -e {path} ||": f"user=root group=root mode={kind} atime=1 mtime=1 ctime=1 size=1 '{path}'",
+    }
+
+
+def unit(name: str, active: str, load: str = "loaded") -> list[str]:
+    return [f"Id={name}", f"LoadState={load}", f"ActiveState={active}", "SubState=running",
+            f"NeedDaemonReload={'no' if load == 'not-found' else 'yes'}", "UnitFileState=enabled", ""]  # fmt: skip
+
+
+def deployed(
+    distribution: r.Distribution,
+    *,
+    archived: tuple[str, ...] = (),
+    refuses: bool = False,
+    others: bool = False,
+    functions: tuple[r.Pci, ...] = _BARE,
+    remains: list[str] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """A fake host that was deployed, and that is as it was once it has rebooted."""
+    host = r.Recorded(distribution, functions=_BOUND, functions_after=_BARE)
+    (gpu,) = [each for each in topology_text.parse(r.topology(*_BARE)).boards() if each.display_functions]
+    board = RecordedBoard.of(gpu, Selector.parse(gpu.model), None)
+    # An operator's own board, which nothing here has.
+    mine = board._replace(selector=Selector.parse("10de:2204"), path="0000:00/09.0/00")
+    known = record.dump(Record((board, mine) if others else (board,))).splitlines()
+    request = config.render(BoardRequest(board.selector)).splitlines()
+    toml = ["file /etc/pcibind/gevulot.toml", *(f"text {line}" for line in request)]
+    toml += [f"file {OTHER}", "text [[board]]", 'text model = "10de:2204"'] if others else []
+    units = (*standstill.UNITS, "pcibind.service", TIMER)
+
+    # What was done to the host so far, by the words of the commands that did it.
+    done: set[str] = set()
+
+    def does(word: str, said: str = "") -> r.Answer:
+        return r.Answer(lambda: done.add(word) or said)
+
+    def command_line() -> list[str]:
+        live = "" if host.rebooted else r.ARGUMENTS
+        configured = "" if "boot loader" in done else r.ARGUMENTS
+        return [f"live {r.KERNEL} {live}", f"configured root=UUID=0a1b ro quiet {configured}"]
+
+    def shown() -> list[str]:
+        lines = []
+        for name in units:
+            gone = host.rebooted or ("stop" in done and name in standstill.UNITS)
+            lines += unit(name, *(("inactive", "not-found") if gone else ("active", "loaded")))
+        return lines
+
+    answers: dict[str | re.Pattern[str], Any] = {
+        "echo privileged": remains or before(*functions, archived=archived),
+        "/etc/pcibind/*.toml": toml,
+        "pcibind release": {"success": False, "stderr": PCIBIND_SAYS} if refuses else does("release"),
+        "systemctl stop": does("stop"),
+        re.compile("update-grub$|grubby --update"): does("boot loader"),
+        "pcibind-topology": r.Answer(lambda: r.topology(*(_BARE if "release" in done else _BOUND))),
+        "/proc/cmdline": r.Answer(command_line),
+        f"existing {EARLY_DONE}": r.Answer(lambda: "" if host.rebooted else EARLY_DONE),
+        f"existing {handback.RUN}": r.Answer(lambda: "" if host.rebooted else [handback.RUN, EARLY_DONE]),
+        "--compare": r.Answer(lambda: "same" if host.rebooted else "different"),
+        "lost a file": r.Answer(lambda: "" if host.rebooted else "/boot/grub/grub.cfg is older than /etc/default"),
+        "initrd.img-": r.Answer(lambda: "" if host.rebooted else "/boot/initrd.img-6 is older than /etc/modprobe.d"),
+        "systemctl show --timestamp=unix -p Id": r.Answer(shown),
+        "^AutoUpdate=": "AutoUpdate=registry",
+        "cat /var/lib/pcibind/record.json": known,
+        'stat -c "path': ["path /var/lib/gevulot/key/node.key 600 root:root 32"],
+    }
+    other = {
+        "grub": original.DROP_IN,
+        "initramfs-tools": "/etc/dracut.conf.d/pcibind.conf",
+        "dracut": "/etc/initramfs-tools/hooks/pcibind",
+    }
+    absent = {other["initramfs-tools" if "update-initramfs" in distribution.tools else "dracut"]}
+    absent |= set() if "update-grub" in distribution.tools else {other["grub"]}
+    for path in (*standstill.FILES, *original.MODULE_FILES, original.DROP_IN, *handback.FILES, handback.LIBRARIES[0]):
+        if path not in absent and path not in archived:
+            answers |= file(path)
+    return r.saying(answers, r.data(host, **({"reboot_timeout": 60} | settings)))
+
+
+def released(distribution: r.Distribution) -> dict[str, Any]:
+    """A fake host that has gone back, and that has rebooted since."""
+    host = r.Recorded(distribution, functions=_BARE, functions_after=_BARE)
+    answers: dict[str | re.Pattern[str], Any] = {
+        "echo privileged": before(*_BARE),
+        "/proc/cmdline": [f"live {r.KERNEL}", "configured root=UUID=0a1b ro quiet"],
+        "initrd.img-": "",
+        "systemctl show --timestamp=unix -p Id": [
+            line for name in standstill.UNITS for line in unit(name, "inactive", "not-found")
+        ],
+    }
+    return r.saying(answers, r.data(host))
+
+
+def never_deployed(*lines: str) -> dict[str, Any]:
+    host = r.Recorded(r.DEBIAN)
+    return r.saying({"echo privileged": ["begin", *lines]}, r.data(host))
+
+
+# --- the runs
+
+FAMILIES = ("debian", "fedora", "dracut", "ubuntu")
+_FOUR = """
+    ("@fake/debian", t.deployed(t.r.DEBIAN)),
+    ("@fake/fedora", t.deployed(t.r.FEDORA)),
+    ("@fake/dracut", t.deployed(t.r.DEBIAN_DRACUT)),
+    ("@fake/ubuntu", t.deployed(t.r.UBUNTU)),
+"""
+_RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "plan": (_FOUR, ("--dry", "--json")),
+    "apply": (_FOUR, ("-y",)),
+    "again": ('("@fake/done", t.released(t.r.DEBIAN)), ("@fake/grubby", t.released(t.r.FEDORA))', ("--dry", "--json")),
+    "again applied": ('("@fake/done", t.released(t.r.DEBIAN)),', ("-y",)),
+    "refusing": (
+        '("@fake/held", t.deployed(t.r.DEBIAN, refuses=True)), ("@fake/well", t.deployed(t.r.DEBIAN))', ("-y",)
+    ),
+    "never deployed": ('("@fake/bare", t.never_deployed("privileged")),', ("-y",)),
+    "no record": ('("@fake/lost", t.never_deployed("privileged", "trace /usr/local/lib/pcibind")),', ("-y",)),
+    "no rights": ('("@fake/person", t.never_deployed()),', ("-y",)),
+    "no archive": (
+        '("@fake/half", t.deployed(t.r.DEBIAN, remains=[x for x in t.before(*t._BARE) if x != "archive"])),', ("-y",)
+    ),
+    "data that does not matter": (
+        '("@fake/one", t.deployed(t.r.DEBIAN, psk_passphrase="", boards=["?"], p2p_listne=1, reboot_timeout=60)),',
+        ("--dry", "--json"),
+    ),
+    "data that matters": (
+        '("@fake/one", t.deployed(t.r.DEBIAN, rebot="never")), ("@fake/two", t.deployed(t.r.DEBIAN, reboot="no"))',
+        ("-y",),
+    ),
+    "archived": ('("@fake/by-hand", t.deployed(t.r.DEBIAN, archived=("/etc/modprobe.d/vfio.conf",))),', ("-y",)),
+    "others": ('("@fake/shared", t.deployed(t.r.DEBIAN, others=True)),', ("-y",)),
+    "never": ('("@fake/one", t.deployed(t.r.DEBIAN, reboot="never")),', ("-y",)),
+    "board gone": ('("@fake/one", t.deployed(t.r.DEBIAN, functions=(*t._BARE, *t.r.gpu(2, 2)))),', ("-y",)),
+}  # fmt: skip
+
+
+class Run:
+    """One run of pyinfra, waited for when something is asked of it, and what it sent to the hosts."""
+
+    def __init__(self, directory: Path, hosts: str, arguments: tuple[str, ...]) -> None:
+        self._directory = directory
+        inventory = directory / "inventory.py"
+        inventory.write_text(
+            "from tests.unit.deploys import test_release as t\n\n"
+            f"t.r.watch({str(directory / 'sent.jsonl')!r})\nnodes = [{hosts}]\n"
+        )
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "helpers/pcibind/src")))}
+        environment.pop("GEVULOT_PSK_PASSPHRASE", None)
+        with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pyinfra", str(inventory), str(ROOT / "deploys/release.py"), *arguments],
+                cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+            )  # fmt: skip
+
+    @property
+    def exit_code(self) -> int:
+        return self.process.wait(timeout=120)
+
+    @property
+    def output(self) -> str:
+        assert self.exit_code is not None
+        text = "".join((self._directory / name).read_text() for name in ("stdout", "stderr"))
+        return re.sub(" +", " ", text)
+
+    def sent(self, host: str) -> list[Sent]:
+        """What was sent to a host to change it."""
+        assert self.exit_code is not None
+        found = sent(self._directory / "sent.jsonl")
+        return [each for each in found if each.host == f"@fake/{host}" and each.kind != "question"]
+
+    def commands(self, host: str) -> list[str]:
+        return [each.text for each in self.sent(host)]
+
+    def operations(self, host: str) -> list[str]:
+        found = [name for each in self.sent(host) for name in (each.operation or "").split(", ") if name]
+        return list(dict.fromkeys(found))
+
+    def planned(self, host: str) -> set[str]:
+        assert self.exit_code is not None
+        plan: list[dict[str, Any]] = json.loads((self._directory / "stdout").read_text())["plan"]
+        kinds = ("hosts_with_change", "hosts_with_conditional_change")
+        return {name for each in plan if any(f"@fake/{host}" in each[kind] for kind in kinds) for name in each["names"]}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    """All runs, side by side: most of their time is waiting."""
+    started = {name: Run(tmp_path_factory.mktemp("run"), *wanted) for name, wanted in _RUNS.items()}
+    yield started
+    for run in started.values():
+        run.process.kill()
+        run.process.wait()
+
+
+def index(commands: list[str], part: str) -> int:
+    (found,) = [number for number, each in enumerate(commands) if part in each]
+    return found
+
+
+@pytest.mark.parametrize("name", _RUNS)
+def test_no_run_ends_with_a_trace_of_python(runs: dict[str, Run], name: str) -> None:
+    assert "Traceback" not in runs[name].output
+
+
+def test_the_release_of_every_family_succeeds(runs: dict[str, Run]) -> None:
+    assert runs["apply"].exit_code == 0, runs["apply"].output
+    assert runs["apply"].output.count(" right, 0 wrong") == 4
+
+
+def test_a_dry_run_asks_and_changes_nothing(runs: dict[str, Run]) -> None:
+    assert runs["plan"].exit_code == 0
+    assert [runs["plan"].commands(host) for host in FAMILIES] == [[]] * 4
+
+
+@pytest.mark.parametrize("host", FAMILIES)
+def test_every_operation_that_ran_was_in_the_plan(runs: dict[str, Run], host: str) -> None:
+    ran = set(runs["apply"].operations(host))
+    other = "initramfs-tools" if host in ("fedora", "dracut") else "dracut"
+    assert len(ran) > 15
+    assert ran - runs["plan"].planned(host) <= {f"Rebuild the initramfs | Rebuild the initramfs with {other}"}
+
+
+@pytest.mark.parametrize("host", FAMILIES)
+def test_the_plan_names_what_is_decided_only_later(runs: dict[str, Run], host: str) -> None:
+    assert {
+        "Release the boards | Give the boards back to their drivers",
+        "Remove pcibind | Reload systemd",
+        "Reboot when the live state needs it",
+        "Compare the host with what it was | Compare the host with what it was",
+    } <= {name.removeprefix("Reboot when needed | ") for name in runs["plan"].planned(host)}
+
+
+@pytest.mark.parametrize("host", ["done", "grubby"])
+def test_a_plan_for_a_released_host_is_empty(runs: dict[str, Run], host: str) -> None:
+    assert runs["again"].exit_code == 0, runs["again"].output
+    assert runs["again"].planned(host) == set()
+
+
+def test_a_second_release_changes_nothing_and_compares_again(runs: dict[str, Run]) -> None:
+    run = runs["again applied"]
+    assert run.exit_code == 0, run.output
+    assert run.commands("done") == []
+    assert " right, 0 wrong" in run.output
+
+
+@pytest.mark.parametrize(
+    ("host", "expected", "unexpected"),
+    [
+        ("fedora", ("dracut --regenerate-all", "grubby --update-kernel=ALL --remove-args='intel_iommu=on iommu=pt'"),
+         ("update-initramfs", "update-grub")),
+        ("debian", ("update-initramfs -u -k all", "update-grub"), ("dracut --", "grubby")),
+        ("dracut", ("dracut --regenerate-all", "update-grub"), ("update-initramfs -u", "grubby")),
+        ("ubuntu", ("update-initramfs -u -k all", "update-grub"), ("dracut --", "grubby")),
+    ],
+)  # fmt: skip
+def test_each_family_goes_back_with_its_own_tools(
+    runs: dict[str, Run], host: str, expected: tuple[str, ...], unexpected: tuple[str, ...]
+) -> None:
+    commands = "\n".join(runs["apply"].commands(host))
+    assert [word for word in expected if word not in commands] == []
+    assert [word for word in unexpected if word in commands] == []
+
+
+@pytest.mark.parametrize("host", FAMILIES)
+def test_the_steps_come_in_an_order_that_can_be_left_anywhere(runs: dict[str, Run], host: str) -> None:
+    commands = runs["apply"].commands(host)
+    order = [
+        index(commands, "systemctl stop gevulot-node.service gevulot-migrate.service gevulot-postgres.service"),
+        index(commands, "/etc/containers/systemd/gevulot-node.container"),
+        index(commands, "/etc/modprobe.d/nvidia.conf"),
+        index(commands, "pcibind release"),
+        index(commands, "systemctl disable --now pcibind.service"),
+        index(commands, "/etc/pcibind/early.list"),
+        index(commands, "dracut --reg" if host in ("fedora", "dracut") else "update-initramfs -u"),
+        index(commands, "systemctl reboot"),
+    ]
+    assert order == sorted(order)
+
+
+def test_nothing_of_the_data_is_touched(runs: dict[str, Run]) -> None:
+    kept = ("/var/lib/gevulot/", "/var/lib/gevulot ", "gevulot-deploy/before.json", "podman secret", "podman image",
+            "podman rmi", "podman volume", "node-key", "userdel", "groupdel", "apt-get", "dnf ")  # fmt: skip
+    commands = [command for host in FAMILIES for command in runs["apply"].commands(host)]
+    assert [command for command in commands if any(word in command for word in kept)] == []
+
+
+def test_at_the_end_it_is_said_what_stays_and_how_it_is_removed(runs: dict[str, Run]) -> None:
+    output = runs["apply"].output
+    assert "What stays on @fake/debian" in output
+    for part in ("/var/lib/gevulot/key", "A lost key is lost for good", "podman secret rm", "packages"):
+        assert part in output
+
+
+def test_a_timer_that_was_off_is_switched_off_again(runs: dict[str, Run]) -> None:
+    assert f"systemctl disable --now {TIMER}" in runs["apply"].commands("debian")
+
+
+def test_when_pcibind_refuses_its_words_are_quoted_and_nothing_of_it_is_removed(runs: dict[str, Run]) -> None:
+    run = runs["refusing"]
+    assert run.exit_code != 0
+    assert f"[@fake/held] {PCIBIND_SAYS}" in run.output
+    assert run.commands("held")[-1].startswith("for id in ")
+    assert not any(path in command for command in run.commands("held") for path in handback.FILES[:-1])
+
+
+def test_a_host_that_pcibind_refused_stops_the_reboots_of_the_others(runs: dict[str, Run]) -> None:
+    run = runs["refusing"]
+    assert not any("systemctl reboot" in command for command in run.commands("well"))
+    assert "[@fake/well] not rebooted, because @fake/held is not well" in run.output
+
+
+def test_a_host_that_was_never_deployed_has_nothing_to_release(runs: dict[str, Run]) -> None:
+    run = runs["never deployed"]
+    assert run.exit_code == 0, run.output
+    assert "was never deployed (/var/lib/gevulot-deploy/before.json does not exist): nothing to release" in run.output
+    assert run.commands("bare") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "words"),
+    [
+        ("no record", "lost", "before.json is missing, but /usr/local/lib/pcibind exists; expected the record"),
+        ("no rights", "person", "can be read by root only. Connect as root, or with sudo"),
+        ("no archive", "half", "before.tar is missing; expected the files that the host had"),
+    ],
+)
+def test_a_host_that_cannot_go_back_is_refused_by_name(runs: dict[str, Run], name: str, host: str, words: str) -> None:
+    run = runs[name]
+    assert run.exit_code != 0
+    assert f"@fake/{host} cannot be released, and no host was changed:" in run.output
+    assert words in run.output
+    assert run.commands(host) == []
+
+
+def test_host_data_that_a_release_does_not_need_may_be_wrong(runs: dict[str, Run]) -> None:
+    assert runs["data that does not matter"].exit_code == 0, runs["data that does not matter"].output
+
+
+def test_host_data_that_a_release_needs_is_checked_for_all_hosts(runs: dict[str, Run]) -> None:
+    run = runs["data that matters"]
+    assert run.exit_code != 0
+    assert "@fake/one: gevulot_rebot: unknown key; did you mean gevulot_reboot?" in run.output
+    assert "@fake/two: gevulot_reboot is 'no'" in run.output
+    assert run.commands("one") + run.commands("two") == []
+
+
+def test_a_file_from_before_is_brought_back_and_not_removed(runs: dict[str, Run]) -> None:
+    commands = runs["archived"].commands("by-hand")
+    (restored,) = [command for command in commands if "/etc/modprobe.d/vfio.conf" in command]
+    assert restored.startswith("tar -C / -xpf /var/lib/gevulot-deploy/before.tar etc/modprobe.d/vfio.conf")
+    assert "/etc/modprobe.d/vfio.conf as it was" in runs["archived"].output
+
+
+def test_pcibind_stays_for_boards_of_the_operators_own(runs: dict[str, Run]) -> None:
+    run = runs["others"]
+    commands = run.commands("shared")
+    assert f"pcibind stays, with what it needs at boot, because {OTHER} is not of a deploy" in run.output
+    assert (
+        "said=$(/usr/local/sbin/pcibind release 0000:00/01.0/00 2>&1)" in commands[index(commands, "pcibind release")]
+    )
+    assert any("/etc/pcibind/gevulot.toml" in command for command in commands)
+    kept = [path for path in handback.FILES if path != "/etc/pcibind/gevulot.toml" and path != handback.COMMAND]
+    assert [command for command in commands if any(path in command for path in kept)] == []
+
+
+def test_without_permission_the_reboot_is_told_and_nothing_is_compared(runs: dict[str, Run]) -> None:
+    run = runs["never"]
+    assert run.exit_code == 0, run.output
+    assert not any("systemctl reboot" in command for command in run.commands("one"))
+    assert "a reboot is pending: this boot set driver overrides before any driver was loaded" in run.output
+    assert "What was verified" not in run.output
+    assert "What stays on @fake/one" in run.output
+
+
+def test_a_board_that_is_gone_is_told_and_is_no_error(runs: dict[str, Run]) -> None:
+    run = runs["board gone"]
+    assert run.exit_code == 0, run.output
+    assert "[@fake/one] board 0000:00/02.0/00 (10de:2684 10de:22ba) was there before the first deploy" in run.output
