@@ -29,7 +29,8 @@ demo: $(VENV)/ready ## a virtual GPU host, and the deploy against it, from bare 
 	@$(RUN)/python -m tests.lab.demo
 
 test: $(VENV)/ready ## all tests, each kind of thing once; about 25 minutes
-	@$(RUN)/python -m pytest -m "not soak" tests
+	@$(RUN)/python -m tests.lab ready
+	@$(RUN)/python -m pytest -m "not soak" -n 2 --dist loadfile tests
 
 soak: $(VENV)/ready ## the exhaustive matrices; hours
 	@$(RUN)/python -m pytest -m soak tests
@@ -42,7 +43,7 @@ check: $(VENV)/ready ## format, lint, types and unit tests; under a minute
 	@$(RUN)/ruff format --check $(CODE)
 	@$(RUN)/ruff check $(CODE)
 	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab tests/corpus tests/benchmarks tests/system/binder.py
-	@$(RUN)/python -m pytest -q tests/unit
+	@$(RUN)/python -m pytest -q -n 2 tests/unit
 
 lock: ## resolve the locked packages anew (needs uv)
 	$(PYTHON) -m uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate \

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab import board, hostpackages, inventory, topology
+from tests.lab import accelerator, board, hostpackages, image, inventory, topology
 from tests.lab.board import BoardError
 from tests.lab.hostpackages import HostPackageError, program
 from tests.lab.image import ImageError
@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     unplug.add_argument("slot", type=_slot, help="the port's device number on bus 0, as 0x6")
     unplug.set_defaults(run=_unplug)
 
+    ready = commands.add_parser("ready", help="make what machines start from: packages here, image, container images")
+    ready.set_defaults(run=_ready)
+
     down = commands.add_parser("down", help="end it and remove its disk; its logs stay")
     which = down.add_mutually_exclusive_group(required=True)
     which.add_argument("name", nargs="?")
@@ -97,6 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="show all machines")
     listing.set_defaults(run=_list)
     return parser
+
+
+def _ready(_: argparse.Namespace, progress: Progress) -> int:
+    hostpackages.ensure(progress)
+    accelerator.choose(image.ensure(progress), progress)
+    _registry(progress)
+    return 0
 
 
 def _up(options: argparse.Namespace, progress: Progress) -> int:

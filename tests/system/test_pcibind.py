@@ -82,6 +82,21 @@ def test_boards_of_three_and_of_four_and_a_function_that_no_driver_wants(binder:
     assert binder.functions() == before
 
 
+def test_eight_boards_at_once(binder: Binder) -> None:
+    for slot in range(0x6, 0xC):
+        binder.machine.plug(slot, "gpu")
+    before = binder.functions()
+    display = next(iter(binder.board(4).values()))
+    assert display.driver == "bochs-drm"
+    binder.configure('model = "1234:1111"')
+    answer = binder.run("apply")
+    assert answer.code == 0, answer.text
+    assert binder.bound() == set(range(0x4, 0xC))
+    assert "PCIBIND_BOARDS=8\n" in binder.handed_over()
+    assert binder.run("release").code == 0
+    assert binder.functions() == before
+
+
 def test_a_board_is_known_by_its_place_and_by_what_it_is(binder: Binder) -> None:
     binder.machine.plug(0x6, "gpu-of-three")
     binder.choose(4, 5, 6)

@@ -52,20 +52,21 @@ def binder(say: Progress, bare_log: dict[str, str]) -> Iterator[Binder]:
                 " && update-initramfs -u && sync"
             )
         bare_log["record"] = machine.ssh(RECORD).stdout
-        cut_while_binding(machine)
+        cut_while_binding(machine, 14)
         with step(say, "booting after a power cut", takes="about a minute"):
             machine.power_on()
             machine.wait_running()
         yield binder
 
 
-def cut_while_binding(machine: Machine) -> None:
-    """Take the power away between two writes to sysfs of an apply."""
-    slowly = "strace -qq -o /dev/null -e trace=write -e inject=write:delay_enter=60s:when=14"
+def cut_while_binding(machine: Machine, write: int) -> None:
+    """Take the power away in the midst of an apply, before one of its writes."""
+    slowly = f"strace -qq -o /root/trace -e trace=write -e inject=write:delay_enter=60s:when={write}"
+    machine.ssh("rm -f /root/trace")
     running = threading.Thread(target=machine.ssh, args=(f"{slowly} pcibind apply",), kwargs={"check": False})
     running.start()
     end = time.monotonic() + 60
-    while "vfio-pci" not in machine.ssh("readlink /sys/bus/pci/devices/0000:0[12]:00.*/driver", check=False).stdout:
+    while int(machine.ssh("grep -c 'write(' /root/trace", check=False).stdout or 0) < write - 1:
         assert time.monotonic() < end
     assert machine.ssh("test -e /run/pcibind/devices.env", check=False).returncode != 0
     machine.power_cut()
@@ -119,6 +120,23 @@ def test_undone_and_booted_the_host_is_as_it_was_before(binder: Binder, say: Pro
     drivers = {each.driver for slot in (4, 5) for each in binder.board(slot).values()}
     assert drivers == {"bochs-drm", "snd_hda_intel", "xhci_hcd", "serial"}
     assert {each.override for each in binder.functions().values()} == {"(null)"}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("write", [2, 3, 6, 11, 20, 28, 31])
+def test_a_power_cut_before_any_write_is_mended_by_the_next_boot(binder: Binder, write: int) -> None:
+    machine = binder.machine
+    binder.run("release")
+    binder.choose(4, 5)
+    machine.ssh("systemctl enable pcibind.service && sync")
+    cut_while_binding(machine, write)
+    machine.power_on()
+    machine.wait_running()
+    assert binder.run("apply").code == 0
+    assert binder.bound() == {4, 5}
+    assert binder.run("release").code == 0
+    drivers = {each.driver for slot in (4, 5) for each in binder.board(slot).values()}
+    assert drivers == {"bochs-drm", "snd_hda_intel", "xhci_hcd", "serial"}
 
 
 @pytest.mark.soak
