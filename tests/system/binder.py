@@ -42,14 +42,18 @@ signal.pause()
 """
 """Holds devices open: `openly PATH…`, or on their way through a socket, `hidden PATH…` and `vfio GROUP ADDRESS`."""
 
-_FUNCTIONS = r"""
-for device in /sys/bus/pci/devices/*; do
-    driver=$(readlink $device/driver); group=$(readlink $device/iommu_group); port=$(readlink -f $device/..)
-    override=$(timeout 2 cat $device/driver_override) || override=locked
-    [ -c /dev/vfio/${group##*/} ] && node=node || node=
-    echo "${device##*/}|${port##*:}|${driver##*/}|$override|${group##*/}|$node"
-done
-"""
+_FUNCTIONS = r"""timeout 60 python3 -I -S -c '
+import os
+root = "/sys/bus/pci/devices"
+def last(path): return os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
+for name in sorted(os.listdir(root)):
+    device = f"{root}/{name}"
+    group = last(f"{device}/iommu_group")
+    port = os.path.realpath(device).split("/")[-2].rpartition(":")[2]
+    node = "node" if group and os.path.exists(f"/dev/vfio/{group}") else ""
+    override = open(f"{device}/driver_override").read().strip()
+    print(name, port, last(f"{device}/driver"), override, group, node, sep="|")
+'"""
 
 
 @dataclass(frozen=True, slots=True)
