@@ -22,6 +22,17 @@ from tests.system.binder import Binder
 
 FIRST_SLOT = 0x4
 DPDK = "/root/dpdk/usr/bin/dpdk-devbind.py"
+# It knows only classes of devices that DPDK drives, and refuses displays: here its table gets the boards' classes too.
+_CLASSES = "".join(
+    f"dict(Class='{number}', Vendor=None, Device=None, SVendor=None, SDevice=None), "
+    for number in ("03", "04", "07", "0c")
+)
+_UNPACK = f"""\
+dpkg-deb -x /var/cache/apt/archives/dpdk_*.deb /root/dpdk
+sed -i "s/^network_devices = \\[/&{_CLASSES}/" {DPDK}
+grep -q "Class='03'" {DPDK}
+modprobe vfio_pci
+"""
 
 _TIMED = """\
 before=$(date +%s%N)
@@ -74,7 +85,7 @@ def ways(functions: str) -> dict[str, str]:
     return {
         "raw writes from sh": _RAW.format(functions=functions),
         "driverctl": f"for function in {functions}; do driverctl set-override $function vfio-pci; done",
-        "dpdk-devbind": f"python3 {DPDK} --bind=vfio-pci {functions}",
+        "dpdk-devbind, told of these classes": f"python3 {DPDK} --bind=vfio-pci {functions}",
         "pcibind apply": "pcibind apply",
         "pcibind apply --recorded": "python3 -I -S /usr/local/lib/pcibind apply --recorded",
     }
@@ -85,6 +96,11 @@ IDLE = {
     "nothing to do: pcibind apply --recorded": "python3 -I -S /usr/local/lib/pcibind apply --recorded",
     "nothing to do: pcibind apply": "pcibind apply",
 }
+
+
+def on_vfio(binder: Binder) -> int:
+    """How many functions are on vfio-pci."""
+    return [each.driver for each in binder.functions().values()].count("vfio-pci")
 
 
 def measure(binder: Binder, boards: int, rounds: int, say: Progress) -> dict[str, list[int]]:
@@ -104,9 +120,10 @@ def measure(binder: Binder, boards: int, rounds: int, say: Progress) -> dict[str
         say(f"{boards} boards: round {number + 1} of {rounds}")
         for name, command in ways(functions).items():
             machine.ssh(_TO_HOST.format(functions=functions))
-            assert not binder.bound()
+            assert on_vfio(binder) == 0
             timed(name, command)
-            assert binder.bound() == set(slots), f"{name} did not bind every function"
+            # The driver alone: dpdk-devbind takes the override away again.
+            assert on_vfio(binder) == len(functions.split()), f"{name} did not bind every function"
         machine.ssh(_TO_HOST.format(functions=functions))
         found.setdefault("pcibind's binding itself", []).append(
             int(machine.ssh("cat >/root/itself.py; python3 -I -S /root/itself.py", stdin=_ITSELF).stdout)
@@ -143,7 +160,7 @@ def main() -> None:
     say = Printer()
     with Machine.start("eight-boards", preparation=IOMMU, progress=say) as machine:
         binder = Binder.install(machine)
-        machine.ssh("dpkg-deb -x /var/cache/apt/archives/dpdk_*.deb /root/dpdk && modprobe vfio_pci")
+        machine.ssh(f"set -e; {_UNPACK}")
         found = {boards: measure(binder, boards, arguments.rounds, say) for boards in arguments.boards}
         imports = machine.ssh(
             "python3 -I -S -X importtime /usr/local/lib/pcibind apply --recorded 2>&1 >/dev/null | cut -d'|' -f3"
