@@ -30,7 +30,7 @@ from pcibind.request import Config
 
 GROUP_DEVICE = re.compile(r"/dev/vfio/[0-9]+")
 LIBRARY = "/usr/local/lib/pcibind"
-WRAPPER = f'#!/bin/sh\nexec /usr/bin/python3 -I {LIBRARY} "$@"\n'
+WRAPPER = f'#!/bin/sh\nexec /usr/bin/python3 -I {LIBRARY}/__main__.py "$@"\n'
 
 
 def library() -> dict[str, bytes]:

@@ -87,13 +87,13 @@ def ways(functions: str) -> dict[str, str]:
         "driverctl": f"for function in {functions}; do driverctl set-override $function vfio-pci; done",
         "dpdk-devbind, told of these classes": f"python3 {DPDK} --bind=vfio-pci {functions}",
         "pcibind apply": "pcibind apply",
-        "pcibind apply --recorded": "python3 -I -S /usr/local/lib/pcibind apply --recorded",
+        "pcibind apply --recorded": "python3 -I -S /usr/local/lib/pcibind/__main__.py apply --recorded",
     }
 
 
 IDLE = {
     "bare python3 -I -S": "python3 -I -S -c pass",
-    "nothing to do: pcibind apply --recorded": "python3 -I -S /usr/local/lib/pcibind apply --recorded",
+    "nothing to do: pcibind apply --recorded": "python3 -I -S /usr/local/lib/pcibind/__main__.py apply --recorded",
     "nothing to do: pcibind apply": "pcibind apply",
 }
 
@@ -163,7 +163,8 @@ def main() -> None:
         machine.ssh(f"set -e; {_UNPACK}")
         found = {boards: measure(binder, boards, arguments.rounds, say) for boards in arguments.boards}
         imports = machine.ssh(
-            "python3 -I -S -X importtime /usr/local/lib/pcibind apply --recorded 2>&1 >/dev/null | cut -d'|' -f3"
+            "python3 -I -S -X importtime /usr/local/lib/pcibind/__main__.py apply --recorded 2>&1 >/dev/null"
+            " | cut -d'|' -f3"
         ).stdout.split()
     if arguments.json:
         json.dump({"microseconds": found, "imports": imports}, sys.stdout, indent=1)

@@ -35,7 +35,7 @@ Type=oneshot
 RemainAfterExit=no
 SuccessExitStatus=3
 ExecStart=
-ExecStart=/usr/bin/python3 -I /usr/local/lib/pcibind plan --json
+ExecStart=/usr/bin/python3 -I /usr/local/lib/pcibind/__main__.py plan --json
 StandardOutput=truncate:/root/sandbox.json
 """
 

@@ -181,6 +181,7 @@ def evidence(route: Pci | None = NIC, disk: Pci | None = NVME) -> list[str]:
         lines.insert(0, f"link dev/block/259:2 ../../devices/{disk.place}/nvme/nvme0/nvme0n1/nvme0n1p2")
         lines.append("mount 28 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw")
     lines.append("swap Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority")
+    lines.append("iomem 00000000-00000fff : Reserved")
     return ["pcibind-evidence 1", *lines, "ssh ", "pcibind-evidence end"]
 
 

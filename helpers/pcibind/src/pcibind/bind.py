@@ -70,7 +70,7 @@ def bind(
     if not steps:
         problems = yield from proof.prove_soon(paths, boards, node_seconds)
         return all_of_them(Outcome.FAILED if problems else Outcome.UNCHANGED, "; ".join(problems))
-    if any(plan.rebinds for plan in plans) and (held := holders.of(paths, _group_nodes(boards))):
+    if any(plan.rebinds for plan in plans) and (held := _held(paths, boards)):
         open_one = f"its IOMMU group is open: {'; '.join(held)}; stop that, apply again"
         return all_of_them(Outcome.FAILED, f"{boards[0].address}: {open_one}")
 
@@ -180,6 +180,12 @@ def _put_back(paths: Paths, boards: Sequence[Board], blocked: set[Address]) -> T
         except OSError as error:
             left.append(f"not put back: {_text(error, function.address)}")
     return left
+
+
+def _held(paths: Paths, boards: Sequence[Board]) -> tuple[str, ...]:
+    """Who has a group of the boards open. One without a device node nobody can."""
+    nodes = proof.nodes(paths, boards)
+    return holders.of(paths, _group_nodes(boards)) if any(map(os.path.exists, nodes)) else ()
 
 
 def _with_holders(paths: Paths, boards: Sequence[Board], detail: str) -> str:

@@ -19,8 +19,9 @@ def restore(paths: Paths, address: Address, driver: str | None, override: str | 
     """
     current = yield from sysfs.override_of(paths, address)
     moves = sysfs.driver_of(paths, address) != driver
-    # With an override for another, the kernel would not take this driver: that one comes last.
-    first = None if moves and driver and override != driver else override
+    # Meanwhile no other driver may take it, and with an override for another this one would not:
+    # so the move has an override of its own. A driver's own table of ids still goes before it.
+    first = driver if moves and driver else override
     if current != first:
         yield _override(paths, address, first)
     if moves:
@@ -45,6 +46,9 @@ def _move(paths: Paths, address: Address, driver: str | None) -> Task[None]:
             with open(f"{paths.device(address)}/modalias", encoding="utf-8") as file:
                 alias = file.read().strip()
             yield access.modprobe(alias)
+    if not os.path.exists(paths.driver(driver)):
+        with contextlib.suppress(OSError):
+            yield access.modprobe(driver)
     if sysfs.driver_of(paths, address) is None:
         yield access.write(paths.drivers_probe, str(address))
     if sysfs.driver_of(paths, address) is None and os.path.exists(paths.driver(driver)):

@@ -17,7 +17,7 @@ Conflicts=shutdown.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/usr/bin/python3 -I -S /usr/local/lib/pcibind apply --recorded
+ExecStart=/usr/bin/python3 -I -S /usr/local/lib/pcibind/__main__.py apply --recorded
 TimeoutStartSec=15min
 RuntimeDirectory=pcibind
 RuntimeDirectoryPreserve=yes
