@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploys.steps.passthrough import WRAPPER, library
-from pcibind import early, unit
 from tests.lab.machine import Machine
 
 HOLDER = r"""
@@ -96,14 +95,11 @@ class Binder:
 
     @classmethod
     def install(cls, machine: Machine) -> Binder:
-        """Put pcibind there, with its early override and its unit, which is not enabled."""
+        """Put pcibind there, and let it write what a boot needs; its unit is not enabled."""
         buffer = io.BytesIO()
         files = {f"usr/local/lib/pcibind/{path}": content for path, content in library().items()}
         files |= {
             "usr/local/sbin/pcibind": WRAPPER.encode(),
-            early.RULE_PATH[1:]: early.rule().encode(),
-            early.INITRAMFS_HOOK_PATH[1:]: early.initramfs_hook().encode(),
-            f"etc/systemd/system/{unit.NAME}": unit.render().encode(),
             "root/hold.py": HOLDER.encode(),
         }
         with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -113,7 +109,7 @@ class Binder:
                 archive.addfile(entry, io.BytesIO(content))
         machine.ssh(
             "base64 -d | tar -C / --no-same-owner --no-overwrite-dir -xz"
-            " && python3 -m compileall -q /usr/local/lib/pcibind && mkdir -p /etc/pcibind && systemctl daemon-reload",
+            " && python3 -m compileall -q /usr/local/lib/pcibind && mkdir -p /etc/pcibind && pcibind setup && systemctl daemon-reload",
             stdin=base64.b64encode(buffer.getvalue()).decode(),
         )
         return cls(machine)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +120,29 @@ def test_the_unit_is_well_formed_and_confined(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         check=True,
     )
+
+
+def test_setup_writes_what_a_boot_needs_and_takes_it_away_again(machine: Machine) -> None:
+    (machine.root / "etc/initramfs-tools").mkdir()
+    before = {path for path in machine.root.rglob("*") if path.is_file()}
+    done = run_pcibind("--root", str(machine.root), "setup")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "next: update-initramfs -u -k all && systemctl enable pcibind.service"
+    written = {str(path.relative_to(machine.root)): path for path in machine.root.rglob("*") if path.is_file()}
+    assert written["usr/local/lib/pcibind/early"].stat().st_mode & 0o777 == 0o755
+    assert "etc/initramfs-tools/hooks/pcibind" in written
+    assert "etc/dracut.conf.d/pcibind.conf" not in written
+    assert "all boot files are there" in run_pcibind("--root", str(machine.root), "setup").stdout
+
+    (command,) = re.findall(
+        r"ExecStart=(.*) apply --recorded", written["etc/systemd/system/pcibind.service"].read_text()
+    )
+    version = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, check=False)
+    assert version.stdout.startswith("pcibind ") or "No module named 'click'" in version.stderr
+
+    assert run_pcibind("--root", str(machine.root), "setup", "--remove").returncode == 0
+    assert {path for path in machine.root.rglob("*") if path.is_file()} == before
+
+
+def run_pcibind(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pcibind", *words], capture_output=True, text=True, check=False)

@@ -9,6 +9,7 @@ import click
 from pcibind import apply as applying
 from pcibind import boot, judge
 from pcibind import release as releasing
+from pcibind import setup as boot_setup
 from pcibind import status as looking
 from pcibind.attempt import attempt
 from pcibind.errors import MEANINGS, ExitCode
@@ -69,6 +70,18 @@ def status(host: Host, as_json: bool) -> None:
 def release(host: Host, board: tuple[str, ...], as_json: bool) -> None:
     """Give all boards, or those named, back to the drivers they had before."""
     _answer("release", lambda: releasing.release(host, board), as_json)
+
+
+@cli.command(epilog=_CODES)
+@click.option("--remove", is_flag=True, help="Remove them again.")
+@click.pass_obj
+def setup(host: Host, remove: bool) -> None:
+    """Write what a boot needs: udev rule, early script, initramfs hook, and the unit."""
+    try:
+        said = boot_setup.remove(host.paths) if remove else boot_setup.install(host.paths)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo("\n".join(said))
 
 
 def _answer(command: str, run: Callable[[], Report], as_json: bool) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 NAME = "pcibind.service"
+PATH = f"/etc/systemd/system/{NAME}"
+
+COMMAND = "/usr/bin/python3 -I -S /usr/local/lib/pcibind/__main__.py"
+"""How pcibind is run where it lies as a directory of its own, without site-packages."""
 
 _TEXT = """\
 [Unit]
@@ -17,7 +21,7 @@ Conflicts=shutdown.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/usr/bin/python3 -I -S /usr/local/lib/pcibind/__main__.py apply --recorded
+ExecStart=@COMMAND@ apply --recorded
 TimeoutStartSec=15min
 RuntimeDirectory=pcibind
 RuntimeDirectoryPreserve=yes
@@ -56,10 +60,10 @@ WantedBy=sysinit.target
 """
 
 
-def render() -> str:
-    """The text of pcibind.service.
+def render(command: str = COMMAND) -> str:
+    """The text of pcibind.service; `command` is how pcibind is run, quoted for systemd.
 
     It comes before sysinit.target, so before every ordinary unit; what it comes after is early
     itself, so that there is no cycle. The time-out is far above the sum of the bounded accesses.
     """
-    return _TEXT
+    return _TEXT.replace("@COMMAND@", command)
