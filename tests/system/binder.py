@@ -109,7 +109,8 @@ class Binder:
                 archive.addfile(entry, io.BytesIO(content))
         machine.ssh(
             "base64 -d | tar -C / --no-same-owner --no-overwrite-dir -xz"
-            " && python3 -m compileall -q /usr/local/lib/pcibind && mkdir -p /etc/pcibind && pcibind setup && systemctl daemon-reload",
+            " && python3 -m compileall -q /usr/local/lib/pcibind && mkdir -p /etc/pcibind"
+            " && pcibind setup && systemctl daemon-reload",
             stdin=base64.b64encode(buffer.getvalue()).decode(),
         )
         return cls(machine)
