@@ -402,3 +402,41 @@ def test_the_topology_of_a_report_is_the_one_after_the_writes(both: Machine) -> 
     function = document["boards"][0]["functions"][0]
     assert function["driver"] == function["wanted_driver"] == "vfio-pci"
     assert both.host.topology().board_at(LEFT)
+
+
+def test_the_hosts_own_twin_is_never_taken_for_a_board_that_moved(machine: Machine) -> None:
+    machine.configure('[[board]]\nname = "left"\npath = "0000:00/01.0/00"\n')
+    apply(machine.host)
+    for number in range(3):
+        machine.unplug(f"0000:01:00.{number}")
+    (board,) = status(machine.host).boards
+    assert (board.verdict, board.state) == ("absent", "unbound")
+    assert RIGHT not in board.detail
+
+
+def test_a_further_function_is_told_even_beside_a_twin(machine: Machine) -> None:
+    machine.configure('[[board]]\nname = "left"\npath = "0000:00/01.0/00"\n')
+    apply(machine.host)
+    machine.function("pci0000:00/0000:00:01.0/0000:01:00.3", **NIC, group=12)
+    (board,) = status(machine.host).boards
+    assert board.verdict == "extra-function"
+    machine.configure("")
+    assert {board.verdict for board in show(machine.host).boards} == {"extra-function"}
+
+
+def test_the_plan_says_what_apply_would_say(tmp_path: Path, machine: Machine) -> None:
+    machine.configure('[[board]]\nmodel = "10de:2684"\n')
+    apply(machine.host)
+    assert {board.state for board in show(machine.host).boards} == {State.BOUND}
+    off = gpu_host(tmp_path / "off", iommu=False)
+    off.configure('[[board]]\nmodel = "10de:2684"\n')
+    assert show(off.host).exit_code is ExitCode.NOT_BOUND
+    assert "the IOMMU is off" in show(off.host).to_text()
+
+
+def test_boards_that_nobody_chose_are_shown_when_asked_for(machine: Machine) -> None:
+    report = status(machine.host, everything=True)
+    assert report.exit_code is ExitCode.OK
+    assert {board.path for board in report.boards} == {LEFT, RIGHT, "0000:00/03", "0000:00/04"}
+    assert {board.state for board in report.boards} == {State.NOT_CHOSEN}
+    assert "wanted" not in report.to_text()

@@ -6,7 +6,7 @@ from pcibind import boards, handover, record, release
 from pcibind.host import Host
 from pcibind.judge import Judgement, judge
 from pcibind.record import Record, RecordedBoard
-from pcibind.report import BoardReport, Report, State
+from pcibind.report import INITRAMFS_NOTE, BoardReport, Report, State
 
 
 def apply(host: Host, *, next_boot: bool = False) -> Report:
@@ -32,7 +32,7 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
         # Before the first write to a driver: whatever happens next, the way back is on disk.
         leaving = [board for board in judgement.removed if board not in held]
         wanted = (*_recorded(judgement), *held)
-        record.write(host.paths, Record(wanted, require, tuple(leaving)))
+        listed = record.write(host.paths, Record(wanted, require, tuple(leaving)))
         if next_boot:
             given_back = [
                 release.report_on(topology, board, State.RELEASED)._replace(
@@ -59,7 +59,12 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
                 topology = host.topology()
                 given_back = [b._replace(board=topology.board_at(b.path or "")) for b in given_back]
         return Report(
-            "apply", require, (*reports, *kept, *given_back), judgement.refusals, topology=topology
+            "apply",
+            require,
+            (*reports, *kept, *given_back),
+            judgement.refusals,
+            topology=topology,
+            notes=(INITRAMFS_NOTE,) if listed else (),
         )
 
 
@@ -80,8 +85,11 @@ def _recorded(judgement: Judgement) -> list[RecordedBoard]:
                 resolution.recorded._replace(selector=resolution.selector, name=resolution.name)
             )
         elif resolution.board is not None and not judgement.refused(resolution.board.path):
-            if any(function.locked for function in resolution.board.functions):
+            board = resolution.board
+            if any(function.locked for function in board.functions):
                 # Its override is unknown: recorded once it can be read.
                 continue
-            found.append(RecordedBoard.of(resolution.board, resolution.selector, resolution.name))
+            found.append(
+                RecordedBoard.of(board, resolution.selector, resolution.name, judgement.topology)
+            )
     return found

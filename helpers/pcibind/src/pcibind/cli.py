@@ -56,11 +56,12 @@ def apply(host: Host, next_boot: bool, recorded: bool, as_json: bool) -> None:
 
 
 @cli.command(epilog=_CODES)
+@click.option("--all", "everything", is_flag=True, help="Show the boards too that are not chosen.")
 @_json
 @click.pass_obj
-def status(host: Host, as_json: bool) -> None:
+def status(host: Host, everything: bool, as_json: bool) -> None:
     """Show how the chosen boards stand; change nothing."""
-    _answer("status", lambda: looking.status(host), as_json)
+    _answer("status", lambda: looking.status(host, everything=everything), as_json)
 
 
 @cli.command(epilog=_CODES)
@@ -68,7 +69,10 @@ def status(host: Host, as_json: bool) -> None:
 @_json
 @click.pass_obj
 def release(host: Host, board: tuple[str, ...], as_json: bool) -> None:
-    """Give all boards, or those named, back to the drivers they had before."""
+    """Give all boards, or those named, back to the drivers they had before.
+
+    BOARD is a name, a path, or the address that the board had when it was chosen.
+    """
     _answer("release", lambda: releasing.release(host, board), as_json)
 
 

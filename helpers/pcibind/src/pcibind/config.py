@@ -69,7 +69,7 @@ def parse(texts: Iterable[tuple[str, str]]) -> Config:
             require = (wish, name)
         tables = document.get("board", [])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            raise file.error("board", "board is not a table; expected [[board]]")
+            raise file.error("board", "expected an array of tables, each headed [[board]]")
         requests.extend(_request(file, index, table) for index, table in enumerate(tables))
     _refuse_repetition(requests)
     return Config(tuple(requests), require[0] if require else "all")
@@ -108,6 +108,8 @@ class _File(NamedTuple):
                 if seen == board:
                     header = number
             inside = seen == -1 if board is None else seen == board
+            if key is not None and re.match(rf"\s*\[+\s*{re.escape(key)}\s*\]", line):
+                header = header or number
             if key is not None and inside and re.match(rf'\s*"?{re.escape(key)}"?\s*[=.]', line):
                 return number
         return header

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pcibind import config, guards, opened, record, release, stuck
+from pcibind.bind import IOMMU_OFF
 from pcibind.evidence import Evidence
 from pcibind.gathering import Gathering
 from pcibind.host import Host
@@ -55,10 +56,14 @@ class Judgement(NamedTuple):
             return BoardReport.of(resolution, State.UNBOUND)
         if path in self.stuck:
             return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
-        steps = [
-            step for each in self.plan.boards if each.board.path == path for step in each.steps
-        ]
-        return BoardReport.of(resolution, state, steps=steps)
+        (planned,) = (each for each in self.plan.boards if each.board.path == path)
+        if state is State.RECORDED:
+            return BoardReport.of(resolution, state, detail="bound at the next boot")
+        if planned.iommu_off:
+            return BoardReport.of(resolution, State.UNBOUND, detail=IOMMU_OFF)
+        if state is State.PLANNED and not planned.steps:
+            return BoardReport.of(resolution, State.BOUND)
+        return BoardReport.of(resolution, state, steps=planned.steps)
 
 
 def judge(host: Host) -> Judgement:

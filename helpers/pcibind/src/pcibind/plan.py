@@ -93,7 +93,7 @@ def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[
             found.append(
                 Resolution(request.selector, name, request.allow, Verdict.PRESENT, board, recorded)
             )
-    _refuse_twice(found)
+    _refuse_twice(found, {request.selector: request.source for request in config.boards})
     return tuple(found)
 
 
@@ -129,14 +129,23 @@ def select(topology: Topology, selector: Selector) -> tuple[Board, ...]:
 
 def _followed(topology: Topology, record: Record, recorded: RecordedBoard) -> Resolution:
     board = topology.board_at(recorded.path)
+    found = compare(board, recorded)
 
     def verdict(verdict: Verdict, detail: str = "", chosen: Board | None = None) -> Resolution:
         return Resolution(
             recorded.selector, recorded.name, frozenset(), verdict, chosen, recorded, detail
         )
 
-    if board is not None and board.identities == recorded.identities:
-        return verdict(Verdict.PRESENT, chosen=board)
+    if found is Verdict.PRESENT:
+        return verdict(found, chosen=board)
+    if board is not None and found is Verdict.EXTRA_FUNCTION:
+        extra = [f for f in board.functions if f.number not in recorded.identities]
+        named = ", ".join(f"{f.address} {f.identity}" for f in extra)
+        return verdict(
+            found,
+            f"the board at {recorded.path} has a function that was not there when it was chosen: "
+            f"{named}; run `pcibind release {recorded.label}`, then apply",
+        )
     places = _places(topology, record, recorded)
     if len(places) == 1:
         return verdict(
@@ -151,15 +160,6 @@ def _followed(topology: Topology, record: Record, recorded: RecordedBoard) -> Re
             f"nothing at {recorded.path}, last seen as {recorded.address}{others}; plug it in, or "
             "take it out of the configuration and apply",
         )
-    extra = [f for f in board.functions if f.number not in recorded.identities]
-    rest = {n: i for n, i in board.identities.items() if n in recorded.identities}
-    if extra and rest == recorded.identities:
-        named = ", ".join(f"{f.address} {f.identity}" for f in extra)
-        return verdict(
-            Verdict.EXTRA_FUNCTION,
-            f"the board at {recorded.path} has a function that was not there when it was chosen: "
-            f"{named}; run `pcibind release {recorded.label}`, then apply",
-        )
     return verdict(
         Verdict.REPLACED,
         f"at {recorded.path} expected {_listing(recorded.identities)}, found "
@@ -168,13 +168,23 @@ def _followed(topology: Topology, record: Record, recorded: RecordedBoard) -> Re
     )
 
 
+def compare(board: Board | None, recorded: RecordedBoard) -> Verdict:
+    """How what is at a recorded board's place compares with it."""
+    if board is None:
+        return Verdict.ABSENT
+    if board.identities == recorded.identities:
+        return Verdict.PRESENT
+    known = {n: i for n, i in board.identities.items() if n in recorded.identities}
+    return Verdict.EXTRA_FUNCTION if known == recorded.identities else Verdict.REPLACED
+
+
 def _listing(identities: Mapping[int, Identity]) -> str:
     return ", ".join(f".{number} {identity}" for number, identity in sorted(identities.items()))
 
 
 def _places(topology: Topology, record: Record, recorded: RecordedBoard) -> tuple[str, ...]:
-    """Where else a board of the same functions is, other than where one is recorded."""
-    known = {board.path for board in record.boards}
+    """Where else a board of the same functions is, that was not there before."""
+    known = {board.path for board in record.boards} | set(recorded.twins)
     return tuple(
         board.path
         for board in topology.boards()
@@ -183,7 +193,10 @@ def _places(topology: Topology, record: Record, recorded: RecordedBoard) -> tupl
 
 
 def _nothing(topology: Topology, request: BoardRequest) -> Resolution:
-    hint = "see `lspci -Dnn` for what is there"
+    hint = "see `pcibind status --all` for what is there"
+    like = [str(f.address) for f in topology.functions if f.model == request.selector.value]
+    if like:
+        hint = f"{like[0]} is one, but no display; choose its board by its address or path"
     if request.selector.kind == "address":
         function = next(
             (f for f in topology.functions if str(f.address) == request.selector.value), None
@@ -201,7 +214,7 @@ def _nothing(topology: Topology, request: BoardRequest) -> Resolution:
     )
 
 
-def _refuse_twice(found: Iterable[Resolution]) -> None:
+def _refuse_twice(found: Iterable[Resolution], sources: Mapping[Selector, str]) -> None:
     seen: dict[str, Resolution] = {}
     for resolution in found:
         if resolution.board is None:
@@ -209,7 +222,8 @@ def _refuse_twice(found: Iterable[Resolution]) -> None:
         other = seen.setdefault(resolution.board.path, resolution)
         if other is not resolution:
             raise ConfigError(
-                f"{other.selector} and {resolution.selector} are the same board, "
+                f"{sources[resolution.selector]}: {other.selector} ({sources[other.selector]}) and "
+                f"{resolution.selector} are the same board, "
                 f"{resolution.board.path} ({resolution.board.address}); expected each board once"
             )
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pcibind import files
 from pcibind.errors import RecordError
-from pcibind.model import Address, Board, Identity
+from pcibind.model import Address, Board, Identity, Topology
 from pcibind.paths import Paths
 from pcibind.request import SELECTOR_KINDS, RequireBoards, Selector
 
@@ -25,17 +25,30 @@ class RecordedFunction(NamedTuple):
 
 
 class RecordedBoard(NamedTuple):
-    """A chosen board. `address` is where it was when chosen, for people only: it may change."""
+    """A chosen board. `address` is where it was when chosen, for people only: it may change.
+
+    `twins` are the paths of boards of the same functions that were there too: none of those is
+    this one, moved.
+    """
 
     name: str | None
     selector: Selector
     path: str
     address: Address
     functions: tuple[RecordedFunction, ...]
+    twins: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, board: Board, selector: Selector, name: str | None) -> RecordedBoard:
-        """Record a board as it is now."""
+    def of(
+        cls,
+        board: Board,
+        selector: Selector,
+        name: str | None,
+        topology: Topology | None = None,
+    ) -> RecordedBoard:
+        """Record a board as it is now, on a host of this topology."""
+        there = topology.boards() if topology else ()
+        twins = (each.path for each in there if each.identities == board.identities)
         return cls(
             name,
             selector,
@@ -45,6 +58,7 @@ class RecordedBoard(NamedTuple):
                 RecordedFunction(f.number, f.identity, f.driver, f.driver_override)
                 for f in board.functions
             ),
+            tuple(path for path in twins if path != board.path),
         )
 
     @property
@@ -127,16 +141,20 @@ def read(path: str) -> Record | None:
         ) from error
 
 
-def write(paths: Paths, record: Record) -> None:
-    """Write the record, then the early list; without boards, remove them. Raises OSError."""
+def write(paths: Paths, record: Record) -> bool:
+    """Write the record, then the early list; without boards, remove them. Raises OSError.
+
+    Returns whether the early list changed, which an initramfs may carry.
+    """
     if record.boards or record.leaving:
         files.write_atomically(paths.record, dump(record))
     if record.boards:
-        files.write_atomically(paths.early_list, early_list(record))
+        changed = files.write_atomically(paths.early_list, early_list(record))
     else:
-        files.remove(paths.early_list)
+        changed = files.remove(paths.early_list)
     if not record.boards and not record.leaving:
         files.remove(paths.record)
+    return changed
 
 
 def early_list(record: Record) -> str:
@@ -174,6 +192,7 @@ def _board_json(board: RecordedBoard) -> dict[str, object]:
             }
             for function in board.functions
         ],
+        "twins": list(board.twins),
     }
 
 
@@ -197,7 +216,14 @@ def _board(item: dict[str, object]) -> RecordedBoard:
         Selector.of("path", str(item["path"])).value,
         Address.parse(str(item["address"])),
         tuple(_function(function) for function in functions),
+        tuple(Selector.of("path", str(path)).value for path in _list(item.get("twins", []))),
     )
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is not a list")
+    return value
 
 
 def _function(item: dict[str, object]) -> RecordedFunction:

@@ -11,10 +11,10 @@ from pcibind.evidence import Evidence
 from pcibind.host import Host
 from pcibind.model import Board, Function, Topology
 from pcibind.paths import Paths
-from pcibind.plan import Verdict
+from pcibind.plan import compare
 from pcibind.record import Record, RecordedBoard, RecordedFunction
 from pcibind.refusal import Refusal
-from pcibind.report import BoardReport, Report, State
+from pcibind.report import INITRAMFS_NOTE, BoardReport, Report, State
 from pcibind.restore import restore
 
 
@@ -35,11 +35,12 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         if going or not known.boards:
             # Nobody may start to use what is about to go.
             handover.remove(host.paths)
+        listed = False
         if going:
             # Killed from here on, the next boot gives back what is left.
             staying = tuple(b for b in known.boards if b not in going)
             going_soon = tuple(dict.fromkeys((*known.leaving, *going)))
-            record.write(host.paths, known._replace(boards=staying, leaving=going_soon))
+            listed = record.write(host.paths, known._replace(boards=staying, leaving=going_soon))
         found = host.carry_out([give_back(host.paths, topology, board) for board in going])
         reports += found
         gone = [b for b, report in zip(going, found, strict=True) if report.is_good]
@@ -48,13 +49,18 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
             # What could not be given back keeps its original drivers on record.
             leaving=tuple(dict.fromkeys(b for b in (*known.leaving, *going) if b not in gone)),
         )
-        record.write(host.paths, left)
+        listed |= record.write(host.paths, left)
         if going:
             topology = host.topology()
             boards.hand_over_what_stays(host, topology, left)
             reports = [b._replace(board=topology.board_at(b.path or "")) for b in reports]
         return Report(
-            "release", known.require_boards, tuple(reports), tuple(refusals), topology=topology
+            "release",
+            known.require_boards,
+            tuple(reports),
+            tuple(refusals),
+            topology=topology,
+            notes=(INITRAMFS_NOTE,) if listed else (),
         )
 
 
@@ -96,15 +102,11 @@ def give_back(paths: Paths, topology: Topology, recorded: RecordedBoard) -> Task
 def report_on(topology: Topology, recorded: RecordedBoard, state: State) -> BoardReport:
     """A report on a recorded board that is not wanted any more."""
     board = topology.board_at(recorded.path)
-    verdict = Verdict.ABSENT
-    if board is not None:
-        same = board.identities == recorded.identities
-        verdict = Verdict.PRESENT if same else Verdict.REPLACED
     return BoardReport(
         recorded.name,
         recorded.path,
         recorded.selector,
-        verdict,
+        compare(board, recorded),
         state,
         board,
         recorded,

@@ -11,7 +11,7 @@ Schema `pcibind/1`:
       selector                     {kind, value}
       verdict                      present | moved | replaced | absent | extra-function
       state                        planned | recorded | bound | unbound | refused | failed | stuck
-                                   | released | gone
+                                   | released | gone | not-chosen
       changed                      whether this run wrote anything for it
       detail                       what was found, expected, and what to do; "" when all is well
       groups                       IOMMU group numbers
@@ -22,10 +22,13 @@ Schema `pcibind/1`:
                                    subsystem_device, class, driver, driver_override, wanted_driver,
                                    original_driver, iommu_group, verdict}, where verdict is
                                    right | wrong (another driver than wanted) | stuck
-    refusals          list of {board, guard, address, found, remedy}
+    refusals          list of {board, guard, address, found, remedy}; address may be null
     errors            list of text
+    notes             list of text: what else is to be done
 
-Numbers of the configuration space are hexadecimal text without 0x, as lspci -n prints them.
+Null: the path of an absent board that was chosen by its address or model; drivers and overrides
+where there is none; IOMMU groups while the IOMMU is off. Numbers of the configuration space are
+hexadecimal text without 0x, as lspci -n prints them.
 """
 
 from __future__ import annotations
@@ -45,6 +48,12 @@ from pcibind.request import RequireBoards, Selector
 SCHEMA = "pcibind/1"
 
 
+INITRAMFS_NOTE = (
+    "/etc/pcibind/early.list changed, and an initramfs may carry it: rebuild that "
+    "(update-initramfs -u -k all, or dracut --regenerate-all --force) before the next boot"
+)
+
+
 class State(StrEnum):
     """How a board stands at the end of a command."""
 
@@ -57,9 +66,10 @@ class State(StrEnum):
     STUCK = "stuck"
     RELEASED = "released"
     GONE = "gone"
+    NOT_CHOSEN = "not-chosen"
 
 
-_GOOD = frozenset({State.PLANNED, State.RECORDED, State.BOUND, State.RELEASED})
+_GOOD = frozenset({State.PLANNED, State.RECORDED, State.BOUND, State.RELEASED, State.NOT_CHOSEN})
 
 
 class BoardReport(NamedTuple):
@@ -111,7 +121,9 @@ class BoardReport(NamedTuple):
 
     def wanted_driver(self, function: Function) -> str | None:
         """The driver that a function is to have, None for none."""
-        return DRIVER if self.wanted else self.original_driver(function)
+        if self.wanted:
+            return DRIVER
+        return self.original_driver(function) if self.recorded else function.driver
 
     @property
     def is_good(self) -> bool:
@@ -142,6 +154,7 @@ class Report(NamedTuple):
     errors: tuple[str, ...] = ()
     error_code: ExitCode = ExitCode.OK
     topology: Topology = Topology(())
+    notes: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -182,6 +195,7 @@ class Report(NamedTuple):
                     for refusal in self.refusals
                 ],
                 "errors": list(self.errors),
+                "notes": list(self.notes),
             },
             indent=2,
         )
@@ -194,7 +208,8 @@ class Report(NamedTuple):
 
         lines += tree.render(self.topology, self.boards)
         if not lines:
-            lines = ["no board is chosen"]
+            lines = ["no board is chosen; `pcibind status --all` shows those that there are"]
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 

@@ -12,11 +12,13 @@ from pcibind.model import Topology
 from pcibind.plan import Resolution, Verdict, follow, plan, resolve
 from pcibind.record import Record, RecordedBoard
 from pcibind.report import BoardReport, Report, State
-from pcibind.request import Config
+from pcibind.request import Config, Selector
 
 
-def status(host: Host) -> Report:
+def status(host: Host, *, everything: bool = False) -> Report:
     """Look at every recorded board, and at every configured one that is not on record.
+
+    With `everything`, at all other boards too, which are not chosen.
 
     Raises RecordError. A wrong configuration is reported beside the boards.
     """
@@ -43,6 +45,21 @@ def status(host: Host) -> Report:
         errors.append("bound, but not handed over; run `pcibind apply`")
         code = code or ExitCode.NOT_BOUND
     boards += [_look_at_leaving(host, topology, board) for board in known.leaving]
+    if everything:
+        seen = {report.path for report in boards}
+        boards += [
+            BoardReport(
+                None,
+                board.path,
+                Selector("path", board.path),
+                Verdict.PRESENT,
+                State.NOT_CHOSEN,
+                board,
+                wanted=False,
+            )
+            for board in topology.boards()
+            if board.path not in seen
+        ]
     require = known.require_boards if known.boards else wanted.require_boards
     refusals = plan(topology, [r.board for r in followed if r.board]).refusals
     return Report("status", require, tuple(boards), refusals, tuple(errors), code, topology)
