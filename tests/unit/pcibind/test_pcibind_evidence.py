@@ -271,7 +271,8 @@ def test_boards_that_need_no_change_are_not_opened(machine: Machine) -> None:
     assert opens(machine) == ["12"]
     machine.asked.clear()
     release(unused(machine), [RIGHT])
-    assert opens(machine) == ["13"]
+    # Asked at first, and again right before it is taken.
+    assert set(opens(machine)) == {"13"}
 
 
 # Each override silences its own guard.

@@ -45,8 +45,10 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
         else:
             given_back = _give_back(host, judgement, leaving)
             # What could not be given back keeps its original drivers on record.
-            left = [b for b, report in zip(leaving, given_back, strict=True) if not report.is_good]
-            record.write(host.paths, Record(wanted, require, tuple(left)))
+            outcome = list(zip(leaving, given_back, strict=True))
+            busy = [b for b, report in outcome if report.state is State.REFUSED]
+            left = [b for b, report in outcome if not report.is_good and b not in busy]
+            record.write(host.paths, Record((*wanted, *busy), require, tuple(left)))
 
         judged = [r for r in judgement.resolutions if r not in refused]
         reports = [judgement.report(resolution, State.REFUSED) for resolution in refused]

@@ -10,9 +10,10 @@ from typing import NamedTuple
 from pcibind import access, holders, proof, stuck, sysfs
 from pcibind.access import Task
 from pcibind.errors import NotBoundError, StuckError
-from pcibind.model import Address, Board, Function, function_path
+from pcibind.model import Address, Board, Function, board_path, function_path
 from pcibind.paths import Paths
 from pcibind.plan import DRIVER, Action, BoardPlan, Step
+from pcibind.record import RecordedBoard
 from pcibind.restore import restore, unbind
 
 NODE_SECONDS = 5.0
@@ -47,13 +48,17 @@ class BindResult(NamedTuple):
 
 
 def bind(
-    plans: Sequence[BoardPlan], paths: Paths, node_seconds: float = NODE_SECONDS
+    plans: Sequence[BoardPlan],
+    paths: Paths,
+    recorded: Sequence[RecordedBoard] = (),
+    node_seconds: float = NODE_SECONDS,
 ) -> Task[list[BindResult]]:
     """Carry out the plans of boards that share IOMMU groups (mostly one), and prove them together.
 
     Writes nothing where there is nothing to do. On failure puts every function back, of all of
-    them, as a group goes to one user as a whole. Never raises for what the machine does: one
-    board's trouble must not keep others from being bound.
+    them, as a group goes to one user as a whole: to the drivers that are `recorded`, since some may
+    have been on vfio-pci already, or else to those that it has now. Never raises for what the
+    machine does: one board's trouble must not keep others from being bound.
     """
     boards = [plan.board for plan in plans]
 
@@ -98,7 +103,7 @@ def bind(
         detail = str(error)
     except OSError as error:
         detail = _text(error, current)
-    left = yield from _put_back(paths, boards, blocked)
+    left = yield from _put_back(paths, boards, recorded, blocked)
     detail = "; ".join([detail, *left])
     if blocked:
         return all_of_them(Outcome.STUCK, _with_holders(paths, boards, detail))
@@ -159,18 +164,27 @@ def _still_there(paths: Paths, function: Function) -> None:
         )
 
 
-def _put_back(paths: Paths, boards: Sequence[Board], blocked: set[Address]) -> Task[list[str]]:
+def _put_back(
+    paths: Paths,
+    boards: Sequence[Board],
+    recorded: Sequence[RecordedBoard],
+    blocked: set[Address],
+) -> Task[list[str]]:
     """Give each function back the override and driver it had; return what could not be.
 
     Functions in `blocked` are not touched; those that block now are added to it.
     """
     left = []
+    known = {old.path: old for old in recorded}
     for function in (function for board in boards for function in board.functions):
         if function.address in blocked:
             continue
+        place = board_path(function.path)
+        old = known[place].function(function.number) if place in known else None
+        before = old or function
         try:
             _still_there(paths, function)
-            yield from restore(paths, function.address, function.driver, function.driver_override)
+            yield from restore(paths, function.address, before.driver, before.driver_override)
         except StuckError as error:
             blocked.add(function.address)
             stuck.mark(paths, function.address, error)

@@ -37,7 +37,8 @@ def take(
     if any(each.steps for each in plan.boards):
         # What was handed over must not be believed while it changes, should this run be killed.
         handover.remove(host.paths)
-    tasks = [bind(plans, host.paths, host.node_seconds) for plans in plan.together()]
+    recorded = [r.recorded for r in resolutions if r.recorded]
+    tasks = [bind(plans, host.paths, recorded, host.node_seconds) for plans in plan.together()]
     results = {result.board.path: result for found in host.carry_out(tasks) for result in found}
     if any(result.outcome is not Outcome.UNCHANGED for result in results.values()):
         topology = host.topology()

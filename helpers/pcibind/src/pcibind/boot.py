@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from pcibind import boards, handover, record
 from pcibind.host import Host
 from pcibind.model import Topology
@@ -49,8 +51,12 @@ def _finish_leaving(host: Host, topology: Topology, known: Record) -> list[Board
     """Give back the boards that were let go while they could not be given back."""
     from pcibind import release
 
-    tasks = [release.give_back(host.paths, topology, board) for board in known.leaving]
+    tasks = [
+        release.give_back(host.paths, topology, board, booting=True) for board in known.leaving
+    ]
     reports = host.carry_out(tasks)
     left = [b for b, report in zip(known.leaving, reports, strict=True) if not report.is_good]
-    record.write(host.paths, known._replace(leaving=tuple(left)))
+    # Tried again at the next boot; what is wanted is bound in any case.
+    with contextlib.suppress(OSError):
+        record.write(host.paths, known._replace(leaving=tuple(left)))
     return reports

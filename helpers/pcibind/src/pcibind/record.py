@@ -196,8 +196,8 @@ def _board_json(board: RecordedBoard) -> dict[str, object]:
     }
 
 
-# A driver's name becomes part of a sysfs path and an argument of modprobe.
-_DRIVER = re.compile(r"[\w.-]+( [\w.-]+)*")
+# A driver's name becomes part of a sysfs path; an override may be any line of text.
+_DRIVER = re.compile(r"(?!\.{1,2}$)[^/\n\0]+")
 
 
 def _board(item: dict[str, object]) -> RecordedBoard:

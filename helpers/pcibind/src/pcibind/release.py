@@ -11,7 +11,7 @@ from pcibind.evidence import Evidence
 from pcibind.host import Host
 from pcibind.model import Board, Function, Topology
 from pcibind.paths import Paths
-from pcibind.plan import compare
+from pcibind.plan import DRIVER, compare
 from pcibind.record import Record, RecordedBoard, RecordedFunction
 from pcibind.refusal import Refusal
 from pcibind.report import INITRAMFS_NOTE, BoardReport, Report, State
@@ -44,10 +44,18 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         found = host.carry_out([give_back(host.paths, topology, board) for board in going])
         reports += found
         gone = [b for b, report in zip(going, found, strict=True) if report.is_good]
+        busy = [b for b, r in zip(going, found, strict=True) if r.state is State.REFUSED]
         left = known._replace(
-            boards=tuple(b for b in known.boards if b not in going),
+            # One that was opened in the meantime stays what it was.
+            boards=tuple(b for b in known.boards if b not in going or b in busy),
             # What could not be given back keeps its original drivers on record.
-            leaving=tuple(dict.fromkeys(b for b in (*known.leaving, *going) if b not in gone)),
+            leaving=tuple(
+                dict.fromkeys(
+                    b
+                    for b in (*known.leaving, *going)
+                    if b not in gone and (b not in busy or b in known.leaving)
+                )
+            ),
         )
         listed |= record.write(host.paths, left)
         if going:
@@ -70,19 +78,33 @@ def check(topology: Topology, recorded: RecordedBoard, evidence: Evidence) -> li
     return guards.check_open(board, evidence) if board and ours(board, recorded) else []
 
 
-def give_back(paths: Paths, topology: Topology, recorded: RecordedBoard) -> Task[BoardReport]:
+def give_back(
+    paths: Paths, topology: Topology, recorded: RecordedBoard, *, booting: bool = False
+) -> Task[BoardReport]:
     """Restore each function of a recorded board that is still there, and say how it went.
 
-    A device that has come in its place is left alone. Raises nothing for what the machine does.
+    A device that has come in its place is left alone, and so is a function that a new driver has by
+    now; while `booting`, also one that its driver has not reached yet. A group that is open is not
+    touched. Raises nothing for what the machine does.
     """
     report = report_on(topology, recorded, State.RELEASED)
     board = topology.board_at(recorded.path)
     if board is None:
         return report._replace(state=State.GONE)
+    mine = [
+        (function, old)
+        for function, old in ours(board, recorded)
+        if not _has_gone_on(function, old, booting)
+    ]
+    if any(function.driver == DRIVER for function, _ in mine):
+        found = yield from opened.groups(paths, [board])
+        if found:
+            detail = f"IOMMU group {found[0].group} is open, {found[0].holder}; stop that first"
+            return report._replace(state=State.REFUSED, detail=detail)
     state = State.RELEASED
     changed = False
     problems = []
-    for function, old in ours(board, recorded):
+    for function, old in mine:
         if stuck.is_stuck(paths, function):
             state = State.STUCK
             problems.append(f"{function.address}: an earlier access still waits; reboot")
@@ -97,6 +119,13 @@ def give_back(paths: Paths, topology: Topology, recorded: RecordedBoard) -> Task
             state = State.STUCK if state is State.STUCK else State.FAILED
             problems.append(str(error))
     return report._replace(state=state, changed=changed, detail="; ".join(problems))
+
+
+def _has_gone_on(function: Function, old: RecordedFunction, booting: bool) -> bool:
+    """Whether a function is not ours to give back any more: that would take it from its driver."""
+    if DRIVER in (function.driver, function.driver_override) or old.driver in (DRIVER, None):
+        return False
+    return booting if function.driver is None else function.driver != old.driver
 
 
 def report_on(topology: Topology, recorded: RecordedBoard, state: State) -> BoardReport:

@@ -161,8 +161,10 @@ class Report(NamedTuple):
         """The most serious of all boards' codes; with "any", one good wanted board outweighs."""
         wanted = [board.exit_code for board in self.boards if board.wanted]
         codes = [board.exit_code for board in self.boards if not board.wanted]
-        if not (self.require_boards == "any" and ExitCode.OK in wanted):
-            codes += wanted
+        if self.require_boards == "any" and ExitCode.OK in wanted:
+            # Enough boards are there; but what is stuck in the kernel is nothing to pass over.
+            wanted = [code for code in wanted if code is ExitCode.STUCK]
+        codes += wanted
         codes.append(self.error_code)
         # A configuration error or a refusal touched nothing, so it is not the most serious.
         order = (

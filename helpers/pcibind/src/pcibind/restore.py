@@ -24,10 +24,16 @@ def restore(paths: Paths, address: Address, driver: str | None, override: str | 
     first = driver if moves and driver else override
     if current != first:
         yield _override(paths, address, first)
+    problem: NotBoundError | None = None
     if moves:
-        yield from _move(paths, address, driver)
+        try:
+            yield from _move(paths, address, driver)
+        except NotBoundError as error:
+            problem = error
     if first != override:
         yield _override(paths, address, override)
+    if problem:
+        raise problem
     return moves or current != override
 
 

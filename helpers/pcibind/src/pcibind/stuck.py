@@ -18,24 +18,23 @@ WAITING = "an earlier access to it still waits in the kernel; it is left alone, 
 def mark(paths: Paths, address: Address, error: StuckError) -> None:
     """Remember, where that can be, that an access to `address` did not come back."""
     if error.process is not None:
-        started = _started(paths, error.process)
         with contextlib.suppress(OSError):
-            files.write_atomically(_mark(paths, address), f"{error.process} {started}\n")
+            started = _started(paths, error.process)
+            files.write_atomically(f"{paths.run}/stuck/{address}", f"{error.process} {started}\n")
 
 
 def is_stuck(paths: Paths, function: Function) -> bool:
     """Whether an access to a function still waits in the kernel: one of ours, or anybody's."""
-    if function.locked:
-        return True
+    return function.locked or is_marked(paths, str(function.address))
+
+
+def is_marked(paths: Paths, address: str) -> bool:
+    """Whether an access of ours to the function at an address is known to wait still."""
     try:
-        process, started = (files.read(_mark(paths, function.address)) or "").split()
+        process, started = (files.read(f"{paths.run}/stuck/{address}") or "").split()
+        return started != "gone" and _started(paths, int(process)) == started
     except (OSError, ValueError):
         return False
-    return started != "gone" and _started(paths, int(process)) == started
-
-
-def _mark(paths: Paths, address: Address) -> str:
-    return f"{paths.run}/stuck/{address}"
 
 
 def _started(paths: Paths, process: int) -> str:

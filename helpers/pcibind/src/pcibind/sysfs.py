@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 
-from pcibind import access
+from pcibind import access, stuck
 from pcibind.access import Task
 from pcibind.errors import StuckError
 from pcibind.model import Address, Topology
@@ -24,7 +25,9 @@ def read(paths: Paths, *, udev: bool = False) -> Task[Topology]:
     """
     found = _udev_devices() if udev and not paths.root else None
     devices = [_device(path) for path in (found or _listed_devices(paths.devices))]
-    left = [raw for raw in devices if raw.target is not None]
+    for raw in devices:
+        raw.locked = stuck.is_marked(paths, raw.name)
+    left = [raw for raw in devices if raw.target is not None and not raw.locked]
     try:
         overrides = yield access.read_all(f"{paths.devices}/{r.name}/driver_override" for r in left)
         for raw, text in zip(left, overrides.split("\n"), strict=False):
@@ -51,10 +54,13 @@ def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
         path = f"{paths.devices}/{raw.name}/driver_override"
         try:
             raw.attributes[LOCKED_ATTRIBUTE] = yield access.read(path, 1.0)
-        except StuckError:
+        except StuckError as error:
             raw.locked = True
-        except OSError:
-            continue
+            # So that the next look does not leave another process behind.
+            stuck.mark(paths, Address.parse(raw.name), error)
+        except OSError as error:
+            # One that is gone has no override; of any other it is not known.
+            raw.locked = error.errno not in (errno.ENOENT, errno.ENODEV)
 
 
 def _udev_devices() -> list[str] | None:

@@ -34,6 +34,7 @@ CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH
 NoNewPrivileges=yes
 PrivateMounts=yes
 ProtectSystem=strict
+ReadWritePaths=-/etc/pcibind -/var/lib/pcibind
 ProtectHome=read-only
 ProtectClock=yes
 ProtectControlGroups=yes

@@ -65,6 +65,7 @@ class Worker:
 def _serve(request: int, answer: int) -> None:
     """The child's side, until the parent closes its end. Never returns."""
     try:
+        request, answer = _above_standard(request), _above_standard(answer)
         # A child that is left behind must keep nothing of its parent's: not the lock of this run,
         # not the terminal's or the SSH session's output, not the pipes of other children.
         null = os.open(os.devnull, os.O_RDWR)
@@ -84,6 +85,13 @@ def _serve(request: int, answer: int) -> None:
     finally:
         # Past the handlers and buffers that belong to the parent.
         os._exit(0)
+
+
+def _above_standard(descriptor: int) -> int:
+    """The same, not as standard input or output, which a parent may have closed."""
+    while descriptor <= 2:
+        descriptor = os.dup(descriptor)
+    return descriptor
 
 
 def _perform(kind: str, targets: tuple[str, ...], text: str) -> str:

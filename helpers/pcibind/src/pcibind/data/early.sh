@@ -9,7 +9,11 @@ sys=${PCIBIND_SYS:-/sys}
 list=${PCIBIND_LIST:-/etc/pcibind/early.list}
 run=${PCIBIND_RUN:-/run/pcibind}
 
-[ -e "$run/early.done" ] && exit 0
+# An initramfs may carry an older list: that it was done there does not count here.
+done=$run/early.done
+if [ -e /etc/initrd-release ] || [ -e /conf/initramfs.conf ]; then done=$run/early.initramfs; fi
+
+[ -e "$done" ] && exit 0
 
 wanted='|'
 while read -r line; do
@@ -47,4 +51,4 @@ done
 # Events that are handled at the same time may all come this far; each has done the whole work.
 [ "$failed" = 0 ] || exit 1
 cd / || exit 1
-mkdir -p "$run" && : >"$run/early.done"
+mkdir -p "$run" && : >"$done"
