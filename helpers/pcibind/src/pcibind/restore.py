@@ -43,7 +43,7 @@ def _override(paths: Paths, address: Address, override: str | None) -> access.Ac
 
 
 def _move(paths: Paths, address: Address, driver: str | None) -> Task[None]:
-    yield from unbind(paths, address)
+    yield from unbind(paths, address, wanted=driver)
     if driver is None:
         return
     if not os.path.exists(paths.driver(driver)):
@@ -68,14 +68,17 @@ def _move(paths: Paths, address: Address, driver: str | None) -> Task[None]:
         )
 
 
-def unbind(paths: Paths, address: Address) -> Task[None]:
-    """Take a function from its driver, if it has one; raise NotBoundError if it stays there."""
+def unbind(paths: Paths, address: Address, wanted: str | None = None) -> Task[None]:
+    """Take a function from its driver, if it has one; raise NotBoundError if it stays there.
+
+    Somebody may bind it again at once: that is no matter if it is to the driver that is `wanted`.
+    """
     driver = sysfs.driver_of(paths, address)
     if driver is None:
         return
     yield access.write(f"{paths.driver(driver)}/unbind", str(address))
     found = sysfs.driver_of(paths, address)
-    if found is not None:
+    if found not in (None, wanted):
         raise NotBoundError(
             f"{address}: unbound from {driver}, but now on {found}; expected no driver"
         )
