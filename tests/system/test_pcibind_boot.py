@@ -15,7 +15,7 @@ import pytest
 from tests.lab.machine import Machine
 from tests.lab.preparation import IOMMU
 from tests.lab.progress import Progress, step
-from tests.system.binder import Binder
+from tests.system.binder import Binder, path
 
 MODULES = ("bochs-drm", "snd_hda_intel", "xhci_hcd")
 """Drivers of the boards that are modules in Debian's kernel; the fourth one, serial, is built in."""
@@ -120,6 +120,23 @@ def test_undone_and_booted_the_host_is_as_it_was_before(binder: Binder, say: Pro
     drivers = {each.driver for slot in (4, 5) for each in binder.board(slot).values()}
     assert drivers == {"bochs-drm", "snd_hda_intel", "xhci_hcd", "serial"}
     assert {each.override for each in binder.functions().values()} == {"(null)"}
+
+
+@pytest.mark.soak
+def test_a_board_that_was_let_go_is_the_hosts_after_the_next_boot(binder: Binder) -> None:
+    machine = binder.machine
+    binder.choose(4, 5)
+    assert binder.run("apply").code == 0
+    binder.choose(4)
+    assert binder.run("apply --next-boot").code == 0
+    assert binder.bound() == {4, 5}
+    machine.ssh("systemctl enable pcibind.service && update-initramfs -u && sync")
+    machine.reboot()
+    assert machine.wait_running() == "running"
+    assert binder.bound() == {4}
+    assert {each.driver for each in binder.board(5).values()} == {"bochs-drm", "snd_hda_intel", "xhci_hcd", "serial"}
+    assert (binder.run("status").code, list(binder.run("status").states())) == (0, [path(4)])
+    assert "PCIBIND_BOARDS=1\n" in binder.handed_over()
 
 
 @pytest.mark.soak
