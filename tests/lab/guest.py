@@ -22,7 +22,7 @@ PACKAGES = (
 DOWNLOADED = ("python3-click", "python3-pyudev")
 """Packages that a guest can install without a network: their files lie in apt's archive."""
 
-DOWNLOADED_ALONE = ("dpdk",)
+DOWNLOADED_ALONE = ("dpdk", "dracut-core")
 """The same, but without what they recommend: for dpdk-devbind.py that would be all of DPDK."""
 
 MASKED = (

@@ -14,6 +14,8 @@ from tree import DISPLAY, Machine, board
 
 from pcibind import early, record, unit
 from pcibind.apply import apply
+from pcibind.errors import ExitCode
+from pcibind.release import release
 
 SHELLS = [shell for shell in ("dash", "busybox", "bash") if shutil.which(shell)]
 
@@ -146,3 +148,24 @@ def test_setup_writes_what_a_boot_needs_and_takes_it_away_again(machine: Machine
 
 def run_pcibind(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "pcibind", *words], capture_output=True, text=True, check=False)
+
+
+def test_what_an_older_list_of_an_initramfs_took_is_not_recorded_as_the_hosts_own(machine: Machine) -> None:
+    choose(machine)
+    kept = Path(machine.paths.early_list).read_text()
+    release(machine.host)
+    machine.file("etc/pcibind/early.list", kept)
+    assert run_script(machine) == 0
+    report = apply(machine.host)
+    assert report.exit_code is ExitCode.REFUSED
+    assert {refusal.guard for refusal in report.refusals} == {"stale-initramfs"}
+    assert not Path(machine.paths.record).exists()
+    for name in overridden(machine):
+        machine.file(f"sys/bus/pci/devices/{name}/driver_override", "(null)\n")
+    assert apply(machine.host, next_boot=True).exit_code is ExitCode.OK
+
+
+def test_an_override_that_somebody_else_set_is_the_hosts_own(machine: Machine) -> None:
+    machine.file("sys/bus/pci/devices/0000:01:00.0/driver_override", "vfio-pci\n")
+    choose(machine)
+    assert '"original_driver_override": "vfio-pci"' in Path(machine.paths.record).read_text()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pcibind import config, guards, opened, record, release, stuck
+from pcibind import config, files, guards, opened, record, release, stuck
 from pcibind.bind import IOMMU_OFF
 from pcibind.evidence import Evidence
 from pcibind.gathering import Gathering
@@ -83,7 +83,7 @@ def _judge(host: Host, gathering: Gathering) -> Judgement:
     removed = tuple(board for board in known.boards if board.path not in kept)
     boards = [r.board for r in resolutions if r.board]
     planned = plan(topology, boards)
-    refusals = list(planned.refusals)
+    refusals = [*planned.refusals, *_taken_unrecorded(host, resolutions)]
     if boards or removed:
         evidence = _evidence(host, gathering, topology, planned, removed)
         for resolution in resolutions:
@@ -124,6 +124,26 @@ def show(host: Host) -> Report:
         judgement.refusals,
         topology=judgement.topology,
     )
+
+
+def _taken_unrecorded(host: Host, resolutions: Iterable[Resolution]) -> Iterator[Refusal]:
+    """Refuse to record as original what an older list of the initramfs made of a board."""
+    taken = {
+        address for path in host.paths.early_marks for address in (files.read(path) or "").split()
+    }
+    for resolution in resolutions:
+        if resolution.board is None or resolution.recorded is not None:
+            continue
+        for function in resolution.board.functions:
+            if function.driver_override == DRIVER and str(function.address) in taken:
+                yield Refusal(
+                    resolution.board.path,
+                    "stale-initramfs",
+                    function.address,
+                    f"{function.address} is not on record, but was taken at this boot by an older "
+                    "list in the initramfs: its original driver is not known",
+                    "Rebuild the initramfs, reboot, then apply",
+                )
 
 
 def _evidence(

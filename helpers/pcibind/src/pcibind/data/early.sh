@@ -21,6 +21,7 @@ while read -r line; do
 done <"$list" || exit 1
 
 failed=0
+taken=''
 for device in "$sys"/bus/pci/devices/*; do
     cd -P "$device" 2>/dev/null || continue
 
@@ -43,12 +44,14 @@ for device in "$sys"/bus/pci/devices/*; do
 
     case $wanted in
         *"|$path $vendor $model $subvendor $submodel $class|"*)
+            taken="$taken ${device##*/}"
             echo vfio-pci 2>/dev/null >driver_override || failed=1
             ;;
     esac
 done
 
+# By these addresses pcibind knows later whose overrides are not the host's own.
 # Events that are handled at the same time may all come this far; each has done the whole work.
 [ "$failed" = 0 ] || exit 1
 cd / || exit 1
-mkdir -p "$run" && : >"$done"
+mkdir -p "$run" && echo "$taken" >"$done"
