@@ -4,58 +4,140 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from pcibind import evidence_text, record, topology_text
+from facts import pciids
+from pcibind import classes, evidence_text, record, topology_text
+from pcibind.detail import Detail
 from pcibind.errors import PcibindError
 from pcibind.evidence import Evidence
-from pcibind.model import Topology
+from pcibind.model import Address, Function, Topology
 from pcibind.record import Record
+from pcibind.report import function_json
 
 
-class PciTopology(FactBase[Topology]):
-    """The host's whole PCI topology, as pcibind's model. Needs no root and no tools beyond find and grep."""
+class NamedTopology(Topology):
+    """A topology that tools can read as JSON, with the names that this machine knows."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The host's functions, bridges among them, and what could not be read.
+
+        The names of the keys are those of pcibind's reports, where there is one. A link's widths are lanes and its
+        speeds the kernel's text; ``numa_node`` is ``None`` where the firmware names none.
+        """
+        return {
+            "functions": [_function_json(each, self.details.get(each.address, Detail())) for each in self.functions],
+            "unreadable": list(self.unreadable),
+        }
+
+
+def _function_json(function: Function, detail: Detail) -> dict[str, Any]:
+    names = pciids.installed()
+    identity = function.identity
+    return {
+        **function_json(function),
+        "bridge": function.is_bridge,
+        "class_name": classes.name(function.class_code),
+        "vendor_name": names.vendor(identity.vendor),
+        "device_name": names.device(identity.vendor, identity.device),
+        "subsystem_name": names.subsystem(*identity[:4]),
+        "boot_vga": function.boot_vga,
+        "locked": function.locked,
+        "iommu_group_type": detail.iommu_group_type,
+        "numa_node": detail.numa_node,
+        "link": detail.link._asdict() if detail.link else None,
+        "sriov": detail.sriov._asdict() if detail.sriov else None,
+        "physical_function": str(detail.physical_function) if detail.physical_function else None,
+        "reset_methods": list(detail.reset_methods),
+        "slot": detail.slot,
+        "modules": [module._asdict() for module in detail.modules],
+    }
+
+
+class PciTopology(FactBase[NamedTopology]):
+    """The host's whole PCI topology, as pcibind's model. Needs no root and no tools beyond find, grep and sed."""
 
     @staticmethod
-    def default() -> Topology:
-        return Topology(())
+    def default() -> NamedTopology:
+        return NamedTopology()
 
     def command(self) -> str:
         return topology_text.COMMAND
 
-    def process(self, output: list[str]) -> Topology:
+    def process(self, output: list[str]) -> NamedTopology:
         try:
-            return topology_text.parse(output)
+            found = topology_text.parse(output)
         except ValueError as error:
             raise FactProcessError(f"the PCI topology cannot be read: {error}") from error
+        return NamedTopology(found.functions, found.details, found.unreadable)
 
 
-class PciUsage(FactBase[Evidence | None]):
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the guards decide by."""
+
+    evidence: Evidence
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: _plain(value) for name, value in self.evidence._asdict().items()}
+
+
+class PciUsage(FactBase[Usage | None]):
     """What of the PCI devices is in use by the host: routes, disks, virtual functions, the boot display."""
 
     def command(self) -> str:
         return evidence_text.COMMAND
 
-    def process(self, output: list[str]) -> Evidence:
+    def process(self, output: list[str]) -> Usage:
         try:
-            return evidence_text.parse(output)
+            return Usage(evidence_text.parse(output))
         except ValueError as error:
             raise FactProcessError(f"the use of the PCI devices cannot be read: {error}") from error
 
 
-class PciRecord(FactBase[Record | None]):
-    """The boards that pcibind recorded on the node, or ``None`` when it never did."""
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What pcibind recorded; ``record`` is ``None`` when it never did."""
+
+    record: Record | None = None
+
+    def to_json(self) -> Any:
+        return None if self.record is None else json.loads(record.dump(self.record))
+
+
+class PciRecord(FactBase[Recorded]):
+    """The boards that pcibind recorded on the node."""
+
+    @staticmethod
+    def default() -> Recorded:
+        return Recorded()
 
     def command(self) -> str:
         return "cat /var/lib/pcibind/record.json 2>/dev/null || true"
 
-    def process(self, output: list[str]) -> Record:
+    def process(self, output: list[str]) -> Recorded:
         try:
-            return record.parse("\n".join(output))
+            return Recorded(record.parse("\n".join(output)))
         except (ValueError, PcibindError) as error:
             raise FactProcessError(f"/var/lib/pcibind/record.json cannot be read: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Named tuples as objects, addresses as text, sets sorted."""
+    match value:
+        case Address():
+            return str(value)
+        case frozenset():
+            return sorted(map(str, value))
+        case tuple() if hasattr(value, "_asdict"):
+            return {name: _plain(each) for name, each in value._asdict().items()}
+        case tuple():
+            return [_plain(each) for each in value]
+        case _:
+            return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,13 +99,14 @@ def _judge(settings: Settings) -> Verdict:
     platform = host.get_fact(Platform, directory=settings.storage_directory)
     if platform is None:
         raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
+    usage = host.get_fact(PciUsage)
     return preflight.judge(
         platform,
         host.get_fact(KernelModules, modules=preflight.MODULES),
         host.get_fact(PciTopology),
-        host.get_fact(PciUsage),
+        usage.evidence if usage else None,
         settings,
-        host.get_fact(PciRecord),
+        host.get_fact(PciRecord).record,
         host.get_fact(PostgresDataRelease, directory=settings.postgres_directory),
         host.get_fact(KernelCommandLine),
     )

@@ -51,7 +51,7 @@ def compared(leaving: Leaving) -> Generator[PyinfraCommand | str, None, None]:
 def _read(leaving: Leaving) -> list[Check]:
     past, others = leaving.past, leaving.others
     topology = host.get_fact(PciTopology)
-    record = host.get_fact(PciRecord) if others else None
+    record = host.get_fact(PciRecord).record if others else None
     kept = [board.path for board in record.boards] if record else []
     names = (*standstill.units_of_deploy(past), *(() if others else (unit.NAME,)))
     paths = (

@@ -76,7 +76,7 @@ def boards_released(leaving: Leaving) -> Generator[PyinfraCommand | str, None, N
 
     + leaving: the host
     """
-    boards = chosen(host.get_fact(PciRecord), leaving)
+    boards = chosen(host.get_fact(PciRecord).record, leaving)
     if not boards:
         host.noop("no board is on record")
         return

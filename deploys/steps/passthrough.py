@@ -93,7 +93,7 @@ def boards_recorded(
     + boards: bridge-relative paths of the boards that the preflight found
     + later: what the reboot decides
     """
-    record = host.get_fact(PciRecord) or Record()
+    record = host.get_fact(PciRecord).record or Record()
     paths = {board.path for board in record.boards}
     if paths == set(boards) and {board.selector for board in record.boards} == {
         board.selector for board in wanted.boards

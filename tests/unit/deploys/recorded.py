@@ -155,7 +155,7 @@ def topology(*functions: Pci) -> list[str]:
         if each.group is not None:
             lines.append(f"./{each.address}/iommu_group ../../../../kernel/iommu_groups/{each.group}")
         lines += [f"./{each.address}/{name}:{value}" for name, value in attributes(each).items()]
-    return ["pcibind-topology 1", *lines, "pcibind-topology end"]
+    return ["pcibind-topology 2", *lines, "pcibind-topology end"]
 
 
 def attributes(each: Pci) -> dict[str, str]:
@@ -240,7 +240,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         "iommu_table=": platform(host.distribution, **host.changes),
         "uname -s": "Linux",
         "command -v useradd": "/usr/sbin/useradd",
-        "modinfo": modules(loaded=False),
+        "modinfo -F": modules(loaded=False),
         "pcibind-topology": Answer(lambda: topology(*(host.functions_after if host.ready else host.functions))),
         "pcibind-evidence": evidence(host.route),
         "/proc/cmdline": Answer(line),
@@ -317,7 +317,7 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
             Record(tuple(RecordedBoard.of(board, Selector.parse(board.model), None) for board in boards))
         ).splitlines(),
         "/proc/cmdline": [f"live {KERNEL} {ARGUMENTS}", f"configured {KERNEL} {ARGUMENTS}"],
-        "modinfo": modules(loaded=True),
+        "modinfo -F": modules(loaded=True),
         "initrd.img-": [],
         "pcibind status": ["{}", "0"],
         "image inspect": [f"{image} sha256:0a" for image in

@@ -224,7 +224,18 @@ def test_the_recorded_topology_is_what_the_command_prints(tmp_path: Path) -> Non
         if each.group is not None:
             (place / "iommu_group").symlink_to(f"../../../../kernel/iommu_groups/{each.group}")
         (devices / each.address).symlink_to(f"../../../devices/{each.place}")
-    printed = sh(PciTopology().command(), PCIBIND_SYS=str(tmp_path))
+    modules = tmp_path / "modules/6.12.0"
+    modules.mkdir(parents=True)
+    (modules / "modules.alias").write_text("")
+    proc = tmp_path / "proc/sys/kernel"
+    proc.mkdir(parents=True)
+    (proc / "osrelease").write_text("6.12.0\n")
+    printed = sh(
+        PciTopology().command(),
+        PCIBIND_SYS=str(tmp_path),
+        PCIBIND_PROC=str(tmp_path / "proc"),
+        PCIBIND_MODULES=str(tmp_path / "modules"),
+    )
     assert sorted(printed) == sorted(recorded.topology(*functions))
     assert topology_text.parse(printed) == topology_text.parse(recorded.topology(*functions))
 

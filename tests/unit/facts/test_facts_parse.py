@@ -15,7 +15,7 @@ from facts.health import Health
 from facts.initramfs import StaleInitramfs
 from facts.kernel import CommandLines, InterruptRemapping, KernelCommandLine, KernelModules, Module, effective
 from facts.node import Entry, NodeParts
-from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
+from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage, Recorded
 from facts.platform import Host, Platform
 from facts.podman import ImageIds
 from facts.tree import TreeDigest
@@ -203,11 +203,11 @@ def test_a_database_that_is_not_migrated_misses_its_tables() -> None:
 def test_the_pci_facts_read_what_pcibind_prints() -> None:
     (board,) = PciTopology().process(recorded.topology(*recorded.gpu(1, 1, group=12))).boards()
     assert (str(board.address), board.model, board.groups) == ("0000:01:00.0", "10de:2684", (12,))
-    assert [use.what for use in PciUsage().process(recorded.evidence()).route_nics] == [
+    assert [use.what for use in PciUsage().process(recorded.evidence()).evidence.route_nics] == [
         "eno1 carries the default route"
     ]
     written = Record((RecordedBoard.of(board, Selector.parse("10de:2684"), None),))
-    assert PciRecord().process(record.dump(written).splitlines()) == written
+    assert PciRecord().process(record.dump(written).splitlines()).record == written
 
 
 @pytest.mark.parametrize(("code", "bound"), [("0", True), ("1", False)])
@@ -288,3 +288,15 @@ def test_an_answer_that_makes_no_sense_fails_its_host_only(fact: FactBase[Any], 
 )
 def test_what_a_fact_returns_can_be_printed_by_pyinfra(value: Any) -> None:
     assert json.dumps(value.to_json())
+
+
+def test_what_the_pci_facts_return_can_be_written_as_json() -> None:
+    topology = PciTopology().process(recorded.topology(*recorded.gpu(1, 1, group=12)))
+    usage = PciUsage().process(recorded.evidence())
+    (board,) = topology.boards()
+    written = Recorded(Record((RecordedBoard.of(board, Selector.parse("10de:2684"), None),)))
+    for fact in (topology, usage, written, Recorded()):
+        json.dumps(fact.to_json())
+    (first, *_) = (each for each in topology.to_json()["functions"] if not each["bridge"])
+    assert (first["address"], first["class_name"], first["iommu_group"]) == ("0000:01:00.0", "VGA display", 12)
+    assert usage.to_json()["route_nics"][0]["what"] == "eno1 carries the default route"

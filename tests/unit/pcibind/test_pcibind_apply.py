@@ -156,7 +156,7 @@ def test_no_group_in_use_is_released(both: Machine) -> None:
 
 
 def test_a_refusal_by_a_guard_touches_nothing(both: Machine) -> None:
-    both.file("sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", "1\n")
+    both.virtual_function("0000:01:00.0")
     report = apply(both.host)
     assert report.exit_code is ExitCode.REFUSED
     assert both.writes == []

@@ -367,7 +367,7 @@ def everything(machine: Machine) -> None:
     machine.file("proc/net/if_inet6", "fe800000000000000000000000000001 02 40 20 80     eth0\n")
     machine.file("proc/900/environ", f"HOME=/root\0SSH_CONNECTION={SSH6}\0")
     machine.file("sys/bus/pci/devices/0000:01:00.0/boot_vga", "1\n")
-    machine.file("sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", "4\n")
+    machine.virtual_function("0000:01:00.0")
     machine.file("proc/self/mountinfo", "30 1 253:0 / / rw - ext4 /dev/mapper/root rw\n")
     machine.file("proc/swaps", "Filename Type Size Used Priority\n/dev/sdb1 partition 1 0 -2\n")
     machine.block("253:0", "virtual/block/dm-0")

@@ -141,8 +141,7 @@ def test_a_filesystem_that_hides_its_disks_refuses(machine: Machine) -> None:
 
 def test_the_boot_display_and_virtual_functions_are_found(machine: Machine) -> None:
     machine.function("pci0000:00/0000:00:05.0", **DISPLAY, boot_vga=True)
-    machine.file("sys/bus/pci/devices/0000:00:03.0/sriov_numvfs", "2\n")
-    machine.file("sys/bus/pci/devices/0000:00:04.0/sriov_numvfs", "0\n")
+    machine.virtual_function("0000:00:03.0")
     evidence = look(machine.root)
     assert evidence.boot_displays == {Address(0, 0, 5, 0)}
     assert evidence.physical_functions == {Address(0, 0, 3, 0)}

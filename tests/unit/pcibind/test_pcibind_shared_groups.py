@@ -136,7 +136,7 @@ def test_when_one_is_stuck_the_other_is_put_back_and_neither_is_touched_again(ma
 
 def test_a_guard_that_refuses_one_keeps_the_other_off_too(machine: Machine) -> None:
     choose(machine, LEFT, RIGHT, THIRD, require="any")
-    machine.file("sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", "2\n")
+    machine.virtual_function("0000:01:00.0")
     before = machine.drivers()
     report = apply(machine.host)
     assert report.exit_code is ExitCode.OK
@@ -152,7 +152,7 @@ def test_a_guard_that_refuses_one_keeps_the_other_off_too(machine: Machine) -> N
 
 def test_when_a_guard_refuses_one_and_all_are_required_nothing_is_touched(machine: Machine) -> None:
     choose(machine, LEFT, RIGHT, THIRD)
-    machine.file("sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", "2\n")
+    machine.virtual_function("0000:01:00.0")
     assert apply(machine.host).exit_code is ExitCode.REFUSED
     assert machine.writes == []
     assert not Path(machine.paths.record).exists()

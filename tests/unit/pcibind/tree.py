@@ -91,6 +91,10 @@ class Machine:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
 
+    def virtual_function(self, address: str) -> None:
+        """Let a function have a first virtual one; only the link to it is there."""
+        (self.root / "sys/bus/pci/devices" / address / "virtfn0").symlink_to("../0000:f0:10.0")
+
     def configure(self, text: str, name: str = "boards.toml") -> None:
         self.file(f"etc/pcibind/{name}", text)
 

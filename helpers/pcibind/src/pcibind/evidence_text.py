@@ -28,13 +28,15 @@ COMMAND = "; ".join(
         # Interfaces and what they are made of; block devices and what they lie on; the device
         # nodes of VFIO. Link targets hold the way through the PCI tree.
         '( cd "$s" && find class/net class/net/*/lower_* dev/block class/block/*/slaves/* '
-        "class/nvme-subsystem/*/nvme* fs/btrfs/*/devices/* class/vfio-dev -maxdepth 1 -type l "
+        "class/nvme-subsystem/*/nvme* fs/btrfs/*/devices/* class/vfio-dev "
+        # A function that has virtual ones has a first. Their number takes its lock, which may hang.
+        "bus/pci/devices/*/virtfn0 -maxdepth 1 -type l "
         "-printf 'link %p %l\\n' 2>/dev/null )",
         '[ -d "$s/class/net" ] || echo "unreadable default-route $s/class/net is not there"',
         '[ -d "$s/dev/block" ] && [ -d "$s/class/block" ] || '
         'echo "unreadable disk $s/dev/block and $s/class/block are not there"',
         '( cd "$s/bus/pci/devices" 2>/dev/null && '
-        "grep -Hs '^[1-9]' ./*/boot_vga ./*/sriov_numvfs | sed 's/^/attribute /' )",
+        "grep -Hs '^[1-9]' ./*/boot_vga | sed 's/^/boot_vga /' )",
         "sed 's/^/route4 /' \"$p/net/route\" 2>/dev/null || "
         'echo "unreadable default-route $p/net/route cannot be read"',
         # Without IPv6 in the kernel the file is not there, and there is no IPv6 route either.
@@ -87,7 +89,7 @@ class _Host:
 
     def __init__(self) -> None:
         self.links: dict[str, str] = {}
-        self.attributes: list[tuple[Address, str, str]] = []
+        self.boot_displays: list[Address] = []
         self.routes4: list[list[str]] = []
         self.routes6: list[list[str]] = []
         self.addresses6: list[list[str]] = []
@@ -132,11 +134,9 @@ def parse(lines: list[str]) -> Evidence:
         route_nics=_nics(host, routed, "carries the default route", "default-route"),
         ssh_nics=_nics(host, ssh, "carries an SSH connection", "ssh"),
         disks=_disks(host),
-        boot_displays=frozenset(a for a, name, value in host.attributes if name == "boot_vga"),
+        boot_displays=frozenset(host.boot_displays),
         physical_functions=frozenset(
-            address
-            for address, name, value in host.attributes
-            if name == "sriov_numvfs" and value != "0"
+            Address.parse(name.split("/")[3]) for name in host.links if name.endswith("/virtfn0")
         ),
         framebuffers=tuple(_framebuffers(host)),
         open_nvidia=tuple(_open_nvidia(host)),
@@ -154,10 +154,8 @@ def _sort(host: _Host, line: str) -> None:
             # Names of interfaces and devices have no blanks in them.
             name, _, target = rest.partition(" ")
             host.links[name] = target
-        case "attribute":
-            file, _, value = rest.rpartition(":")
-            _, address, name = file.split("/")
-            host.attributes.append((Address.parse(address), name, value))
+        case "boot_vga":
+            host.boot_displays.append(Address.parse(rest.split("/")[1]))
         case "route4":
             if words[0] == "Iface":
                 host.seen.add(kind)

@@ -11,7 +11,12 @@ starting Python twice.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pcibind.detail import Detail
 
 BRIDGE_CLASS = 0x06
 DISPLAY_CLASS = 0x03
@@ -213,10 +218,31 @@ class Board(NamedTuple):
         return {function.number: function.identity for function in self.functions}
 
 
-class Topology(NamedTuple):
-    """All PCI functions of one host, bridges included, ordered by address."""
+class Topology:
+    """All PCI functions of one host, bridges included, ordered by address.
 
-    functions: tuple[Function, ...]
+    `details` tells more of them where a look from afar was taken, and `unreadable` what such a look
+    could not read, in words. Topologies are equal when their functions are.
+    """
+
+    def __init__(
+        self,
+        functions: tuple[Function, ...] = (),
+        details: Mapping[Address, Detail] | None = None,
+        unreadable: tuple[str, ...] = (),
+    ) -> None:
+        self.functions = functions
+        self.details = details or {}
+        self.unreadable = unreadable
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Topology) and self.functions == other.functions
+
+    def __hash__(self) -> int:
+        return hash(self.functions)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.functions!r})"
 
     def boards(self) -> tuple[Board, ...]:
         """The endpoints of each slot as a board, ordered by address."""

@@ -244,9 +244,8 @@ def _bridge_json(bridge: Function) -> dict[str, object]:
     }
 
 
-def _function_json(report: BoardReport, function: Function) -> dict[str, object]:
-    wanted = report.wanted_driver(function)
-    right = "right" if function.driver == wanted else "wrong"
+def function_json(function: Function) -> dict[str, object]:
+    """A function as it is, in the words of the schema."""
     return {
         "address": str(function.address),
         "path": function.path,
@@ -257,8 +256,16 @@ def _function_json(report: BoardReport, function: Function) -> dict[str, object]
         "class": f"{function.class_code:06x}",
         "driver": function.driver,
         "driver_override": function.driver_override,
+        "iommu_group": function.iommu_group,
+    }
+
+
+def _function_json(report: BoardReport, function: Function) -> dict[str, object]:
+    wanted = report.wanted_driver(function)
+    right = "right" if function.driver == wanted else "wrong"
+    return {
+        **function_json(function),
         "wanted_driver": wanted,
         "original_driver": report.original_driver(function),
-        "iommu_group": function.iommu_group,
         "verdict": "stuck" if function.locked else right,
     }
