@@ -29,6 +29,7 @@ demo: $(VENV)/ready ## a virtual GPU host, and the deploy against it, from bare 
 	@$(RUN)/python -m tests.lab.demo
 
 test: $(VENV)/ready ## all tests, each kind of thing once; about 25 minutes
+	@$(RUN)/python -m tests.browser
 	@$(RUN)/python -m tests.lab ready
 	@$(RUN)/python -m pytest -m "not soak" -n 2 --dist loadfile tests
 
@@ -42,7 +43,7 @@ bench: $(VENV)/ready ## the peers, run beside us in the lab; about half an hour
 check: $(VENV)/ready ## format, lint, types and unit tests; under a minute
 	@$(RUN)/ruff format --check $(CODE)
 	@$(RUN)/ruff check $(CODE)
-	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab tests/corpus tests/benchmarks tests/system/binder.py
+	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab tests/corpus tests/fleet tests/browser tests/benchmarks tests/system/binder.py
 	@$(RUN)/python -m pytest -q -n 2 tests/unit
 
 lock: ## resolve the locked packages anew (needs uv)

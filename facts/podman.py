@@ -24,3 +24,20 @@ class ImageIds(FactBase[dict[str, str]]):
 
     def process(self, output: list[str]) -> dict[str, str]:
         return {image: identity for image, _, identity in (line.partition(" ") for line in output)}
+
+
+class SecretNames(FactBase[list[str]]):
+    """The names of the secrets that Podman keeps; never what is in them."""
+
+    @staticmethod
+    def default() -> list[str]:
+        return []
+
+    def requires_command(self) -> str:
+        return "podman"
+
+    def command(self) -> str:
+        return "podman secret ls --format '{{.Name}}'"
+
+    def process(self, output: list[str]) -> list[str]:
+        return sorted(line.strip() for line in output if line.strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Generator
 
 import gevent
@@ -26,6 +27,7 @@ from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.pci import PciTopology
 from facts.unit import FailedUnits, SystemState, Units
+from facts.verification import MARK
 
 # A node that was started a moment ago answers after its first contact with the database and its peers.
 _HEALTH_SECONDS = 60
@@ -49,6 +51,9 @@ def verified(node: Node, later: Later) -> Generator[PyinfraCommand | str, None, 
     for line in checks.table(host.name, found):
         logger.info(line)
     wrong = [check for check in found if check.ok is False]
+    if not wrong:
+        # Of this boot only, so that it changes nothing that lasts; deploys/status.py shows when it was.
+        remote.run(host, f"mkdir -p {posixpath.dirname(MARK)} && touch {MARK}")
     if wrong:
         yield remote.fail(
             f"{len(wrong)} of {len(found)} things are not as they should be; first: {wrong[0].what} is "

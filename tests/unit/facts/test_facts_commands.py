@@ -16,15 +16,17 @@ from pyinfra.api.exceptions import FactProcessError
 from deploys.preflight import MODULES
 from facts.container import Container
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
+from facts.disk import DiskSpace
 from facts.health import Health
 from facts.initramfs import StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
-from facts.podman import ImageIds
+from facts.podman import ImageIds, SecretNames
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
+from facts.verification import Verified
 from pcibind import topology_text
 from tests.unit.deploys import recorded
 
@@ -47,6 +49,9 @@ COMMANDS = {
     "PostgresOpenToLoopback": PostgresOpenToLoopback().command(port=5432),
     "PostgresDataRelease": PostgresDataRelease().command(directory="/var/lib/gevulot/postgres"),
     "ImageIds": ImageIds().command(images=("quay.io/x/y:1",)),
+    "SecretNames": SecretNames().command(),
+    "DiskSpace": DiskSpace().command(directory="/var/lib/it's not here/yet"),
+    "Verified": Verified().command(),
     "PciTopology": PciTopology().command(),
     "PciUsage": PciUsage().command(),
     "PciRecord": PciRecord().command(),

@@ -1,0 +1,1 @@
+"""The fleet: what is known of all nodes, in one document."""

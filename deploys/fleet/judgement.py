@@ -1,0 +1,307 @@
+"""From what a host said to how it stands. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from deploys import pending, preflight
+from deploys.fleet import state
+from deploys.fleet.state import HostState, Severity, down
+from deploys.settings import Settings
+from deploys.steps import gevulot, postgres
+from facts import pciids
+from facts.container import State as Container
+from facts.database import Schema
+from facts.disk import Space
+from facts.kernel import CommandLines, Module, effective
+from facts.node import Parts
+from facts.pci import Binding, NamedTopology, Recorded, Usage
+from facts.platform import Host
+from facts.together import Unreadable
+from facts.unit import Unit
+from pcibind import plan, unit
+from pcibind.errors import ConfigError
+from pcibind.model import Board, Topology
+from pcibind.plan import DRIVER, Resolution
+
+# Below this part of a volume somebody has to make room.
+_LITTLE_SPACE = 0.1
+_KEYS = {"ok": "present", "missing": "missing", "changed": "changed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the facts of one host said. ``None``, or empty, for what the host does not have or could not tell."""
+
+    platform: Host | None = None
+    topology: NamedTopology = field(default_factory=NamedTopology)
+    usage: Usage | None = None
+    record: Recorded = field(default_factory=Recorded)
+    binding: Binding | None = None
+    lines: CommandLines = field(default_factory=lambda: CommandLines((), ()))
+    remapping: bool = False
+    modules: dict[str, Module] = field(default_factory=dict)
+    stale_initramfs: list[str] = field(default_factory=list)
+    stale_menu: list[str] = field(default_factory=list)
+    reboot_required: list[str] = field(default_factory=list)
+    units: dict[str, Unit] = field(default_factory=dict)
+    parts: Parts | None = None
+    container: Container | None = None
+    secrets: list[str] = field(default_factory=list)
+    schema: Schema | None = None
+    health: int | None = None
+    key: str = ""
+    space: Space | None = None
+    verified: int | None = None
+    # Why parts could not be read, in words.
+    unreadable: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Seen:
+        """Out of the parts by their names, as ``facts.together.Together`` reads them."""
+        readable = {name: value for name, value in found.items() if not isinstance(value, Unreadable)}
+        reasons = (f"{name}: {value.reason}" for name, value in found.items() if isinstance(value, Unreadable))
+        return cls(**readable, unreadable=tuple(reasons))
+
+
+class _Findings:
+    """Reasons, with how bad each is."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Severity, str]] = []
+
+    def add(self, severity: Severity, *reasons: str) -> None:
+        self._found += [(severity, reason) for reason in reasons]
+
+    @property
+    def severity(self) -> Severity:
+        return max((severity for severity, _ in self._found), key=lambda each: each.rank, default=Severity.OK)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        worst_first = sorted(self._found, key=lambda found: -found[0].rank)
+        return tuple(dict.fromkeys(reason for _, reason in worst_first))
+
+
+def judge(name: str, settings: Settings, seen: Seen) -> HostState:
+    """How a host stands against what its operator asked for."""
+    if seen.platform is None:
+        return down(name, f"what the host is could not be read; {'; '.join(seen.unreadable) or 'it said nothing'}")
+    found = _Findings()
+    found.add(Severity.ATTENTION, *(f"could not be read: {each}" for each in seen.unreadable))
+    resolutions = _resolutions(settings, seen, found)
+    boards = _boards(resolutions, seen, found)
+    wanted = bool(boards.list)
+    arguments = _arguments(seen, wanted, found)
+    iommu = state.Iommu(
+        seen.platform.iommu_table,
+        any(function.iommu_group is not None for function in seen.topology.functions),
+        seen.remapping,
+    )
+    if wanted and not iommu.on:
+        found.add(Severity.WRONG, "the IOMMU is off")
+    elif wanted and not iommu.interrupt_remapping:
+        found.add(Severity.WRONG, "interrupt remapping is off, so VFIO refuses the boards")
+    paths = [each.path for each in boards.list if each.path]
+    waiting = tuple(
+        [
+            *pending.pending(seen.lines, arguments.wanted, seen.topology, paths),
+            *("the distribution asks for one" for _ in seen.reboot_required),
+        ]
+    )
+    found.add(Severity.ATTENTION, *(f"a reboot is pending: {reason}" for reason in waiting))
+    lint = _lint(seen, arguments, [each.board for each in resolutions if each.board])
+    found.add(Severity.ATTENTION, *lint)
+    return HostState(
+        name=name,
+        platform=state.Platform(
+            seen.platform.name, seen.platform.kernel, seen.platform.cores, seen.platform.memory_kib
+        ),
+        boards=boards,
+        iommu=iommu,
+        kernel_arguments=arguments,
+        reboot_pending=waiting,
+        podman=seen.platform.podman,
+        **_node(settings, seen, found),
+        storage=_storage(settings, seen.space, found),
+        verified=None if seen.verified is None else state.moment(datetime.fromtimestamp(seen.verified, UTC)),
+        lint=tuple(lint),
+        topology=seen.topology.to_json(),
+        # Last: all of the above adds to them.
+        severity=found.severity,
+        reasons=found.reasons,
+    )
+
+
+def _resolutions(settings: Settings, seen: Seen, found: _Findings) -> tuple[Resolution, ...]:
+    record = seen.record.record
+    try:
+        return plan.resolve(seen.topology, preflight.request(seen.topology, settings, record), record)
+    except ConfigError as error:
+        found.add(Severity.WRONG, f"gevulot_boards: {error}")
+        return ()
+
+
+def _boards(resolutions: Iterable[Resolution], seen: Seen, found: _Findings) -> state.Boards:
+    reported = _reported(seen.binding)
+    boards = []
+    for resolution in resolutions:
+        place = resolution.board or resolution.recorded
+        path = place.path if place else ""
+        told = reported.get(path, {})
+        board = seen.topology.board_at(path) if path else None
+        wrong = [each for each in board.functions if each.driver != DRIVER] if board else []
+        bound = resolution.board is not None and not wrong
+        status = str(told.get("state") or ("bound" if bound else "unbound"))
+        if status == "bound" and not bound:
+            status = "unbound"
+        detail = resolution.detail or str(told.get("detail") or "")
+        if not detail and resolution.board is not None and wrong:
+            detail = ", ".join(f"{each.address} has {each.driver or 'no driver'}" for each in wrong)
+        label = resolution.label
+        if resolution.verdict is not plan.Verdict.PRESENT:
+            found.add(Severity.WRONG, f"board {label} is {resolution.verdict}: {detail}")
+        elif status != "bound":
+            found.add(Severity.WRONG, f"board {label} is {status}: {detail}")
+        viable = _is_viable(seen.topology, board) if board and board.groups else None
+        if viable is False and status == "bound":
+            found.add(Severity.WRONG, f"board {label}: a host's driver holds another device of its IOMMU group")
+        names = pciids.installed()
+        display = (board.display_functions or board.functions)[0] if board else None
+        boards.append(
+            state.Board(
+                name=resolution.name,
+                path=path or None,
+                address=str(board.address) if board else None,
+                model=board.model if board else None,
+                model_name=names.device(display.vendor, display.device) if display else None,
+                verdict=resolution.verdict.value,
+                state=status,
+                detail=detail,
+                groups=board.groups if board else (),
+                viable=viable,
+            )
+        )
+    return state.Boards(len(boards), sum(each.state == "bound" for each in boards), tuple(boards))
+
+
+def _reported(binding: Binding | None) -> dict[str, dict[str, Any]]:
+    boards = binding.report.get("boards") if binding else None
+    if not isinstance(boards, list):
+        return {}
+    return {str(each.get("path")): each for each in boards if isinstance(each, dict)}
+
+
+def _is_viable(topology: Topology, board: Board) -> bool:
+    """Whether the kernel lets the board's groups go to VFIO: nothing in them is on a driver of the host."""
+    return not any(
+        each.is_in_the_way and each.driver not in (DRIVER, "pci-stub", None)
+        for group in board.groups
+        for each in topology.group(group)
+    )
+
+
+def _arguments(seen: Seen, wanted: bool, found: _Findings) -> state.KernelArguments:
+    assert seen.platform is not None
+    arguments = preflight.KERNEL_ARGUMENTS.get(seen.platform.iommu_table or "", ()) if wanted else ()
+    live = effective(seen.lines.live, arguments)
+    configured = bool(seen.lines.configured) and all(effective(line, arguments) for line in seen.lines.configured)
+    return state.KernelArguments(arguments, live, configured or not arguments)
+
+
+def _lint(seen: Seen, arguments: state.KernelArguments, boards: list[Board]) -> list[str]:
+    """What of the layers that act at a boot is not as the next boot needs it."""
+    said = list(seen.stale_initramfs) if seen.record.record else []
+    said += seen.stale_menu
+    if arguments.wanted and arguments.live and not arguments.configured:
+        said.append(f"the next boot would be without {' '.join(arguments.wanted)}: not in every boot entry")
+    binder = seen.units.get(unit.NAME)
+    if seen.record.record and (binder is None or binder.enabled != "enabled"):
+        said.append("pcibind.service is not enabled: the next boot binds no board")
+    if boards:
+        module = seen.modules.get("vfio_pci")
+        if module is not None and module.kind == "missing":
+            said.append("the running kernel has no vfio-pci")
+        for board in boards:
+            for function in board.functions:
+                detail = seen.topology.details.get(function.address)
+                built_in = [each.name for each in detail.modules if each.built_in] if detail else []
+                if built_in and not seen.record.record:
+                    said.append(
+                        f"{', '.join(built_in)} is built into the kernel and takes {function.address} before anything "
+                        "else can; pcibind.service takes it back"
+                    )
+        addresses = {function.address for board in boards for function in board.functions}
+        usage = seen.usage.evidence if seen.usage else None
+        said += [
+            f"the firmware's framebuffer owns memory of {use.address}: {use.what}"
+            for use in (usage.framebuffers if usage else ())
+            if use.address in addresses
+        ]
+    return said
+
+
+def _node(settings: Settings, seen: Seen, found: _Findings) -> dict[str, Any]:
+    node = seen.units.get(gevulot.UNIT)
+    if node is None or node.load != "loaded":
+        found.add(Severity.WRONG, "no node is deployed: it has no gevulot-node.service; run deploys/node.py")
+        return {"node": state.Node("not deployed", 0), "key": _key(seen, found, deployed=False)}
+    if not node.running:
+        found.add(Severity.WRONG, f"gevulot-node.service is {node.active} ({node.result or node.sub})")
+    migration = seen.units.get(gevulot.MIGRATION)
+    if migration is None or migration.result != "success":
+        found.add(Severity.WRONG, f"the migration's last result is {migration.result if migration else 'unknown'}")
+    if node.running and seen.health not in (200, 204, 503):
+        found.add(Severity.WRONG, f"the health check says {seen.health or 'nothing'}")
+    container = seen.container
+    if node.running and (container is None or not container.running):
+        found.add(Severity.WRONG, "the container gevulot-node does not run")
+    missing = tuple(sorted({gevulot.PASSPHRASE, postgres.URL} - set(seen.secrets)))
+    found.add(Severity.WRONG, *(f"the secret {name} is not there" for name in missing))
+    return {
+        "secrets_missing": missing,
+        "database": _database(settings, seen, found),
+        "migration": migration.result if migration else None,
+        "node": state.Node(node.active, node.since),
+        "health": seen.health,
+        "image": state.Image(settings.node_image, container.image) if container else None,
+        "key": _key(seen, found, deployed=True),
+    }
+
+
+def _database(settings: Settings, seen: Seen, found: _Findings) -> state.Database:
+    if not settings.own_postgres:
+        return state.Database("external", None, None, ())
+    if seen.schema is None:
+        found.add(Severity.WRONG, "the database does not answer")
+        return state.Database("own", False, None, ())
+    missing = tuple(seen.schema.missing)
+    if missing:
+        found.add(Severity.WRONG, f"the database has no {', '.join(missing)}")
+    if seen.schema.release != settings.postgres_release:
+        found.add(
+            Severity.WRONG, f"the database is release {seen.schema.release}, expected {settings.postgres_release}"
+        )
+    return state.Database("own", True, seen.schema.release, missing)
+
+
+def _key(seen: Seen, found: _Findings, *, deployed: bool) -> state.Key:
+    word = _KEYS.get(seen.key, seen.key or "unknown")
+    if word == "lost" or (deployed and word != "present"):
+        found.add(Severity.WRONG, f"the node's key is {word}")
+    return state.Key(word, seen.parts.public_key if seen.parts else None)
+
+
+def _storage(settings: Settings, space: Space | None, found: _Findings) -> state.Storage | None:
+    if space is None:
+        return None
+    if space.free_kib < _LITTLE_SPACE * space.size_kib:
+        found.add(
+            Severity.ATTENTION,
+            f"{settings.storage_directory} has {space.free_kib / 1024**2:.0f} GiB left of "
+            f"{space.size_kib / 1024**2:.0f} GiB",
+        )
+    return state.Storage(settings.storage_directory, space.free_kib, space.size_kib)

@@ -1,0 +1,86 @@
+"""A look at one host: everything in one remote command, nothing changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyinfra.api import Host
+from pyinfra.api.exceptions import PyinfraError
+
+from deploys import preflight, scripts
+from deploys.fleet.judgement import Seen, judge
+from deploys.fleet.state import HostState, Severity, down
+from deploys.settings import Settings, SettingsError, read_without_secrets
+from deploys.steps import gevulot, key, postgres
+from facts.container import Container
+from facts.database import PostgresSchema
+from facts.disk import DiskSpace
+from facts.grub import StaleMenu
+from facts.health import Health
+from facts.initramfs import StaleInitramfs
+from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
+from facts.node import NodeParts
+from facts.paths import Existing
+from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
+from facts.platform import Platform
+from facts.podman import SecretNames
+from facts.said import Said
+from facts.together import Part, Together
+from facts.unit import Units
+from facts.verification import Verified
+from pcibind import unit
+
+# A host on which a program hangs must not keep the others from being shown.
+_SECONDS = 180
+UNITS = (gevulot.UNIT, gevulot.MIGRATION, postgres.UNIT, unit.NAME)
+_REBOOT_REQUIRED = "/run/reboot-required"
+
+
+def parts(settings: Settings) -> tuple[Part, ...]:
+    """What is asked of a host; the names are those of ``Seen``."""
+    key_file = f"{settings.key_directory}/node.key"
+    asked = [
+        Part("platform", Platform, {"directory": settings.storage_directory}),
+        Part("topology", PciTopology),
+        Part("usage", PciUsage),
+        Part("record", PciRecord),
+        Part("binding", PciBinding),
+        Part("lines", KernelCommandLine),
+        Part("remapping", InterruptRemapping),
+        Part("modules", KernelModules, {"modules": preflight.MODULES}),
+        Part("stale_initramfs", StaleInitramfs),
+        Part("stale_menu", StaleMenu),
+        Part("reboot_required", Existing, {"paths": (_REBOOT_REQUIRED,)}),
+        Part("units", Units, {"units": UNITS}),
+        Part("parts", NodeParts, {"paths": (settings.storage_directory, key_file)}),
+        Part("container", Container, {"container": "gevulot-node"}),
+        Part("secrets", SecretNames),
+        Part("health", Health, {"listen": settings.healthcheck_listen}),
+        Part("key", Said, {"program": scripts.shell("node_key.sh", "state", *key.arguments(settings))}),
+        Part("space", DiskSpace, {"directory": settings.storage_directory}),
+        Part("verified", Verified),
+    ]
+    if settings.own_postgres:
+        asked.append(Part("schema", PostgresSchema, {"port": settings.postgres_port}))
+    return tuple(asked)
+
+
+def look(host: Host) -> HostState:
+    """How a connected host stands. Whatever goes wrong becomes a row with a reason."""
+    try:
+        settings = read_without_secrets(host.name, host.data.dict())
+    except SettingsError as error:
+        reasons = tuple(line.removeprefix(f"{host.name}: ") for line in str(error).splitlines())
+        return HostState(host.name, Severity.WRONG, reasons)
+    try:
+        found: dict[str, Any] = host.get_fact(Together, parts=parts(settings), _ignore_errors=True, _timeout=_SECONDS)
+        if not found:
+            return down(host.name, f"it gave no answer within {_SECONDS} s, or its shell refused")
+        return judge(host.name, settings, Seen.of(found))
+    except PyinfraError as error:
+        return down(host.name, str(error))
+    except Exception as error:
+        # One host's answer that nobody thought of must not hide the others' rows.
+        return HostState(
+            host.name, Severity.WRONG, (f"its answer was not understood: {type(error).__name__}: {error}",)
+        )

@@ -1,0 +1,93 @@
+"""What is made of a look at the fleet: a table, JSON or a page; and the states that are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deploys.fleet import drift, page, table
+from deploys.fleet.state import HostState, Severity, document
+from deploys.settings import SettingsError
+
+_PREFIX = "status_"
+_VARIABLES = "GEVULOT_STATUS_"
+
+
+class Options(BaseModel):
+    """What an operator asks for: ``--data status_KEY=…`` or the environment's ``GEVULOT_STATUS_KEY``.
+
+    ``file`` is where the output goes instead of standard output; ``known`` the directory of kept states to compare
+    with, and ``keep`` whether they are written there after the comparison.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: Literal["table", "json", "html"] = "table"
+    file: Path | None = None
+    known: Path | None = None
+    keep: bool = False
+
+
+def options(data: Mapping[str, Any]) -> Options:
+    """Out of a host's data and the environment; the data wins. Raises SettingsError naming the key."""
+    told: dict[str, Any] = {
+        key.removeprefix(_VARIABLES).lower(): value for key, value in os.environ.items() if key.startswith(_VARIABLES)
+    }
+    told |= {key.removeprefix(_PREFIX): value for key, value in data.items() if key.startswith(_PREFIX)}
+    try:
+        found = Options(**told)
+    except ValidationError as error:
+        said = "; ".join(f"{_PREFIX}{item['loc'][0]}: {item['msg']}" for item in error.errors())
+        raise SettingsError(
+            f"{said}; expected status_output (table, json or html), status_file, status_known, status_keep"
+        ) from None
+    if found.keep and found.known is None:
+        raise SettingsError("status_keep needs status_known, the directory that the states are kept in")
+    return found
+
+
+def with_drift(hosts: Iterable[HostState], asked: Options) -> list[HostState]:
+    """The hosts, each with what differs from its kept state; and the states kept anew where that is asked for.
+
+    The state of a host that could not be looked at is left as it is. Raises KeptStateError and OSError.
+    """
+    told = []
+    for host in hosts:
+        if asked.known is None or host.topology is None:
+            told.append(host)
+            continue
+        old = drift.read(asked.known, host.name)
+        changes = drift.changes(old, drift.kept(host)) if old else ()
+        if asked.keep:
+            drift.keep(asked.known, host)
+        severity = Severity.ATTENTION if changes and host.severity is Severity.OK else host.severity
+        told.append(replace(host, drift=changes, severity=severity))
+    return told
+
+
+def write(hosts: Iterable[HostState], asked: Options, now: datetime) -> None:
+    """Print what was asked for, or write it to the file. Raises OSError."""
+    found = list(hosts)
+    match asked.output:
+        case "table":
+            text = "\n".join(table.render(found, now))
+        case "json":
+            text = json.dumps(document(found, now), indent=1)
+        case "html":
+            text = page.render(document(found, now)).removesuffix("\n")
+    if asked.file is None:
+        # click leaves colours out where there is no terminal.
+        click.echo(text)
+        return
+    new = asked.file.with_name(f".{asked.file.name}.new")
+    new.write_text(click.unstyle(text) + "\n", encoding="utf-8")
+    new.replace(asked.file)
+    click.echo(f"wrote {asked.file}", err=True)

@@ -1,0 +1,19 @@
+"""What a program says in one word."""
+
+from __future__ import annotations
+
+from pyinfra.api import FactBase
+
+
+class Said(FactBase[str]):
+    """The first line that a command prints, or an empty text."""
+
+    @staticmethod
+    def default() -> str:
+        return ""
+
+    def command(self, program: str) -> str:
+        return program
+
+    def process(self, output: list[str]) -> str:
+        return output[0].strip()

@@ -1,0 +1,99 @@
+"""Several facts of a host in one remote command, for whoever looks at many hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from shlex import quote
+from typing import Any
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+# A line of this kind is in no fact's output: it begins with the control character SOH.
+_MARK = "\x01"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the facts: what it is called among them, its class, and what its command is given."""
+
+    name: str
+    fact: type[FactBase[Any]]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.fact))
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """In place of a fact's value: why it could not be read."""
+
+    reason: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"unreadable": self.reason}
+
+
+class Together(FactBase[dict[str, Any]]):
+    """The value of each part by its name, or ``Unreadable``. One that fails takes no other with it.
+
+    As with a fact of its own, a part whose program is not there, or that says nothing, has its default value.
+    """
+
+    @staticmethod
+    def default() -> dict[str, Any]:
+        return {}
+
+    def command(self, parts: tuple[Part, ...]) -> str:
+        self._parts = {part.name: part for part in parts}
+        return "; ".join(_command(part) for part in parts)
+
+    def process(self, output: list[str]) -> dict[str, Any]:
+        said, codes = _sections(output)
+        return {name: _value(part, said.get(name, []), codes.get(name)) for name, part in self._parts.items()}
+
+
+def _command(part: Part) -> str:
+    fact = part.fact()
+    command = str(fact.command(**part.arguments))
+    requires = fact.requires_command(**part.arguments)
+    if requires:
+        command = f"if command -v {quote(str(requires))} >/dev/null 2>&1; then {command}\nfi"
+    # In a subshell: a fact may leave its directory, or its shell.
+    return f"printf '\\001%s\\n' {quote(part.name)}; ( {command}\n); printf '\\n\\001%s %s\\n' {quote(part.name)} $?"
+
+
+def _sections(output: list[str]) -> tuple[dict[str, list[str]], dict[str, int]]:
+    said: dict[str, list[str]] = {}
+    codes: dict[str, int] = {}
+    current: list[str] = []
+    for line in output:
+        if not line.startswith(_MARK):
+            current.append(line)
+            continue
+        name, _, code = line.removeprefix(_MARK).partition(" ")
+        if code:
+            # The line end before the mark is the mark's, where the fact's own last line has one.
+            if current and current[-1] == "":
+                current.pop()
+            codes[name] = int(code)
+            current = []
+        else:
+            current = said[name] = []
+    return said, codes
+
+
+def _value(part: Part, said: list[str], code: int | None) -> Any:
+    fact = part.fact()
+    if code is None:
+        return Unreadable("the connection ended before it was read")
+    if code != 0:
+        return Unreadable(f"its command ended with {code}")
+    if not said:
+        return fact.default()
+    try:
+        return fact.process(said)
+    except FactProcessError as error:
+        return Unreadable(str(error))

@@ -1,0 +1,22 @@
+"""When a deploy last found everything right on a node."""
+
+from __future__ import annotations
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+# Of this boot: after the next one nobody has looked yet.
+MARK = "/run/gevulot-deploy/verified"
+
+
+class Verified(FactBase[int | None]):
+    """When the table at the end of a deploy was last all right, in seconds of Unix time; ``None`` if not since boot."""
+
+    def command(self) -> str:
+        return f"if [ -e {MARK} ]; then stat -c %Y {MARK}; fi"
+
+    def process(self, output: list[str]) -> int:
+        try:
+            return int(output[0])
+        except ValueError:
+            raise FactProcessError(f"{MARK}: expected a time, found {output[0]!r}") from None

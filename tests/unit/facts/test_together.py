@@ -1,0 +1,69 @@
+"""Several facts in one command."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+from facts.together import Part, Together, Unreadable
+
+
+class Echo(FactBase[list[str]]):
+    @staticmethod
+    def default() -> list[str]:
+        return ["nothing"]
+
+    def command(self, text: str) -> str:
+        return text
+
+    def process(self, output: list[str]) -> list[str]:
+        return output
+
+
+class Absent(Echo):
+    def requires_command(self, text: str) -> str:
+        return "no-such-program"
+
+
+class Refusing(Echo):
+    def process(self, output: list[str]) -> list[str]:
+        raise FactProcessError("this is no answer")
+
+
+def ask(*parts: Part, lines: int | None = None) -> dict[str, Any]:
+    together = Together()
+    command = together.command(parts=parts)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    return together.process(done.stdout.splitlines()[:lines])
+
+
+def part(name: str, text: str, fact: type[Echo] = Echo) -> Part:
+    return Part(name, fact, {"text": text})
+
+
+def test_each_part_has_its_own_output() -> None:
+    found = ask(part("one", "echo a; echo; echo b"), part("two", "printf without"), part("three", "cd /; exit 0"))
+    assert found == {"one": ["a", "", "b"], "two": ["without"], "three": ["nothing"]}
+
+
+def test_one_that_fails_takes_no_other_with_it() -> None:
+    found = ask(part("bad", "echo half; exit 7"), part("odd", "echo x", Refusing), part("good", "echo a"))
+    assert found["bad"] == Unreadable("its command ended with 7")
+    assert found["odd"] == Unreadable("this is no answer")
+    assert found["good"] == ["a"]
+
+
+def test_a_program_that_is_not_there_gives_the_default() -> None:
+    assert ask(part("absent", "echo a", Absent)) == {"absent": ["nothing"]}
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_an_answer_that_was_cut_short_is_told(lines: int) -> None:
+    found = ask(part("one", "echo a; echo b"), part("two", "echo c"), lines=lines)
+    assert isinstance(found["one"], Unreadable)
+    assert isinstance(found["two"], Unreadable)
+    assert "the connection ended" in found["two"].reason

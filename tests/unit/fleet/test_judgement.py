@@ -1,0 +1,177 @@
+"""From what a host said to its row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from deploys.fleet.judgement import Seen, judge
+from deploys.fleet.state import HostState, Severity
+from deploys.preflight import MODULES
+from deploys.settings import Settings
+from facts.container import State as Container
+from facts.database import MIGRATIONS, TABLES, Schema
+from facts.disk import Space
+from facts.kernel import CommandLines, KernelModules
+from facts.pci import Binding, PciTopology, PciUsage, Recorded
+from facts.platform import parse
+from facts.together import Unreadable
+from facts.unit import Unit
+from pcibind.model import Topology
+from pcibind.record import Record, RecordedBoard
+from pcibind.request import Selector
+from tests.unit.deploys import recorded
+from tests.unit.deploys.recorded import BOUND, DEBIAN, gpu
+
+ARGUMENTS = ("root=UUID=0", "intel_iommu=on", "iommu=pt")
+GIB = 1024**2
+
+
+def settings(**changed: Any) -> Settings:
+    return Settings(psk_passphrase="a passphrase of this network only", **changed)
+
+
+def topology(*functions: Any) -> Any:
+    return PciTopology().process(recorded.topology(*functions))
+
+
+def on_record(found: Topology) -> Recorded:
+    (board,) = (each for each in found.boards() if each.display_functions)
+    return Recorded(Record((RecordedBoard.of(board, Selector.parse(board.model), None),)))
+
+
+def unit(name: str, **changed: Any) -> Unit:
+    values = {"load": "loaded", "active": "active", "sub": "running", "result": "success", "needs_reload": False}
+    return Unit(**({"name": name, "enabled": "enabled", "since": 1} | values | changed))
+
+
+def well() -> Seen:
+    """A node that is as it should be, with one board."""
+    found = topology(*gpu(1, 1, drivers=BOUND, group=12))
+    return Seen(
+        platform=parse(recorded.platform(DEBIAN)),
+        topology=found,
+        usage=PciUsage().process(recorded.evidence()),
+        record=on_record(found),
+        binding=Binding(0, {"boards": [{"path": "0000:00/01.0/00", "state": "bound", "detail": ""}]}),
+        lines=CommandLines(ARGUMENTS, (ARGUMENTS,)),
+        remapping=True,
+        modules=KernelModules().process(recorded.modules()),
+        units={
+            name: unit(name)
+            for name in (
+                f"{each}.service" for each in ("gevulot-node", "gevulot-migrate", "gevulot-postgres", "pcibind")
+            )
+        },
+        container=Container(True, "sha256:0123", frozenset({"/dev/vfio/12"}), "0000:01:00.0"),
+        secrets=["gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase"],
+        schema=Schema(16, TABLES | {MIGRATIONS}),
+        health=200,
+        key="ok",
+        space=Space(1000 * GIB, 500 * GIB, "/"),
+        verified=1763850000,
+    )
+
+
+def look(seen: Seen, **asked: Any) -> HostState:
+    return judge("gpu1", settings(**asked), seen)
+
+
+def test_a_node_that_is_as_it_should_be_is_well() -> None:
+    found = look(well())
+    assert (found.severity, found.reasons) == (Severity.OK, ())
+    assert found.boards is not None
+    assert (found.boards.wanted, found.boards.bound, found.boards.list[0].viable) == (1, 1, True)
+    assert (found.verified, found.health) == ("2025-11-22T22:20:00Z", 200)
+    assert set(MODULES) <= set(well().modules)
+
+
+@pytest.mark.parametrize(
+    ("changed", "severity", "reason"),
+    [
+        ({"health": None}, Severity.WRONG, "the health check says nothing"),
+        ({"key": "lost"}, Severity.WRONG, "the node's key is lost"),
+        ({"key": "changed"}, Severity.WRONG, "the node's key is changed"),
+        ({"schema": None}, Severity.WRONG, "the database does not answer"),
+        ({"schema": Schema(16, TABLES)}, Severity.WRONG, "the database has no _sqlx_migrations"),
+        ({"schema": Schema(15, TABLES | {MIGRATIONS})}, Severity.WRONG, "is release 15, expected 16"),
+        ({"secrets": []}, Severity.WRONG, "the secret gevulot-db-url is not there"),
+        ({"container": None}, Severity.WRONG, "the container gevulot-node does not run"),
+        ({"remapping": False}, Severity.WRONG, "interrupt remapping is off"),
+        ({"units": {}}, Severity.WRONG, "no node is deployed"),
+        ({"space": Space(100 * GIB, 5 * GIB, "/")}, Severity.ATTENTION, "5 GiB left of 100 GiB"),
+        ({"stale_initramfs": ["/boot/initrd.img is older than x"]}, Severity.ATTENTION, "older than x"),
+        ({"stale_menu": ["/boot/grub/grub.cfg is older than y"]}, Severity.ATTENTION, "older than y"),
+        ({"reboot_required": ["/run/reboot-required"]}, Severity.ATTENTION, "a reboot is pending"),
+        ({"unreadable": ("binding: no",)}, Severity.ATTENTION, "could not be read: binding: no"),
+    ],
+)
+def test_what_is_the_matter_is_a_reason(changed: dict[str, Any], severity: Severity, reason: str) -> None:
+    found = look(replace(well(), **changed))
+    assert found.severity is severity
+    assert [each for each in found.reasons if reason in each]
+
+
+def test_a_unit_that_failed_is_wrong_and_its_health_is_no_further_reason() -> None:
+    seen = well()
+    units = {**seen.units, "gevulot-node.service": unit("gevulot-node.service", active="failed", result="exit-code")}
+    found = look(replace(seen, units=units, health=None, container=None))
+    assert found.reasons == ("gevulot-node.service is failed (exit-code)",)
+
+
+def test_a_board_on_its_hosts_driver_is_named_with_what_pcibind_says() -> None:
+    found = topology(*gpu(1, 1, group=12))
+    told = {"path": "0000:00/01.0/00", "state": "unbound", "detail": "0000:01:00.0: expected vfio-pci, found nouveau"}
+    host = look(replace(well(), topology=found, binding=Binding(5, {"boards": [told]})))
+    assert host.severity is Severity.WRONG
+    assert "expected vfio-pci, found nouveau" in host.reasons[0]
+    assert host.boards is not None
+    assert (host.boards.bound, host.boards.list[0].state) == (0, "unbound")
+
+
+def test_a_recorded_board_that_is_gone_is_absent() -> None:
+    host = look(replace(well(), topology=topology(recorded.NIC)))
+    assert any("is absent" in reason for reason in host.reasons)
+    assert host.boards is not None
+    assert host.boards.list[0].verdict == "absent"
+
+
+def test_pcibind_not_enabled_and_arguments_not_configured_are_lint() -> None:
+    seen = well()
+    units = {**seen.units, "pcibind.service": unit("pcibind.service", enabled="disabled")}
+    host = look(replace(seen, units=units, lines=CommandLines(ARGUMENTS, (("root=UUID=0",),))))
+    assert host.severity is Severity.ATTENTION
+    assert len(host.lint) == 2
+    assert host.kernel_arguments is not None
+    assert (host.kernel_arguments.live, host.kernel_arguments.configured) == (True, False)
+
+
+def test_a_bare_host_is_told_to_be_deployed_and_nothing_else_is_made_of_it() -> None:
+    seen = Seen(platform=parse(recorded.platform(DEBIAN)), topology=topology(recorded.NIC), key="missing")
+    host = look(seen)
+    assert [reason for reason in host.reasons if "deploys/node.py" in reason]
+    assert host.key is not None
+    assert host.key.state == "missing"
+    assert host.database is None
+
+
+def test_a_host_that_said_nothing_is_down() -> None:
+    host = look(Seen.of({"platform": Unreadable("the connection ended before it was read")}))
+    assert host.severity is Severity.DOWN
+    assert "the connection ended" in host.reasons[0]
+
+
+def test_an_external_database_is_not_asked() -> None:
+    host = look(replace(well(), schema=None), postgres_url="postgres://user:password@db:5432/gevulot")
+    assert host.severity is Severity.OK
+    assert host.database is not None
+    assert host.database.kind == "external"
+
+
+def test_every_answer_can_be_written_as_json() -> None:
+    import json
+
+    text = json.dumps(look(well()).to_json())
+    assert "0000:01:00.0" in text

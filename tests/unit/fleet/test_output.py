@@ -1,0 +1,128 @@
+"""Table, JSON and page of one look, and what an operator may ask for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import pytest
+
+from deploys.fleet import output, table
+from deploys.fleet.state import HostState, Severity, document, down, worst
+from deploys.settings import SettingsError
+
+NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
+HOSTS = (
+    HostState("b-well", verified="2026-01-02T09:00:00Z"),
+    HostState("a-wrong", Severity.WRONG, ("the IOMMU is off",)),
+    down("c-down", "no route to host"),
+    HostState("d-attention", Severity.ATTENTION, drift=("Podman is 5.5, was 5.4",)),
+)
+
+
+def test_the_worst_come_first_with_their_reasons() -> None:
+    lines = [click.unstyle(line) for line in table.render(HOSTS, NOW)]
+    rows = [line.split()[0] for line in lines[1:-1] if not line.startswith(" ")]
+    assert rows == ["c-down", "a-wrong", "d-attention", "b-well"]
+    assert lines[2] == "    no route to host"
+    assert "    since the state that was kept: Podman is 5.5, was 5.4" in lines
+    assert "3 h ago" in lines[-2]
+    assert lines[-1] == "4 hosts: 1 down, 1 wrong, 1 attention, 1 ok"
+
+
+def test_control_characters_of_a_host_do_not_reach_the_terminal() -> None:
+    lines = table.render([HostState("h\x1b[2J", Severity.WRONG, ("\x1b]0;title\x07",))], NOW)
+    assert "\x1b" not in click.unstyle("\n".join(lines))
+    assert "?[2J" in lines[1]
+
+
+def test_the_document_is_worst_first_and_has_its_schema() -> None:
+    found = document(HOSTS, NOW)
+    assert (found["schema"], found["generated"]) == ("gevulot-fleet/1", "2026-01-02T12:00:00Z")
+    assert [host["severity"] for host in found["hosts"]] == ["down", "wrong", "attention", "ok"]
+
+
+def test_the_exit_code_is_the_worst_ones() -> None:
+    assert [worst(HOSTS[:count]).exit_code for count in range(4)] == [0, 0, 4, 5]
+
+
+def test_options_come_from_data_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEVULOT_STATUS_OUTPUT", "json")
+    assert output.options({}).output == "json"
+    assert output.options({"status_output": "html", "ssh_user": "root"}).output == "html"
+
+
+@pytest.mark.parametrize("data", [{"status_output": "pdf"}, {"status_colour": "no"}, {"status_keep": True}])
+def test_options_that_cannot_be_used_are_named(data: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=str(next(iter(data)))):
+        output.options(data)
+
+
+@pytest.mark.parametrize("kind", ["table", "json", "html"])
+def test_each_output_can_go_to_a_file(tmp_path: Path, kind: str) -> None:
+    asked = output.options({"status_output": kind, "status_file": str(tmp_path / "out")})
+    output.write(HOSTS, asked, NOW)
+    text = (tmp_path / "out").read_text()
+    assert "c-down" in text
+    assert "\x1b" not in text
+    if kind == "json":
+        assert len(json.loads(text)["hosts"]) == 4
+
+
+def test_drift_makes_a_well_host_want_attention_and_keeps_it_when_asked(tmp_path: Path) -> None:
+    asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
+    first = HostState("host", podman="5.4", topology={"functions": []})
+    assert output.with_drift([first], asked) == [first]
+    second = HostState("host", podman="5.5", topology={"functions": []})
+    (found,) = output.with_drift([second], asked)
+    assert (found.severity, found.drift) == (Severity.ATTENTION, ("Podman is 5.5, was 5.4",))
+    (again,) = output.with_drift([second], asked)
+    assert again.drift == ()
+
+
+def test_a_host_that_is_down_keeps_its_state(tmp_path: Path) -> None:
+    asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
+    output.with_drift([HostState("host", podman="5.4", topology={"functions": []}), down("host", "gone")], asked)
+    assert "5.4" in (tmp_path / "host.json").read_text()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deploys.fleet", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_script_answers_when_no_host_can_be_reached() -> None:
+    done = run("@ssh/host.invalid,@ssh/other.invalid", "--output", "json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 5
+    assert [host["severity"] for host in found["hosts"]] == ["down", "down"]
+    assert all(host["reasons"] for host in found["hosts"])
+
+
+def test_the_script_looks_at_a_host_that_answers_beside_one_that_does_not() -> None:
+    done = run("@local,@ssh/host.invalid")
+    rows = [line.split()[:2] for line in done.stdout.splitlines()[1:-1] if not line.startswith(" ")]
+    assert rows[0] == ["@ssh/host.invalid", "down"]
+    assert rows[1][0] == "@local"
+    assert rows[1][1] != "down"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere.py",), "no such inventory"),
+        (("@local", "--limit", "x"), "no such host or group"),
+        (("@local", "--keep"), "status_known"),
+        (("@local", "--data", "x"), "expected KEY=VALUE"),
+    ],
+)
+def test_the_script_names_what_it_cannot_use(arguments: tuple[str, ...], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
