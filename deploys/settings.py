@@ -54,7 +54,9 @@ class Settings(BaseModel):
         "or a list of addresses, bridge-relative paths or models; `[]` for a node without GPU.",
     )
     board_guards_allowed: tuple[Guard, ...] = Field(
-        (), description="Guards that may be overridden, each by its name, for the chosen boards."
+        (),
+        description="Guards that may be overridden, each by its name (`boot-display`, `framebuffer`, …: "
+        "[pcibind's table](helpers/pcibind/README.md#guards)), for the chosen boards.",
     )
     gpu_functions: Literal["display", "all"] = Field(
         "display", description="What GEVULOT_GPU_DEVICES lists: the boards' display functions, or all functions."
