@@ -22,6 +22,7 @@ alias pci:v*d*sv*sd*bc04sc03i00* snd_hda_intel
 alias pci:v000010DEd00002684sv*sd*bc*sc*i* nova-core
 alias pci:v00008086d000010D3sv*sd*bc*sc*i* e1000e
 alias pci:v00001002d*sv*sd*bc03sc00i00* amdgpu
+alias vfio_pci:v*d*sv*sd*bc*sc*i* vfio_pci
 alias usb:v1D6Bp0002d* hub
 """
 

@@ -58,6 +58,8 @@ The environment variables PCIBIND_SYS, PCIBIND_PROC and PCIBIND_MODULES replace 
 _LINE = re.compile(r"\./(?P<name>[0-9a-f:]+\.[0-7])(?:/(?P<file>\w+))?(?P<mark>[ :])(?P<value>.*)")
 _GROUP_TYPE = re.compile(r"kernel/iommu_groups/(?P<number>\d+)/type:(?P<value>.*)")
 _SLOT = re.compile(r"bus/pci/slots/(?P<name>[^/]+)/address:(?P<value>\S+)")
+# Also those of drivers that take a function by its override alone (`vfio_pci:v*`).
+_ALIAS = re.compile(r"alias \S+:v\S+ \S+|\S+\.alias=\S+:v\S+")
 _UNREADABLE = "unreadable "
 
 
@@ -95,7 +97,7 @@ def parse(lines: list[str]) -> Topology:
             else:
                 raw = devices.setdefault(match["name"], RawDevice(match["name"]))
                 _take(raw, match["file"], match["mark"], match["value"], line)
-        elif line.startswith("alias pci:") or ".alias=pci:" in line:
+        elif _ALIAS.fullmatch(line):
             aliases.append(line)
         else:
             raise ValueError(f"PCI topology: line {line!r} is not about a PCI device")
