@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import testinfra
@@ -16,7 +19,7 @@ from tests.lab.containers.build import PUBLICLY_KNOWN_KEY
 from tests.lab.inventory import passphrase
 from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
-from tests.lab.run import Run, changes_of, plan_of, pyinfra
+from tests.lab.run import ROOT, Run, changes_of, environment, plan_of, pyinfra
 
 BOARDS = ("0000:00/04.0/00", "0000:00/05.0/00")
 """The default topology's boards by their bridge-relative paths, which no renumbering changes."""
@@ -128,6 +131,12 @@ def story(registry: Path, say: Progress) -> Iterator[Story]:
 @pytest.fixture(scope="module")
 def machine(story: Story) -> Machine:
     return story.machine
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for the states of hosts."""
+    return tmp_path_factory.mktemp("known")
 
 
 @pytest.fixture
@@ -287,7 +296,49 @@ def test_a_second_run_changes_nothing_and_neither_would_a_third(machine: Machine
     assert treasure(machine) == before
 
 
-def test_everything_survives_a_power_cut_and_a_twin_added_in_front(machine: Machine, say: Progress) -> None:
+def fleet(machine: Machine, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """The exit code of the fleet's status for this machine, and what it says of it."""
+    command = [sys.executable, "-m", "deploys.fleet", "inventories/lab.py", "--limit", machine.name, "--output", "json"]
+    done = subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("{"), done.stderr
+    (host,) = json.loads(done.stdout)["hosts"]
+    return done.returncode, host
+
+
+def test_the_status_of_a_verified_node_is_well_and_looking_changes_nothing(machine: Machine, kept: Path) -> None:
+    before = treasure(machine), running_state(machine)
+    code, host = fleet(machine, "--known", str(kept), "--keep")
+    assert (code, host["severity"], host["reasons"]) == (0, "ok", [])
+    assert (host["boards"]["wanted"], host["boards"]["bound"]) == (2, 2)
+    assert host["key"]["state"] == "present"
+    assert host["database"] == {"kind": "own", "reachable": True, "release": 15, "missing": []}
+    assert host["verified"]
+    functions = {each["address"]: each for each in host["topology"]["functions"]}
+    display = functions[address(machine, BOARDS[0])]
+    assert (display["driver"], display["iommu_group_type"]) == ("vfio-pci", "identity")
+    assert [each["name"] for each in display["modules"]] == ["bochs"]
+    assert host["topology"]["unreadable"] == []
+    assert (treasure(machine), running_state(machine)) == before
+
+
+def test_pyinfra_shows_the_same_as_a_table(machine: Machine) -> None:
+    shown = pyinfra([machine], "-y", deploy="deploys/status.py")
+    assert shown.code == 0
+    assert re.search(rf"^{machine.name} +ok +2/2 +on +yes/yes +no ", shown.output, re.M), shown.output[-2000:]
+
+
+def test_a_node_that_was_stopped_is_wrong_by_name(machine: Machine) -> None:
+    machine.ssh("systemctl stop gevulot-node.service")
+    code, host = fleet(machine)
+    assert (code, host["severity"]) == (4, "wrong")
+    assert host["reasons"][0].startswith("gevulot-node.service is inactive")
+    machine.ssh("systemctl start gevulot-node.service")
+    wait_for_node(machine)
+
+
+def test_everything_survives_a_power_cut_and_a_twin_added_in_front(machine: Machine, say: Progress, kept: Path) -> None:
     before = treasure(machine)
     displays = [address(machine, board) for board in BOARDS]
     with step(say, "cutting the power, adding a twin in front, booting", takes="about a minute"):
@@ -304,6 +355,10 @@ def test_everything_survives_a_power_cut_and_a_twin_added_in_front(machine: Mach
     assert listed == ",".join(moved)
     twin = [line.rpartition(" ")[2] for line in machine.ssh(DRIVERS).stdout.splitlines() if displays[0] in line]
     assert twin == ["bochs-drm"], "the twin was taken from the host"
+    _, status = fleet(machine, "--known", str(kept))
+    assert (status["boards"]["bound"], len(status["drift"])) == (2, 1)
+    # By the name that the firmware gives the slot, if it gives one.
+    assert re.fullmatch(r"board 1234:1111 at (slot \S+|0000:00/03\.0/00) is new", status["drift"][0])
     assert machine.ssh("systemctl is-system-running").stdout.strip() == "running"
 
 
