@@ -15,7 +15,7 @@ from tests.lab.machine import Machine, MachineError, machines
 from tests.lab.preparation import BARE, IOMMU
 from tests.lab.progress import Printer, Progress
 from tests.lab.qmp import QmpError
-from tests.lab.topology import TopologyError
+from tests.lab.topology import Topology, TopologyError
 
 _FAILURES = (
     BoardError,
@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     up = commands.add_parser("up", help="start a machine that stays until `down`")
-    up.add_argument("--topology", choices=tuple(topology.TOPOLOGIES), default=topology.DEFAULT)
+    boards = up.add_mutually_exclusive_group()
+    boards.add_argument("--topology", choices=tuple(topology.TOPOLOGIES), default=topology.DEFAULT)
+    boards.add_argument("--collected", type=Path, metavar="FILE", help="with the boards of a host that was collected")
     up.add_argument("--name", default="lab")
     up.add_argument("--cold", action="store_true", help="boot it instead of loading a snapshot")
     up.add_argument("--prepared", action="store_true", help="with the IOMMU on and pcibind's Python packages")
@@ -110,10 +112,11 @@ def _ready(_: argparse.Namespace, progress: Progress) -> int:
 
 
 def _up(options: argparse.Namespace, progress: Progress) -> int:
+    shape = options.topology if options.collected is None else _imitation(options.collected, progress)
     hostpackages.ensure(progress)
     registry = None if options.no_registry else _registry(progress)
     machine = Machine.start(
-        options.topology,
+        shape,
         name=options.name,
         preparation=IOMMU if options.prepared else BARE,
         warm=not options.cold,
@@ -125,6 +128,17 @@ def _up(options: argparse.Namespace, progress: Progress) -> int:
     )
     progress(f"{machine.name} is up: python -m tests.lab ssh {machine.name}")
     return 0
+
+
+def _imitation(path: Path, progress: Progress) -> Topology:
+    from tests.lab import collected
+
+    found = collected.load(path)
+    for address, what, stand_in in found.stand_ins:
+        progress(f"{address} ({what}) is {stand_in}")
+    for difference in found.differences:
+        progress(difference)
+    return found.topology
 
 
 def _registry(progress: Progress) -> Path | None:

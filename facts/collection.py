@@ -1,0 +1,464 @@
+"""What the facts see of a host, in one answer that its operator can give away: for bug reports, and as test data.
+
+A collection holds the PCI topology as pcibind's own text, and around it what decides how a host boots and what it
+uses its devices for. What could tell whose host it is never gets into one: names of hosts, users, interfaces and disks,
+addresses of networks, serial numbers, and the values of kernel arguments that are not known to be harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from ipaddress import ip_address
+from shlex import quote
+from typing import Any
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+from pcibind import evidence_text, topology_text
+
+FORMAT = "gevulot-collection"
+VERSION = 1
+REDACTED = "REDACTED"
+
+# --- the command
+
+_BEGIN = f"{FORMAT} {VERSION}"
+_MARK = "=== "
+_SECTIONS = ("topology", "evidence", "host", "end")
+
+# The last section. Each line begins with a word that says what it is about; nothing is run once for each device.
+_HOST = r"""
+s="${PCIBIND_SYS:-/sys}"; p="${PCIBIND_PROC:-/proc}"; m="${PCIBIND_MODULES:-/lib/modules}"; e="${PCIBIND_ETC:-/etc}"
+for n in @HIDDEN@ "$USER" "$LOGNAME" "$SUDO_USER" "$HOSTNAME"; do printf 'hide %s\n' "$n"; done
+{ n=; read -r n <"$e/hostname"; printf 'hide %s\n' "$n"
+  while IFS=: read -r n _ i _; do
+    [ "$i" -ge 1000 ] && [ "$i" -lt 65534 ] && printf 'hide %s\n' "$n"; done <"$e/passwd"; } 2>/dev/null
+[ "$(id -u)" = 0 ] || echo "unreadable what is for root alone: the login is another user's"
+printf 'uname %s\n' "$(uname -nrm)"
+if [ -r "$e/os-release" ]; then
+  ( ID= VERSION_ID= PRETTY_NAME=; . "$e/os-release"
+    printf 'platform %s\n' "id=$ID" "version=$VERSION_ID" "name=$PRETTY_NAME" ) 2>/dev/null
+else echo "unreadable distribution: $e/os-release cannot be read"; fi
+if [ -r "$p/cmdline" ]; then printf 'arguments %s\n' "$(tr '\n' ' ' <"$p/cmdline")"
+else echo "unreadable kernel arguments: $p/cmdline cannot be read"; fi
+[ -d "$s/firmware/acpi/tables" ] || echo "unreadable ACPI tables: $s/firmware/acpi/tables is not there"
+for n in "$s"/firmware/acpi/tables/*; do [ -f "$n" ] && printf 'acpi %s\n' "${n##*/}"; done
+( cd "$s" 2>/dev/null && grep -Hs -e '^[0-9]' -e '^DEVTYPE=' class/net/*/type class/net/*/uevent | sed 's/^/net /' )
+timeout 20 systemctl show -p Version -p SystemState -p NFailedUnits 2>/dev/null | sed 's/^/system /'
+set -- @UNITS@
+[ $# = 0 ] || timeout 20 systemctl show -p Id,LoadState,ActiveState,SubState,Result,UnitFileState "$@" 2>/dev/null |
+  sed 's/^/unit /'
+for n in @MODULES@; do
+  if [ -d "$s/module/$n" ]; then echo "asked $n loaded"; else echo "asked $n -"; fi; done
+k=; read -r k 2>/dev/null <"$p/sys/kernel/osrelease"
+if [ -r "$m/$k/modules.dep" ]; then
+  grep -Hos @PATTERNS@ "$m/$k/modules.dep" "$m/$k/modules.builtin" | sed 's/^/module /'
+else echo "unreadable modules: $m/$k/modules.dep cannot be read"; fi
+"""
+
+
+def command(modules: tuple[str, ...], units: tuple[str, ...], hidden: tuple[str, ...]) -> str:
+    """The POSIX shell text whose output ``parse`` reads: a few dozen processes, however many devices there are.
+
+    The environment variables PCIBIND_SYS, PCIBIND_PROC, PCIBIND_MODULES and PCIBIND_ETC replace /sys, /proc,
+    /lib/modules and /etc, for tests.
+    """
+    names = [module.replace("-", "_") for module in modules]
+    words = {
+        "@HIDDEN@": " ".join(map(quote, hidden)),
+        "@UNITS@": " ".join(map(quote, units)),
+        "@MODULES@": " ".join(map(quote, names)),
+        # What stands before the colon is a module, what stands after it are those that it needs. A file may be spelt
+        # with a dash where its module has an underscore.
+        "@PATTERNS@": " ".join(f"-e '^[^:]*/{name.replace('_', '[-_]')}[.]ko'" for name in names) or "-e '^$'",
+    }
+    host = re.sub("|".join(words), lambda match: words[match[0]], _HOST)
+    texts = zip(_SECTIONS, (topology_text.COMMAND, evidence_text.COMMAND, host), strict=False)
+    sections = (f"echo '{_MARK}{name}'\n( {text}\n)" for name, text in texts)
+    return "\n".join((f"echo '{_BEGIN}'", *sections, f"echo '{_MARK}{_SECTIONS[-1]}'"))
+
+
+# --- what must not be told
+
+_GENERAL = re.compile(
+    "|".join(
+        (
+            # UUIDs, also of FAT and NTFS; MAC addresses with dashes or dots; IPv4
+            r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}",
+            r"\b[0-9a-f]{4}-[0-9a-f]{4}\b",
+            r"(?:[0-9a-f]{2}-){5}[0-9a-f]{2}",
+            r"(?:[0-9a-f]{4}\.){2}[0-9a-f]{4}",
+            r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}",
+            # names of disks and volumes by what identifies them; accounts and addresses of mail
+            r"(?:wwn-|naa\.|eui\.|nvme\.|iqn\.|nqn\.|by-[a-z]+/)[^\s,;]*",
+            r"[\w.+-]+@[\w.-]+",
+            # machine-id, WWN, MAC addresses without separators, digests
+            r"[0-9a-f]{12,}",
+        )
+    ),
+    re.IGNORECASE,
+)
+# MAC addresses, GUIDs and IPv6: a PCI address has two colons, these have more, or two in a row.
+_COLONS = re.compile(r"[0-9a-f.]*:[0-9a-f:.]*(?:%\w+)?", re.IGNORECASE)
+# Serial numbers and tokens have no shape but this: letters and digits in one long run.
+_RUN = re.compile(r"[A-Za-z0-9]{8,}")
+# Runs that are none: places on a mainboard, the speed of a serial line, a small number in hexadecimal.
+_ORDINARY = re.compile(
+    r"(?:(?:cpu|slot|pcie?|riser|socket|ocp|bay|port|gpu|node|[jmux])[0-9]{0,3})+|[0-9]{3,7}[neo][78]r?|0x[0-9a-f]{1,8}",
+    re.IGNORECASE,
+)
+# Nobody's own.
+_EVERYBODY = frozenset(
+    "root admin user operator gevulot localhost localdomain local almalinux centos debian fedora rocky ubuntu".split()  # noqa: SIM905
+) | {"", "localhost.localdomain"}
+
+# Kernel arguments whose values tell of hardware and of how it is driven, nothing of whose it is.
+_HARMLESS = frozenset(
+    """
+    acpi acpi_enforce_resources amd_iommu amd_iommu_intr amd_pstate apparmor audit biosdevname cgroup_enable
+    cgroup_no_v1 clocksource console consoleblank crashkernel default_hugepagesz earlyprintk efi elevator
+    enforcing fbcon gfxpayload hpet hugepages hugepagesz idle init_on_alloc init_on_free intel_idle.max_cstate
+    intel_iommu intel_pstate intremap iommu irqaffinity isolcpus l1tf loglevel lsm maxcpus mds mem memmap
+    mitigations modprobe.blacklist module_blacklist net.ifnames nmi_watchdog nohz nohz_full nr_cpus numa
+    numa_balancing panic pci pci_stub.ids pcie_acs_override pcie_aspm pcie_port_pm pcie_ports preempt
+    processor.max_cstate psi random.trust_cpu rcu_nocbs rd.driver.blacklist rd.driver.pre reboot rootdelay
+    rootfstype security selinux skew_tick spectre_v2 split_lock_detect swapaccount swiotlb
+    systemd.unified_cgroup_hierarchy threadirqs transparent_hugepage tsc tsx usbcore.autosuspend vga video
+    watchdog zswap.enabled
+    """.split()  # noqa: SIM905
+)
+_HARMLESS_MODULE = re.compile(
+    r"(?:vfio(?:_pci|_iommu_type1)?|kvm(?:_intel|_amd)?|iommu|nouveau|nova_core|nvidia(?:_drm|_modeset|_uvm)?"
+    r"|amdgpu|radeon|i915|xe|drm|pcie_aspm|pciehp|nvme(?:_core)?|ahci|xhci_hcd)\.[a-z0-9_]+",
+    re.IGNORECASE,
+)
+_IDS = re.compile(r"(?:^|,)[0-9a-f]{4}:[0-9a-f]{4}(?::[0-9a-f]{1,8}){0,4}(?=,|$)", re.IGNORECASE)
+_ATOM = (
+    r"(?:[a-z_]{1,24}(?:[0-9]{1,4}[a-z_]{0,8}){0,2}|tty[A-Z]{1,4}[0-9]{0,3}|[0-9]{1,7}[a-zKMGT%]?[0-9]?"
+    r"|0x[0-9a-f]{1,8}|[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7])"
+)
+_PLAIN = re.compile(rf"{_ATOM}(?:[,:;=+@&$-]{_ATOM})*")
+_BARE = re.compile(r"(?:(?:rd|systemd|udev)\.)?[a-z][a-z0-9_-]{0,30}")
+# The kernel lets quotation marks keep blanks together.
+_ARGUMENT = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
+_KIND_OF_NAME = re.compile(r"(?:PART)?(?:UUID|LABEL)=|ID=|ZFS=")
+
+_RELEASE = re.compile(r"[0-9]+(?:\.[0-9]+){1,3}(?:-[0-9]{1,4}\b)?")
+
+# The lines of the topology's text that hold the kernel's own words only, and those with a place for somebody else's.
+_FUNCTION = r"\./[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]"
+_ELEMENT = r"(?:pci[0-9a-f]{4,8}:[0-9a-f]{2}|[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7])"
+_KERNELS_OWN = re.compile(
+    "|".join(
+        (
+            r"pcibind-topology (?:[0-9]+|late|end)",
+            rf"{_FUNCTION} (?:\.\./)*devices(?:/{_ELEMENT})+",
+            rf"{_FUNCTION}/physfn (?:\.\./)+{_ELEMENT}",
+            rf"{_FUNCTION}/driver (?:\.\./)*bus/pci/drivers/\w[\w .+-]*",
+            rf"{_FUNCTION}/iommu_group (?:\.\./)*kernel/iommu_groups/[0-9]+",
+            rf"{_FUNCTION}/\w+:(?:0x[0-9a-f]{{1,8}}|-?[0-9]{{1,5}}|\(null\)|Unknown(?: speed)?)?",
+            rf"{_FUNCTION}/\w+:[0-9]+(?:\.[0-9])? GT/s(?: PCIe)?",
+            rf"{_FUNCTION}/reset_method:[a-z_ ]*",
+            rf"{_FUNCTION}/driver_override:(?:vfio-pci|pci-stub|nvidia|nouveau)",
+            r"kernel/iommu_groups/[0-9]+/type:[A-Za-z-]+",
+            r"alias \w+:[a-z0-9*]+ [\w-]+|[\w-]+\.alias=\w+:[a-z0-9*]+",
+        )
+    ),
+    re.IGNORECASE,
+)
+_OTHERS_WORDS = re.compile(
+    rf"(?P<before>{_FUNCTION}/\w+:|{_FUNCTION} (?:\.\./)*devices/|{_FUNCTION}/driver (?:\.\./)*bus/pci/drivers/"
+    rf"|bus/pci/slots/)(?P<own>.*?)(?P<after>/address:[0-9a-f:]+|(?:/{_ELEMENT})+|)",
+    re.IGNORECASE,
+)
+
+
+class Redaction:
+    """Takes out of text what could tell whose host it is about."""
+
+    def __init__(self, hidden: Iterable[str] = ()) -> None:
+        """``hidden`` are the names and addresses of this host, its users and its network, as far as they are known."""
+        names = {part for name in hidden for part in _parts(name.strip().lower())} - _EVERYBODY
+        # A short name is taken for one only where it is a word: others have its letters in them.
+        ordered = sorted(map(re.escape, names), key=len, reverse=True)
+        patterns = [name if len(name) > 3 else rf"(?<![a-z0-9]){name}(?![a-z0-9])" for name in ordered]
+        self._names = re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE)
+
+    def text(self, text: str) -> str:
+        """Text of no known form, without names, addresses, serial numbers and the like."""
+        text = self._names.sub(REDACTED, text)
+        text = _COLONS.sub(lambda m: REDACTED if "::" in m[0] or m[0].count(":") > 3 else m[0], text)
+        return _RUN.sub(_run, _GENERAL.sub(REDACTED, text))
+
+    def arguments(self, line: str) -> tuple[str, ...]:
+        """A kernel command line, as its arguments. One that is not known to be harmless keeps its name only."""
+        found = []
+        for word in _ARGUMENT.findall(line):
+            if word == "--":
+                # The rest is for the first program, and the kernel does not look at it.
+                found += [word, REDACTED]
+                break
+            key, equals, value = word.partition("=")
+            if not equals:
+                found.append(word if _BARE.fullmatch(word) and self.text(word) == word else REDACTED)
+            elif self._is_harmless(key.replace("-", "_"), value):
+                found.append(word)
+            else:
+                kind = _KIND_OF_NAME.match(value)
+                found.append(f"{self.text(key)}={kind[0] if kind else ''}{REDACTED}")
+        return tuple(found)
+
+    def _is_harmless(self, key: str, value: str) -> bool:
+        if key not in _HARMLESS and _HARMLESS_MODULE.fullmatch(key) is None:
+            return False
+        if key.endswith(".ids"):
+            return not _IDS.sub("", value)
+        return _PLAIN.fullmatch(value) is not None and self.text(value) == value
+
+    def release(self, text: str) -> str:
+        """A kernel's release, whose numbers are not for an address."""
+        match = _RELEASE.match(text)
+        end = match.end() if match else 0
+        return text[:end] + self.text(text[end:])
+
+    def topology(self, line: str) -> str:
+        """A line of the topology's text, which can still be read as one."""
+        if _KERNELS_OWN.fullmatch(line):
+            return line
+        match = _OTHERS_WORDS.fullmatch(line)
+        return f"{match['before']}{self.text(match['own'])}{match['after']}" if match else self.text(line)
+
+
+def _parts(name: str) -> Iterator[str]:
+    """A name, without the connector of pyinfra's before it, and the host's and the domain's part of one with both."""
+    name = name.rpartition("/")[2]
+    yield name
+    try:
+        ip_address(name)
+    except ValueError:
+        first, dot, rest = name.partition(".")
+        yield from (first, rest) if dot else ()
+
+
+def _run(match: re.Match[str]) -> str:
+    run = match[0]
+    digits = sum(character.isdigit() for character in run)
+    is_one = 2 <= digits < len(run) or (digits == len(run) > 9)
+    return REDACTED if is_one and not _ORDINARY.fullmatch(run) else run
+
+
+# --- what was seen
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of one host, each part lines of text without anything that tells whose it is.
+
+    ``unreadable`` are sentences. ``platform`` are lines ``KEY=VALUE``, ``arguments`` the kernel's, ``acpi`` names of
+    tables, ``modules`` lines ``NAME module|built-in|missing|unknown loaded|-``, ``units`` lines ``UNIT KEY=VALUE…``.
+    ``devices`` are lines ``network KIND ADDRESS`` and ``disk BUS ADDRESS…``, the addresses being those of the PCI
+    functions that they hang on; ``uses`` are lines ``WHAT ADDRESS`` (``vfio-open group NUMBER`` among them): what the
+    host uses a function for, and the bridges above it. ``topology`` is what ``pcibind.topology_text`` parses.
+    """
+
+    unreadable: tuple[str, ...]
+    platform: tuple[str, ...]
+    arguments: tuple[str, ...]
+    acpi: tuple[str, ...]
+    modules: tuple[str, ...]
+    units: tuple[str, ...]
+    devices: tuple[str, ...]
+    uses: tuple[str, ...]
+    topology: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The format and its version, then each part as an array of strings."""
+        parts = {part: list(getattr(self, part)) for part in PARTS}
+        return {"format": FORMAT, "version": VERSION, **parts}
+
+    def text(self) -> str:
+        """The same as the text of a file, a line a string: two of them can be compared line by line."""
+        return json.dumps(self.to_json(), indent=0, ensure_ascii=True) + "\n"
+
+
+PARTS = tuple(field.name for field in fields(Seen))
+"""The names of a collection's parts, in their order."""
+
+
+def parse(output: list[str]) -> Seen:
+    """What the command printed, redacted.
+
+    Raises ``ValueError`` for output that was cut short, or is no such command's. Topology and evidence that pcibind
+    cannot read are kept as they are, but for what is redacted: a host of which that is true is worth a report.
+    """
+    sections = _split([line.rstrip("\r\n") for line in output])
+    host: dict[str, list[str]] = {}
+    for line in sections["host"]:
+        word, _, rest = line.partition(" ")
+        host.setdefault(word, []).append(rest)
+    if "uname" not in host:
+        raise ValueError("the section about the host says nothing of its kernel, expected the words of uname")
+    nodename, release, machine = (*_only(host, "uname").split(), "", "", "")[:3]
+    redaction = Redaction((*host.get("hide", ()), nodename))
+    unreadable = [*host.get("unreadable", ())]
+    if "system" not in host:
+        unreadable.append("systemd: systemctl show did not answer")
+    try:
+        unreadable += topology_text.parse(sections["topology"]).unreadable
+    except ValueError as error:
+        unreadable.append(f"the topology: {error}")
+    uses, unseen = _uses(sections["evidence"])
+    platform = (*(redaction.text(line) for line in host.get("platform", ())), f"kernel={redaction.release(release)}")
+    return Seen(
+        unreadable=tuple(dict.fromkeys(redaction.text(line) for line in (*unreadable, *unseen))),
+        platform=(*platform, f"architecture={redaction.text(machine)}"),
+        arguments=redaction.arguments(_only(host, "arguments")),
+        acpi=tuple(sorted(redaction.text(name) for name in host.get("acpi", ()))),
+        modules=tuple(_modules(host)),
+        units=(*([redaction.text(f"systemd {' '.join(host['system'])}")] if "system" in host else ()), *_units(host)),
+        devices=tuple(sorted(_devices(sections["evidence"], host.get("net", ())))),
+        uses=uses,
+        topology=tuple(redaction.topology(line) for line in _ordered(sections["topology"])),
+    )
+
+
+def _split(lines: list[str]) -> dict[str, list[str]]:
+    if not lines or lines[0] != _BEGIN:
+        raise ValueError(f"found {lines[0] if lines else 'nothing'!r}, expected the line {_BEGIN!r} first")
+    sections: dict[str, list[str]] = {}
+    for line in lines[1:]:
+        if line.startswith(_MARK):
+            sections[line.removeprefix(_MARK)] = current = []
+        elif sections:
+            current.append(line)
+    if tuple(sections) != _SECTIONS:
+        raise ValueError(f"found the sections {', '.join(sections)}, expected {', '.join(_SECTIONS)}: it was cut short")
+    return sections
+
+
+def _only(host: dict[str, list[str]], word: str) -> str:
+    return host.get(word, [""])[0]
+
+
+def _ordered(lines: list[str]) -> Iterator[str]:
+    """The topology's lines in an order that does not change from one look to the next."""
+    first, middle, last = lines[:1], lines[1:-1], lines[-1:] if len(lines) > 1 else []
+    # Of two modules for one function, the one that comes first stays the first.
+    aliases = [line for line in middle if line.startswith("alias ") or ".alias=" in line]
+    others = sorted(set(middle) - set(aliases))
+    yield from (*first, *others, *dict.fromkeys(aliases), *last)
+
+
+# What tells how a disk is connected, out of its path below /sys/devices.
+_BUSES = (
+    ("nvme", re.compile(r"/nvme")),
+    ("usb", re.compile(r"/usb[0-9]")),
+    ("virtio", re.compile(r"/virtio[0-9]")),
+    ("mmc", re.compile(r"/mmc_host/")),
+    ("ata", re.compile(r"/ata[0-9]")),
+    ("scsi", re.compile(r"/host[0-9]")),
+)
+# ARPHRD numbers of linux/if_arp.h
+_LINKS = {"1": "ethernet", "32": "infiniband"}
+_ADDRESS = re.compile(r"/([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7])(?=/)")
+
+
+def _devices(evidence: list[str], net: Iterable[str]) -> Iterator[str]:
+    """Interfaces and disks that hang on PCI functions, without their names; partitions are left out."""
+    links = dict(line.removeprefix("link ").partition(" ")[::2] for line in evidence if line.startswith("link "))
+    kinds: dict[str, str] = {}
+    for line in net:
+        path, _, value = line.partition(":")
+        interface = path.rpartition("/")[0]
+        kind = "wlan" if value == "DEVTYPE=wlan" else _LINKS.get(value)
+        if kind is not None and kinds.get(interface) != "wlan":
+            kinds[interface] = kind
+    disks = {target.rpartition("/")[2] for name, target in links.items() if name.startswith("dev/block/")}
+    for name, target in links.items():
+        match name.split("/"):
+            case ["class", "net", _] if on := _ADDRESS.findall(target):
+                yield f"network {kinds.get(name, 'other')} {on[-1]}"
+            case ["dev", "block", _] if target.rpartition("/")[0].rpartition("/")[2] not in disks:
+                ways = [target]
+                if subsystem := re.search(r"/nvme-subsystem/([^/]+)/", target):
+                    # With multipath on, a disk belongs to a subsystem, which has one controller or several.
+                    ways = [
+                        way for each, way in links.items() if each.startswith(f"class/nvme-subsystem/{subsystem[1]}/")
+                    ]
+                if found := sorted({on[-1] for way in ways if (on := _ADDRESS.findall(way))}):
+                    bus = next((bus for bus, pattern in _BUSES if pattern.search(target)), "other")
+                    yield f"disk {bus} {' '.join(found)}"
+
+
+def _uses(lines: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    """What the functions are used for, without by whom; and what of that could not be read."""
+    try:
+        seen = evidence_text.parse(lines)
+    except (ValueError, IndexError) as error:
+        # Its words quote a line, which may name interfaces and mount points. What kind of line it is can be told.
+        kind = re.search(r"line ['\"](\w+)", str(error))
+        return (), [f"the use of the PCI devices: pcibind cannot understand it{f', at {kind[1]}' if kind else ''}"]
+    # Why the command itself could not read something is in its own words; the parser's speak of names.
+    said = {line.partition(" ")[2].partition(" ")[2] for line in lines if line.startswith("unreadable ")}
+    unseen = [
+        f"for the guard {guard}: {why if why in said else 'not all of it can be told'}"
+        for guard, why in seen.unreadable
+    ]
+    uses = {
+        f"{guard} {use.address}"
+        for guard, found in (
+            ("default-route", seen.route_nics),
+            ("ssh", seen.ssh_nics),
+            ("disk", seen.disks),
+            ("framebuffer", seen.framebuffers),
+        )
+        for use in found
+    }
+    uses |= {f"boot-display {address}" for address in seen.boot_displays}
+    uses |= {f"virtual-functions {address}" for address in seen.physical_functions}
+    uses |= {f"nvidia-open {use.address}" for use in seen.open_nvidia if use.address}
+    uses |= {f"vfio-open {use.address or f'group {use.group}'}" for use in seen.open_vfio}
+    return tuple(sorted(uses)), unseen
+
+
+def _units(host: dict[str, list[str]]) -> Iterator[str]:
+    """A line for each unit, its name first."""
+    for block in "\n".join(host.get("unit", ())).split("\n\n"):
+        values = dict(line.partition("=")[::2] for line in block.splitlines())
+        if name := values.pop("Id", ""):
+            yield " ".join((name, *(f"{key}={value}" for key, value in values.items())))
+
+
+def _modules(host: dict[str, list[str]]) -> Iterator[str]:
+    """A line for each module that was asked for."""
+    known = not any(why.startswith("modules:") for why in host.get("unreadable", ()))
+    kinds: dict[str, str] = {}
+    for line in host.get("module", ()):
+        file, _, path = line.rpartition(":")
+        name = path.rpartition("/")[2].removesuffix(".ko").replace("-", "_")
+        kinds[name] = "built-in" if file.endswith(".builtin") else "module"
+    for line in host.get("asked", ()):
+        name, _, loaded = line.partition(" ")
+        kind = kinds.get(name, "missing" if known else "unknown")
+        yield f"{name} {kind} {'loaded' if kind == 'built-in' else loaded}"
+
+
+class Collection(FactBase[Seen | None]):
+    """A whole host as it can be given away, ``None`` where nothing was answered.
+
+    ``modules`` and ``units`` are those that are asked for by name; ``hidden`` are names and addresses of the host that
+    its operator knows it by.
+    """
+
+    def command(self, modules: tuple[str, ...] = (), units: tuple[str, ...] = (), hidden: tuple[str, ...] = ()) -> str:
+        return command(modules, units, hidden)
+
+    def process(self, output: list[str]) -> Seen:
+        try:
+            return parse(output)
+        except ValueError as error:
+            raise FactProcessError(f"the collection cannot be read: {error}") from error
