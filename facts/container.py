@@ -12,7 +12,8 @@ from pyinfra.api.exceptions import FactProcessError
 
 # Only what can be shown: the environment also holds secrets, so a single variable of it is picked on the node.
 _FORMAT = (
-    '{"running": {{json .State.Running}}, "image": {{json .ImageDigest}}, "pid": {{json .State.Pid}}, '
+    '{"running": {{json .State.Running}}, "image": {{json .ImageDigest}}, "name": {{json .ImageName}}, '
+    '"pid": {{json .State.Pid}}, '
     '"devices": [{{range $i, $d := .HostConfig.Devices}}{{if $i}}, {{end}}{{json $d.PathOnHost}}{{end}}], '
     '"gpus": [{{range .Config.Env}}{{if eq (slice (printf "%-20s" .) 0 20) "GEVULOT_GPU_DEVICES="}}'
     "{{json .}}{{end}}{{end}}]}"
@@ -25,6 +26,7 @@ class State:
 
     running: bool
     image: str
+    name: str
     devices: frozenset[str]
     gpu_devices: str | None
 
@@ -39,6 +41,7 @@ def parse(output: list[str]) -> State:
     return State(
         running=found["running"],
         image=found["image"],
+        name=found["name"],
         devices=frozenset(found["devices"]),
         gpu_devices=gpus[0].partition("=")[2] if gpus else None,
     )

@@ -36,6 +36,9 @@ class DiskSpace(FactBase[Space | None]):
     def process(self, output: list[str]) -> Space:
         try:
             size, free, mount = output[0].split(" ", 2)
+            # More than 8 EiB is no disk's, and no number to count with.
+            if not 0 <= int(free) <= int(size) < 2**53:
+                raise ValueError
             return Space(int(size), int(free), mount)
         except (ValueError, IndexError):
             raise FactProcessError(f"df printed {output[:1]}, expected SIZE FREE MOUNT") from None

@@ -32,7 +32,7 @@ for entry in /boot/efi/loader/loader.conf /efi/loader/loader.conf /boot/EFI/syst
 loader=/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
 [ -r $loader ] && tr -d '\0' <$loader | grep -q systemd-boot && echo boot=systemd-boot-now
 echo "podman=$(podman --version 2>/dev/null | cut -d' ' -f3)"
-if command -v podman >/dev/null; then :
+if command -v podman >/dev/null || [ "$1" != offered ]; then :
 elif command -v apt-cache >/dev/null; then
   echo "podman_offered=$(apt-cache policy podman 2>/dev/null | sed -n 's/^ *Candidate: //p')"
 elif command -v dnf >/dev/null; then
@@ -98,12 +98,15 @@ def parse(output: list[str]) -> Host:
 
 
 class Platform(FactBase[Host | None]):
-    """What the host is. ``directory`` is where the storage will be: the nearest existing parent's disk is measured."""
+    """What the host is. ``directory`` is where the storage will be: the nearest existing parent's disk is measured.
 
-    def command(self, directory: str = "/var/lib/gevulot") -> str:
+    ``offered`` asks the distribution which Podman it would install where there is none, which may ask its mirrors.
+    """
+
+    def command(self, directory: str = "/var/lib/gevulot", offered: bool = True) -> str:
         from shlex import quote
 
-        return f"sh -c {quote(_COMMAND)} {quote(directory)}"
+        return f"sh -c {quote(_COMMAND)} {quote(directory)} {'offered' if offered else ''}".rstrip()
 
     def process(self, output: list[str]) -> Host:
         try:

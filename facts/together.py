@@ -12,6 +12,12 @@ from pyinfra.api.exceptions import FactProcessError
 
 # A line of this kind is in no fact's output: it begins with the control character SOH.
 _MARK = "\x01"
+# Seconds that one part may take, so that a program that hangs costs its own part only.
+SECONDS = 40
+# pyinfra reads UTF-8 and nothing else, and what users of a host name their things need not be that.
+_READABLE = (
+    "if command -v iconv >/dev/null 2>&1; then iconv -c -f UTF-8 -t UTF-8; else LC_ALL=C tr '\\200-\\377' '?'; fi; true"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,8 @@ class Together(FactBase[dict[str, Any]]):
 
     def command(self, parts: tuple[Part, ...]) -> str:
         self._parts = {part.name: part for part in parts}
-        return "; ".join(_command(part) for part in parts)
+        every = "; ".join(_command(part) for part in parts)
+        return f"{{ {every}\n}} | {_READABLE}"
 
     def process(self, output: list[str]) -> dict[str, Any]:
         said, codes = _sections(output)
@@ -61,8 +68,10 @@ def _command(part: Part) -> str:
     requires = fact.requires_command(**part.arguments)
     if requires:
         command = f"if command -v {quote(str(requires))} >/dev/null 2>&1; then {command}\nfi"
-    # In a subshell: a fact may leave its directory, or its shell.
-    return f"printf '\\001%s\\n' {quote(part.name)}; ( {command}\n); printf '\\n\\001%s %s\\n' {quote(part.name)} $?"
+    name = quote(part.name)
+    # In a shell of its own: a fact may leave its directory, or its shell.
+    bounded = f"timeout -k 5 {SECONDS} sh -c {quote(command)}"
+    return f"printf '\\001%s\\n' {name}; {bounded}; printf '\\n\\001%s %s\\n' {name} $?"
 
 
 def _sections(output: list[str]) -> tuple[dict[str, list[str]], dict[str, int]]:
@@ -89,6 +98,8 @@ def _value(part: Part, said: list[str], code: int | None) -> Any:
     fact = part.fact()
     if code is None:
         return Unreadable("the connection ended before it was read")
+    if code in (124, 137):
+        return Unreadable(f"no answer within {SECONDS} s")
     if code != 0:
         return Unreadable(f"its command ended with {code}")
     if not said:

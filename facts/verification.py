@@ -17,6 +17,9 @@ class Verified(FactBase[int | None]):
 
     def process(self, output: list[str]) -> int:
         try:
-            return int(output[0])
+            seconds = int(output[0])
+            if not 0 < seconds < 2**33:
+                raise ValueError
+            return seconds
         except ValueError:
             raise FactProcessError(f"{MARK}: expected a time, found {output[0]!r}") from None

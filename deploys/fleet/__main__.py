@@ -7,6 +7,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import contextlib  # noqa: E402
+import logging  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 from datetime import UTC, datetime  # noqa: E402
@@ -16,11 +17,13 @@ from typing import Any  # noqa: E402
 import click  # noqa: E402
 import gevent  # noqa: E402
 from pyinfra.api import BaseStateCallback, Config, Host, State  # noqa: E402
-from pyinfra.api.connect import connect_all, disconnect_all  # noqa: E402
+from pyinfra.api.connect import disconnect_all  # noqa: E402
 from pyinfra.api.exceptions import PyinfraError  # noqa: E402
+from pyinfra.connectors import util as connector_util  # noqa: E402
 from pyinfra.context import ctx_host, ctx_inventory, ctx_state  # noqa: E402
 from pyinfra_cli.exceptions import CliError  # type: ignore[import-untyped]  # noqa: E402
 from pyinfra_cli.inventory import make_inventory  # type: ignore[import-untyped]  # noqa: E402
+from pyinfra_cli.util import parse_cli_arg  # type: ignore[import-untyped]  # noqa: E402
 
 from deploys.fleet import output  # noqa: E402
 from deploys.fleet.gathering import NOT_REACHED  # noqa: E402
@@ -29,6 +32,9 @@ from deploys.fleet.state import HostState, Severity, down, worst  # noqa: E402
 from deploys.settings import SettingsError  # noqa: E402
 
 _USAGE = 2
+# Seconds to wait for a connection, and for all of them to end.
+_CONNECT = 60
+_GOODBYE = 15
 
 
 class _Refusals(BaseStateCallback):
@@ -56,13 +62,14 @@ def main(inventory: str, limit: tuple[str, ...], data: tuple[str, ...], **told: 
     1 unexpected error, 2 usage, inventory or options.
     """
     try:
-        values = dict(each.split("=", 1) for each in data)
+        texts = dict(each.split("=", 1) for each in data)
     except ValueError:
         raise click.UsageError(f"--data {' '.join(data)}: expected KEY=VALUE") from None
     told["output"] = told.pop("kind")
     asked = {f"status_{key}": value for key, value in told.items() if value is not None}
     try:
-        options = output.options({**values, **asked})
+        values = {key: parse_cli_arg(text) for key, text in texts.items()}
+        options = output.options({**texts, **asked})
         hosts = output.with_drift(_look_at_all(inventory, limit, values), options)
         output.write(hosts, options, datetime.now(UTC))
     except (SettingsError, CliError, PyinfraError, OSError) as error:
@@ -71,13 +78,21 @@ def main(inventory: str, limit: tuple[str, ...], data: tuple[str, ...], **told: 
     sys.exit(worst(hosts).exit_code)
 
 
-def _look_at_all(path: str, limit: tuple[str, ...], values: dict[str, str]) -> list[HostState]:
+def _look_at_all(path: str, limit: tuple[str, ...], values: dict[str, Any]) -> list[HostState]:
     if os.getcwd() not in sys.path:
         # As pyinfra does: inventories import what lies beside them.
         sys.path.append(os.getcwd())
     named = any(mark in path for mark in "@,") and all(path.split(","))
     if not Path(path).exists() and not named:
         raise SettingsError(f"{path}: no such inventory; expected a file, or hosts with commas between them")
+    for name in ("pyinfra", "paramiko"):
+        # The rows hold the reasons; and a host's own words, which these print as they are, may steer a terminal.
+        logging.getLogger(name).handlers[:] = [logging.NullHandler()]
+        logging.getLogger(name).propagate = False
+    # Of what fails in a greenlet, too, a row tells.
+    gevent.get_hub().exception_stream = None
+    # Asking would stop the looks at all other hosts; and whoever asks may be a host that wants to know a password.
+    connector_util.getpass = _no_password  # type: ignore[assignment]
     state = State()
     state.cwd = os.getcwd()
     with ctx_state.use(state):
@@ -87,15 +102,37 @@ def _look_at_all(path: str, limit: tuple[str, ...], values: dict[str, str]) -> l
             state.init(inventory, Config(), initial_limit=chosen)
             refusals = _Refusals()
             state.add_callback_handler(refusals)
-            # That not one could be reached is an answer too.
-            with contextlib.suppress(PyinfraError):
-                connect_all(state)
             hosts = [host for host in inventory if state.is_host_in_limit(host)]
+            if not hosts:
+                raise SettingsError(f"{path}: the inventory has no host")
+            _connect_all(state, hosts, refusals.reasons)
             looks = {host.name: state.pool.spawn(_look, host) for host in hosts if host.connected}
             gevent.joinall(list(looks.values()))
             found = [_outcome(host, looks.get(host.name), refusals.reasons) for host in hosts]
-            disconnect_all(state)
+            # Hosts may be gone by now, and there is nothing left to ask them.
+            with gevent.Timeout(_GOODBYE, False), contextlib.suppress(Exception):
+                disconnect_all(state)
     return found
+
+
+def _connect_all(state: State, hosts: list[Host], refusals: dict[str, str]) -> None:
+    """Connect to all, side by side. pyinfra's own way ends with the first error that it does not know."""
+
+    def connect(host: Host) -> None:
+        try:
+            with gevent.Timeout(_CONNECT):
+                host.connect(show_errors=False)
+        except (Exception, gevent.Timeout) as error:
+            refusals.setdefault(host.name, f"{type(error).__name__}: {error}")
+
+    gevent.joinall([state.pool.spawn(connect, host) for host in hosts])
+    for host in hosts:
+        if host.connected:
+            state.activate_host(host)
+
+
+def _no_password(*_: object) -> str:
+    raise PyinfraError("sudo asks for a password; set _sudo_password, or allow it without one")
 
 
 def _limited(inventory: Any, names: tuple[str, ...]) -> list[Host] | None:

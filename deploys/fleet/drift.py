@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from deploys.fleet.state import HostState
 from deploys.settings import SettingsError
@@ -95,7 +96,7 @@ def read(directory: Path, name: str) -> dict[str, Any] | None:
 
 def _file(directory: Path, name: str) -> Path:
     # A host may be called by a connector and a path: @ssh/host.
-    return directory / f"{name.replace('/', '_')}.json"
+    return directory / f"{quote(name, safe='@')}.json"
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
@@ -106,7 +107,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
 def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for place, name in _VALUES:
         before, now = _at(old, place), _at(new, place)
-        if before != now:
+        # What is not known now has not changed as far as anybody knows.
+        if now is not None and before != now:
             yield f"{name} is {_said(now)}, was {_said(before)}"
 
 
@@ -118,11 +120,9 @@ def _at(state: Mapping[str, Any], place: str) -> Any:
 
 
 def _said(value: Any) -> str:
-    return (
-        {None: "unknown", True: "yes", False: "no"}.get(value, str(value))
-        if not isinstance(value, list)
-        else str(value)
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "unknown" if value is None else str(value)
 
 
 def _board_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

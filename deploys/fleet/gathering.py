@@ -14,7 +14,7 @@ from deploys.fleet.look import look
 from deploys.fleet.state import HostState, down
 from deploys.settings import SettingsError
 
-NOT_REACHED = "not reached: it refused the connection or did not answer; pyinfra says why"
+NOT_REACHED = "not reached, or failed earlier in this run: pyinfra says why"
 
 
 class StatusError(PyinfraError):
@@ -39,7 +39,7 @@ def report(host: Host) -> None:
     asked = _options(host)
     run = _runs.setdefault(state, _Run())
     run.hosts[host.name] = look(host)
-    if len(run.hosts) < len(state.activated_hosts):
+    if any(each.name not in run.hosts for each in state.active_hosts):
         return
     wanted = [each.name for each in state.inventory if state.is_host_in_limit(each)]
     hosts = [run.hosts.get(name) or down(name, NOT_REACHED) for name in wanted]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from deploys import pending, preflight
+from deploys import checks, pending, preflight
+from deploys.checks import Check
 from deploys.fleet import state
 from deploys.fleet.state import HostState, Severity, down
 from deploys.settings import Settings
@@ -29,6 +30,7 @@ from pcibind.plan import DRIVER, Resolution
 
 # Below this part of a volume somebody has to make room.
 _LITTLE_SPACE = 0.1
+_OF_ROOT = ("key", "container", "secrets", "schema", "parts")
 _KEYS = {"ok": "present", "missing": "missing", "changed": "changed"}
 
 
@@ -56,15 +58,29 @@ class Seen:
     key: str = ""
     space: Space | None = None
     verified: int | None = None
-    # Why parts could not be read, in words.
+    user: str = "0"
+    # Why parts could not be read, in words; and the names of those parts.
     unreadable: tuple[str, ...] = ()
+    unknown: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Seen:
         """Out of the parts by their names, as ``facts.together.Together`` reads them."""
         readable = {name: value for name, value in found.items() if not isinstance(value, Unreadable)}
-        reasons = (f"{name}: {value.reason}" for name, value in found.items() if isinstance(value, Unreadable))
-        return cls(**readable, unreadable=tuple(reasons))
+        reasons = {name: value.reason for name, value in found.items() if isinstance(value, Unreadable)}
+        if readable.get("user", "0") != "0":
+            # Podman would tell of this user's own containers, and what is root's looks as if it were not there.
+            reasons |= {name: "needs root; connect as root, or with _sudo" for name in _OF_ROOT if name in found}
+            readable = {name: value for name, value in readable.items() if name not in _OF_ROOT}
+        return cls(
+            **readable,
+            unreadable=tuple(f"{name}: {why}" for name, why in reasons.items()),
+            unknown=frozenset(reasons),
+        )
+
+    def knows(self, *parts: str) -> bool:
+        """Whether all of these parts could be read."""
+        return self.unknown.isdisjoint(parts)
 
 
 class _Findings:
@@ -101,14 +117,14 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
         any(function.iommu_group is not None for function in seen.topology.functions),
         seen.remapping,
     )
-    if wanted and not iommu.on:
+    if wanted and seen.knows("topology") and not iommu.on:
         found.add(Severity.WRONG, "the IOMMU is off")
-    elif wanted and not iommu.interrupt_remapping:
+    elif wanted and seen.knows("remapping") and not iommu.interrupt_remapping:
         found.add(Severity.WRONG, "interrupt remapping is off, so VFIO refuses the boards")
     paths = [each.path for each in boards.list if each.path]
     waiting = tuple(
         [
-            *pending.pending(seen.lines, arguments.wanted, seen.topology, paths),
+            *(pending.pending(seen.lines, arguments.wanted, seen.topology, paths) if seen.knows("lines") else ()),
             *("the distribution asks for one" for _ in seen.reboot_required),
         ]
     )
@@ -125,11 +141,12 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
         kernel_arguments=arguments,
         reboot_pending=waiting,
         podman=seen.platform.podman,
-        **_node(settings, seen, found),
+        **_node(settings, seen, [each.board for each in resolutions if each.board], found),
         storage=_storage(settings, seen.space, found),
         verified=None if seen.verified is None else state.moment(datetime.fromtimestamp(seen.verified, UTC)),
         lint=tuple(lint),
-        topology=seen.topology.to_json(),
+        topology=seen.topology.to_json() if seen.knows("topology") else None,
+        unreadable=(*seen.unreadable, *seen.topology.unreadable),
         # Last: all of the above adds to them.
         severity=found.severity,
         reasons=found.reasons,
@@ -137,6 +154,9 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
 
 
 def _resolutions(settings: Settings, seen: Seen, found: _Findings) -> tuple[Resolution, ...]:
+    if not seen.knows("topology", "record"):
+        # All boards would seem to be gone.
+        return ()
     record = seen.record.record
     try:
         return plan.resolve(seen.topology, preflight.request(seen.topology, settings, record), record)
@@ -185,6 +205,18 @@ def _boards(resolutions: Iterable[Resolution], seen: Seen, found: _Findings) -> 
                 viable=viable,
             )
         )
+    chosen = {each.path for each in boards}
+    recorded = seen.record.record.boards if seen.record.record and seen.knows("topology") else ()
+    found.add(
+        Severity.ATTENTION,
+        *(
+            f"board {each.label} is on record but not asked for; run deploys/node.py"
+            for each in recorded
+            if each.path not in chosen
+        ),
+    )
+    if seen.binding is not None and not seen.binding.bound:
+        found.add(Severity.WRONG, *_complaints(seen.binding))
     return state.Boards(len(boards), sum(each.state == "bound" for each in boards), tuple(boards))
 
 
@@ -193,6 +225,16 @@ def _reported(binding: Binding | None) -> dict[str, dict[str, Any]]:
     if not isinstance(boards, list):
         return {}
     return {str(each.get("path")): each for each in boards if isinstance(each, dict)}
+
+
+def _complaints(binding: Binding) -> list[str]:
+    """What pcibind says beside its boards; of boards that are not well their own reasons tell."""
+    errors = binding.report.get("errors")
+    said = [f"pcibind: {each}" for each in errors] if isinstance(errors, list) else []
+    boards = _reported(binding).values()
+    if not said and all(each.get("state") == "bound" for each in boards):
+        said = [f"pcibind status ends with {binding.exit_code}; run `pcibind status` there"]
+    return said
 
 
 def _is_viable(topology: Topology, board: Board) -> bool:
@@ -216,11 +258,14 @@ def _lint(seen: Seen, arguments: state.KernelArguments, boards: list[Board]) -> 
     """What of the layers that act at a boot is not as the next boot needs it."""
     said = list(seen.stale_initramfs) if seen.record.record else []
     said += seen.stale_menu
-    if arguments.wanted and arguments.live and not arguments.configured:
+    if seen.knows("lines") and arguments.wanted and arguments.live and not arguments.configured:
         said.append(f"the next boot would be without {' '.join(arguments.wanted)}: not in every boot entry")
     binder = seen.units.get(unit.NAME)
-    if seen.record.record and (binder is None or binder.enabled != "enabled"):
-        said.append("pcibind.service is not enabled: the next boot binds no board")
+    if seen.record.record and seen.knows("units"):
+        if binder is None or binder.enabled != "enabled":
+            said.append("pcibind.service is not enabled: the next boot binds no board")
+        elif binder.active == "failed":
+            said.append(f"pcibind.service failed at this boot ({binder.result})")
     if boards:
         module = seen.modules.get("vfio_pci")
         if module is not None and module.kind == "missing":
@@ -244,22 +289,39 @@ def _lint(seen: Seen, arguments: state.KernelArguments, boards: list[Board]) -> 
     return said
 
 
-def _node(settings: Settings, seen: Seen, found: _Findings) -> dict[str, Any]:
+def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings) -> dict[str, Any]:
+    if not seen.knows("units"):
+        return {}
     node = seen.units.get(gevulot.UNIT)
     if node is None or node.load != "loaded":
         found.add(Severity.WRONG, "no node is deployed: it has no gevulot-node.service; run deploys/node.py")
         return {"node": state.Node("not deployed", 0), "key": _key(seen, found, deployed=False)}
     if not node.running:
         found.add(Severity.WRONG, f"gevulot-node.service is {node.active} ({node.result or node.sub})")
+    wanted = (gevulot.UNIT, gevulot.MIGRATION, *((postgres.UNIT,) if settings.own_postgres else ()))
+    for name in wanted:
+        one = seen.units.get(name)
+        if one is None or one.load != "loaded":
+            found.add(Severity.WRONG, f"there is no {name}")
+        elif one.needs_reload:
+            found.add(Severity.ATTENTION, f"{name} was changed on disk: systemctl daemon-reload, then restart it")
+    database = seen.units.get(postgres.UNIT)
+    if settings.own_postgres and database is not None and not database.running:
+        found.add(Severity.WRONG, f"{postgres.UNIT} is {database.active} ({database.result or database.sub})")
     migration = seen.units.get(gevulot.MIGRATION)
-    if migration is None or migration.result != "success":
-        found.add(Severity.WRONG, f"the migration's last result is {migration.result if migration else 'unknown'}")
-    if node.running and seen.health not in (200, 204, 503):
+    if migration is not None and migration.result != "success":
+        found.add(Severity.WRONG, f"the migration's last result is {migration.result}")
+    if node.running and seen.knows("health") and seen.health not in (200, 204, 503):
         found.add(Severity.WRONG, f"the health check says {seen.health or 'nothing'}")
     container = seen.container
-    if node.running and (container is None or not container.running):
-        found.add(Severity.WRONG, "the container gevulot-node does not run")
-    missing = tuple(sorted({gevulot.PASSPHRASE, postgres.URL} - set(seen.secrets)))
+    if node.running and seen.knows("container", "topology", "record"):
+        _add(found, checks.container(container, settings, boards))
+    if container is not None and container.name != settings.node_image:
+        found.add(Severity.ATTENTION, f"the node runs {container.name}, asked for is {settings.node_image}")
+    if seen.parts is not None and seen.knows("topology", "record"):
+        _add(found, checks.devices(seen.parts, boards))
+    needed = {gevulot.PASSPHRASE, postgres.URL} if seen.knows("secrets") else set()
+    missing = tuple(sorted(needed - set(seen.secrets)))
     found.add(Severity.WRONG, *(f"the secret {name} is not there" for name in missing))
     return {
         "secrets_missing": missing,
@@ -267,14 +329,24 @@ def _node(settings: Settings, seen: Seen, found: _Findings) -> dict[str, Any]:
         "migration": migration.result if migration else None,
         "node": state.Node(node.active, node.since),
         "health": seen.health,
-        "image": state.Image(settings.node_image, container.image) if container else None,
+        "image": state.Image(container.name, container.image) if container else None,
         "key": _key(seen, found, deployed=True),
     }
+
+
+def _add(found: _Findings, made: Iterable[Check]) -> None:
+    """Add what is wrong of the checks that a deploy makes at its end."""
+    found.add(
+        Severity.WRONG,
+        *(f"{each.what}: {each.found}, expected {each.expected}" for each in made if each.ok is False),
+    )
 
 
 def _database(settings: Settings, seen: Seen, found: _Findings) -> state.Database:
     if not settings.own_postgres:
         return state.Database("external", None, None, ())
+    if not seen.knows("schema"):
+        return state.Database("own", None, None, ())
     if seen.schema is None:
         found.add(Severity.WRONG, "the database does not answer")
         return state.Database("own", False, None, ())
@@ -289,8 +361,8 @@ def _database(settings: Settings, seen: Seen, found: _Findings) -> state.Databas
 
 
 def _key(seen: Seen, found: _Findings, *, deployed: bool) -> state.Key:
-    word = _KEYS.get(seen.key, seen.key or "unknown")
-    if word == "lost" or (deployed and word != "present"):
+    word = _KEYS.get(seen.key, seen.key) if seen.knows("key") and seen.key else "unknown"
+    if word == "lost" or (deployed and seen.knows("key") and word != "present"):
         found.add(Severity.WRONG, f"the node's key is {word}")
     return state.Key(word, seen.parts.public_key if seen.parts else None)
 

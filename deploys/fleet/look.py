@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gevent
 from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 
@@ -40,7 +41,8 @@ def parts(settings: Settings) -> tuple[Part, ...]:
     """What is asked of a host; the names are those of ``Seen``."""
     key_file = f"{settings.key_directory}/node.key"
     asked = [
-        Part("platform", Platform, {"directory": settings.storage_directory}),
+        Part("user", Said, {"program": "id -u"}),
+        Part("platform", Platform, {"directory": settings.storage_directory, "offered": False}),
         Part("topology", PciTopology),
         Part("usage", PciUsage),
         Part("record", PciRecord),
@@ -73,14 +75,22 @@ def look(host: Host) -> HostState:
         reasons = tuple(line.removeprefix(f"{host.name}: ") for line in str(error).splitlines())
         return HostState(host.name, Severity.WRONG, reasons)
     try:
-        found: dict[str, Any] = host.get_fact(Together, parts=parts(settings), _ignore_errors=True, _timeout=_SECONDS)
-        if not found:
-            return down(host.name, f"it gave no answer within {_SECONDS} s, or its shell refused")
+        found = _ask(host, settings)
+    except (PyinfraError, EOFError, OSError, gevent.Timeout) as error:
+        return down(host.name, f"the connection ended before it answered: {error or type(error).__name__}")
+    if not found:
+        return down(host.name, f"it gave no answer within {_SECONDS} s, or its shell refused")
+    try:
         return judge(host.name, settings, Seen.of(found))
-    except PyinfraError as error:
-        return down(host.name, str(error))
     except Exception as error:
         # One host's answer that nobody thought of must not hide the others' rows.
         return HostState(
             host.name, Severity.WRONG, (f"its answer was not understood: {type(error).__name__}: {error}",)
         )
+
+
+def _ask(host: Host, settings: Settings) -> dict[str, Any]:
+    # pyinfra's own limit is for reading the answer; a host may also hang before and after it.
+    with gevent.Timeout(_SECONDS + 30):
+        found: dict[str, Any] = host.get_fact(Together, parts=parts(settings), _ignore_errors=True, _timeout=_SECONDS)
+    return found

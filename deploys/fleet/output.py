@@ -57,20 +57,30 @@ def options(data: Mapping[str, Any]) -> Options:
 def with_drift(hosts: Iterable[HostState], asked: Options) -> list[HostState]:
     """The hosts, each with what differs from its kept state; and the states kept anew where that is asked for.
 
-    The state of a host that could not be looked at is left as it is. Raises KeptStateError and OSError.
+    The state of a host that could not be looked at, or not wholly, is left as it is. Raises OSError.
     """
     told = []
     for host in hosts:
         if asked.known is None or host.topology is None:
             told.append(host)
             continue
-        old = drift.read(asked.known, host.name)
-        changes = drift.changes(old, drift.kept(host)) if old else ()
-        if asked.keep:
+        try:
+            old = drift.read(asked.known, host.name)
+            changes = drift.changes(old, drift.kept(host)) if old else ()
+        except (SettingsError, KeyError, TypeError, AttributeError) as error:
+            # Left as it is: whoever edited it may want to mend it.
+            told.append(_with_reason(host, f"its kept state cannot be used: {error!s}"))
+            continue
+        if asked.keep and not host.unreadable:
             drift.keep(asked.known, host)
         severity = Severity.ATTENTION if changes and host.severity is Severity.OK else host.severity
         told.append(replace(host, drift=changes, severity=severity))
     return told
+
+
+def _with_reason(host: HostState, reason: str) -> HostState:
+    severity = Severity.ATTENTION if host.severity is Severity.OK else host.severity
+    return replace(host, reasons=(*host.reasons, reason), severity=severity)
 
 
 def write(hosts: Iterable[HostState], asked: Options, now: datetime) -> None:

@@ -135,7 +135,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """One host. ``reasons`` say what its severity comes from, the worst first."""
+    """One host. ``reasons`` say what its severity comes from, the worst first; ``unreadable``, what is not known."""
 
     name: str
     severity: Severity = Severity.OK
@@ -155,6 +155,7 @@ class HostState:
     storage: Storage | None = None
     key: Key | None = None
     verified: str | None = None
+    unreadable: tuple[str, ...] = ()
     lint: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
     topology: dict[str, Any] | None = field(default=None, repr=False)

@@ -11,11 +11,13 @@ from deploys.fleet.state import HostState, Severity, worst_first
 
 _COLOURS = {Severity.OK: "green", Severity.ATTENTION: "yellow", Severity.WRONG: "red", Severity.DOWN: "magenta"}
 _UNKNOWN = "-"
+# Characters of a cell: one host must not push the others' columns away.
+_WIDEST = 40
 
 
 def render(hosts: Iterable[HostState], now: datetime) -> list[str]:
     """One row a host, the worst first, with its reasons and what has drifted below it. Colours are click's."""
-    rows = [(host, [cell(host, now) for _, cell in _COLUMNS]) for host in worst_first(hosts)]
+    rows = [(host, [_printable(cell(host, now))[:_WIDEST] for _, cell in _COLUMNS]) for host in worst_first(hosts)]
     if not rows:
         return ["the inventory has no host"]
     heads = [head for head, _ in _COLUMNS]
@@ -84,6 +86,8 @@ def _verified(host: HostState, now: datetime) -> str:
     if host.verified is None:
         return _UNKNOWN
     seconds = (now - datetime.strptime(host.verified, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)).total_seconds()
+    if seconds < 0:
+        return "in the future"
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit} ago"
@@ -91,7 +95,7 @@ def _verified(host: HostState, now: datetime) -> str:
 
 
 _COLUMNS: tuple[tuple[str, Callable[[HostState, datetime], str]], ...] = (
-    ("HOST", lambda host, _: _printable(host.name)),
+    ("HOST", lambda host, _: host.name),
     ("STATE", lambda host, _: host.severity.value),
     ("BOARDS", _boards),
     ("IOMMU", lambda host, _: ("on" if host.iommu.on else "off") if host.iommu else _UNKNOWN),

@@ -35,6 +35,9 @@ def unit(name: str, **changes: Any) -> Unit:
     return replace(Unit(name, "loaded", "active", "running", "success", False, "generated", 1), **changes)
 
 
+CONTAINER = State(True, "sha256:0a1b", "node:1", frozenset({"/dev/vfio/12", "/dev/kvm"}), "0000:01:00.0")
+
+
 @dataclass(frozen=True)
 class Node:
     """What is read back of a node that is all right."""
@@ -61,7 +64,7 @@ class Node:
     key_state: str = "ok"
     schema: Schema | None = Schema(16, TABLES | {MIGRATIONS})  # noqa: RUF009
     open_to_loopback: bool = False
-    container: State | None = State(True, "sha256:0a1b", frozenset({"/dev/vfio/12", "/dev/kvm"}), "0000:01:00.0")  # noqa: RUF009
+    container: State | None = CONTAINER
     health: int | None = 200
     units: tuple[Unit, ...] = (
         unit("gevulot-node.service"),
@@ -203,12 +206,12 @@ def test_all_functions_are_expected_where_they_are_asked_for() -> None:
 
 
 def test_a_node_without_boards_has_no_gpu_variable_and_no_groups() -> None:
-    state = State(True, "sha256:0a1b", frozenset({"/dev/kvm"}), None)
+    state = State(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm"}), None)
     assert [check.ok for check in checks.container(state, SETTINGS, [])] == [True, True, True]
 
 
 def test_an_empty_gpu_variable_is_wrong_even_without_boards() -> None:
-    state = State(True, "sha256:0a1b", frozenset({"/dev/kvm"}), "")
+    state = State(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm"}), "")
     assert [check.what for check in checks.container(state, SETTINGS, []) if not check.ok] == ["GEVULOT_GPU_DEVICES"]
 
 

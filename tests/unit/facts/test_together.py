@@ -67,3 +67,13 @@ def test_an_answer_that_was_cut_short_is_told(lines: int) -> None:
     assert isinstance(found["one"], Unreadable)
     assert isinstance(found["two"], Unreadable)
     assert "the connection ended" in found["two"].reason
+
+
+def test_what_is_no_text_in_any_encoding_is_left_out() -> None:
+    command = Together().command(parts=(part("one", "printf 'a\\377b\\n'"), part("two", "echo c")))
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
+    together = Together()
+    together.command(parts=(part("one", ""), part("two", "")))
+    found = together.process(done.stdout.decode("utf-8").splitlines())
+    assert found["one"][0] in ("ab", "a?b")
+    assert found["two"] == ["c"]

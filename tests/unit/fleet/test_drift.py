@@ -85,7 +85,7 @@ def test_a_state_is_kept_once_and_read_again(tmp_path: Path) -> None:
     assert drift.keep(tmp_path / "known", host)
     assert not drift.keep(tmp_path / "known", host)
     assert drift.read(tmp_path / "known", host.name) == drift.kept(host)
-    assert [path.name for path in (tmp_path / "known").iterdir()] == ["@ssh_gpu1.json"]
+    assert [path.name for path in (tmp_path / "known").iterdir()] == ["@ssh%2Fgpu1.json"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "other/1"}', '{"schema": "gevulot-kept/1"}'])

@@ -27,6 +27,7 @@ from tests.unit.deploys.recorded import BOUND, DEBIAN, gpu
 
 ARGUMENTS = ("root=UUID=0", "intel_iommu=on", "iommu=pt")
 GIB = 1024**2
+IMAGE = "quay.io/gevulot/node:latest"
 
 
 def settings(**changed: Any) -> Settings:
@@ -65,7 +66,7 @@ def well() -> Seen:
                 f"{each}.service" for each in ("gevulot-node", "gevulot-migrate", "gevulot-postgres", "pcibind")
             )
         },
-        container=Container(True, "sha256:0123", frozenset({"/dev/vfio/12"}), "0000:01:00.0"),
+        container=Container(True, "sha256:0123", IMAGE, frozenset({"/dev/vfio/12"}), "0000:01:00.0"),
         secrets=["gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase"],
         schema=Schema(16, TABLES | {MIGRATIONS}),
         health=200,
@@ -98,7 +99,15 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
         ({"schema": Schema(16, TABLES)}, Severity.WRONG, "the database has no _sqlx_migrations"),
         ({"schema": Schema(15, TABLES | {MIGRATIONS})}, Severity.WRONG, "is release 15, expected 16"),
         ({"secrets": []}, Severity.WRONG, "the secret gevulot-db-url is not there"),
-        ({"container": None}, Severity.WRONG, "the container gevulot-node does not run"),
+        ({"container": None}, Severity.WRONG, "container gevulot-node: not running"),
+        ({"container": Container(True, "d", IMAGE, frozenset(), None)}, Severity.WRONG, "VFIO groups in the container"),
+        (
+            {"container": Container(True, "d", "old", frozenset({"/dev/vfio/12"}), "0000:01:00.0")},
+            Severity.ATTENTION,
+            "runs old",
+        ),
+        ({"binding": Binding(2, {"boards": [], "errors": ["a.toml: bad"]})}, Severity.WRONG, "pcibind: a.toml: bad"),
+        ({"binding": Binding(5, {"boards": []})}, Severity.WRONG, "pcibind status ends with 5"),
         ({"remapping": False}, Severity.WRONG, "interrupt remapping is off"),
         ({"units": {}}, Severity.WRONG, "no node is deployed"),
         ({"space": Space(100 * GIB, 5 * GIB, "/")}, Severity.ATTENTION, "5 GiB left of 100 GiB"),
@@ -161,6 +170,47 @@ def test_a_host_that_said_nothing_is_down() -> None:
     host = look(Seen.of({"platform": Unreadable("the connection ended before it was read")}))
     assert host.severity is Severity.DOWN
     assert "the connection ended" in host.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "reason"),
+    [
+        ("gevulot-migrate.service", {"load": "not-found"}, "there is no gevulot-migrate.service"),
+        ("gevulot-migrate.service", {"result": "exit-code"}, "the migration's last result is exit-code"),
+        ("gevulot-postgres.service", {"active": "failed"}, "gevulot-postgres.service is failed"),
+        ("gevulot-node.service", {"needs_reload": True}, "daemon-reload"),
+        ("pcibind.service", {"active": "failed"}, "pcibind.service failed at this boot"),
+    ],
+)
+def test_a_unit_that_is_not_as_it_should_be_is_named(name: str, changed: dict[str, Any], reason: str) -> None:
+    seen = well()
+    found = look(replace(seen, units={**seen.units, name: unit(name, **changed)}))
+    assert found.severity is not Severity.OK
+    assert [each for each in found.reasons if reason in each], found.reasons
+
+
+def test_a_board_that_is_recorded_but_not_asked_for_is_told() -> None:
+    found = look(replace(well(), container=None), boards=())
+    assert [each for each in found.reasons if "on record but not asked for" in each]
+
+
+@pytest.mark.parametrize("part", ["topology", "record", "units", "lines", "remapping", "schema", "key", "container"])
+def test_what_could_not_be_read_is_told_and_nothing_is_made_of_it(part: str) -> None:
+    every = {name: getattr(well(), name) for name in Seen.__slots__ if name not in ("unreadable", "unknown")}
+    found = look(Seen.of({**every, part: Unreadable("no answer within 40 s")}))
+    assert (found.severity, found.reasons) == (
+        Severity.ATTENTION,
+        (f"could not be read: {part}: no answer within 40 s",),
+    )
+    assert found.unreadable
+
+
+def test_without_root_what_is_roots_is_not_called_missing() -> None:
+    every = {name: getattr(Seen(), name) for name in ("container", "secrets", "schema")}
+    kept = {name: getattr(well(), name) for name in Seen.__slots__ if name not in ("unreadable", "unknown")}
+    found = look(Seen.of({**kept, **every, "user": "1000", "key": "lost"}))
+    assert found.severity is Severity.ATTENTION
+    assert all("needs root" in reason for reason in found.reasons)
 
 
 def test_an_external_database_is_not_asked() -> None:

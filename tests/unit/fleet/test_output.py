@@ -126,3 +126,44 @@ def test_the_script_names_what_it_cannot_use(arguments: tuple[str, ...], said: s
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD", '{"schema": "gevulot-kept/1", "functions": [{}]}'])
+def test_a_kept_state_that_cannot_be_used_is_one_hosts_reason_and_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
+    hosts = [HostState("bad", topology={"functions": []}), HostState("good", topology={"functions": []})]
+    bad, good = output.with_drift(hosts, asked)
+    assert (bad.severity, good.severity) == (Severity.ATTENTION, Severity.OK)
+    assert "kept state cannot be used" in bad.reasons[0]
+    assert (tmp_path / "bad.json").read_text() == text
+
+
+def test_a_host_that_was_not_read_wholly_keeps_its_state(tmp_path: Path) -> None:
+    asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
+    output.with_drift([HostState("host", podman="5.4", topology={"functions": []})], asked)
+    half = HostState("host", topology={"functions": []}, unreadable=("units: no answer within 40 s",))
+    (found,) = output.with_drift([half], asked)
+    assert found.drift == ()
+    assert "5.4" in (tmp_path / "host.json").read_text()
+
+
+def test_what_a_host_says_is_printable_and_narrow_in_every_cell() -> None:
+    odd = HostState("host", podman="\x1b]0;title\x07" + "x" * 100, verified="2099-01-01T00:00:00Z")
+    lines = [click.unstyle(line) for line in table.render([odd], NOW)]
+    assert "\x1b" not in "".join(lines)
+    assert len(lines[1]) < 250
+    assert "in the future" in lines[1]
+
+
+def test_a_name_that_cannot_be_one_hides_no_other_host() -> None:
+    done = run("@local,@ssh/bad..name")
+    assert done.returncode == 5
+    assert "Traceback" not in done.stderr
+    assert "@local" in done.stdout
+
+
+def test_an_inventory_without_hosts_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").write_text("nodes = []\n")
+    done = run(str(tmp_path / "empty.py"))
+    assert (done.returncode, "no host" in done.stderr) == (2, True)

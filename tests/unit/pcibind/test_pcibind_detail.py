@@ -138,3 +138,8 @@ def test_a_thousand_functions_are_read(tmp_path: Path) -> None:
         for number in range(8):
             machine.function(f"pci0000:00/0000:{bus:02x}:00.{number}", **NIC)
     assert len(look(machine).functions) == 1000
+
+
+def test_a_table_of_modules_that_is_written_to_cost_time_does_not(kernel: Machine) -> None:
+    kernel.file("lib/modules/6.12.0/modules.alias", f"alias pci:v{'*0' * 40}X slow\n{ALIASES}")
+    assert look(kernel).details[LEFT].modules[0].name == "nouveau"

@@ -5,6 +5,7 @@ The names are those of Documentation/ABI/testing/sysfs-bus-pci.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -139,8 +140,9 @@ def _alias(line: str) -> tuple[re.Pattern[str], Module] | None:
     found = in_file or _IN_KERNEL.fullmatch(line)
     if found is None:
         return None
-    # Of the shell's patterns these tables use only the asterisk.
-    pattern = ".*".join(re.escape(part) for part in found["pattern"].split("*"))
+    # Of the shell's patterns these tables use only the asterisk. What `translate` makes of many of
+    # them is tried without going back, however a host may write them.
+    pattern = fnmatch.translate(found["pattern"].replace("[", "[[]").replace("?", "[?]"))
     return re.compile(pattern), Module(found["module"].replace("-", "_"), in_file is None)
 
 

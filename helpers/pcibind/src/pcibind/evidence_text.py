@@ -20,7 +20,7 @@ _END = "pcibind-evidence end"
 
 # One process for each kind of question, however many devices there are. The comments in `parse`
 # say what each line is good for.
-COMMAND = "; ".join(
+_LINES = "; ".join(
     (
         f"echo '{_BEGIN}'",
         's="${PCIBIND_SYS:-/sys}"',
@@ -68,6 +68,8 @@ COMMAND = "; ".join(
         f"echo '{_END}'",
     )
 )
+# What users call their processes and mounts need not be text in any encoding.
+COMMAND = f"{{ {_LINES}; }} | LC_ALL=C tr '\\200-\\377' '?'"
 """A POSIX shell line that prints the evidence; it sees everything only as root.
 
 The environment variables PCIBIND_SYS and PCIBIND_PROC replace /sys and /proc, for tests.
