@@ -19,7 +19,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.collection import PARTS, REDACTED, Collection, Redaction, Seen, parse
+from facts.collection import PARTS, Collection, Seen, parse
+from facts.redaction import REDACTED, Redaction
 from pcibind import topology_text
 from tests.corpus import sysfs_tree
 from tests.corpus.dump import BlockDevice, Dump, Interface, PciDevice
