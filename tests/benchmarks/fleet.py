@@ -1,0 +1,270 @@
+"""What a look at many hosts costs the operator's machine, beside Ansible.
+
+    python -m tests.benchmarks.fleet [--hosts 1,10,100] [--rounds 3]
+
+All hosts are names for one SSH server, which is started here for it, on a port of its own on 127.0.0.1. In each round
+every way of asking runs once, in turn, as a whole process, and has to bring every host's answer. Hosts and controller
+share this machine's processors, so that wall time holds the work of both; the processor time of each side is told
+apart. What counts is the ratio of the medians to Ansible's, and how the cost of a host rises with their number.
+
+Installs openssh-server with apt where there is none, and ansible-core with pip into the lab's cache. On two cores the
+hundred hosts take about a quarter of an hour, nearly all of it Ansible's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.cost import ROOT, Cost, cost
+from tests.benchmarks.peer import MOST_FORKS, install_ansible, write_inventories
+from tests.benchmarks.sshd import Server, install_server, server
+from tests.corpus import machines, sysfs_tree
+from tests.lab.progress import Printer, Progress
+
+PEER = "ansible-playbook"
+FLOOR = "ansible-playbook, our one command"
+INVENTORY_HOSTS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A command, the codes that it may end with, its environment, and whose answers are in the file that it wrote."""
+
+    words: tuple[str, ...]
+    codes: tuple[int, ...]
+    environment: Mapping[str, str]
+    answered: Callable[[Any], set[str]]
+
+
+def ways(ansible: Path, directory: Path, answer: Path, count: int) -> dict[str, Way]:
+    """Every way to ask the hosts of the inventories in a directory: its name → a command."""
+    inventory = str(directory / "nodes.py")
+    own = _environment(PYINFRA_PROGRESS="off")
+    # Connections last for a minute after it has ended: in a directory of their own, nobody finds an open one.
+    its_own = _environment(
+        ANSIBLE_CONFIG=str(directory / "ansible.cfg"),
+        ANSIBLE_HOME=str(directory / "ansible"),
+        ANSIBLE_FORKS=str(min(count, MOST_FORKS)),
+        PATH=f"{ansible}/bin:{os.environ['PATH']}",
+    )
+    playbooks = {PEER: "questions.yml", FLOOR: "one.yml"}
+    status = ("--data", "status_output=json", "--data", f"status_file={answer}")
+    return {
+        "pyinfra deploys/status.py": Way(
+            (sys.executable, "-m", "pyinfra", "-y", inventory, "deploys/status.py", *status), (0,), own, _rows
+        ),
+        # Other codes than 0 say what is found of the hosts, 5 that one did not answer.
+        "python -m deploys.fleet": Way(
+            (sys.executable, "-m", "deploys.fleet", inventory, "--output", "json", "--file", str(answer)),
+            (0, 3, 4),
+            own,
+            _rows,
+        ),
+        **{
+            name: Way(
+                (f"{ansible}/bin/ansible-playbook", "-i", str(directory / "nodes.json"), str(directory / playbook)),
+                (0,),
+                its_own,
+                _results,
+            )
+            for name, playbook in playbooks.items()
+        },
+    }
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("GEVULOT_STATUS_", "ANSIBLE_"))}
+    return kept | variables
+
+
+def _rows(document: Any) -> set[str]:
+    return {host["name"] for host in document["hosts"] if host["topology"] is not None}
+
+
+def _results(document: Any) -> set[str]:
+    found = document.get("pci") or document["all"]
+    return {name for name, lines in found.items() if "pcibind-topology end" in lines}
+
+
+def measure(
+    reached: Server, ansible: Path, directory: Path, count: int, rounds: int, say: Progress
+) -> dict[str, list[Cost]]:
+    """What each way cost in each round, for so many hosts. Raises RuntimeError when one brings no answer of a host."""
+    found: dict[str, list[Cost]] = {}
+    answer = directory / "answer.json"
+    names = write_inventories(directory, reached, count, answer)
+    for number in range(rounds):
+        say(f"{count} host{'s' if count > 1 else ''}: round {number + 1} of {rounds}")
+        for name, way in ways(ansible, directory, answer, count).items():
+            answer.unlink(missing_ok=True)
+            before = reached.commands(), reached.connections(), reached.processor()
+            spent = cost(way.words, way.environment, directory / "said", way.codes)
+            reached.settle()
+            silent = names - way.answered(json.loads(answer.read_text()))
+            if silent:
+                raise RuntimeError(f"{name}: no answer from {', '.join(sorted(silent))}")
+            found.setdefault(name, []).append(
+                Cost(
+                    *(spent.wall, spent.processor, spent.largest, spent.together),
+                    reached.commands() - before[0],
+                    reached.connections() - before[1],
+                    reached.processor() - before[2],
+                )
+            )
+    return found
+
+
+_LOAD = """\
+import os, sys
+from pyinfra.api import State
+from pyinfra.context import ctx_state
+from pyinfra_cli.inventory import make_inventory
+from deploys import settings
+sys.path.append(os.getcwd())
+if len(sys.argv) > 1:
+    with ctx_state.use(State()):
+        hosts = make_inventory(sys.argv[1], cwd=os.getcwd(), override_data={})
+        print(len(settings.read_all((host.name, host.data.dict()) for host in hosts)))
+"""
+
+
+def inventories(directory: Path, rounds: int, say: Progress) -> dict[str, list[Cost]]:
+    """What reading and checking a large inventory costs, and the start of each of both programs alone."""
+    place = directory / "inventories"
+    place.mkdir()
+    (place / "group_data").symlink_to(ROOT / "inventories/group_data")
+    data = {"ssh_user": "root", "gevulot_boards": ["0000:01:00.0"]}
+    text = "".join(
+        f"    ('node{number:03}', {data | {'gevulot_p2p_advertised': f'10.0.{number >> 8}.{number & 255}:9999'}!r}),\n"
+        for number in range(1, INVENTORY_HOSTS + 1)
+    )
+    (place / "nodes.py").write_text(f"nodes = [\n{text}]\n")
+    inventory = str(place / "nodes.py")
+    environment = _environment(PYINFRA_PROGRESS="off", GEVULOT_PSK_PASSPHRASE="a passphrase for this benchmark")
+    commands = {
+        "pyinfra --version": (sys.executable, "-m", "pyinfra", "--version"),
+        "pyinfra … debug-inventory --json": (sys.executable, "-m", "pyinfra", inventory, "debug-inventory", "--json"),
+        "its imports": (sys.executable, "-c", _LOAD),
+        "inventory and settings check": (sys.executable, "-c", _LOAD, inventory),
+    }
+    found: dict[str, list[Cost]] = {}
+    for number in range(rounds):
+        say(f"an inventory of {INVENTORY_HOSTS} hosts: round {number + 1} of {rounds}")
+        for name, words in commands.items():
+            found.setdefault(name, []).append(cost(words, environment, directory / "said"))
+    checked = (directory / "said").read_text().split()[-1]
+    assert checked == str(INVENTORY_HOSTS), f"{checked} hosts were checked"
+    return found
+
+
+def median(costs: Sequence[Cost]) -> Cost:
+    """The median of each figure by itself."""
+    return Cost(*(statistics.median(getattr(each, name) for each in costs) for name in Cost.__slots__))
+
+
+def table(count: int, found: Mapping[str, Sequence[Cost]]) -> str:
+    """One line a way: medians, and how many times as much each of both Ansible's ways takes."""
+    lines = [
+        f"{count} host{'s' if count > 1 else ''}: medians; CPU is the controller's own, with all its processes",
+        f"  {'':<34} {'wall s':>7} {'(least, most)':<15} {'CPU s':>7} {'wall':>9} {'CPU':>9} {'largest':>8} "
+        f"{'together':>8} {'commands':>8} {'logins':>7} {'hosts':>7}",
+        f"  {'':<34} {'':>7} {'':<15} {'':>7} {'ms a host':>9} {'ms a host':>9} {'MiB':>8} "
+        f"{'MiB':>8} {'a host':>8} {'a host':>7} {'CPU s':>7}",
+    ]
+    of = {name: median(costs) for name, costs in found.items()}
+    for name, costs in found.items():
+        each = of[name]
+        spread = f"({min(c.wall for c in costs):.2f}, {max(c.wall for c in costs):.2f})"
+        lines.append(
+            f"  {name:<34} {each.wall:7.2f} {spread:<15} {each.processor:7.2f} {each.wall / count * 1e3:9.1f} "
+            f"{each.processor / count * 1e3:9.1f} {each.largest:8.1f} {each.together:8.1f} "
+            f"{each.commands / count:8.1f} {each.connections / count:7.1f} {each.hosts:7.2f}"
+        )
+    for peer in (PEER, FLOOR):
+        for name in (name for name in of if name not in (PEER, FLOOR)):
+            lines.append(
+                f"  {name} takes, of {peer}'s: {of[name].wall / of[peer].wall:.2f} of the wall time, "
+                f"{of[name].processor / of[peer].processor:.2f} of the CPU, "
+                f"{of[name].together / of[peer].together:.2f} of the memory"
+            )
+    return "\n".join(lines)
+
+
+def rise(found: Mapping[int, Mapping[str, Sequence[Cost]]]) -> str:
+    """How the cost of a host changes from each number of hosts to the next."""
+    lines = []
+    sizes = sorted(found)
+    for fewer, more in itertools.pairwise(sizes):
+        lines.append(f"from {fewer} to {more} hosts: cost a host, and what each further one costs")
+        for name in found[more]:
+            before, after = median(found[fewer][name]), median(found[more][name])
+            wall, processor = (
+                (b / more) / (a / fewer) for a, b in ((before.wall, after.wall), (before.processor, after.processor))
+            )
+            further = (after.wall - before.wall) / (more - fewer), (after.processor - before.processor) / (more - fewer)
+            lines.append(
+                f"  {name:<34} wall ×{wall:.2f}, CPU ×{processor:.2f}; "
+                f"{further[0] * 1e3:.1f} ms of wall, {further[1] * 1e3:.1f} ms of CPU"
+            )
+    return "\n".join(lines)
+
+
+def inventory_table(found: Mapping[str, Sequence[Cost]]) -> str:
+    """Seconds of each, and the ratio to the start before it."""
+    lines = [f"an inventory of {INVENTORY_HOSTS} hosts: median seconds, ratio to the bare start above"]
+    start = 0.0
+    for name, costs in found.items():
+        each = median(costs)
+        bare = name in ("pyinfra --version", "its imports")
+        start = each.wall if bare else start
+        lines.append(f"  {name:<34} {each.wall:7.2f} {each.wall / start:6.2f} {each.largest:8.1f} MiB")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.fleet", description=__doc__.splitlines()[0])
+    parser.add_argument("--hosts", default="1,10,100", help="how many, with commas between")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--machine", help="a machine of the corpus, whose PCI devices all hosts have")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    # Ended from outside, it still ends the server and what it measures.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    say = Printer()
+    install_server(say)
+    ansible = install_ansible(say)
+    with tempfile.TemporaryDirectory(prefix="fleet-") as temporary:
+        directory = Path(temporary)
+        variables = {}
+        if arguments.machine:
+            sysfs_tree.build(machines.load(arguments.machine), f"{directory}/tree")
+            variables = {"PCIBIND_SYS": f"{directory}/tree/sys", "PCIBIND_PROC": f"{directory}/tree/proc"}
+        with server(directory, variables) as reached:
+            found = {
+                count: measure(reached, ansible, directory, count, arguments.rounds, say)
+                for count in map(int, arguments.hosts.split(","))
+            }
+        loaded = inventories(directory, arguments.rounds, say)
+    if arguments.json:
+        json.dump({"hosts": found, "inventories": loaded}, sys.stdout, indent=1, default=asdict)
+        return
+    for count, costs in found.items():
+        print(table(count, costs))
+    if len(found) > 1:
+        print(rise(found))
+    print(inventory_table(loaded))
+
+
+if __name__ == "__main__":
+    main()
