@@ -9,6 +9,7 @@ from deploys.preflight import Verdict
 from deploys.settings import Settings
 from facts.container import State
 from facts.database import Schema
+from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module, effective
 from facts.node import Parts
 from facts.unit import Unit
@@ -196,8 +197,9 @@ def port(number: int, answer: str) -> Check:
     return Check(f"port {number} from outside", answer, ok, "closed")
 
 
-def initramfs(stale: list[str]) -> Check:
-    return Check("initramfs", stale[0] if stale else "newer than all that goes into it", not stale, "up to date")
+def initramfs(stale: list[str], contents: Contents) -> Check:
+    wrong = [*stale, *contents.differences, *(f"{image} cannot be listed" for image in contents.unlisted)]
+    return Check("initramfs", wrong[0] if wrong else "holds what /etc says", not wrong, "what /etc says")
 
 
 def enabled(unit: Unit | None) -> Check:

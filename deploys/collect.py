@@ -17,16 +17,14 @@ from pyinfra import logger
 from pyinfra.api import Host, State
 from pyinfra.operations import python
 
-from deploys import preflight
-from deploys.steps import gevulot, postgres
+from facts import kernel
 from facts.collection import Collection
-from pcibind import unit
+from facts.unit import UNITS
 
 # A host on which a program hangs must not keep the others from being collected.
 SECONDS = 180
-UNITS = (gevulot.UNIT, gevulot.MIGRATION, postgres.UNIT, unit.NAME)
 # Also those that may take a board before VFIO does.
-MODULES = (*preflight.MODULES, "vfio_pci_core", "iommufd", "kvm_intel", "kvm_amd", "nouveau", "nova_core", "nvidia")
+MODULES = (*kernel.MODULES, "vfio_pci_core", "iommufd", "kvm_intel", "kvm_amd", "nouveau", "nova_core", "nvidia")
 
 
 def collect(state: State, host: Host, directory: str) -> bool:

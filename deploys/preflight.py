@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from deploys.settings import Settings
-from facts.kernel import CommandLines, Module
+from facts.kernel import MODULES, CommandLines, Module
 from facts.platform import Host
 from pcibind import guards, plan
 from pcibind.errors import ConfigError
@@ -30,8 +30,6 @@ SUPPORTED_MODELS = {
     "10de:2684": "GeForce RTX 4090 (AD102)",
 }
 NVIDIA = 0x10DE
-
-MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "vsock", "vhost_vsock", "kvm")
 
 KERNEL_ARGUMENTS = {"DMAR": ("intel_iommu=on", "iommu=pt"), "IVRS": ("iommu=pt",)}
 

@@ -104,7 +104,7 @@ def _past(record: dict[str, Any], archived: list[str]) -> Past:
 class Before(FactBase[Remains | None]):
     """The record below ``directory`` of the host as it was, and which of ``traces`` (paths) deploys left on it."""
 
-    def command(self, directory: str, traces: tuple[str, ...]) -> str:
+    def command(self, directory: str = "/var/lib/gevulot-deploy", traces: tuple[str, ...] = ()) -> str:
         words = " ".join(quote(word) for word in (directory, *traces))
         return f"sh -c {quote(_COMMAND)} before {words}"
 

@@ -50,10 +50,10 @@ def parse(output: list[str]) -> State:
 class Container(FactBase[State | None]):
     """The state of one container, without its secrets; ``None`` when there is none of that name."""
 
-    def requires_command(self, container: str) -> str:
+    def requires_command(self, container: str = "gevulot-node") -> str:
         return "podman"
 
-    def command(self, container: str) -> str:
+    def command(self, container: str = "gevulot-node") -> str:
         return f"podman container inspect --format {quote(_FORMAT)} {quote(container)} 2>/dev/null || true"
 
     def process(self, output: list[str]) -> State | None:

@@ -61,7 +61,7 @@ def schema(rows: list[tuple[str, str]]) -> Schema:
 class PostgresDataRelease(FactBase[str | None]):
     """The release whose data lies in a directory (``15``), or ``None`` when there is none yet."""
 
-    def command(self, directory: str) -> str:
+    def command(self, directory: str = "/var/lib/gevulot/postgres") -> str:
         return f"cat {quote(directory)}/PG_VERSION 2>/dev/null || true"
 
     def process(self, output: list[str]) -> str | None:
@@ -83,10 +83,10 @@ def psql(port: int) -> str:
 class PostgresSchema(FactBase[Schema | None]):
     """Release and tables of the node's own Postgres, over loopback with its password; ``None`` when it refuses."""
 
-    def requires_command(self, port: int) -> str:
+    def requires_command(self, port: int = 5432) -> str:
         return "podman"
 
-    def command(self, port: int) -> str:
+    def command(self, port: int = 5432) -> str:
         inner = f"echo {quote(SCHEMA_QUERY)} | {psql(port)}"
         return f"podman exec gevulot-postgres sh -c {quote(inner)} 2>/dev/null || true"
 
@@ -104,10 +104,10 @@ class PostgresOpenToLoopback(FactBase[bool]):
     def default() -> bool:
         return False
 
-    def requires_command(self, port: int) -> str:
+    def requires_command(self, port: int = 5432) -> str:
         return "podman"
 
-    def command(self, port: int) -> str:
+    def command(self, port: int = 5432) -> str:
         inner = f"psql -w -h 127.0.0.1 -p {port} -U gevulot -d gevulot -c 'SELECT 1'"
         return f"podman exec gevulot-postgres sh -c {quote(inner)} >/dev/null 2>&1 && echo open || echo closed"
 

@@ -30,7 +30,7 @@ class Space:
 class DiskSpace(FactBase[Space | None]):
     """The space of the volume that a directory is on, or would be on where it is not there yet."""
 
-    def command(self, directory: str) -> str:
+    def command(self, directory: str = "/var/lib/gevulot") -> str:
         return f"sh -c {quote(_COMMAND)} space {quote(directory)}"
 
     def process(self, output: list[str]) -> Space:

@@ -20,7 +20,7 @@ except OSError:
 class Health(FactBase[int | None]):
     """The HTTP status of the node's health check (200, 204; 503 while its mempool is busy), or ``None``."""
 
-    def command(self, listen: str) -> str:
+    def command(self, listen: str = "127.0.0.1:8888") -> str:
         return f"python3 -I -c {quote(_SCRIPT)} {quote(listen)}"
 
     def process(self, output: list[str]) -> int | None:

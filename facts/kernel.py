@@ -9,6 +9,9 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
+MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "vsock", "vhost_vsock", "kvm")
+"""Those that a node needs."""
+
 _MODULES = r"""
 for module in "$@"; do
   if [ -d "/sys/module/$module" ]; then loaded=loaded; else loaded=-; fi
@@ -47,7 +50,7 @@ class KernelModules(FactBase[dict[str, Module]]):
     def default() -> dict[str, Module]:
         return {}
 
-    def command(self, modules: tuple[str, ...]) -> str:
+    def command(self, modules: tuple[str, ...] = MODULES) -> str:
         # sbin is not on every login's path
         names = " ".join(quote(module.replace("-", "_")) for module in modules)
         return f"PATH=$PATH:/usr/sbin:/sbin sh -c {quote(_MODULES)} modules {names}"

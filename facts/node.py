@@ -20,6 +20,9 @@ echo "required $(systemctl show -p RequiresMountsFor --value gevulot-node.servic
 """
 
 
+_PATHS = ("/var/lib/gevulot", "/var/lib/gevulot/key/node.key")
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file, directory or device: mode in octal digits, owner as ``user:group``, size in bytes (0 for devices)."""
@@ -72,7 +75,7 @@ def parse(output: list[str]) -> Parts:
 class NodeParts(FactBase[Parts | None]):
     """Devices, account, and the named paths. The first path is the storage directory, whose mount point is told."""
 
-    def command(self, paths: tuple[str, ...]) -> str:
+    def command(self, paths: tuple[str, ...] = _PATHS) -> str:
         return f"sh -c {quote(_COMMAND)} parts {' '.join(quote(path) for path in paths)}"
 
     def process(self, output: list[str]) -> Parts:

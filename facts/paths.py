@@ -14,7 +14,7 @@ class Existing(FactBase[list[str]]):
     def default() -> list[str]:
         return []
 
-    def command(self, paths: tuple[str, ...]) -> str:
+    def command(self, paths: tuple[str, ...] = ()) -> str:
         script = 'for path in "$@"; do if [ -e "$path" ] || [ -L "$path" ]; then echo "$path"; fi; done'
         return f"sh -c {quote(script)} existing {' '.join(quote(path) for path in paths)}"
 
@@ -29,8 +29,9 @@ class EmptyDirectories(FactBase[list[str]]):
     def default() -> list[str]:
         return []
 
-    def command(self, directories: tuple[str, ...]) -> str:
-        words = " ".join(quote(directory) for directory in directories)
+    def command(self, directories: tuple[str, ...] = ()) -> str:
+        # By itself, find would take the working directory.
+        words = " ".join(quote(directory) for directory in directories or ("/nonexistent",))
         return f"find {words} -maxdepth 0 -type d -empty 2>/dev/null || true"
 
     def process(self, output: list[str]) -> list[str]:

@@ -8,17 +8,18 @@ from pyinfra.api import FactBase
 
 
 class ImageIds(FactBase[dict[str, str]]):
-    """Which of the named images are in the node's storage, each with its id."""
+    """Which of the named images are in the node's storage, each with its id; of all that have a name by default."""
 
     @staticmethod
     def default() -> dict[str, str]:
         return {}
 
-    def requires_command(self, images: tuple[str, ...]) -> str:
+    def requires_command(self, images: tuple[str, ...] = ()) -> str:
         return "podman"
 
-    def command(self, images: tuple[str, ...]) -> str:
-        script = r"""for image in "$@"; do
+    def command(self, images: tuple[str, ...] = ()) -> str:
+        script = r"""[ $# -gt 0 ] || set -- $(podman image ls --format '{{.Repository}}:{{.Tag}}' | grep -v '<none>')
+for image in "$@"; do
   id=$(podman image inspect --format '{{.Id}}' "$image" 2>/dev/null) && echo "$image $id"; done; true"""
         return f"sh -c {quote(script)} images {' '.join(quote(image) for image in images)}"
 

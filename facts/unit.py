@@ -54,6 +54,10 @@ def parse(output: list[str]) -> dict[str, Unit]:
     return units
 
 
+UNITS = ("gevulot-node.service", "gevulot-migrate.service", "gevulot-postgres.service", "pcibind.service")
+"""Those of a node: what Quadlet makes, and what is installed as it is."""
+
+
 class Units(FactBase[dict[str, Unit]]):
     """The state of the named units, from one ``systemctl show``. Needs systemd 247 for the time format."""
 
@@ -61,7 +65,7 @@ class Units(FactBase[dict[str, Unit]]):
     def default() -> dict[str, Unit]:
         return {}
 
-    def command(self, units: tuple[str, ...]) -> str:
+    def command(self, units: tuple[str, ...] = UNITS) -> str:
         names = " ".join(quote(unit) for unit in units)
         return f"systemctl show --timestamp=unix -p {_PROPERTIES} {names}"
 

@@ -17,6 +17,7 @@ from facts import pciids
 from facts.container import State as Container
 from facts.database import Schema
 from facts.disk import Space
+from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module, effective
 from facts.node import Parts
 from facts.pci import Binding, NamedTopology, Recorded, Usage
@@ -47,6 +48,7 @@ class Seen:
     remapping: bool = False
     modules: dict[str, Module] = field(default_factory=dict)
     stale_initramfs: list[str] = field(default_factory=list)
+    initramfs: Contents = field(default_factory=Contents)
     stale_menu: list[str] = field(default_factory=list)
     reboot_required: list[str] = field(default_factory=list)
     units: dict[str, Unit] = field(default_factory=dict)
@@ -256,7 +258,11 @@ def _arguments(seen: Seen, wanted: bool, found: _Findings) -> state.KernelArgume
 
 def _lint(seen: Seen, arguments: state.KernelArguments, boards: list[Board]) -> list[str]:
     """What of the layers that act at a boot is not as the next boot needs it."""
-    said = list(seen.stale_initramfs) if seen.record.record else []
+    said: list[str] = []
+    if seen.record.record:
+        said += seen.stale_initramfs
+        said += seen.initramfs.differences
+        said += [f"{image} could not be listed" for image in seen.initramfs.unlisted]
     said += seen.stale_menu
     if seen.knows("lines") and arguments.wanted and arguments.live and not arguments.configured:
         said.append(f"the next boot would be without {' '.join(arguments.wanted)}: not in every boot entry")

@@ -8,17 +8,17 @@ import gevent
 from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys import preflight, scripts
+from deploys import scripts
 from deploys.fleet.judgement import Seen, judge
 from deploys.fleet.state import HostState, Severity, down
 from deploys.settings import Settings, SettingsError, read_without_secrets
-from deploys.steps import gevulot, key, postgres
+from deploys.steps import key
 from facts.container import Container
 from facts.database import PostgresSchema
 from facts.disk import DiskSpace
 from facts.grub import StaleMenu
 from facts.health import Health
-from facts.initramfs import StaleInitramfs
+from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.paths import Existing
@@ -29,11 +29,9 @@ from facts.said import Said
 from facts.together import Part, Together
 from facts.unit import Units
 from facts.verification import Verified
-from pcibind import unit
 
 # A host on which a program hangs must not keep the others from being shown.
 _SECONDS = 180
-UNITS = (gevulot.UNIT, gevulot.MIGRATION, postgres.UNIT, unit.NAME)
 _REBOOT_REQUIRED = "/run/reboot-required"
 
 
@@ -49,11 +47,12 @@ def parts(settings: Settings) -> tuple[Part, ...]:
         Part("binding", PciBinding),
         Part("lines", KernelCommandLine),
         Part("remapping", InterruptRemapping),
-        Part("modules", KernelModules, {"modules": preflight.MODULES}),
+        Part("modules", KernelModules),
         Part("stale_initramfs", StaleInitramfs),
+        Part("initramfs", InitramfsContents),
         Part("stale_menu", StaleMenu),
         Part("reboot_required", Existing, {"paths": (_REBOOT_REQUIRED,)}),
-        Part("units", Units, {"units": UNITS}),
+        Part("units", Units),
         Part("parts", NodeParts, {"paths": (settings.storage_directory, key_file)}),
         Part("container", Container, {"container": "gevulot-node"}),
         Part("secrets", SecretNames),

@@ -102,7 +102,7 @@ def _judge(settings: Settings) -> Verdict:
     usage = host.get_fact(PciUsage)
     return preflight.judge(
         platform,
-        host.get_fact(KernelModules, modules=preflight.MODULES),
+        host.get_fact(KernelModules),
         host.get_fact(PciTopology),
         usage.evidence if usage else None,
         settings,

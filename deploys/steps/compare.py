@@ -16,7 +16,7 @@ from deploys.steps.before import ARCHIVE
 from deploys.steps.leaving import REQUEST, Leaving
 from facts.before import ArchivedFile
 from facts.grub import StaleMenu
-from facts.initramfs import StaleInitramfs
+from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import KernelCommandLine
 from facts.node import NodeParts
 from facts.paths import Existing
@@ -70,7 +70,7 @@ def _read(leaving: Leaving) -> list[Check]:
     found = [
         *differences.command_lines(past, host.get_fact(KernelCommandLine)),
         *differences.functions(past, topology, kept),
-        checks.initramfs(host.get_fact(StaleInitramfs)),
+        checks.initramfs(host.get_fact(StaleInitramfs), host.get_fact(InitramfsContents)),
         *([differences.menu(host.get_fact(StaleMenu))] if leaving.family.boot == "grub" else []),
         *differences.units(host.get_fact(Units, units=names), names),
         *differences.files([path for path in there if path not in archived], archived),

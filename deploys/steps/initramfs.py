@@ -11,7 +11,7 @@ from pyinfra.api.operation import OperationMeta
 
 from deploys.planning import will_follow
 from deploys.steps.begin import Node
-from facts.initramfs import StaleInitramfs
+from facts.initramfs import InitramfsContents, StaleInitramfs
 
 _REBUILD = {
     "initramfs-tools": "PATH=$PATH:/usr/sbin:/sbin update-initramfs -u -k all",
@@ -21,13 +21,13 @@ _REBUILD = {
 
 @operation()
 def current(generator: str, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
-    """Rebuild every initramfs when one is older than the configuration that it carries.
+    """Rebuild every initramfs when one is older than the configuration that it carries, or carries another one.
 
     + generator: ``initramfs-tools`` or ``dracut``
     + inputs: operations of this run that write what goes into it
     """
-    if not will_follow(inputs) and not host.get_fact(StaleInitramfs):
-        host.noop("the initramfs is newer than all that goes into it")
+    if not (will_follow(inputs) or host.get_fact(StaleInitramfs) or host.get_fact(InitramfsContents).differences):
+        host.noop("the initramfs holds what /etc says")
         return
     yield _REBUILD[generator]
 

@@ -22,7 +22,7 @@ from deploys.values import is_loopback, port_of
 from facts.container import Container
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.health import Health
-from facts.initramfs import StaleInitramfs
+from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.pci import PciTopology
@@ -86,7 +86,7 @@ def _read(host: Host, node: Node) -> list[Check]:
         )
         for board in verdict.boards:
             found += checks.board(topology, board)
-        found.append(checks.initramfs(host.get_fact(StaleInitramfs)))
+        found.append(checks.initramfs(host.get_fact(StaleInitramfs), host.get_fact(InitramfsContents)))
         found.append(checks.enabled(units.get("pcibind.service")))
     found.append(checks.modules(host.get_fact(KernelModules, modules=verdict.modules), verdict.modules))
     found += checks.devices(parts, boards)

@@ -14,6 +14,7 @@ from deploys.preflight import Verdict
 from deploys.settings import Settings
 from facts.container import State
 from facts.database import MIGRATIONS, TABLES, Schema
+from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module
 from facts.node import Entry, Parts
 from facts.unit import Unit
@@ -72,6 +73,7 @@ class Node:
     )
     binder: Unit | None = unit("pcibind.service", enabled="enabled")  # noqa: RUF009
     stale: list[str] = field(default_factory=list)
+    held: dict[str, int] = field(default_factory=dict)
     port: str = "closed"
 
     def failed(self) -> list[Check]:
@@ -92,7 +94,7 @@ class Node:
             *checks.units(units, ("gevulot-node.service",)),
             checks.migration(units),
             checks.port(5432, self.port),
-            checks.initramfs(self.stale),
+            checks.initramfs(self.stale, Contents(images={"/boot/i": self.held})),
             checks.enabled(self.binder),
         ]
         return [check for check in found if check.ok is False]
@@ -163,6 +165,7 @@ def test_a_node_that_is_all_right_has_no_failed_line() -> None:
         (with_storage(mode="755"), "storage /var/lib/gevulot"),
         (with_storage(owner="root:root"), "storage /var/lib/gevulot"),
         (with_(stale=["/boot/initrd.img-1 is older than /etc/modprobe.d"]), "initramfs"),
+        (with_(held={"/etc/modprobe.d/vfio.conf": 12}), "initramfs"),
         (with_(binder=None), "pcibind.service at the next boot"),
         (with_(binder=unit("pcibind.service", enabled="disabled")), "pcibind.service at the next boot"),
         (without(KEY), "node key"),

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploys import settings
-from deploys.preflight import MODULES, Family, Verdict, judge, release_of, request
+from deploys.preflight import Family, Verdict, judge, release_of, request
 from deploys.settings import Settings
-from facts.kernel import KernelModules
+from facts.kernel import MODULES, KernelModules
 from facts.platform import parse
 from pcibind import evidence_text, topology_text
 from pcibind.record import Record, RecordedBoard

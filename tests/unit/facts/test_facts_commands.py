@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
-from deploys.preflight import MODULES
 from facts.container import Container
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
 from facts.disk import DiskSpace
 from facts.health import Health
-from facts.initramfs import StaleInitramfs
-from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
+from facts.initramfs import InitramfsContents, StaleInitramfs
+from facts.kernel import MODULES, InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
@@ -37,6 +36,7 @@ COMMANDS = {
     "KernelCommandLine": KernelCommandLine().command(),
     "InterruptRemapping": InterruptRemapping().command(),
     "StaleInitramfs": StaleInitramfs().command(),
+    "InitramfsContents": InitramfsContents().command(),
     "TreeDigest": TreeDigest().command(directory="/usr/local/lib/it's here"),
     "NodeParts": NodeParts().command(paths=("/var/lib/it's here",)),
     "Units": Units().command(units=("gevulot-node.service",)),
@@ -100,6 +100,11 @@ def test_interrupt_remapping_is_answered_with_yes_or_no() -> None:
 def test_the_initramfs_question_succeeds_whatever_boot_holds() -> None:
     for line in StaleInitramfs().process(sh(StaleInitramfs().command())):
         assert line.startswith("/boot/")
+
+
+def test_the_initramfs_contents_are_asked_for_whatever_boot_holds() -> None:
+    found = InitramfsContents().process(sh(InitramfsContents().command()))
+    assert all(image.startswith("/boot/") for image in (*found.images, *found.unlisted))
 
 
 def test_a_tree_is_digested_over_its_sorted_files(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pyinfra.api.exceptions import FactProcessError
 from facts.container import Container, State
 from facts.database import MIGRATIONS, TABLES, PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.health import Health
-from facts.initramfs import StaleInitramfs
+from facts.initramfs import EARLY, LIST, Contents, InitramfsContents, StaleInitramfs
 from facts.kernel import CommandLines, InterruptRemapping, KernelCommandLine, KernelModules, Module, effective
 from facts.node import Entry, NodeParts
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage, Recorded
@@ -300,3 +300,48 @@ def test_what_the_pci_facts_return_can_be_written_as_json() -> None:
     (first, *_) = (each for each in topology.to_json()["functions"] if not each["bridge"])
     assert (first["address"], first["class_name"], first["iommu_group"]) == ("0000:01:00.0", "VGA display", 12)
     assert usage.to_json()["route_nics"][0]["what"] == "eno1 carries the default route"
+
+
+RULE, SCRIPT, _ = EARLY
+IMAGE = "/boot/initrd.img-6.12"
+
+
+def test_the_contents_of_each_initramfs_are_read_beside_the_hosts_own() -> None:
+    found = InitramfsContents().process(
+        [f"host 13 {LIST}", f"image {IMAGE}", f"holds 13 {LIST}", f"holds 300 {RULE}", "unlisted /boot/initrd.img-7"]
+    )
+    assert found == Contents({LIST: 13}, {IMAGE: {LIST: 13, RULE: 300}}, ("/boot/initrd.img-7",))
+    assert found.to_json()["images"] == {IMAGE: {LIST: 13, RULE: 300}}
+
+
+@pytest.mark.parametrize("line", ["nonsense", "host many /etc/x", "holds", ""])
+def test_another_line_is_no_initramfs_contents(line: str) -> None:
+    with pytest.raises(FactProcessError):
+        InitramfsContents().process([line])
+
+
+ON_HOST = {RULE: 300, SCRIPT: 900, LIST: 13}
+
+
+@pytest.mark.parametrize(
+    ("host", "held", "difference"),
+    [
+        (ON_HOST, ON_HOST, None),
+        (ON_HOST, {RULE: 300, LIST: 13}, f"{IMAGE} lacks {SCRIPT}"),
+        (ON_HOST, ON_HOST | {LIST: 26}, f"{IMAGE} holds another {LIST}: 26 bytes, the host's has 13"),
+        ({}, {LIST: 13}, f"{IMAGE} still holds {LIST}, which the host has no more"),
+        # No board is chosen.
+        (ON_HOST | {LIST: 0}, {}, None),
+        (ON_HOST | {LIST: 0}, ON_HOST | {LIST: 0}, None),
+        (ON_HOST | {LIST: 0}, ON_HOST, f"{IMAGE} holds another {LIST}: 13 bytes, the host's has 0"),
+        # Not every generator takes these.
+        ({"/etc/modprobe.d/vfio.conf": 5}, {}, None),
+        (
+            {"/etc/modprobe.d/vfio.conf": 5},
+            {"/etc/modprobe.d/vfio.conf": 6},
+            f"{IMAGE} holds another /etc/modprobe.d/vfio.conf: 6 bytes, the host's has 5",
+        ),
+    ],
+)
+def test_an_initramfs_is_unlike_its_host(host: dict[str, int], held: dict[str, int], difference: str | None) -> None:
+    assert Contents(host, {IMAGE: held}).differences == ((difference,) if difference else ())

@@ -9,12 +9,12 @@ import pytest
 
 from deploys.fleet.judgement import Seen, judge
 from deploys.fleet.state import HostState, Severity
-from deploys.preflight import MODULES
 from deploys.settings import Settings
 from facts.container import State as Container
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.disk import Space
-from facts.kernel import CommandLines, KernelModules
+from facts.initramfs import LIST, Contents
+from facts.kernel import MODULES, CommandLines, KernelModules
 from facts.pci import Binding, PciTopology, PciUsage, Recorded
 from facts.platform import parse
 from facts.together import Unreadable
@@ -112,6 +112,12 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
         ({"units": {}}, Severity.WRONG, "no node is deployed"),
         ({"space": Space(100 * GIB, 5 * GIB, "/")}, Severity.ATTENTION, "5 GiB left of 100 GiB"),
         ({"stale_initramfs": ["/boot/initrd.img is older than x"]}, Severity.ATTENTION, "older than x"),
+        (
+            {"initramfs": Contents({LIST: 13}, {"/boot/initrd.img-1": {LIST: 26}})},
+            Severity.ATTENTION,
+            f"/boot/initrd.img-1 holds another {LIST}: 26 bytes, the host's has 13",
+        ),
+        ({"initramfs": Contents(unlisted=("/boot/initrd.img-1",))}, Severity.ATTENTION, "could not be listed"),
         ({"stale_menu": ["/boot/grub/grub.cfg is older than y"]}, Severity.ATTENTION, "older than y"),
         ({"reboot_required": ["/run/reboot-required"]}, Severity.ATTENTION, "a reboot is pending"),
         ({"unreadable": ("binding: no",)}, Severity.ATTENTION, "could not be read: binding: no"),
