@@ -21,6 +21,7 @@ grep -m1 -o -w -E 'vmx|svm' /proc/cpuinfo | sed s/^/virtualisation=/ | head -n1
 for table in DMAR IVRS; do [ -e /sys/firmware/acpi/tables/$table ] && echo "iommu_table=$table"; done
 directory=$0; while [ ! -d "$directory" ]; do directory=$(dirname "$directory"); done
 echo "disk_kib=$(df -Pk "$directory" | sed -n '2s/ \+/ /gp' | cut -d' ' -f2)"
+# Bounded: a Podman that hangs must not hide what else the host is.
 for tool in dracut update-initramfs grubby update-grub apt-get dnf podman getenforce; do
   command -v $tool >/dev/null && echo "tool=$tool"; done
 [ -e /boot/grub/grub.cfg ] && echo boot=grub
@@ -31,7 +32,7 @@ for entry in /boot/efi/loader/loader.conf /efi/loader/loader.conf /boot/EFI/syst
   [ -e "$entry" ] && echo boot=systemd-boot; done
 loader=/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f
 [ -r $loader ] && tr -d '\0' <$loader | grep -q systemd-boot && echo boot=systemd-boot-now
-echo "podman=$(podman --version 2>/dev/null | cut -d' ' -f3)"
+echo "podman=$(timeout 20 podman --version 2>/dev/null | cut -d' ' -f3)"
 if command -v podman >/dev/null || [ "$1" != offered ]; then :
 elif command -v apt-cache >/dev/null; then
   echo "podman_offered=$(apt-cache policy podman 2>/dev/null | sed -n 's/^ *Candidate: //p')"

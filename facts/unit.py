@@ -56,6 +56,7 @@ def parse(output: list[str]) -> dict[str, Unit]:
 
 UNITS = ("gevulot-node.service", "gevulot-migrate.service", "gevulot-postgres.service", "pcibind.service")
 """Those of a node: what Quadlet makes, and what is installed as it is."""
+NODE_INPUTS = ("/etc/containers/systemd/gevulot-node.container", "/etc/gevulot/node.env")
 
 
 class Units(FactBase[dict[str, Unit]]):
@@ -87,7 +88,9 @@ class ChangedSince(FactBase[list[str]]):
     def default() -> list[str]:
         return []
 
-    def command(self, unit: str, files: tuple[str, ...], secrets: tuple[str, ...] = ()) -> str:
+    def command(
+        self, unit: str = UNITS[0], files: tuple[str, ...] = NODE_INPUTS, secrets: tuple[str, ...] = ()
+    ) -> str:
         script = r"""
 unit=$1; shift
 since=$(systemctl show --timestamp=us -p ActiveEnterTimestamp --value "$unit")
