@@ -38,6 +38,11 @@ class Cost:
     hosts: float = 0
 
 
+def environment(*without: str) -> dict[str, str]:
+    """This process's own environment for a command, less the variables that begin with one of these words."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(without)}
+
+
 def cost(words: Sequence[str], environment: Mapping[str, str], said: Path, codes: Sequence[int] = (0,)) -> Cost:
     """Run a command in the project's root. Raises RuntimeError when it ends with another code."""
     ours, theirs = multiprocessing.Pipe(duplex=False)

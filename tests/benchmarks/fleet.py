@@ -14,11 +14,9 @@ hundred hosts take about a quarter of an hour, nearly all of it Ansible's.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import signal
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.cost import ROOT, Cost, cost
-from tests.benchmarks.peer import MOST_FORKS, install_ansible, write_inventories
-from tests.benchmarks.sshd import Server, install_server, server
+from tests.benchmarks import names
+from tests.benchmarks.cost import ROOT, Cost, cost, environment
+from tests.benchmarks.figures import median, plural, rise, table
+from tests.benchmarks.peer import MOST_FORKS, install_ansible, playbooks
+from tests.benchmarks.sshd import Server, install_server, programs, server
 from tests.corpus import machines, sysfs_tree
 from tests.lab.progress import Printer, Progress
 
@@ -84,8 +84,7 @@ def ways(ansible: Path, directory: Path, answer: Path, count: int) -> dict[str, 
 
 
 def _environment(**variables: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("GEVULOT_STATUS_", "ANSIBLE_"))}
-    return kept | variables
+    return environment("GEVULOT_STATUS_", "ANSIBLE_") | variables
 
 
 def _rows(document: Any) -> set[str]:
@@ -103,25 +102,19 @@ def measure(
     """What each way cost in each round, for so many hosts. Raises RuntimeError when one brings no answer of a host."""
     found: dict[str, list[Cost]] = {}
     answer = directory / "answer.json"
-    names = write_inventories(directory, reached, count, answer)
+    hosts = names.numbered(count)
+    names.write(directory, hosts, reached.login)
+    for name, text in playbooks(answer).items():
+        (directory / name).write_text(text)
     for number in range(rounds):
-        say(f"{count} host{'s' if count > 1 else ''}: round {number + 1} of {rounds}")
+        say(f"{plural(count)}: round {number + 1} of {rounds}")
         for name, way in ways(ansible, directory, answer, count).items():
             answer.unlink(missing_ok=True)
-            before = reached.commands(), reached.connections(), reached.processor()
-            spent = cost(way.words, way.environment, directory / "said", way.codes)
-            reached.settle()
-            silent = names - way.answered(json.loads(answer.read_text()))
+            spent = reached.cost_of(way.words, way.environment, directory / "said", way.codes)
+            silent = set(hosts) - way.answered(json.loads(answer.read_text()))
             if silent:
                 raise RuntimeError(f"{name}: no answer from {', '.join(sorted(silent))}")
-            found.setdefault(name, []).append(
-                Cost(
-                    *(spent.wall, spent.processor, spent.largest, spent.together),
-                    reached.commands() - before[0],
-                    reached.connections() - before[1],
-                    reached.processor() - before[2],
-                )
-            )
+            found.setdefault(name, []).append(spent)
     return found
 
 
@@ -151,7 +144,7 @@ def inventories(directory: Path, rounds: int, say: Progress) -> dict[str, list[C
     )
     (place / "nodes.py").write_text(f"nodes = [\n{text}]\n")
     inventory = str(place / "nodes.py")
-    environment = _environment(PYINFRA_PROGRESS="off", GEVULOT_PSK_PASSPHRASE="a passphrase for this benchmark")
+    own = _environment(PYINFRA_PROGRESS="off", GEVULOT_PSK_PASSPHRASE="a passphrase for this benchmark")
     commands = {
         "pyinfra --version": (sys.executable, "-m", "pyinfra", "--version"),
         "pyinfra … debug-inventory --json": (sys.executable, "-m", "pyinfra", inventory, "debug-inventory", "--json"),
@@ -162,62 +155,10 @@ def inventories(directory: Path, rounds: int, say: Progress) -> dict[str, list[C
     for number in range(rounds):
         say(f"an inventory of {INVENTORY_HOSTS} hosts: round {number + 1} of {rounds}")
         for name, words in commands.items():
-            found.setdefault(name, []).append(cost(words, environment, directory / "said"))
+            found.setdefault(name, []).append(cost(words, own, directory / "said"))
     checked = (directory / "said").read_text().split()[-1]
     assert checked == str(INVENTORY_HOSTS), f"{checked} hosts were checked"
     return found
-
-
-def median(costs: Sequence[Cost]) -> Cost:
-    """The median of each figure by itself."""
-    return Cost(*(statistics.median(getattr(each, name) for each in costs) for name in Cost.__slots__))
-
-
-def table(count: int, found: Mapping[str, Sequence[Cost]]) -> str:
-    """One line a way: medians, and how many times as much each of both Ansible's ways takes."""
-    lines = [
-        f"{count} host{'s' if count > 1 else ''}: medians; CPU is the controller's own, with all its processes",
-        f"  {'':<34} {'wall s':>7} {'(least, most)':<15} {'CPU s':>7} {'wall':>9} {'CPU':>9} {'largest':>8} "
-        f"{'together':>8} {'commands':>8} {'logins':>7} {'hosts':>7}",
-        f"  {'':<34} {'':>7} {'':<15} {'':>7} {'ms a host':>9} {'ms a host':>9} {'MiB':>8} "
-        f"{'MiB':>8} {'a host':>8} {'a host':>7} {'CPU s':>7}",
-    ]
-    of = {name: median(costs) for name, costs in found.items()}
-    for name, costs in found.items():
-        each = of[name]
-        spread = f"({min(c.wall for c in costs):.2f}, {max(c.wall for c in costs):.2f})"
-        lines.append(
-            f"  {name:<34} {each.wall:7.2f} {spread:<15} {each.processor:7.2f} {each.wall / count * 1e3:9.1f} "
-            f"{each.processor / count * 1e3:9.1f} {each.largest:8.1f} {each.together:8.1f} "
-            f"{each.commands / count:8.1f} {each.connections / count:7.1f} {each.hosts:7.2f}"
-        )
-    for peer in (PEER, FLOOR):
-        for name in (name for name in of if name not in (PEER, FLOOR)):
-            lines.append(
-                f"  {name} takes, of {peer}'s: {of[name].wall / of[peer].wall:.2f} of the wall time, "
-                f"{of[name].processor / of[peer].processor:.2f} of the CPU, "
-                f"{of[name].together / of[peer].together:.2f} of the memory"
-            )
-    return "\n".join(lines)
-
-
-def rise(found: Mapping[int, Mapping[str, Sequence[Cost]]]) -> str:
-    """How the cost of a host changes from each number of hosts to the next."""
-    lines = []
-    sizes = sorted(found)
-    for fewer, more in itertools.pairwise(sizes):
-        lines.append(f"from {fewer} to {more} hosts: cost a host, and what each further one costs")
-        for name in found[more]:
-            before, after = median(found[fewer][name]), median(found[more][name])
-            wall, processor = (
-                (b / more) / (a / fewer) for a, b in ((before.wall, after.wall), (before.processor, after.processor))
-            )
-            further = (after.wall - before.wall) / (more - fewer), (after.processor - before.processor) / (more - fewer)
-            lines.append(
-                f"  {name:<34} wall ×{wall:.2f}, CPU ×{processor:.2f}; "
-                f"{further[0] * 1e3:.1f} ms of wall, {further[1] * 1e3:.1f} ms of CPU"
-            )
-    return "\n".join(lines)
 
 
 def inventory_table(found: Mapping[str, Sequence[Cost]]) -> str:
@@ -250,7 +191,7 @@ def main() -> None:
         if arguments.machine:
             sysfs_tree.build(machines.load(arguments.machine), f"{directory}/tree")
             variables = {"PCIBIND_SYS": f"{directory}/tree/sys", "PCIBIND_PROC": f"{directory}/tree/proc"}
-        with server(directory, variables) as reached:
+        with server(directory, programs(directory, variables)) as reached:
             found = {
                 count: measure(reached, ansible, directory, count, arguments.rounds, say)
                 for count in map(int, arguments.hosts.split(","))
@@ -260,7 +201,7 @@ def main() -> None:
         json.dump({"hosts": found, "inventories": loaded}, sys.stdout, indent=1, default=asdict)
         return
     for count, costs in found.items():
-        print(table(count, costs))
+        print(table(count, costs, (PEER, FLOOR)))
     if len(found) > 1:
         print(rise(found))
     print(inventory_table(loaded))

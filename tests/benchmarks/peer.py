@@ -12,7 +12,6 @@ from typing import Any
 from deploys.fleet.look import parts
 from deploys.settings import read_without_secrets
 from facts.together import Together
-from tests.benchmarks.sshd import Server
 from tests.lab import cache
 from tests.lab.progress import Progress, step
 
@@ -53,16 +52,6 @@ _WRITE = """\
       run_once: true
 """
 _OF_ALL = "'{name}': dict(ansible_play_hosts | zip(ansible_play_hosts | map('extract', hostvars, '{name}'){attribute}))"
-_CONFIG = """\
-[defaults]
-host_key_checking = True
-retry_files_enabled = False
-[connection]
-pipelining = True
-[ssh_connection]
-control_path_dir = {directory}/c
-usetty = False
-"""
 
 
 def playbooks(answer: Path) -> dict[str, str]:
@@ -97,24 +86,6 @@ def _written(answer: Path, names: Sequence[str], *, facts: bool) -> str:
     if facts:
         values.append(_OF_ALL.format(name="ansible_facts", attribute=""))
     return _WRITE.format(answer=answer, names=", ".join(values))
-
-
-def write_inventories(directory: Path, reached: Server, count: int, answer: Path) -> set[str]:
-    """Write so many names for the server, for pyinfra and for Ansible, and the playbooks; return the names."""
-    names = [f"node{number:03}" for number in range(1, count + 1)]
-    text = "".join(f"    ({name!r}, {reached.pyinfra_data()!r}),\n" for name in names)
-    (directory / "nodes.py").write_text(f"nodes = [\n{text}]\n")
-    hosts = {
-        # By itself Ansible would take one connection for all names, since they lead to one address.
-        name: {"ansible_control_path": f"%(directory)s/{name}"}
-        for name in names
-    }
-    ansible = {"all": {"hosts": hosts, "vars": reached.ansible_data()}}
-    (directory / "nodes.json").write_text(json.dumps(ansible, indent=1))
-    (directory / "ansible.cfg").write_text(_CONFIG.format(directory=directory))
-    for name, playbook in playbooks(answer).items():
-        (directory / name).write_text(playbook)
-    return set(names)
 
 
 def install_ansible(say: Progress) -> Path:

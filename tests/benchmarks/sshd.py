@@ -8,13 +8,13 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from tests.benchmarks.cost import children
+from tests.benchmarks.cost import Cost, children, cost
+from tests.benchmarks.login import Login
 from tests.lab.hostpackages import HostPackage, ensure, missing, privileged, program
 from tests.lab.progress import Progress
 
@@ -35,7 +35,7 @@ PrintMotd no
 MaxStartups 10000
 MaxSessions 1000
 SetEnv HOME={directory}/home
-ForceCommand /bin/sh {directory}/counted
+ForceCommand exec /bin/sh {directory}/counted
 """
 # OpenSSH 9.8 and newer would turn away an address that connects too often; older ones do not know the word.
 _PENALTIES = "PerSourcePenalties no\n"
@@ -43,9 +43,7 @@ _PENALTIES = "PerSourcePenalties no\n"
 # One byte for each command: as short an append as there is, which no other breaks up.
 _COUNTED = """\
 printf . >>{directory}/commands
-PATH={directory}/bin:$PATH
-{variables}exec "${{SHELL:-/bin/sh}}" -c "$SSH_ORIGINAL_COMMAND"
-"""
+{answer}"""
 
 # Without any, every look would ask apt which one it offers, which takes longer than all the rest of the look, and
 # which no node is asked.
@@ -86,53 +84,48 @@ class Server:
                 raise TimeoutError(f"connections to port {self.port} are still open after {seconds:.0f} s")
             time.sleep(0.01)
 
-    def pyinfra_data(self) -> dict[str, Any]:
-        """How pyinfra reaches it, as host data."""
-        return {
-            "ssh_hostname": ADDRESS,
-            "ssh_port": self.port,
-            "ssh_user": getpass.getuser(),
-            "ssh_key": str(self.directory / "operator"),
-            "ssh_known_hosts_file": str(self.directory / "known_hosts"),
-            "ssh_strict_host_key_checking": "yes",
-            "ssh_allow_agent": False,
-            "ssh_look_for_keys": False,
-        }
+    def cost_of(
+        self, words: Sequence[str], environment: Mapping[str, str], said: Path, codes: Sequence[int] = (0,)
+    ) -> Cost:
+        """What a command costs, what it asks here included. Raises as `cost` and `settle` do."""
+        before = self.commands(), self.connections(), self.processor()
+        spent = cost(words, environment, said, codes)
+        self.settle()
+        return replace(
+            spent,
+            commands=self.commands() - before[0],
+            connections=self.connections() - before[1],
+            hosts=self.processor() - before[2],
+        )
 
-    def ansible_data(self) -> dict[str, Any]:
-        """The same for Ansible, as variables of a group."""
-        return {
-            "ansible_host": ADDRESS,
-            "ansible_port": self.port,
-            "ansible_user": getpass.getuser(),
-            "ansible_ssh_private_key_file": str(self.directory / "operator"),
-            # The defaults, and the same care for host keys.
-            "ansible_ssh_args": (
-                "-F /dev/null -o ControlMaster=auto -o ControlPersist=60s -o IdentitiesOnly=yes "
-                f"-o StrictHostKeyChecking=yes -o UserKnownHostsFile={self.directory}/known_hosts"
-            ),
-            # Spares it a command on each host that looks for one.
-            "ansible_python_interpreter": "/usr/bin/python3",
-        }
+    @property
+    def login(self) -> Login:
+        """How it is reached."""
+        return Login(ADDRESS, self.port, getpass.getuser(), self.directory / "operator", self.directory / "known_hosts")
+
+
+def programs(directory: Path, variables: Mapping[str, str]) -> str:
+    """A shell script that answers a command with this machine's own programs, and with these variables set."""
+    (directory / "bin").mkdir()
+    podman = directory / "bin/podman"
+    podman.write_text(_PODMAN)
+    podman.chmod(0o755)
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    return f'PATH={directory}/bin:$PATH\n{exports}exec "${{SHELL:-/bin/sh}}" -c "$SSH_ORIGINAL_COMMAND"\n'
 
 
 @contextmanager
-def server(directory: Path, variables: Mapping[str, str]) -> Iterator[Server]:
-    """Start the server in a directory; `variables` are in the environment of what it runs."""
+def server(directory: Path, answer: str) -> Iterator[Server]:
+    """Start the server in a directory. `answer` is the shell script that answers each `$SSH_ORIGINAL_COMMAND`."""
     for name in ("host", "operator"):
         subprocess.run(
             [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)],
             check=True,
             stdin=subprocess.DEVNULL,
         )
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
-    (directory / "counted").write_text(_COUNTED.format(directory=directory, variables=exports))
+    (directory / "counted").write_text(_COUNTED.format(directory=directory, answer=answer))
     # Not the user's own: what their shell does at its start is no node's.
     (directory / "home").mkdir()
-    (directory / "bin").mkdir()
-    podman = directory / "bin/podman"
-    podman.write_text(_PODMAN)
-    podman.chmod(0o755)
     with socket.socket() as free:
         free.bind((ADDRESS, 0))
         port: int = free.getsockname()[1]
