@@ -132,7 +132,7 @@ def test_one_look_shows_a_host_that_is_down_and_one_that_was_never_deployed(host
     before = hosts.machine.ssh("systemctl is-system-running; find /etc /usr/local /var/lib/gevulot -newer /etc | sort")
     code, seen = hosts.fleet()
     assert code == 5
-    assert list(seen)[0] == "gone"
+    assert next(iter(seen)) == "gone"
     assert (seen["gone"]["severity"], seen["gone"]["topology"]) == ("down", None)
     assert "port 1 on 127.0.0.1" in seen["gone"]["reasons"][0]
     for name in ("root", "sudoer"):
