@@ -28,11 +28,11 @@ def as_operator(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("operation", "after"),
     [
-        ("Install packages with apt", 4),
+        pytest.param("Install packages with apt", 4, marks=pytest.mark.soak),
         ("Write /etc/modprobe.d/nvidia.conf", 0.2),
-        ("Pull the image of Postgres", 6),
+        pytest.param("Pull the image of Postgres", 6, marks=pytest.mark.soak),
         ("Make the node's key", 3),
-        ("Start Postgres | Start Postgres", 3),
+        pytest.param("Start Postgres | Start Postgres", 3, marks=pytest.mark.soak),
         ("Start the node | Start the node", 2),
     ],
 )
