@@ -13,6 +13,7 @@ import paramiko
 import psycopg
 
 from deploys import remote
+from deploys.connection import transport
 from facts.database import SCHEMA_QUERY, Schema, schema
 
 if TYPE_CHECKING:
@@ -27,13 +28,13 @@ class NotForwarded(Exception):
 
 
 @contextmanager
-def forwarded(transport: paramiko.Transport, address: str, port: int) -> Iterator[int]:
+def forwarded(through: paramiko.Transport, address: str, port: int) -> Iterator[int]:
     """A port on this machine's loopback that leads to ``address:port`` as the remote host reaches it.
 
     One connection is carried. Raises ``NotForwarded`` when the server refuses the channel.
     """
     try:
-        channel = transport.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=_SECONDS)
+        channel = through.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=_SECONDS)
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise NotForwarded(str(error)) from error
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -75,12 +76,11 @@ def read_schema(host: Host, address: str, port: int, url: str) -> Schema:
 
     Raises ``NotForwarded`` where forwarding is not allowed, and ``psycopg.Error`` when the server refuses.
     """
-    client = getattr(host.connector, "client", None)
-    transport = client.get_transport() if isinstance(client, paramiko.SSHClient) else None
-    if transport is None:
+    connected = transport(host)
+    if connected is None:
         raise NotForwarded("the host is not connected over SSH")
     with (
-        forwarded(transport, address, port) as local,
+        forwarded(connected, address, port) as local,
         # hostaddr says where to connect; the rest of the URL is used as it stands.
         psycopg.connect(url, hostaddr="127.0.0.1", port=local, connect_timeout=_SECONDS) as connection,
     ):
@@ -97,13 +97,3 @@ def read_secret(host: Host, name: str) -> str:
     if not success or not output:
         raise NotForwarded(f"the secret {name} cannot be read")
     return output[0]
-
-
-def peer_address(host: Host) -> str | None:
-    """The address that the SSH connection really goes to, whatever its configuration calls it; ``None`` by a proxy."""
-    client = getattr(host.connector, "client", None)
-    transport = client.get_transport() if isinstance(client, paramiko.SSHClient) else None
-    try:
-        return str(transport.getpeername()[0]) if transport is not None else None
-    except (AttributeError, OSError):
-        return None

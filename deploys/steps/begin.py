@@ -14,6 +14,7 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
 from deploys import preflight
+from deploys.connection import send_at_once
 from deploys.preflight import Family, Verdict
 from deploys.settings import Settings, SettingsError, read_all
 from facts.database import PostgresDataRelease
@@ -76,6 +77,7 @@ def begin() -> Node:
     operator of many hosts hears of all refusals at once.
     """
     settings = _settings_of_this_run()[host.name]
+    send_at_once(host)
     judged = _judgements.setdefault(ctx_state.get(), _Judgements())
     try:
         verdict = _judge(settings)

@@ -13,6 +13,7 @@ from pyinfra.api import State
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
+from deploys.connection import send_at_once
 from deploys.pending import left_over
 from deploys.preflight import Family, family_of
 from deploys.settings import PREFIX, Settings, SettingsError, read_all
@@ -119,6 +120,7 @@ def begin_release() -> Leaving | None:
     who releases a whole inventory wants no error from it. Raises ``Refused``, which ends the run for all hosts.
     """
     settings = _settings_of_this_run()[host.name]
+    send_at_once(host)
     remains = host.get_fact(Before, directory=STATE_DIRECTORY, traces=_TRACES)
     platform = host.get_fact(Platform, directory=settings.storage_directory)
     if remains is None or platform is None:

@@ -18,6 +18,7 @@ from pyinfra.connectors.util import clear_askpass_cache
 from pyinfra.context import ctx_host, ctx_state
 
 from deploys import remote
+from deploys.connection import send_at_once
 from deploys.planning import will_follow
 from deploys.steps.begin import Node
 from deploys.steps.later import Later, reasons, wish_of
@@ -165,6 +166,7 @@ def _reboot(each: Host, errand: Errand) -> str | None:
         try:
             each.disconnect()
             each.connect(show_errors=False)
+            send_at_once(each)
             boot_id = _boot_id(each) if each.connected else None
         except Exception as error:  # a host that is going down may end a connection in any way
             logger.debug("%s is not back yet: %s", each.name, error)

@@ -11,7 +11,7 @@ from pyinfra import host, logger
 from pyinfra.api import Host, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys import checks, forward, outside, remote, scripts
+from deploys import checks, connection, forward, outside, remote, scripts
 from deploys.checks import Check
 from deploys.planning import DECIDED_LATER, is_planning
 from deploys.settings import Settings
@@ -143,7 +143,7 @@ def _database(host: Host, settings: Settings) -> list[Check]:
 
 
 def _ports(host: Host, settings: Settings) -> list[Check]:
-    address = forward.peer_address(host)
+    address = connection.peer_address(host)
     if address is None:
         return [Check("ports from outside", "not looked at: the host is not reached directly", None)]
     found = []
