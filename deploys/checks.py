@@ -198,8 +198,9 @@ def port(number: int, answer: str) -> Check:
 
 
 def initramfs(stale: list[str], contents: Contents) -> Check:
-    wrong = [*stale, *contents.differences, *(f"{image} cannot be listed" for image in contents.unlisted)]
-    return Check("initramfs", wrong[0] if wrong else "holds what /etc says", not wrong, "what /etc says")
+    wrong = [*stale, *contents.differences]
+    right = f"newer than /etc; {contents.unknown[0]}" if contents.unknown else "holds what /etc says"
+    return Check("initramfs", wrong[0] if wrong else right, not wrong, "what /etc says")
 
 
 def enabled(unit: Unit | None) -> Check:

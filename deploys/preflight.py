@@ -118,7 +118,12 @@ def _platform(host: Host, settings: Settings, boards_wanted: bool, found: _Findi
             f"Podman {podman} is {origin}; expected 4.7 or newer, because older ones abort on the units' Ulimit= key "
             "(before 4.4 there is no Quadlet at all). Upgrade the distribution, then run again."
         )
-    if podman is None and isinstance(family, Family) and family.packages == "apt":
+    if host.podman is None and "podman" in host.tools:
+        found.refusals.append(
+            "Podman is installed, but does not say its version within 20 s; expected 4.7 or newer. See what "
+            "`podman --version` does there."
+        )
+    elif podman is None and isinstance(family, Family) and family.packages == "apt":
         found.warnings.append("apt does not know of Podman yet; its lists are refreshed before it is installed.")
     if host.virtualisation is None:
         found.refusals.append(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -28,6 +30,7 @@ for image in /boot/initrd.img-* /boot/initramfs-*.img; do
   version=${image#/boot/initrd.img-}; version=${version#/boot/initramfs-}; version=${version%.img}
   # Copies, rescue images, and images of kernels that are gone: no generator would ever rebuild them.
   [ -d "/lib/modules/$version" ] || continue
+  [ -e "/boot/vmlinuz-$version" ] || [ -e "/lib/modules/$version/vmlinuz" ] || continue
   # -newercm: an input's change time against the image's modification time
   newer=$(find "$@" -newercm "$image" 2>/dev/null | head -n1)
   [ -n "$newer" ] && echo "$image is older than $newer"
@@ -54,35 +57,24 @@ class StaleInitramfs(FactBase[list[str]]):
 LIST = "/etc/pcibind/early.list"
 EARLY = ("/etc/udev/rules.d/05-pcibind.rules", "/usr/local/lib/pcibind/early", LIST)
 _FILES = (*EARLY, "/etc/modprobe.d/nvidia.conf", "/etc/modprobe.d/vfio.conf")
-
-# Both tools print `ls -l`'s columns for each member; of those, this keeps the size and the path.
-_MEMBER = r"s|^-\([^ ]* *\)\{4\}\([0-9][0-9]*\) .* \(%s\)$|holds \2 /\3|p"
-_CONTENTS = r"""
-for file in "$@"; do [ -e "$file" ] && stat -Lc 'host %s %n' "$file"; done
-for image in /boot/initrd.img-* /boot/initramfs-*.img; do
-  [ -e "$image" ] || continue
-  version=${image#/boot/initrd.img-}; version=${version#/boot/initramfs-}; version=${version%.img}
-  [ -d "/lib/modules/$version" ] || continue
-  if command -v lsinitramfs >/dev/null; then said=$(lsinitramfs -l "$image" 2>/dev/null)
-  else said=$(lsinitrd "$image" 2>/dev/null); fi || { echo "unlisted $image"; continue; }
-  echo "image $image"
-  printf '%s\n' "$said" | sed -n "$0"
-done
-true
-"""
-_MEMBERS = "\n".join(_MEMBER % path.removeprefix("/").replace(".", "[.]") for path in _FILES)
+_NOTHING = hashlib.sha256(b"").hexdigest()
+_READER = Path(__file__).with_name("initramfs_reader.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The files that act at a boot before the root is there: path → size in bytes, on the host and in each image.
+    """The files that act at a boot before the root is there: path → SHA-256, on the host and in each image.
 
-    Files that are not there are not in it. ``unlisted`` are images whose content could not be read.
+    Files that are not there are not in it. Images are those that may boot next: the running kernel's and the newest
+    one's. ``damaged`` are images that nothing can boot from, ``unlisted`` those that could not be read: image → reason.
+    ``without`` is the release of the running kernel when it has no image.
     """
 
-    host: Mapping[str, int] = field(default_factory=dict)
-    images: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    unlisted: tuple[str, ...] = ()
+    host: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    unlisted: Mapping[str, str] = field(default_factory=dict)
+    without: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,53 +82,69 @@ class Contents:
     @property
     def differences(self) -> tuple[str, ...]:
         """How an image is unlike the host, a sentence each. An empty list needs no rule, and may be left out."""
-        needed = EARLY if self.host.get(LIST) else ()
-        return tuple(
-            sentence for image, held in self.images.items() for sentence in _differences(image, held, self.host, needed)
-        )
+        needed = EARLY if self.host.get(LIST, _NOTHING) != _NOTHING else ()
+        found = [f"the host lacks {path}" for path in needed if path not in self.host]
+        if needed and self.without:
+            found.append(f"no initramfs of the running kernel {self.without} was found in /boot")
+        found += [f"{image} is damaged: {reason}" for image, reason in self.damaged.items()]
+        for image, held in self.images.items():
+            found += _differences(image, held, self.host, needed)
+        return tuple(found)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Which images could not be read and why, a sentence each."""
+        return tuple(f"{image} could not be read: {reason}" for image, reason in self.unlisted.items())
 
 
 def _differences(
-    image: str, held: Mapping[str, int], host: Mapping[str, int], needed: tuple[str, ...]
+    image: str, held: Mapping[str, str], host: Mapping[str, str], needed: tuple[str, ...]
 ) -> Iterator[str]:
     for path in needed:
         if path in host and path not in held:
             yield f"{image} lacks {path}"
-    for path, size in held.items():
+    for path, digest in held.items():
         if path not in host:
             yield f"{image} still holds {path}, which the host has no more"
-        elif size != host[path]:
-            yield f"{image} holds another {path}: {size} bytes, the host's has {host[path]}"
+        elif digest != host[path]:
+            yield f"{image} holds another {path} than the host has"
 
 
 class InitramfsContents(FactBase[Contents]):
-    """What the initramfs images hold of the files that act early, beside the host's own, by their sizes.
-
-    The tools that made the images list them (lsinitramfs, lsinitrd), which unpacks each: a second or so for one.
-    """
+    """What the initramfs images that may boot next hold of the files that act early, beside the host's own."""
 
     @staticmethod
     def default() -> Contents:
         return Contents()
 
+    def requires_command(self) -> str:
+        return "python3"
+
     def command(self) -> str:
-        return f"PATH=$PATH:/usr/sbin:/sbin sh -c {quote(_CONTENTS)} {quote(_MEMBERS)} {' '.join(_FILES)}"
+        program = _READER.read_text(encoding="utf-8")
+        return f"PATH=$PATH:/usr/sbin:/sbin python3 -I -c {quote(program)} {' '.join(_FILES)}"
 
     def process(self, output: list[str]) -> Contents:
-        host: dict[str, int] = {}
-        images: dict[str, dict[str, int]] = {}
-        unlisted = []
-        held: dict[str, int] = {}
+        host: dict[str, str] = {}
+        images: dict[str, dict[str, str]] = {}
+        damaged: dict[str, str] = {}
+        unlisted: dict[str, str] = {}
+        without = None
+        held: dict[str, str] = {}
         for line in output:
             match line.split(" ", 2):
-                case ["host", size, path] if size.isdigit():
-                    host[path] = int(size)
+                case ["host", digest, path]:
+                    host[path] = digest
                 case ["image", path]:
                     held = images[path] = {}
-                case ["unlisted", path]:
-                    unlisted.append(path)
-                case ["holds", size, path] if size.isdigit():
-                    held[path] = int(size)
+                case ["holds", digest, path]:
+                    held[path] = digest
+                case ["damaged", path, reason]:
+                    damaged[path] = reason
+                case ["unlisted", path, reason]:
+                    unlisted[path] = reason
+                case ["none", kernel]:
+                    without = kernel
                 case _:
                     raise FactProcessError(f"the initramfs contents cannot be read: unexpected line {line!r}")
-        return Contents(host, images, tuple(unlisted))
+        return Contents(host, images, damaged, unlisted, without)

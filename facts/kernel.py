@@ -74,6 +74,7 @@ else
   for file in /boot/grub/grub.cfg /boot/grub2/grub.cfg; do
     [ -r "$file" ] && grep -E '^[[:space:]]+linux(efi)?[[:space:]]' "$file" | grep ' root=' |
       grep -v -w -E 'single|recovery' | sed -E 's/^[[:space:]]+linux(efi)?[[:space:]]+[^[:space:]]+/menu/'
+    [ -e "$file" ] && [ ! -r "$file" ] && echo "hidden $file"
     [ -r "$file" ] && [ -n "$(find /etc/default/grub.d/90-gevulot.cfg -newercm "$file" 2>/dev/null)" ] && echo stale
   done
 fi
@@ -89,6 +90,8 @@ class CommandLines:
     configured: tuple[tuple[str, ...], ...]
     # Whether GRUB's menu is older than what it is made from.
     stale: bool = False
+    # The menu, where there is one that this login may not read.
+    hidden: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,6 +123,7 @@ class KernelCommandLine(FactBase[CommandLines]):
         live: tuple[str, ...] = ()
         configured = []
         stale = False
+        hidden = ""
         root = None
         for line in output:
             kind, *arguments = line.split()
@@ -129,9 +133,11 @@ class KernelCommandLine(FactBase[CommandLines]):
                 root = next((argument for argument in live if argument.startswith("root=")), None)
             elif kind == "stale":
                 stale = True
+            elif kind == "hidden":
+                hidden = " ".join(arguments)
             elif kind == "configured" or root is None or root in arguments:
                 configured.append(tuple(arguments))
-        return CommandLines(live, tuple(configured), stale)
+        return CommandLines(live, tuple(configured), stale, hidden)
 
 
 class InterruptRemapping(FactBase[bool]):

@@ -116,7 +116,7 @@ class PciRecord(FactBase[Recorded]):
         return Recorded()
 
     def command(self) -> str:
-        return "cat /var/lib/pcibind/record.json 2>/dev/null || true"
+        return "if [ -e /var/lib/pcibind/record.json ]; then cat /var/lib/pcibind/record.json; fi"
 
     def process(self, output: list[str]) -> Recorded:
         try:

@@ -88,9 +88,7 @@ class ChangedSince(FactBase[list[str]]):
     def default() -> list[str]:
         return []
 
-    def command(
-        self, unit: str = UNITS[0], files: tuple[str, ...] = NODE_INPUTS, secrets: tuple[str, ...] = ()
-    ) -> str:
+    def command(self, unit: str = UNITS[0], files: tuple[str, ...] = NODE_INPUTS, secrets: tuple[str, ...] = ()) -> str:
         script = r"""
 unit=$1; shift
 since=$(systemctl show --timestamp=us -p ActiveEnterTimestamp --value "$unit")

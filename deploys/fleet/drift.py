@@ -22,6 +22,7 @@ _FUNCTION_KEYS = (
     *("driver", "driver_override", "iommu_group", "numa_node", "slot", "device_name"),
 )
 _IDENTITY = ("vendor", "device", "subsystem_vendor", "subsystem_device", "class")
+_FUNCTION_VALUES = {"driver": "driver", "driver_override": "driver override", "numa_node": "NUMA node"}
 # Where a value of the document's is, and what it is called.
 _VALUES = (
     ("platform.name", "the distribution"),
@@ -99,16 +100,20 @@ def _file(directory: Path, name: str) -> Path:
     return directory / f"{quote(name, safe='@')}.json"
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
-    """What differs between two states as ``kept`` makes them, a sentence each."""
-    return (*_values(old, new), *_board_changes(old, new))
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], *, whole: bool = True) -> tuple[str, ...]:
+    """What differs between two states as ``kept`` makes them, a sentence each.
+
+    When not the ``whole`` topology could be read, an override that is missing is none that was taken away.
+    """
+    keys = _FUNCTION_VALUES if whole else {key: _FUNCTION_VALUES[key] for key in ("driver", "numa_node")}
+    return (*_values(old, new), *_board_changes(old, new, keys))
 
 
 def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     for place, name in _VALUES:
         before, now = _at(old, place), _at(new, place)
         # What is not known now has not changed as far as anybody knows.
-        if now is not None and before != now:
+        if now not in (None, "unknown") and before != now:
             yield f"{name} is {_said(now)}, was {_said(before)}"
 
 
@@ -125,7 +130,7 @@ def _said(value: Any) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _board_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+def _board_changes(old: Mapping[str, Any], new: Mapping[str, Any], keys: Mapping[str, str]) -> Iterator[str]:
     before, now = _by_place(old), _by_place(new)
     labels = {each["path"]: each["name"] for state in (old, new) for each in state["boards"] if each["name"]}
     gone = [place for place in before if place not in now or _identity(before[place]) != _identity(now[place])]
@@ -136,14 +141,14 @@ def _board_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[s
         if like:
             come.remove(like[0])
             yield f"{label} moved from {_where(before[place])} to {_where(now[like[0]])}"
-            yield from _function_changes(before[place], now[like[0]])
+            yield from _function_changes(before[place], now[like[0]], keys)
         else:
             yield f"{label} at {_where(before[place])} is gone"
     for place in come:
         yield f"board {labels.get(place) or _model(now[place])} at {_where(now[place])} is new"
     for place in before:
         if place not in gone:
-            yield from _function_changes(before[place], now[place])
+            yield from _function_changes(before[place], now[place], keys)
 
 
 def _by_place(state: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
@@ -169,13 +174,11 @@ def _model(functions: list[Mapping[str, Any]]) -> str:
     return first["device_name"] or f"{first['vendor']}:{first['device']}"
 
 
-def _function_changes(before: list[Mapping[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
+def _function_changes(
+    before: list[Mapping[str, Any]], now: list[Mapping[str, Any]], keys: Mapping[str, str]
+) -> Iterator[str]:
     for old, new in zip(before, now, strict=True):
-        for key, name in (
-            ("driver", "driver"),
-            ("driver_override", "driver override"),
-            ("numa_node", "NUMA node"),
-        ):
+        for key, name in keys.items():
             if old[key] != new[key]:
                 was, found = (value if value is not None else "none" for value in (old[key], new[key]))
                 yield f"{name} of {new['address']} is {found}, was {was}"

@@ -109,7 +109,10 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
     if seen.platform is None:
         return down(name, f"what the host is could not be read; {'; '.join(seen.unreadable) or 'it said nothing'}")
     found = _Findings()
-    found.add(Severity.ATTENTION, *(f"could not be read: {each}" for each in seen.unreadable))
+    unreadable = (*seen.unreadable, *seen.topology.unreadable, *_unseen(seen.usage))
+    found.add(Severity.ATTENTION, *(f"could not be read: {each}" for each in unreadable))
+    if seen.platform.podman is None and "podman" in seen.platform.tools:
+        found.add(Severity.ATTENTION, "Podman is installed, but does not say its version: it hangs or fails")
     resolutions = _resolutions(settings, seen, found)
     boards = _boards(resolutions, seen, found)
     wanted = bool(boards.list)
@@ -148,11 +151,17 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
         verified=None if seen.verified is None else state.moment(datetime.fromtimestamp(seen.verified, UTC)),
         lint=tuple(lint),
         topology=seen.topology.to_json() if seen.knows("topology") else None,
-        unreadable=(*seen.unreadable, *seen.topology.unreadable),
+        unreadable=unreadable,
         # Last: all of the above adds to them.
         severity=found.severity,
         reasons=found.reasons,
     )
+
+
+def _unseen(usage: Usage | None) -> Iterable[str]:
+    """What could not be read of what the lint looks at."""
+    unreadable = usage.evidence.unreadable if usage else ()
+    return (f"the {guard}: {why}" for guard, why in unreadable if guard == "framebuffer")
 
 
 def _resolutions(settings: Settings, seen: Seen, found: _Findings) -> tuple[Resolution, ...]:
@@ -217,9 +226,19 @@ def _boards(resolutions: Iterable[Resolution], seen: Seen, found: _Findings) -> 
             if each.path not in chosen
         ),
     )
+    if boards and seen.knows("units", "record", "binding") and _is_deployed(seen):
+        if seen.record.record is None:
+            found.add(Severity.WRONG, "pcibind has no record, so the next boot binds no board; run deploys/node.py")
+        elif seen.binding is None:
+            found.add(Severity.WRONG, "pcibind is not installed, and its record is; run deploys/node.py")
     if seen.binding is not None and not seen.binding.bound:
         found.add(Severity.WRONG, *_complaints(seen.binding))
     return state.Boards(len(boards), sum(each.state == "bound" for each in boards), tuple(boards))
+
+
+def _is_deployed(seen: Seen) -> bool:
+    node = seen.units.get(gevulot.UNIT)
+    return node is not None and node.load == "loaded"
 
 
 def _reported(binding: Binding | None) -> dict[str, dict[str, Any]]:
@@ -251,9 +270,14 @@ def _is_viable(topology: Topology, board: Board) -> bool:
 def _arguments(seen: Seen, wanted: bool, found: _Findings) -> state.KernelArguments:
     assert seen.platform is not None
     arguments = preflight.KERNEL_ARGUMENTS.get(seen.platform.iommu_table or "", ()) if wanted else ()
+    if not seen.knows("lines"):
+        return state.KernelArguments(arguments, None, None)
     live = effective(seen.lines.live, arguments)
-    configured = bool(seen.lines.configured) and all(effective(line, arguments) for line in seen.lines.configured)
-    return state.KernelArguments(arguments, live, configured or not arguments)
+    entries = seen.lines.configured
+    configured = bool(entries) and all(effective(line, arguments) for line in entries)
+    # Whoever may not read the boot loader's menu sees no entry of it.
+    known = bool(entries) or not seen.lines.hidden
+    return state.KernelArguments(arguments, live, (configured or not arguments) if known else None)
 
 
 def _lint(seen: Seen, arguments: state.KernelArguments, boards: list[Board]) -> list[str]:
@@ -262,9 +286,9 @@ def _lint(seen: Seen, arguments: state.KernelArguments, boards: list[Board]) -> 
     if seen.record.record:
         said += seen.stale_initramfs
         said += seen.initramfs.differences
-        said += [f"{image} could not be listed" for image in seen.initramfs.unlisted]
+        said += seen.initramfs.unknown
     said += seen.stale_menu
-    if seen.knows("lines") and arguments.wanted and arguments.live and not arguments.configured:
+    if arguments.wanted and arguments.live and arguments.configured is False:
         said.append(f"the next boot would be without {' '.join(arguments.wanted)}: not in every boot entry")
     binder = seen.units.get(unit.NAME)
     if seen.record.record and seen.knows("units"):
@@ -299,7 +323,7 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
     if not seen.knows("units"):
         return {}
     node = seen.units.get(gevulot.UNIT)
-    if node is None or node.load != "loaded":
+    if node is None or not _is_deployed(seen):
         found.add(Severity.WRONG, "no node is deployed: it has no gevulot-node.service; run deploys/node.py")
         return {"node": state.Node("not deployed", 0), "key": _key(seen, found, deployed=False)}
     if not node.running:

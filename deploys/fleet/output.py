@@ -66,16 +66,28 @@ def with_drift(hosts: Iterable[HostState], asked: Options) -> list[HostState]:
             continue
         try:
             old = drift.read(asked.known, host.name)
-            changes = drift.changes(old, drift.kept(host)) if old else ()
+            changes = drift.changes(old, drift.kept(host), whole=not host.topology.get("unreadable")) if old else ()
         except (SettingsError, KeyError, TypeError, AttributeError) as error:
             # Left as it is: whoever edited it may want to mend it.
             told.append(_with_reason(host, f"its kept state cannot be used: {error!s}"))
             continue
-        if asked.keep and not host.unreadable:
-            drift.keep(asked.known, host)
         severity = Severity.ATTENTION if changes and host.severity is Severity.OK else host.severity
-        told.append(replace(host, drift=changes, severity=severity))
+        seen = replace(host, drift=changes, severity=severity)
+        if asked.keep:
+            told.append(_kept(seen, asked.known))
+        else:
+            told.append(seen if old else _with_reason(seen, f"no state of it is kept in {asked.known}: keep one"))
     return told
+
+
+def _kept(host: HostState, known: Path) -> HostState:
+    if host.unreadable:
+        return _with_reason(host, "its state was not kept: not all of it could be read")
+    try:
+        drift.keep(known, host)
+    except OSError as error:
+        return _with_reason(host, f"its state was not kept: {error}")
+    return host
 
 
 def _with_reason(host: HostState, reason: str) -> HostState:

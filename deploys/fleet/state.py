@@ -86,8 +86,8 @@ class KernelArguments:
     """What the deploy gives, and whether the kernel runs with it and every boot entry has it."""
 
     wanted: tuple[str, ...]
-    live: bool
-    configured: bool
+    live: bool | None
+    configured: bool | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import pytest
 import testinfra
 
 from facts.database import MIGRATIONS, TABLES
+from facts.initramfs import EARLY, InitramfsContents
 from tests.lab.containers.build import PUBLICLY_KNOWN_KEY
 from tests.lab.inventory import passphrase
 from tests.lab.machine import Machine
@@ -320,6 +321,10 @@ def test_the_status_of_a_verified_node_is_well_and_looking_changes_nothing(machi
     assert (display["driver"], display["iommu_group_type"]) == ("vfio-pci", "identity")
     assert [each["name"] for each in display["modules"]] == ["bochs"]
     assert host["topology"]["unreadable"] == []
+    contents = InitramfsContents().process(machine.ssh(InitramfsContents().command()).stdout.splitlines())
+    (held,) = contents.images.values()
+    assert set(EARLY) <= set(held)
+    assert (contents.differences, contents.unknown) == ((), ())
     assert (treasure(machine), running_state(machine)) == before
 
 

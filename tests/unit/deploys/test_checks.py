@@ -73,7 +73,7 @@ class Node:
     )
     binder: Unit | None = unit("pcibind.service", enabled="enabled")  # noqa: RUF009
     stale: list[str] = field(default_factory=list)
-    held: dict[str, int] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
     port: str = "closed"
 
     def failed(self) -> list[Check]:
@@ -165,7 +165,7 @@ def test_a_node_that_is_all_right_has_no_failed_line() -> None:
         (with_storage(mode="755"), "storage /var/lib/gevulot"),
         (with_storage(owner="root:root"), "storage /var/lib/gevulot"),
         (with_(stale=["/boot/initrd.img-1 is older than /etc/modprobe.d"]), "initramfs"),
-        (with_(held={"/etc/modprobe.d/vfio.conf": 12}), "initramfs"),
+        (with_(held={"/etc/modprobe.d/vfio.conf": "digest"}), "initramfs"),
         (with_(binder=None), "pcibind.service at the next boot"),
         (with_(binder=unit("pcibind.service", enabled="disabled")), "pcibind.service at the next boot"),
         (without(KEY), "node key"),

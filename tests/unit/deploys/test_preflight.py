@@ -129,8 +129,14 @@ def test_an_unused_systemd_boot_is_no_hindrance() -> None:
     assert verdict(replace(DEBIAN, boot=("grub", "systemd-boot"))).refusals == ()
 
 
+def test_a_podman_that_hangs_is_refused() -> None:
+    (refusal,) = verdict(replace(FEDORA, podman="")).refusals
+    assert "does not say its version" in refusal
+
+
 def test_a_fedora_that_offers_a_podman_which_is_new_enough_is_accepted() -> None:
-    found = verdict(replace(FEDORA, podman="", offered="5.3.1"))
+    without = tuple(tool for tool in FEDORA.tools if tool != "podman")
+    found = verdict(replace(FEDORA, podman="", offered="5.3.1", tools=without))
     assert (found.refusals, found.warnings) == ((), ())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -304,44 +305,63 @@ def test_what_the_pci_facts_return_can_be_written_as_json() -> None:
 
 RULE, SCRIPT, _ = EARLY
 IMAGE = "/boot/initrd.img-6.12"
+VFIO = "/etc/modprobe.d/vfio.conf"
+NOTHING = hashlib.sha256(b"").hexdigest()
 
 
 def test_the_contents_of_each_initramfs_are_read_beside_the_hosts_own() -> None:
     found = InitramfsContents().process(
-        [f"host 13 {LIST}", f"image {IMAGE}", f"holds 13 {LIST}", f"holds 300 {RULE}", "unlisted /boot/initrd.img-7"]
+        [
+            *(f"host a {LIST}", "none 6.13", f"image {IMAGE}", f"holds a {LIST}", f"holds b {RULE}"),
+            *("unlisted /boot/initrd.img-7 there is no program zstd", "damaged /boot/initrd.img-8 it ends"),
+        ]
     )
-    assert found == Contents({LIST: 13}, {IMAGE: {LIST: 13, RULE: 300}}, ("/boot/initrd.img-7",))
-    assert found.to_json()["images"] == {IMAGE: {LIST: 13, RULE: 300}}
+    assert found == Contents(
+        {LIST: "a"},
+        {IMAGE: {LIST: "a", RULE: "b"}},
+        {"/boot/initrd.img-8": "it ends"},
+        {"/boot/initrd.img-7": "there is no program zstd"},
+        "6.13",
+    )
+    assert found.to_json()["images"] == {IMAGE: {LIST: "a", RULE: "b"}}
+    assert found.unknown == ("/boot/initrd.img-7 could not be read: there is no program zstd",)
 
 
-@pytest.mark.parametrize("line", ["nonsense", "host many /etc/x", "holds", ""])
+@pytest.mark.parametrize("line", ["nonsense", "host", "holds", "", "image two words"])
 def test_another_line_is_no_initramfs_contents(line: str) -> None:
     with pytest.raises(FactProcessError):
         InitramfsContents().process([line])
 
 
-ON_HOST = {RULE: 300, SCRIPT: 900, LIST: 13}
+ON_HOST = {RULE: "rule", SCRIPT: "script", LIST: "list"}
 
 
 @pytest.mark.parametrize(
     ("host", "held", "difference"),
     [
         (ON_HOST, ON_HOST, None),
-        (ON_HOST, {RULE: 300, LIST: 13}, f"{IMAGE} lacks {SCRIPT}"),
-        (ON_HOST, ON_HOST | {LIST: 26}, f"{IMAGE} holds another {LIST}: 26 bytes, the host's has 13"),
-        ({}, {LIST: 13}, f"{IMAGE} still holds {LIST}, which the host has no more"),
+        (ON_HOST, {RULE: "rule", LIST: "list"}, f"{IMAGE} lacks {SCRIPT}"),
+        (ON_HOST, ON_HOST | {LIST: "other"}, f"{IMAGE} holds another {LIST} than the host has"),
+        ({}, {LIST: "list"}, f"{IMAGE} still holds {LIST}, which the host has no more"),
+        ({RULE: "rule", LIST: "list"}, {RULE: "rule", LIST: "list"}, f"the host lacks {SCRIPT}"),
         # No board is chosen.
-        (ON_HOST | {LIST: 0}, {}, None),
-        (ON_HOST | {LIST: 0}, ON_HOST | {LIST: 0}, None),
-        (ON_HOST | {LIST: 0}, ON_HOST, f"{IMAGE} holds another {LIST}: 13 bytes, the host's has 0"),
+        (ON_HOST | {LIST: NOTHING}, {}, None),
+        (ON_HOST | {LIST: NOTHING}, ON_HOST | {LIST: NOTHING}, None),
+        (ON_HOST | {LIST: NOTHING}, ON_HOST, f"{IMAGE} holds another {LIST} than the host has"),
         # Not every generator takes these.
-        ({"/etc/modprobe.d/vfio.conf": 5}, {}, None),
-        (
-            {"/etc/modprobe.d/vfio.conf": 5},
-            {"/etc/modprobe.d/vfio.conf": 6},
-            f"{IMAGE} holds another /etc/modprobe.d/vfio.conf: 6 bytes, the host's has 5",
-        ),
+        ({VFIO: "vfio"}, {}, None),
+        ({VFIO: "vfio"}, {VFIO: "other"}, f"{IMAGE} holds another {VFIO} than the host has"),
     ],
 )
-def test_an_initramfs_is_unlike_its_host(host: dict[str, int], held: dict[str, int], difference: str | None) -> None:
+def test_an_initramfs_is_unlike_its_host(host: dict[str, str], held: dict[str, str], difference: str | None) -> None:
     assert Contents(host, {IMAGE: held}).differences == ((difference,) if difference else ())
+
+
+def test_a_kernel_without_an_image_matters_when_a_board_is_to_be_taken_early() -> None:
+    missing = "no initramfs of the running kernel 6.13 was found in /boot"
+    assert Contents(ON_HOST, without="6.13").differences == (missing,)
+    assert Contents(without="6.13").differences == ()
+
+
+def test_a_damaged_image_is_a_difference() -> None:
+    assert Contents(damaged={IMAGE: "it ends"}).differences == (f"{IMAGE} is damaged: it ends",)

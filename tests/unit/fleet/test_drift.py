@@ -93,3 +93,10 @@ def test_a_file_that_is_no_state_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "host.json").write_text(text)
     with pytest.raises(KeptStateError, match=r"host\.json.*remove it"):
         drift.read(tmp_path, "host")
+
+
+def test_what_is_not_known_has_not_changed() -> None:
+    old = kept(*board("0000:00/01.0/00", driver_override="vfio-pci"), key={"state": "present", "public": "04"})
+    new = kept(*board("0000:00/01.0/00", driver_override=None), key={"state": "unknown", "public": None})
+    assert drift.changes(old, new, whole=False) == ()
+    assert len(drift.changes(old, new)) > 0

@@ -113,11 +113,17 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
         ({"space": Space(100 * GIB, 5 * GIB, "/")}, Severity.ATTENTION, "5 GiB left of 100 GiB"),
         ({"stale_initramfs": ["/boot/initrd.img is older than x"]}, Severity.ATTENTION, "older than x"),
         (
-            {"initramfs": Contents({LIST: 13}, {"/boot/initrd.img-1": {LIST: 26}})},
+            {"initramfs": Contents({LIST: "a"}, {"/boot/initrd.img-1": {LIST: "b"}})},
             Severity.ATTENTION,
-            f"/boot/initrd.img-1 holds another {LIST}: 26 bytes, the host's has 13",
+            f"/boot/initrd.img-1 holds another {LIST} than the host has",
         ),
-        ({"initramfs": Contents(unlisted=("/boot/initrd.img-1",))}, Severity.ATTENTION, "could not be listed"),
+        (
+            {"initramfs": Contents(unlisted={"/boot/initrd.img-1": "there is no program zstd"})},
+            Severity.ATTENTION,
+            "could not be read: there is no program zstd",
+        ),
+        ({"record": Recorded()}, Severity.WRONG, "pcibind has no record"),
+        ({"binding": None}, Severity.WRONG, "pcibind is not installed"),
         ({"stale_menu": ["/boot/grub/grub.cfg is older than y"]}, Severity.ATTENTION, "older than y"),
         ({"reboot_required": ["/run/reboot-required"]}, Severity.ATTENTION, "a reboot is pending"),
         ({"unreadable": ("binding: no",)}, Severity.ATTENTION, "could not be read: binding: no"),
@@ -231,3 +237,23 @@ def test_every_answer_can_be_written_as_json() -> None:
 
     text = json.dumps(look(well()).to_json())
     assert "0000:01:00.0" in text
+
+
+def test_what_the_topology_could_not_read_is_a_reason() -> None:
+    *lines, end = recorded.topology(*gpu(1, 1, drivers=BOUND, group=12))
+    late = PciTopology().process([*lines, "pcibind-topology late", end])
+    host = look(replace(well(), topology=late))
+    assert any("driver overrides, behind a device that hangs" in reason for reason in host.reasons)
+
+
+def test_a_menu_that_this_login_may_not_read_says_nothing_about_the_next_boot() -> None:
+    host = look(replace(well(), lines=CommandLines(ARGUMENTS, (), hidden="/boot/grub/grub.cfg")))
+    assert host.kernel_arguments is not None
+    assert (host.kernel_arguments.configured, host.lint) == (None, ())
+
+
+def test_a_podman_that_does_not_say_its_version_is_a_reason() -> None:
+    seen = well()
+    assert seen.platform is not None
+    host = look(replace(seen, platform=replace(seen.platform, podman=None, tools=frozenset({"podman"}))))
+    assert host.reasons == ("Podman is installed, but does not say its version: it hangs or fails",)

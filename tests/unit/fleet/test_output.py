@@ -144,8 +144,21 @@ def test_a_host_that_was_not_read_wholly_keeps_its_state(tmp_path: Path) -> None
     output.with_drift([HostState("host", podman="5.4", topology={"functions": []})], asked)
     half = HostState("host", topology={"functions": []}, unreadable=("units: no answer within 40 s",))
     (found,) = output.with_drift([half], asked)
-    assert found.drift == ()
+    assert (found.drift, found.reasons) == ((), ("its state was not kept: not all of it could be read",))
     assert "5.4" in (tmp_path / "host.json").read_text()
+
+
+def test_a_host_of_which_no_state_is_kept_says_so(tmp_path: Path) -> None:
+    asked = output.options({"status_known": str(tmp_path)})
+    (found,) = output.with_drift([HostState("host", topology={"functions": []})], asked)
+    assert (found.severity, found.reasons) == (Severity.ATTENTION, (f"no state of it is kept in {tmp_path}: keep one",))
+
+
+def test_a_directory_that_cannot_be_written_is_a_reason_and_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    asked = output.options({"status_known": str(tmp_path / "file/known"), "status_keep": "yes"})
+    (found,) = output.with_drift([HostState("host", topology={"functions": []})], asked)
+    assert found.reasons
 
 
 def test_what_a_host_says_is_printable_and_narrow_in_every_cell() -> None:
