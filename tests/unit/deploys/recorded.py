@@ -15,7 +15,7 @@ import stat
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha1
+from hashlib import sha256
 from io import IOBase
 from pathlib import Path
 from types import FrameType
@@ -299,7 +299,8 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
             f"user={user} group={group} mode={stat.filemode(kind | int(mode, 8))} atime=1 mtime=1 ctime=1 size=1 "
             f"'{place}'"
         )
-        answers[f"sha1sum {place} 2>"] = f"{digests.get(place)} {place}"
+        if place in digests:
+            answers[f"fi\n' file {place}"] = [f"{mode} {owner}", f"{digests[place]}  -"]
     blocks = [
         [f"Id={unit}", "LoadState=loaded", "ActiveState=active", "SubState=running", "NeedDaemonReload=no",
          "UnitFileState=enabled", ""]
@@ -405,7 +406,7 @@ def watch(path: str) -> None:
             content.seek(0)
             whole = content.read()
         with Path(f"{path}.files").open("a", encoding="utf-8") as file:
-            file.write(f"{sha1(whole.encode() if isinstance(whole, str) else whole).hexdigest()}  {place}\n")
+            file.write(f"{sha256(whole.encode() if isinstance(whole, str) else whole).hexdigest()}  {place}\n")
         return put_file(self, content, place, *more, **arguments)
 
     FakeConnector.put_file = put  # type: ignore[method-assign, assignment]
