@@ -36,10 +36,12 @@ test: $(VENV)/ready ## all tests, each kind of thing once; about 25 minutes
 soak: $(VENV)/ready ## the exhaustive matrices; hours
 	@$(RUN)/python -m pytest -m soak tests
 
-bench: $(VENV)/ready ## the peers, run beside us; about an hour
+bench: $(VENV)/ready ## the peers, run beside us; about two hours
 	@$(RUN)/python -m tests.benchmarks.binding
 	@$(RUN)/python -m tests.benchmarks.boot
+	@$(RUN)/python -m tests.benchmarks.topology
 	@$(RUN)/python -m tests.benchmarks.fleet
+	@$(RUN)/python -m tests.benchmarks.node
 
 check: $(VENV)/ready ## format, lint, types and unit tests; under a minute
 	@$(RUN)/ruff format --check $(CODE)
