@@ -24,11 +24,12 @@ $(VENV)/ready: requirements.lock helpers/pcibind/pyproject.toml
 	@touch $@
 
 setup: $(VENV)/ready ## install the operator's side into .venv
+	@echo "Installed. Now: . $(RUN)/activate"
 
 demo: $(VENV)/ready ## a virtual GPU host, and the deploy against it, from bare to verified
 	@$(RUN)/python -m tests.lab.demo
 
-test: $(VENV)/ready ## all tests, each kind of thing once; about 25 minutes
+test: $(VENV)/ready ## all tests, each kind of thing once; about 40 minutes
 	@$(RUN)/python -m tests.browser
 	@$(RUN)/python -m tests.lab ready
 	@$(RUN)/python -m pytest -m "not soak" -n 2 --dist loadfile tests

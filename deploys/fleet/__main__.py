@@ -27,8 +27,8 @@ from pyinfra_cli.util import parse_cli_arg  # type: ignore[import-untyped]  # no
 
 from deploys.fleet import output  # noqa: E402
 from deploys.fleet.gathering import NOT_REACHED  # noqa: E402
-from deploys.fleet.look import look  # noqa: E402
-from deploys.fleet.state import HostState, Severity, down, worst  # noqa: E402
+from deploys.fleet.look import look, unreached  # noqa: E402
+from deploys.fleet.state import HostState, Severity, worst  # noqa: E402
 from deploys.settings import SettingsError  # noqa: E402
 
 _USAGE = 2
@@ -96,7 +96,11 @@ def _look_at_all(path: str, limit: tuple[str, ...], values: dict[str, Any]) -> l
     state = State()
     state.cwd = os.getcwd()
     with ctx_state.use(state):
-        inventory = make_inventory(path, cwd=state.cwd, override_data=values)
+        try:
+            inventory = make_inventory(path, cwd=state.cwd, override_data=values)
+        except Exception as error:
+            # It is a program of the operator's: anything may go wrong in it.
+            raise SettingsError(f"{path}: the inventory cannot be read: {type(error).__name__}: {error}") from error
         chosen = _limited(inventory, limit)
         with ctx_inventory.use(inventory):
             state.init(inventory, Config(), initial_limit=chosen)
@@ -155,7 +159,7 @@ def _look(host: Host) -> HostState:
 
 def _outcome(host: Host, looked: gevent.Greenlet[..., HostState] | None, refusals: dict[str, str]) -> HostState:
     if looked is None:
-        return down(host.name, refusals.get(host.name) or NOT_REACHED)
+        return unreached(host, refusals.get(host.name) or NOT_REACHED)
     value = looked.value
     if isinstance(value, HostState):
         return value

@@ -136,7 +136,7 @@ def _board_changes(old: Mapping[str, Any], new: Mapping[str, Any], keys: Mapping
     gone = [place for place in before if place not in now or _identity(before[place]) != _identity(now[place])]
     come = [place for place in now if place not in before or _identity(before[place]) != _identity(now[place])]
     for place in gone:
-        label = f"board {labels.get(place) or _model(before[place])}"
+        label = f"{_kind(before[place])} {labels.get(place) or _model(before[place])}"
         like = [other for other in come if _identity(now[other]) == _identity(before[place])]
         if like:
             come.remove(like[0])
@@ -145,7 +145,7 @@ def _board_changes(old: Mapping[str, Any], new: Mapping[str, Any], keys: Mapping
         else:
             yield f"{label} at {_where(before[place])} is gone"
     for place in come:
-        yield f"board {labels.get(place) or _model(now[place])} at {_where(now[place])} is new"
+        yield f"{_kind(now[place])} {labels.get(place) or _model(now[place])} at {_where(now[place])} is new"
     for place in before:
         if place not in gone:
             yield from _function_changes(before[place], now[place], keys)
@@ -167,6 +167,11 @@ def _identity(functions: list[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
 def _where(functions: list[Mapping[str, Any]]) -> str:
     first = functions[0]
     return f"slot {first['slot']}" if first["slot"] else first["path"].rpartition(".")[0]
+
+
+def _kind(functions: list[Mapping[str, Any]]) -> str:
+    """A board is what has a display function."""
+    return "board" if any(each["class"].startswith("03") for each in functions) else "device"
 
 
 def _model(functions: list[Mapping[str, Any]]) -> str:

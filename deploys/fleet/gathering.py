@@ -10,8 +10,8 @@ from pyinfra.api import Host, State
 from pyinfra.api.exceptions import PyinfraError
 
 from deploys.fleet import output
-from deploys.fleet.look import look
-from deploys.fleet.state import HostState, down
+from deploys.fleet.look import look, unreached
+from deploys.fleet.state import HostState
 from deploys.settings import SettingsError
 
 NOT_REACHED = "not reached, or failed earlier in this run: pyinfra says why"
@@ -41,8 +41,8 @@ def report(host: Host) -> None:
     run.hosts[host.name] = look(host)
     if any(each.name not in run.hosts for each in state.active_hosts):
         return
-    wanted = [each.name for each in state.inventory if state.is_host_in_limit(each)]
-    hosts = [run.hosts.get(name) or down(name, NOT_REACHED) for name in wanted]
+    wanted = [each for each in state.inventory if state.is_host_in_limit(each)]
+    hosts = [run.hosts.get(each.name) or unreached(each, NOT_REACHED) for each in wanted]
     now = datetime.now(UTC)
     try:
         output.write(output.with_drift(hosts, asked), asked, now)

@@ -123,7 +123,7 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
         seen.remapping,
     )
     if wanted and seen.knows("topology") and not iommu.on:
-        found.add(Severity.WRONG, "the IOMMU is off")
+        found.add(Severity.WRONG, f"the IOMMU is off: {_why_off(iommu)}")
     elif wanted and seen.knows("remapping") and not iommu.interrupt_remapping:
         found.add(Severity.WRONG, "interrupt remapping is off, so VFIO refuses the boards")
     paths = [each.path for each in boards.list if each.path]
@@ -156,6 +156,12 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
         severity=found.severity,
         reasons=found.reasons,
     )
+
+
+def _why_off(iommu: state.Iommu) -> str:
+    if iommu.table is None:
+        return "the firmware offers none (no table DMAR or IVRS); switch VT-d or AMD-Vi on in its setup"
+    return "run deploys/node.py, and reboot where it says so"
 
 
 def _unseen(usage: Usage | None) -> Iterable[str]:
@@ -193,6 +199,9 @@ def _boards(resolutions: Iterable[Resolution], seen: Seen, found: _Findings) -> 
         if not detail and resolution.board is not None and wrong:
             detail = ", ".join(f"{each.address} has {each.driver or 'no driver'}" for each in wrong)
         label = resolution.label
+        if seen.record.record is None:
+            # Then there is no pcibind to ask, and the operator's inventory is the request.
+            detail = detail.removeprefix("request: ").replace("`pcibind status --all`", "`lspci -Dnn` on the host")
         if resolution.verdict is not plan.Verdict.PRESENT:
             found.add(Severity.WRONG, f"board {label} is {resolution.verdict}: {detail}")
         elif status != "bound":
@@ -270,14 +279,14 @@ def _is_viable(topology: Topology, board: Board) -> bool:
 def _arguments(seen: Seen, wanted: bool, found: _Findings) -> state.KernelArguments:
     assert seen.platform is not None
     arguments = preflight.KERNEL_ARGUMENTS.get(seen.platform.iommu_table or "", ()) if wanted else ()
-    if not seen.knows("lines"):
+    if not arguments or not seen.knows("lines"):
         return state.KernelArguments(arguments, None, None)
     live = effective(seen.lines.live, arguments)
     entries = seen.lines.configured
     configured = bool(entries) and all(effective(line, arguments) for line in entries)
     # Whoever may not read the boot loader's menu sees no entry of it.
     known = bool(entries) or not seen.lines.hidden
-    return state.KernelArguments(arguments, live, (configured or not arguments) if known else None)
+    return state.KernelArguments(arguments, live, configured if known else None)
 
 
 def _lint(seen: Seen, arguments: state.KernelArguments, boards: list[Board]) -> list[str]:
@@ -324,7 +333,10 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         return {}
     node = seen.units.get(gevulot.UNIT)
     if node is None or not _is_deployed(seen):
-        found.add(Severity.WRONG, "no node is deployed: it has no gevulot-node.service; run deploys/node.py")
+        assert seen.platform is not None
+        family = preflight.family_of(seen.platform)
+        step = f"deploys/node.py refuses it: {family}" if isinstance(family, str) else "run deploys/node.py"
+        found.add(Severity.WRONG, f"no node is deployed: it has no gevulot-node.service; {step}")
         return {"node": state.Node("not deployed", 0), "key": _key(seen, found, deployed=False)}
     if not node.running:
         found.add(Severity.WRONG, f"gevulot-node.service is {node.active} ({node.result or node.sub})")

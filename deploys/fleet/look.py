@@ -88,6 +88,16 @@ def look(host: Host) -> HostState:
         )
 
 
+def unreached(host: Host, reason: str) -> HostState:
+    """A host that there was no connection to. What is wrong with its data is known all the same."""
+    try:
+        read_without_secrets(host.name, host.data.dict())
+    except SettingsError as error:
+        mistakes = tuple(line.removeprefix(f"{host.name}: ") for line in str(error).splitlines())
+        return HostState(host.name, Severity.DOWN, (reason, *mistakes))
+    return down(host.name, reason)
+
+
 def _ask(host: Host, settings: Settings) -> dict[str, Any]:
     # pyinfra's own limit is for reading the answer; a host may also hang before and after it.
     with gevent.Timeout(_SECONDS + 30):

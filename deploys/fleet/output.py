@@ -45,12 +45,21 @@ def options(data: Mapping[str, Any]) -> Options:
     try:
         found = Options(**told)
     except ValidationError as error:
-        said = "; ".join(f"{_PREFIX}{item['loc'][0]}: {item['msg']}" for item in error.errors())
+        said = "; ".join(
+            f"{_PREFIX}{item['loc'][0]}: {'unknown' if item['type'] == 'extra_forbidden' else item['msg']}"
+            for item in error.errors()
+        )
         raise SettingsError(
             f"{said}; expected status_output (table, json or html), status_file, status_known, status_keep"
         ) from None
     if found.keep and found.known is None:
         raise SettingsError("status_keep needs status_known, the directory that the states are kept in")
+    if found.known is not None and found.known.exists() and not found.known.is_dir():
+        raise SettingsError(f"status_known: {found.known} is no directory; expected one, or a path to make it at")
+    if found.file is not None and not found.file.absolute().parent.is_dir():
+        raise SettingsError(
+            f"status_file: there is no directory {found.file.absolute().parent}; make it, or choose another"
+        )
     return found
 
 
@@ -76,13 +85,13 @@ def with_drift(hosts: Iterable[HostState], asked: Options) -> list[HostState]:
         if asked.keep:
             told.append(_kept(seen, asked.known))
         else:
-            told.append(seen if old else _with_reason(seen, f"no state of it is kept in {asked.known}: keep one"))
+            told.append(seen if old else _with_reason(seen, f"no state of it is kept in {asked.known}"))
     return told
 
 
 def _kept(host: HostState, known: Path) -> HostState:
     if host.unreadable:
-        return _with_reason(host, "its state was not kept: not all of it could be read")
+        return _with_reason(host, "its state was not kept, because not all of it could be read: see the other reasons")
     try:
         drift.keep(known, host)
     except OSError as error:

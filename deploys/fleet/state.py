@@ -83,7 +83,7 @@ class Iommu:
 
 @dataclass(frozen=True, slots=True)
 class KernelArguments:
-    """What the deploy gives, and whether the kernel runs with it and every boot entry has it; null: not readable."""
+    """What the deploy gives, and whether the kernel runs with it and every boot entry has it; null: not known."""
 
     wanted: tuple[str, ...]
     live: bool | None

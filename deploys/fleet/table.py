@@ -34,7 +34,7 @@ def render(hosts: Iterable[HostState], now: datetime) -> list[str]:
         for severity in reversed(Severity)
         if (count := sum(host.severity is severity for host, _ in rows))
     )
-    return [*lines, f"{len(rows)} hosts: {counts}"]
+    return [*lines, f"{len(rows)} host{'s' if len(rows) != 1 else ''}: {counts}"]
 
 
 def _line(cells: list[str], widths: list[int]) -> str:
@@ -56,7 +56,7 @@ def _boards(host: HostState, _: datetime) -> str:
 
 def _arguments(host: HostState, _: datetime) -> str:
     arguments = host.kernel_arguments
-    return f"{_yes(arguments.live)}/{_yes(arguments.configured)}" if arguments else _UNKNOWN
+    return f"{_yes(arguments.live)}/{_yes(arguments.configured)}" if arguments and arguments.wanted else _UNKNOWN
 
 
 def _reboot(host: HostState, _: datetime) -> str:

@@ -63,7 +63,7 @@ const COLUMNS = [
 ];
 
 function argumentsCell({ kernel_arguments: kernel }) {
-  if (!kernel) return null;
+  if (!kernel || kernel.wanted.length === 0) return null;
   const text = `${yesOrNo(kernel.live)} / ${yesOrNo(kernel.configured)}`;
   return cell(text, text, badIf(kernel.live === false || kernel.configured === false, "attention"));
 }

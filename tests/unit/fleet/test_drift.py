@@ -100,3 +100,8 @@ def test_what_is_not_known_has_not_changed() -> None:
     new = kept(*board("0000:00/01.0/00", driver_override=None), key={"state": "unknown", "public": None})
     assert drift.changes(old, new, whole=False) == ()
     assert len(drift.changes(old, new)) > 0
+
+
+def test_what_has_no_display_is_a_device() -> None:
+    card = function("0000:00/03.0/00.0", **{"class": "020000", "device_name": None})
+    assert drift.changes(kept(name=None), kept(card, name=None))[0].startswith("device ")

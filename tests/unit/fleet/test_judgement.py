@@ -257,3 +257,20 @@ def test_a_podman_that_does_not_say_its_version_is_a_reason() -> None:
     assert seen.platform is not None
     host = look(replace(seen, platform=replace(seen.platform, podman=None, tools=frozenset({"podman"}))))
     assert host.reasons == ("Podman is installed, but does not say its version: it hangs or fails",)
+
+
+def test_a_firmware_without_an_iommu_is_told_with_what_to_do() -> None:
+    seen = well()
+    assert seen.platform is not None
+    without = topology(*gpu(1, 1, drivers=BOUND, group=None))
+    host = look(replace(seen, platform=replace(seen.platform, iommu_table=None), topology=without))
+    assert any("the firmware offers none" in reason for reason in host.reasons)
+    assert host.kernel_arguments is not None
+    assert (host.kernel_arguments.wanted, host.kernel_arguments.live) == ((), None)
+
+
+def test_a_distribution_that_no_deploy_takes_is_named() -> None:
+    seen = well()
+    assert seen.platform is not None
+    host = look(replace(seen, platform=replace(seen.platform, distribution="debian", version="12"), units={}))
+    assert any("deploys/node.py refuses it: the distribution is" in reason for reason in host.reasons)

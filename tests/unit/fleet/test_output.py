@@ -144,14 +144,15 @@ def test_a_host_that_was_not_read_wholly_keeps_its_state(tmp_path: Path) -> None
     output.with_drift([HostState("host", podman="5.4", topology={"functions": []})], asked)
     half = HostState("host", topology={"functions": []}, unreadable=("units: no answer within 40 s",))
     (found,) = output.with_drift([half], asked)
-    assert (found.drift, found.reasons) == ((), ("its state was not kept: not all of it could be read",))
+    assert found.drift == ()
+    assert found.reasons[0].startswith("its state was not kept")
     assert "5.4" in (tmp_path / "host.json").read_text()
 
 
 def test_a_host_of_which_no_state_is_kept_says_so(tmp_path: Path) -> None:
     asked = output.options({"status_known": str(tmp_path)})
     (found,) = output.with_drift([HostState("host", topology={"functions": []})], asked)
-    assert (found.severity, found.reasons) == (Severity.ATTENTION, (f"no state of it is kept in {tmp_path}: keep one",))
+    assert (found.severity, found.reasons) == (Severity.ATTENTION, (f"no state of it is kept in {tmp_path}",))
 
 
 def test_a_directory_that_cannot_be_written_is_a_reason_and_hides_nothing(tmp_path: Path) -> None:
@@ -180,3 +181,28 @@ def test_an_inventory_without_hosts_is_no_success(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("nodes = []\n")
     done = run(str(tmp_path / "empty.py"))
     assert (done.returncode, "no host" in done.stderr) == (2, True)
+
+
+def test_a_mistake_in_the_data_of_a_host_that_is_down_is_told_beside_it(tmp_path: Path) -> None:
+    data = {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "gevulot_bords": []}
+    (tmp_path / "nodes.py").write_text(f"nodes = [('gone', {data!r})]\n")
+    done = run(str(tmp_path / "nodes.py"), "--output", "json")
+    (host,) = json.loads(done.stdout)["hosts"]
+    assert (done.returncode, host["severity"]) == (5, "down")
+    assert "port 1" in host["reasons"][0]
+    assert "gevulot_bords" in host["reasons"][1]
+
+
+def test_an_inventory_that_is_no_python_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "nodes.py").write_text("nodes = [\n")
+    done = run(str(tmp_path / "nodes.py"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "nodes.py: the inventory cannot be read: SyntaxError" in done.stderr
+
+
+@pytest.mark.parametrize(("key", "said"), [("known", "is no directory"), ("file", "there is no directory")])
+def test_places_that_cannot_be_written_are_told_before_any_host_is_asked(tmp_path: Path, key: str, said: str) -> None:
+    (tmp_path / "plain").write_text("")
+    path = tmp_path / "plain" if key == "known" else tmp_path / "none" / "x.html"
+    with pytest.raises(SettingsError, match=said):
+        output.options({f"status_{key}": str(path)})
