@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facts.collection import FORMAT, PARTS, VERSION, Seen
-from pcibind import detail, topology_text
+from pcibind import surroundings, topology_text
 from pcibind.model import Topology
 from tests.corpus.dump import BlockDevice, Dump, Interface, PciDevice
 from tests.corpus.synthesis import Synthesis
@@ -151,7 +151,7 @@ def _functions(collected: Collected) -> Iterator[PciDevice]:
             slot,
             *function.identity,
             function.driver,
-            detail.modalias(function),
+            surroundings.modalias(function),
             # The kernel tells it of VGA functions only, and of all of them.
             function.boot_vga if function.class_code >> 8 == _VGA else None,
         )

@@ -10,8 +10,9 @@ import pytest
 from tree import AUDIO, DISPLAY, NIC, Machine
 
 from pcibind import topology_text
-from pcibind.detail import Detail, Link, Module, Sriov, modalias
+from pcibind.detail import Detail, Link, Module, Sriov
 from pcibind.model import Address, Topology
+from pcibind.surroundings import modalias
 
 LEFT = Address.parse("0000:01:00.0")
 ALIASES = """\

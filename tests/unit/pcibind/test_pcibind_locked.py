@@ -9,7 +9,7 @@ import pytest
 from topologies import unused
 from tree import Fault, Machine, gpu_host
 
-from pcibind import record
+from pcibind import record, tree
 from pcibind.apply import apply
 from pcibind.boot import apply_recorded
 from pcibind.errors import ExitCode
@@ -83,7 +83,7 @@ def test_status_says_that_it_is_stuck(chosen: Machine) -> None:
     report = status(unused(chosen))
     assert report.exit_code is ExitCode.STUCK
     assert states(report)[LEFT] is State.STUCK
-    assert "stuck: an access to it hangs in the kernel" in report.to_text()
+    assert "stuck: an access to it hangs in the kernel" in tree.text(report)
     assert '"verdict": "stuck"' in report.to_json()
     assert chosen.writes == []
 

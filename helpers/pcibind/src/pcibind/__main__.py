@@ -26,7 +26,12 @@ def main() -> None:
         cli.main()
         return
     report = attempt(words[0], run)
-    print(report.to_json() if "--json" in sys.argv else report.to_text(), flush=True)
+    if "--json" in sys.argv:
+        print(report.to_json(), flush=True)
+    else:
+        from pcibind import tree
+
+        print(tree.text(report), flush=True)
     sys.exit(int(report.exit_code))
 
 

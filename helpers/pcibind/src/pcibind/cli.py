@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 
 from pcibind import apply as applying
-from pcibind import boot, judge
+from pcibind import boot, judge, tree
 from pcibind import release as releasing
 from pcibind import setup as boot_setup
 from pcibind import status as looking
@@ -90,7 +90,7 @@ def setup(host: Host, remove: bool) -> None:
 
 def _answer(command: str, run: Callable[[], Report], as_json: bool) -> None:
     report = attempt(command, run)
-    click.echo(report.to_json() if as_json else report.to_text())
+    click.echo(report.to_json() if as_json else tree.text(report))
     raise SystemExit(int(report.exit_code))
 
 

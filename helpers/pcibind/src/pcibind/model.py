@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from pcibind.address import Address as Address
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -23,39 +25,9 @@ DISPLAY_CLASS = 0x03
 # PCI-to-PCI, CardBus, semi-transparent: what the kernel lets be in any IOMMU group.
 PCI_BRIDGES = frozenset({0x0604, 0x0607, 0x0609})
 
-# Domains are four digits by the specification; Linux gives volume management devices five.
-_ADDRESS = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
 _ROOT_BUS = re.compile(r"pci([0-9a-f]{4,8}:[0-9a-f]{2})")
 _BOARD_PATH = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}(/[01][0-9a-f]\.[0-7])*/[01][0-9a-f]")
 _MODEL = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
-
-
-class Address(NamedTuple):
-    """Where a function answers today: domain, bus, device, function, each a plain number.
-
-    Buses are numbered anew at every boot, so an address names a function but not a board's
-    identity; `Function.path` does.
-    """
-
-    domain: int
-    bus: int
-    device: int
-    function: int
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Read sysfs's form, `0000:01:00.0`; raise ValueError for anything else."""
-        match = _ADDRESS.fullmatch(text.lower())
-        if match is None:
-            raise ValueError(
-                f"{text!r} is not a PCI address: expected DOMAIN:BUS:DEVICE.FUNCTION in "
-                "hexadecimal, as in 0000:01:00.0"
-            )
-        domain, bus, device, function = (int(part, 16) for part in match.groups())
-        return cls(domain, bus, device, function)
-
-    def __str__(self) -> str:
-        return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"
 
 
 def function_path(device_path: str) -> str:

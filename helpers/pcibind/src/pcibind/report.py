@@ -202,18 +202,6 @@ class Report(NamedTuple):
             indent=2,
         )
 
-    def to_text(self) -> str:
-        """The same for people: boards, their functions, and what is the matter."""
-        lines = [f"error: {error}" for error in self.errors]
-        lines += [f"refused: {refusal}" for refusal in self.refusals]
-        from pcibind import tree
-
-        lines += tree.render(self.topology, self.boards)
-        if not lines:
-            lines = ["no board is chosen; `pcibind status --all` shows those that there are"]
-        lines += [f"note: {note}" for note in self.notes]
-        return "\n".join(lines)
-
 
 def _board_json(report: BoardReport, topology: Topology) -> dict[str, object]:
     board = report.board

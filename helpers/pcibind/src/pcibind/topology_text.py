@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 
-from pcibind import detail
-from pcibind.detail import Surroundings
+from pcibind import detail, surroundings
 from pcibind.model import Address, Topology
 from pcibind.raw import ATTRIBUTES, LOCKED_ATTRIBUTE, RawDevice, build
 
@@ -109,10 +108,10 @@ def parse(lines: list[str]) -> Topology:
         for name in list(silent)[:1]:
             devices[name].locked = True
     functions = build(devices.values()).functions
-    details = detail.details(
+    details = surroundings.details(
         functions,
         {raw.name: raw.attributes for raw in devices.values()},
-        Surroundings(group_types, slots, virtual, aliases),
+        surroundings.Surroundings(group_types, slots, virtual, aliases),
     )
     return Topology(functions, details, tuple(unreadable))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from pcibind import classes
 from pcibind.model import Function, Topology
-from pcibind.report import BoardReport, State
+from pcibind.report import BoardReport, Report, State
 
 
 class _Branch:
@@ -15,6 +15,17 @@ class _Branch:
     def __init__(self, *lines: str) -> None:
         self.lines = list(lines)
         self.below: dict[str, _Branch] = {}
+
+
+def text(report: Report) -> str:
+    """A report for people: boards, their functions, and what is the matter."""
+    lines = [f"error: {error}" for error in report.errors]
+    lines += [f"refused: {refusal}" for refusal in report.refusals]
+    lines += render(report.topology, report.boards)
+    if not lines:
+        lines = ["no board is chosen; `pcibind status --all` shows those that there are"]
+    lines += [f"note: {note}" for note in report.notes]
+    return "\n".join(lines)
 
 
 def render(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
