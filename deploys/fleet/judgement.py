@@ -2,87 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from deploys import checks, pending, preflight
 from deploys.checks import Check
 from deploys.fleet import state
+from deploys.fleet.lint import lint
+from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity, down
 from deploys.settings import Settings
 from deploys.steps import gevulot, postgres
 from facts import pciids
-from facts.container import State as Container
-from facts.database import Schema
 from facts.disk import Space
-from facts.initramfs import Contents
-from facts.kernel import CommandLines, Module, effective
-from facts.node import Parts
-from facts.pci import Binding, NamedTopology, Recorded, Usage
-from facts.platform import Host
-from facts.together import Unreadable
-from facts.unit import Unit
-from pcibind import plan, unit
+from facts.kernel import effective
+from facts.pci import Binding, Usage
+from pcibind import plan
 from pcibind.errors import ConfigError
 from pcibind.model import Board, Topology
 from pcibind.plan import DRIVER, Resolution
 
 # Below this part of a volume somebody has to make room.
 _LITTLE_SPACE = 0.1
-_OF_ROOT = ("key", "container", "secrets", "schema", "parts")
 _KEYS = {"ok": "present", "missing": "missing", "changed": "changed"}
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the facts of one host said. ``None``, or empty, for what the host does not have or could not tell."""
-
-    platform: Host | None = None
-    topology: NamedTopology = field(default_factory=NamedTopology)
-    usage: Usage | None = None
-    record: Recorded = field(default_factory=Recorded)
-    binding: Binding | None = None
-    lines: CommandLines = field(default_factory=lambda: CommandLines((), ()))
-    remapping: bool = False
-    modules: dict[str, Module] = field(default_factory=dict)
-    stale_initramfs: list[str] = field(default_factory=list)
-    initramfs: Contents = field(default_factory=Contents)
-    stale_menu: list[str] = field(default_factory=list)
-    reboot_required: list[str] = field(default_factory=list)
-    units: dict[str, Unit] = field(default_factory=dict)
-    parts: Parts | None = None
-    container: Container | None = None
-    secrets: list[str] = field(default_factory=list)
-    schema: Schema | None = None
-    health: int | None = None
-    key: str = ""
-    space: Space | None = None
-    verified: int | None = None
-    user: str = "0"
-    # Why parts could not be read, in words; and the names of those parts.
-    unreadable: tuple[str, ...] = ()
-    unknown: frozenset[str] = frozenset()
-
-    @classmethod
-    def of(cls, found: Mapping[str, Any]) -> Seen:
-        """Out of the parts by their names, as ``facts.together.Together`` reads them."""
-        readable = {name: value for name, value in found.items() if not isinstance(value, Unreadable)}
-        reasons = {name: value.reason for name, value in found.items() if isinstance(value, Unreadable)}
-        if readable.get("user", "0") != "0":
-            # Podman would tell of this user's own containers, and what is root's looks as if it were not there.
-            reasons |= {name: "needs root; connect as root, or with _sudo" for name in _OF_ROOT if name in found}
-            readable = {name: value for name, value in readable.items() if name not in _OF_ROOT}
-        return cls(
-            **readable,
-            unreadable=tuple(f"{name}: {why}" for name, why in reasons.items()),
-            unknown=frozenset(reasons),
-        )
-
-    def knows(self, *parts: str) -> bool:
-        """Whether all of these parts could be read."""
-        return self.unknown.isdisjoint(parts)
 
 
 class _Findings:
@@ -134,8 +77,8 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
         ]
     )
     found.add(Severity.ATTENTION, *(f"a reboot is pending: {reason}" for reason in waiting))
-    lint = _lint(seen, arguments, [each.board for each in resolutions if each.board])
-    found.add(Severity.ATTENTION, *lint)
+    layers = lint(seen, arguments, [each.board for each in resolutions if each.board])
+    found.add(Severity.ATTENTION, *layers)
     return HostState(
         name=name,
         platform=state.Platform(
@@ -149,7 +92,7 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
         **_node(settings, seen, [each.board for each in resolutions if each.board], found),
         storage=_storage(settings, seen.space, found),
         verified=None if seen.verified is None else state.moment(datetime.fromtimestamp(seen.verified, UTC)),
-        lint=tuple(lint),
+        lint=tuple(layers),
         topology=seen.topology.to_json() if seen.knows("topology") else None,
         unreadable=unreadable,
         # Last: all of the above adds to them.
@@ -287,45 +230,6 @@ def _arguments(seen: Seen, wanted: bool, found: _Findings) -> state.KernelArgume
     # Whoever may not read the boot loader's menu sees no entry of it.
     known = bool(entries) or not seen.lines.hidden
     return state.KernelArguments(arguments, live, configured if known else None)
-
-
-def _lint(seen: Seen, arguments: state.KernelArguments, boards: list[Board]) -> list[str]:
-    """What of the layers that act at a boot is not as the next boot needs it."""
-    said: list[str] = []
-    if seen.record.record:
-        said += seen.stale_initramfs
-        said += seen.initramfs.differences
-        said += seen.initramfs.unknown
-    said += seen.stale_menu
-    if arguments.wanted and arguments.live and arguments.configured is False:
-        said.append(f"the next boot would be without {' '.join(arguments.wanted)}: not in every boot entry")
-    binder = seen.units.get(unit.NAME)
-    if seen.record.record and seen.knows("units"):
-        if binder is None or binder.enabled != "enabled":
-            said.append("pcibind.service is not enabled: the next boot binds no board")
-        elif binder.active == "failed":
-            said.append(f"pcibind.service failed at this boot ({binder.result})")
-    if boards:
-        module = seen.modules.get("vfio_pci")
-        if module is not None and module.kind == "missing":
-            said.append("the running kernel has no vfio-pci")
-        for board in boards:
-            for function in board.functions:
-                detail = seen.topology.details.get(function.address)
-                built_in = [each.name for each in detail.modules if each.built_in] if detail else []
-                if built_in and not seen.record.record:
-                    said.append(
-                        f"{', '.join(built_in)} is built into the kernel and takes {function.address} before anything "
-                        "else can; pcibind.service takes it back"
-                    )
-        addresses = {function.address for board in boards for function in board.functions}
-        usage = seen.usage.evidence if seen.usage else None
-        said += [
-            f"the firmware's framebuffer owns memory of {use.address}: {use.what}"
-            for use in (usage.framebuffers if usage else ())
-            if use.address in addresses
-        ]
-    return said
 
 
 def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 
 from deploys import scripts
-from deploys.fleet.judgement import Seen, judge
+from deploys.fleet.judgement import judge
+from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity, down
 from deploys.settings import Settings, SettingsError, read_without_secrets
 from deploys.steps import key

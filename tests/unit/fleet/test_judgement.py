@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from deploys.fleet.judgement import Seen, judge
+from deploys.fleet.judgement import judge
+from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity
 from deploys.settings import Settings
 from facts.container import State as Container
