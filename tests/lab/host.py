@@ -224,8 +224,14 @@ class VirtualHost:
 
     def wait_running(self, *, timeout: float = BOOT_SECONDS) -> str:
         """Wait until systemd has finished booting; return its state: `running`, `degraded`, …"""
-        state = self.ssh("systemctl is-system-running --wait", check=False, timeout=timeout)
-        return state.stdout.strip()
+        end = time.monotonic() + timeout
+        while True:
+            said = self.ssh("systemctl is-system-running --wait", check=False, timeout=timeout)
+            state = said.stdout.strip()
+            # SSH may answer before systemd itself does; then there is no state to wait for yet.
+            if state not in ("", "offline", "unknown", "initializing", "starting") or time.monotonic() > end:
+                return state
+            time.sleep(0.5)
 
     # How it does it.
 
