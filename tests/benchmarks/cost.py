@@ -143,9 +143,11 @@ def _field(path: str, name: str) -> int:
 def children(process: int) -> list[int]:
     """All children of a process, of whichever of its threads."""
     found: list[int] = []
-    for thread in Path(f"/proc/{process}/task").glob("*/children"):
-        with suppress(OSError):
-            found += map(int, thread.read_text().split())
+    # It may end while it is looked at.
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with suppress(OSError):
+                found += map(int, Path(f"/proc/{process}/task/{thread}/children").read_text().split())
     return found
 
 
