@@ -365,6 +365,29 @@ def test_killed_at_any_write_the_next_run_converges(after: int, release_first: b
         assert machine.drivers() == before
 
 
+@pytest.mark.parametrize("moment", ["driver_override", "drivers_probe"])
+@pytest.mark.parametrize("number", range(3))
+def test_a_driver_whose_module_is_just_being_loaded_does_not_keep_what_it_takes(
+    both: Machine, number: int, moment: str
+) -> None:
+    """As at a boot without the early override: it matched the function before the override was written."""
+    address = BOARDS[number]
+    driver = both.driver(address) or "xhci_hcd"
+    both.leave(address)
+    both.load(driver)
+    coming, write = [driver], both.write
+
+    def late(path: Path, text: str) -> None:
+        if path.name == moment and address in (text.strip(), path.parent.name) and coming:
+            both.take(address, coming.pop())
+        write(path, text)
+
+    both.write = late  # type: ignore[method-assign]
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert is_bound(both, *BOARDS)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from(BOARDS),

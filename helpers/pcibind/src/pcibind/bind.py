@@ -127,7 +127,7 @@ def _perform(paths: Paths, step: Step) -> Task[None]:
     if sysfs.driver_of(paths, function.address) == DRIVER:
         return
     if step.action is Action.UNBIND:
-        yield from unbind(paths, function.address)
+        yield from unbind(paths, function.address, DRIVER)
     else:
         yield from _probe(paths, function)
 
@@ -135,6 +135,12 @@ def _perform(paths: Paths, step: Step) -> Task[None]:
 def _probe(paths: Paths, function: Function) -> Task[None]:
     yield access.write(paths.drivers_probe, str(function.address))
     found = sysfs.driver_of(paths, function.address)
+    if found not in (None, DRIVER):
+        # At a boot, a module that was just being loaded takes a function that it had matched before
+        # the override was written. None can match it after that, so once is enough.
+        yield from unbind(paths, function.address, DRIVER)
+        yield access.write(paths.drivers_probe, str(function.address))
+        found = sysfs.driver_of(paths, function.address)
     if found is None:
         # The probe file never says why nothing matched; the driver's own file does.
         try:
