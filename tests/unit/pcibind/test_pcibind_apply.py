@@ -12,6 +12,7 @@ from topologies import somewhere, unused
 from tree import DISPLAY, NIC, Machine, gpu_host, stuck
 
 from pcibind import record, tree
+from pcibind.access import Access
 from pcibind.apply import apply
 from pcibind.boot import apply_recorded
 from pcibind.errors import ConfigError, ExitCode, RecordError
@@ -386,6 +387,32 @@ def test_a_driver_whose_module_is_just_being_loaded_does_not_keep_what_it_takes(
     report = apply(both.host)
     assert report.exit_code is ExitCode.OK, tree.text(report)
     assert is_bound(both, *BOARDS)
+
+
+def test_a_driver_that_is_just_being_loaded_is_waited_for(both: Machine) -> None:
+    """The kernel lets a driver take its devices before it makes the driver's files."""
+    file = both.root / "sys/bus/pci/drivers/snd_hda_intel/unbind"
+    file.unlink()
+    answer = both.answer
+
+    def loaded(access: Access) -> str:
+        if access.kind == "wait" and str(file) in access.targets:
+            file.touch()
+        return answer(access)
+
+    both.answer = loaded  # type: ignore[method-assign]
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert is_bound(both, *BOARDS)
+
+
+def test_a_driver_that_never_lets_go_is_named(both: Machine) -> None:
+    before = both.drivers()
+    (both.root / "sys/bus/pci/drivers/snd_hda_intel/unbind").unlink()
+    report = apply(both.host)
+    assert report.exit_code is ExitCode.NOT_BOUND
+    assert "drivers/snd_hda_intel/unbind" in tree.text(report)
+    assert both.drivers() == before
 
 
 @settings(max_examples=30, deadline=None)

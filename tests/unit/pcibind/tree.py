@@ -223,6 +223,8 @@ class Machine:
             case "driver_override":
                 path.write_text(f"{text.strip() or '(null)'}\n")
             case "unbind":
+                if not path.exists():
+                    raise FileNotFoundError(2, "No such file or directory", str(path))
                 if path.parent.name not in self.sticky:
                     self.leave(text.strip())
             case "drivers_probe":
@@ -251,7 +253,9 @@ class Machine:
             self.load(name)
 
     def load(self, driver: str) -> None:
-        (self.root / "sys/bus/pci/drivers" / driver).mkdir(exist_ok=True)
+        directory = self.root / "sys/bus/pci/drivers" / driver
+        directory.mkdir(exist_ok=True)
+        (directory / "unbind").touch()
 
     def probe(self, address: str) -> None:
         directory = self.root / "sys/bus/pci/devices" / address

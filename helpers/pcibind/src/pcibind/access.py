@@ -80,7 +80,7 @@ def modprobe(name: str) -> Access:
     return Access("modprobe", (name,), "", SECONDS)
 
 
-def wait(nodes: Iterable[str], seconds: float) -> Access:
-    """Wait until all these device nodes are there; the answer lists those that are missing."""
+def wait(files: Iterable[str], seconds: float) -> Access:
+    """Wait until these device nodes or drivers' files are there; the answer lists the missing."""
     # `seconds` is for the waiting itself, which ends on its own.
-    return Access("wait", tuple(nodes), str(seconds), seconds + SECONDS)
+    return Access("wait", tuple(files), str(seconds), seconds + SECONDS)

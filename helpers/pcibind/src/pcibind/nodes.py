@@ -1,4 +1,4 @@
-"""Waiting for device nodes, woken by the kernel's own events."""
+"""Waiting for device nodes and drivers' files, woken by the kernel's own events."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ def _missing(nodes: list[str]) -> list[str]:
 
 
 def _monitor() -> Any:
-    """A started monitor of udev's events for VFIO devices, or None."""
+    """A started monitor of udev's events for VFIO devices and for drivers, or None."""
     try:
         import pyudev  # type: ignore[import-untyped, unused-ignore]
 
         monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="udev")
         monitor.filter_by("vfio")
+        monitor.filter_by("drivers")
         monitor.start()
     except (ImportError, OSError):
         return None

@@ -76,7 +76,11 @@ def unbind(paths: Paths, address: Address, wanted: str | None = None) -> Task[No
     driver = sysfs.driver_of(paths, address)
     if driver is None:
         return
-    yield access.write(f"{paths.driver(driver)}/unbind", str(address))
+    file = f"{paths.driver(driver)}/unbind"
+    if not os.path.exists(file):
+        # A driver that is just being loaded takes its devices first and has its files after that.
+        yield access.wait([file], access.SECONDS)
+    yield access.write(file, str(address))
     found = sysfs.driver_of(paths, address)
     if found not in (None, wanted):
         raise NotBoundError(
