@@ -1,4 +1,4 @@
-"""A plain file, as far as a deploy decides about it."""
+"""Plain files, as far as a deploy decides about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 _COMMAND = r"""
-if [ -f "$1" ] && [ ! -L "$1" ]; then stat -c '%a %U:%G' -- "$1" && sha256sum <"$1"; fi
+for file; do
+  [ -f "$file" ] && [ ! -L "$file" ] || continue
+  printf '%s %s %s\n' "$(stat -c '%a %U:%G' -- "$file")" "$(sha256sum <"$file")" "$file"
+done
 """
 
 
@@ -26,14 +29,22 @@ class State:
         return asdict(self)
 
 
-class PlainFile(FactBase[State | None]):
-    """The state of one file, in one command; ``None`` where there is none, or a link or a directory instead."""
+class PlainFiles(FactBase[dict[str, State]]):
+    """The state of each of these files, in one command. What is not there, or is a link or a directory, is left out."""
 
-    def command(self, path: str = "/etc/containers/systemd/gevulot-node.container") -> str:
-        return f"sh -c {quote(_COMMAND)} file {quote(path)}"
+    @staticmethod
+    def default() -> dict[str, State]:
+        return {}
 
-    def process(self, output: list[str]) -> State:
-        match [line.split() for line in output]:
-            case [[mode, owner], [digest, "-"]]:
-                return State(mode, owner, digest)
-        raise FactProcessError(f"a file's state cannot be read: {output[:2]}, expected MODE OWNER and a digest")
+    def command(self, paths: tuple[str, ...] = ("/etc/containers/systemd/gevulot-node.container",)) -> str:
+        return f"sh -c {quote(_COMMAND)} files {' '.join(map(quote, paths))}"
+
+    def process(self, output: list[str]) -> dict[str, State]:
+        found = {}
+        for line in output:
+            match line.split(None, 4):
+                case [mode, owner, digest, "-", path]:
+                    found[path] = State(mode, owner, digest)
+                case _:
+                    raise FactProcessError(f"a file's state is {line!r}, expected MODE OWNER DIGEST - PATH")
+        return found

@@ -21,6 +21,7 @@ from facts.database import PostgresDataRelease
 from facts.kernel import KernelCommandLine, KernelModules
 from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
+from facts.together import Part, ask
 
 
 class Refused(PyinfraError):
@@ -98,17 +99,25 @@ def begin() -> Node:
 
 
 def _judge(settings: Settings) -> Verdict:
-    platform = host.get_fact(Platform, directory=settings.storage_directory)
-    if platform is None:
+    found = ask(
+        host,
+        Part("platform", Platform, {"directory": settings.storage_directory}),
+        Part("usage", PciUsage),
+        Part("modules", KernelModules),
+        Part("topology", PciTopology),
+        Part("record", PciRecord),
+        Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
+        Part("lines", KernelCommandLine),
+    )
+    if found["platform"] is None:
         raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
-    usage = host.get_fact(PciUsage)
     return preflight.judge(
-        platform,
-        host.get_fact(KernelModules),
-        host.get_fact(PciTopology),
-        usage.evidence if usage else None,
+        found["platform"],
+        found["modules"],
+        found["topology"],
+        found["usage"].evidence if found["usage"] else None,
         settings,
-        host.get_fact(PciRecord).record,
-        host.get_fact(PostgresDataRelease, directory=settings.postgres_directory),
-        host.get_fact(KernelCommandLine),
+        found["record"].record,
+        found["data"],
+        found["lines"],
     )

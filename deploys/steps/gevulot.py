@@ -40,12 +40,13 @@ def configure_node(node: Node) -> None:
     passphrase = secrets.secret(
         name="Set the network's passphrase", secret_name=PASSPHRASE, source="stdin", value=settings.psk_passphrase
     )
-    environment = push.template(
+    files = push.Files()
+    environment = files.template(
         ENVIRONMENT,
         environment=settings.environment() | {"GEVULOT_NODE_KEY_FILE": KEY_IN_CONTAINER},
     )
-    migrate = push.template(MIGRATE, mode="755")
-    migration = push.template(
+    migrate = files.template(MIGRATE, mode="755")
+    migration = files.template(
         MIGRATION_FILE,
         own_postgres=settings.own_postgres,
         storage=settings.storage_directory,
@@ -53,7 +54,7 @@ def configure_node(node: Node) -> None:
         database_port=database_port,
         image=settings.node_image,
     )
-    quadlet = push.template(
+    quadlet = files.template(
         QUADLET,
         image=settings.node_image,
         auto_update=settings.auto_update,

@@ -12,6 +12,7 @@ from pyinfra.api.operation import OperationMeta
 from deploys.planning import will_follow
 from deploys.steps.begin import Node
 from facts.initramfs import InitramfsContents, StaleInitramfs
+from facts.together import Part, ask
 
 _REBUILD = {
     "initramfs-tools": "PATH=$PATH:/usr/sbin:/sbin update-initramfs -u -k all",
@@ -26,10 +27,15 @@ def current(generator: str, inputs: list[OperationMeta]) -> Generator[PyinfraCom
     + generator: ``initramfs-tools`` or ``dracut``
     + inputs: operations of this run that write what goes into it
     """
-    if not (will_follow(inputs) or host.get_fact(StaleInitramfs) or host.get_fact(InitramfsContents).differences):
+    if not will_follow(inputs) and _is_current():
         host.noop("the initramfs holds what /etc says")
         return
     yield _REBUILD[generator]
+
+
+def _is_current() -> bool:
+    found = ask(host, Part("stale", StaleInitramfs), Part("contents", InitramfsContents))
+    return not found["stale"] and not found["contents"].differences
 
 
 @deploy("Rebuild the initramfs")

@@ -61,18 +61,19 @@ def configure_kernel(node: Node) -> None:
     verdict = node.verdict
     vsock = [name for name in verdict.modules if "vsock" in name]
     vfio = [name for name in verdict.modules if name not in vsock]
+    files = push.Files()
     server.group(name="Add the group kvm", group="kvm", system=True)
     node.initramfs_inputs.extend(
         [
-            push.template("/etc/modules-load.d/vfio.conf", modules=vfio),
-            push.template("/etc/modules-load.d/vsock.conf", modules=vsock),
-            push.template("/etc/modprobe.d/nvidia.conf", nvidia_stays=verdict.nvidia_stays),
-            push.template("/etc/modprobe.d/vfio.conf", models=verdict.models),
-            push.template("/etc/udev/rules.d/99-vfio.rules"),
+            files.template("/etc/modules-load.d/vfio.conf", modules=vfio),
+            files.template("/etc/modules-load.d/vsock.conf", modules=vsock),
+            files.template("/etc/modprobe.d/nvidia.conf", nvidia_stays=verdict.nvidia_stays),
+            files.template("/etc/modprobe.d/vfio.conf", models=verdict.models),
+            files.template("/etc/udev/rules.d/99-vfio.rules"),
         ]
     )
     if node.family.boot == "grub":
-        inputs = [push.template("/etc/default/grub.d/90-gevulot.cfg", arguments=verdict.kernel_arguments)]
+        inputs = [files.template("/etc/default/grub.d/90-gevulot.cfg", arguments=verdict.kernel_arguments)]
         grub_arguments(name="Switch the IOMMU on in GRUB", arguments=verdict.kernel_arguments, inputs=inputs)
     else:
         grubby_arguments(name="Switch the IOMMU on with grubby", arguments=verdict.kernel_arguments)

@@ -13,6 +13,7 @@ from deploys.planning import is_planning
 from deploys.steps.begin import Node
 from facts.kernel import KernelCommandLine
 from facts.pci import PciTopology
+from facts.together import Part, ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ def reasons(arguments: tuple[str, ...], boards: tuple[str, ...]) -> list[str]:
     """Why the current host needs a reboot now, read from the host. Empty when it does not."""
     if not boards:
         return []
-    return pending(host.get_fact(KernelCommandLine), arguments, host.get_fact(PciTopology), boards)
+    found = ask(host, Part("lines", KernelCommandLine), Part("topology", PciTopology))
+    return pending(found["lines"], arguments, found["topology"], boards)
 
 
 class Later:

@@ -109,16 +109,16 @@ def boards_recorded(
 @deploy("Prepare the passthrough")
 def prepare_passthrough(node: Node, later: Later) -> None:
     """Everything that the next boot needs to bind the boards by itself. Touches no driver."""
-    inputs = node.initramfs_inputs
+    inputs, files = node.initramfs_inputs, push.Files()
     inputs.append(library_installed(name="Install pcibind"))
-    push.text("/usr/local/sbin/pcibind", WRAPPER, mode="755")
-    push.text("/etc/pcibind/gevulot.toml", config.render(*node.verdict.config.boards))
-    inputs.append(push.text(early.RULE_PATH, early.rule()))
+    files.text("/usr/local/sbin/pcibind", WRAPPER, mode="755")
+    files.text("/etc/pcibind/gevulot.toml", config.render(*node.verdict.config.boards))
+    inputs.append(files.text(early.RULE_PATH, early.rule()))
     if node.family.initramfs == "dracut":
-        inputs.append(push.text(early.DRACUT_PATH, early.dracut()))
+        inputs.append(files.text(early.DRACUT_PATH, early.dracut()))
     else:
-        inputs.append(push.text(early.INITRAMFS_HOOK_PATH, early.initramfs_hook(), mode="755"))
-    push.text("/etc/systemd/system/pcibind.service", unit.render())
+        inputs.append(files.text(early.INITRAMFS_HOOK_PATH, early.initramfs_hook(), mode="755"))
+    files.text("/etc/systemd/system/pcibind.service", unit.render())
     systemd.service(
         name="Enable pcibind.service", service="pcibind.service", enabled=True, running=None, daemon_reload=False
     )

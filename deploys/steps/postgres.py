@@ -88,8 +88,9 @@ def configure_postgres(node: Node) -> None:
         return
     # Made by root; the image gives it to its own account, whose number differs from image to image.
     files.directory(name=f"Make {settings.postgres_directory}", path=settings.postgres_directory)
-    node.postgres_inputs.append(push.template(HBA))
-    quadlet = push.template(
+    ours = push.Files()
+    node.postgres_inputs.append(ours.template(HBA))
+    quadlet = ours.template(
         QUADLET,
         image=settings.postgres_image,
         directory=settings.postgres_directory,

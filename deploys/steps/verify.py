@@ -14,6 +14,7 @@ from pyinfra.api.command import PyinfraCommand
 from deploys import checks, connection, forward, outside, remote, scripts
 from deploys.checks import Check
 from deploys.planning import DECIDED_LATER, is_planning
+from deploys.preflight import Verdict
 from deploys.settings import Settings
 from deploys.steps import gevulot, key, postgres
 from deploys.steps.begin import Node
@@ -26,6 +27,8 @@ from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.pci import PciTopology
+from facts.said import Said
+from facts.together import Part, ask
 from facts.unit import FailedUnits, SystemState, Units
 from facts.verification import MARK
 
@@ -63,47 +66,66 @@ def verified(node: Node, later: Later) -> Generator[PyinfraCommand | str, None, 
 
 def _read(host: Host, node: Node) -> list[Check]:
     settings, verdict = node.settings, node.verdict
-    topology = host.get_fact(PciTopology)
-    boards = checks.verdict_boards(topology, verdict)
-    parts = host.get_fact(
-        NodeParts, paths=(settings.storage_directory, settings.data_directory, f"{settings.key_directory}/node.key")
-    )
+    # The only one that may have to wait, and what it waits for is what the others look at.
+    system = host.get_fact(SystemState)
+    seen = ask(host, *_asked(settings, verdict))
+    topology, parts, units = seen["topology"], seen["parts"], seen["units"]
     if parts is None:
         return [Check("node", "its parts could not be read", False, "an answer")]
+    boards = checks.verdict_boards(topology, verdict)
     services = (
         gevulot.UNIT,
         *((postgres.UNIT,) if settings.own_postgres else ()),
         *(("pcibind.service",) if boards else ()),
     )
-    units = host.get_fact(Units, units=(*services, gevulot.MIGRATION, "podman-auto-update.timer"))
-    system = host.get_fact(SystemState)
-    failed = host.get_fact(FailedUnits) if system != "running" else []
-    state, output = remote.run(host, scripts.shell("node_key.sh", "state", *key.arguments(settings)))
+    failed = seen["failed"] if system != "running" else []
     found = []
     if verdict.boards:
-        found += checks.kernel(
-            host.get_fact(KernelCommandLine), verdict.kernel_arguments, host.get_fact(InterruptRemapping)
-        )
+        found += checks.kernel(seen["lines"], verdict.kernel_arguments, seen["remapping"])
         for board in verdict.boards:
             found += checks.board(topology, board)
-        found.append(checks.initramfs(host.get_fact(StaleInitramfs), host.get_fact(InitramfsContents)))
+        found.append(checks.initramfs(seen["stale_initramfs"], seen["initramfs"]))
         found.append(checks.enabled(units.get("pcibind.service")))
-    found.append(checks.modules(host.get_fact(KernelModules, modules=verdict.modules), verdict.modules))
+    found.append(checks.modules(seen["modules"], verdict.modules))
     found += checks.devices(parts, boards)
     found += checks.account(parts, settings)
-    found += _database(host, settings)
+    found += _database(host, settings, seen.get("open", False))
     found.append(checks.migration(units))
-    found += checks.key(parts, settings, output[-1] if state and output else "unreadable")
+    found += checks.key(parts, settings, seen["key"])
     found += checks.units(units, services)
     if settings.auto_update:
         found += checks.units(units, ("podman-auto-update.timer",))
-    found += checks.container(host.get_fact(Container, container="gevulot-node"), settings, boards)
-    found.append(checks.health(_health(host, settings)))
+    found += checks.container(seen["container"], settings, boards)
+    found.append(checks.health(seen["health"] or _health(host, settings)))
     found.append(
         Check("system", f"{system}{': ' if failed else ''}{', '.join(failed)}", system == "running", "running")
     )
     found += _ports(host, settings)
     return found
+
+
+def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
+    paths = (settings.storage_directory, settings.data_directory, f"{settings.key_directory}/node.key")
+    units = (gevulot.UNIT, postgres.UNIT, "pcibind.service", gevulot.MIGRATION, "podman-auto-update.timer")
+    state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
+    boards = (
+        Part("lines", KernelCommandLine),
+        Part("remapping", InterruptRemapping),
+        Part("stale_initramfs", StaleInitramfs),
+        Part("initramfs", InitramfsContents),
+    )
+    return (
+        Part("topology", PciTopology),
+        Part("parts", NodeParts, {"paths": paths}),
+        Part("units", Units, {"units": units}),
+        Part("failed", FailedUnits),
+        *(boards if verdict.boards else ()),
+        Part("modules", KernelModules, {"modules": verdict.modules}),
+        Part("key", Said, {"program": f"{state} || echo unreadable"}),
+        Part("container", Container, {"container": "gevulot-node"}),
+        Part("health", Health, {"listen": settings.healthcheck_listen}),
+        *((Part("open", PostgresOpenToLoopback, {"port": settings.postgres_port}),) if settings.own_postgres else ()),
+    )
 
 
 def _health(host: Host, settings: Settings) -> int | None:
@@ -115,7 +137,7 @@ def _health(host: Host, settings: Settings) -> int | None:
     return None
 
 
-def _database(host: Host, settings: Settings) -> list[Check]:
+def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:
     """From the operator's side with psycopg where SSH forwards; else, for the node's own server, on the node."""
     seen: Schema | None = None
     place = "psycopg, through SSH"
@@ -138,7 +160,6 @@ def _database(host: Host, settings: Settings) -> list[Check]:
     except psycopg.Error as error:
         # Others may quote a part of the URL.
         place = f"psycopg, through SSH: {type(error).__name__}"
-    is_open = settings.own_postgres and host.get_fact(PostgresOpenToLoopback, port=settings.postgres_port)
     return checks.database(seen, settings, place, is_open)
 
 

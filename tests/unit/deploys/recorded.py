@@ -23,6 +23,7 @@ from typing import Any
 
 from pyinfra.api import State
 from pyinfra.connectors.fake import FakeConnector
+from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_state
 
 from deploys import remote
@@ -248,7 +249,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         "is-system-running": "running",
         "list-units --failed": Answer(lambda: host.failed_after if host.rebooted else ""),
         "pcibind status": Answer(lambda: ["{}", "0" if host.rebooted else "1"]),
-        "initrd.img-": "/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/nvidia.conf",
+        "-newercm": "/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/nvidia.conf",
         re.compile(r"node_key\.sh state /"): "missing",
         re.compile(r" check gevulot-"): "absent",
         "/healthz": "200",
@@ -300,7 +301,8 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
             f"'{place}'"
         )
         if place in digests:
-            answers[f"fi\n' file {place}"] = [f"{mode} {owner}", f"{digests[place]}  -"]
+            # A plan asks for one at a time.
+            answers[re.compile(f"done\n' files {re.escape(place)}$")] = f"{mode} {owner} {digests[place]}  - {place}"
     blocks = [
         [f"Id={unit}", "LoadState=loaded", "ActiveState=active", "SubState=running", "NeedDaemonReload=no",
          "UnitFileState=enabled", ""]
@@ -319,7 +321,7 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
         ).splitlines(),
         "/proc/cmdline": [f"live {KERNEL} {ARGUMENTS}", f"configured {KERNEL} {ARGUMENTS}"],
         "modinfo -F": modules(loaded=True),
-        "initrd.img-": [],
+        "-newercm": [],
         "pcibind status": ["{}", "0"],
         "image inspect": [f"{image} sha256:0a" for image in
                           ("docker.io/library/postgres:16-alpine", "quay.io/gevulot/node:latest")],
@@ -391,7 +393,10 @@ def sent(path: Path) -> list[Sent]:
 
 
 def watch(path: str) -> None:
-    """Write down what is sent to fake hosts. To be called from an inventory; what pyinfra prints stays as it is."""
+    """Write down what is sent to fake hosts, and let them answer several facts in one command.
+
+    To be called from an inventory; what pyinfra prints stays as it is.
+    """
     logger = logging.getLogger("pyinfra")
     for handler in logger.handlers:
         handler.setLevel(logging.INFO)
@@ -410,3 +415,24 @@ def watch(path: str) -> None:
         return put_file(self, content, place, *more, **arguments)
 
     FakeConnector.put_file = put  # type: ignore[method-assign, assignment]
+    look = FakeConnector._lookup_response
+
+    def look_at_each(self: FakeConnector, command: str) -> tuple[bool, CommandOutput]:
+        if not (parts := together(command)):
+            return look(self, command)
+        lines = []
+        for name, text in parts:
+            success, output = look(self, text)
+            lines += [f"\x01{name}", *output.stdout_lines, "", f"\x01{name} {int(not success)}"]
+        return True, CommandOutput([OutputLine("stdout", line) for line in lines])
+
+    FakeConnector._lookup_response = look_at_each  # type: ignore[method-assign]
+
+
+def together(command: str) -> list[tuple[str, str]]:
+    """The names and the commands of the facts that one command asks for, if it is such a one."""
+    if "\\001%s\\n" not in command:
+        return []
+    words = [word.removesuffix(";") for word in shlex.split(command)]
+    starts = [place for place, word in enumerate(words) if word == "\\001%s\\n"]
+    return [(words[start + 1], words[words.index("-c", start) + 1]) for start in starts]

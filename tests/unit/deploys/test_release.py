@@ -116,7 +116,7 @@ def deployed(
         f"existing {handback.RUN}": r.Answer(lambda: "" if host.rebooted else [handback.RUN, EARLY_DONE]),
         "--compare": r.Answer(lambda: "same" if host.rebooted else "different"),
         "lost a file": r.Answer(lambda: "" if host.rebooted else "/boot/grub/grub.cfg is older than /etc/default"),
-        "initrd.img-": r.Answer(lambda: "" if host.rebooted else "/boot/initrd.img-6 is older than /etc/modprobe.d"),
+        "-newercm": r.Answer(lambda: "" if host.rebooted else "/boot/initrd.img-6 is older than /etc/modprobe.d"),
         "systemctl show --timestamp=unix -p Id": r.Answer(shown),
         "^AutoUpdate=": "AutoUpdate=registry",
         "cat /var/lib/pcibind/record.json": known,
@@ -141,7 +141,7 @@ def released(distribution: r.Distribution) -> dict[str, Any]:
     answers: dict[str | re.Pattern[str], Any] = {
         "echo privileged": before(*_BARE),
         "/proc/cmdline": [f"live {r.KERNEL}", "configured root=UUID=0a1b ro quiet"],
-        "initrd.img-": "",
+        "-newercm": "",
         "systemctl show --timestamp=unix -p Id": [
             line for name in standstill.UNITS for line in unit(name, "inactive", "not-found")
         ],

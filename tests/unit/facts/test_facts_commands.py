@@ -16,7 +16,7 @@ from pyinfra.api.exceptions import FactProcessError
 from facts.container import Container
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
 from facts.disk import DiskSpace
-from facts.file import PlainFile
+from facts.file import PlainFiles
 from facts.health import Health
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import MODULES, InterruptRemapping, KernelCommandLine, KernelModules
@@ -38,7 +38,7 @@ COMMANDS = {
     "InterruptRemapping": InterruptRemapping().command(),
     "StaleInitramfs": StaleInitramfs().command(),
     "InitramfsContents": InitramfsContents().command(),
-    "PlainFile": PlainFile().command(path="/etc/it's here"),
+    "PlainFiles": PlainFiles().command(paths=("/etc/it's here", "/b")),
     "TreeDigest": TreeDigest().command(directory="/usr/local/lib/it's here"),
     "NodeParts": NodeParts().command(paths=("/var/lib/it's here",)),
     "Units": Units().command(units=("gevulot-node.service",)),
@@ -109,20 +109,23 @@ def test_the_initramfs_contents_are_asked_for_whatever_boot_holds() -> None:
     assert all(image.startswith("/boot/") for image in (*found.images, *found.unlisted, *found.damaged))
 
 
-def test_a_files_mode_owner_and_content_are_read_in_one_command(tmp_path: Path) -> None:
-    path = tmp_path / "it's here"
-    path.write_text("content\n")
-    path.chmod(0o640)
-    found = PlainFile().process(sh(PlainFile().command(path=str(path))))
-    assert (found.mode, found.digest) == ("640", hashlib.sha256(b"content\n").hexdigest())
-    assert found.owner.count(":") == 1
+def test_files_modes_owners_and_contents_are_read_in_one_command(tmp_path: Path) -> None:
+    paths = (str(tmp_path / "it's here"), str(tmp_path / "there"))
+    for path, mode in zip(paths, (0o640, 0o4755), strict=True):
+        Path(path).write_text(f"{path}\n")
+        Path(path).chmod(mode)
+    found = PlainFiles().process(sh(PlainFiles().command(paths=(paths[0], str(tmp_path), paths[1]))))
+    assert [(path, state.mode) for path, state in found.items()] == [(paths[0], "640"), (paths[1], "4755")]
+    for path, state in found.items():
+        assert state.digest == hashlib.sha256(f"{path}\n".encode()).hexdigest()
+        assert state.owner.count(":") == 1
 
 
 def test_neither_a_link_nor_a_directory_nor_nothing_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to("file")
     for name in ("link", "none", "."):
-        assert sh(PlainFile().command(path=str(tmp_path / name))) == []
+        assert sh(PlainFiles().command(paths=(str(tmp_path / name),))) == []
 
 
 def test_a_tree_is_digested_over_its_sorted_files(tmp_path: Path) -> None:

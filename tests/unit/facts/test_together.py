@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from pyinfra.api import FactBase
-from pyinfra.api.exceptions import FactProcessError
+from pyinfra.api import FactBase, Host
+from pyinfra.api.exceptions import FactError, FactProcessError
 
-from facts.together import Part, Together, Unreadable
+from facts.together import Part, Together, Unreadable, ask
 
 
 class Echo(FactBase[list[str]]):
@@ -34,11 +36,26 @@ class Refusing(Echo):
         raise FactProcessError("this is no answer")
 
 
-def ask(*parts: Part, lines: int | None = None) -> dict[str, Any]:
+def run(*parts: Part, lines: int | None = None) -> dict[str, Any]:
     together = Together()
     command = together.command(parts=parts)
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     return together.process(done.stdout.splitlines()[:lines])
+
+
+@dataclass
+class Shell:
+    """Of a host, what `ask` needs: it answers facts by a shell here, and knows which it was asked for."""
+
+    asked: list[type[FactBase[Any]]] = field(default_factory=list)
+
+    def get_fact(self, fact: type[FactBase[Any]], **arguments: Any) -> Any:
+        self.asked.append(fact)
+        known = fact()
+        done = subprocess.run(["sh", "-c", known.command(**arguments)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise FactError(f"{fact.__name__}: {done.stderr}")
+        return known.process(done.stdout.splitlines())
 
 
 def part(name: str, text: str, fact: type[Echo] = Echo) -> Part:
@@ -46,24 +63,24 @@ def part(name: str, text: str, fact: type[Echo] = Echo) -> Part:
 
 
 def test_each_part_has_its_own_output() -> None:
-    found = ask(part("one", "echo a; echo; echo b"), part("two", "printf without"), part("three", "cd /; exit 0"))
+    found = run(part("one", "echo a; echo; echo b"), part("two", "printf without"), part("three", "cd /; exit 0"))
     assert found == {"one": ["a", "", "b"], "two": ["without"], "three": ["nothing"]}
 
 
 def test_one_that_fails_takes_no_other_with_it() -> None:
-    found = ask(part("bad", "echo half; exit 7"), part("odd", "echo x", Refusing), part("good", "echo a"))
+    found = run(part("bad", "echo half; exit 7"), part("odd", "echo x", Refusing), part("good", "echo a"))
     assert found["bad"] == Unreadable("its command ended with 7")
     assert found["odd"] == Unreadable("this is no answer")
     assert found["good"] == ["a"]
 
 
 def test_a_program_that_is_not_there_gives_the_default() -> None:
-    assert ask(part("absent", "echo a", Absent)) == {"absent": ["nothing"]}
+    assert run(part("absent", "echo a", Absent)) == {"absent": ["nothing"]}
 
 
 @pytest.mark.parametrize("lines", [0, 1, 2])
 def test_an_answer_that_was_cut_short_is_told(lines: int) -> None:
-    found = ask(part("one", "echo a; echo b"), part("two", "echo c"), lines=lines)
+    found = run(part("one", "echo a; echo b"), part("two", "echo c"), lines=lines)
     assert isinstance(found["one"], Unreadable)
     assert isinstance(found["two"], Unreadable)
     assert "the connection ended" in found["two"].reason
@@ -77,3 +94,19 @@ def test_what_is_no_text_in_any_encoding_is_left_out() -> None:
     found = together.process(done.stdout.decode("utf-8").splitlines())
     assert found["one"][0] in ("ab", "a?b")
     assert found["two"] == ["c"]
+
+
+def test_what_is_asked_for_together_takes_one_command() -> None:
+    host = Shell()
+    found = ask(cast(Host, host), part("one", "echo a"), part("two", "echo b"))
+    assert found == {"one": ["a"], "two": ["b"]}
+    assert host.asked == [Together]
+
+
+def test_what_could_not_be_read_is_asked_for_alone_and_fails_as_any_fact(tmp_path: Path) -> None:
+    host, first = Shell(), tmp_path / "first"
+    once = f"test -e {first} || {{ touch {first}; exit 7; }}; echo b"
+    assert ask(cast(Host, host), part("one", "echo a"), part("two", once)) == {"one": ["a"], "two": ["b"]}
+    assert host.asked == [Together, Echo]
+    with pytest.raises(FactError):
+        ask(cast(Host, host), part("one", "echo a"), part("two", "exit 7"))
