@@ -12,7 +12,8 @@ from pyinfra.api.exceptions import FactProcessError
 _COMMAND = r"""
 for file; do
   [ -f "$file" ] && [ ! -L "$file" ] || continue
-  printf '%s %s %s\n' "$(stat -c '%a %U:%G' -- "$file")" "$(sha256sum <"$file")" "$file"
+  state=$(stat -c '%a %U:%G' -- "$file") && sum=$(sha256sum <"$file") || exit 1
+  printf '%s %s %s\n' "$state" "$sum" "$file"
 done
 """
 

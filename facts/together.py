@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from shlex import quote
 from typing import Any
 
+from pyinfra import logger
 from pyinfra.api import FactBase, Host
 from pyinfra.api.exceptions import FactProcessError
 
@@ -25,8 +26,9 @@ class Part:
     """One of the facts: what it is called among them, its class, and what its command is given."""
 
     name: str
-    fact: type[FactBase[Any]]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    # pyinfra prints what a fact was given, and a program is a page.
+    fact: type[FactBase[Any]] = field(repr=False)
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __hash__(self) -> int:
         return hash((self.name, self.fact))
@@ -59,7 +61,7 @@ class Together(FactBase[dict[str, Any]]):
 
     def process(self, output: list[str]) -> dict[str, Any]:
         said, codes = _sections(output)
-        return {name: _value(part, said.get(name, []), codes.get(name)) for name, part in self._parts.items()}
+        return {name: _value(part, said.get(name), codes.get(name)) for name, part in self._parts.items()}
 
 
 def ask(host: Host, *parts: Part) -> dict[str, Any]:
@@ -68,8 +70,16 @@ def ask(host: Host, *parts: Part) -> dict[str, Any]:
     What cannot be read that way is asked for alone, so that its failure ends as that of any fact.
     """
     found = host.get_fact(Together, parts=parts)
-    unread = [part for part in parts if part.name not in found or isinstance(found[part.name], Unreadable)]
-    return found | {part.name: host.get_fact(part.fact, **part.arguments) for part in unread}
+    if not found and host.name in {each.name for each in host.state.failed_hosts}:
+        # It could not be asked at all, and pyinfra has said so: as with a single fact, there are only defaults.
+        return {part.name: part.fact().default() for part in parts}
+    alone = {}
+    for part in parts:
+        value = found.get(part.name, Unreadable("no answer"))
+        if isinstance(value, Unreadable):
+            logger.debug(f"{host.print_prefix}{part.name}: {value.reason}; asked for alone")
+            alone[part.name] = host.get_fact(part.fact, **part.arguments)
+    return found | alone
 
 
 def _command(part: Part) -> str:
@@ -104,7 +114,7 @@ def _sections(output: list[str]) -> tuple[dict[str, list[str]], dict[str, int]]:
     return said, codes
 
 
-def _value(part: Part, said: list[str], code: int | None) -> Any:
+def _value(part: Part, said: list[str] | None, code: int | None) -> Any:
     fact = part.fact()
     if code is None:
         return Unreadable("the connection ended before it was read")
@@ -112,6 +122,8 @@ def _value(part: Part, said: list[str], code: int | None) -> Any:
         return Unreadable(f"no answer within {SECONDS} s")
     if code != 0:
         return Unreadable(f"its command ended with {code}")
+    if said is None:
+        return Unreadable("its answer has no beginning")
     if not said:
         return fact.default()
     try:

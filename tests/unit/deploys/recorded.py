@@ -301,7 +301,6 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
             f"'{place}'"
         )
         if place in digests:
-            # A plan asks for one at a time.
             answers[re.compile(f"done\n' files {re.escape(place)}$")] = f"{mode} {owner} {digests[place]}  - {place}"
     blocks = [
         [f"Id={unit}", "LoadState=loaded", "ActiveState=active", "SubState=running", "NeedDaemonReload=no",
@@ -393,7 +392,7 @@ def sent(path: Path) -> list[Sent]:
 
 
 def watch(path: str) -> None:
-    """Write down what is sent to fake hosts, and let them answer several facts in one command.
+    """Write down what is sent to fake hosts, and let them answer for several facts or files in one command.
 
     To be called from an inventory; what pyinfra prints stays as it is.
     """
@@ -418,8 +417,13 @@ def watch(path: str) -> None:
     look = FakeConnector._lookup_response
 
     def look_at_each(self: FakeConnector, command: str) -> tuple[bool, CommandOutput]:
-        if not (parts := together(command)):
-            return look(self, command)
+        if match := _FILES.match(command):
+            texts = [text for path in shlex.split(match[2]) for text in look(self, match[1] + path)[1].stdout_lines]
+            return True, CommandOutput([OutputLine("stdout", text) for text in texts])
+        whole = look(self, command)
+        parts = together(command)
+        if not (parts and whole[0]):
+            return whole
         lines = []
         for name, text in parts:
             success, output = look(self, text)
@@ -427,6 +431,9 @@ def watch(path: str) -> None:
         return True, CommandOutput([OutputLine("stdout", line) for line in lines])
 
     FakeConnector._lookup_response = look_at_each  # type: ignore[method-assign]
+
+
+_FILES = re.compile(r"(.*done\n' files )(.*)", re.DOTALL)
 
 
 def together(command: str) -> list[tuple[str, str]]:

@@ -31,11 +31,12 @@ _SETTLED = """
         r.Recorded(r.DEBIAN, needs_reboot=False), postgres_password="a password"{keys}
     ))),
 """
-# Each is a plan for that host: what is asked for anew, and what the node says of its secrets then.
+# Each is a run for that host, a plan but for the last: what is asked for anew, and what the node says of its secrets.
 _CHANGES = {
     "nothing": ("", ""),
     "image": (', node_image="quay.io/gevulot/node:next"', ""),
     "password": ("", ', gevulot_db_password="different"'),
+    "applied": ("", ""),
 }
 _URL = "postgres://gevulot:url-password@db.example.net:5433/gevulot"
 # Each is one run of pyinfra: what the inventory holds, and the arguments.
@@ -70,6 +71,14 @@ _RUNS = {
     ("@fake/one", r.data(r.Recorded(r.DEBIAN, failed_after="gpu-power.service"))),
     ("@fake/two", r.data(r.Recorded(r.DEBIAN))),
     ("@fake/three", r.data(r.Recorded(r.FEDORA))),
+""",
+        ("-y",),
+    ),
+    "no sudo": (
+        """
+    ("@fake/cut", r.saying({"": {"success": False, "stderr": "sudo: a password is required"}},
+        r.data(r.Recorded(r.DEBIAN)))),
+    ("@fake/well", r.data(r.Recorded(r.DEBIAN))),
 """,
         ("-y",),
     ),
@@ -167,13 +176,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
 
 @pytest.fixture(scope="module")
 def plans(runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
-    """Plans for the host that the run "settle" deployed."""
+    """Plans for the host that the run "settle" deployed, and another run."""
     assert runs["settle"].sent
     path = str(runs["settle"].directory / "sent.jsonl")
     wanted: dict[str, tuple[str, tuple[str, ...]]] = {}
     for name, (keys, said) in _CHANGES.items():
         answers = f"r.settled({path!r}, '@fake/settled'{said})"
-        wanted[name] = (_SETTLED.format(answers=answers, keys=keys), ("--dry", "--json"))
+        wanted[name] = (
+            _SETTLED.format(answers=answers, keys=keys),
+            ("-y",) if name == "applied" else ("--dry", "--json"),
+        )
     yield from _side_by_side(tmp_path_factory, wanted)
 
 
@@ -400,6 +412,18 @@ def test_another_password_plans_all_that_follows_and_nothing_else(plans: dict[st
 @pytest.mark.parametrize("name", _CHANGES)
 def test_a_plan_for_a_settled_host_changes_nothing(plans: dict[str, Run], name: str) -> None:
     assert [each for each in plans[name].sent if each.kind != "question"] == []
+
+
+def test_the_files_of_a_step_are_asked_for_in_one_command(plans: dict[str, Run]) -> None:
+    asked = [each.text for each in plans["applied"].sent if "' files " in each.text]
+    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [6, 5, 2, 4]
+
+
+def test_a_host_that_can_be_asked_nothing_is_said_once(runs: dict[str, Run]) -> None:
+    run = runs["no sudo"]
+    assert run.exit_code != 0
+    assert len(re.findall("sudo: a password is required", run.output)) == 1
+    assert [each for each in run.sent if each.host == "@fake/cut" and each.kind != "question"] == []
 
 
 def test_a_node_without_boards_needs_no_reboot_and_binds_nothing(runs: dict[str, Run]) -> None:

@@ -48,6 +48,8 @@ class Shell:
     """Of a host, what `ask` needs: it answers facts by a shell here, and knows which it was asked for."""
 
     asked: list[type[FactBase[Any]]] = field(default_factory=list)
+    name: str = "gpu1"
+    print_prefix: str = ""
 
     def get_fact(self, fact: type[FactBase[Any]], **arguments: Any) -> Any:
         self.asked.append(fact)
@@ -110,3 +112,9 @@ def test_what_could_not_be_read_is_asked_for_alone_and_fails_as_any_fact(tmp_pat
     assert host.asked == [Together, Echo]
     with pytest.raises(FactError):
         ask(cast(Host, host), part("one", "echo a"), part("two", "exit 7"))
+
+
+def test_a_part_whose_beginning_is_missing_is_unreadable() -> None:
+    together = Together()
+    together.command(parts=(part("one", "echo a"),))
+    assert together.process(["a", "\x01one 0"]) == {"one": Unreadable("its answer has no beginning")}

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 _LOOK_AGAIN = 0.1
+# With events too: a udevd that hangs sends none.
+_AT_LEAST_EVERY = 1.0
 
 
 def wait(nodes: Iterable[str], seconds: float) -> list[str]:
@@ -26,7 +28,10 @@ def wait(nodes: Iterable[str], seconds: float) -> list[str]:
         if monitor is None:
             time.sleep(min(left, _LOOK_AGAIN))
         else:
-            monitor.poll(timeout=left)
+            try:
+                monitor.poll(timeout=min(left, _AT_LEAST_EVERY))
+            except OSError:
+                monitor = None
     return missing
 
 

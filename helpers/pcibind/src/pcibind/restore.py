@@ -11,6 +11,11 @@ from pcibind.errors import NotBoundError
 from pcibind.model import Address
 from pcibind.paths import Paths
 
+LOADING_SECONDS = 120.0
+"""How long a driver that is being loaded may be busy with taking its devices, which may be many."""
+
+_LOOK_AGAIN = 5.0
+
 
 def restore(paths: Paths, address: Address, driver: str | None, override: str | None) -> Task[bool]:
     """Bring a function to an override and a driver; return whether anything had to be written.
@@ -77,10 +82,22 @@ def unbind(paths: Paths, address: Address, wanted: str | None = None) -> Task[No
     if driver is None:
         return
     file = f"{paths.driver(driver)}/unbind"
-    if not os.path.exists(file):
-        # A driver that is just being loaded takes its devices first and has its files after that.
-        yield access.wait([file], access.SECONDS)
-    yield access.write(file, str(address))
+    waited = 0.0
+    # A driver that is just being loaded takes all its devices first, and has its files after that.
+    while not os.path.exists(file) and sysfs.driver_of(paths, address) == driver:
+        if waited >= LOADING_SECONDS:
+            raise NotBoundError(
+                f"{address}: {driver} is still being loaded after {LOADING_SECONDS:g} s, or never "
+                f"lets a device go: expected {file}; apply again when it is loaded"
+            )
+        yield access.wait([file], _LOOK_AGAIN)
+        waited += _LOOK_AGAIN
+    try:
+        yield access.write(file, str(address))
+    except OSError:
+        # Not where it let go by itself meanwhile.
+        if sysfs.driver_of(paths, address) == driver:
+            raise
     found = sysfs.driver_of(paths, address)
     if found not in (None, wanted):
         raise NotBoundError(
