@@ -53,6 +53,15 @@ def test_apply_binds_whole_boards_and_nothing_else(both: Machine) -> None:
     assert {name: both.drivers()[name] for name in others} == {n: before[n] for n in others}
 
 
+@pytest.mark.parametrize("next_boot", [False, True])
+def test_the_first_apply_names_the_original_drivers_as_every_later_one(both: Machine, next_boot: bool) -> None:
+    before = both.drivers()
+    for report in (apply(both.host, next_boot=next_boot), status(both.host), apply(both.host)):
+        functions = [function for board in json.loads(report.to_json())["boards"] for function in board["functions"]]
+        named = {function["address"]: function["original_driver"] for function in functions}
+        assert named == {address: before[address][0] for address in BOARDS}
+
+
 def test_what_is_bound_is_handed_over(both: Machine) -> None:
     apply(both.host)
     assert environment(both) == {

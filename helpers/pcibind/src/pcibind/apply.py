@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pcibind import boards, handover, record, release
 from pcibind.host import Host
 from pcibind.judge import Judgement, judge
+from pcibind.plan import Resolution
 from pcibind.record import Record, RecordedBoard
 from pcibind.report import INITRAMFS_NOTE, BoardReport, Report, State
 
@@ -50,7 +53,9 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
             left = [b for b, report in outcome if not report.is_good and b not in busy]
             record.write(host.paths, Record((*wanted, *busy), require, tuple(left)))
 
-        judged = [r for r in judgement.resolutions if r not in refused]
+        # What is on record since a moment ago is reported as such, too.
+        known = {board.path: board for board in wanted}
+        judged = [_on_record(r, known) for r in judgement.resolutions if r not in refused]
         reports = [judgement.report(resolution, State.REFUSED) for resolution in refused]
         if next_boot:
             reports += [judgement.report(resolution, State.RECORDED) for resolution in judged]
@@ -76,6 +81,12 @@ def _give_back(host: Host, judgement: Judgement, leaving: list[RecordedBoard]) -
         handover.remove(host.paths)
     tasks = [release.give_back(host.paths, judgement.topology, board) for board in leaving]
     return host.carry_out(tasks)
+
+
+def _on_record(resolution: Resolution, known: Mapping[str, RecordedBoard]) -> Resolution:
+    if resolution.recorded or not resolution.board:
+        return resolution
+    return resolution._replace(recorded=known.get(resolution.board.path))
 
 
 def _recorded(judgement: Judgement) -> list[RecordedBoard]:
