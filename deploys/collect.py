@@ -15,8 +15,10 @@ from urllib.parse import quote
 from pyinfra import host as this_host
 from pyinfra import logger
 from pyinfra.api import Host, State
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.operations import python
 
+from deploys.slips import unknown
 from facts import kernel
 from facts.collection import Collection
 from facts.unit import UNITS
@@ -25,6 +27,21 @@ from facts.unit import UNITS
 SECONDS = 180
 # Also those that may take a board before VFIO does.
 MODULES = (*kernel.MODULES, "vfio_pci_core", "iommufd", "kvm_intel", "kvm_amd", "nouveau", "nova_core", "nvidia")
+
+KEY, VARIABLE = "collect_directory", "GEVULOT_COLLECT_DIRECTORY"
+
+
+class CollectError(PyinfraError):
+    """Why no host is asked at all."""
+
+
+def directory() -> str:
+    """Where the files go. Raises CollectError for a slip in what was to say it."""
+    data = this_host.data.dict()
+    wrong = [*unknown(data, [KEY], "collect_"), *unknown(os.environ, [VARIABLE], "GEVULOT_COLLECT_")]
+    if wrong:
+        raise CollectError(f"{'; '.join(wrong)}; expected {KEY}, or {VARIABLE} in the environment. Nothing was read.")
+    return data.get(KEY) or os.environ.get(VARIABLE) or "."
 
 
 def collect(state: State, host: Host, directory: str) -> bool:
@@ -71,5 +88,5 @@ def write(path: Path, text: str) -> None:
 python.call(
     name="Collect what the host is like, into a file here",
     function=collect,
-    directory=this_host.data.get("collect_directory") or os.environ.get("GEVULOT_COLLECT_DIRECTORY") or ".",
+    directory=directory(),
 )

@@ -8,7 +8,6 @@ checks all of them, and refuses what it does not know, before any host is touche
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from deploys.slips import meant
 from deploys.values import (
     Board,
     Directory,
@@ -259,11 +259,11 @@ def read(host: str, data: Mapping[str, Any]) -> Settings:
     ours = {key.removeprefix(PREFIX): value for key, value in data.items() if key.startswith(PREFIX)}
     problems: list[str] = []
     for key in data:
-        slip = difflib.get_close_matches(key, [PREFIX + name for name in known], n=1, cutoff=0.85)
+        slip = meant(key, [PREFIX + name for name in known])
         if key.removeprefix(PREFIX) in known and not key.startswith(PREFIX):
             problems.append(f"{host}: {key}: unknown key; keys of this project start with {PREFIX}: {PREFIX}{key}")
-        elif slip and key != slip[0] and (not key.startswith(PREFIX) or key.removeprefix(PREFIX) not in known):
-            problems.append(f"{host}: {key}: unknown key; did you mean {slip[0]}?")
+        elif slip and key != slip and (not key.startswith(PREFIX) or key.removeprefix(PREFIX) not in known):
+            problems.append(f"{host}: {key}: unknown key; did you mean {slip}?")
         elif key.startswith(PREFIX) and key.removeprefix(PREFIX) not in known:
             problems.append(f"{host}: {key}: unknown key; the README's table of settings lists the known ones")
     try:

@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deploys.fleet import drift, page, table
 from deploys.fleet.state import HostState, Severity, document
 from deploys.settings import SettingsError
+from deploys.slips import unknown
 
 _PREFIX = "status_"
 _VARIABLES = "GEVULOT_STATUS_"
+_EXPECTED = "expected status_output (table, json or html), status_file, status_known, status_keep"
 
 
 class Options(BaseModel):
@@ -38,6 +40,13 @@ class Options(BaseModel):
 
 def options(data: Mapping[str, Any]) -> Options:
     """Out of a host's data and the environment; the data wins. Raises SettingsError naming the key."""
+    names = list(Options.model_fields)
+    wrong = [
+        *unknown(data, (_PREFIX + name for name in names), _PREFIX),
+        *unknown(os.environ, (_VARIABLES + name.upper() for name in names), _VARIABLES),
+    ]
+    if wrong:
+        raise SettingsError(f"{'; '.join(wrong)}; {_EXPECTED}")
     told: dict[str, Any] = {
         key.removeprefix(_VARIABLES).lower(): value for key, value in os.environ.items() if key.startswith(_VARIABLES)
     }
@@ -45,13 +54,8 @@ def options(data: Mapping[str, Any]) -> Options:
     try:
         found = Options(**told)
     except ValidationError as error:
-        said = "; ".join(
-            f"{_PREFIX}{item['loc'][0]}: {'unknown' if item['type'] == 'extra_forbidden' else item['msg']}"
-            for item in error.errors()
-        )
-        raise SettingsError(
-            f"{said}; expected status_output (table, json or html), status_file, status_known, status_keep"
-        ) from None
+        said = "; ".join(f"{_PREFIX}{item['loc'][0]}: {item['msg']}" for item in error.errors())
+        raise SettingsError(f"{said}; {_EXPECTED}") from None
     if found.keep and found.known is None:
         raise SettingsError("status_keep needs status_known, the directory that the states are kept in")
     if found.known is not None and found.known.exists() and not found.known.is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from deploys.connection import send_at_once
 from deploys.pending import left_over
 from deploys.preflight import Family, family_of
 from deploys.settings import PREFIX, Settings, SettingsError, read_all
+from deploys.slips import meant
 from deploys.steps import differences, gevulot
 from deploys.steps.before import ARCHIVE, RECORD, STATE_DIRECTORY
 from deploys.steps.begin import Refused
@@ -77,8 +77,7 @@ def relevant(data: Mapping[str, Any]) -> dict[str, Any]:
     names = [*_KEYS, *(PREFIX + key for key in Settings.model_fields)]
 
     def is_meant(key: str) -> bool:
-        closest = difflib.get_close_matches(key, names, n=1, cutoff=0.85)
-        return key in bare or bool(closest and closest[0] in _KEYS)
+        return key in bare or meant(key, names) in _KEYS
 
     # The settings cannot be read without the passphrase, which a release has no use for.
     return {key: value for key, value in data.items() if is_meant(key)} | {_PASSPHRASE: "not read by a release"}

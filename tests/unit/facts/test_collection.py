@@ -640,6 +640,18 @@ def test_the_environment_names_the_directory_too_and_a_dry_run_writes_nothing(tm
     assert json.loads(path.read_text())["platform"] == list(run().platform)
 
 
+def test_a_slip_does_not_send_the_files_elsewhere(tmp_path: Path) -> None:
+    for words, environment in (
+        (("--data", f"colect_directory={tmp_path}"), {}),
+        ((), {"GEVULOT_COLLECT_DIR": str(tmp_path)}),
+    ):
+        done = collect("-y", "@local", "deploys/collect.py", *words, **environment)
+        assert done.returncode == 1
+        assert "unknown; did you mean" in done.stdout
+        assert "Traceback" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = collect("-y", "@local", "deploys/collect.py", "--data", f"collect_directory={tmp_path}/file")

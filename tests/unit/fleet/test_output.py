@@ -56,10 +56,20 @@ def test_options_come_from_data_before_the_environment(monkeypatch: pytest.Monke
     assert output.options({"status_output": "html", "ssh_user": "root"}).output == "html"
 
 
-@pytest.mark.parametrize("data", [{"status_output": "pdf"}, {"status_colour": "no"}, {"status_keep": True}])
+@pytest.mark.parametrize(
+    "data", [{"status_output": "pdf"}, {"status_colour": "no"}, {"status_keep": True}, {"staus_output": "json"}]
+)
 def test_options_that_cannot_be_used_are_named(data: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=str(next(iter(data)))):
         output.options(data)
+
+
+def test_a_slip_is_told_with_what_it_was_meant_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"^staus_output: unknown; did you mean status_output\?; expected "):
+        output.options({"staus_output": "json"})
+    monkeypatch.setenv("GEVULOT_STATUS_OUTPT", "json")
+    with pytest.raises(SettingsError, match="GEVULOT_STATUS_OUTPT: unknown; did you mean GEVULOT_STATUS_OUTPUT"):
+        output.options({})
 
 
 @pytest.mark.parametrize("kind", ["table", "json", "html"])
