@@ -15,6 +15,8 @@ from pyinfra.api.exceptions import FactProcessError
 _MARK = "\x01"
 # Seconds that one part may take, so that a program that hangs costs its own part only.
 SECONDS = 40
+# Letters that are kept of what a part that failed said last.
+_WORDS = 300
 # pyinfra reads UTF-8 and nothing else, and what users of a host name their things need not be that.
 _READABLE = (
     "if command -v iconv >/dev/null 2>&1; then iconv -c -f UTF-8 -t UTF-8; else LC_ALL=C tr '\\200-\\377' '?'; fi; true"
@@ -57,11 +59,11 @@ class Together(FactBase[dict[str, Any]]):
     def command(self, parts: tuple[Part, ...]) -> str:
         self._parts = {part.name: part for part in parts}
         every = "; ".join(_command(part) for part in parts)
-        return f"{{ {every}\n}} | {_READABLE}"
+        return f"{{ exec 3>&1; n='\n'; {every}\n}} | {_READABLE}"
 
     def process(self, output: list[str]) -> dict[str, Any]:
-        said, codes = _sections(output)
-        return {name: _value(part, said.get(name), codes.get(name)) for name, part in self._parts.items()}
+        said, ends = _sections(output)
+        return {name: _value(part, said.get(name), ends.get(name)) for name, part in self._parts.items()}
 
 
 def ask(host: Host, *parts: Part) -> dict[str, Any]:
@@ -89,39 +91,42 @@ def _command(part: Part) -> str:
     if requires:
         command = f"if command -v {quote(str(requires))} >/dev/null 2>&1; then {command}\nfi"
     name = quote(part.name)
-    # In a shell of its own: a fact may leave its directory, or its shell.
-    bounded = f"timeout -k 5 {SECONDS} sh -c {quote(command)}"
-    return f"printf '\\001%s\\n' {name}; {bounded}; printf '\\n\\001%s %s\\n' {name} $?"
+    # In a shell of its own: a fact may leave its directory, or its shell. Of what it complains, the last line is kept.
+    bounded = f"e=$(timeout -k 5 {SECONDS} sh -c {quote(command)} 2>&1 >&3 3>&-)"
+    end = f'printf \'\\n\\001%s %s %.{_WORDS}s\\n\' {name} $? "${{e##*"$n"}}"'
+    return f"printf '\\001%s\\n' {name}; {bounded}; {end}"
 
 
-def _sections(output: list[str]) -> tuple[dict[str, list[str]], dict[str, int]]:
+def _sections(output: list[str]) -> tuple[dict[str, list[str]], dict[str, tuple[int, str]]]:
     said: dict[str, list[str]] = {}
-    codes: dict[str, int] = {}
+    ends: dict[str, tuple[int, str]] = {}
     current: list[str] = []
     for line in output:
         if not line.startswith(_MARK):
             current.append(line)
             continue
-        name, _, code = line.removeprefix(_MARK).partition(" ")
-        if code:
+        name, _, end = line.removeprefix(_MARK).partition(" ")
+        if end:
             # The line end before the mark is the mark's, where the fact's own last line has one.
             if current and current[-1] == "":
                 current.pop()
-            codes[name] = int(code)
+            code, _, words = end.partition(" ")
+            ends[name] = int(code), words.strip()
             current = []
         else:
             current = said[name] = []
-    return said, codes
+    return said, ends
 
 
-def _value(part: Part, said: list[str] | None, code: int | None) -> Any:
+def _value(part: Part, said: list[str] | None, end: tuple[int, str] | None) -> Any:
     fact = part.fact()
-    if code is None:
+    if end is None:
         return Unreadable("the connection ended before it was read")
+    code, words = end
     if code in (124, 137):
         return Unreadable(f"no answer within {SECONDS} s")
     if code != 0:
-        return Unreadable(f"its command ended with {code}")
+        return Unreadable(f"its command ended with {code}{': ' if words else ''}{words}")
     if said is None:
         return Unreadable("its answer has no beginning")
     if not said:

@@ -76,6 +76,17 @@ def test_one_that_fails_takes_no_other_with_it() -> None:
     assert found["good"] == ["a"]
 
 
+def test_what_a_failed_one_said_last_is_told() -> None:
+    talk = "echo out; echo 'a warning' >&2; echo >&2; echo 'Error: no such \\001 thing' >&2; echo >&2"
+    found = run(part("bad", f"{talk}; exit 125"), part("good", f"{talk}"), part("quiet", "exit 1"))
+    assert found["bad"] == Unreadable("its command ended with 125: Error: no such \x01 thing")
+    assert found["good"] == ["out"]
+    assert found["quiet"] == Unreadable("its command ended with 1")
+    long = run(part("bad", "seq -s ' ' 1000 >&2; exit 1"), part("good", "echo a"))
+    assert len(long["bad"].reason) < 400
+    assert long["good"] == ["a"]
+
+
 def test_a_program_that_is_not_there_gives_the_default() -> None:
     assert run(part("absent", "echo a", Absent)) == {"absent": ["nothing"]}
 
