@@ -15,6 +15,8 @@ from pyinfra.api.exceptions import FactProcessError
 _MARK = "\x01"
 # Seconds that one part may take, so that a program that hangs costs its own part only.
 SECONDS = 40
+# And when it is asked for alone, on a host that is only slow.
+ALONE_SECONDS = 120
 # Letters that are kept of what a part that failed said last.
 _WORDS = 300
 # pyinfra reads UTF-8 and nothing else, and what users of a host name their things need not be that.
@@ -69,7 +71,8 @@ class Together(FactBase[dict[str, Any]]):
 def ask(host: Host, *parts: Part) -> dict[str, Any]:
     """The value of each part by its name, in one remote command.
 
-    What cannot be read that way is asked for alone, so that its failure ends as that of any fact.
+    What cannot be read that way is asked for alone, so that its failure ends as that of any fact, and so does a program
+    that hangs.
     """
     found = host.get_fact(Together, parts=parts)
     if not found and host.name in {each.name for each in host.state.failed_hosts}:
@@ -80,7 +83,7 @@ def ask(host: Host, *parts: Part) -> dict[str, Any]:
         value = found.get(part.name, Unreadable("no answer"))
         if isinstance(value, Unreadable):
             logger.debug(f"{host.print_prefix}{part.name}: {value.reason}; asked for alone")
-            alone[part.name] = host.get_fact(part.fact, **part.arguments)
+            alone[part.name] = host.get_fact(part.fact, **part.arguments, _timeout=ALONE_SECONDS)
     return found | alone
 
 
