@@ -35,7 +35,7 @@ class CollectError(PyinfraError):
     """Why no host is asked at all."""
 
 
-def directory() -> str:
+def destination() -> str:
     """Where the files go. Raises CollectError for a slip in what was to say it."""
     data = this_host.data.dict()
     wrong = [*unknown(data, [KEY], "collect_"), *unknown(os.environ, [VARIABLE], "GEVULOT_COLLECT_")]
@@ -88,5 +88,5 @@ def write(path: Path, text: str) -> None:
 python.call(
     name="Collect what the host is like, into a file here",
     function=collect,
-    directory=directory(),
+    directory=destination(),
 )

@@ -20,7 +20,7 @@ from deploys.slips import unknown
 
 _PREFIX = "status_"
 _VARIABLES = "GEVULOT_STATUS_"
-_EXPECTED = "expected status_output (table, json or html), status_file, status_known, status_keep"
+_EXPECTED = "expected status_output (table, json or html), status_file, status_known, status_keep (yes or no)"
 
 
 class Options(BaseModel):
@@ -54,7 +54,7 @@ def options(data: Mapping[str, Any]) -> Options:
     try:
         found = Options(**told)
     except ValidationError as error:
-        said = "; ".join(f"{_PREFIX}{item['loc'][0]}: {item['msg']}" for item in error.errors())
+        said = "; ".join(f"{_PREFIX}{item['loc'][0]} is {item['input']!r}: {item['msg']}" for item in error.errors())
         raise SettingsError(f"{said}; {_EXPECTED}") from None
     if found.keep and found.known is None:
         raise SettingsError("status_keep needs status_known, the directory that the states are kept in")

@@ -56,12 +56,15 @@ def test_options_come_from_data_before_the_environment(monkeypatch: pytest.Monke
     assert output.options({"status_output": "html", "ssh_user": "root"}).output == "html"
 
 
-@pytest.mark.parametrize(
-    "data", [{"status_output": "pdf"}, {"status_colour": "no"}, {"status_keep": True}, {"staus_output": "json"}]
-)
+@pytest.mark.parametrize("data", [{"status_output": "pdf"}, {"status_colour": "no"}, {"status_keep": True}])
 def test_options_that_cannot_be_used_are_named(data: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=str(next(iter(data)))):
         output.options(data)
+
+
+def test_a_wrong_value_is_told_with_what_is_expected() -> None:
+    with pytest.raises(SettingsError, match=r"^status_keep is 'perhaps': .*; expected .*status_keep \(yes or no\)$"):
+        output.options({"status_keep": "perhaps"})
 
 
 def test_a_slip_is_told_with_what_it_was_meant_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
