@@ -13,8 +13,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from tests.lab import cache, qemu
-from tests.lab.hostpackages import program
+from tests.lab import cache, emulator
 from tests.lab.image import Image
 from tests.lab.progress import Progress, silent
 from tests.lab.qemu import Accelerator
@@ -78,7 +77,7 @@ def choose(image: Image, progress: Progress = silent) -> Accelerator:
     if os.environ.get("GEVULOT_LAB_ACCELERATOR") == "tcg" or not os.access(_KVM, os.R_OK | os.W_OK):
         return EMULATION
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-    key = cache.digest(qemu.version(), platform.release(), boot, _INIT, _TRIAL, str(CANDIDATES))
+    key = cache.digest(emulator.ensure(progress).version, platform.release(), boot, _INIT, _TRIAL, str(CANDIDATES))
     path = cache.directory() / f"accelerator-{key}.json"
     with cache.locked(path):
         if not path.exists():
@@ -109,8 +108,10 @@ def trial(image: Image, candidate: Accelerator, *, timeout: float = _TRIAL_SECON
             *("-drive", f"file={str(image.disk).replace(',', ',,')},format=raw,if=none,id=disk"),
             *("-snapshot", "-device", "virtio-blk-pci,drive=disk"),
         ]
+        qemu = emulator.ensure()
         child = subprocess.Popen(
-            [program(qemu.EMULATOR), *arguments],
+            [*qemu.command(emulator.SYSTEM), *arguments],
+            env=qemu.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

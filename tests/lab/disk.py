@@ -3,14 +3,15 @@
 import subprocess
 from pathlib import Path
 
-from tests.lab import cache
+from tests.lab import cache, emulator
 from tests.lab.hostpackages import program
 from tests.lab.record import MachineError
 
 
 def overlay(base: Path, disk: Path) -> None:
     """Make a disk that holds only what differs from `base` (raw). Raises MachineError."""
-    _run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(disk))
+    tool = emulator.ensure().command(emulator.IMAGE)
+    _run(*tool, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base), str(disk))
 
 
 def card() -> Path:
@@ -22,17 +23,17 @@ def card() -> Path:
     with cache.locked(path):
         if not path.exists():
             half = path.with_suffix(".new")
-            _run("mke2fs", "-q", "-F", "-t", "ext4", "-L", "card", str(half), "16M")
+            _run(program("mke2fs"), "-q", "-F", "-t", "ext4", "-L", "card", str(half), "16M")
             half.rename(path)
     return path
 
 
 def copy(source: Path, target: Path) -> None:
     """Copy a disk, its holes and its snapshots included. Raises MachineError."""
-    _run("cp", "--sparse=always", "--reflink=auto", str(source), str(target))
+    _run(program("cp"), "--sparse=always", "--reflink=auto", str(source), str(target))
 
 
-def _run(name: str, *arguments: str) -> None:
-    done = subprocess.run([program(name), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+def _run(*words: str) -> None:
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
-        raise MachineError(f"{name} exited {done.returncode}: {done.stderr.strip()}")
+        raise MachineError(f"{' '.join(words)} exited {done.returncode}: {done.stderr.strip()}")

@@ -30,9 +30,8 @@ class HostPackage:
 
 
 NEEDED: tuple[HostPackage, ...] = (
-    HostPackage("qemu-system-x86", "qemu-system-x86_64", "runs the virtual machines"),
-    HostPackage("qemu-utils", "qemu-img", "makes their disks"),
-    HostPackage("mmdebstrap", "mmdebstrap", "builds the guest from Debian packages"),
+    HostPackage("mmdebstrap", "mmdebstrap", "gets the emulator and builds the guest from Debian packages"),
+    HostPackage("tar", "tar", "unpacks the emulator"),
     HostPackage("fdisk", "sfdisk", "partitions the guest's disk"),
     HostPackage("e2fsprogs", "mke2fs", "makes the guest's file system"),
     HostPackage("openssh-client", "ssh", "reaches the guests"),
@@ -64,16 +63,21 @@ def privileged(arguments: Sequence[str]) -> list[str]:
 def ensure(progress: Progress, packages: Sequence[HostPackage] = NEEDED) -> None:
     """Install what is missing with apt-get, saying what and why.
 
-    Raises HostPackageError when there is no apt-get or when it fails.
+    Raises HostPackageError when there is no apt-get or when it fails, and when we may not become root; it names all
+    that is missing at once.
     """
     wanted = missing(packages)
-    if not wanted:
+    powerless = os.geteuid() != 0 and shutil.which("sudo") is None
+    if not wanted and not powerless:
         return
+    if shutil.which("apt-get") is None or powerless:
+        lacks = [f"{package.shows} (Debian's package {package.name}): it {package.purpose}" for package in wanted]
+        lacks += ["sudo, or to be run as root: the files of a guest belong to root"] if powerless else []
+        why = "has no rights to install it" if powerless else "has no apt-get to install it with"
+        raise HostPackageError("\n  ".join((f"this machine lacks what the lab needs, and {why}:", *lacks)))
     for package in wanted:
         progress(f"this machine lacks {package.name}: it {package.purpose}")
     names = [package.name for package in wanted]
-    if shutil.which("apt-get") is None:
-        raise HostPackageError(f"no apt-get here: install {', '.join(names)} by hand, then go on")
     progress(f"installing {' '.join(names)} with apt-get (takes a minute or two)")
     install = ["apt-get", "install", "--yes", "--no-install-recommends", *names]
     quiet = ["env", "DEBIAN_FRONTEND=noninteractive"]

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,20 +56,19 @@ def ensure(progress: Progress = silent) -> Image:
     key = recipe()
     home = cache.directory() / "images" / key
     image = Image(key, home / "disk.raw", home / "vmlinuz", home / "initrd.img")
-    if home.exists():
+    if cache.holds(home):
         return image
     with cache.locked(home):
-        if not home.exists():
+        if not cache.holds(home):
             with step(progress, "building the Debian 13 guest image", takes="two to three minutes"):
                 _build(home, progress)
     return image
 
 
 def _build(home: Path, progress: Progress) -> None:
-    work = Path(tempfile.mkdtemp(prefix=f"{home.name}.", suffix=".building", dir=home.parent))
-    work.chmod(0o755)
+    work = cache.unfinished(home)
     root, made = work / "root", work / "made"
-    made.mkdir()
+    made.mkdir(parents=True)
     try:
         with step(progress, "  installing packages into a directory", takes="about 90 seconds"):
             _install(work, root)
@@ -80,7 +78,7 @@ def _build(home: Path, progress: Progress) -> None:
             _write_disk(root, made / "disk.raw")
         os.rename(made, home)
     finally:
-        subprocess.run(privileged(["rm", "-rf", "--one-file-system", str(work)]), check=True)
+        cache.remove(work)
 
 
 def _inside(root: Path, name: str) -> Path:

@@ -65,7 +65,7 @@ def ensure(image: Image, hardware: Hardware, preparation: Preparation, progress:
     key = cache.digest(image.digest, preparation.key)
     path = cache.directory() / "prepared" / f"{preparation.name}-{key}.qcow2"
     with cache.locked(path):
-        if path.exists():
+        if cache.holds(path):
             return path
         bare = replace(hardware, topology=Topology("no-boards", ()))
         host = VirtualHost(record.fresh(f"prepared-{preparation.name}"), bare)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +16,20 @@ from tests.lab.qemu import Accelerator, Hardware, Process
 from tests.lab.topology import Port, Topology, named
 
 _FILE = "machine.json"
+_CLAIM = "claim.json"
+LOG = ".log"
+"""The end of those files' names that stay when their machine is gone."""
+
+_LOGS_KEPT_SECONDS = 7 * 24 * 3600
 _numbers = itertools.count(1)
 
 
 class MachineError(RuntimeError):
     """A machine did not start, did not come back or is not there; the text says where to look."""
+
+
+class NameInUse(MachineError):
+    """There is a machine of that name already."""
 
 
 @dataclass(frozen=True)
@@ -100,22 +110,32 @@ def fresh(prefix: str) -> str:
 
 
 def claim(name: str) -> None:
-    """Make the empty directory of a new machine. Raises MachineError when the name is in use."""
+    """Make the directory of a new machine, with nothing in it but whose it is. Raises NameInUse."""
     sweep()
     directory = home() / name
     with cache.locked(directory):
-        if (directory / _FILE).exists():
-            raise MachineError(f"{name}: there is a machine of that name already")
+        if (directory / _FILE).exists() or _claimed(directory):
+            raise NameInUse(f"{name}: there is a machine of that name already")
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
+        half = directory / f"{_CLAIM}.new"
+        half.write_text(json.dumps(myself()))
+        half.rename(directory / _CLAIM)
+
+
+def _claimed(directory: Path) -> bool:
+    """Tell whether a living process makes, or has made, a machine in this directory."""
+    with suppress(OSError, ValueError, TypeError):
+        return Process(*json.loads((directory / _CLAIM).read_text())).alive
+    return False
 
 
 def find(name: str) -> Record:
     """Return the record of the machine of that name. Raises MachineError when there is none."""
-    path = home() / name / _FILE
-    if not path.exists():
-        raise MachineError(f"no machine {name!r}: `python -m tests.lab list` shows them")
-    return Record.load(path)
+    try:
+        return Record.load(home() / name / _FILE)
+    except FileNotFoundError:
+        raise MachineError(f"no machine {name!r}: `python -m tests.lab list` shows them") from None
 
 
 def machines() -> list[str]:
@@ -124,12 +144,26 @@ def machines() -> list[str]:
 
 
 def sweep() -> None:
-    """Remove the disks of machines whose owner died without ending them."""
-    for path in home().glob(f"*/{_FILE}"):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            record = Record.load(path)
+    """End machines whose owner died without ending them, and remove what they left; old logs as well."""
+    for directory in (each for each in home().iterdir() if each.is_dir()):
+        with cache.locked_if_free(directory) as free:
+            if free and not _claimed(directory):
+                _clear(directory)
+
+
+def _clear(directory: Path) -> None:
+    """Remove what a dead process left in a machine's directory, unless the machine is to live on."""
+    if (directory / _FILE).exists():
+        try:
+            record = Record.load(directory / _FILE)
             if record.owner is None or Process(*record.owner).alive:
-                continue
+                return
             Process(record.pid, record.start).kill()
-            for file in (_FILE, "disk.qcow2", "qmp.sock", "known_hosts"):
-                (path.parent / file).unlink(missing_ok=True)
+        except (OSError, ValueError, KeyError, TypeError):
+            # Of another version of the lab, or not to be killed: it is left alone.
+            return
+    for path in directory.iterdir():
+        if path.suffix != LOG:
+            path.unlink(missing_ok=True)
+    if all(time.time() - path.stat().st_mtime > _LOGS_KEPT_SECONDS for path in directory.iterdir()):
+        shutil.rmtree(directory, ignore_errors=True)

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from tests.lab import cache, qemu, record
+from tests.lab import cache, emulator, record
 from tests.lab.host import VirtualHost
 from tests.lab.image import Image
 from tests.lab.preparation import BARE, Preparation
@@ -26,10 +26,10 @@ def ensure(
     having said why, when the machine cannot be saved: then it must be booted.
     """
     path = _path(image, hardware, preparation)
-    if path.exists():
+    if cache.holds(path):
         return path
     with cache.locked(path):
-        if path.exists():
+        if cache.holds(path):
             return path
         host = VirtualHost(record.fresh(f"warm-{hardware.topology.name}"), hardware)
         doing = f"booting a machine with {hardware.topology.name} once, to start others from it"
@@ -58,5 +58,5 @@ def ensure(
 def _path(image: Image, hardware: Hardware, preparation: Preparation) -> Path:
     """Return where the warm disk of this image, hardware and preparation lies, or would lie."""
     source = Path(__file__).with_name("qemu.py").read_text()
-    key = cache.digest(image.digest, qemu.version(), *hardware.arguments(), source, preparation.key)
+    key = cache.digest(image.digest, emulator.ensure().version, *hardware.arguments(), source, preparation.key)
     return cache.directory() / "warm" / f"{hardware.topology.name}-{preparation.name}-{key}.qcow2"

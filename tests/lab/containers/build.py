@@ -12,18 +12,16 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.lab.cache import locked
+from tests.lab.cache import holds, locked, unfinished
 
 SUITE = "bookworm"
 HERE = Path(__file__).resolve().parent
@@ -144,36 +142,37 @@ def ensure(cache: Path, say: Say = print) -> Path:
     """Gives the OCI image layout with both images, built now if the cache does not have it.
 
     The layout is a directory below `cache`, named by its recipe and never changed once it is
-    there; `say` gets a line before each step that takes long. Safe to interrupt: what is
-    unfinished is in a temporary directory, which the next build removes. Raises BuildError.
+    there; `say` gets a line before each step that takes long. Safe to interrupt: the next build
+    removes what is unfinished. Raises BuildError.
     """
-    layout = cache / f"containers-{recipe()}"
-    if (layout / "index.json").exists():
+    layout = cache / "containers" / recipe()
+    if holds(layout):
         return layout
-    with locked(cache / "containers"):
-        if (layout / "index.json").exists():
+    with locked(layout):
+        if holds(layout):
             return layout
-        for left_over in cache.glob("containers.tmp-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(prefix="containers.tmp-", dir=cache))
-        try:
-            write_layout(scratch, rootfs(cache, scratch, say), images())
-            scratch.chmod(0o755)
-            scratch.rename(layout)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        archive = rootfs(cache, say)
+        half = unfinished(layout)
+        half.mkdir()
+        write_layout(half, archive, images())
+        half.rename(layout)
     return layout
 
 
-def rootfs(cache: Path, scratch: Path, say: Say) -> Path:
+def rootfs(cache: Path, say: Say) -> Path:
     """The root filesystem as a tar archive in the cache, built with mmdebstrap when not there."""
-    archive = cache / f"containers-rootfs-{recipe_of_rootfs()}.tar"
-    if archive.exists():
-        return archive
+    archive = cache / "containers" / f"rootfs-{recipe_of_rootfs()}.tar"
+    with locked(archive):
+        if not holds(archive):
+            build_rootfs(unfinished(archive), say).rename(archive)
+    return archive
+
+
+def build_rootfs(archive: Path, say: Say) -> Path:
+    """Builds the root filesystem's archive at a path, and gives the path. Raises BuildError."""
     say("container images: unpacking Debian 12's Postgres, QEMU and Python (about 20 s) …")
     started = time.monotonic()
     packages = ",".join((HERE / "rootfs/packages").read_text().split())
-    unfinished = scratch / "rootfs.tar"
     # "extract" runs no maintainer script: quick, and small without dpkg and apt. Device nodes are
     # the container engine's to make, and one in a layer would stop an unprivileged pull.
     command = [
@@ -184,17 +183,18 @@ def rootfs(cache: Path, scratch: Path, say: Say) -> Path:
         f"--hook-dir={MERGED_USR}",
         f"--include={packages}",
         f"--extract-hook={HERE / 'rootfs/finish.sh'}",
+        "--format=tar",
         SUITE,
-        str(unfinished),
+        str(archive),
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise BuildError("mmdebstrap is not installed: install the lab's host packages") from error
     if done.returncode != 0:
+        archive.unlink(missing_ok=True)
         tail = "\n".join(done.stderr.splitlines()[-15:])
         raise BuildError(f"mmdebstrap ended with {done.returncode}:\n{tail}")
-    unfinished.rename(archive)
     size = archive.stat().st_size / 1e6
     say(f"container images: {size:.0f} MB in {time.monotonic() - started:.0f} s")
     return archive

@@ -1,11 +1,13 @@
 """The record of a machine: another process finds what the one before wrote."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.lab import record as records
 from tests.lab.board import GPU
 from tests.lab.record import Record
 from tests.lab.topology import TOPOLOGIES, Topology, named
@@ -57,3 +59,76 @@ def test_a_record_without_ports_means_those_of_its_topology(tmp_path: Path) -> N
     found = Record.load(path)
     assert found == replace(record(named("two-boards")), ports=None, snapshots=())
     assert found.hardware.topology == named("two-boards")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GEVULOT_LAB_CACHE", str(tmp_path))
+    return records.home()
+
+
+DEAD = (1, 12345)
+"""A process that was: number 1 is another one."""
+
+
+def machine(home: Path, name: str, *, claim: object = None, owner: tuple[int, int] | str | None = "none") -> Path:
+    """A machine's directory with a disk and a log, and with a claim and a record if given."""
+    directory = home / name
+    directory.mkdir()
+    for file in ("disk.qcow2", "console.log"):
+        (directory / file).write_text(file)
+    if claim is not None:
+        (directory / "claim.json").write_text(json.dumps(claim))
+    if owner != "none":
+        replace(record(named("no-boards")), owner=owner, pid=DEAD[0], start=DEAD[1]).save(directory)
+    return directory
+
+
+def left(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_a_disk_whose_maker_died_before_it_wrote_a_record_is_removed(home: Path) -> None:
+    killed = machine(home, "killed", claim=DEAD)
+    unclaimed = machine(home, "unclaimed")
+    records.sweep()
+    assert left(killed) == left(unclaimed) == {"console.log"}
+
+
+def test_a_machine_whose_owner_died_is_removed_and_one_that_is_to_stay_is_not(home: Path) -> None:
+    dead = machine(home, "dead", claim=DEAD, owner=DEAD)
+    detached = machine(home, "detached", claim=DEAD, owner=None)
+    ours = machine(home, "ours", claim=records.myself(), owner=records.myself())
+    records.sweep()
+    assert left(dead) == {"console.log"}
+    assert "disk.qcow2" in left(detached) & left(ours)
+
+
+def test_a_machine_that_is_being_made_is_left_alone(home: Path) -> None:
+    made = machine(home, "made", claim=records.myself())
+    records.sweep()
+    assert "disk.qcow2" in left(made)
+    with pytest.raises(records.NameInUse, match="made: there is a machine of that name already"):
+        records.claim("made")
+
+
+def test_a_record_that_cannot_be_read_is_left_alone(home: Path) -> None:
+    other = machine(home, "other", claim=DEAD)
+    (other / "machine.json").write_text('{"of": "another version"}')
+    records.sweep()
+    assert "disk.qcow2" in left(other)
+
+
+def test_old_logs_are_removed(home: Path) -> None:
+    old = machine(home, "old", claim=DEAD)
+    for path in old.iterdir():
+        os.utime(path, (0, 0))
+    records.sweep()
+    assert not old.exists()
+
+
+def test_a_name_is_claimed_once(home: Path) -> None:
+    records.claim("lab")
+    with pytest.raises(records.NameInUse):
+        records.claim("lab")
+    assert left(home / "lab") == {"claim.json"}
