@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CODE := deploys facts inventories helpers/pcibind/src tests
 
-.PHONY: help setup demo test soak check bench lock clean
+.PHONY: help setup demo test worlds soak check bench lock clean
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
@@ -29,13 +29,21 @@ setup: $(VENV)/ready ## install the operator's side into .venv
 demo: $(VENV)/ready ## a virtual GPU host, and the deploy against it, from bare to verified
 	@$(RUN)/python -m tests.lab.demo
 
-test: $(VENV)/ready ## all tests, each kind of thing once; about 40 minutes
+# Each file of tests has machines of its own; the longest ones begin first.
+LAB := -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(VENV)/ready ## each behaviour once, on real kernels; at most 30 minutes
 	@$(RUN)/python -m tests.browser
 	@$(RUN)/python -m tests.lab ready
-	@$(RUN)/python -m pytest -m "not soak" -n 2 --dist loadfile tests
+	@$(RUN)/python -m pytest -q -m "not worlds and not soak" $(LAB) tests
 
-soak: $(VENV)/ready ## the exhaustive matrices; hours
-	@$(RUN)/python -m pytest -m soak tests
+worlds: $(VENV)/ready ## the matrices over hosts; hours
+	@$(RUN)/python -m tests.lab ready
+	@$(RUN)/python -m pytest -q -m worlds $(LAB) tests
+
+soak: $(VENV)/ready ## the matrices over moments: kills, power cuts, boots in a row; hours
+	@$(RUN)/python -m tests.lab ready
+	@$(RUN)/python -m pytest -q -m soak $(LAB) tests
 
 bench: $(VENV)/ready ## the peers, run beside us; about two hours
 	@$(RUN)/python -m tests.benchmarks.binding
@@ -47,7 +55,7 @@ bench: $(VENV)/ready ## the peers, run beside us; about two hours
 check: $(VENV)/ready ## format, lint, types and unit tests; under a minute
 	@$(RUN)/ruff format --check $(CODE)
 	@$(RUN)/ruff check $(CODE)
-	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab tests/corpus tests/fleet tests/browser tests/benchmarks tests/system/binder.py
+	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab tests/plugins tests/corpus tests/fleet tests/browser tests/benchmarks tests/system/binder.py
 	@$(RUN)/python -m pytest -q -n 2 tests/unit
 
 lock: ## resolve the locked packages anew (needs uv)

@@ -5,16 +5,25 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
-from tests.lab import cache, disk, keys, qemu, record
+from tests.lab import breakdown, cache, disk, journal, keys, qemu, record
+from tests.lab.breakdown import Breakdown, Console
 from tests.lab.qemu import Guard, Hardware, Process
 from tests.lab.qmp import Monitor, QmpError
 from tests.lab.record import MachineError, Record
-from tests.lab.ssh import ADDRESS, Ssh
+from tests.lab.ssh import ADDRESS, Door, Ssh
 from tests.lab.topology import Topology
 
 BOOT_SECONDS = 300
 """How long a boot may take, emulation included."""
+
+_SSH_FAILED: Final = 255
+_REACH_SECONDS: Final = 60
+"""How long a machine whose SSH failed has for another answer before it counts as broken."""
+
+LIVING: "dict[str, VirtualHost]" = {}
+"""The hosts that this process gave power to and did not take it from, by name."""
 
 
 class VirtualHost:
@@ -33,6 +42,7 @@ class VirtualHost:
         self.directory = record.home() / name
         self.disk = self.directory / "disk.qcow2"
         self.console = self.directory / "console.log"
+        self._printed = Console(self.console)
         self.key = keys.ensure(cache.directory()).operator
         self.known_hosts = self.directory / "known_hosts"
         self.forwards: dict[int, int] = {}
@@ -40,6 +50,7 @@ class VirtualHost:
         self._process: Process | None = None
         self._guard: Guard | None = None
         self._detached = False
+        self._resumes = False
 
     # What it is.
 
@@ -125,12 +136,15 @@ class VirtualHost:
         log = self.directory / "qemu.log"
         with suppress(FileNotFoundError):
             (self.directory / "qmp.sock").unlink()
+        self._printed.forget()
+        self._resumes = snapshot is not None
         self._process, self._guard = qemu.launch(arguments, directory=self.directory, log=log)
         try:
             self.forwards = self._read_forwards()
             pair = keys.ensure(cache.directory())
             self._ssh.trust(pair.public(pair.host))
             self._write_record(owner=record.myself())
+            LIVING[self.name] = self
         except BaseException:
             self.power_cut()
             raise
@@ -145,9 +159,11 @@ class VirtualHost:
 
     def power_cut(self) -> None:
         """Take its power away at once. What the guest had flushed is on its disk, no more."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
+        LIVING.pop(self.name, None)
+        # First, so that nobody who watches takes this end for a breakdown.
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
         if self._guard is not None:
             self._guard.release()
             self._guard = None
@@ -173,7 +189,7 @@ class VirtualHost:
         """End it, as a power cut does, and remove its disk. Its logs stay in its directory."""
         self.power_cut()
         for path in self.directory.glob("*"):
-            if path not in (self.console, self.directory / "qemu.log"):
+            if path.suffix != record.LOG:
                 path.unlink(missing_ok=True)
 
     def snapshot(self, name: str) -> None:
@@ -201,26 +217,44 @@ class VirtualHost:
         CalledProcessError, with the output as a note, when `check` and the status is not 0, and
         TimeoutExpired after `timeout` seconds.
         """
-        return self._ssh.run(command, user=user, check=check, timeout=timeout, stdin=stdin)
+        try:
+            done = self._ssh.run(command, user=user, check=check, timeout=timeout, stdin=stdin, watched=self.check)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            if not isinstance(error, subprocess.CalledProcessError) or error.returncode == _SSH_FAILED:
+                self.check_reachable()
+            raise
+        if done.returncode == _SSH_FAILED:
+            self.check_reachable()
+        return done
 
     def boot_id(self, *, timeout: float = 60) -> str:
         """Return the kernel's identifier of this boot."""
-        return self._ssh.boot_id(timeout=timeout)
+        return self.ssh("cat /proc/sys/kernel/random/boot_id", timeout=timeout).stdout.strip()
 
     def wait(self, *, other_than: str | None = None, timeout: float = BOOT_SECONDS) -> None:
         """Wait until SSH answers, in another boot than `other_than` (a boot identifier) if given.
 
-        Raises MachineError when QEMU ends or `timeout` seconds pass.
+        Raises Breakdown: at once when the machine is seen to be broken, `LOGIN_SECONDS` after it showed its login
+        without an answer over SSH, and after `timeout` seconds.
         """
-        end = time.monotonic() + timeout
-        while True:
-            if not self.running:
-                raise MachineError(f"{self.name}: QEMU ended.{self._last_words()}")
-            if self._ssh.answers(other_than=other_than):
-                return
-            if time.monotonic() > end:
-                raise MachineError(f"{self.name}: no answer over SSH in {timeout:.0f} s.{self._last_words()}")
-            time.sleep(0.2)
+        start = time.monotonic()
+        login: float | None = None
+        doing = "resuming" if self._resumes else "booting"
+        entered = journal.entered(f"{doing} {self.name} ({self.topology.name})", boot=not self._resumes)
+        with entered, Door(self.port) as door:
+            while True:
+                self.check()
+                if door.opens(1.0):
+                    if self._ssh.runs_commands(other_than=other_than, watched=self.check):
+                        return
+                    time.sleep(1)
+                now = time.monotonic()
+                if login is None and self._printed.login():
+                    login = now
+                if login is not None and now - login > breakdown.LOGIN_SECONDS:
+                    self._break(f"it shows its login, yet SSH has not answered for {now - login:.0f} s")
+                if now - start > timeout:
+                    self._break(f"it does not answer over SSH after {timeout:.0f} s")
 
     def wait_running(self, *, timeout: float = BOOT_SECONDS) -> str:
         """Wait until systemd has finished booting; return its state: `running`, `degraded`, …"""
@@ -232,6 +266,44 @@ class VirtualHost:
             if state not in ("", "offline", "unknown", "initializing", "starting") or time.monotonic() > end:
                 return state
             time.sleep(0.5)
+
+    # Whether it is whole.
+
+    def check(self) -> None:
+        """Raise Breakdown when the machine is seen to be broken. Asks the guest nothing, and takes no time.
+
+        A machine that was given no power, or whose power was taken on purpose, is not broken.
+        """
+        if self._process is None:
+            return
+        panic = self._printed.panic()
+        if panic is not None:
+            self._break(f"its kernel panicked: {panic}")
+        if not self._process.alive:
+            # Unless it was just taken on purpose, by another thread.
+            if self._process is not None:
+                self._break("QEMU ended")
+            return
+        full = breakdown.full(self.directory)
+        if full is not None:
+            self._break(full)
+
+    def check_reachable(self, *, timeout: float = _REACH_SECONDS) -> None:
+        """Raise Breakdown when it is broken, or has power and runs no command over SSH within `timeout` seconds."""
+        self.check()
+        if self._process is None:
+            return
+        end = time.monotonic() + timeout
+        with Door(self.port) as door:
+            while time.monotonic() < end:
+                self.check()
+                if door.opens(1.0) and self._ssh.runs_commands(watched=self.check):
+                    return
+        if self._process is not None:
+            self._break(f"SSH does not answer any more, nor within {timeout:.0f} s")
+
+    def _break(self, reason: str) -> None:
+        raise Breakdown(self.name, reason, self._last_words())
 
     # How it does it.
 
@@ -278,9 +350,4 @@ class VirtualHost:
         return record.find(self.name).owner
 
     def _last_words(self) -> str:
-        words = ""
-        for path in (self.directory / "qemu.log", self.console):
-            with suppress(OSError):
-                tail = path.read_text(errors="replace").splitlines()[-8:]
-                words += "".join(f"\n  {line}" for line in (f"{path} ends:", *tail))
-        return words
+        return breakdown.last_words(self.directory / "qemu.log", self.console)

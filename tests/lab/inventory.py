@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests.lab import cache
-from tests.lab.machine import Machine, machines
+from tests.lab.machine import Machine, MachineError, machines
 
 REGISTRY = "registry.lab:5000"
 BOARD_MODEL = "1234:1111"
@@ -65,6 +66,10 @@ def hosts() -> list[tuple[str, dict[str, Any]]]:
     """
     user = os.environ.get("GEVULOT_LAB_USER", "root")
     chosen = os.environ.get("GEVULOT_LAB_MACHINES")
-    names = [name for name in machines() if chosen is None or name in chosen.split(",")]
-    found = [(name, Machine.attach(name)) for name in names]
+    found = []
+    for name in machines():
+        if chosen is None or name in chosen.split(","):
+            # One of another run may end between two looks.
+            with suppress(MachineError):
+                found.append((name, Machine.attach(name)))
     return [(name, data(machine, user=user)) for name, machine in found if machine.running]

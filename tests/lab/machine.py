@@ -17,7 +17,7 @@ from tests.lab.plug import PLUG_SECONDS, insert, remove, shown
 from tests.lab.preparation import BARE, Preparation
 from tests.lab.preparation import put as put_disk
 from tests.lab.progress import Progress, silent
-from tests.lab.qemu import Hardware, Process
+from tests.lab.qemu import Hardware, Process, processors
 from tests.lab.record import MachineError, machines
 from tests.lab.topology import DEFAULT, Topology, TopologyError, named
 from tests.lab.warm import BOOTED
@@ -52,7 +52,7 @@ class Machine(VirtualHost):
         base: Image | None = None,
         warm: bool = True,
         memory_mib: int = 4096,
-        cpus: int = 2,
+        cpus: int | None = None,
         forwards: Sequence[int] = FORWARDS,
         registry: Path | None = None,
         detached: bool = False,
@@ -70,21 +70,48 @@ class Machine(VirtualHost):
         """
         image = base or ensure_image(progress)
         shape = named(topology) if isinstance(topology, str) else topology
-        hardware = Hardware(shape, memory_mib, cpus, accelerator.choose(image, progress))
+        hardware = Hardware(shape, memory_mib, cpus or processors(), accelerator.choose(image, progress))
         saved = warm_disk(image, hardware, preparation, progress) if warm else None
+        if saved is not None:
+            return cls.from_disk(
+                saved, hardware, snapshot=BOOTED, name=name, forwards=forwards, registry=registry, detached=detached
+            )
         machine = cls(name or record.fresh("lab"), hardware, registry=registry)
         with machine.made():
-            if saved is not None:
-                disk.copy(saved, machine.disk)
-                machine.snapshots[BOOTED] = shape
-            else:
-                put_disk(image, hardware, preparation, machine.disk, progress)
-            machine.launch([(0, 22), *((0, port) for port in forwards)], snapshot=BOOTED if saved else None)
-            machine.wait()
-            machine._settle(f"{_SET_CLOCK}; {_SET_NAME}")
-            if detached:
-                machine.detach()
+            put_disk(image, hardware, preparation, machine.disk, progress)
+            machine._begin(forwards, None, detached)
         return machine
+
+    @classmethod
+    def from_disk(
+        cls,
+        saved: Path,
+        hardware: Hardware,
+        *,
+        snapshot: str | None,
+        name: str | None = None,
+        forwards: Sequence[int] = FORWARDS,
+        registry: Path | None = None,
+        detached: bool = False,
+    ) -> Self:
+        """Return a new machine with a copy of a disk: in the state of one of its snapshots, or booted from it.
+
+        Raises MachineError when the name is in use or the machine does not answer.
+        """
+        machine = cls(name or record.fresh("lab"), hardware, registry=registry)
+        with machine.made():
+            disk.copy(saved, machine.disk)
+            if snapshot is not None:
+                machine.snapshots[snapshot] = hardware.topology
+            machine._begin(forwards, snapshot, detached)
+        return machine
+
+    def _begin(self, forwards: Sequence[int], snapshot: str | None, detached: bool) -> None:
+        self.launch([(0, 22), *((0, port) for port in forwards)], snapshot=snapshot)
+        self.wait()
+        self._settle(f"{_SET_CLOCK}; {_SET_NAME}")
+        if detached:
+            self.detach()
 
     @classmethod
     def attach(cls, name: str) -> Self:
@@ -124,7 +151,10 @@ class Machine(VirtualHost):
     def reboot(self, *, timeout: float = BOOT_SECONDS) -> None:
         """Reboot from inside, and wait until SSH answers in the new boot. Raises MachineError."""
         before = self.boot_id()
-        self.ssh("systemctl reboot", check=False, timeout=60)
+        self._printed.forget()
+        self._resumes = False
+        # Not as other commands are run: that the connection ends is no failure here.
+        self._ssh.run("systemctl reboot", check=False, timeout=60, watched=self.check)
         self._ssh.hang_up()
         self.wait(other_than=before, timeout=timeout)
 
@@ -193,6 +223,9 @@ class Machine(VirtualHost):
         self._ssh.hang_up()
         if self.running and shape == self.topology:
             with self.monitor() as monitor:
+                monitor.command("stop")
+                self._printed.forget()
+                self._resumes = True
                 monitor.demand(f"loadvm {name}")
                 monitor.command("cont")
         else:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from tests.lab import journal
+
 Progress = Callable[[str], None]
 """Takes one line of text without its newline."""
 
@@ -31,5 +33,6 @@ def step(progress: Progress, doing: str, *, takes: str = "") -> Iterator[None]:
     """Announce a step, with what it may `take` ("about two minutes"), and say when it is done."""
     progress(f"{doing} ({takes})" if takes else doing)
     start = time.monotonic()
-    yield
+    with journal.entered(doing):
+        yield
     progress(f"{doing}: done in {time.monotonic() - start:.1f} s")

@@ -6,15 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from tests.lab import watch
 from tests.lab.machine import Machine
 
 ROOT = Path(__file__).parents[2]
 PYINFRA = str(Path(sys.executable).with_name("pyinfra"))
 NODE = "deploys/node.py"
+
+_LIMIT_SECONDS: Final = 1800
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +64,22 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYINFRA_PROGRESS": "off"}
 
 
+def command(machines: Sequence[Machine], words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program of this repository that needs these machines, and wait for its end.
+
+    Raises Breakdown as soon as one of them is seen to be broken, and TimeoutExpired after half an hour.
+    """
+
+    def check() -> None:
+        for machine in machines:
+            machine.check()
+
+    return watch.run(words, check, timeout=_LIMIT_SECONDS, cwd=ROOT, environment=environment())
+
+
 def pyinfra(machines: list[Machine], *arguments: str, deploy: str = NODE) -> Run:
     """Run ``deploy`` on these machines, and wait for its end. ``--json`` among the arguments gives the report."""
-    done = subprocess.run(
-        words(machines, *arguments, deploy=deploy),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=1800,
-    )
+    done = command(machines, words(machines, *arguments, deploy=deploy))
     report = None
     if "--json" in arguments and done.stdout.strip().startswith("{"):
         report = json.loads(done.stdout)

@@ -1,17 +1,28 @@
 """SSH: the way into one machine, through its port on 127.0.0.1."""
 
 import os
+import select
 import socket
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
 
-from tests.lab import cache
+from tests.lab import cache, watch
 from tests.lab.hostpackages import program
+from tests.lab.watch import Watch, unwatched
 
 ADDRESS = "127.0.0.1"
+
+LOGIN_SECONDS: Final = 90
+"""How long a first login may take, in a guest that is still starting its services."""
+
+_HEARD_SECONDS: Final = 60
+_FIRST_PAUSE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,22 +76,16 @@ class Ssh:
         check: bool = True,
         timeout: float | None = 600,
         stdin: str | None = None,
+        watched: Watch = unwatched,
     ) -> subprocess.CompletedProcess[str]:
         """Run a shell command in the guest, as root or as `operator` (who may use sudo).
 
         Returns its status and its output; status 255 is ssh's own failure. Raises
-        CalledProcessError, with the output as a note, when `check` and the status is not 0, and
-        TimeoutExpired after `timeout` seconds.
+        CalledProcessError, with the output as a note, when `check` and the status is not 0,
+        TimeoutExpired after `timeout` seconds, and what `watched` raises meanwhile.
         """
         words = [program("ssh"), *self.arguments, f"{user}@{ADDRESS}", "--", command]
-        done = subprocess.run(
-            words,
-            # An empty input, not none: a command must not eat the caller's.
-            input=stdin or "",
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        done = watch.run(words, watched, timeout=timeout, stdin=stdin or "")
         if check and done.returncode != 0:
             failure = subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
             failure.add_note(f"{self.name}, as {user}:\n{done.stdout}{done.stderr}")
@@ -91,14 +96,11 @@ class Ssh:
         """Return the kernel's identifier of this boot."""
         return self.run("cat /proc/sys/kernel/random/boot_id", timeout=timeout).stdout.strip()
 
-    def answers(self, *, other_than: str | None = None) -> bool:
-        """Tell whether a command runs now, in another boot than `other_than` if given.
-
-        Takes up to two seconds when nobody listens, up to 30 when the server is still starting.
-        """
-        if self._greets():
-            with suppress(subprocess.SubprocessError):
-                return self.boot_id(timeout=30) != other_than
+    def runs_commands(self, *, other_than: str | None = None, watched: Watch = unwatched) -> bool:
+        """Tell whether a command runs now, in another boot than `other_than` (a boot identifier) if given."""
+        with suppress(subprocess.SubprocessError):
+            done = self.run("cat /proc/sys/kernel/random/boot_id", timeout=LOGIN_SECONDS, watched=watched)
+            return done.stdout.strip() != other_than
         return False
 
     def hang_up(self) -> None:
@@ -113,13 +115,63 @@ class Ssh:
             )
             control.unlink(missing_ok=True)
 
-    def _greets(self) -> bool:
-        """Tell whether an SSH server shows its banner within two seconds."""
-        try:
-            with socket.create_connection((ADDRESS, self.port), timeout=2) as stream:
-                return stream.recv(4) == b"SSH-"
-        except OSError:
-            return False
+
+class Door:
+    """Waits for a server's banner by knocking again and again, each knock being heard for a minute.
+
+    One knock would not do: what is sent before the guest has a network is lost. Neither would one after the other with
+    a short patience: a guest under load takes longer for its banner than that, at every try.
+    """
+
+    def __init__(self, port: int) -> None:
+        """Wait for the server behind a port on 127.0.0.1; use it in a `with`."""
+        self._port = port
+        self._knocks: list[tuple[float, socket.socket]] = []
+        self._pause = _FIRST_PAUSE_SECONDS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._forget([knock for _, knock in self._knocks])
+
+    def opens(self, seconds: float) -> bool:
+        """Tell whether the banner of an SSH server arrives within `seconds`, by this knock or by an earlier one."""
+        end = time.monotonic() + seconds
+        self._forget([knock for since, knock in self._knocks if time.monotonic() - since > _HEARD_SECONDS])
+        self._knock()
+        while (left := end - time.monotonic()) > 0:
+            waiting = [knock for _, knock in self._knocks]
+            if not waiting:
+                time.sleep(left)
+                return False
+            for knock in select.select(waiting, [], [], left)[0]:
+                if _banner(knock):
+                    self._forget(waiting)
+                    self._pause = _FIRST_PAUSE_SECONDS
+                    return True
+                self._forget([knock])
+        return False
+
+    def _knock(self) -> None:
+        """Knock again, unless the last knock is young: each costs a slow guest a process."""
+        newest = max((since for since, _ in self._knocks), default=0.0)
+        if self._knocks and time.monotonic() - newest < self._pause:
+            return
+        self._pause = self._pause * 1.5 if self._knocks else _FIRST_PAUSE_SECONDS
+        with suppress(OSError):
+            self._knocks.append((time.monotonic(), socket.create_connection((ADDRESS, self._port), timeout=2)))
+
+    def _forget(self, knocks: list[socket.socket]) -> None:
+        self._knocks = [each for each in self._knocks if each[1] not in knocks]
+        for knock in knocks:
+            knock.close()
+
+
+def _banner(knock: socket.socket) -> bool:
+    with suppress(OSError):
+        return knock.recv(4) == b"SSH-"
+    return False
 
 
 def _control(directory: Path) -> Path:

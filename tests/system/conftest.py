@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.lab import hostpackages
+from tests.lab import hostpackages, journal
 from tests.lab import registry as images
-from tests.lab.progress import Printer, Progress
+from tests.lab.progress import Printer, Progress, silent
+
+LONGEST_FIRST = (
+    *("test_node", "test_rolling_reboot", "test_interrupted", "test_release"),
+    *("test_pcibind", "test_pcibind_boot", "test_fleet", "test_pcibind_guards", "test_breakdown"),
+)
+"""Modules in the order in which two workers end together; the second one that needs the same stage comes later."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,11 +23,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker("lab")
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.fixture(scope="session")
 def say(pytestconfig: pytest.Config) -> Progress:
     """Progress that passes by pytest's capture: a step of minutes must not look like a hang."""
+    if os.environ.get(journal.VARIABLE):
+        # Then what is entered there is shown, by one process for all.
+        return silent
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     printer = Printer()
 

@@ -1,4 +1,4 @@
-"""The exhaustive matrices, for `make soak`: every operation to be killed at, every topology, every variant."""
+"""The matrices of the deploy: every operation to be killed at (soak), every topology and every variant (worlds)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from tests.lab.progress import Progress
 from tests.lab.run import changes_of, plan_of, pyinfra
 from tests.system.killing import kill_at
 
-pytestmark = pytest.mark.soak
-
 
 @pytest.fixture
 def fresh(request: pytest.FixtureRequest, registry: Path, say: Progress) -> Iterator[Machine]:
@@ -23,6 +21,7 @@ def fresh(request: pytest.FixtureRequest, registry: Path, say: Progress) -> Iter
         yield machine
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("after", [0.0, 0.7, 3.0])
 def test_a_run_killed_at_every_operation_in_turn_still_converges(fresh: Machine, after: float) -> None:
     operations = plan_of(pyinfra([fresh], "--dry", "--json").report)
@@ -35,6 +34,7 @@ def test_a_run_killed_at_every_operation_in_turn_still_converges(fresh: Machine,
     assert changes_of(pyinfra([fresh], "-y", "--json").report) == []
 
 
+@pytest.mark.worlds
 @pytest.mark.parametrize("fresh", ["no-boards", "one-board", "two-boards", "eight-boards"], indirect=True)
 def test_every_topology_ends_verified_and_stays(fresh: Machine) -> None:
     run = pyinfra([fresh], "-y")
@@ -42,6 +42,7 @@ def test_every_topology_ends_verified_and_stays(fresh: Machine) -> None:
     assert changes_of(pyinfra([fresh], "-y", "--json").report) == []
 
 
+@pytest.mark.worlds
 @pytest.mark.parametrize("fresh", ["nic-in-group"], indirect=True)
 def test_a_foreign_card_in_a_boards_group_is_refused_by_name(fresh: Machine) -> None:
     run = pyinfra([fresh], "-y")
@@ -49,6 +50,7 @@ def test_a_foreign_card_in_a_boards_group_is_refused_by_name(fresh: Machine) -> 
     assert "e1000" in run.output or "8086:100e" in run.output
 
 
+@pytest.mark.worlds
 def test_all_functions_reach_the_virtual_machine_when_asked_for(fresh: Machine) -> None:
     run = pyinfra([fresh], "-y", "--data", "gevulot_gpu_functions=all")
     assert run.code == 0, run.output[-3000:]
@@ -56,6 +58,7 @@ def test_all_functions_reach_the_virtual_machine_when_asked_for(fresh: Machine) 
     assert len(report["functions"]) == 8
 
 
+@pytest.mark.soak
 def test_ten_reboots_come_back_right(fresh: Machine) -> None:
     assert pyinfra([fresh], "-y").code == 0
     for _ in range(10):
@@ -64,6 +67,7 @@ def test_ten_reboots_come_back_right(fresh: Machine) -> None:
         fresh.ssh("pcibind status")
 
 
+@pytest.mark.worlds
 @pytest.mark.parametrize("fresh", ["no-boards"], indirect=True)
 def test_an_external_database_is_used_by_its_url(fresh: Machine) -> None:
     fresh.ssh(
@@ -80,6 +84,7 @@ def test_an_external_database_is_used_by_its_url(fresh: Machine) -> None:
     assert changes_of(again.report) == []
 
 
+@pytest.mark.worlds
 @pytest.mark.parametrize("fresh", ["no-boards"], indirect=True)
 def test_automatic_updates_can_be_switched_on(fresh: Machine) -> None:
     run = pyinfra([fresh], "-y", "--data", "gevulot_auto_update=True")

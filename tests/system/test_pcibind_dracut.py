@@ -12,7 +12,7 @@ from tests.lab.preparation import IOMMU
 from tests.lab.progress import Progress, step
 from tests.system.binder import Binder
 
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.worlds
 
 LOADED_EARLY = r"(bochs-drm|snd_hda_intel|xhci_hcd).* 0000:0[12]:00\."
 """What the kernel says when the driver of a module takes a function of either board."""

@@ -1,0 +1,111 @@
+"""A machine that breaks is one failure with its reason, however many tests needed it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import host
+from tests.lab.breakdown import Breakdown
+
+pytest_plugins = ["pytester"]
+
+FAKE = """
+import pytest
+from tests.lab import host
+from tests.lab.breakdown import Breakdown
+
+class Fake:
+    name = "lab-1"
+    broken = False
+    def check(self):
+        if self.broken:
+            raise Breakdown("lab-1", "its kernel panicked: Fatal exception", "\\n  console.log ends:\\n  last line")
+    def check_reachable(self, *, timeout):
+        self.check()
+
+@pytest.fixture(scope="module")
+def machine():
+    fake = Fake()
+    host.LIVING["lab-1"] = fake
+    yield fake
+    del host.LIVING["lab-1"]
+"""
+
+IN_A_TEST = """
+def test_before(machine): pass
+def test_it_breaks(machine):
+    machine.broken = True
+    assert 1 == 2, "a failed expectation"
+def test_after(machine): pass
+def test_later(machine): assert 1 == 3
+"""
+
+BETWEEN_TESTS = """
+def test_before(machine): machine.broken = True
+def test_after(machine): pass
+def test_later(machine): pass
+"""
+
+IN_THE_SETUP = """
+@pytest.fixture(scope="module")
+def dead():
+    raise Breakdown("lab-2", "QEMU ended")
+
+@pytest.mark.parametrize("number", range(5))
+def test_needs_it(dead, number): pass
+"""
+
+HEALTHY = """
+def test_fails(machine): assert 1 == 2
+def test_passes(machine): pass
+@pytest.fixture(scope="module")
+def wrong(): raise ValueError("no such thing")
+def test_first(wrong): pass
+def test_second(wrong): pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def plugin(pytester: pytest.Pytester) -> Iterator[None]:
+    pytester.makeconftest('pytest_plugins = ["tests.plugins.breakdown"]')
+    before = dict(host.LIVING)
+    yield
+    host.LIVING.clear()
+    host.LIVING.update(before)
+
+
+def run(pytester: pytest.Pytester, text: str) -> pytest.RunResult:
+    pytester.makepyfile(FAKE + text)
+    return pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:xdist", "-rs")
+
+
+def test_a_breakdown_in_a_test_is_its_failure_and_the_others_are_skipped(pytester: pytest.Pytester) -> None:
+    done = run(pytester, IN_A_TEST)
+    done.assert_outcomes(passed=1, failed=1, skipped=2)
+    done.stdout.fnmatch_lines(
+        [
+            "lab-1 is broken: its kernel panicked: Fatal exception",
+            "  last line",
+            "*test_it_breaks then ended with: AssertionError: a failed expectation",
+            "SKIPPED*lab-1 broke in *test_it_breaks: its kernel panicked: Fatal exception",
+        ]
+    )
+
+
+def test_a_breakdown_between_tests_is_one_error(pytester: pytest.Pytester) -> None:
+    run(pytester, BETWEEN_TESTS).assert_outcomes(passed=1, errors=1, skipped=1)
+
+
+def test_a_machine_that_never_came_up_is_one_error(pytester: pytest.Pytester) -> None:
+    done = run(pytester, IN_THE_SETUP)
+    done.assert_outcomes(errors=1, skipped=4)
+    done.stdout.fnmatch_lines(["lab-2 is broken: QEMU ended"])
+
+
+def test_other_failures_stay_what_they_are_and_a_set_up_fails_once(pytester: pytest.Pytester) -> None:
+    done = run(pytester, HEALTHY)
+    done.assert_outcomes(passed=1, failed=1, errors=1, skipped=1)
+    done.stdout.fnmatch_lines(["*assert 1 == 2*", "SKIPPED*set-up that it shares with*test_first failed there: *"])
+    assert Breakdown.__name__ not in done.stdout.str()
