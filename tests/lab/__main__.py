@@ -7,25 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab import accelerator, board, hostpackages, image, inventory, topology
-from tests.lab.board import BoardError
-from tests.lab.hostpackages import HostPackageError, program
-from tests.lab.image import ImageError
+from tests.lab import accelerator, board, cache, emulator, hostpackages, image, inventory, topology
+from tests.lab.failures import FAILURES, text
+from tests.lab.hostpackages import program
 from tests.lab.machine import Machine, MachineError, machines
 from tests.lab.preparation import BARE, IOMMU
 from tests.lab.progress import Printer, Progress
-from tests.lab.qmp import QmpError
-from tests.lab.topology import Topology, TopologyError
-
-_FAILURES = (
-    BoardError,
-    HostPackageError,
-    ImageError,
-    MachineError,
-    QmpError,
-    TopologyError,
-    subprocess.CalledProcessError,
-)
+from tests.lab.topology import Topology
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,9 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = Printer()
     try:
         return int(options.run(options, progress))
-    except _FAILURES as error:
-        for line in (str(error), *getattr(error, "__notes__", ())):
-            print(line, file=sys.stderr)
+    except FAILURES as error:
+        print(text(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: what was half made is gone", file=sys.stderr)
@@ -55,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--cold", action="store_true", help="boot it instead of loading a snapshot")
     up.add_argument("--prepared", action="store_true", help="with the IOMMU on and pcibind's Python packages")
     up.add_argument("--memory", type=int, default=4096, metavar="MIB")
-    up.add_argument("--cpus", type=int, default=2)
+    up.add_argument("--cpus", type=int)
     up.add_argument("--no-registry", action="store_true", help="offer no container images")
     up.set_defaults(run=_up)
 
@@ -65,12 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     ssh.add_argument("command", nargs=argparse.REMAINDER)
     ssh.set_defaults(run=_ssh)
 
-    for name, run, text in (
+    for name, run, purpose in (
         ("reboot", _reboot, "reboot it from inside and wait until it is back"),
         ("power-cut", _power_cut, "take its power away; the disk stays"),
         ("inventory", _inventory, "print it as a host of a pyinfra inventory"),
     ):
-        command = commands.add_parser(name, help=text)
+        command = commands.add_parser(name, help=purpose)
         command.add_argument("name")
         command.set_defaults(run=run)
 
@@ -106,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _ready(_: argparse.Namespace, progress: Progress) -> int:
     hostpackages.ensure(progress)
+    for path in cache.prune():
+        progress(f"removed from the cache, not used for long: {path.name}")
+    emulator.ensure(progress)
     accelerator.choose(image.ensure(progress), progress)
     _registry(progress)
     return 0
@@ -114,6 +104,7 @@ def _ready(_: argparse.Namespace, progress: Progress) -> int:
 def _up(options: argparse.Namespace, progress: Progress) -> int:
     shape = options.topology if options.collected is None else _imitation(options.collected, progress)
     hostpackages.ensure(progress)
+    emulator.ensure(progress)
     registry = None if options.no_registry else _registry(progress)
     machine = Machine.start(
         shape,

@@ -1,74 +1,157 @@
 """The main job, from nothing: a virtual GPU host, and the deploy against it, from bare to verified.
 
-Run by `make demo`. What it installs on this computer are QEMU and the tools that make the guest's disk; what it leaves
-behind is a cache. No GPU, no hardware virtualisation and no container registry is needed.
+Run by `make demo`. What it installs on this computer are the tools that make the guest's disk; what it leaves behind is
+a cache. No GPU, no hardware virtualisation, no container registry and no QEMU is needed.
 """
 
 from __future__ import annotations
 
-import os
+import itertools
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
-from tests.lab import cache, hostpackages
+from tests.lab import accelerator, cache, emulator, hostpackages, image
 from tests.lab.containers import build
+from tests.lab.failures import FAILURES, text
 from tests.lab.machine import Machine
-from tests.lab.progress import Printer, step
+from tests.lab.progress import silent
+from tests.lab.record import NameInUse
+from tests.lab.run import ROOT, environment
 
-ROOT = Path(__file__).parents[2]
-NAME = "demo"
-COMMAND = ("pyinfra", "-y", "inventories/lab.py", "deploys/node.py")
+NAME: Final = "demo"
+COMMAND: Final = ("pyinfra", "-y", "inventories/lab.py", "deploys/node.py")
+
+_DRIVERS: Final = (
+    "cat /proc/cmdline; for f in /sys/bus/pci/devices/*/driver; do "
+    "echo $f $(basename $(readlink $f)); done | sed 's|/sys/bus/pci/devices/||; s|/driver||'"
+)
+_OPERATION: Final = "--> Starting operation: "
+_TAIL_LINES: Final = 60
+
+
+@contextmanager
+def phase(title: str) -> Iterator[None]:
+    """Show what goes on, and when it is over how long it took, in the same line."""
+    print(f"  {title + ' …':<72}", end="", flush=True)
+    start = time.monotonic()
+    yield
+    print(f"{time.monotonic() - start:4.0f} s", flush=True)
 
 
 def main() -> int:
     """Bring the lab up, run the deploy, and end with its table. Returns pyinfra's exit code."""
     start = time.monotonic()
-    say = Printer(sys.stdout)
-    hostpackages.ensure(say)
-    say("the images of Postgres and of the node are stand-ins that keep the real ones' contract")
-    registry = build.ensure(cache.directory(), say)
-    with Machine.start("two-boards", name=NAME, registry=registry, progress=say) as machine:
-        bare = machine.ssh(
-            "cat /proc/cmdline; for f in /sys/bus/pci/devices/*/driver; do "
-            "echo $f $(basename $(readlink $f)); done | sed 's|/sys/bus/pci/devices/||; s|/driver||'"
-        )
-        say("a bare host: IOMMU off, host drivers on both boards, no Podman state")
-        for line in bare.stdout.splitlines():
+    with machine() as host:
+        print("a bare host: IOMMU off, host drivers on both boards, no Podman state")
+        for line in host.ssh(_DRIVERS).stdout.splitlines():
             print(f"    {line}")
-        say(f"now exactly what an operator runs (it takes minutes here, the reboot included): {' '.join(COMMAND)}")
-        sys.stdout.flush()
-        words = [str(Path(sys.executable).with_name("pyinfra")), *COMMAND[1:]]
-        with step(say, "the deploy"):
-            code, table = run(words)
-        say(f"console log: {machine.console}")
+        print(f"now exactly what an operator runs, the reboot included: {' '.join(COMMAND)}")
+        code, table = run(host)
+        print("", *table, sep="\n")
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    print("", *table, sep="\n")
     outcome = "bare to verified" if code == 0 else f"the deploy failed with exit code {code}"
-    say(f"{outcome} in {minutes} min {seconds} s, lab included")
+    print(f"{outcome} in {minutes} min {seconds} s, lab included; logs: {host.directory}")
     return code
 
 
-def run(words: list[str]) -> tuple[int, list[str]]:
-    """Run the command, show what it prints, and return its exit code and the table of what was verified."""
-    environment = os.environ | {"GEVULOT_LAB_MACHINES": NAME}
+def machine() -> Machine:
+    """A virtual GPU host as it is installed, and what it needs of this computer, phase by phase."""
+    for package in hostpackages.missing():
+        print(f"this machine lacks {package.name}: it {package.purpose}")
+    with phase("tools of this computer, with apt-get if any is missing"):
+        hostpackages.ensure(silent)
+    cache.prune()
+    with phase("QEMU, out of Debian's packages"):
+        emulator.ensure()
+    with phase("stand-ins for the images of Postgres and of the node"):
+        registry = build.ensure(cache.directory(), silent)
+    with phase("the disk of a Debian 13 host"):
+        disk = image.ensure()
+    with phase("trying this machine's own virtualisation"):
+        chosen = accelerator.choose(disk)
+    how = "emulated" if chosen.emulated else "on this machine's virtualisation"
+    with phase(f"booting a virtual host with two boards, {how}"):
+        for number in itertools.count(1):
+            try:
+                # Another demo may run beside this one.
+                name = NAME if number == 1 else f"{NAME}-{number}"
+                return Machine.start("two-boards", name=name, registry=registry)
+            except NameInUse:
+                continue
+    raise AssertionError("names do not run out")
+
+
+def run(host: Machine) -> tuple[int, list[str]]:
+    """Run the command; return its exit code and the table of what was verified.
+
+    What it prints is kept in the machine's directory; here each step of the runbook is a line.
+    """
+    log = host.directory / "pyinfra.log"
+    words = [str(Path(sys.executable).with_name("pyinfra")), *COMMAND[1:]]
     table: list[str] = []
-    with subprocess.Popen(
-        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    tail: list[str] = []
+    with (
+        log.open("w") as kept,
+        subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=environment() | {"GEVULOT_LAB_MACHINES": host.name},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process,
+    ):
         assert process.stdout is not None
+        steps = _Steps()
         inside = False
         for line in process.stdout:
-            print(line, end="", flush=True)
+            kept.write(line)
+            kept.flush()
+            tail = [*tail[1 - _TAIL_LINES :], line]
+            steps.see(line)
             inside = "What was verified on" in line or (inside and line.startswith("      "))
             if inside:
                 table.append(line.rstrip().removeprefix("    "))
-    return process.returncode, table
+        steps.end()
+    host.check()
+    return process.returncode, table or [line.rstrip() for line in tail]
+
+
+class _Steps:
+    """The steps of the runbook, each as a phase: operations are named `STEP | OPERATION`."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._open = ExitStack()
+        self._begin("connecting, reading facts, planning")
+
+    def see(self, line: str) -> None:
+        """Begin a new phase with the first operation of another step."""
+        if line.startswith(_OPERATION):
+            name = line.removeprefix(_OPERATION).partition(" | ")[0].strip()
+            if name != self._name:
+                self._begin(name)
+
+    def _begin(self, name: str) -> None:
+        self.end()
+        self._name = name
+        self._open.enter_context(phase(name))
+
+    def end(self) -> None:
+        """End the last phase."""
+        self._open.close()
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except FAILURES as error:
+        print(f"\n{text(error)}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,59 +15,17 @@ import testinfra
 
 from facts.database import MIGRATIONS, TABLES
 from facts.initramfs import EARLY, InitramfsContents
+from tests.lab import stage
 from tests.lab.containers.build import PUBLICLY_KNOWN_KEY
 from tests.lab.inventory import passphrase
 from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
-from tests.lab.run import ROOT, Run, changes_of, environment, plan_of, pyinfra
+from tests.lab.run import changes_of, command, plan_of, pyinfra
+from tests.system.story import DRIVERS, Story, running_state, treasure, wait_for_node
+from tests.system.story import deployed as start_deployed
 
 BOARDS = ("0000:00/04.0/00", "0000:00/05.0/00")
 """The default topology's boards by their bridge-relative paths, which no renumbering changes."""
-
-DRIVERS = (
-    "for device in /sys/bus/pci/devices/*; do "
-    "driver=$(readlink $device/driver); echo $(readlink -f $device) ${driver##*/}; done"
-)
-SERVICES = "systemctl list-units --type=service --state=running --plain --no-legend --no-pager | cut -d' ' -f1 | sort"
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """What was done to the machine before the first test looks at it."""
-
-    machine: Machine
-    plan: Run
-    never: Run
-    bare: dict[str, str]
-    after_never: dict[str, str]
-    first: Run
-
-
-# A login's own services, and Debian's proxy that ends by itself when it is idle.
-COME_AND_GO = ("user@", "session", "netavark-dhcp-proxy")
-
-RECORDER = r"""[Service]
-ExecStart=/bin/sh -c 'while sleep 1; do cat /proc/[0-9]*/cmdline; echo; done >>/root/arguments 2>/dev/null'
-[Install]
-WantedBy=multi-user.target
-"""
-
-
-def record_arguments(machine: Machine) -> None:
-    """Have every process's arguments written down once a second, from now on and after each boot."""
-    unit = "/etc/systemd/system/record-arguments.service"
-    machine.ssh(f"umask 077; cat >{unit} && systemctl enable --now {unit}", stdin=RECORDER)
-
-
-def running_state(machine: Machine) -> dict[str, str]:
-    """Boot, drivers, modules' users and services: what ``reboot='never'`` must leave alone."""
-    return {
-        "boot": machine.boot_id(),
-        "drivers": machine.ssh(DRIVERS).stdout,
-        "services": "\n".join(
-            line for line in machine.ssh(SERVICES).stdout.splitlines() if not line.startswith(COME_AND_GO)
-        ),
-    }
 
 
 def drivers(machine: Machine, board: str) -> list[str]:
@@ -94,44 +51,29 @@ def group(machine: Machine, function: str) -> str:
     return machine.ssh(f"basename $(readlink /sys/bus/pci/devices/{function}/iommu_group)").stdout.strip()
 
 
-def treasure(machine: Machine) -> str:
-    """Digests of what must never change by itself: key, secrets, rows."""
-    return machine.ssh(
-        "sha256sum </var/lib/gevulot/key/node.key; "
-        "for secret in gevulot-db-password gevulot-db-url gevulot-psk-passphrase; do "
-        "podman secret inspect --showsecret --format '{{.SecretData}}' $secret | sha256sum; done; "
-        "podman exec gevulot-postgres psql -U gevulot -d gevulot -Atc "
-        "'SELECT * FROM acl_whitelist ORDER BY 1; SELECT version, checksum FROM _sqlx_migrations ORDER BY 1'"
-    ).stdout
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """The machine of these tests, and how it came to be what it is."""
 
-
-def wait_for_node(machine: Machine) -> None:
-    machine.ssh(
-        "systemctl is-system-running --wait >/dev/null; n=0; "
-        "until python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:8888/ready\", timeout=5)' "
-        "2>/dev/null; "
-        "do n=$((n+1)); [ $n -lt 60 ] || { journalctl -b -u gevulot-node -n 30 --no-pager; exit 1; }; sleep 2; done"
-    )
+    machine: Machine
+    story: Story
 
 
 @pytest.fixture(scope="module")
-def story(registry: Path, say: Progress) -> Iterator[Story]:
-    with Machine.start("two-boards", registry=registry, progress=say) as machine:
-        bare = running_state(machine)
-        with step(say, "planning on a bare host", takes="about 40 s"):
-            plan = pyinfra([machine], "--dry", "--json")
-        with step(say, "deploying with gevulot_reboot=never", takes="about a minute"):
-            never = pyinfra([machine], "-y", "--json", "--data", "gevulot_reboot=never")
-        after_never = running_state(machine)
-        record_arguments(machine)
-        with step(say, "deploying, reboot included", takes="about five minutes"):
-            first = pyinfra([machine], "-y", "--json", "-vvv", "--debug-all", "--diff")
-        yield Story(machine, plan, never, bare, after_never, first)
+def deployed(registry: Path, say: Progress) -> Iterator[Deployed]:
+    machine, story = start_deployed(registry, say)
+    with machine:
+        yield Deployed(machine, story)
 
 
 @pytest.fixture(scope="module")
-def machine(story: Story) -> Machine:
-    return story.machine
+def machine(deployed: Deployed) -> Machine:
+    return deployed.machine
+
+
+@pytest.fixture(scope="module")
+def story(deployed: Deployed) -> Story:
+    return deployed.story
 
 
 @pytest.fixture(scope="module")
@@ -299,10 +241,8 @@ def test_a_second_run_changes_nothing_and_neither_would_a_third(machine: Machine
 
 def fleet(machine: Machine, *arguments: str) -> tuple[int, dict[str, Any]]:
     """The exit code of the fleet's status for this machine, and what it says of it."""
-    command = [sys.executable, "-m", "deploys.fleet", "inventories/lab.py", "--limit", machine.name, "--output", "json"]
-    done = subprocess.run(
-        [*command, *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
-    )
+    words = [sys.executable, "-m", "deploys.fleet", "inventories/lab.py", "--limit", machine.name, "--output", "json"]
+    done = command([machine], [*words, *arguments])
     assert done.stdout.startswith("{"), done.stderr
     (host,) = json.loads(done.stdout)["hosts"]
     return done.returncode, host
@@ -368,8 +308,8 @@ def test_everything_survives_a_power_cut_and_a_twin_added_in_front(machine: Mach
 
 
 def test_a_changed_password_reaches_the_server(machine: Machine, say: Progress) -> None:
-    machine.power_cut()
-    machine.power_on("two-boards")
+    # Before the twin came.
+    machine.restore(stage.SNAPSHOT)
     wait_for_node(machine)
     with step(say, "deploying with another database password", takes="about a minute and a half"):
         changed = pyinfra([machine], "-y", "--json", "--data", "gevulot_postgres_password=an/other p@ss%word")

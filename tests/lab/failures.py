@@ -1,0 +1,33 @@
+"""The failures: what the lab may end with that is said in a sentence and needs no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Final
+
+from tests.lab.board import BoardError
+from tests.lab.containers.build import BuildError
+from tests.lab.emulator import EmulatorError
+from tests.lab.hostpackages import HostPackageError
+from tests.lab.image import ImageError
+from tests.lab.qmp import QmpError
+from tests.lab.record import MachineError
+from tests.lab.topology import TopologyError
+
+FAILURES: Final = (
+    BoardError,
+    BuildError,
+    EmulatorError,
+    HostPackageError,
+    ImageError,
+    MachineError,
+    OSError,
+    QmpError,
+    TopologyError,
+    subprocess.CalledProcessError,
+)
+
+
+def text(error: BaseException) -> str:
+    """Return what to show of a failure: its text, and the notes on it."""
+    return "\n".join((str(error), *getattr(error, "__notes__", ())))
