@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tests.lab import breakdown, cache, disk, journal, keys, qemu, record
+from tests.lab import breakdown, cache, disk, emulator, journal, keys, qemu, record
 from tests.lab.breakdown import Breakdown, Console
 from tests.lab.qemu import Guard, Hardware, Process
 from tests.lab.qmp import Monitor, QmpError
@@ -123,7 +123,8 @@ class VirtualHost:
         not start.
         """
         arguments = [
-            *("-name", self.name),
+            # By its loader's name nobody would know it among other processes.
+            *("-name", f"{self.name},process={emulator.SYSTEM[:15]}"),
             *self.hardware.arguments(),
             *qemu.drive(self.disk.name),
             *(qemu.card_drive(disk.card()) if self.hardware.has_card_disk else ()),

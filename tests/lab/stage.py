@@ -50,6 +50,7 @@ class Kept:
     Its disk holds the snapshot `SNAPSHOT`; where the hardware cannot be saved it boots instead.
     """
 
+    name: str
     disk: Path
     hardware: Hardware
     seen: dict[str, Any]
@@ -73,12 +74,14 @@ def ensure(stage: Stage, registry: Path, progress: Progress = silent) -> Kept:
             with step(progress, f"the stage {stage.name}", takes="some minutes"):
                 _play(stage, disk, notes, registry, progress)
     text = json.loads(notes.read_text())
-    return Kept(disk, hardware, text["seen"], text["snapshot"], text["at"])
+    return Kept(stage.name, disk, hardware, text["seen"], text["snapshot"], text["at"])
 
 
-def start(kept: Kept, registry: Path, *, name: str | None = None) -> Machine:
+def start(kept: Kept, registry: Path, progress: Progress = silent) -> Machine:
     """Return a machine of its own in the state of a stage. Raises MachineError."""
-    return Machine.from_disk(kept.disk, kept.hardware, snapshot=kept.snapshot, registry=registry, name=name)
+    reached = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.at))
+    with step(progress, f"a machine from the stage {kept.name}, reached {reached} with the same inputs"):
+        return Machine.from_disk(kept.disk, kept.hardware, snapshot=kept.snapshot, registry=registry)
 
 
 def _play(stage: Stage, disk: Path, notes: Path, registry: Path, progress: Progress) -> None:

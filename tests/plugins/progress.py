@@ -69,6 +69,8 @@ class Progress:
         terminalreporter.section(f"the {_SLOWEST} slowest tests, with the set-up that they were the first to need")
         for name, seconds in sorted(self._seconds.items(), key=lambda each: -each[1])[:_SLOWEST]:
             terminalreporter.write_line(f"{seconds:6.0f} s  {name}")
+        if not self._boots:
+            return
         total = sum(entry.seconds or 0 for entry in self._boots)
         terminalreporter.section(f"{len(self._boots)} boots, {total:.0f} s")
         for entry in self._boots:

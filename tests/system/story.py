@@ -122,7 +122,7 @@ STAGE = Stage("node", "two-boards", Path(__file__), play)
 def deployed(registry: Path, say: Progress) -> tuple[Machine, Story]:
     """A machine of its own that was deployed from bare, and how."""
     kept = stage.ensure(STAGE, registry, say)
-    return stage.start(kept, registry), Story.of(kept)
+    return stage.start(kept, registry, say), Story.of(kept)
 
 
 def treasure(machine: Machine) -> str:
