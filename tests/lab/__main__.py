@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(text(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: what was half made is gone", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
 
 
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 def _ready(_: argparse.Namespace, progress: Progress) -> int:
     hostpackages.ensure(progress)
     for path in cache.prune():
-        progress(f"removed from the cache, not used for long: {path.name}")
+        progress(f"removed from the cache, unused: {path.name}")
     emulator.ensure(progress)
     accelerator.choose(image.ensure(progress), progress)
     _registry(progress)
@@ -191,12 +191,15 @@ def _down(options: argparse.Namespace, progress: Progress) -> int:
             progress(f"{name} is left alone: process {machine.owner} uses it")
             continue
         machine.stop()
-        progress(f"{name} is gone; what it printed is in {machine.console}")
+        progress(f"{name} is removed; its console log: {machine.console}")
     return 0
 
 
 def _list(options: argparse.Namespace, progress: Progress) -> int:
-    for name in machines():
+    names = machines()
+    if not names:
+        progress("no machines")
+    for name in names:
         machine = Machine.attach(name)
         state = f"ssh port {machine.port}" if machine.running else "no power"
         print(f"{name}  {machine.topology.name}  {state}  {machine.directory}")

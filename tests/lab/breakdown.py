@@ -66,8 +66,8 @@ def full(directory: Path) -> str | None:
         free = shutil.disk_usage(directory).free
         if free < _FULL_BYTES:
             return (
-                f"the disk is full: {free // 2**20} MiB are free where {directory} lies; make room, "
-                "or let GEVULOT_LAB_CACHE name a directory on another disk"
+                f"this computer's disk is full: only {free // 2**20} MiB are free for {directory}; free some space, "
+                "or set GEVULOT_LAB_CACHE to a directory on another disk"
             )
     return None
 

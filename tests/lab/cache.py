@@ -1,7 +1,7 @@
 """The cache: one directory of things that cost minutes to make and are never changed once made.
 
-Several runs may use it side by side: what is made is made under a lock, below a name that only its maker uses, and then
-renamed. What nobody used for long is removed.
+Several runs may use it side by side: each entry is made under a lock, at a path that only its maker uses, and then
+renamed. Unused entries are removed.
 """
 
 import fcntl
@@ -16,17 +16,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from tests.lab import journal
+
 KEPT_DAYS: Final = 14
-"""What was not used for so long is removed."""
+"""Entries unused for this long are removed."""
 
 KEPT_GIB: Final = 24
-"""Beyond this much, what was used the longest ago is removed first."""
+"""Above this size, the least recently used entries are removed first."""
 
 _RECENT_SECONDS: Final = 6 * 3600
-"""What was used within so long is never removed: a run may be about to use it again."""
+"""Entries used this recently are never removed: a run may be about to use them again."""
 
 _KINDS: Final = (
-    *("emulators/*", "images/*", "prepared/*", "warm/*", "deployed/*", "containers/*", "accelerator-*.json"),
+    *("emulators/*", "images/*", "prepared/*", "warm/*", "stages/*", "containers/*", "accelerator-*.json"),
     # Where images of containers lay before.
     *("containers-*", "containers.tmp-*"),
 )
@@ -56,7 +58,10 @@ def digest(*parts: str) -> str:
 def locked(path: Path) -> Iterator[None]:
     """Hold the file lock `path.lock`. The kernel drops it when the holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = _lock(path, fcntl.LOCK_EX)
+    handle = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if handle is None:
+        with journal.entered(f"waiting for another process, which is making {path.name}"):
+            handle = _lock(path, fcntl.LOCK_EX)
     try:
         yield
     finally:
@@ -135,9 +140,9 @@ def _mounts() -> list[Path]:
 
 
 def prune(now: float | None = None) -> list[Path]:
-    """Remove what was not used for long, and what a killed maker left; return what was removed.
+    """Remove unused entries and those that a killed maker left; return what was removed.
 
-    An image stays as long as a disk lies over it.
+    An image is kept as long as a disk refers to it.
     """
     moment = time.time() if now is None else now
     removed = []
@@ -163,7 +168,7 @@ def prune(now: float | None = None) -> list[Path]:
 
 def disks() -> list[Path]:
     """Return every disk of a machine or of the cache that may lie over another one."""
-    return [*directory().glob("*/*.qcow2"), *directory().glob("machines/*/*.qcow2")]
+    return [*directory().glob("*/*.qcow2"), *directory().glob("*/*/*.qcow2")]
 
 
 def bases(disk: Path) -> tuple[Path, ...]:

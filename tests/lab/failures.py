@@ -1,4 +1,4 @@
-"""The failures: what the lab may end with that is said in a sentence and needs no traceback."""
+"""The failures: errors of the lab that are shown without a traceback."""
 
 from __future__ import annotations
 

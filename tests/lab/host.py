@@ -123,7 +123,7 @@ class VirtualHost:
         not start.
         """
         arguments = [
-            # By its loader's name nobody would know it among other processes.
+            # Otherwise ps shows the name of its loader.
             *("-name", f"{self.name},process={emulator.SYSTEM[:15]}"),
             *self.hardware.arguments(),
             *qemu.drive(self.disk.name),
@@ -253,7 +253,7 @@ class VirtualHost:
                 if login is None and self._printed.login():
                     login = now
                 if login is not None and now - login > breakdown.LOGIN_SECONDS:
-                    self._break(f"it shows its login, yet SSH has not answered for {now - login:.0f} s")
+                    self._break(f"it shows its login prompt, but SSH has not answered for {now - login:.0f} s")
                 if now - start > timeout:
                     self._break(f"it does not answer over SSH after {timeout:.0f} s")
 
@@ -268,7 +268,7 @@ class VirtualHost:
                 return state
             time.sleep(0.5)
 
-    # Whether it is whole.
+    # Health checks.
 
     def check(self) -> None:
         """Raise Breakdown when the machine is seen to be broken. Asks the guest nothing, and takes no time.
@@ -301,7 +301,7 @@ class VirtualHost:
                 if door.opens(1.0) and self._ssh.runs_commands(watched=self.check):
                     return
         if self._process is not None:
-            self._break(f"SSH does not answer any more, nor within {timeout:.0f} s")
+            self._break(f"SSH stopped answering (waited {timeout:.0f} s)")
 
     def _break(self, reason: str) -> None:
         raise Breakdown(self.name, reason, self._last_words())

@@ -1,6 +1,6 @@
-"""The journal: what the processes of one run do with machines, for the one that shows it.
+"""The journal: the steps that the processes of one run take, for the process that shows progress.
 
-A file of JSON lines, one for each beginning and each end. Without a run that asks for it, nothing is written.
+A file of JSON lines, one for each start and each end of a step. Nothing is written unless a run asks for it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def read(path: Path, offset: int = 0) -> tuple[list[Entry], int]:
 
 @contextmanager
 def entered(doing: str, *, boot: bool = False) -> Iterator[None]:
-    """Enter the beginning and the end of what is done, a boot or something else."""
+    """Record the start and the end of a step; `boot` says that it is the boot of a machine."""
     start = time.time()
     _enter(Entry(os.getpid(), doing, start, boot))
     try:

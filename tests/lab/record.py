@@ -115,7 +115,9 @@ def claim(name: str) -> None:
     directory = home() / name
     with cache.locked(directory):
         if (directory / _FILE).exists() or _claimed(directory):
-            raise NameInUse(f"{name}: there is a machine of that name already")
+            raise NameInUse(
+                f"{name}: there is a machine of that name already; `python -m tests.lab down {name}` removes it"
+            )
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         half = directory / f"{_CLAIM}.new"

@@ -1,10 +1,9 @@
-"""The stage: a state that a machine is brought to in minutes, once, and from which others start in seconds.
+"""The stage: a state that takes minutes to reach, reached once, from which other machines start in seconds.
 
-What was seen on the way is kept with it, so that tests of the way need no second one.
+What was observed on the way is kept with it, so that tests of the deploy itself need no second one.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -28,11 +27,13 @@ _LAB: Final = ("tests/lab/inventory.py", "tests/lab/run.py", "tests/lab/stage.py
 """What decides, besides the machine, what a deploy does: every file that it pushes or runs."""
 
 _MEMORY_MIB: Final = 4096
+_DISK: Final = "disk.qcow2"
+_NOTES: Final = "notes.json"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How to get there: `play` is done to a bare machine of a topology, and returns what it saw, as JSON can hold it.
+    """How to reach it: `play` is run on a bare machine of a topology; it returns what it observed, JSON-serialisable.
 
     `source` is the file that `play` is in: with another text of it, it is another stage.
     """
@@ -67,24 +68,23 @@ def ensure(stage: Stage, registry: Path, progress: Progress = silent) -> Kept:
     hardware = Hardware(named(stage.topology), _MEMORY_MIB, processors(), accelerator.choose(image, progress))
     inputs = [digest_of(ROOT / each) for each in (*_DEPLOY, *_LAB)] + [digest_of(stage.source)]
     key = cache.digest(image.digest, emulator.ensure().version, *hardware.arguments(), registry.name, *inputs)
-    disk = cache.directory() / "deployed" / f"{stage.name}-{key}.qcow2"
-    notes = disk.with_suffix(".json")
-    with cache.locked(disk):
-        if not (cache.holds(disk) and cache.holds(notes)):
-            with step(progress, f"the stage {stage.name}", takes="some minutes"):
-                _play(stage, disk, notes, registry, progress)
-    text = json.loads(notes.read_text())
-    return Kept(stage.name, disk, hardware, text["seen"], text["snapshot"], text["at"])
+    home = cache.directory() / "stages" / f"{stage.name}-{key}"
+    with cache.locked(home):
+        if not cache.holds(home):
+            with step(progress, f"building the stage {stage.name}", takes="some minutes"):
+                _play(stage, home, registry, progress)
+    notes = json.loads((home / _NOTES).read_text())
+    return Kept(stage.name, home / _DISK, hardware, **notes)
 
 
 def start(kept: Kept, registry: Path, progress: Progress = silent) -> Machine:
     """Return a machine of its own in the state of a stage. Raises MachineError."""
     reached = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.at))
-    with step(progress, f"a machine from the stage {kept.name}, reached {reached} with the same inputs"):
+    with step(progress, f"starting from the stage {kept.name}, built {reached} from the same inputs"):
         return Machine.from_disk(kept.disk, kept.hardware, snapshot=kept.snapshot, registry=registry)
 
 
-def _play(stage: Stage, disk: Path, notes: Path, registry: Path, progress: Progress) -> None:
+def _play(stage: Stage, home: Path, registry: Path, progress: Progress) -> None:
     name = record.fresh(stage.name)
     with Machine.start(
         stage.topology, name=name, memory_mib=_MEMORY_MIB, registry=registry, progress=progress
@@ -101,11 +101,11 @@ def _play(stage: Stage, disk: Path, notes: Path, registry: Path, progress: Progr
             with machine.monitor() as monitor:
                 monitor.command("stop")
             machine.power_cut()
-        half = cache.unfinished(notes)
-        half.write_text(json.dumps({"seen": seen, "snapshot": snapshot, "at": time.time()}))
-        half.rename(notes)
-        # Last, and at once: whoever sees the disk has its notes too.
-        os.rename(machine.disk, disk)
+        half = cache.unfinished(home)
+        half.mkdir()
+        (half / _NOTES).write_text(json.dumps({"seen": seen, "snapshot": snapshot, "at": time.time()}))
+        machine.disk.rename(half / _DISK)
+        half.rename(home)
         shutil.rmtree(machine.directory, ignore_errors=True)
 
 

@@ -27,7 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Do not begin with a machine that is broken."""
+    """Do not start a test of the lab with a machine that is broken."""
+    if item.get_closest_marker("lab") is None:
+        return
     for host in list(LIVING.values()):
         if (reason := item.config.stash[BROKEN].get(host.name)) is not None:
             pytest.skip(reason)
@@ -44,7 +46,7 @@ def pytest_runtest_makereport(
     error = call.excinfo.value
     for known, first in item.config.stash[FAILED]:
         if error is known:
-            return _skipped(item, report, f"the set-up that it shares with {first} failed there: {_line(error)}")
+            return _skipped(item, report, f"shared set-up failed in {first}: {_line(error)}")
     if call.when == "setup":
         # pytest keeps the error of a fixture, and raises it for every test that needs the fixture.
         item.config.stash[FAILED].append((error, item.nodeid))
@@ -54,7 +56,7 @@ def pytest_runtest_makereport(
     if (reason := item.config.stash[BROKEN].get(cause.name)) is not None:
         return _skipped(item, report, reason)
     item.config.stash[BROKEN][cause.name] = f"{cause.name} broke in {item.nodeid}: {cause.reason}"
-    report.longrepr = f"{cause}\n\n{item.nodeid} then ended with: {_line(error)}"
+    report.longrepr = f"{cause}\n\n{item.nodeid} failed with: {_line(error)}"
     return report
 
 

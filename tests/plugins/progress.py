@@ -1,4 +1,4 @@
-"""What a person sees of a long run: what happens now and for how long already, how much remains, and what was slow."""
+"""Progress of a long run: the current steps with their elapsed time, the tests that remain, and what was slow."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class Progress:
             self._ended["ended"] += 1
         if report.failed:
             self._ended["failed"] += 1
-            self._line(f"FAILED {report.nodeid}")
+            reason = f": {report.longrepr.splitlines()[0]}" if isinstance(report.longrepr, str) else ""
+            self._line(f"FAILED {report.nodeid}{reason}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
@@ -107,7 +108,7 @@ class Progress:
         doing = "; ".join(f"{entry.doing} {now - entry.at:.0f} s" for entry in self._current.values())
         with self._writing:
             self._reporter.ensure_newline()
-            self._reporter.write_line(f"[{now - self._start:4.0f} s] {count}{failed} | {text or doing or 'no machine'}")
+            self._reporter.write_line(f"[{now - self._start:4.0f} s] {count}{failed} | {text or doing or 'running'}")
 
 
 @pytest.hookimpl(trylast=True)

@@ -64,8 +64,8 @@ def test_a_full_disk_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytes
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(breakdown.shutil, "disk_usage", lambda _: usage._replace(free=5 * 2**20))
     assert breakdown.full(tmp_path) == (
-        f"the disk is full: 5 MiB are free where {tmp_path} lies; make room, "
-        "or let GEVULOT_LAB_CACHE name a directory on another disk"
+        f"this computer's disk is full: only 5 MiB are free for {tmp_path}; free some space, "
+        "or set GEVULOT_LAB_CACHE to a directory on another disk"
     )
 
 

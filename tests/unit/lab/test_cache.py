@@ -52,7 +52,7 @@ def test_use_is_noted(home: Path) -> None:
 def test_beyond_its_size_the_longest_unused_goes_first_and_what_was_just_used_stays(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = [make(home / f"deployed/{days}.qcow2", days=days, text=b"x" * 100_000) for days in (3, 2, 1, 0)]
+    paths = [make(home / f"warm/{days}.qcow2", days=days, text=b"x" * 100_000) for days in (3, 2, 1, 0)]
     monkeypatch.setattr(cache, "KEPT_GIB", 250_000 / 2**30)
     assert cache.prune() == paths[:2]
     monkeypatch.setattr(cache, "KEPT_GIB", 0)
@@ -115,3 +115,10 @@ def test_a_lock_that_is_held_is_not_free(home: Path) -> None:
     with cache.locked_if_free(home / "thing") as free:
         assert free
     assert not (home / "thing.lock").exists()
+
+
+def test_a_stage_keeps_the_image_below_its_disk(home: Path) -> None:
+    disk = make(home / "images/0123/disk.raw", days=20)
+    os.utime(disk.parent, (0, 0))
+    make(home / "stages/node-0123/disk.qcow2", text=qcow2(disk))
+    assert cache.prune() == []

@@ -13,6 +13,9 @@ pytest_plugins = ["pytester"]
 
 FAKE = """
 import pytest
+
+pytestmark = pytest.mark.lab
+
 from tests.lab import host
 from tests.lab.breakdown import Breakdown
 
@@ -88,7 +91,7 @@ def test_a_breakdown_in_a_test_is_its_failure_and_the_others_are_skipped(pyteste
         [
             "lab-1 is broken: its kernel panicked: Fatal exception",
             "  last line",
-            "*test_it_breaks then ended with: AssertionError: a failed expectation",
+            "*test_it_breaks failed with: AssertionError: a failed expectation",
             "SKIPPED*lab-1 broke in *test_it_breaks: its kernel panicked: Fatal exception",
         ]
     )
@@ -107,5 +110,5 @@ def test_a_machine_that_never_came_up_is_one_error(pytester: pytest.Pytester) ->
 def test_other_failures_stay_what_they_are_and_a_set_up_fails_once(pytester: pytest.Pytester) -> None:
     done = run(pytester, HEALTHY)
     done.assert_outcomes(passed=1, failed=1, errors=1, skipped=1)
-    done.stdout.fnmatch_lines(["*assert 1 == 2*", "SKIPPED*set-up that it shares with*test_first failed there: *"])
+    done.stdout.fnmatch_lines(["*assert 1 == 2*", "SKIPPED*shared set-up failed in *test_first: *"])
     assert Breakdown.__name__ not in done.stdout.str()
