@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab import accelerator, board, cache, emulator, hostpackages, image, inventory, topology
+from tests.lab import accelerator, board, cache, emulator, hostpackages, image, inventory, record, topology
 from tests.lab.failures import FAILURES, text
 from tests.lab.hostpackages import program
 from tests.lab.machine import Machine, MachineError, machines
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _ready(_: argparse.Namespace, progress: Progress) -> int:
     hostpackages.ensure(progress)
-    for path in cache.prune():
+    for path in cache.prune(kept=record.registries()):
         progress(f"removed from the cache, unused: {path.name}")
     emulator.ensure(progress)
     accelerator.choose(image.ensure(progress), progress)

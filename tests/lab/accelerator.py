@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.lab import cache, emulator
 from tests.lab.image import Image
 from tests.lab.progress import Progress, silent
-from tests.lab.qemu import Accelerator
+from tests.lab.qemu import Accelerator, Guard, Process, started_at
 
 EMULATION = Accelerator("tcg,thread=multi", "max")
 
@@ -116,6 +116,7 @@ def trial(image: Image, candidate: Accelerator, *, timeout: float = _TRIAL_SECON
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
+        guard = Guard(Process(child.pid, started_at(child.pid) or -1))
         # Closing the far end is not enough: a guest that hangs prints nothing.
         alarm = threading.Timer(timeout, child.kill)
         alarm.start()
@@ -131,6 +132,7 @@ def trial(image: Image, candidate: Accelerator, *, timeout: float = _TRIAL_SECON
             alarm.cancel()
             child.kill()
             child.communicate()
+            guard.release()
 
 
 def _archive(files: dict[str, bytes]) -> bytes:

@@ -33,20 +33,20 @@ class Console:
     """What a guest printed on its serial console since the last power-on."""
 
     def __init__(self, path: Path) -> None:
-        """Follow the log at `path`, to which every boot appends."""
+        """Follow the log at `path`, to which every boot appends; `start` is the offset of the last power-on."""
         self._path = path
-        self._start = 0
+        self.start = 0
 
     def forget(self) -> None:
         """Start anew: what was printed up to now belongs to an earlier power-on."""
         with suppress(FileNotFoundError):
-            self._start = self._path.stat().st_size
+            self.start = self._path.stat().st_size
 
     def text(self) -> str:
         """Return what was printed since the power-on; of a long text its last MiB."""
         with suppress(FileNotFoundError), self._path.open("rb") as log:
             size = log.seek(0, 2)
-            log.seek(max(self._start, size - 2**20))
+            log.seek(max(self.start, size - 2**20))
             return log.read().decode(errors="replace")
         return ""
 

@@ -7,11 +7,12 @@ renamed. Unused entries are removed.
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -104,64 +105,85 @@ def _lock(path: Path, how: int) -> int | None:
 def unfinished(path: Path) -> Path:
     """Return where to make `path` before it is renamed to it; to be used under its lock.
 
-    What is there is left by a maker that was killed: it is removed.
+    What makers left that were killed is removed. The path is this process's own: a child of a killed maker may live on
+    and write into the one that it was given.
     """
-    half = path.with_name(path.name + _UNFINISHED)
-    remove(half)
-    return half
+    for half in path.parent.glob(f"{path.name}.*{_UNFINISHED}"):
+        remove(half)
+    return path.with_name(f"{path.name}.{os.getpid()}{_UNFINISHED}")
 
 
 def holds(path: Path) -> bool:
     """Tell whether something is in the cache, and if so note that it is used now."""
-    with suppress(FileNotFoundError):
+    try:
         os.utime(path)
-        return True
-    return False
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        raise PermissionError(
+            f"{path} belongs to another user; set GEVULOT_LAB_CACHE to a directory of yours"
+        ) from None
+    return True
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a tree; what root made is removed by root."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-        if path.exists():
-            from tests.lab.hostpackages import privileged
+    """Remove a file or a tree; what root made is removed by root. Raises OSError naming what cannot be removed.
 
-            # A killed builder may have left file systems mounted below it: they are not ours to empty.
-            mounts = sorted((m for m in _mounts() if m.is_relative_to(path)), reverse=True)
-            for mount in mounts:
-                subprocess.run(privileged(["umount", "--lazy", str(mount)]), check=False)
-            subprocess.run(privileged(["rm", "-rf", "--one-file-system", str(path)]), check=True)
-    else:
+    A killed builder may have left file systems mounted below it, which may be anybody's: they are unmounted first.
+    """
+    if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
+        return
+    from tests.lab.hostpackages import privileged
+
+    for mount in sorted(_mounts_below(path), reverse=True):
+        subprocess.run(privileged(["umount", "--lazy", str(mount)]), check=False, capture_output=True)
+    if left := _mounts_below(path):
+        raise OSError(f"{path} cannot be removed: {left[0]} is mounted there; unmount it")
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        done = subprocess.run(privileged(["rm", "-rf", "--one-file-system", str(path)]), capture_output=True, text=True)
+        if done.returncode != 0:
+            raise OSError(f"{path} cannot be removed: {done.stderr.strip()}")
 
 
-def _mounts() -> list[Path]:
-    return [Path(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+def _mounts_below(path: Path) -> list[Path]:
+    top = path.resolve()
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    # Blanks and the like are written in octal (proc_pid_mountinfo(5)).
+    points = (re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split()[4]) for line in lines)
+    return [point for each in points if (point := Path(os.fsdecode(each))).is_relative_to(top)]
 
 
-def prune(now: float | None = None) -> list[Path]:
+def prune(now: float | None = None, *, kept: Iterable[Path] = ()) -> list[Path]:
     """Remove unused entries and those that a killed maker left; return what was removed.
 
-    An image is kept as long as a disk refers to it.
+    An image is kept as long as a disk refers to it, and so is what is named in `kept`. An entry that cannot be removed
+    is left for the next time.
     """
     moment = time.time() if now is None else now
+    needed = {each.resolve() for each in (*kept, *(base for disk in disks() for base in bases(disk)))}
     removed = []
     entries = [each for kind in _KINDS for each in directory().glob(kind) if each.suffix != ".lock"]
     for half in (each for each in entries if each.name.endswith(_UNFINISHED)):
-        with locked_if_free(half.with_name(half.name.removesuffix(_UNFINISHED))) as free:
+        whole = half.with_name(half.name.removesuffix(_UNFINISHED).rpartition(".")[0])
+        with suppress(OSError), locked_if_free(whole) as free:
             if free and half.exists():
                 remove(half)
                 removed.append(half)
-    whole = sorted((each for each in entries if not each.name.endswith(_UNFINISHED)), key=_used)
-    total = sum(_size(each) for each in whole)
-    for each in whole:
+    whole_entries = sorted((each for each in entries if not each.name.endswith(_UNFINISHED)), key=_used)
+    total = sum(_size(each) for each in whole_entries)
+    for each in whole_entries:
         allowed = _RECENT_SECONDS if total > KEPT_GIB * 2**30 else KEPT_DAYS * 24 * 3600
-        if moment - _used(each) < allowed or each in {base for disk in disks() for base in bases(disk)}:
+        if moment - _used(each) < allowed or each.resolve() in needed:
             continue
-        with locked_if_free(each) as free:
+        with suppress(OSError), locked_if_free(each) as free:
             if free and moment - _used(each) >= allowed:
                 total -= _size(each)
-                remove(each)
+                # Renamed first: one that is half removed must not be taken for a whole one.
+                half = unfinished(each)
+                each.rename(half)
+                remove(half)
                 removed.append(each)
     return removed
 

@@ -7,15 +7,19 @@ a cache. No GPU, no hardware virtualisation, no container registry and no QEMU i
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.lab import accelerator, cache, emulator, hostpackages, image
+from tests.lab import accelerator, cache, emulator, hostpackages, image, record
+from tests.lab.breakdown import Breakdown
 from tests.lab.containers import build
 from tests.lab.failures import FAILURES, text
 from tests.lab.machine import Machine
@@ -65,7 +69,7 @@ def machine() -> Machine:
         print(f"this machine lacks {package.name}: it {package.purpose}")
     with phase("tools of this computer, with apt-get if any is missing"):
         hostpackages.ensure(silent)
-    cache.prune()
+    cache.prune(kept=record.registries())
     with phase("QEMU, out of Debian's packages"):
         emulator.ensure()
     with phase("stand-ins for the images of Postgres and of the node"):
@@ -100,11 +104,13 @@ def run(host: Machine) -> tuple[int, list[str]]:
         subprocess.Popen(
             words,
             cwd=ROOT,
-            env=environment() | {"GEVULOT_LAB_MACHINES": host.name},
+            env=environment([host]),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            process_group=0,
         ) as process,
+        _watched(host, process),
     ):
         assert process.stdout is not None
         steps = _Steps()
@@ -120,6 +126,31 @@ def run(host: Machine) -> tuple[int, list[str]]:
         steps.end()
     host.check()
     return process.returncode, table or [line.rstrip() for line in tail]
+
+
+@contextmanager
+def _watched(host: Machine, process: subprocess.Popen[str]) -> Iterator[None]:
+    """End the process, and all that it started, when the machine breaks meanwhile."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1):
+            try:
+                host.check()
+            except Breakdown:
+                os.killpg(process.pid, signal.SIGKILL)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    finally:
+        over.set()
+        watcher.join()
 
 
 class _Steps:

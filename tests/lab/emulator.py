@@ -87,8 +87,14 @@ def _extract(home: Path) -> None:
     unpack = [program("tar"), "-x", "-C", str(half), "--no-same-owner", *(f"./{path}" for path in _KEPT)]
     with (half / "log").open("wb") as log:
         packing = subprocess.Popen(privileged(source), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
-        unpacked = subprocess.run(unpack, stdin=packing.stdout, stdout=log, stderr=log)
-    if packing.wait() != 0 or unpacked.returncode != 0:
+        assert packing.stdout is not None
+        try:
+            unpacked = subprocess.run(unpack, stdin=packing.stdout, stdout=log, stderr=log)
+        finally:
+            # Whoever writes on must notice that nobody reads any more.
+            packing.stdout.close()
+            packed = packing.wait()
+    if packed != 0 or unpacked.returncode != 0:
         tail = "\n".join((half / "log").read_text(errors="replace").splitlines()[-25:])
         raise EmulatorError(f"QEMU could not be extracted from Debian's {_BACKPORTS}:\n{tail}")
     trial = Emulator(half, "")

@@ -24,7 +24,7 @@ FAILURES: Final = (
     OSError,
     QmpError,
     TopologyError,
-    subprocess.CalledProcessError,
+    subprocess.SubprocessError,
 )
 
 

@@ -144,7 +144,8 @@ class VirtualHost:
             self.forwards = self._read_forwards()
             pair = keys.ensure(cache.directory())
             self._ssh.trust(pair.public(pair.host))
-            self._write_record(owner=record.myself())
+            # A machine that is to stay keeps its disk though this process is killed now.
+            self._write_record(owner=None if self._detached else record.myself())
             LIVING[self.name] = self
         except BaseException:
             self.power_cut()
@@ -240,22 +241,25 @@ class VirtualHost:
         """
         start = time.monotonic()
         login: float | None = None
+        why = "no SSH server answers"
         doing = "resuming" if self._resumes else "booting"
         entered = journal.entered(f"{doing} {self.name} ({self.topology.name})", boot=not self._resumes)
         with entered, Door(self.port) as door:
             while True:
                 self.check()
                 if door.opens(1.0):
-                    if self._ssh.runs_commands(other_than=other_than, watched=self.check):
+                    boot, why = self._ssh.asks(watched=self.check)
+                    if boot is not None and boot != other_than:
                         return
+                    why = why or "the boot before still runs"
                     time.sleep(1)
                 now = time.monotonic()
                 if login is None and self._printed.login():
                     login = now
                 if login is not None and now - login > breakdown.LOGIN_SECONDS:
-                    self._break(f"it shows its login prompt, but SSH has not answered for {now - login:.0f} s")
+                    self._break(f"it shows its login prompt, but SSH has not answered for {now - login:.0f} s: {why}")
                 if now - start > timeout:
-                    self._break(f"it does not answer over SSH after {timeout:.0f} s")
+                    self._break(f"it does not answer over SSH after {timeout:.0f} s: {why}")
 
     def wait_running(self, *, timeout: float = BOOT_SECONDS) -> str:
         """Wait until systemd has finished booting; return its state: `running`, `degraded`, …"""
@@ -295,13 +299,16 @@ class VirtualHost:
         if self._process is None:
             return
         end = time.monotonic() + timeout
+        why = "no SSH server answers"
         with Door(self.port) as door:
             while time.monotonic() < end:
                 self.check()
-                if door.opens(1.0) and self._ssh.runs_commands(watched=self.check):
-                    return
+                if door.opens(1.0):
+                    boot, why = self._ssh.asks(watched=self.check)
+                    if boot is not None:
+                        return
         if self._process is not None:
-            self._break(f"SSH stopped answering (waited {timeout:.0f} s)")
+            self._break(f"SSH stopped answering (waited {timeout:.0f} s): {why}")
 
     def _break(self, reason: str) -> None:
         raise Breakdown(self.name, reason, self._last_words())
@@ -344,6 +351,7 @@ class VirtualHost:
             owner=owner,
             ports=hardware.topology.ports,
             snapshots=tuple(self.snapshots.items()),
+            console=self._printed.start,
         ).save(self.directory)
 
     def _recorded_owner(self) -> tuple[int, int] | None:

@@ -21,8 +21,10 @@ def passphrase() -> str:
     path = Path(cache.directory()) / "passphrase"
     with cache.locked(path):
         if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(f"lab {secrets.token_hex(12)} with a space, a $ and a %\n")
+            half = cache.unfinished(path)
+            half.touch(mode=0o600)
+            half.write_text(f"lab {secrets.token_hex(12)} with a space, a $ and a %\n")
+            half.rename(path)
     return path.read_text().rstrip("\n")
 
 
@@ -71,5 +73,7 @@ def hosts() -> list[tuple[str, dict[str, Any]]]:
         if chosen is None or name in chosen.split(","):
             # One of another run may end between two looks.
             with suppress(MachineError):
-                found.append((name, Machine.attach(name)))
-    return [(name, data(machine, user=user)) for name, machine in found if machine.running]
+                machine = Machine.attach(name)
+                if machine.running:
+                    found.append((name, data(machine, user=user)))
+    return found

@@ -27,15 +27,18 @@ def ensure(directory: Path) -> Keys:
     keys = Keys(operator=folder / "operator", host=folder / "host")
     with cache.locked(folder / "keys"):
         for private in (keys.operator, keys.host):
-            if private.exists() and private.with_name(private.name + ".pub").exists():
+            if private.exists():
                 continue
-            private.unlink(missing_ok=True)
+            half = cache.unfinished(private)
             subprocess.run(
                 [
                     *("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "gevulot-lab"),
-                    *("-f", str(private)),
+                    *("-f", str(half)),
                 ],
                 check=True,
                 stdin=subprocess.DEVNULL,
             )
+            # The private half last: it says that both are there.
+            half.with_name(half.name + ".pub").rename(private.with_name(private.name + ".pub"))
+            half.rename(private)
     return keys

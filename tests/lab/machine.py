@@ -127,6 +127,7 @@ class Machine(VirtualHost):
         machine._process = process if process.alive else None
         machine._owner = Process(*found.owner) if found.owner else None
         machine._detached = True
+        machine._printed.start = found.console
         return machine
 
     def __enter__(self) -> Self:

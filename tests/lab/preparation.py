@@ -78,5 +78,5 @@ def ensure(image: Image, hardware: Hardware, preparation: Preparation, progress:
             host.ssh(preparation.script)
             host.shutdown()
             os.rename(host.disk, path)
-            shutil.rmtree(host.directory)
+            shutil.rmtree(host.directory, ignore_errors=True)
     return path

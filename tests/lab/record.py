@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tests.lab import cache, qemu
+from tests.lab import cache, emulator, qemu
 from tests.lab.board import Board
 from tests.lab.qemu import Accelerator, Hardware, Process
 from tests.lab.topology import Port, Topology, named
@@ -39,7 +39,8 @@ class Record:
     `forwards` are pairs of a port on 127.0.0.1 and a port of the guest; `pid` and `start` name
     QEMU's process, `owner` the process that ends the machine when it ends, None when detached.
     `ports` is what the machine has now, None for just what its topology's name says; `snapshots`
-    are pairs of a snapshot's name and the topology that the machine had then.
+    are pairs of a snapshot's name and the topology that the machine had then; `console` is where in the console's log
+    the last power-on begins.
     """
 
     topology: str
@@ -53,6 +54,7 @@ class Record:
     owner: tuple[int, int] | None
     ports: tuple[Port, ...] | None = None
     snapshots: tuple[tuple[str, Topology], ...] = ()
+    console: int = 0
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -138,6 +140,8 @@ def find(name: str) -> Record:
         return Record.load(home() / name / _FILE)
     except FileNotFoundError:
         raise MachineError(f"no machine {name!r}: `python -m tests.lab list` shows them") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MachineError(f"{home() / name / _FILE} is of another version of the lab, or damaged: {error!r}") from None
 
 
 def machines() -> list[str]:
@@ -148,7 +152,8 @@ def machines() -> list[str]:
 def sweep() -> None:
     """End machines whose owner died without ending them, and remove what they left; old logs as well."""
     for directory in (each for each in home().iterdir() if each.is_dir()):
-        with cache.locked_if_free(directory) as free:
+        # Its owner may remove it at this moment; and one of another user is that user's to remove.
+        with suppress(OSError), cache.locked_if_free(directory) as free:
             if free and not _claimed(directory):
                 _clear(directory)
 
@@ -164,8 +169,35 @@ def _clear(directory: Path) -> None:
         except (OSError, ValueError, KeyError, TypeError):
             # Of another version of the lab, or not to be killed: it is left alone.
             return
+    for process in _emulators_in(directory):
+        process.kill()
     for path in directory.iterdir():
         if path.suffix != LOG:
             path.unlink(missing_ok=True)
     if all(time.time() - path.stat().st_mtime > _LOGS_KEPT_SECONDS for path in directory.iterdir()):
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _emulators_in(directory: Path) -> list[Process]:
+    """Return the QEMUs that run in a directory, as each does in its machine's.
+
+    One that was killed between QEMU's start and its own record leaves no other trace of it.
+    """
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if emulator.SYSTEM.encode() in words and (folder / "cwd").readlink() == directory.resolve():
+                found.append(Process(int(folder.name), qemu.started_at(int(folder.name)) or -1))
+    return found
+
+
+def registries() -> list[Path]:
+    """Return the directories of container images that machines serve."""
+    found = []
+    for name in machines():
+        with suppress(MachineError):
+            served = find(name).registry
+            if served is not None:
+                found.append(Path(served))
+    return found

@@ -59,9 +59,10 @@ def words(machines: list[Machine], *arguments: str, deploy: str = NODE) -> list[
     return [PYINFRA, *limit, *arguments, "inventories/lab.py", deploy]
 
 
-def environment() -> dict[str, str]:
-    """pyinfra without its spinner, which is of no use in a file."""
-    return os.environ | {"PYINFRA_PROGRESS": "off"}
+def environment(machines: Sequence[Machine] = ()) -> dict[str, str]:
+    """pyinfra without its spinner, which is of no use in a file; its inventory has these machines alone, if any."""
+    names = {"GEVULOT_LAB_MACHINES": ",".join(machine.name for machine in machines)} if machines else {}
+    return os.environ | {"PYINFRA_PROGRESS": "off"} | names
 
 
 def command(machines: Sequence[Machine], words: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -74,7 +75,7 @@ def command(machines: Sequence[Machine], words: Sequence[str]) -> subprocess.Com
         for machine in machines:
             machine.check()
 
-    return watch.run(words, check, timeout=_LIMIT_SECONDS, cwd=ROOT, environment=environment())
+    return watch.run(words, check, timeout=_LIMIT_SECONDS, cwd=ROOT, environment=environment(machines))
 
 
 def pyinfra(machines: list[Machine], *arguments: str, deploy: str = NODE) -> Run:

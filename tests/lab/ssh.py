@@ -96,12 +96,15 @@ class Ssh:
         """Return the kernel's identifier of this boot."""
         return self.run("cat /proc/sys/kernel/random/boot_id", timeout=timeout).stdout.strip()
 
-    def runs_commands(self, *, other_than: str | None = None, watched: Watch = unwatched) -> bool:
-        """Tell whether a command runs now, in another boot than `other_than` (a boot identifier) if given."""
-        with suppress(subprocess.SubprocessError):
+    def asks(self, *, watched: Watch = unwatched) -> tuple[str | None, str]:
+        """Return the identifier of the boot that answers now, None when none does; and then why not."""
+        try:
             done = self.run("cat /proc/sys/kernel/random/boot_id", timeout=LOGIN_SECONDS, watched=watched)
-            return done.stdout.strip() != other_than
-        return False
+        except subprocess.CalledProcessError as error:
+            return None, str(error.stderr).strip()
+        except subprocess.TimeoutExpired:
+            return None, f"a login takes longer than {LOGIN_SECONDS} s"
+        return done.stdout.strip(), ""
 
     def hang_up(self) -> None:
         """End the shared SSH connections: they would not notice that time has jumped."""
@@ -109,7 +112,7 @@ class Ssh:
         for control in path.parent.glob(path.name + "-*"):
             user = control.name.removeprefix(path.name + "-")
             subprocess.run(
-                [program("ssh"), *self.arguments, "-O", "exit", f"{user}@{ADDRESS}"],
+                ["timeout", "10", program("ssh"), *self.arguments, "-O", "exit", f"{user}@{ADDRESS}"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
             )

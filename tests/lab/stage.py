@@ -4,6 +4,7 @@ What was observed on the way is kept with it, so that tests of the deploy itself
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.lab import accelerator, cache, emulator, record
+from tests.lab import accelerator, cache, emulator, inventory, journal, record
 from tests.lab.image import ensure as ensure_image
-from tests.lab.machine import Machine
+from tests.lab.machine import Machine, MachineError
 from tests.lab.progress import Progress, silent, step
 from tests.lab.qemu import Hardware, processors
 from tests.lab.qmp import QmpError
@@ -23,12 +24,16 @@ ROOT: Final = Path(__file__).parents[2]
 SNAPSHOT: Final = "stage"
 
 _DEPLOY: Final = ("deploys", "facts", "inventories", "helpers/pcibind/src", "requirements.lock")
-_LAB: Final = ("tests/lab/inventory.py", "tests/lab/run.py", "tests/lab/stage.py")
+_LAB: Final = tuple(f"tests/lab/{name}.py" for name in ("inventory", "run", "stage", "qemu"))
 """What decides, besides the machine, what a deploy does: every file that it pushes or runs."""
 
 _MEMORY_MIB: Final = 4096
 _DISK: Final = "disk.qcow2"
 _NOTES: Final = "notes.json"
+
+
+class StageFailed(MachineError):
+    """Another process of this run failed to reach the stage, and has reported why."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,19 @@ def ensure(stage: Stage, registry: Path, progress: Progress = silent) -> Kept:
     image = ensure_image(progress)
     hardware = Hardware(named(stage.topology), _MEMORY_MIB, processors(), accelerator.choose(image, progress))
     inputs = [digest_of(ROOT / each) for each in (*_DEPLOY, *_LAB)] + [digest_of(stage.source)]
+    inputs += [inventory.passphrase(), os.environ.get("GEVULOT_LAB_USER", "root")]
     key = cache.digest(image.digest, emulator.ensure().version, *hardware.arguments(), registry.name, *inputs)
     home = cache.directory() / "stages" / f"{stage.name}-{key}"
     with cache.locked(home):
         if not cache.holds(home):
-            with step(progress, f"building the stage {stage.name}", takes="some minutes"):
-                _play(stage, home, registry, progress)
+            failed = _Failure(home.with_name(f"{home.name}.failed"))
+            failed.raise_for_this_run(stage.name)
+            try:
+                with step(progress, f"building the stage {stage.name}", takes="some minutes"):
+                    _play(stage, home, registry, progress)
+            except Exception as error:
+                failed.note(error)
+                raise
     notes = json.loads((home / _NOTES).read_text())
     return Kept(stage.name, home / _DISK, hardware, **notes)
 
@@ -82,6 +94,27 @@ def start(kept: Kept, registry: Path, progress: Progress = silent) -> Machine:
     reached = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept.at))
     with step(progress, f"starting from the stage {kept.name}, built {reached} from the same inputs"):
         return Machine.from_disk(kept.disk, kept.hardware, snapshot=kept.snapshot, registry=registry)
+
+
+class _Failure:
+    """That a stage failed in this run, for the other processes of it: they would only fail the same way again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._run = os.environ.get(journal.VARIABLE, "")
+
+    def note(self, error: Exception) -> None:
+        """Note that it failed with this error."""
+        reason = (str(error).splitlines() or [""])[0]
+        self._path.write_text(json.dumps([self._run, f"{type(error).__name__}: {reason}"]))
+
+    def raise_for_this_run(self, name: str) -> None:
+        """Raise StageFailed when another process of this run has noted a failure."""
+        if self._run and self._path.exists():
+            run, reason = json.loads(self._path.read_text())
+            if run == self._run:
+                raise StageFailed(f"the stage {name} failed in this run already: {reason}")
+        self._path.unlink(missing_ok=True)
 
 
 def _play(stage: Stage, home: Path, registry: Path, progress: Progress) -> None:

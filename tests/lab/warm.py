@@ -51,7 +51,7 @@ def ensure(
                 monitor.command("stop")
             host.power_cut()
             os.rename(host.disk, path)
-            shutil.rmtree(host.directory)
+            shutil.rmtree(host.directory, ignore_errors=True)
     return path
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import pytest
 
 from tests.lab.breakdown import Breakdown
 from tests.lab.host import LIVING
+from tests.lab.stage import StageFailed
 
 _REACH_SECONDS: Final = 120
 """How long a machine has to answer after a failure: a test may fail while its machine boots."""
@@ -26,14 +27,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Do not start a test of the lab with a machine that is broken."""
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Do not run a test of the lab with a machine that is broken and that no fixture has restored."""
     if item.get_closest_marker("lab") is None:
         return
+    broken = item.config.stash[BROKEN]
     for host in list(LIVING.values()):
-        if (reason := item.config.stash[BROKEN].get(host.name)) is not None:
-            pytest.skip(reason)
-        host.check()
+        try:
+            host.check()
+        except Breakdown:
+            if host.name in broken:
+                pytest.skip(broken[host.name])
+            raise
+        broken.pop(host.name, None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,26 +56,42 @@ def pytest_runtest_makereport(
     if call.when == "setup":
         # pytest keeps the error of a fixture, and raises it for every test that needs the fixture.
         item.config.stash[FAILED].append((error, item.nodeid))
-    cause = _breakdown(error)
-    if cause is None:
+    if isinstance(error, StageFailed):
+        return _skipped(item, report, str(error))
+    if (cause := _breakdown(error)) is None:
         return report
     if (reason := item.config.stash[BROKEN].get(cause.name)) is not None:
         return _skipped(item, report, reason)
     item.config.stash[BROKEN][cause.name] = f"{cause.name} broke in {item.nodeid}: {cause.reason}"
-    report.longrepr = f"{cause}\n\n{item.nodeid} failed with: {_line(error)}"
+    # A failure that the machine has nothing to do with must not be lost.
+    own = "" if error is cause else f"\n\n{item.nodeid} failed with:\n{report.longreprtext}"
+    report.longrepr = f"{cause}{own}"
     return report
 
 
 def _breakdown(error: BaseException) -> Breakdown | None:
-    """Return the breakdown that an error is, or that explains it."""
-    if isinstance(error, Breakdown):
-        return error
+    """Return the breakdown that an error is or comes from, or that a living machine shows now."""
+    for each in _causes(error):
+        if isinstance(each, Breakdown):
+            return each
     for host in list(LIVING.values()):
         try:
             host.check_reachable(timeout=_REACH_SECONDS)
         except Breakdown as found:
             return found
+        except Exception as problem:
+            error.add_note(f"whether {host.name} is broken could not be asked: {problem}")
     return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it was raised from, and the members of groups."""
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            for member in error.exceptions:
+                yield from _causes(member)
+        error = error.__cause__ or error.__context__
 
 
 def _skipped(item: pytest.Item, report: pytest.TestReport, reason: str) -> pytest.TestReport:

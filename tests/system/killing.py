@@ -23,7 +23,7 @@ def kill_at(machine: Machine, operation: str, after: float, *, may_be_done: bool
     process = subprocess.Popen(
         words([machine], "-y"),
         cwd=ROOT,
-        env=environment(),
+        env=environment([machine]),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

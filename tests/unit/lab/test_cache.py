@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_an_image_stays_as_long_as_a_machine_lies_over_it(home: Path) -> None:
 
 
 def test_what_a_killed_maker_left_is_removed_and_what_is_being_made_is_not(home: Path) -> None:
-    left, made = (home / f"images/{name}.unfinished" for name in ("left", "made"))
+    left, made = (home / f"images/{name}.1.unfinished" for name in ("left", "made"))
     make(left / "root/etc/passwd")
     make(made / "root/etc/passwd")
     held = os.open(home / "images/made.lock", os.O_CREAT | os.O_RDWR)
@@ -81,8 +82,12 @@ def test_what_a_killed_maker_left_is_removed_and_what_is_being_made_is_not(home:
 
 
 def test_a_new_maker_starts_from_nothing(home: Path) -> None:
-    make(home / "images/key.unfinished/root/file")
-    assert not cache.unfinished(home / "images/key").exists()
+    left = make(home / "images/key.1.unfinished/root/file")
+    half = cache.unfinished(home / "images/key")
+    assert not left.exists()
+    assert not half.exists()
+    # A child of the killed maker that still writes must not write into the new one.
+    assert half != home / "images/key.1.unfinished"
 
 
 def test_a_lock_is_held_by_one_at_a_time_though_its_file_is_removed_meanwhile(home: Path) -> None:
@@ -122,3 +127,45 @@ def test_a_stage_keeps_the_image_below_its_disk(home: Path) -> None:
     os.utime(disk.parent, (0, 0))
     make(home / "stages/node-0123/disk.qcow2", text=qcow2(disk))
     assert cache.prune() == []
+
+
+def test_what_is_mounted_below_an_entry_is_not_emptied(home: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts")
+    elsewhere = tmp_path / "elsewhere"
+    make(elsewhere / "file")
+    half = home / "images/key with a blank.1.unfinished"
+    (half / "root/mnt").mkdir(parents=True)
+    subprocess.run(["mount", "--bind", str(elsewhere), str(half / "root/mnt")], check=True)
+    assert cache.prune() == [half]
+    assert (elsewhere / "file").exists()
+
+
+def test_a_removal_that_is_killed_leaves_no_half_of_an_entry_under_its_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make(home / "emulators/key/usr/bin/qemu", days=20).parents[2]
+    os.utime(old, (0, 0))
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache, "remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cache.prune()
+    assert not cache.holds(old)
+    monkeypatch.undo()
+    monkeypatch.setenv("GEVULOT_LAB_CACHE", str(home))
+    cache.prune()
+    assert [each.name for each in (home / "emulators").iterdir()] == []
+
+
+def test_what_a_machine_serves_and_an_image_under_another_spelling_are_kept(home: Path, tmp_path: Path) -> None:
+    served = make(home / "containers/key/index.json", days=20).parent
+    disk = make(home / "images/0123/disk.raw", days=20)
+    for each in (served, disk.parent):
+        os.utime(each, (0, 0))
+    link = tmp_path / "link"
+    link.symlink_to(home)
+    make(home / "machines/lab/disk.qcow2", text=qcow2(link / "images/0123/disk.raw"))
+    assert cache.prune(kept=[link / "containers/key"]) == []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,3 +133,21 @@ def test_a_name_is_claimed_once(home: Path) -> None:
     with pytest.raises(records.NameInUse):
         records.claim("lab")
     assert left(home / "lab") == {"claim.json"}
+
+
+def test_an_emulator_that_nobody_recorded_is_ended_and_a_shell_in_its_directory_is_not(home: Path) -> None:
+    killed = machine(home, "killed", claim=DEAD)
+    names = ("qemu-system-x86_64", "shell")
+    children = {name: subprocess.Popen(["bash", "-c", "sleep 60; :", name], cwd=killed) for name in names}
+    records.sweep()
+    assert not Path(f"/proc/{children['qemu-system-x86_64'].pid}").exists()
+    assert children["shell"].poll() is None
+    children["shell"].kill()
+    children["shell"].wait()
+
+
+def test_a_record_of_another_version_is_named(home: Path) -> None:
+    other = machine(home, "other", claim=DEAD)
+    (other / "machine.json").write_text('{"of": "another version"}')
+    with pytest.raises(records.MachineError, match=r"other/machine.json is of another version of the lab, or damaged"):
+        records.find("other")

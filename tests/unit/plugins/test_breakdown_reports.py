@@ -45,6 +45,39 @@ def test_after(machine): pass
 def test_later(machine): assert 1 == 3
 """
 
+RESTORED = """
+@pytest.fixture
+def fresh(machine):
+    machine.broken = False
+    return machine
+
+def test_breaks_it_on_purpose(fresh):
+    fresh.broken = True
+
+def test_has_it_restored(fresh): pass
+
+def test_breaks_it_by_chance(fresh):
+    fresh.broken = True
+    assert 1 == 2
+
+def test_has_it_restored_again(fresh): pass
+"""
+
+FROM_ANOTHER = """
+def test_wraps_it():
+    try:
+        raise Breakdown("lab-3", "QEMU ended")
+    except Breakdown as error:
+        raise ValueError("cannot go on") from error
+
+def test_collects_it():
+    raise ExceptionGroup("several", [ValueError("one"), Breakdown("lab-4", "QEMU ended")])
+
+def test_cannot_ask(machine):
+    machine.check_reachable = lambda timeout: 1 / 0
+    assert 1 == 2
+"""
+
 BETWEEN_TESTS = """
 def test_before(machine): machine.broken = True
 def test_after(machine): pass
@@ -91,14 +124,30 @@ def test_a_breakdown_in_a_test_is_its_failure_and_the_others_are_skipped(pyteste
         [
             "lab-1 is broken: its kernel panicked: Fatal exception",
             "  last line",
-            "*test_it_breaks failed with: AssertionError: a failed expectation",
+            "*test_it_breaks failed with:",
+            "*AssertionError: a failed expectation",
             "SKIPPED*lab-1 broke in *test_it_breaks: its kernel panicked: Fatal exception",
         ]
     )
 
 
+def test_a_machine_that_a_fixture_restores_is_whole_again(pytester: pytest.Pytester) -> None:
+    run(pytester, RESTORED).assert_outcomes(passed=3, failed=1)
+
+
+def test_a_breakdown_is_found_in_what_an_error_comes_from_and_asking_never_ends_the_run(
+    pytester: pytest.Pytester,
+) -> None:
+    done = run(pytester, FROM_ANOTHER)
+    done.assert_outcomes(failed=3)
+    done.stdout.fnmatch_lines(
+        ["lab-3 is broken: QEMU ended", "*ValueError: cannot go on*", "lab-4 is broken: QEMU ended"]
+    )
+    done.stdout.fnmatch_lines(["*assert 1 == 2*"])
+
+
 def test_a_breakdown_between_tests_is_one_error(pytester: pytest.Pytester) -> None:
-    run(pytester, BETWEEN_TESTS).assert_outcomes(passed=1, errors=1, skipped=1)
+    run(pytester, BETWEEN_TESTS).assert_outcomes(passed=1, failed=1, skipped=1)
 
 
 def test_a_machine_that_never_came_up_is_one_error(pytester: pytest.Pytester) -> None:
