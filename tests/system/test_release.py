@@ -21,6 +21,8 @@ STAYS = {
     *(f"/etc/{name}{end}" for name in ("passwd", "group", "shadow", "gshadow") for end in ("", "-")),
     *("/etc/subuid", "/etc/subuid-", "/etc/subgid", "/etc/subgid-", "/etc/.pwd.lock"),
     *("/etc/gevulot", "/etc/gevulot/node-key.sha256", "/etc/gevulot/node-key.public"),
+    # A machine that starts from a stage gets a name of its own.
+    *("/etc/hostname", "/etc/hosts"),
 }
 
 
