@@ -50,7 +50,7 @@ def test_a_panic_ends_what_is_being_asked_and_is_told_with_the_consoles_last_lin
 
 
 def test_a_program_that_needs_a_machine_ends_with_it(machine: Machine) -> None:
-    machine.ssh("systemd-run --quiet --on-active=3 sh -c 'echo c >/proc/sysrq-trigger'")
+    machine.ssh("systemd-run --quiet sh -c 'sleep 3; echo c >/proc/sysrq-trigger'")
     with pytest.raises(Breakdown, match="its kernel panicked"):
         command([machine], ["sleep", "600"])
 
@@ -63,8 +63,8 @@ def test_an_emulator_that_ends_is_told_as_that(machine: Machine) -> None:
 
 
 def test_a_machine_that_no_longer_answers_is_told_as_that(machine: Machine) -> None:
-    machine.ssh("systemd-run --quiet --on-active=1 sh -c 'systemctl stop ssh; pkill sshd'")
-    time.sleep(3)
+    machine.ssh("systemd-run --quiet sh -c 'sleep 1; systemctl stop ssh; pkill sshd'")
+    time.sleep(6)
     with pytest.raises(Breakdown, match=r"SSH stopped answering \(waited 10 s\): no SSH server"):
         machine.check_reachable(timeout=10)
 
