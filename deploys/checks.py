@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from deploys.preflight import Verdict
 from deploys.settings import Settings
@@ -143,6 +144,19 @@ def database(found: Schema | None, settings: Settings, seen_from: str, open_to_l
     return checks
 
 
+def hand_over(fifo: str, waiting: bool) -> Check:
+    """The key's way into the container is closed once the node has read it."""
+    found = f"{fifo} still waits for the node" if waiting else "done, nothing left of it"
+    return Check("node key's hand-over", found, not waiting, "done, nothing left of it")
+
+
+def _holding(mounts: Iterable[str], directory: str) -> list[str]:
+    """Those of the mounts that hold a directory or a part of it."""
+    wanted = PurePosixPath(directory)
+    paths = [PurePosixPath(mount) for mount in mounts]
+    return sorted(str(each) for each in paths if wanted.is_relative_to(each) or each.is_relative_to(wanted))
+
+
 def container(state: State | None, settings: Settings, boards: list[Board]) -> list[Check]:
     """The node's container: it runs, and has exactly the chosen boards' devices."""
     if state is None or not state.running:
@@ -154,6 +168,7 @@ def container(state: State | None, settings: Settings, boards: list[Board]) -> l
     ]
     groups = {f"/dev/vfio/{group}" for each in boards for group in each.groups}
     given = {device for device in state.devices if device.startswith("/dev/vfio/")} - {"/dev/vfio/vfio"}
+    holding = _holding(state.mounts, settings.key_directory)
     listed = set((state.gpu_devices or "").split(",")) - {""}
     return [
         Check("container gevulot-node", f"running, image {state.image[:19]}", True, "running"),
@@ -168,6 +183,12 @@ def container(state: State | None, settings: Settings, boards: list[Board]) -> l
             " ".join(sorted(given)) or "none",
             given == groups,
             " ".join(sorted(groups)) or "none",
+        ),
+        Check(
+            "node key in the container",
+            f"can be read: {', '.join(holding)} is mounted" if holding else "not mounted",
+            not holding,
+            "not mounted",
         ),
     ]
 

@@ -15,6 +15,7 @@ _FORMAT = (
     '{"running": {{json .State.Running}}, "image": {{json .ImageDigest}}, "name": {{json .ImageName}}, '
     '"pid": {{json .State.Pid}}, '
     '"devices": [{{range $i, $d := .HostConfig.Devices}}{{if $i}}, {{end}}{{json $d.PathOnHost}}{{end}}], '
+    '"mounts": [{{range $i, $m := .Mounts}}{{if $i}}, {{end}}{{json $m.Source}}{{end}}], '
     '"gpus": [{{range .Config.Env}}{{if eq (slice (printf "%-20s" .) 0 20) "GEVULOT_GPU_DEVICES="}}'
     "{{json .}}{{end}}{{end}}]}"
 )
@@ -22,16 +23,20 @@ _FORMAT = (
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A container's state. ``gpu_devices`` is ``None`` when the variable is not set at all."""
+    """A container's state. ``gpu_devices`` is ``None`` when the variable is not set at all.
+
+    ``mounts`` are the host's paths of what is mounted into it, without devices and secrets.
+    """
 
     running: bool
     image: str
     name: str
     devices: frozenset[str]
     gpu_devices: str | None
+    mounts: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"devices": sorted(self.devices)}
+        return asdict(self) | {"devices": sorted(self.devices), "mounts": sorted(self.mounts)}
 
 
 def parse(output: list[str]) -> State:
@@ -44,6 +49,7 @@ def parse(output: list[str]) -> State:
         name=found["name"],
         devices=frozenset(found["devices"]),
         gpu_devices=gpus[0].partition("=")[2] if gpus else None,
+        mounts=frozenset(found["mounts"]),
     )
 
 

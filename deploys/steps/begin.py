@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -17,10 +17,12 @@ from deploys import preflight
 from deploys.connection import send_at_once
 from deploys.preflight import Family, Verdict
 from deploys.settings import Settings, SettingsError, read_all
+from deploys.steps import key
 from facts.database import PostgresDataRelease
 from facts.kernel import KernelCommandLine, KernelModules
 from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
+from facts.said import Said
 from facts.together import Part, ask
 
 
@@ -108,10 +110,11 @@ def _judge(settings: Settings) -> Verdict:
         Part("record", PciRecord),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         Part("lines", KernelCommandLine),
+        Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
     )
     if found["platform"] is None:
         raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
-    return preflight.judge(
+    verdict = preflight.judge(
         found["platform"],
         found["modules"],
         found["topology"],
@@ -121,3 +124,6 @@ def _judge(settings: Settings) -> Verdict:
         found["data"],
         found["lines"],
     )
+    if found["key_was_readable"]:
+        return replace(verdict, warnings=(*verdict.warnings, key.readable_until_now(settings)))
+    return verdict

@@ -20,7 +20,13 @@ QUADLET = "/etc/containers/systemd/gevulot-node.container"
 MIGRATION_FILE = "/etc/systemd/system/gevulot-migrate.service"
 MIGRATE = "/usr/local/libexec/gevulot/migrate"
 ENVIRONMENT = "/etc/gevulot/node.env"
-KEY_IN_CONTAINER = "/etc/gevulot-key/node.key"
+KEY_UNIT = "gevulot-key.service"
+KEY_UNIT_FILE = f"/etc/systemd/system/{KEY_UNIT}"
+KEY_PROGRAM = "/usr/local/libexec/gevulot/hand-over-key"
+# The same path on the host and in the container; gone as soon as the node has read it.
+KEY_FIFO = "/run/gevulot-key/node.key"
+# Seconds between the container's start and the key's reading: an older node waits for its database first.
+_KEY_READ = 60
 HAND_OVER = "/run/pcibind/devices.env"
 
 
@@ -43,7 +49,7 @@ def configure_node(node: Node) -> None:
     files = push.Files()
     environment = files.template(
         ENVIRONMENT,
-        environment=settings.environment() | {"GEVULOT_NODE_KEY_FILE": KEY_IN_CONTAINER},
+        environment=settings.environment() | {"GEVULOT_NODE_KEY_FILE": KEY_FIFO},
     )
     migrate = files.template(MIGRATE, mode="755")
     migration = files.template(
@@ -54,6 +60,8 @@ def configure_node(node: Node) -> None:
         database_port=database_port,
         image=settings.node_image,
     )
+    program = files.template(KEY_PROGRAM, mode="755")
+    hand_over = files.template(KEY_UNIT_FILE, key=settings.key_directory, seconds=settings.start_timeout + _KEY_READ)
     quadlet = files.template(
         QUADLET,
         image=settings.node_image,
@@ -63,14 +71,13 @@ def configure_node(node: Node) -> None:
         seccomp_profile=settings.seccomp_profile,
         storage=settings.storage_directory,
         data=settings.data_directory,
-        key=settings.key_directory,
         start_timeout=settings.start_timeout,
     )
-    node.node_inputs.extend((passphrase, environment, migrate, migration, quadlet))
+    node.node_inputs.extend((passphrase, environment, migrate, migration, program, hand_over, quadlet))
     units.reloaded(
         name="Reload systemd",
-        units=("pcibind.service", MIGRATION, UNIT, *((postgres.UNIT,) if settings.own_postgres else ())),
-        inputs=[migration, quadlet, *node.unit_inputs],
+        units=("pcibind.service", MIGRATION, KEY_UNIT, UNIT, *((postgres.UNIT,) if settings.own_postgres else ())),
+        inputs=[migration, hand_over, quadlet, *node.unit_inputs],
     )
 
 

@@ -10,6 +10,7 @@ from pyinfra.api.command import PyinfraCommand
 
 from deploys import remote, scripts
 from deploys.settings import Settings
+from facts.unit import NODE_INPUTS
 
 FINGERPRINT = "/etc/gevulot/node-key.sha256"
 
@@ -17,6 +18,22 @@ FINGERPRINT = "/etc/gevulot/node-key.sha256"
 def arguments(settings: Settings) -> tuple[str, str, str]:
     """Key directory, fingerprint file, and where the install guide put the key."""
     return settings.key_directory, FINGERPRINT, f"{settings.storage_directory}/node.key"
+
+
+# Prints a line when the node's Quadlet is of a deploy that mounted the key into the container.
+WAS_READABLE = f"grep -s ':/etc/gevulot-key:' {NODE_INPUTS[0]} || true"
+
+
+def readable_until_now(settings: Settings) -> str:
+    """The warning for a node whose key lay in its container, with the only full remedy."""
+    key = f"{settings.key_directory}/node.key"
+    return (
+        f"the node's key could be read at port {settings.http_port} by everybody who could reach that port, since its "
+        "file was mounted into the node's container. This deploy takes it out. If others could reach the port, "
+        "consider the key known: only a new identity is a full remedy. For one, after this run: systemctl stop "
+        f"gevulot-node; move {key} and {FINGERPRINT} away; run this deploy again; replace the old public key by the "
+        "new one wherever it is listed."
+    )
 
 
 def refusal(state: str, settings: Settings) -> str | None:

@@ -16,6 +16,7 @@ PACKAGES = {
     "apt": (
         "podman",
         "crun",
+        "catatonit",
         "netavark",
         "aardvark-dns",
         "ca-certificates",
@@ -24,7 +25,7 @@ PACKAGES = {
         "python3-click",
         "python3-pyudev",
     ),
-    "dnf": ("podman", "crun", "kmod", "python3", "python3-click", "python3-pyudev"),
+    "dnf": ("podman", "crun", "catatonit", "kmod", "python3", "python3-click", "python3-pyudev"),
 }
 # Lists younger than this are good enough to install from, in seconds.
 _LISTS_MAY_BE_OLD = 24 * 3600

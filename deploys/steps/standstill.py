@@ -21,10 +21,11 @@ from facts.unit import Units
 # The node's units, with the file that each is made from, in the order in which they stop.
 UNITS = {
     gevulot.UNIT: gevulot.QUADLET,
+    gevulot.KEY_UNIT: gevulot.KEY_UNIT_FILE,
     gevulot.MIGRATION: gevulot.MIGRATION_FILE,
     postgres.UNIT: postgres.QUADLET,
 }
-FILES = (*UNITS.values(), gevulot.MIGRATE, gevulot.ENVIRONMENT, postgres.HBA)
+FILES = (*UNITS.values(), gevulot.MIGRATE, gevulot.KEY_PROGRAM, gevulot.ENVIRONMENT, postgres.HBA)
 
 
 def units_of_deploy(past: Past) -> list[str]:

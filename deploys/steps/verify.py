@@ -26,6 +26,7 @@ from facts.health import Health
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
+from facts.paths import Existing
 from facts.pci import PciTopology
 from facts.said import Said
 from facts.together import Part, ask
@@ -34,6 +35,7 @@ from facts.verification import MARK
 
 # A node that was started a moment ago answers after its first contact with the database and its peers.
 _HEALTH_SECONDS = 60
+_FIFO = (gevulot.KEY_FIFO,)
 
 
 @operation()
@@ -97,6 +99,8 @@ def _read(host: Host, node: Node) -> list[Check]:
         found += checks.units(units, ("podman-auto-update.timer",))
     found += checks.container(seen["container"], settings, boards)
     found.append(checks.health(seen["health"] or _health(host, settings)))
+    # Only now: a node that was started a moment ago has yet to read its key.
+    found.append(checks.hand_over(gevulot.KEY_FIFO, bool(seen["fifo"] and host.get_fact(Existing, paths=_FIFO))))
     found.append(
         Check("system", f"{system}{': ' if failed else ''}{', '.join(failed)}", system == "running", "running")
     )
@@ -123,6 +127,7 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         Part("modules", KernelModules, {"modules": verdict.modules}),
         Part("key", Said, {"program": f"{state} || echo unreadable"}),
         Part("container", Container, {"container": "gevulot-node"}),
+        Part("fifo", Existing, {"paths": _FIFO}),
         Part("health", Health, {"listen": settings.healthcheck_listen}),
         *((Part("open", PostgresOpenToLoopback, {"port": settings.postgres_port}),) if settings.own_postgres else ()),
     )

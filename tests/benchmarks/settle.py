@@ -53,6 +53,8 @@ FILES = (
     gevulot.ENVIRONMENT,
     gevulot.MIGRATE,
     gevulot.MIGRATION_FILE,
+    gevulot.KEY_PROGRAM,
+    gevulot.KEY_UNIT_FILE,
     gevulot.QUADLET,
 )
 """Those that the deploy owns on a Debian node with its own Postgres."""

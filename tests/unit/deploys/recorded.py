@@ -269,7 +269,10 @@ def data(host: Recorded, **settings: Any) -> dict[str, Any]:
 
 # --- hosts that were deployed before
 
-UNITS = ("pcibind.service", "gevulot-migrate.service", "gevulot-node.service", "gevulot-postgres.service")
+UNITS = (
+    *("pcibind.service", "gevulot-migrate.service", "gevulot-key.service", "gevulot-node.service"),
+    "gevulot-postgres.service",
+)
 
 
 def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str], Any]:

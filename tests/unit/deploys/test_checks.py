@@ -36,7 +36,8 @@ def unit(name: str, **changes: Any) -> Unit:
     return replace(Unit(name, "loaded", "active", "running", "success", False, "generated", 1), **changes)
 
 
-CONTAINER = State(True, "sha256:0a1b", "node:1", frozenset({"/dev/vfio/12", "/dev/kvm"}), "0000:01:00.0")
+CONTAINER = State(True, "sha256:0a1b", "node:1", frozenset({"/dev/vfio/12", "/dev/kvm"}), "0000:01:00.0",
+                  frozenset({"/var/lib/gevulot/data", "/run/gevulot-key"}))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Node:
     open_to_loopback: bool = False
     container: State | None = CONTAINER
     health: int | None = 200
+    waiting: bool = False
     units: tuple[Unit, ...] = (
         unit("gevulot-node.service"),
         unit("gevulot-migrate.service", active="inactive", sub="dead"),
@@ -91,6 +93,7 @@ class Node:
             *checks.database(self.schema, self.settings, "here", self.open_to_loopback),
             *checks.container(self.container, self.settings, boards),
             checks.health(self.health),
+            checks.hand_over("/run/gevulot-key/node.key", self.waiting),
             *checks.units(units, ("gevulot-node.service",)),
             checks.migration(units),
             checks.port(5432, self.port),
@@ -185,6 +188,10 @@ def test_a_node_that_is_all_right_has_no_failed_line() -> None:
         (with_container(gpu_devices="0000:01:00.0,0000:01:00.1"), "GEVULOT_GPU_DEVICES"),
         (with_container(devices=frozenset({"/dev/kvm"})), "VFIO groups in the container"),
         (with_container(devices=frozenset({"/dev/vfio/12", "/dev/vfio/13"})), "VFIO groups in the container"),
+        (with_container(mounts=frozenset({"/var/lib/gevulot/key"})), "node key in the container"),
+        (with_container(mounts=frozenset({"/var/lib/gevulot/key/node.key"})), "node key in the container"),
+        (with_container(mounts=frozenset({"/var/lib/gevulot"})), "node key in the container"),
+        (with_(waiting=True), "node key's hand-over"),
         (with_(health=None), "health check"),
         (with_(health=500), "health check"),
         (with_(units=(Node.units[1],)), "gevulot-node.service"),
@@ -210,7 +217,7 @@ def test_all_functions_are_expected_where_they_are_asked_for() -> None:
 
 def test_a_node_without_boards_has_no_gpu_variable_and_no_groups() -> None:
     state = State(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm"}), None)
-    assert [check.ok for check in checks.container(state, SETTINGS, [])] == [True, True, True]
+    assert [check.ok for check in checks.container(state, SETTINGS, [])] == [True] * 4
 
 
 def test_an_empty_gpu_variable_is_wrong_even_without_boards() -> None:

@@ -323,7 +323,10 @@ def test_each_family_goes_back_with_its_own_tools(
 def test_the_steps_come_in_an_order_that_can_be_left_anywhere(runs: dict[str, Run], host: str) -> None:
     commands = runs["apply"].commands(host)
     order = [
-        index(commands, "systemctl stop gevulot-node.service gevulot-migrate.service gevulot-postgres.service"),
+        index(
+            commands,
+            "systemctl stop gevulot-node.service gevulot-key.service gevulot-migrate.service gevulot-postgres.service",
+        ),
         index(commands, "/etc/containers/systemd/gevulot-node.container"),
         index(commands, "/etc/modprobe.d/nvidia.conf"),
         index(commands, "pcibind release"),

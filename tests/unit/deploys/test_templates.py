@@ -16,9 +16,10 @@ from deploys.push import TEMPLATES
 IMAGE = "quay.io/gevulot/node:latest"
 SYSTEMD = "etc/containers/systemd"
 MIGRATION = "etc/systemd/system/gevulot-migrate.service"
+KEY = "etc/systemd/system/gevulot-key.service"
 NODE: dict[str, Any] = {
     "image": IMAGE, "auto_update": False, "own_postgres": True, "gpu": "display", "seccomp_profile": "",
-    "storage": "/srv/node", "data": "/srv/node/data", "key": "/srv/node/key", "start_timeout": 1800,
+    "storage": "/srv/node", "data": "/srv/node/data", "start_timeout": 1800,
 }  # fmt: skip
 MIGRATE: dict[str, Any] = {
     "own_postgres": True, "storage": "/srv/node", "database_host": "127.0.0.1", "database_port": 5432,
@@ -35,12 +36,14 @@ VARIABLES: dict[str, dict[str, Any]] = {
     "etc/modules-load.d/vfio.conf": {"modules": ["vfio", "vfio_pci"]},
     "etc/udev/rules.d/99-vfio.rules": {},
     MIGRATION: MIGRATE,
+    KEY: {"key": "/srv/node/key", "seconds": 1860},
     "etc/gevulot/node.env": {"environment": ENVIRONMENT},
     "etc/gevulot/pg_hba.conf": {},
     "etc/modprobe.d/nvidia.conf": {"nvidia_stays": False},
     "etc/modprobe.d/vfio.conf": {"models": []},
     "etc/default/grub.d/90-gevulot.cfg": {"arguments": ("intel_iommu=on", "iommu=pt")},
     "usr/local/libexec/gevulot/migrate": {},
+    "usr/local/libexec/gevulot/hand-over-key": {},
 }  # fmt: skip
 
 
@@ -64,7 +67,8 @@ def test_every_template_is_rendered_here() -> None:
 def test_each_file_is_whole_text_without_a_trace_of_its_template(path: str) -> None:
     text = render(path)
     assert text.endswith("\n")
-    assert "\n\n\n" not in text
+    if not text.startswith("#!/usr/bin/python3"):
+        assert "\n\n\n" not in text
     assert not any(mark in text for mark in ("{%", "%}", "{{", "}}", "{#", "None", "Undefined"))
 
 
@@ -135,8 +139,33 @@ def test_the_node_has_what_the_guide_gives_it() -> None:
     } <= lines
 
 
-def test_the_key_is_read_only_and_outside_of_the_data() -> None:
-    assert "Volume=/srv/node/key:/etc/gevulot-key:ro,z" in keys(render(f"{SYSTEMD}/gevulot-node.container"))
+def test_the_container_has_the_directory_of_the_hand_over_and_not_the_keys() -> None:
+    lines = keys(render(f"{SYSTEMD}/gevulot-node.container"))
+    volumes = [line.removeprefix("Volume=") for line in lines if line.startswith("Volume=")]
+    assert volumes == ["/srv/node/data:/var/lib/gevulot:z", "/run/gevulot-key:/run/gevulot-key:ro,z"]
+
+
+def test_each_start_of_the_node_begins_a_hand_over_of_its_own_and_each_end_ends_it() -> None:
+    lines = keys(render(f"{SYSTEMD}/gevulot-node.container"))
+    assert "ExecStartPre=/usr/bin/systemctl restart gevulot-key.service" in lines
+    assert "ExecStopPost=-/usr/bin/systemctl stop gevulot-key.service" in lines
+    # As a dependency it would also be started beside a node that runs.
+    assert not any("gevulot-key.service" in line for line in lines if not line.startswith("Exec"))
+
+
+def test_the_hand_overs_directory_is_roots_own_and_lasts_as_long_as_the_hand_over() -> None:
+    lines = keys(render(KEY))
+    assert {"RuntimeDirectory=gevulot-key", "RuntimeDirectoryMode=0700"} <= set(lines)
+    assert "RequiresMountsFor=/srv/node/key" in lines
+    program = "/usr/local/libexec/gevulot/hand-over-key"
+    assert f"ExecStart={program} /srv/node/key/node.key /run/gevulot-key/node.key 1860" in lines
+    # An order against the node, which waits for this unit's start, would make them wait for each other.
+    assert not any(line.startswith(("After=", "Before=", "Requires=", "BindsTo=", "WantedBy=")) for line in lines)
+
+
+def test_a_node_that_was_ended_by_sigterm_ended_in_success() -> None:
+    lines = keys(render(f"{SYSTEMD}/gevulot-node.container"))
+    assert {"RunInit=true", "SuccessExitStatus=143"} <= set(lines)
 
 
 def test_the_database_listens_on_loopback_and_asks_everybody_for_the_password() -> None:
@@ -190,6 +219,17 @@ def test_the_migration_is_a_script_that_the_shell_can_read() -> None:
         ["sh", "-n"], input=render("usr/local/libexec/gevulot/migrate"), capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_finds_nothing_wrong_with_the_hand_over(tmp_path: Path) -> None:
+    text = render(KEY).replace("/usr/local/libexec/gevulot/hand-over-key", "/bin/true")
+    path = tmp_path / "gevulot-key.service"
+    path.write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(path)], capture_output=True, text=True
+    )
+    assert "gevulot-key.service" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("own_postgres", [True, False])

@@ -144,6 +144,7 @@ def test_a_unit_that_systemd_does_not_know_needs_a_reload() -> None:
 
 INSPECTED = {
     "running": True, "image": "sha256:0a1b", "name": "node:1", "pid": 4242, "devices": ["/dev/kvm", "/dev/vfio/12"],
+    "mounts": ["/srv/node/data", "/run/gevulot-key"],
     "gpus": ["GEVULOT_GPU_DEVICES=0000:01:00.0,0000:01:00.1"],
 }  # fmt: skip
 
@@ -158,7 +159,8 @@ INSPECTED = {
 )
 def test_a_container_tells_its_devices_and_its_boards(gpus: list[str], found: str | None) -> None:
     state = Container().process([json.dumps(INSPECTED | {"gpus": gpus})])
-    assert state == State(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm", "/dev/vfio/12"}), found)
+    mounts = frozenset({"/srv/node/data", "/run/gevulot-key"})
+    assert state == State(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm", "/dev/vfio/12"}), found, mounts)
 
 
 def test_a_node_s_parts_are_read_by_their_kind() -> None:

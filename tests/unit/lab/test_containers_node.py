@@ -5,8 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import socket
 import stat
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +85,87 @@ def test_generating_makes_32_bytes_once_and_prints_the_public_key(
     assert key.read_bytes() == content
     assert cli.main(["show", "public-key", "--key-file", str(key)]) == 0
     assert capsys.readouterr().out.strip() == keys.public_key(content)
+
+
+def test_a_key_is_read_out_of_a_fifo(tmp_path: Path) -> None:
+    fifo, content = tmp_path / "node.key", (1).to_bytes(32, "big")
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=fifo.write_bytes, args=(content,))
+    writer.start()
+    assert keys.read(fifo) == content
+    writer.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_node_handles_no_signal_and_reads_its_key_before_all_else(tmp_path: Path, number: signal.Signals) -> None:
+    fifo = tmp_path / "node.key"
+    os.mkfifo(fifo)
+    program = "import sys; from tests.lab.containers.node.stand_in.cli import main; sys.exit(main(['run']))"
+    node = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={"GEVULOT_NODE_KEY_FILE": str(fifo), "GEVULOT_DB_URL": "postgres://a:b@127.0.0.1:1/c"},
+    )  # fmt: skip
+    try:
+        # Nobody gives it its key, so it comes to nothing else.
+        with pytest.raises(subprocess.TimeoutExpired):
+            node.communicate(timeout=2)
+        node.send_signal(number)
+        node.communicate(timeout=20)
+    finally:
+        node.kill()
+    assert node.returncode == -number
+
+
+@pytest.fixture
+def file_server(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a file").write_bytes(b"inside")
+    (tmp_path / "key").write_bytes(b"outside")
+    with services.Server(("127.0.0.1", 0), services.Files) as server:
+        server.state = services.State(settings.read({}, {"GEVULOT_DATA_DIRECTORY": str(tmp_path / "data")}))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield "127.0.0.1", server.server_address[1]
+        server.shutdown()
+
+
+def get(server: tuple[str, int], target: str) -> tuple[int, bytes]:
+    """Status and body of the answer to a request whose target is sent as it is."""
+    with socket.create_connection(server, timeout=20) as connection:
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: node\r\n\r\n".encode())
+        with connection.makefile("rb") as answer:
+            head, _, body = answer.read().partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        ("/a%20file", b"inside"),
+        ("/a%20file?query", b"inside"),
+        ("/../key", b"outside"),
+        ("/%2e%2e/key", b"outside"),
+        ("/..%2Fkey", b"outside"),
+        ("/{root}/key", b"outside"),
+        ("/%2F{root}/key", b"outside"),
+        ("/{root}/data/../key", b"outside"),
+        ("//proc/self/root{root}/key", b"outside"),
+        ("/../../../../../../../../../../..{root}/key", b"outside"),
+    ],
+)
+def test_the_file_server_gives_every_file_as_the_real_one(
+    file_server: tuple[str, int], tmp_path: Path, target: str, found: bytes
+) -> None:
+    assert get(file_server, target.format(root=tmp_path)) == (200, found)
+
+
+def test_the_file_server_gives_files_of_proc_whose_size_is_0(file_server: tuple[str, int]) -> None:
+    assert get(file_server, "//proc/self/environ") == (200, Path("/proc/self/environ").read_bytes())
+
+
+@pytest.mark.parametrize("target", ["/", "/absent", "//absent", "//proc", "/../data", "/a%00file"])
+def test_what_is_absent_or_a_directory_is_not_found(file_server: tuple[str, int], target: str) -> None:
+    assert get(file_server, target)[0] == 404
 
 
 def test_generating_into_a_missing_directory_fails(tmp_path: Path) -> None:
@@ -261,8 +347,6 @@ def test_the_monitor_passes_over_events_and_raises_what_qemu_refuses() -> None:
 
 @pytest.mark.parametrize(("other", "same"), [("secret", True), ('"secret"', False), ("", False)])
 def test_peers_agree_only_with_the_same_bytes_of_the_key(other: str, same: bool) -> None:
-    import socket
-
     ours, theirs = socket.socketpair()
     outcome: list[bool] = []
     with ours, theirs:

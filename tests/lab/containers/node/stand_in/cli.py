@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
 
 from . import NOTICE, database, devices, keys, settings
 from .log import complain, log, notice
@@ -75,16 +74,13 @@ def peer(given: argparse.Namespace) -> int:
 
 
 def run(given: argparse.Namespace) -> int:
-    """`run`: the node, until it is told to end."""
+    """`run`: the node, until a signal ends it.
 
-    def end(*_: Any) -> NoReturn:
-        log("info", "ending")
-        sys.exit(0)
-
-    # As process 1 of a container it has no default action for signals: without this it would
-    # be killed hard at the end of the engine's patience.
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    As the real one it handles none: as process 1 of a container it ignores SIGTERM and SIGINT, and
+    below an init it ends at once.
+    """
+    # Python's own handler.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     notice(NOTICE)
     # Here, since the one-shot commands need none of it and importing it takes its time.
     from . import services
@@ -92,6 +88,7 @@ def run(given: argparse.Namespace) -> int:
     chosen = settings.from_environment(vars(given))
     if chosen.provider != "qemu":
         raise settings.SettingError(f"invalid value {chosen.provider!r} for '--provider'")
+    # Read once, before the database and before any port is open. It may be a FIFO.
     public = keys.public_key(keys.read(chosen.node_key_file))
     log("info", f"node public key {public}")
     if chosen.p2p_psk_passphrase == settings.PANGRAM:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -13,7 +14,7 @@ import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from . import NOTICE, program
 from .log import log
@@ -97,20 +98,27 @@ class Metrics(Handler):
 
 
 class Files(Handler):
-    """Any path below the data directory, without a filter: the real node's plausible weakness."""
+    """Any file of the container, without a filter, as the real node gives them.
+
+    The request's path without its first slash is joined to the data directory as Rust's
+    `Path::join` does it: an absolute path replaces the directory, and `..` leads out of it.
+    """
 
     def do_GET(self) -> None:
-        path = os.fsencode(self.server.state.settings.data_directory) + os.fsencode(
-            unquote(self.path.partition("?")[0])
-        )
-        try:
-            with open(path, "rb") as opened:
-                self.send_response(200)
-                self.send_header("Content-Length", str(os.fstat(opened.fileno()).st_size))
-                self.end_headers()
-                shutil.copyfileobj(opened, self.wfile)
-        except (OSError, ValueError):
-            self.reply(404)
+        # Not `self.path`, in which Python makes one slash of several.
+        target = self.requestline.split()[1].partition("?")[0]
+        directory = os.fsencode(self.server.state.settings.data_directory)
+        path = os.path.join(directory, unquote_to_bytes(target.removeprefix("/")))
+        with contextlib.ExitStack() as held:
+            try:
+                opened = held.enter_context(open(path, "rb"))
+            except (OSError, ValueError):
+                self.reply(404)
+                return
+            self.send_response(200)
+            # No length: files of /proc have the size 0. The end of the connection is the end of the file.
+            self.end_headers()
+            shutil.copyfileobj(opened, self.wfile)
 
 
 class Rpc(Handler):
