@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,25 @@ from tests.lab.inventory import passphrase
 from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
 from tests.lab.run import changes_of, command, plan_of, pyinfra
+from tests.system.exposure import exposure
 from tests.system.story import DRIVERS, Story, running_state, treasure, wait_for_node
 from tests.system.story import deployed as start_deployed
 
 BOARDS = ("0000:00/04.0/00", "0000:00/05.0/00")
 """The default topology's boards by their bridge-relative paths, which no renumbering changes."""
+
+
+AS_BEFORE = r"""
+cd /etc/containers/systemd
+systemctl stop gevulot-node.service
+sed -i -e 's|^Volume=/run/gevulot-key:.*|Volume=/var/lib/gevulot/key:/etc/gevulot-key:ro,z|' \
+  -e '/^RunInit=/d' -e '/^ExecSt/d' -e '/^SuccessExitStatus=/d' gevulot-node.container
+sed -i 's|^GEVULOT_NODE_KEY_FILE=.*|GEVULOT_NODE_KEY_FILE=/etc/gevulot-key/node.key|' /etc/gevulot/node.env
+rm /etc/systemd/system/gevulot-key.service /usr/local/libexec/gevulot/hand-over-key
+systemctl daemon-reload
+systemctl start gevulot-node.service
+"""
+"""Makes of a node what earlier versions deployed: the key's directory is mounted into the container."""
 
 
 def drivers(machine: Machine, board: str) -> list[str]:
@@ -161,6 +176,22 @@ def test_the_key_is_the_nodes_own_and_nobody_else_can_read_it(host: testinfra.ho
     assert not host.file("/var/lib/gevulot/data/node.key").exists
 
 
+def test_the_node_gives_its_key_to_nobody_by_any_spelling(machine: Machine) -> None:
+    seen = exposure(machine)
+    assert seen.works, "no file was given, so this shows nothing"
+    assert any(target.startswith("//proc/1/fd/") for target in seen.descriptors), "the init was not looked at"
+    assert seen.asked > 50
+    assert seen.given == []
+
+
+def test_nothing_of_the_hand_over_is_left(host: testinfra.host.Host) -> None:
+    assert not host.file("/run/gevulot-key").exists
+    assert host.check_output("systemctl show -p ActiveState,Result gevulot-key.service").splitlines() == [
+        "Result=success",
+        "ActiveState=inactive",
+    ]
+
+
 def test_the_tables_and_the_record_of_migrations_exist(host: testinfra.host.Host) -> None:
     query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
     found = host.check_output("podman exec gevulot-postgres psql -U gevulot -d gevulot -Atc %s", query).split()
@@ -281,6 +312,69 @@ def test_a_node_that_was_stopped_is_wrong_by_name(machine: Machine) -> None:
     assert host["reasons"][0].startswith("gevulot-node.service is inactive")
     machine.ssh("systemctl start gevulot-node.service")
     wait_for_node(machine)
+
+
+def test_a_stop_takes_a_moment_and_is_no_failure(machine: Machine) -> None:
+    began = time.monotonic()
+    machine.ssh("systemctl stop gevulot-node.service")
+    assert time.monotonic() - began < 15
+    state = machine.ssh("systemctl show -p ActiveState,Result gevulot-node.service").stdout.split()
+    assert set(state) == {"ActiveState=inactive", "Result=success"}
+    assert machine.ssh("systemctl is-system-running", check=False).stdout.strip() == "running"
+    machine.ssh("systemctl start gevulot-node.service")
+    wait_for_node(machine)
+
+
+def has_its_key(machine: Machine) -> bool:
+    """Whether the node that runs now read the key that is its own."""
+    said = machine.ssh("podman logs gevulot-node 2>&1; echo own $(cat /etc/gevulot/node-key.public)").stdout
+    return f"node public key {said.rpartition('own ')[2].strip()}" in said
+
+
+def test_each_of_two_starts_in_a_row_gets_the_key(machine: Machine) -> None:
+    machine.ssh("systemctl restart gevulot-node.service && systemctl restart gevulot-node.service")
+    wait_for_node(machine)
+    assert has_its_key(machine)
+    machine.ssh("test ! -e /run/gevulot-key")
+
+
+def test_a_start_that_is_stopped_before_the_key_was_read_leaves_nothing_and_the_next_one_works(
+    machine: Machine,
+) -> None:
+    machine.ssh("systemctl stop gevulot-node.service; systemctl start --no-block gevulot-node.service")
+    # The node may be quicker than this question.
+    machine.ssh(
+        "n=0; until [ -p /run/gevulot-key/node.key ] || systemctl is-active --quiet gevulot-node.service; "
+        "do n=$((n+1)); [ $n -lt 600 ] || exit 1; sleep 0.1; done; systemctl stop gevulot-node.service"
+    )
+    machine.ssh("test ! -e /run/gevulot-key")
+    machine.ssh("systemctl start gevulot-node.service")
+    wait_for_node(machine)
+    assert has_its_key(machine)
+
+
+def test_a_container_that_was_killed_comes_back_with_its_key(machine: Machine) -> None:
+    old = machine.ssh("podman inspect --format '{{.Id}}' gevulot-node").stdout.strip()
+    machine.ssh("podman kill --signal KILL gevulot-node")
+    machine.ssh(
+        f"n=0; until now=$(podman inspect --format '{{{{.Id}}}}' gevulot-node 2>/dev/null) && [ \"$now\" != {old} ]; "
+        "do n=$((n+1)); [ $n -lt 120 ] || exit 1; sleep 1; done"
+    )
+    wait_for_node(machine)
+    assert has_its_key(machine)
+    machine.ssh("test ! -e /run/gevulot-key")
+
+
+def test_a_node_of_an_earlier_deploy_is_converted_and_its_operator_warned(machine: Machine, say: Progress) -> None:
+    machine.ssh(AS_BEFORE)
+    wait_for_node(machine)
+    assert "//etc/gevulot-key/node.key" in exposure(machine).given, "the key was not exposed, so this shows nothing"
+    with step(say, "deploying over an earlier deploy", takes="about a minute and a half"):
+        run = pyinfra([machine], "-y", "--json")
+    assert run.code == 0, run.output[-3000:]
+    assert run.output.count("the node's key could be read at port 9995") == 1
+    assert exposure(machine).given == []
+    machine.ssh("! grep -q /etc/gevulot-key /etc/containers/systemd/gevulot-node.container")
 
 
 def test_everything_survives_a_power_cut_and_a_twin_added_in_front(machine: Machine, say: Progress, kept: Path) -> None:

@@ -61,7 +61,8 @@ _RUNS = {
     ),
     "never": (
         """
-    ("@fake/pending", r.data(r.Recorded(r.DEBIAN), reboot="never")),
+    ("@fake/pending", r.saying({"':/etc/gevulot-key:'": "Volume=/var/lib/gevulot/key:/etc/gevulot-key:ro,z"},
+        r.data(r.Recorded(r.DEBIAN), reboot="never"))),
     ("@fake/settled", r.data(r.Recorded(r.DEBIAN, needs_reboot=False), reboot="never")),
 """,
         ("-y",),
@@ -332,6 +333,13 @@ def test_no_reboot_allowed_says_what_is_pending(runs: dict[str, Run]) -> None:
     output = runs["never"].output
     assert "[@fake/pending] a reboot is pending: the kernel does not run with intel_iommu=on iommu=pt" in output
     assert "[@fake/settled] a reboot is pending" not in output
+
+
+def test_only_the_operator_of_a_node_whose_key_lay_in_its_container_is_warned_and_once(runs: dict[str, Run]) -> None:
+    output = runs["never"].output
+    assert output.count("the node's key could be read at port 9995") == 1
+    assert "[@fake/pending] the node's key could be read at port 9995" in output
+    assert "move /var/lib/gevulot/key/node.key and /etc/gevulot/node-key.sha256 away" in output
 
 
 def test_no_reboot_allowed_holds_nobody_back_who_needs_none(runs: dict[str, Run]) -> None:
