@@ -103,6 +103,11 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
         ({"container": None}, Severity.WRONG, "container gevulot-node: not running"),
         ({"container": Container(True, "d", IMAGE, frozenset(), None)}, Severity.WRONG, "VFIO groups in the container"),
         (
+            {"container": replace(well().container, mounts=frozenset({"/var/lib/gevulot/key"}))},
+            Severity.WRONG,
+            "node key in the container: can be read: /var/lib/gevulot/key is mounted",
+        ),
+        (
             {"container": Container(True, "d", "old", frozenset({"/dev/vfio/12"}), "0000:01:00.0")},
             Severity.ATTENTION,
             "runs old",
