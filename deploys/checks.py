@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from deploys.preflight import Verdict
 from deploys.settings import Settings
+from facts.access import Access
 from facts.container import State
 from facts.database import Schema
 from facts.initramfs import Contents
@@ -191,6 +192,28 @@ def container(state: State | None, settings: Settings, boards: list[Board]) -> l
             "not mounted",
         ),
     ]
+
+
+def access(found: Access, settings: Settings, published: str) -> Check:
+    """Whether the node accepts its own results. ``published`` says what the list at a URL has, if one is set."""
+    what = "own key may submit"
+    if found.own_is_listed:
+        return Check(what, "yes", True, "yes")
+    if published:
+        return Check(what, f"not yet; {published}", None)
+    if found.own is not None and found.listed is None and not settings.own_postgres:
+        return Check(what, "the external database was not read; no forwarding", None)
+    no = "its public key is not known" if found.own is None else "no" if found.listed is not None else "not read"
+    return Check(what, no, False, "yes")
+
+
+def environment(found: list[str] | None, settings: Settings) -> Check:
+    """The node serves any file of its host to its peers, its environment too. An external URL has its password."""
+    what = "database password in the node's environment"
+    if not settings.own_postgres:
+        return Check(what, f"in {', '.join(found)}, as of an external database" if found else "none", None)
+    named = "not read" if found is None else ", ".join(found) or "none"
+    return Check(what, named, found == [], "none")
 
 
 def health(status: int | None) -> Check:

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import paramiko
 import psycopg
@@ -72,7 +72,12 @@ def _carry(server: socket.socket, channel: paramiko.Channel) -> None:
 
 
 def read_schema(host: Host, address: str, port: int, url: str) -> Schema:
-    """Release and tables of the database that ``url`` names, reached through the host at ``address:port``.
+    """Release and tables of a database, as ``read_rows`` reaches it."""
+    return schema(read_rows(host, address, port, url, SCHEMA_QUERY))
+
+
+def read_rows(host: Host, address: str, port: int, url: str, query: LiteralString) -> list[Any]:
+    """The rows of a query to the database that ``url`` names, reached through the host at ``address:port``.
 
     Raises ``NotForwarded`` where forwarding is not allowed, and ``psycopg.Error`` when the server refuses.
     """
@@ -84,7 +89,7 @@ def read_schema(host: Host, address: str, port: int, url: str) -> Schema:
         # hostaddr says where to connect; the rest of the URL is used as it stands.
         psycopg.connect(url, hostaddr="127.0.0.1", port=local, connect_timeout=_SECONDS) as connection,
     ):
-        return schema(connection.execute(SCHEMA_QUERY).fetchall())
+        return connection.execute(query).fetchall()
 
 
 def read_secret(host: Host, name: str) -> str:

@@ -5,6 +5,7 @@
 The steps are those of the install guide, in the order in which they work.
 """
 
+from deploys.steps.access import grant_access
 from deploys.steps.account import make_account
 from deploys.steps.before import record_before
 from deploys.steps.begin import begin
@@ -36,9 +37,10 @@ bind_boards(node, later, _if=later.gate)
 make_account(node.settings, _if=later.gate)
 pull_images(node.settings, _if=later.gate)
 make_database_secrets(node, _if=later.gate)
-make_key(node.settings, _if=later.gate)
+make_key(node, _if=later.gate)
 configure_postgres(node, _if=later.gate)
 configure_node(node, _if=later.gate)
 start_postgres(node, later, _if=later.gate)
 start_node(node, later, _if=later.gate)
+grant_access(node, later, _if=later.gate)
 verify(node, later, _if=later.gate)

@@ -25,7 +25,9 @@ from deploys.values import (
     Listen,
     LoopbackListen,
     OwnDirectory,
+    Passphrase,
     Port,
+    PublicKey,
     Reachable,
     Secret,
     is_loopback,
@@ -33,9 +35,6 @@ from deploys.values import (
 )
 
 PREFIX = "gevulot_"
-
-# The pangram that the node falls back to is public, so a network keyed by it is open to everybody.
-_PUBLIC_PASSPHRASES = ("the quick brown fox jumps over the lazy dog",)
 
 
 class SettingsError(ValueError):
@@ -93,7 +92,9 @@ class Settings(BaseModel):
     )
     # --- database
     postgres_url: Secret | None = Field(
-        None, description="`postgres://user:password@host:port/name` of an external server. Unset: one on the node."
+        None,
+        description="`postgres://user:password@host:port/name` of an external server; it stands in the node's "
+        "environment. Unset: one on the node, without a password there.",
     )
     postgres_image: Image = Field(
         "docker.io/library/postgres:16-alpine", description="Image of the node's own Postgres."
@@ -104,8 +105,9 @@ class Settings(BaseModel):
     )
     postgres_port: Port = Field(5432, description="Loopback port of the node's own Postgres.")
     # --- the node's environment
-    psk_passphrase: Secret = Field(
-        description="The network's coordinated pre-shared key (GEVULOT_PSK_PASSPHRASE). Required; no default."
+    psk_passphrase: Passphrase = Field(
+        description="The network's coordinated pre-shared key (GEVULOT_PSK_PASSPHRASE). Required; no default. "
+        "At least 8 characters, and not one that is public."
     )
     rust_log: Line = Field("warn,gevulot=debug,sqlx=error", description="RUST_LOG")
     p2p_listen: Listen = Field("0.0.0.0:9999", description="GEVULOT_P2P_LISTEN_ADDR")
@@ -120,7 +122,15 @@ class Settings(BaseModel):
     metrics_listen: Listen | None = Field(None, description="GEVULOT_METRICS_LISTEN_ADDR")
     http_port: Port = Field(9995, description="GEVULOT_HTTP_PORT, on the P2P address")
     vsock_listen_port: Port = Field(8080, description="GEVULOT_VSOCK_LISTEN_PORT (AF_VSOCK)")
-    acl_whitelist_url: Line | None = Field(None, description="GEVULOT_ACL_WHITELIST_URL")
+    acl_whitelist: tuple[PublicKey, ...] = Field(
+        (),
+        description="Public keys (130 hexadecimal digits) whose transactions the node accepts, beside its own key. "
+        "A key that is taken out again is denied.",
+    )
+    acl_whitelist_url: Line | None = Field(
+        None,
+        description="GEVULOT_ACL_WHITELIST_URL: the node takes its whole list from there, which must have its own key.",
+    )
     cpus: Annotated[int, Field(gt=0)] | None = Field(None, description="GEVULOT_CPUS; unset: the node decides")
     mem_gb: Annotated[int, Field(gt=0)] | None = Field(None, description="GEVULOT_MEM_GB; unset: the node decides")
     provider: Line | None = Field(None, description="GEVULOT_PROVIDER; unset: qemu")
@@ -135,8 +145,11 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
-        if self.psk_passphrase.get_secret_value().strip(" .").lower() in _PUBLIC_PASSPHRASES:
-            raise ValueError("gevulot_psk_passphrase is the node's public default; expected the network's own")
+        if self.acl_whitelist and self.acl_whitelist_url is not None:
+            raise ValueError(
+                "gevulot_acl_whitelist and gevulot_acl_whitelist_url are both set, and the node removes every key that "
+                "is not in the list at the URL: set one of them"
+            )
         if self.postgres_url is not None:
             expected = (
                 "gevulot_postgres_url: expected postgres://user:password@host:port/name, "

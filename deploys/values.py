@@ -9,6 +9,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from pcibind.request import Selector
 
+# What the node falls back to, and what is tried first, without spaces, punctuation and capitals.
+_PUBLIC_PASSPHRASES = frozenset(("packmyboxwithfivedozenliquorjugs", "thequickbrownfoxjumpsoverthelazydog", "changeme"))
+_PASSPHRASE_LENGTH = 8
+
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[0-9A-Za-z.-]+):(?P<port>[0-9]{1,5})")
 _DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _IMAGE = re.compile(r"[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+(:[A-Za-z0-9._-]+)?(@sha256:[0-9a-f]{64})?")
@@ -105,6 +109,31 @@ def _secret(value: SecretStr) -> SecretStr:
     return value
 
 
+# The curve secp256k1: y² = x³ + 7 over this prime (SEC 2, section 2.4.1).
+_PRIME = 2**256 - 2**32 - 977
+_PUBLIC_KEY = re.compile(r"04([0-9a-f]{64})([0-9a-f]{64})")
+
+
+def _public_key(text: str) -> str:
+    key = text.lower()
+    digits = _PUBLIC_KEY.fullmatch(key)
+    if digits is None:
+        raise ValueError("expected a public key of 130 hexadecimal digits, the first two 04")
+    x, y = (int(each, 16) for each in digits.groups())
+    if max(x, y) >= _PRIME or (y * y - x * x * x - 7) % _PRIME:
+        raise ValueError("expected a public key of secp256k1; this one has a wrong digit")
+    return key
+
+
+def _passphrase(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if "".join(each for each in text.casefold() if each.isalnum()) in _PUBLIC_PASSPHRASES:
+        raise ValueError("expected the network's own; this one is public, so everybody could join")
+    if len(text) < _PASSPHRASE_LENGTH:
+        raise ValueError(f"expected at least {_PASSPHRASE_LENGTH} characters; a shorter one can be guessed")
+    return value
+
+
 Board = Annotated[str, AfterValidator(_board)]
 Listen = Annotated[str, AfterValidator(_listen)]
 Directory = Annotated[str, AfterValidator(_directory)]
@@ -114,5 +143,7 @@ LoopbackListen = Annotated[Listen, AfterValidator(_loopback)]
 Image = Annotated[str, AfterValidator(_image)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Secret = Annotated[SecretStr, BeforeValidator(_call), AfterValidator(_secret)]
+Passphrase = Annotated[Secret, AfterValidator(_passphrase)]
+PublicKey = Annotated[str, AfterValidator(_public_key)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
 Guard = Literal["default-route", "ssh", "disk", "boot-display", "virtual-functions", "class"]

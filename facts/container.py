@@ -67,3 +67,26 @@ class Container(FactBase[State | None]):
             return parse(output)
         except (ValueError, KeyError) as error:
             raise FactProcessError(f"podman inspect printed no state: {error}") from error
+
+
+# Names only, never values. A URL has its password between the user's colon and the @ sign.
+_DATABASE_PASSWORDS = r"""
+pid=$(podman container inspect --format '{{.State.Pid}}' "$1" 2>/dev/null) || exit 0
+[ -r "/proc/$pid/environ" ] || exit 0
+echo read
+tr '\0' '\n' <"/proc/$pid/environ" |
+  sed -n -e 's#^\([A-Za-z0-9_]*\)=postgres[a-z]*://[^@]*:[^@]*@.*#\1#p' -e 's#^\([A-Z_]*PASSWORD\)=.*#\1#p'
+"""
+
+
+class DatabasePasswords(FactBase[list[str] | None]):
+    """The variables of a container's environment that hold a database password; ``None`` where it was not read."""
+
+    def requires_command(self, container: str = "gevulot-node") -> str:
+        return "podman"
+
+    def command(self, container: str = "gevulot-node") -> str:
+        return f"sh -c {quote(_DATABASE_PASSWORDS)} passwords {quote(container)}"
+
+    def process(self, output: list[str]) -> list[str]:
+        return [line for line in output[1:] if line]

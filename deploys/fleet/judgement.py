@@ -266,9 +266,13 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         found.add(Severity.ATTENTION, f"the node runs {container.name}, asked for is {settings.node_image}")
     if seen.parts is not None and seen.knows("topology", "record"):
         _add(found, checks.devices(seen.parts, boards))
-    needed = {gevulot.PASSPHRASE, postgres.URL} if seen.knows("secrets") else set()
+    database_secret = postgres.PASSWORD if settings.own_postgres else postgres.URL
+    needed = {gevulot.PASSPHRASE, database_secret} if seen.knows("secrets") else set()
     missing = tuple(sorted(needed - set(seen.secrets)))
     found.add(Severity.WRONG, *(f"the secret {name} is not there" for name in missing))
+    if seen.access is not None and seen.access.own and seen.access.listed is not None and not seen.access.own_is_listed:
+        step = "run deploys/node.py" if settings.acl_whitelist_url is None else "see gevulot_acl_whitelist_url"
+        found.add(Severity.WRONG, f"the node rejects its own results: its key is not in its access list; {step}")
     return {
         "secrets_missing": missing,
         "database": _database(settings, seen, found),

@@ -13,7 +13,8 @@ from deploys.fleet.judgement import judge
 from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity, down
 from deploys.settings import Settings, SettingsError, read_without_secrets
-from deploys.steps import key
+from deploys.steps import access, key
+from facts.access import AccessList
 from facts.container import Container
 from facts.database import PostgresSchema
 from facts.disk import DiskSpace
@@ -64,6 +65,7 @@ def parts(settings: Settings) -> tuple[Part, ...]:
     ]
     if settings.own_postgres:
         asked.append(Part("schema", PostgresSchema, {"port": settings.postgres_port}))
+        asked.append(Part("access", AccessList, access.arguments(settings)))
     return tuple(asked)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from facts.access import Access
 from facts.container import State as Container
 from facts.database import Schema
 from facts.disk import Space
@@ -17,7 +18,7 @@ from facts.platform import Host
 from facts.together import Unreadable
 from facts.unit import Unit
 
-_OF_ROOT = ("key", "container", "secrets", "schema", "parts")
+_OF_ROOT = ("key", "container", "secrets", "schema", "access", "parts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Seen:
     container: Container | None = None
     secrets: list[str] = field(default_factory=list)
     schema: Schema | None = None
+    access: Access | None = None
     health: int | None = None
     key: str = ""
     space: Space | None = None

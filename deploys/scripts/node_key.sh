@@ -6,12 +6,15 @@
 #   makes the key with the node's own image, unless there is one, and records its fingerprint
 # node_key.sh record KEY_DIRECTORY FINGERPRINT LEGACY
 #   records the fingerprint of a key that is there
+# node_key.sh public KEY_DIRECTORY FINGERPRINT LEGACY IMAGE
+#   has the image show the key's public part, and keeps that beside the fingerprint
 #
 # FINGERPRINT is a file off the storage volume: the key's SHA-256. LEGACY is where the install guide put the key.
 set -eu
 umask 077
 verb=$1 directory=$2 fingerprint=$3 legacy=$4
 key=$directory/node.key
+kept=${fingerprint%/*}/node-key.public
 
 sum() { sha256sum <"$1" | cut -d' ' -f1; }
 
@@ -42,9 +45,27 @@ record() {
   rm -rf "$directory/new"
 }
 
+public_in() { grep -o -w -E '04[0-9a-f]{128}' | head -n1; }
+
+shown() {
+  podman run --rm --network=none --volume "$directory:/key:ro,z" "$1" show public-key --key-file /key/node.key 2>/dev/null |
+    public_in || true
+}
+
+keep() {
+  printf '%s\n' "$1" >"$kept.new"
+  chmod 644 "$kept.new"
+  mv "$kept.new" "$kept"
+}
+
 case $verb in
 state) state ;;
 record) record ;;
+public)
+  public=$(shown "$5")
+  [ -n "$public" ] || { echo "the image $5 does not show the public key of $key; expected 130 hexadecimal digits" >&2; exit 1; }
+  keep "$public"
+  ;;
 make)
   [ "$(state)" = missing ] || { echo "the key's state is $(state), so none is made" >&2; exit 1; }
   image=$5
@@ -68,14 +89,8 @@ make)
   ln "$directory/new/node.key" "$key"
   sync "$directory"
   record
-  public=$(printf '%s\n' "$said" | grep -o -w -E '04[0-9a-f]{128}' | head -n1) || true
-  if [ -z "$public" ]; then
-    public=$(podman run --rm --network=none --volume "$directory:/key:ro,z" "$image" show public-key --key-file /key/node.key 2>/dev/null |
-      grep -o -w -E '04[0-9a-f]{128}' | head -n1) || true
-  fi
-  if [ -n "$public" ]; then
-    printf '%s\n' "$public" >"${fingerprint%/*}/node-key.public"
-    chmod 644 "${fingerprint%/*}/node-key.public"
-  fi
+  public=$(printf '%s\n' "$said" | public_in) || true
+  [ -n "$public" ] || public=$(shown "$image")
+  [ -z "$public" ] || keep "$public"
   ;;
 esac

@@ -1,60 +1,74 @@
 """Compare or set one Podman secret, on the node. No secret is an argument, and none is printed.
 
-secret.py check|apply NAME SOURCE [ARGUMENT …]
+secret.py check|apply NAME SOURCE
 
 SOURCE says what the secret should be:
-  stdin                    what stands on standard input, less one newline at its end
-  generated                whatever it is; made from the kernel's random numbers when there is none
-  url PASSWORD_NAME PORT   the database URL of the node's own Postgres, with the password of another secret
+  stdin      what stands on standard input, less one newline at its end
+  generated  whatever it is; made from the kernel's random numbers when there is none
+  none       not there, if a deploy made it; another one of this name stays
 
 ``check`` prints same, different or absent. ``apply`` prints the same words, and writes unless they were same.
 """
 
 import hmac
 import os
+import re
 import subprocess
 import sys
-from urllib.parse import quote
+
+# By it a deploy knows the secrets that it made.
+LABEL = "gevulot-deploy"
+# Earlier deploys made the URL of the node's own Postgres without the label.
+OWN_URL = re.compile(rb"postgres://gevulot:[^@/]*@127\.0\.0\.1:[0-9]+/gevulot")
 
 
-def stored(name: str) -> bytes | None:
-    """The secret's bytes, or None when there is no such secret."""
+def inspected(name: str, template: str) -> bytes | None:
+    """What Podman says of the secret, or None when there is no such secret."""
     done = subprocess.run(
-        ["podman", "secret", "inspect", "--showsecret", "--format", "{{.SecretData}}", name],
+        ["podman", "secret", "inspect", "--showsecret", "--format", template, name],
         capture_output=True,
     )
     return done.stdout.removesuffix(b"\n") if done.returncode == 0 else None
 
 
-def wanted(name: str, source: str, arguments: tuple[str, ...]) -> bytes | None:
+def stored(name: str) -> bytes | None:
+    """The secret's bytes, or None when there is no such secret."""
+    return inspected(name, "{{.SecretData}}")
+
+
+def is_ours(name: str, value: bytes) -> bool:
+    label = inspected(name, f'{{{{index .Spec.Labels "{LABEL}"}}}}')
+    return label == b"made" or OWN_URL.fullmatch(value) is not None
+
+
+def wanted(have: bytes | None, source: str) -> bytes:
     if source == "stdin":
         return sys.stdin.buffer.read().removesuffix(b"\n")
-    if source == "generated":
-        # Hexadecimal digits need no encoding in a URL, and no quoting anywhere.
-        return stored(name) or os.urandom(24).hex().encode()
-    password_name, port = arguments
-    password = stored(password_name)
-    if password is None:
-        return None
-    return b"postgres://gevulot:%s@127.0.0.1:%s/gevulot" % (quote(password, safe="").encode(), port.encode())
+    # Hexadecimal digits need no encoding in a URL, and no quoting anywhere.
+    return have or os.urandom(24).hex().encode()
 
 
 def digest(key: bytes, value: bytes) -> bytes:
     return hmac.digest(key, value, "sha256")
 
 
-def main(verb: str, name: str, source: str, *arguments: str) -> None:
+def remove(verb: str, name: str) -> str:
     have = stored(name)
-    want = wanted(name, source, arguments)
-    if want is None and verb == "apply":
-        raise SystemExit(
-            f"the secret {arguments[0]} is missing, so {name} cannot be made from it; run the deploy again"
-        )
+    if have is None or not is_ours(name, have):
+        return "same"
+    if verb == "apply":
+        subprocess.run(["podman", "secret", "rm", name], check=True, stdout=subprocess.DEVNULL)
+    return "different"
+
+
+def write(verb: str, name: str, source: str) -> str:
+    have = stored(name)
+    want = wanted(have, source)
     # The key is fresh, so that a digest says nothing beyond this one comparison.
     key = os.urandom(32)
     if have is None:
         state = "absent"
-    elif want is not None and hmac.compare_digest(digest(key, have), digest(key, want)):
+    elif hmac.compare_digest(digest(key, have), digest(key, want)):
         state = "same"
     else:
         state = "different"
@@ -62,9 +76,16 @@ def main(verb: str, name: str, source: str, *arguments: str) -> None:
         # Podman before 5.0 refuses to replace a secret that is not there.
         replace = [] if have is None else ["--replace"]
         subprocess.run(
-            ["podman", "secret", "create", *replace, name, "-"], input=want, check=True, stdout=subprocess.DEVNULL
+            ["podman", "secret", "create", *replace, f"--label={LABEL}=made", name, "-"],
+            input=want,
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
-    print(state)
+    return state
+
+
+def main(verb: str, name: str, source: str) -> None:
+    print(remove(verb, name) if source == "none" else write(verb, name, source))
 
 
 main(*sys.argv[1:])

@@ -42,6 +42,7 @@ class Node:
     unit_inputs: list[OperationMeta] = field(default_factory=list)
     postgres_inputs: list[OperationMeta] = field(default_factory=list)
     node_inputs: list[OperationMeta] = field(default_factory=list)
+    access_inputs: list[OperationMeta] = field(default_factory=list)
 
 
 _read: WeakKeyDictionary[State, dict[str, Settings]] = WeakKeyDictionary()

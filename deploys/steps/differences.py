@@ -158,13 +158,13 @@ def system(state: str, failed: list[str], before: str) -> Check:
 
 def stays(storage: str) -> list[str]:
     """What a release leaves on a host, where, and how an operator removes it by hand."""
-    secrets = "gevulot-psk-passphrase gevulot-db-url gevulot-db-password"
     return [
         f"the node's key, in {storage}/key, and its fingerprint in /etc/gevulot. A lost key is lost for good: back it "
         f"up, then rm -r {storage}/key /etc/gevulot",
         f"the database, in {storage}/postgres, and the node's data, in {storage}/data: rm -r {storage}/postgres "
         f"{storage}/data",
-        f"Podman secrets: podman secret rm {secrets}",
+        "Podman secrets: podman secret ls, podman secret rm gevulot-psk-passphrase and gevulot-db-password, or "
+        "gevulot-db-url of an external database",
         "container images: podman image ls, podman image rm IMAGE",
         "the account gevulot and the groups gevulot and kvm: userdel gevulot",
         "packages, since others may use them by now: podman crun netavark aardvark-dns python3-click python3-pyudev",

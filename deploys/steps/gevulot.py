@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from urllib.parse import urlsplit
 
 from pyinfra.api import deploy
@@ -49,9 +50,11 @@ def configure_node(node: Node) -> None:
     files = push.Files()
     environment = files.template(
         ENVIRONMENT,
-        environment=settings.environment() | {"GEVULOT_NODE_KEY_FILE": KEY_FIFO},
+        environment=settings.environment()
+        | {"GEVULOT_NODE_KEY_FILE": KEY_FIFO}
+        | ({"GEVULOT_DB_URL": postgres.socket_url(settings)} if settings.own_postgres else {}),
     )
-    migrate = files.template(MIGRATE, mode="755")
+    migrate = files.template(MIGRATE, mode="755", database=shlex.join(postgres.client_options(settings)))
     migration = files.template(
         MIGRATION_FILE,
         own_postgres=settings.own_postgres,
@@ -71,6 +74,7 @@ def configure_node(node: Node) -> None:
         seccomp_profile=settings.seccomp_profile,
         storage=settings.storage_directory,
         data=settings.data_directory,
+        socket=postgres.SOCKET,
         start_timeout=settings.start_timeout,
     )
     node.node_inputs.extend((passphrase, environment, migrate, migration, program, hand_over, quadlet))
@@ -92,8 +96,11 @@ def start_node(node: Node, later: Later) -> None:
         inputs=node.node_inputs,
         timeout=settings.start_timeout,
         files=(QUADLET, MIGRATION_FILE, MIGRATE, ENVIRONMENT, HAND_OVER, f"{settings.key_directory}/node.key"),
-        secrets=(postgres.URL, PASSPHRASE),
+        secrets=(PASSPHRASE, *(() if settings.own_postgres else (postgres.URL,))),
     )
+    if settings.own_postgres:
+        # After the start: a node that still runs with an earlier configuration needs it to start again.
+        secrets.secret(name="Remove the database's URL with its password", secret_name=postgres.URL, source="none")
     if settings.auto_update:
         systemd.service(
             name="Switch automatic updates on", service="podman-auto-update.timer", running=True, enabled=True

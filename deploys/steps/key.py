@@ -7,12 +7,17 @@ from collections.abc import Generator
 from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
 from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
 
 from deploys import remote, scripts
+from deploys.planning import DECIDED_LATER, will_follow
 from deploys.settings import Settings
+from deploys.steps.begin import Node
+from facts.access import AccessList
 from facts.unit import NODE_INPUTS
 
 FINGERPRINT = "/etc/gevulot/node-key.sha256"
+PUBLIC = "/etc/gevulot/node-key.public"
 
 
 def arguments(settings: Settings) -> tuple[str, str, str]:
@@ -74,6 +79,24 @@ def key_made(settings: Settings) -> Generator[PyinfraCommand, None, None]:
         yield remote.fail(f"the state of the node's key could not be read: {' '.join(output)}")
 
 
+@operation()
+def public_kept(settings: Settings, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
+    """Keep the public part of the present key, which the node's access list needs.
+
+    + settings: the host's settings
+    + inputs: operations of this run that make or record the key
+    """
+    if will_follow(inputs):
+        yield DECIDED_LATER
+        return
+    if host.get_fact(AccessList, public=PUBLIC, fingerprint=FINGERPRINT, port=None).own is not None:
+        host.noop("the public part of the key is kept")
+        return
+    yield StringCommand(scripts.shell("node_key.sh", "public", *arguments(settings), settings.node_image))
+
+
 @deploy("Make the node's key")
-def make_key(settings: Settings) -> None:
-    key_made(name="Make the node's key", settings=settings)
+def make_key(node: Node) -> None:
+    made = key_made(name="Make the node's key", settings=node.settings)
+    kept = public_kept(name="Keep the node's public key", settings=node.settings, inputs=[made])
+    node.access_inputs.extend((made, kept))

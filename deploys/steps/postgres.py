@@ -1,4 +1,4 @@
-"""The database: on the node, loopback only and always with a password; or an external server."""
+"""The database: on the node, by a socket for root and by loopback with a password; or an external server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pyinfra.operations import files
 
 from deploys import push
 from deploys.planning import DECIDED_LATER, will_follow
+from deploys.settings import Settings
 from deploys.steps import secrets, units
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
@@ -23,14 +24,36 @@ URL = "gevulot-db-url"
 UNIT = "gevulot-postgres.service"
 QUADLET = "/etc/containers/systemd/gevulot-postgres.container"
 HBA = "/etc/gevulot/pg_hba.conf"
+IDENT = "/etc/gevulot/pg_ident.conf"
+# The image lets everybody into the directory of its socket, so that lies in another one that only root may enter.
+SOCKET_ROOT = "/run/gevulot-postgres"
+SOCKET = f"{SOCKET_ROOT}/socket"
+SOCKET_IN_NODE = "/run/postgresql"
 
-# Only the socket inside the container takes no password. A statement that fails must not end in the server's log.
+# Only root's socket takes no password. A statement that fails must not end in the server's log.
 _RECONCILE = r"""
 SET log_min_error_statement = panic;
 SET log_statement = none;
 \set password `cat /run/secrets/gevulot-db-password`
 ALTER ROLE gevulot PASSWORD :'password';
 """
+
+
+def socket_url(settings: Settings) -> str:
+    """The URL of the node's own Postgres by its socket, as the node's containers see it. It holds no secret."""
+    return f"postgres://gevulot@localhost:{settings.postgres_port}/gevulot?host={SOCKET_IN_NODE}"
+
+
+def client_options(settings: Settings) -> tuple[str, ...]:
+    """The options of ``podman run`` that let a one-shot container of the node's image reach the database."""
+    if not settings.own_postgres:
+        return (f"--secret={URL},type=env,target=GEVULOT_DB_URL",)
+    return (
+        f"--volume={SOCKET}:{SOCKET_IN_NODE}:ro,z",
+        # SELinux keeps one container from another one's socket.
+        "--security-opt=label=disable",
+        f"--env=GEVULOT_DB_URL={socket_url(settings)}",
+    )
 
 
 @operation()
@@ -62,8 +85,8 @@ def password_reconciled(
 def make_database_secrets(node: Node) -> None:
     settings = node.settings
     if settings.postgres_url is not None:
-        url = secrets.secret(
-            name="Set the database's URL", secret_name=URL, source="stdin", value=settings.postgres_url
+        node.node_inputs.append(
+            secrets.secret(name="Set the database's URL", secret_name=URL, source="stdin", value=settings.postgres_url)
         )
     else:
         if settings.postgres_password is not None:
@@ -74,11 +97,6 @@ def make_database_secrets(node: Node) -> None:
         else:
             password = secrets.secret(name="Generate the database's password", secret_name=PASSWORD, source="generated")
         node.postgres_inputs.append(password)
-        url = secrets.secret(
-            name="Set the database's URL",
-            secret_name=URL, source="url", arguments=(PASSWORD, str(settings.postgres_port)), inputs=(password,),
-        )  # fmt: skip
-    node.node_inputs.append(url)
 
 
 @deploy("Configure Postgres")
@@ -89,11 +107,13 @@ def configure_postgres(node: Node) -> None:
     # Made by root; the image gives it to its own account, whose number differs from image to image.
     files.directory(name=f"Make {settings.postgres_directory}", path=settings.postgres_directory)
     ours = push.Files()
-    node.postgres_inputs.append(ours.template(HBA))
+    node.postgres_inputs.extend((ours.template(HBA), ours.template(IDENT)))
     quadlet = ours.template(
         QUADLET,
         image=settings.postgres_image,
         directory=settings.postgres_directory,
+        socket=SOCKET,
+        socket_root=SOCKET_ROOT,
         port=settings.postgres_port,
         start_timeout=settings.start_timeout,
     )
@@ -112,7 +132,7 @@ def start_postgres(node: Node, later: Later) -> None:
         later=later,
         inputs=node.postgres_inputs,
         timeout=settings.start_timeout,
-        files=(QUADLET, HBA),
+        files=(QUADLET, HBA, IDENT),
         secrets=(PASSWORD,),
     )
     password_reconciled(

@@ -8,38 +8,29 @@ from pydantic import SecretStr
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
-from pyinfra.api.operation import OperationMeta
 
 from deploys import remote, scripts
-from deploys.planning import DECIDED_LATER, will_follow
 
 
 @operation()
 def secret(
     secret_name: str,
     source: str,
-    arguments: tuple[str, ...] = (),
     value: SecretStr | None = None,
-    inputs: tuple[OperationMeta, ...] = (),
 ) -> Generator[PyinfraCommand, None, None]:
     """Make a Podman secret what it should be.
 
     + secret_name: the secret's name
-    + source: ``stdin`` (``value``), ``generated``, or ``url`` (the own Postgres's URL)
-    + arguments: what ``source`` needs, as in ``deploys/scripts/secret.py``
+    + source: ``stdin`` (``value``), ``generated``, or ``none`` (not there), as in ``deploys/scripts/secret.py``
     + value: the secret, for ``stdin``
-    + inputs: operations of this run that make what this one is made from
     """
-    if will_follow(inputs):
-        yield StringCommand(DECIDED_LATER)
-        return
     text = None if value is None else value.get_secret_value()
-    question = scripts.python("secret.py", "check", secret_name, source, *arguments)
+    question = scripts.python("secret.py", "check", secret_name, source)
     success, output = remote.run(host, question, stdin=text)
     if success and output and output[-1] == "same":
         host.noop(f"the secret {secret_name} is as it should be")
         return
-    command = StringCommand(scripts.python("secret.py", "apply", secret_name, source, *arguments))
+    command = StringCommand(scripts.python("secret.py", "apply", secret_name, source))
     if text is not None:
         command.connector_arguments["_stdin"] = text
     yield command

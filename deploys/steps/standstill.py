@@ -25,7 +25,14 @@ UNITS = {
     gevulot.MIGRATION: gevulot.MIGRATION_FILE,
     postgres.UNIT: postgres.QUADLET,
 }
-FILES = (*UNITS.values(), gevulot.MIGRATE, gevulot.KEY_PROGRAM, gevulot.ENVIRONMENT, postgres.HBA)
+FILES = (
+    *UNITS.values(),
+    gevulot.MIGRATE,
+    gevulot.KEY_PROGRAM,
+    gevulot.ENVIRONMENT,
+    postgres.HBA,
+    postgres.IDENT,
+)
 
 
 def units_of_deploy(past: Past) -> list[str]:
@@ -99,7 +106,7 @@ def remove_node(leaving: Leaving) -> None:
     leaving.changes.append(
         emptied(
             name="Remove the node's empty directories",
-            directories=("/etc/gevulot", "/usr/local/libexec/gevulot", *made),
+            directories=("/etc/gevulot", "/usr/local/libexec/gevulot", *made, postgres.SOCKET, postgres.SOCKET_ROOT),
             inputs=leaving.unit_inputs,
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Generator
+from urllib.parse import quote
 
 import gevent
 import psycopg
@@ -16,11 +17,11 @@ from deploys.checks import Check
 from deploys.planning import DECIDED_LATER, is_planning
 from deploys.preflight import Verdict
 from deploys.settings import Settings
-from deploys.steps import gevulot, key, postgres
+from deploys.steps import access, gevulot, key, postgres
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
 from deploys.values import is_loopback, port_of
-from facts.container import Container
+from facts.container import Container, DatabasePasswords
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.health import Health
 from facts.initramfs import InitramfsContents, StaleInitramfs
@@ -92,7 +93,10 @@ def _read(host: Host, node: Node) -> list[Check]:
     found += checks.devices(parts, boards)
     found += checks.account(parts, settings)
     found += _database(host, settings, seen.get("open", False))
+    found.append(checks.environment(seen["environment"], settings))
     found.append(checks.migration(units))
+    listed = access.read(host, settings)
+    found.append(checks.access(listed, settings, access.published(host, settings, listed)))
     found += checks.key(parts, settings, seen["key"])
     found += checks.units(units, services)
     if settings.auto_update:
@@ -128,6 +132,7 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         Part("key", Said, {"program": f"{state} || echo unreadable"}),
         Part("container", Container, {"container": "gevulot-node"}),
         Part("fifo", Existing, {"paths": _FIFO}),
+        Part("environment", DatabasePasswords, {"container": "gevulot-node"}),
         Part("health", Health, {"listen": settings.healthcheck_listen}),
         *((Part("open", PostgresOpenToLoopback, {"port": settings.postgres_port}),) if settings.own_postgres else ()),
     )
@@ -151,7 +156,8 @@ def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:
         if settings.postgres_url is not None:
             url = settings.postgres_url.get_secret_value()
         else:
-            url = forward.read_secret(host, postgres.URL)
+            password = quote(forward.read_secret(host, postgres.PASSWORD), safe="")
+            url = f"postgres://gevulot:{password}@{address}:{port}/gevulot"
         seen = forward.read_schema(host, address, port, url)
     except forward.NotForwarded as reason:
         place = f"on the node; no forwarding: {reason}"

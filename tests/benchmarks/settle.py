@@ -186,21 +186,22 @@ def _boards(digest: str) -> list[str]:
 
 
 def _podman(settings: Settings) -> list[str]:
-    url = (postgres.PASSWORD, str(settings.postgres_port))
     files = (
         *(gevulot.QUADLET, gevulot.MIGRATION_FILE, gevulot.MIGRATE, gevulot.ENVIRONMENT, gevulot.HAND_OVER),
         f"{settings.key_directory}/node.key",
     )
     changed = {
-        "Postgres": ChangedSince().command(postgres.UNIT, (postgres.QUADLET, postgres.HBA), (postgres.PASSWORD,)),
-        "the node": ChangedSince().command(gevulot.UNIT, files, (postgres.URL, gevulot.PASSPHRASE)),
+        "Postgres": ChangedSince().command(
+            postgres.UNIT, (postgres.QUADLET, postgres.HBA, postgres.IDENT), (postgres.PASSWORD,)
+        ),
+        "the node": ChangedSince().command(gevulot.UNIT, files, (gevulot.PASSPHRASE,)),
     }
     container = "podman container inspect --format '{{.State.Running}}' gevulot-node"
     reload = f"systemctl show -p NeedDaemonReload --value {' '.join(_UNITS)} {gevulot.MIGRATION} | grep yes"
     return [
         *(f"podman image exists {quote(image)}" for image in (settings.postgres_image, settings.node_image)),
         _says("password", "same", scripts.python("secret.py", "check", postgres.PASSWORD, "generated")),
-        _says("URL", "same", scripts.python("secret.py", "check", postgres.URL, "url", *url)),
+        _says("URL", "same", scripts.python("secret.py", "check", postgres.URL, "none")),
         _says("key", "ok", scripts.shell("node_key.sh", "state", *key.arguments(settings))),
         _says("container", "true", container),
         *(_says(f"newer than {name}", "", command) for name, command in changed.items()),

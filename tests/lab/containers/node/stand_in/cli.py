@@ -99,7 +99,7 @@ def run(given: argparse.Namespace) -> int:
     chosen.log_directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
         try:
-            start(chosen, held)
+            start(chosen, public, held)
         except services.ListenError as error:
             complain(str(error))
             return 1
@@ -108,7 +108,7 @@ def run(given: argparse.Namespace) -> int:
             signal.pause()
 
 
-def start(chosen: settings.Settings, held: contextlib.ExitStack) -> None:
+def start(chosen: settings.Settings, public_key: str, held: contextlib.ExitStack) -> None:
     """Checks the devices and opens the listeners; `held` keeps open what the node holds."""
     from . import services
 
@@ -119,7 +119,7 @@ def start(chosen: settings.Settings, held: contextlib.ExitStack) -> None:
         if chosen.gpu_devices is not None:
             groups = devices.require_gpus(chosen.gpu_devices)
             log("info", f"GPU devices {list(chosen.gpu_devices)} in VFIO groups {groups}")
-    state = services.State(chosen)
+    state = services.State(chosen, public_key)
     services.listen_for_peers(chosen)
     files = (chosen.p2p_listen_addr[0], chosen.http_download_port)
     services.serve("file downloads", files, services.Files, state)

@@ -153,13 +153,18 @@ def parameters(url: str) -> dict[str, str]:
         raise DatabaseError("error with configuration: the database URL is malformed") from None
     if parts.scheme not in ("postgres", "postgresql"):
         raise DatabaseError("error with configuration: the database URL is not postgres://")
+    # An encoded directory stands in the host's place; a lower-cased one would be another.
+    directory = parts.netloc.rpartition("@")[2].partition(":")[0]
+    name = directory if directory.lower().startswith("%2f") else parts.hostname or "localhost"
+    options = parse_qs(parts.query)
     found = {
-        "host": unquote(parts.hostname or "localhost"),
+        # A host that is an absolute path is the directory of the server's Unix socket.
+        "host": options.get("host", [unquote(name)])[0],
         "port": str(port),
         "user": unquote(parts.username or ""),
         "password": unquote(parts.password or ""),
         "dbname": unquote(parts.path.lstrip("/")),
-        "sslmode": parse_qs(parts.query).get("sslmode", ["prefer"])[0],
+        "sslmode": options.get("sslmode", ["prefer"])[0],
     }
     return {name: value for name, value in found.items() if value}
 
@@ -252,6 +257,13 @@ def require_tables(url: str) -> str:
             raise DatabaseError(f'relation "{missing[0]}" does not exist (run `migrate` first)')
         cursor.execute("SHOW server_version")
         return str(cursor.fetchone()[0])
+
+
+def is_trusted(url: str, peer: str) -> bool:
+    """Whether a public key is on the whitelist."""
+    with connected(url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM acl_whitelist WHERE key = %s", (peer,))
+        return cursor.fetchone() is not None
 
 
 def set_trust(url: str, peer: str, *, trusted: bool) -> None:

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from . import NOTICE, program
+from . import NOTICE, database, program
 from .log import log
 from .settings import Address, Settings
 
@@ -28,11 +28,16 @@ class ListenError(Exception):
     """An address cannot be listened on, or a peer cannot be reached."""
 
 
-class State:
-    """What the listeners share: the settings and whether a program runs."""
+class RejectedError(Exception):
+    """A result that the node does not accept from itself; the reason is in the log only."""
 
-    def __init__(self, settings: Settings) -> None:
+
+class State:
+    """What the listeners share: the settings, the node's public key, and whether a program runs."""
+
+    def __init__(self, settings: Settings, public_key: str) -> None:
         self.settings = settings
+        self.public_key = public_key
         self.busy = threading.Lock()
         self.programs = 0
 
@@ -41,6 +46,10 @@ class State:
         with self.busy:
             log("info", "starting QEMU for a program")
             report = program.run(self.settings)
+            # As the real one, the node signs the result and checks its own list only then.
+            if not database.is_trusted(self.settings.db_url, self.public_key):
+                log("error", "failed to persist transaction: Tx permission denied signer not authorized")
+                raise RejectedError("failed to persist transaction")
             self.programs += 1
             log("info", f"the program's machine saw {len(report['functions'])} PCI functions")
             return report
@@ -141,6 +150,8 @@ class Rpc(Handler):
             return self.result(call, result=self.server.state.run_program())
         except program.ProgramError as error:
             log("error", f"the program's machine failed: {error}")
+            return self.result(call, error=(-32000, str(error)))
+        except (RejectedError, database.DatabaseError) as error:
             return self.result(call, error=(-32000, str(error)))
 
     def result(self, call: Any, *, result: Any = None, error: tuple[int, str] | None = None) -> None:

@@ -1,0 +1,147 @@
+"""Whose transactions the node accepts: its own results', and its operators'."""
+
+from __future__ import annotations
+
+import posixpath
+import shlex
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from shlex import quote
+
+import psycopg
+from pyinfra import host, logger
+from pyinfra.api import Host, deploy, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
+
+from deploys import forward, remote
+from deploys.planning import DECIDED_LATER, is_planning, will_follow
+from deploys.settings import Settings
+from deploys.steps import gevulot, key, postgres
+from deploys.steps.before import STATE_DIRECTORY
+from deploys.steps.begin import Node
+from deploys.steps.later import Later
+from facts.access import ACCESS_QUERY, Access, AccessList, PublishedAccess
+
+# The keys that deploys put on the list, one a line. Others' keys are left alone.
+RECORD = f"{STATE_DIRECTORY}/access"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What makes the list what it should be. ``recorded`` are the keys of deploys once that is done."""
+
+    add: tuple[str, ...]
+    deny: tuple[str, ...]
+    recorded: frozenset[str]
+
+
+def change(access: Access, wanted: frozenset[str]) -> Change:
+    """The difference between the list and ``wanted``. A list that was not read is taken to be as recorded."""
+    listed = access.recorded if access.listed is None else access.listed
+    add = wanted - listed
+    removed = access.recorded - wanted
+    return Change(tuple(sorted(add)), tuple(sorted(removed & listed)), (access.recorded | add) - removed)
+
+
+def arguments(settings: Settings) -> dict[str, str | int | None]:
+    """The arguments of the fact ``AccessList``."""
+    port = settings.postgres_port if settings.own_postgres else None
+    return {"public": key.PUBLIC, "fingerprint": key.FINGERPRINT, "record": RECORD, "port": port}
+
+
+def read(host: Host, settings: Settings) -> Access:
+    """The list as the database has it: an external one is asked with psycopg, where SSH forwards."""
+    access = host.get_fact(AccessList, **arguments(settings))
+    if settings.postgres_url is None:
+        return access
+    address, port = gevulot.database_address(settings)
+    try:
+        rows = forward.read_rows(host, address, port, settings.postgres_url.get_secret_value(), ACCESS_QUERY)
+    except (forward.NotForwarded, psycopg.Error):
+        return access
+    return replace(access, listed=frozenset(each for (each,) in rows))
+
+
+def published(host: Host, settings: Settings, access: Access) -> str:
+    """Whether the list at ``gevulot_acl_whitelist_url`` has the node's own key, in words."""
+    if settings.acl_whitelist_url is None:
+        return ""
+    if access.own is None:
+        return "the node's public key is not known"
+    said = host.get_fact(PublishedAccess, url=settings.acl_whitelist_url, key=access.own)
+    return {
+        "has": "the list at gevulot_acl_whitelist_url has it",
+        "lacks": "the list at gevulot_acl_whitelist_url lacks it: ask its publisher to add it",
+    }.get(said, "the list at gevulot_acl_whitelist_url could not be fetched from the host")
+
+
+def _commands(found: Access, wanted: Change, settings: Settings) -> Generator[str, None, None]:
+    # A key is recorded before it is added and forgotten after it is denied: a run that is killed loses none.
+    during = found.recorded | wanted.recorded
+    if during != found.recorded:
+        yield _record(during)
+    for verb, keys in (("whitelist", wanted.add), ("deny", wanted.deny)):
+        for each in keys:
+            words = ("podman", "run", "--rm", "--replace", "--name=gevulot-access", "--network=host")
+            options = (*words, "--log-driver=none", *postgres.client_options(settings))
+            yield shlex.join((*options, settings.node_image, "peer", each, verb))
+    if wanted.recorded != during:
+        yield _record(wanted.recorded)
+
+
+def _record(keys: frozenset[str]) -> str:
+    if not keys:
+        return f"rm -f {RECORD}"
+    lines = " ".join(quote(each) for each in sorted(keys))
+    return (
+        f"umask 077; mkdir -p {posixpath.dirname(RECORD)} && printf '%s\\n' {lines} >{RECORD}.new && "
+        f"sync {RECORD}.new && mv {RECORD}.new {RECORD}"
+    )
+
+
+@operation()
+def granted(
+    settings: Settings, later: Later, inputs: list[OperationMeta]
+) -> Generator[PyinfraCommand | str, None, None]:
+    """Put the node's own key and its operators' on the list, and take off what an earlier deploy put there.
+
+    + settings: the host's settings
+    + later: what the reboot decides
+    + inputs: operations of this run that change the key, the database or the node
+    """
+    if later.undecided() or will_follow(inputs):
+        yield DECIDED_LATER
+        return
+    found = read(host, settings)
+    if settings.acl_whitelist_url is not None:
+        # The node removes every key that the published list does not have.
+        if not found.own_is_listed and not is_planning():
+            logger.warning(f"{host.print_prefix}the node rejects its own results: {published(host, settings, found)}")
+        host.noop("the node's list is the one at gevulot_acl_whitelist_url")
+        return
+    if found.own is None or (found.listed is None and settings.own_postgres):
+        if is_planning():
+            yield DECIDED_LATER
+        else:
+            what = "the node's public key" if found.own is None else "the table acl_whitelist"
+            yield remote.fail(
+                f"{what} could not be read, so the node may reject its own results. See `journalctl -u "
+                f"{gevulot.MIGRATION} -u {postgres.UNIT}` on the host, then run the deploy again."
+            )
+        return
+    wanted = change(found, frozenset((found.own, *settings.acl_whitelist)))
+    if not wanted.add and not wanted.deny and wanted.recorded == found.recorded:
+        host.noop("the list is as it should be")
+        return
+    yield from _commands(found, wanted, settings)
+
+
+@deploy("Grant access")
+def grant_access(node: Node, later: Later) -> None:
+    granted(
+        name="Bring the node's access list up to date",
+        settings=node.settings,
+        later=later,
+        inputs=[*node.postgres_inputs, *node.node_inputs, *node.access_inputs],
+    )
