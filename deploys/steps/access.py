@@ -76,21 +76,21 @@ def published(host: Host, settings: Settings, access: Access) -> str:
     }.get(said, "the list at gevulot_acl_whitelist_url could not be fetched from the host")
 
 
-def _commands(found: Access, wanted: Change, settings: Settings) -> Generator[str, None, None]:
+def commands(found: Access, wanted: Change, settings: Settings) -> Generator[str, None, None]:
     # A key is recorded before it is added and forgotten after it is denied: a run that is killed loses none.
     during = found.recorded | wanted.recorded
     if during != found.recorded:
-        yield _record(during)
+        yield record_keys(during)
     for verb, keys in (("whitelist", wanted.add), ("deny", wanted.deny)):
         for each in keys:
             words = ("podman", "run", "--rm", "--replace", "--name=gevulot-access", "--network=host")
             options = (*words, "--log-driver=none", *postgres.client_options(settings))
             yield shlex.join((*options, settings.node_image, "peer", each, verb))
     if wanted.recorded != during:
-        yield _record(wanted.recorded)
+        yield record_keys(wanted.recorded)
 
 
-def _record(keys: frozenset[str]) -> str:
+def record_keys(keys: frozenset[str]) -> str:
     if not keys:
         return f"rm -f {RECORD}"
     lines = " ".join(quote(each) for each in sorted(keys))
@@ -134,7 +134,7 @@ def granted(
     if not wanted.add and not wanted.deny and wanted.recorded == found.recorded:
         host.noop("the list is as it should be")
         return
-    yield from _commands(found, wanted, settings)
+    yield from commands(found, wanted, settings)
 
 
 @deploy("Grant access")

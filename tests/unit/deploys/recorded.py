@@ -36,6 +36,11 @@ from pcibind.request import Selector
 
 PASSPHRASE = "a passphrase of this network only"
 ARGUMENTS = "intel_iommu=on iommu=pt"
+# The generator of secp256k1, which is the public key of the secret 1.
+PUBLIC_KEY = (
+    "0479be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
+    "483ada7726a3c4655da4fbfc0e1108a8fd17b448a68554199c47d08ffb10d4b8"
+)
 KERNEL = "BOOT_IMAGE=/boot/vmlinuz-6.12.0 root=UUID=0a1b ro quiet"
 
 
@@ -252,6 +257,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         "-newercm": "/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/nvidia.conf",
         re.compile(r"node_key\.sh state /"): "missing",
         re.compile(r" check gevulot-"): "absent",
+        "SELECT key FROM": [f"own {PUBLIC_KEY}", "answered"],
         "/healthz": "200",
         "echo open": "closed",
         "systemctl show --timestamp=unix -p Id": [
@@ -329,6 +335,7 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
                           ("docker.io/library/postgres:16-alpine", "quay.io/gevulot/node:latest")],
         "node_key.sh state /": "ok",
         "systemctl show --timestamp=unix -p Id": [line for block in blocks for line in block],
+        "SELECT key FROM": [f"own {PUBLIC_KEY}", "answered", f"listed {PUBLIC_KEY}", f"recorded {PUBLIC_KEY}"],
         "podman exec gevulot-postgres": ["release 160004", *(f"table {each}" for each in (*TABLES, MIGRATIONS))],
         **{f" check {each} ": changed.get(each.replace("-", "_"), "same") for each in secrets},
     }  # fmt: skip

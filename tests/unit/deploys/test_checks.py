@@ -12,6 +12,7 @@ from deploys import checks, settings
 from deploys.checks import Check
 from deploys.preflight import Verdict
 from deploys.settings import Settings
+from facts.access import Access
 from facts.container import State
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.initramfs import Contents
@@ -25,7 +26,8 @@ from tests.unit.deploys.recorded import BOUND, Pci, gpu, topology
 ARGUMENTS = ("intel_iommu=on", "iommu=pt")
 ON = ("ro", *ARGUMENTS)
 KEY = "/var/lib/gevulot/key/node.key"
-SETTINGS = settings.read("gpu1", {"gevulot_psk_passphrase": "own"})
+OWN, OTHER = "04" + "a" * 128, "04" + "b" * 128
+SETTINGS = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one"})
 
 
 def read(*functions: Pci) -> Topology:
@@ -67,6 +69,9 @@ class Node:
     schema: Schema | None = Schema(16, TABLES | {MIGRATIONS})  # noqa: RUF009
     open_to_loopback: bool = False
     container: State | None = CONTAINER
+    environment: tuple[str, ...] | None = ()
+    access: Access = Access(OWN, frozenset({OWN}), frozenset({OWN}))  # noqa: RUF009
+    published: str = ""
     health: int | None = 200
     waiting: bool = False
     units: tuple[Unit, ...] = (
@@ -92,6 +97,8 @@ class Node:
             *checks.key(self.parts, self.settings, self.key_state),
             *checks.database(self.schema, self.settings, "here", self.open_to_loopback),
             *checks.container(self.container, self.settings, boards),
+            checks.environment(None if self.environment is None else list(self.environment), self.settings),
+            checks.access(self.access, self.settings, self.published),
             checks.health(self.health),
             checks.hand_over("/run/gevulot-key/node.key", self.waiting),
             *checks.units(units, ("gevulot-node.service",)),
@@ -181,6 +188,11 @@ def test_a_node_that_is_all_right_has_no_failed_line() -> None:
         (with_(schema=Schema(16, frozenset(TABLES))), "database schema"),
         (with_(schema=Schema(16, frozenset({MIGRATIONS}))), "database schema"),
         (with_(open_to_loopback=True), "database on loopback without password"),
+        (with_(environment=("GEVULOT_DB_URL",)), "database password in the node's environment"),
+        (with_(environment=None), "database password in the node's environment"),
+        (with_(access=Access(OWN, frozenset({OTHER}), frozenset({OWN}))), "own key may submit"),
+        (with_(access=Access(OWN, None, frozenset({OWN}))), "own key may submit"),
+        (with_(access=Access(None, frozenset({OTHER}), frozenset())), "own key may submit"),
         (with_(container=None), "container gevulot-node"),
         (with_container(running=False), "container gevulot-node"),
         (with_container(gpu_devices=None), "GEVULOT_GPU_DEVICES"),
@@ -210,7 +222,7 @@ def test_each_wrong_thing_gives_a_failed_line_that_says_what_was_expected(
 
 
 def test_all_functions_are_expected_where_they_are_asked_for() -> None:
-    asked = settings.read("gpu1", {"gevulot_psk_passphrase": "own", "gevulot_gpu_functions": "all"})
+    asked = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_gpu_functions": "all"})
     assert [check.what for check in Node(settings=asked).failed()] == ["GEVULOT_GPU_DEVICES"]
     assert with_container(gpu_devices="0000:01:00.0,0000:01:00.1")(Node(settings=asked)).failed() == []
 
@@ -230,10 +242,35 @@ def test_a_port_that_was_not_looked_at_is_neither_right_nor_wrong() -> None:
 
 
 def test_an_external_database_may_be_of_either_release() -> None:
-    asked = settings.read("gpu1", {"gevulot_psk_passphrase": "own", "gevulot_postgres_url": "postgres://a:b@c/d"})
+    asked = settings.read(
+        "gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_postgres_url": "postgres://a:b@c/d"}
+    )
     for release, right in ((14, False), (15, True), (16, True)):
         (first, _) = checks.database(Schema(release, TABLES | {MIGRATIONS}), asked, "here", False)
         assert first.ok is right
+
+
+def test_of_an_external_database_the_password_is_only_named() -> None:
+    asked = settings.read(
+        "gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_postgres_url": "postgres://a:b@c/d"}
+    )
+    check = checks.environment(["GEVULOT_DB_URL"], asked)
+    assert (check.ok, check.found) == (None, "in GEVULOT_DB_URL, as of an external database")
+
+
+def test_a_list_of_an_external_database_that_was_not_read_is_neither_right_nor_wrong() -> None:
+    asked = settings.read(
+        "gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_postgres_url": "postgres://a:b@c/d"}
+    )
+    assert checks.access(Access(OWN, None, frozenset({OWN})), asked, "").ok is None
+    assert checks.access(Access(OWN, frozenset({OTHER}), frozenset({OWN})), asked, "").ok is False
+
+
+def test_a_list_at_a_url_is_its_publishers_affair_until_the_node_has_taken_the_key_from_it() -> None:
+    published = "the list at gevulot_acl_whitelist_url lacks it"
+    lacking = checks.access(Access(OWN, frozenset({OTHER}), frozenset()), SETTINGS, published)
+    assert (lacking.ok, lacking.found) == (None, f"not yet; {published}")
+    assert checks.access(Access(OWN, frozenset({OWN}), frozenset()), SETTINGS, published).ok
 
 
 def test_a_busy_mempool_is_no_fault() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.deploys.recorded import PASSPHRASE, Sent, sent
+from tests.unit.deploys.recorded import PASSPHRASE, PUBLIC_KEY, Sent, sent
 
 ROOT = Path(__file__).parents[3]
 FAMILIES = ("fedora", "debian", "dracut", "ubuntu")
@@ -31,11 +31,15 @@ _SETTLED = """
         r.Recorded(r.DEBIAN, needs_reboot=False), postgres_password="a password"{keys}
     ))),
 """
+# The point on the other side of the axis is one of the curve too.
+_OPPOSITE = 2**256 - 2**32 - 977 - int(PUBLIC_KEY[66:], 16)
 # Each is a run for that host, a plan but for the last: what is asked for anew, and what the node says of its secrets.
 _CHANGES = {
     "nothing": ("", ""),
     "image": (', node_image="quay.io/gevulot/node:next"', ""),
     "password": ("", ', gevulot_db_password="different"'),
+    "converted": ("", ', gevulot_db_url="different"'),
+    "operator": (f', acl_whitelist=["04{PUBLIC_KEY[2:66]}{_OPPOSITE:064x}"]', ""),
     "applied": ("", ""),
 }
 _URL = "postgres://gevulot:url-password@db.example.net:5433/gevulot"
@@ -296,6 +300,7 @@ def test_the_steps_run_in_the_order_of_the_guide(runs: dict[str, Run], host: str
         "Configure the node",
         "Start Postgres",
         "Start the node",
+        "Grant access",
     ]
 
 
@@ -403,18 +408,31 @@ def test_another_image_of_the_node_plans_all_that_follows_and_nothing_else(plans
         "Configure the node | Write /etc/containers/systemd/gevulot-node.container",
         "Configure the node | Reload systemd",
         "Start the node | Start the node",
+        "Grant access | Bring the node's access list up to date",
     }
 
 
 def test_another_password_plans_all_that_follows_and_nothing_else(plans: dict[str, Run]) -> None:
-    # The node itself calls the URL the same: it still has the old password.
     assert planned(plans["password"], "settled") == {
         "Make the database's secrets | Set the database's password",
-        "Make the database's secrets | Set the database's URL",
         "Start Postgres | Start Postgres",
         "Start Postgres | Reconcile the database's password",
-        "Start the node | Start the node",
+        "Grant access | Bring the node's access list up to date",
     }
+
+
+def test_the_url_that_an_earlier_deploy_gave_the_node_is_removed(plans: dict[str, Run]) -> None:
+    assert planned(plans["converted"], "settled") == {"Start the node | Remove the database's URL with its password"}
+
+
+def test_another_operators_key_plans_its_access_and_nothing_else(plans: dict[str, Run]) -> None:
+    assert planned(plans["operator"], "settled") == {"Grant access | Bring the node's access list up to date"}
+
+
+@pytest.mark.parametrize("host", FAMILIES)
+def test_the_nodes_own_key_is_put_on_its_list(runs: dict[str, Run], host: str) -> None:
+    commands = runs["apply"].commands(host)
+    assert [each.rpartition(" peer ")[2] for each in commands if " peer " in each] == [f"{PUBLIC_KEY} whitelist"]
 
 
 @pytest.mark.parametrize("name", _CHANGES)
@@ -424,7 +442,7 @@ def test_a_plan_for_a_settled_host_changes_nothing(plans: dict[str, Run], name: 
 
 def test_the_files_of_a_step_are_asked_for_in_one_command(plans: dict[str, Run]) -> None:
     asked = [each.text for each in plans["applied"].sent if "' files " in each.text]
-    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [6, 5, 2, 6]
+    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [6, 5, 3, 6]
 
 
 def test_a_host_that_can_be_asked_nothing_is_said_once(runs: dict[str, Run]) -> None:
@@ -443,6 +461,7 @@ def test_a_node_without_boards_needs_no_reboot_and_binds_nothing(runs: dict[str,
 def test_an_external_database_leaves_no_postgres_on_the_node(runs: dict[str, Run]) -> None:
     operations = " ".join(runs["external"].operations("plain"))
     assert "Set the database's URL" in operations
+    assert "Remove the database's URL" not in operations
     assert "Start Postgres" not in operations
     assert "Pull the image of Postgres" not in operations
 

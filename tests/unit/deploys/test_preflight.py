@@ -39,7 +39,9 @@ RTX_3090, RTX_2080, RADEON = 0x2204, 0x1E87, 0x744C
 
 
 def asked(**keys: Any) -> Settings:
-    return settings.read("gpu1", {"gevulot_psk_passphrase": "own"} | {f"gevulot_{key}": keys[key] for key in keys})
+    return settings.read(
+        "gpu1", {"gevulot_psk_passphrase": "the own one"} | {f"gevulot_{key}": keys[key] for key in keys}
+    )
 
 
 def verdict(

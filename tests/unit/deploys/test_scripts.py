@@ -26,14 +26,18 @@ case "$1 $2" in
 "secret inspect")
   for name; do :; done
   [ -e "$PODMAN_STORE/secret.$name" ] || { echo "no such secret" >&2; exit 125; }
+  case "$*" in *Labels*) cat "$PODMAN_STORE/label.$name" 2>/dev/null; echo; exit ;; esac
   cat "$PODMAN_STORE/secret.$name"; echo ;;
 "secret create")
   shift 2; replace=no; [ "$1" = --replace ] && { replace=yes; shift; }
+  label=; case $1 in --label=gevulot-deploy=*) label=${1##*=}; shift ;; esac
   [ "$#:$2" = 2:- ] || exit 125
   # As Podman 4: an absent secret cannot be replaced, and a present one cannot be made.
   if [ -e "$PODMAN_STORE/secret.$1" ]; then have=yes; else have=no; fi
   [ $have = $replace ] || { echo "have $have, replace $replace" >&2; exit 125; }
+  printf %s "$label" >"$PODMAN_STORE/label.$1"
   cat >"$PODMAN_STORE/secret.$1"; echo an-id ;;
+"secret rm") rm "$PODMAN_STORE/secret.$3" "$PODMAN_STORE/label.$3"; echo an-id ;;
 "create "*) echo a-container ;;
 "cp "*) tar -C "$PODMAN_STORE/image" -cf - node.key ;;
 "rm "*) ;;
@@ -168,6 +172,23 @@ def test_an_image_that_shows_no_public_key_is_no_failure(node: Node) -> None:
     assert not (node.fingerprint.parent / "node-key.public").exists()
 
 
+def test_the_public_key_of_a_key_that_was_brought_back_is_asked_for(node: Node) -> None:
+    node.make(PODMAN_SAYS=f"04{'1' * 128}")
+    done = node.key_script("public", IMAGE, PODMAN_PUBLIC=PUBLIC)
+    assert (done.returncode, done.stderr) == (0, b"")
+    kept = node.fingerprint.parent / "node-key.public"
+    assert kept.read_text() == f"{PUBLIC}\n"
+    assert kept.stat().st_mode & 0o777 == 0o644
+
+
+def test_an_image_that_does_not_show_the_public_key_when_asked_is_named(node: Node) -> None:
+    node.make()
+    done = node.key_script("public", IMAGE)
+    assert done.returncode != 0
+    assert IMAGE.encode() in done.stderr
+    assert not (node.fingerprint.parent / "node-key.public").exists()
+
+
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [("baked", b"built-in key"), ("short", b"not 32 bytes long"), ("none", b"cannot make a key")],
@@ -264,7 +285,10 @@ def test_only_a_secret_that_is_there_is_replaced(node: Node) -> None:
     node.secret("apply", "psk", "stdin", stdin=b"old\n")
     node.secret("apply", "psk", "stdin", stdin=b"new\n")
     created = [line for line in node.argv().splitlines() if line.startswith("secret create")]
-    assert created == ["secret create psk -", "secret create --replace psk -"]
+    assert created == [
+        "secret create --label=gevulot-deploy=made psk -",
+        "secret create --replace --label=gevulot-deploy=made psk -",
+    ]
 
 
 def test_a_secret_that_is_the_same_is_not_written(node: Node) -> None:
@@ -295,26 +319,41 @@ def test_a_generated_secret_is_made_once_and_kept(node: Node) -> None:
     assert node.stored("db") == made
 
 
-def test_the_url_is_composed_with_the_password_encoded(node: Node) -> None:
-    node.secret("apply", "db", "stdin", stdin=b"p@ss/w:rd%\n")
-    assert node.secret("apply", "url", "url", "db", "5433") == "absent"
-    assert node.stored("url") == b"postgres://gevulot:p%40ss%2Fw%3Ard%25@127.0.0.1:5433/gevulot"
-    assert node.secret("check", "url", "url", "db", "5433") == "same"
-    assert node.secret("check", "url", "url", "db", "5432") == "different"
-
-
-def test_a_url_without_its_password_is_only_a_question(node: Node) -> None:
-    assert node.secret("check", "url", "url", "db", "5432") == "absent"
-    done = node.run(scripts.python("secret.py", "apply", "url", "url", "db", "5432"))
-    assert done.returncode != 0
-    assert b"the secret db is missing" in done.stderr
+def test_a_secret_that_a_deploy_made_is_removed(node: Node) -> None:
+    node.secret("apply", "url", "stdin", stdin=b"postgres://someone:hunter2@db.example.net/gevulot\n")
+    assert node.secret("check", "url", "none") == "different"
+    assert node.stored("url") is not None
+    assert node.secret("apply", "url", "none") == "different"
     assert node.stored("url") is None
+    assert node.secret("check", "url", "none") == node.secret("apply", "url", "none") == "same"
+
+
+def by_hand(node: Node, value: bytes) -> None:
+    """A secret that has no label, as one that somebody made, or a deploy before there were labels."""
+    (node.root / "store/secret.url").write_bytes(value)
+    (node.root / "store/label.url").write_text("")
+
+
+def test_the_url_of_the_own_database_of_an_earlier_deploy_is_removed(node: Node) -> None:
+    by_hand(node, b"postgres://gevulot:p%40ss%2Fw%3Ard%25@127.0.0.1:5433/gevulot")
+    assert node.secret("apply", "url", "none") == "different"
+    assert node.stored("url") is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"postgres://gevulot:x@db.example.net:5432/gevulot", b"anything", b"postgres://other:x@127.0.0.1:1/gevulot"],
+)
+def test_a_secret_that_somebody_else_made_stays(node: Node, value: bytes) -> None:
+    by_hand(node, value)
+    assert node.secret("apply", "url", "none") == "same"
+    assert node.stored("url") == value
 
 
 def test_no_secret_is_an_argument_or_printed(node: Node) -> None:
     said = node.secret("apply", "db", "stdin", stdin=b"hunter2\n")
-    said += node.secret("apply", "url", "url", "db", "5432")
     said += node.secret("apply", "made", "generated")
+    said += node.secret("check", "db", "none")
     made = node.stored("made")
     assert made is not None
     for secret in ("hunter2", made.decode()):

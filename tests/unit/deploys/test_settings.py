@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from deploys import secret_sources, settings
 from deploys.settings import PREFIX, Settings, SettingsError, read, read_all
+from tests.unit.deploys.recorded import PUBLIC_KEY
 
 PASSPHRASE = "our own passphrase"
 DEFAULTS: dict[str, Any] = {
@@ -43,6 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "metrics_listen": None,
     "http_port": 9995,
     "vsock_listen_port": 8080,
+    "acl_whitelist": (),
     "acl_whitelist_url": None,
     "cpus": None,
     "mem_gb": None,
@@ -113,6 +115,9 @@ def test_no_key_is_without_an_expectation_here() -> None:
         ("metrics_listen", "[::1]", "expected ADDRESS:PORT"),
         ("http_port", 70000, "less than 65536"),
         ("vsock_listen_port", "no", "expected a whole number"),
+        ("acl_whitelist", [PUBLIC_KEY, PUBLIC_KEY[:-1]], "expected a public key of 130 hexadecimal digits"),
+        ("acl_whitelist", ["02" + PUBLIC_KEY[2:66]], "expected a public key of 130 hexadecimal digits"),
+        ("acl_whitelist", [PUBLIC_KEY[:-1] + "9"], "this one has a wrong digit"),
         ("acl_whitelist_url", "https://a\nb", "expected one line"),
         ("cpus", 0, "greater than 0"),
         ("mem_gb", -1, "greater than 0"),
@@ -221,11 +226,43 @@ def test_an_address_that_no_peer_can_reach_is_not_advertised(address: str) -> No
 
 @pytest.mark.parametrize(
     "public",
-    ["the quick brown fox jumps over the lazy dog", "The quick brown fox jumps over the lazy dog.", " THE QUICK BROWN "
-     "FOX JUMPS OVER THE LAZY DOG "],
-)  # fmt: skip
-def test_the_public_passphrase_is_refused(public: str) -> None:
-    assert "gevulot_psk_passphrase is the node's public default" in refusal(psk_passphrase=public)
+    [
+        "Pack my box with five dozen liquor jugs.",
+        "Pack my box with five dozen liquor jugs",
+        "pack my box with five dozen liquor jugs.",
+        "PACK MY BOX WITH FIVE DOZEN LIQUOR JUGS!",
+        " Pack my  box with five dozen liquor jugs. ",
+        "Packmyboxwithfivedozenliquorjugs",
+        "pack-my-box-with-five-dozen-liquor-jugs",
+        "the quick brown fox jumps over the lazy dog",
+        "The quick brown fox jumps over the lazy dog.",
+        " THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG ",
+        "changeme",
+        "Change me!",
+    ],
+)
+def test_a_public_passphrase_is_refused_in_every_spelling(public: str) -> None:
+    text = refusal(psk_passphrase=public)
+    assert "gevulot_psk_passphrase is (hidden): expected the network's own; this one is public" in text
+
+
+def test_a_passphrase_that_can_be_guessed_is_refused() -> None:
+    assert "expected at least 8 characters" in refusal(psk_passphrase="7 signs")
+    assert checked(psk_passphrase="8 signs!").psk_passphrase.get_secret_value() == "8 signs!"
+
+
+def test_a_passphrase_that_only_begins_like_the_public_one_is_taken_as_it_stands() -> None:
+    own = "Pack my box with six dozen liquor jugs."
+    assert checked(psk_passphrase=own).psk_passphrase.get_secret_value() == own
+
+
+def test_public_keys_are_kept_in_small_letters() -> None:
+    assert checked(acl_whitelist=[PUBLIC_KEY.upper()]).acl_whitelist == (PUBLIC_KEY,)
+
+
+def test_a_list_of_keys_and_a_url_exclude_each_other() -> None:
+    text = refusal(acl_whitelist=[PUBLIC_KEY], acl_whitelist_url="https://a/list")
+    assert "gevulot_acl_whitelist and gevulot_acl_whitelist_url are both set" in text
 
 
 def test_a_url_and_a_password_exclude_each_other() -> None:

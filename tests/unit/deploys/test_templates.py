@@ -18,6 +18,7 @@ SYSTEMD = "etc/containers/systemd"
 MIGRATION = "etc/systemd/system/gevulot-migrate.service"
 KEY = "etc/systemd/system/gevulot-key.service"
 NODE: dict[str, Any] = {
+    "socket": "/run/gevulot-postgres/socket",
     "image": IMAGE, "auto_update": False, "own_postgres": True, "gpu": "display", "seccomp_profile": "",
     "storage": "/srv/node", "data": "/srv/node/data", "start_timeout": 1800,
 }  # fmt: skip
@@ -25,12 +26,12 @@ MIGRATE: dict[str, Any] = {
     "own_postgres": True, "storage": "/srv/node", "database_host": "127.0.0.1", "database_port": 5432,
     "image": IMAGE, "start_timeout": 1800,
 }  # fmt: skip
-ENVIRONMENT = settings.read("gpu1", {"gevulot_psk_passphrase": "own"}).environment()
+ENVIRONMENT = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one"}).environment()
 VARIABLES: dict[str, dict[str, Any]] = {
     f"{SYSTEMD}/gevulot-node.container": NODE,
     f"{SYSTEMD}/gevulot-postgres.container": {
         "image": "docker.io/library/postgres:16-alpine", "directory": "/srv/node/postgres", "port": 5432,
-        "start_timeout": 1800,
+        "start_timeout": 1800, "socket": "/run/gevulot-postgres/socket", "socket_root": "/run/gevulot-postgres",
     },
     "etc/modules-load.d/vsock.conf": {"modules": ["vsock", "vhost_vsock"]},
     "etc/modules-load.d/vfio.conf": {"modules": ["vfio", "vfio_pci"]},
@@ -39,10 +40,11 @@ VARIABLES: dict[str, dict[str, Any]] = {
     KEY: {"key": "/srv/node/key", "seconds": 1860},
     "etc/gevulot/node.env": {"environment": ENVIRONMENT},
     "etc/gevulot/pg_hba.conf": {},
+    "etc/gevulot/pg_ident.conf": {},
     "etc/modprobe.d/nvidia.conf": {"nvidia_stays": False},
     "etc/modprobe.d/vfio.conf": {"models": []},
     "etc/default/grub.d/90-gevulot.cfg": {"arguments": ("intel_iommu=on", "iommu=pt")},
-    "usr/local/libexec/gevulot/migrate": {},
+    "usr/local/libexec/gevulot/migrate": {"database": "--volume=/run/a:/run/b:ro,z '--env=GEVULOT_DB_URL=c?d'"},
     "usr/local/libexec/gevulot/hand-over-key": {},
 }  # fmt: skip
 
@@ -129,7 +131,6 @@ def test_the_node_has_what_the_guide_gives_it() -> None:
         "AddDevice=/dev/vhost-vsock:rw",
         "Ulimit=memlock=-1:-1",
         "SecurityLabelDisable=true",
-        "Secret=gevulot-db-url,type=env,target=GEVULOT_DB_URL",
         "Secret=gevulot-psk-passphrase,type=env,target=GEVULOT_PSK_PASSPHRASE",
         "Volume=/srv/node/data:/var/lib/gevulot:z",
         "RequiresMountsFor=/srv/node",
@@ -142,7 +143,11 @@ def test_the_node_has_what_the_guide_gives_it() -> None:
 def test_the_container_has_the_directory_of_the_hand_over_and_not_the_keys() -> None:
     lines = keys(render(f"{SYSTEMD}/gevulot-node.container"))
     volumes = [line.removeprefix("Volume=") for line in lines if line.startswith("Volume=")]
-    assert volumes == ["/srv/node/data:/var/lib/gevulot:z", "/run/gevulot-key:/run/gevulot-key:ro,z"]
+    assert volumes == [
+        "/srv/node/data:/var/lib/gevulot:z",
+        "/run/gevulot-key:/run/gevulot-key:ro,z",
+        "/run/gevulot-postgres/socket:/run/postgresql:ro,z",
+    ]
 
 
 def test_each_start_of_the_node_begins_a_hand_over_of_its_own_and_each_end_ends_it() -> None:
@@ -166,6 +171,35 @@ def test_the_hand_overs_directory_is_roots_own_and_lasts_as_long_as_the_hand_ove
 def test_a_node_that_was_ended_by_sigterm_ended_in_success() -> None:
     lines = keys(render(f"{SYSTEMD}/gevulot-node.container"))
     assert {"RunInit=true", "SuccessExitStatus=143"} <= set(lines)
+
+
+def test_the_node_reaches_its_own_database_by_a_socket_and_another_by_its_url() -> None:
+    socket, secret = "Volume=/run/gevulot-postgres/socket:/run/postgresql:ro,z", "Secret=gevulot-db-url,type=env"
+    own, external = (render(f"{SYSTEMD}/gevulot-node.container", own_postgres=own) for own in (True, False))
+    assert socket in keys(own)
+    assert secret not in own
+    assert f"{secret},target=GEVULOT_DB_URL" in keys(external)
+    assert "/run/gevulot-postgres" not in external
+
+
+def test_only_root_may_enter_the_directory_of_the_socket() -> None:
+    lines = keys(render(f"{SYSTEMD}/gevulot-postgres.container"))
+    assert "ExecStartPre=/usr/bin/install -d -m 0700 /run/gevulot-postgres /run/gevulot-postgres/socket" in lines, (
+        "the directory is made before the container starts, and kept when it stops"
+    )
+    assert "Volume=/run/gevulot-postgres/socket:/var/run/postgresql:z" in lines
+    assert not [line for line in lines if line.startswith("RuntimeDirectory")]
+
+
+def test_on_the_socket_only_root_and_the_images_own_account_are_the_role() -> None:
+    assert [rule.split() for rule in keys(render("etc/gevulot/pg_ident.conf"))] == [
+        ["gevulot", "root", "gevulot"],
+        ["gevulot", "postgres", "gevulot"],
+    ]
+    assert ["local", "all", "gevulot", "peer", "map=gevulot"] in [
+        rule.split() for rule in keys(render("etc/gevulot/pg_hba.conf"))
+    ]
+    assert "trust" not in render("etc/gevulot/pg_hba.conf")
 
 
 def test_the_database_listens_on_loopback_and_asks_everybody_for_the_password() -> None:

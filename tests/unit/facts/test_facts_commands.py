@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.container import Container
+from facts.access import AccessList, PublishedAccess
+from facts.container import Container, DatabasePasswords
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
 from facts.disk import DiskSpace
 from facts.file import PlainFiles
@@ -46,6 +47,9 @@ COMMANDS = {
     "SystemState": SystemState().command(),
     "FailedUnits": FailedUnits().command(),
     "Container": Container().command(container="gevulot-node"),
+    "DatabasePasswords": DatabasePasswords().command(container="gevulot-node"),
+    "AccessList": AccessList().command(port=5432),
+    "PublishedAccess": PublishedAccess().command(url="https://it's/a list", key="04"),
     "Health": Health().command(listen="127.0.0.1:8888"),
     "PostgresSchema": PostgresSchema().command(port=5432),
     "PostgresOpenToLoopback": PostgresOpenToLoopback().command(port=5432),
@@ -66,6 +70,34 @@ def sh(command: str, **environment: str) -> list[str]:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=os.environ | environment)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"GEVULOT_DB_URL": "postgres://gevulot@localhost:5432/gevulot?host=/run/postgresql"}, []),
+        ({"GEVULOT_DB_URL": "postgres://gevulot@%2Frun%2Fpostgresql/gevulot"}, []),
+        ({"GEVULOT_DB_URL": "postgres://gevulot:hunter2@127.0.0.1:5432/gevulot"}, ["GEVULOT_DB_URL"]),
+        ({"URL": "postgresql://a:hunter2@h/d", "PGPASSWORD": "hunter2"}, ["PGPASSWORD", "URL"]),
+    ],
+)
+def test_database_passwords_of_a_container_are_named_and_never_shown(
+    tmp_path: Path, environment: dict[str, str], named: list[str]
+) -> None:
+    with subprocess.Popen(["sleep", "60"], env=environment | {"PATH": os.environ["PATH"]}) as process:
+        (tmp_path / "podman").write_text(f"#!/bin/sh\necho {process.pid}\n")
+        (tmp_path / "podman").chmod(0o755)
+        lines = sh(DatabasePasswords().command(), PATH=f"{tmp_path}:{os.environ['PATH']}")
+        process.kill()
+    assert "hunter2" not in "".join(lines)
+    assert sorted(DatabasePasswords().process(lines)) == named
+
+
+def test_the_environment_of_a_container_that_does_not_run_is_not_read(tmp_path: Path) -> None:
+    for answer in ("exit 125", "echo 0"):
+        (tmp_path / "podman").write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / "podman").chmod(0o755)
+        assert sh(DatabasePasswords().command(), PATH=f"{tmp_path}:{os.environ['PATH']}") == []
 
 
 @pytest.mark.parametrize("shell", SHELLS)

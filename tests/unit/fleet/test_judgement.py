@@ -11,6 +11,7 @@ from deploys.fleet.judgement import judge
 from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity
 from deploys.settings import Settings
+from facts.access import Access
 from facts.container import State as Container
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.disk import Space
@@ -68,8 +69,9 @@ def well() -> Seen:
             )
         },
         container=Container(True, "sha256:0123", IMAGE, frozenset({"/dev/vfio/12"}), "0000:01:00.0"),
-        secrets=["gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase"],
+        secrets=["gevulot-db-password", "gevulot-psk-passphrase"],
         schema=Schema(16, TABLES | {MIGRATIONS}),
+        access=Access("04aa", frozenset({"04aa"}), frozenset({"04aa"})),
         health=200,
         key="ok",
         space=Space(1000 * GIB, 500 * GIB, "/"),
@@ -99,7 +101,12 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
         ({"schema": None}, Severity.WRONG, "the database does not answer"),
         ({"schema": Schema(16, TABLES)}, Severity.WRONG, "the database has no _sqlx_migrations"),
         ({"schema": Schema(15, TABLES | {MIGRATIONS})}, Severity.WRONG, "is release 15, expected 16"),
-        ({"secrets": []}, Severity.WRONG, "the secret gevulot-db-url is not there"),
+        ({"secrets": []}, Severity.WRONG, "the secret gevulot-db-password is not there"),
+        (
+            {"access": Access("04aa", frozenset({"04bb"}), frozenset({"04aa"}))},
+            Severity.WRONG,
+            "the node rejects its own results: its key is not in its access list; run deploys/node.py",
+        ),
         ({"container": None}, Severity.WRONG, "container gevulot-node: not running"),
         ({"container": Container(True, "d", IMAGE, frozenset(), None)}, Severity.WRONG, "VFIO groups in the container"),
         (
@@ -212,7 +219,9 @@ def test_a_board_that_is_recorded_but_not_asked_for_is_told() -> None:
     assert [each for each in found.reasons if "on record but not asked for" in each]
 
 
-@pytest.mark.parametrize("part", ["topology", "record", "units", "lines", "remapping", "schema", "key", "container"])
+@pytest.mark.parametrize(
+    "part", ["topology", "record", "units", "lines", "remapping", "schema", "access", "key", "container"]
+)
 def test_what_could_not_be_read_is_told_and_nothing_is_made_of_it(part: str) -> None:
     every = {name: getattr(well(), name) for name in Seen.__slots__ if name not in ("unreadable", "unknown")}
     found = look(Seen.of({**every, part: Unreadable("no answer within 40 s")}))
@@ -232,7 +241,9 @@ def test_without_root_what_is_roots_is_not_called_missing() -> None:
 
 
 def test_an_external_database_is_not_asked() -> None:
-    host = look(replace(well(), schema=None), postgres_url="postgres://user:password@db:5432/gevulot")
+    secrets = ["gevulot-db-url", "gevulot-psk-passphrase"]
+    seen = replace(well(), schema=None, access=None, secrets=secrets)
+    host = look(seen, postgres_url="postgres://user:password@db:5432/gevulot")
     assert host.severity is Severity.OK
     assert host.database is not None
     assert host.database.kind == "external"

@@ -229,6 +229,45 @@ def test_a_database_url_is_percent_decoded() -> None:
     assert (found["host"], found["port"], found["dbname"]) == ("db.example", "5433", "gevulot")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://gevulot@localhost:5433/gevulot?host=/run/postgresql",
+        "postgres://gevulot@%2Frun%2Fpostgresql:5433/gevulot",
+    ],
+)
+def test_a_database_url_may_name_the_directory_of_a_socket(url: str) -> None:
+    found = database.parameters(url)
+    assert (found["host"], found["port"], found["user"], found["dbname"]) == (
+        "/run/postgresql",
+        "5433",
+        "gevulot",
+        "gevulot",
+    )
+    assert "password" not in found
+
+
+def test_a_directory_keeps_its_capitals() -> None:
+    assert database.parameters("postgres://a@%2Fsrv%2FPG/d")["host"] == "/srv/PG"
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_result_counts_only_when_the_nodes_own_key_is_on_its_list(
+    listed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = settings.read({}, {"GEVULOT_DB_URL": "postgres://u@h/d"})
+    monkeypatch.setattr(program, "run", lambda _: {"functions": []})
+    monkeypatch.setattr(database, "is_trusted", lambda url, key: listed and (url, key) == (chosen.db_url, ONE))
+    state = services.State(chosen, ONE)
+    if listed:
+        assert state.run_program() == {"functions": []}
+        return
+    with pytest.raises(services.RejectedError, match=r"^failed to persist transaction$"):
+        state.run_program()
+    assert state.programs == 0
+    assert "Tx permission denied signer not authorized" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("url", ["postgres://u:hush@h:5x/d", "mysql://u:hush@h/d", "hush"])
 def test_a_malformed_database_url_is_refused_without_being_shown(url: str) -> None:
     with pytest.raises(database.DatabaseError) as caught:
