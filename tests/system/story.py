@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.lab import stage
+from tests.lab.containers.node.stand_in import keys
 from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
 from tests.lab.run import Run, pyinfra
@@ -20,6 +21,9 @@ SERVICES = "systemctl list-units --type=service --state=running --plain --no-leg
 
 BY_HAND = "/etc/modprobe.d/vfio.conf"
 """A file of the guide's that the host has already, as one that was set up by hand."""
+
+STRANGER = keys.public_key((1).to_bytes(32, "big"))
+"""A key that somebody else than the deploy puts on the node's access list."""
 
 # A login's own services, and Debian's proxy that ends by itself when it is idle.
 COME_AND_GO = ("user@", "session", "netavark-dhcp-proxy")
@@ -129,7 +133,7 @@ def treasure(machine: Machine) -> str:
     """Digests of what must never change by itself: key, secrets, rows."""
     return machine.ssh(
         "sha256sum </var/lib/gevulot/key/node.key; "
-        "for secret in gevulot-db-password gevulot-db-url gevulot-psk-passphrase; do "
+        "for secret in gevulot-db-password gevulot-psk-passphrase; do "
         "podman secret inspect --showsecret --format '{{.SecretData}}' $secret | sha256sum; done; "
         "podman exec gevulot-postgres psql -U gevulot -d gevulot -Atc "
         "'SELECT * FROM acl_whitelist ORDER BY 1; SELECT version, checksum FROM _sqlx_migrations ORDER BY 1'"

@@ -23,7 +23,7 @@ from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
 from tests.lab.run import changes_of, command, plan_of, pyinfra
 from tests.system.exposure import exposure
-from tests.system.story import DRIVERS, Story, running_state, treasure, wait_for_node
+from tests.system.story import DRIVERS, STRANGER, Story, running_state, treasure, wait_for_node
 from tests.system.story import deployed as start_deployed
 
 BOARDS = ("0000:00/04.0/00", "0000:00/05.0/00")
@@ -205,6 +205,39 @@ def test_loopback_asks_for_the_password(host: testinfra.host.Host) -> None:
     assert "no password supplied" in answer.stderr
 
 
+def test_only_root_reaches_the_databases_socket(machine: Machine) -> None:
+    connect = (
+        "python3 -c 'import socket; "
+        'socket.socket(socket.AF_UNIX).connect("/run/gevulot-postgres/socket/.s.PGSQL.5432")\''
+    )
+    machine.ssh(connect)
+    refused = machine.ssh(f"runuser -u operator -- {connect}", check=False)
+    assert refused.returncode != 0
+    assert "PermissionError" in refused.stderr
+
+
+def test_the_node_has_no_database_password_in_its_environment(machine: Machine) -> None:
+    password, _ = secrets_of(machine)
+    pid = machine.ssh("podman container inspect --format '{{.State.Pid}}' gevulot-node").stdout.strip()
+    # The pattern is matched by the shell itself, so that it is in no process's arguments.
+    found = machine.ssh(
+        f'read -r pattern; case "$(tr "\\0" "\\n" </proc/{pid}/environ)" in *"$pattern"*) echo there ;; '
+        "*GEVULOT_DB_URL=*) echo none ;; esac",
+        stdin=f"{password}\n",
+    )
+    assert found.stdout.strip() == "none"
+    assert "gevulot-db-url" not in machine.ssh("podman secret ls --format '{{.Name}}'").stdout.split()
+
+
+def access_list(machine: Machine) -> list[str]:
+    query = "SELECT key FROM acl_whitelist ORDER BY 1"
+    return machine.ssh(f"podman exec gevulot-postgres psql -U gevulot -d gevulot -Atc '{query}'").stdout.split()
+
+
+def test_the_nodes_own_key_is_on_its_list_after_the_first_deploy(machine: Machine) -> None:
+    assert access_list(machine) == [machine.ssh("cat /etc/gevulot/node-key.public").stdout.strip()]
+
+
 def test_a_virtual_machine_inside_the_node_sees_exactly_what_is_listed(machine: Machine) -> None:
     report = json.loads(machine.ssh("podman exec gevulot-node /gevulot stand-in-program").stdout)
     displays = [address(machine, board) for board in BOARDS]
@@ -257,7 +290,7 @@ def secrets_of(machine: Machine) -> list[str]:
 
 
 def test_a_second_run_changes_nothing_and_neither_would_a_third(machine: Machine, say: Progress) -> None:
-    machine.ssh("podman exec gevulot-node /gevulot peer $(cat /etc/gevulot/node-key.public) whitelist")
+    machine.ssh(f"podman exec gevulot-node /gevulot peer {STRANGER} whitelist")
     before = treasure(machine)
     with step(say, "deploying a second time", takes="about a minute"):
         second = pyinfra([machine], "-y", "--json")
@@ -268,6 +301,19 @@ def test_a_second_run_changes_nothing_and_neither_would_a_third(machine: Machine
     assert third.code == 0, third.output[-3000:]
     assert plan_of(third.report) == []
     assert treasure(machine) == before
+
+
+def test_an_emptied_access_list_gets_the_nodes_own_key_back(machine: Machine, say: Progress) -> None:
+    own = machine.ssh("cat /etc/gevulot/node-key.public").stdout.strip()
+    before = access_list(machine)
+    empty = "podman exec gevulot-postgres psql -U gevulot -d gevulot -c"
+    machine.ssh(f"{empty} \"DELETE FROM acl_whitelist WHERE key = '{own}'\"")
+    with step(say, "deploying with the node's key off its list", takes="about a minute"):
+        run = pyinfra([machine], "-y", "--json")
+    assert run.code == 0, run.output[-3000:]
+    assert changes_of(run.report) == ["Grant access | Bring the node's access list up to date"]
+    assert access_list(machine) == before
+    assert {own, STRANGER} <= set(before), "nothing of others was on the list, so this shows nothing"
 
 
 def fleet(machine: Machine, *arguments: str) -> tuple[int, dict[str, Any]]:
