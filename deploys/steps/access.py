@@ -6,7 +6,9 @@ import posixpath
 import shlex
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from shlex import quote
+from urllib.parse import urlsplit
 
 import psycopg
 from pyinfra import host, logger
@@ -24,7 +26,7 @@ from deploys.steps.later import Later
 from facts.access import ACCESS_QUERY, Access, AccessList, PublishedAccess
 
 # The keys that deploys put on the list, one a line. Others' keys are left alone.
-RECORD = f"{STATE_DIRECTORY}/access"
+_RECORD = f"{STATE_DIRECTORY}/access"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,19 @@ def change(access: Access, wanted: frozenset[str]) -> Change:
     return Change(tuple(sorted(add)), tuple(sorted(removed & listed)), (access.recorded | add) - removed)
 
 
+def record_of(settings: Settings) -> str:
+    """The file that records the keys of deploys in this database; what is on another's list says nothing of it."""
+    if settings.postgres_url is None:
+        return _RECORD
+    url = urlsplit(settings.postgres_url.get_secret_value())
+    database = f"{url.hostname}:{url.port}{url.path}"
+    return f"{_RECORD}-{sha256(database.encode()).hexdigest()[:12]}"
+
+
 def arguments(settings: Settings) -> dict[str, str | int | None]:
     """The arguments of the fact ``AccessList``."""
     port = settings.postgres_port if settings.own_postgres else None
-    return {"public": key.PUBLIC, "fingerprint": key.FINGERPRINT, "record": RECORD, "port": port}
+    return {"public": key.PUBLIC, "fingerprint": key.FINGERPRINT, "record": record_of(settings), "port": port}
 
 
 def read(host: Host, settings: Settings) -> Access:
@@ -64,8 +75,8 @@ def read(host: Host, settings: Settings) -> Access:
 
 
 def published(host: Host, settings: Settings, access: Access) -> str:
-    """Whether the list at ``gevulot_acl_whitelist_url`` has the node's own key, in words."""
-    if settings.acl_whitelist_url is None:
+    """Whether the list at ``gevulot_acl_whitelist_url`` has a key that the node did not take yet, in words."""
+    if settings.acl_whitelist_url is None or access.own_is_listed:
         return ""
     if access.own is None:
         return "the node's public key is not known"
@@ -77,26 +88,29 @@ def published(host: Host, settings: Settings, access: Access) -> str:
 
 
 def commands(found: Access, wanted: Change, settings: Settings) -> Generator[str, None, None]:
+    """The commands that make the list what it should be, with the record of it."""
+    record = record_of(settings)
     # A key is recorded before it is added and forgotten after it is denied: a run that is killed loses none.
     during = found.recorded | wanted.recorded
     if during != found.recorded:
-        yield record_keys(during)
+        yield record_keys(record, during)
     for verb, keys in (("whitelist", wanted.add), ("deny", wanted.deny)):
         for each in keys:
             words = ("podman", "run", "--rm", "--replace", "--name=gevulot-access", "--network=host")
             options = (*words, "--log-driver=none", *postgres.client_options(settings))
             yield shlex.join((*options, settings.node_image, "peer", each, verb))
     if wanted.recorded != during:
-        yield record_keys(wanted.recorded)
+        yield record_keys(record, wanted.recorded)
 
 
-def record_keys(keys: frozenset[str]) -> str:
+def record_keys(record: str, keys: frozenset[str]) -> str:
+    """The command that writes the record, for root only."""
     if not keys:
-        return f"rm -f {RECORD}"
+        return f"rm -f {record}"
     lines = " ".join(quote(each) for each in sorted(keys))
     return (
-        f"umask 077; mkdir -p {posixpath.dirname(RECORD)} && printf '%s\\n' {lines} >{RECORD}.new && "
-        f"sync {RECORD}.new && mv {RECORD}.new {RECORD}"
+        f"umask 077; mkdir -p {posixpath.dirname(record)} && printf '%s\\n' {lines} >{record}.new && "
+        f"sync {record}.new && mv {record}.new {record}"
     )
 
 
@@ -117,7 +131,9 @@ def granted(
     if settings.acl_whitelist_url is not None:
         # The node removes every key that the published list does not have.
         if not found.own_is_listed and not is_planning():
-            logger.warning(f"{host.print_prefix}the node rejects its own results: {published(host, settings, found)}")
+            logger.warning(
+                f"{host.print_prefix}the node may reject its own results: {published(host, settings, found)}"
+            )
         host.noop("the node's list is the one at gevulot_acl_whitelist_url")
         return
     if found.own is None or (found.listed is None and settings.own_postgres):

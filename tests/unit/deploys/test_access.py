@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from deploys import settings
 from deploys.steps import access
@@ -108,13 +109,20 @@ def test_no_password_of_an_external_database_is_in_a_command() -> None:
     assert "/run/gevulot-postgres" not in command
 
 
-def test_the_record_is_kept_where_only_root_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_database_has_a_record_of_its_own_that_names_no_secret() -> None:
+    assert access.record_of(SETTINGS) == "/var/lib/gevulot-deploy/access"
+    other = EXTERNAL.model_copy(update={"postgres_url": SecretStr("postgres://a:another@db/gevulot")})
+    assert access.record_of(EXTERNAL) == access.record_of(other) != access.record_of(SETTINGS)
+    other = EXTERNAL.model_copy(update={"postgres_url": SecretStr("postgres://a:hunter2@db/gevulot2")})
+    assert access.record_of(EXTERNAL) != access.record_of(other)
+
+
+def test_the_record_is_kept_where_only_root_reads_it(tmp_path: Path) -> None:
     record = tmp_path / "deploy/access"
-    monkeypatch.setattr(access, "RECORD", str(record))
-    subprocess.run(["sh", "-c", access.record_keys(frozenset((OWN, OTHER)))], check=True)
+    subprocess.run(["sh", "-c", access.record_keys(str(record), frozenset((OWN, OTHER)))], check=True)
     assert record.read_text().split() == [OWN, OTHER]
     assert (record.stat().st_mode & 0o777, record.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-    subprocess.run(["sh", "-c", access.record_keys(frozenset())], check=True)
+    subprocess.run(["sh", "-c", access.record_keys(str(record), frozenset())], check=True)
     assert not record.exists()
 
 
