@@ -12,7 +12,6 @@ from pyinfra.api.operation import OperationMeta
 from deploys import remote, scripts
 from deploys.planning import DECIDED_LATER, will_follow
 from deploys.settings import Settings
-from deploys.steps.begin import Node
 from facts.access import AccessList
 from facts.unit import NODE_INPUTS
 
@@ -96,7 +95,7 @@ def public_kept(settings: Settings, inputs: list[OperationMeta]) -> Generator[Py
 
 
 @deploy("Make the node's key")
-def make_key(node: Node) -> None:
-    made = key_made(name="Make the node's key", settings=node.settings)
-    kept = public_kept(name="Keep the node's public key", settings=node.settings, inputs=[made])
-    node.access_inputs.extend((made, kept))
+def make_key(settings: Settings, access_inputs: list[OperationMeta]) -> None:
+    made = key_made(name="Make the node's key", settings=settings)
+    kept = public_kept(name="Keep the node's public key", settings=settings, inputs=[made])
+    access_inputs.extend((made, kept))
