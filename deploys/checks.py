@@ -11,6 +11,7 @@ from deploys.settings import Settings
 from facts.access import Access
 from facts.container import State
 from facts.database import Schema
+from facts.firewall import Firewall, Table
 from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module, effective
 from facts.node import Parts
@@ -239,6 +240,44 @@ def migration(found: dict[str, Unit]) -> Check:
 def port(number: int, answer: str) -> Check:
     ok = {"closed": True, "open": False}.get(answer)
     return Check(f"port {number} from outside", answer, ok, "closed")
+
+
+def _table(settings: Settings) -> Table:
+    """The table that keeps everybody but the named networks from the peer-to-peer ports, as the kernel shows it."""
+    ports = f"tcp dport {{ {', '.join(map(str, sorted(settings.p2p_ports)))} }}"
+    networks = settings.peer_networks
+    rules = ["chain input filter input -10 accept", "input: iifname lo accept"]
+    if any(network.version == 4 for network in networks):
+        rules.append(f"input: {ports} ip saddr @peers4 accept")
+    if any(network.version == 6 for network in networks):
+        rules.append(f"input: {ports} ip6 saddr @peers6 accept")
+    return Table(tuple(map(str, networks)), (*rules, f"input: {ports} drop"))
+
+
+def peers(found: Firewall | None, settings: Settings) -> Check:
+    """Who may reach the peer-to-peer ports, by the kernel's table and by where something listens."""
+    what = f"who may reach {' and '.join(map(str, settings.p2p_ports))}"
+    wanted = _table(settings) if settings.peer_networks else None
+    names = ", ".join(wanted.networks) if wanted else "everybody" if settings.open_to_any else "loopback only"
+    if found is None:
+        return Check(what, "unknown: the ports and the table could not be read", False, names)
+    if wanted is not None:
+        if found.table is None:
+            return Check(what, "everybody: the nftables table inet gevulot is missing", False, names)
+        if found.table.networks != wanted.networks:
+            return Check(what, f"other networks: {', '.join(found.table.networks) or 'none'}", False, names)
+        if found.table.rules != wanted.rules:
+            return Check(what, "unknown: the nftables table inet gevulot has other rules", False, names)
+        return Check(what, names, True, names)
+    if found.table is not None:
+        return Check(what, "a table inet gevulot that is not asked for", False, names)
+    if settings.open_to_any:
+        return Check(what, "everybody, as gevulot_peers says", None)
+    outside = sorted(found.outside & set(settings.p2p_ports))
+    if outside:
+        ports = " and ".join(map(str, outside))
+        return Check(what, f"everybody: a program listens on {ports} outside of loopback", False, names)
+    return Check(what, names, True, names)
 
 
 def initramfs(stale: list[str], contents: Contents) -> Check:

@@ -20,6 +20,8 @@ from pcibind.request import BoardRequest, Config, Selector
 
 # Quadlet learned `Ulimit=` in 4.7, the newest of the keys that our units use.
 PODMAN_MINIMUM = (4, 7)
+# nftables learned the flag `owner` in it.
+KERNEL_MINIMUM_FOR_PEERS = (5, 12)
 MINIMUM_CORES = 64
 MINIMUM_MEMORY_GB = 512
 MINIMUM_DISK_GB = 1000
@@ -150,6 +152,30 @@ def _platform(host: Host, settings: Settings, boards_wanted: bool, found: _Findi
     return family if isinstance(family, Family) else None
 
 
+def _peers(host: Host, modules: dict[str, Module], settings: Settings, found: _Findings) -> None:
+    """What the networks of peers need of the host, and what everybody may read without them."""
+    if settings.open_to_any:
+        ports = " and ".join(map(str, settings.p2p_ports))
+        found.warnings.append(
+            f"gevulot_peers is 'any': every stranger may reach ports {ports}, and the node serves any file that its "
+            "process can read: its key, and its environment with the network's passphrase and the database's password. "
+            "Name the networks of your peers instead."
+        )
+    if not settings.peer_networks:
+        return
+    if release_of(host.kernel) < KERNEL_MINIMUM_FOR_PEERS:
+        found.refusals.append(
+            f"gevulot_peers is set, and the kernel is {host.kernel}; expected 5.12 or newer, whose nftables can lock "
+            "a table against changes by others. Upgrade the kernel, or let the node listen on loopback."
+        )
+    nf_tables = modules.get("nf_tables")
+    if nf_tables is not None and not nf_tables.exists:
+        found.refusals.append(
+            "gevulot_peers is set, and the running kernel has no module nf_tables; expected it, to restrict the "
+            "peer-to-peer ports. Install the distribution's full kernel and boot it."
+        )
+
+
 def _modules(modules: dict[str, Module], boards_wanted: bool, found: _Findings) -> tuple[str, ...]:
     missing = [name for name in MODULES if name not in modules or not modules[name].exists]
     needed = [name for name in missing if boards_wanted or not name.startswith("vfio")]
@@ -206,6 +232,7 @@ def judge(
     config = request(topology, settings, record)
     family = _platform(host, settings, bool(config.boards), found)
     present = _modules(modules, bool(config.boards), found)
+    _peers(host, modules, settings, found)
     if lines is not None and any("iommu=off" in line for line in lines.configured):
         found.refusals.append(
             "the boot loader passes iommu=off, which no later argument takes back. Remove it where it was set "

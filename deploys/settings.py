@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from deploys.values import (
     Line,
     Listen,
     LoopbackListen,
+    Network,
     OwnDirectory,
     Passphrase,
     Port,
@@ -110,8 +112,18 @@ class Settings(BaseModel):
         "At least 8 characters, and not one that is public."
     )
     rust_log: Line = Field("warn,gevulot=debug,sqlx=error", description="RUST_LOG")
-    p2p_listen: Listen = Field("0.0.0.0:9999", description="GEVULOT_P2P_LISTEN_ADDR")
-    p2p_advertised: Reachable | None = Field(None, description="GEVULOT_P2P_ADVERTISED_LISTEN_ADDR")
+    p2p_listen: Listen = Field(
+        "127.0.0.1:9999",
+        description="GEVULOT_P2P_LISTEN_ADDR; anything but loopback, such as `'0.0.0.0:9999'`, needs `gevulot_peers`",
+    )
+    p2p_advertised: Reachable | None = Field(
+        None, description="GEVULOT_P2P_ADVERTISED_LISTEN_ADDR; needs a listen address outside of loopback"
+    )
+    peers: tuple[Network, ...] = Field(
+        (),
+        description="Networks that may reach the ports of `gevulot_p2p_listen` and `gevulot_http_port`, such as "
+        "`('203.0.113.0/24', '2001:db8::/32')`; `('any',)` for everybody: see [security](docs/security.md).",
+    )
     p2p_discovery: tuple[Listen, ...] = Field((), description="GEVULOT_P2P_DISCOVERY_ADDR")
     json_rpc_listen: Listen = Field(
         "127.0.0.1:9944", description="GEVULOT_JSON_RPC_LISTEN_ADDR; anything but loopback opens port 9944 outside."
@@ -177,7 +189,57 @@ class Settings(BaseModel):
             ports[port] = key
         if self.vfio_ids and not self.boards:
             raise ValueError("gevulot_vfio_ids is set, but gevulot_boards chooses no board")
+        problem = self._peers_problem()
+        if problem is not None:
+            raise ValueError(problem)
         return self
+
+    def _peers_problem(self) -> str | None:
+        """Why the networks of peers do not fit the listen address, in one sentence."""
+        ports = " and ".join(map(str, self.p2p_ports))
+        if is_loopback(self.p2p_listen):
+            listen = f"gevulot_p2p_listen is the loopback address {self.p2p_listen!r}, which no peer can reach"
+            way_out = "set gevulot_p2p_listen, for example to '0.0.0.0:9999'"
+            if self.p2p_advertised is not None:
+                return (
+                    f"gevulot_p2p_advertised is {self.p2p_advertised!r}, but {listen}; expected an address outside of "
+                    f"loopback: {way_out}, and gevulot_peers to the networks that may reach ports {ports}"
+                )
+            # Refused, not ignored: whoever names networks expects that they can connect.
+            if self.peers:
+                return f"gevulot_peers is set, but {listen}; expected both or neither: {way_out}, or unset gevulot_peers"
+            return None
+        if not self.peers:
+            return (
+                f"gevulot_peers is not set, but gevulot_p2p_listen is {self.p2p_listen!r}; expected the networks that "
+                f"may reach ports {ports}: set gevulot_peers, for example to ('203.0.113.0/24', '2001:db8::/32')"
+            )
+        if self.open_to_any and len(self.peers) > 1:
+            return "gevulot_peers has 'any' beside networks; expected ('any',) alone, or networks only: remove one"
+        if any(network.prefixlen == 0 for network in self.peer_networks):
+            return "gevulot_peers names networks that together are everybody; expected fewer, or ('any',): change it"
+        return None
+
+    @property
+    def p2p_ports(self) -> tuple[int, int]:
+        """The ports of the peer-to-peer protocol and of its files, which the node opens at the same address."""
+        return port_of(self.p2p_listen), self.http_port
+
+    @property
+    def open_to_any(self) -> bool:
+        """Whether everybody may reach the peer-to-peer ports."""
+        return "any" in self.peers
+
+    @property
+    def peer_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks that alone may reach the peer-to-peer ports, IPv4 first, none inside of another.
+
+        Empty when there is nothing to restrict: on loopback, and with ``any``.
+        """
+        return (
+            *collapse_addresses(each for each in self.peers if isinstance(each, IPv4Network)),
+            *collapse_addresses(each for each in self.peers if isinstance(each, IPv6Network)),
+        )
 
     def _listening(self) -> list[tuple[str, int]]:
         """Every setting that makes the node or its database listen on TCP, with its port."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_interface
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -56,6 +57,23 @@ def _loopback(address: str) -> str:
     if not is_loopback(address):
         raise ValueError("expected a loopback address, such as '127.0.0.1:8888'")
     return address
+
+
+def _network(text: Any) -> Any:
+    """A network as ``ipaddress`` has it, or the word for everybody."""
+    if text == "any":
+        return text
+    try:
+        # Text only: the library also takes numbers, and addresses with the name of an interface.
+        interface = ip_interface(text if isinstance(text, str) and "%" not in text else "")
+    except ValueError:
+        raise ValueError("expected a network such as '203.0.113.0/24' or '2001:db8::/32'") from None
+    network = interface.network
+    if network.prefixlen == 0:
+        raise ValueError("expected networks; to let everybody in, write ('any',)")
+    if interface.ip != network.network_address:
+        raise ValueError(f"expected a network without host bits, probably '{network}'")
+    return network
 
 
 def _directory(path: str) -> str:
@@ -145,5 +163,6 @@ Line = Annotated[str, AfterValidator(_one_line)]
 Secret = Annotated[SecretStr, BeforeValidator(_call), AfterValidator(_secret)]
 Passphrase = Annotated[Secret, AfterValidator(_passphrase)]
 PublicKey = Annotated[str, AfterValidator(_public_key)]
+Network = Annotated[IPv4Network | IPv6Network | Literal["any"], BeforeValidator(_network)]
 Port = Annotated[int, Field(gt=0, lt=65536)]
 Guard = Literal["default-route", "ssh", "disk", "boot-display", "virtual-functions", "class"]

@@ -54,7 +54,10 @@ def parse(output: list[str]) -> dict[str, Unit]:
     return units
 
 
-UNITS = ("gevulot-node.service", "gevulot-migrate.service", "gevulot-postgres.service", "pcibind.service")
+UNITS = (
+    *("gevulot-node.service", "gevulot-migrate.service", "gevulot-postgres.service", "gevulot-firewall.service"),
+    "pcibind.service",
+)
 """Those of a node: what Quadlet makes, and what is installed as it is."""
 NODE_INPUTS = ("/etc/containers/systemd/gevulot-node.container", "/etc/gevulot/node.env")
 

@@ -1,4 +1,4 @@
-"""Your nodes. Edit the three lines that end in "edit me"; `inventories/group_data/all.py` has the defaults.
+"""Your nodes. Edit the four lines that end in "edit me"; `inventories/group_data/all.py` has the defaults.
 
 read -rs GEVULOT_PSK_PASSPHRASE && export GEVULOT_PSK_PASSPHRASE
 pyinfra inventories/prod.py deploys/node.py --dry --diff
@@ -12,7 +12,9 @@ nodes = [
         "gpu1.example.com",  # your node's name or address: edit me
         {
             "ssh_user": "root",  # or another account, with "_sudo": True beside it: edit me
+            "gevulot_p2p_listen": "0.0.0.0:9999",
             "gevulot_p2p_advertised": "192.0.2.1:9999",  # how its peers reach it: edit me
+            "gevulot_peers": ("198.51.100.0/24",),  # the networks of its peers, nobody else's: edit me
         },
     ),
 ]

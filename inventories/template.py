@@ -17,12 +17,18 @@ def refuse_unedited(nodes: Sequence[str | tuple[str, Mapping[str, Any]]]) -> Non
     for node in nodes:
         name, data = (node, {}) if isinstance(node, str) else node
         left = [f"host {name!r}"] if _is_reserved(name) else []
-        left += [f"{key} = {value!r}" for key, value in data.items() if isinstance(value, str) and _is_reserved(value)]
+        left += [f"{key} = {value!r}" for key, value in data.items() if any(map(_is_reserved, _texts(value)))]
         if left:
             raise PyinfraError(
-                f"the inventory is still the template ({', '.join(left)}). In inventories/prod.py, edit the three "
-                "lines marked 'edit me': your node's name, its account, its public address."
+                f"the inventory is still the template ({', '.join(left)}). In inventories/prod.py, edit the four "
+                "lines marked 'edit me': your node's name, its account, its public address, the networks of its peers."
             )
+
+
+def _texts(value: object) -> list[str]:
+    """The text of a value, or the texts in a list of them."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    return [each for each in values if isinstance(each, str)]
 
 
 def _is_reserved(text: str) -> bool:

@@ -13,7 +13,7 @@ from deploys.fleet.lint import lint
 from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity, down
 from deploys.settings import Settings
-from deploys.steps import gevulot, postgres
+from deploys.steps import firewall, gevulot, postgres
 from facts import pciids
 from facts.disk import Space
 from facts.kernel import effective
@@ -244,7 +244,8 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         return {"node": state.Node("not deployed", 0), "key": _key(seen, found, deployed=False)}
     if not node.running:
         found.add(Severity.WRONG, f"gevulot-node.service is {node.active} ({node.result or node.sub})")
-    wanted = (gevulot.UNIT, gevulot.MIGRATION, *((postgres.UNIT,) if settings.own_postgres else ()))
+    firewalls = (firewall.UNIT,) if settings.peer_networks else ()
+    wanted = (gevulot.UNIT, gevulot.MIGRATION, *firewalls, *((postgres.UNIT,) if settings.own_postgres else ()))
     for name in wanted:
         one = seen.units.get(name)
         if one is None or one.load != "loaded":
@@ -266,6 +267,8 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         found.add(Severity.ATTENTION, f"the node runs {container.name}, asked for is {settings.node_image}")
     if seen.parts is not None and seen.knows("topology", "record"):
         _add(found, checks.devices(seen.parts, boards))
+    peers = checks.peers(seen.firewall, settings) if seen.knows("firewall") else None
+    _add(found, [peers] if peers else [])
     database_secret = postgres.PASSWORD if settings.own_postgres else postgres.URL
     needed = {gevulot.PASSPHRASE, database_secret} if seen.knows("secrets") else set()
     missing = tuple(sorted(needed - set(seen.secrets)))
@@ -278,6 +281,7 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         "database": _database(settings, seen, found),
         "migration": migration.result if migration else None,
         "node": state.Node(node.active, node.since),
+        "peers": peers.found if peers else None,
         "health": seen.health,
         "image": state.Image(container.name, container.image) if container else None,
         "key": _key(seen, found, deployed=True),

@@ -18,6 +18,7 @@ from facts.access import AccessList
 from facts.container import Container
 from facts.database import PostgresSchema
 from facts.disk import DiskSpace
+from facts.firewall import NodeFirewall
 from facts.grub import StaleMenu
 from facts.health import Health
 from facts.initramfs import InitramfsContents, StaleInitramfs
@@ -57,6 +58,7 @@ def parts(settings: Settings) -> tuple[Part, ...]:
         Part("units", Units),
         Part("parts", NodeParts, {"paths": (settings.storage_directory, key_file)}),
         Part("container", Container, {"container": "gevulot-node"}),
+        Part("firewall", NodeFirewall),
         Part("secrets", SecretNames),
         Part("health", Health, {"listen": settings.healthcheck_listen}),
         Part("key", Said, {"program": scripts.shell("node_key.sh", "state", *key.arguments(settings))}),

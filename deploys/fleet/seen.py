@@ -10,6 +10,7 @@ from facts.access import Access
 from facts.container import State as Container
 from facts.database import Schema
 from facts.disk import Space
+from facts.firewall import Firewall
 from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module
 from facts.node import Parts
@@ -18,7 +19,7 @@ from facts.platform import Host
 from facts.together import Unreadable
 from facts.unit import Unit
 
-_OF_ROOT = ("key", "container", "secrets", "schema", "access", "parts")
+_OF_ROOT = ("key", "container", "secrets", "schema", "access", "parts", "firewall")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Seen:
     units: dict[str, Unit] = field(default_factory=dict)
     parts: Parts | None = None
     container: Container | None = None
+    firewall: Firewall | None = None
     secrets: list[str] = field(default_factory=list)
     schema: Schema | None = None
     access: Access | None = None

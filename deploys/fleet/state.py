@@ -150,6 +150,8 @@ class HostState:
     database: Database | None = None
     migration: str | None = None
     node: Node | None = None
+    # Who may reach the peer-to-peer ports, in words.
+    peers: str | None = None
     health: int | None = None
     image: Image | None = None
     storage: Storage | None = None

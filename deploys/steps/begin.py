@@ -19,7 +19,7 @@ from deploys.preflight import Family, Verdict
 from deploys.settings import Settings, SettingsError, read_all
 from deploys.steps import key
 from facts.database import PostgresDataRelease
-from facts.kernel import KernelCommandLine, KernelModules
+from facts.kernel import MODULES, KernelCommandLine, KernelModules
 from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
 from facts.said import Said
@@ -43,6 +43,7 @@ class Node:
     postgres_inputs: list[OperationMeta] = field(default_factory=list)
     node_inputs: list[OperationMeta] = field(default_factory=list)
     access_inputs: list[OperationMeta] = field(default_factory=list)
+    firewall_inputs: list[OperationMeta] = field(default_factory=list)
 
 
 _read: WeakKeyDictionary[State, dict[str, Settings]] = WeakKeyDictionary()
@@ -106,7 +107,7 @@ def _judge(settings: Settings) -> Verdict:
         host,
         Part("platform", Platform, {"directory": settings.storage_directory}),
         Part("usage", PciUsage),
-        Part("modules", KernelModules),
+        Part("modules", KernelModules, {"modules": (*MODULES, "nf_tables")}),
         Part("topology", PciTopology),
         Part("record", PciRecord),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),

@@ -167,6 +167,7 @@ def stays(storage: str) -> list[str]:
         "gevulot-db-url of an external database",
         "container images: podman image ls, podman image rm IMAGE",
         "the account gevulot and the groups gevulot and kvm: userdel gevulot",
-        "packages, since others may use them by now: podman crun netavark aardvark-dns python3-click python3-pyudev",
+        "packages, since others may use them by now: podman crun netavark aardvark-dns nftables "
+        "python3-click python3-pyudev",
         "the record of the host as it was, in /var/lib/gevulot-deploy: every later release needs it",
     ]

@@ -71,6 +71,7 @@ def configure_node(node: Node) -> None:
         auto_update=settings.auto_update,
         own_postgres=settings.own_postgres,
         gpu=gpu,
+        firewall=bool(settings.peer_networks),
         seccomp_profile=settings.seccomp_profile,
         storage=settings.storage_directory,
         data=settings.data_directory,

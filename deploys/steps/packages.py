@@ -19,13 +19,14 @@ PACKAGES = {
         "catatonit",
         "netavark",
         "aardvark-dns",
+        "nftables",
         "ca-certificates",
         "kmod",
         "python3",
         "python3-click",
         "python3-pyudev",
     ),
-    "dnf": ("podman", "crun", "catatonit", "kmod", "python3", "python3-click", "python3-pyudev"),
+    "dnf": ("podman", "crun", "catatonit", "nftables", "kmod", "python3", "python3-click", "python3-pyudev"),
 }
 # Lists younger than this are good enough to install from, in seconds.
 _LISTS_MAY_BE_OLD = 24 * 3600

@@ -11,7 +11,7 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import FindInFile
 
 from deploys.planning import DECIDED_LATER, will_follow
-from deploys.steps import gevulot, postgres
+from deploys.steps import firewall, gevulot, postgres
 from deploys.steps.before import TIMER
 from deploys.steps.leaving import Leaving
 from deploys.steps.putback import emptied, is_as_before, put_back
@@ -23,6 +23,7 @@ UNITS = {
     gevulot.UNIT: gevulot.QUADLET,
     gevulot.KEY_UNIT: gevulot.KEY_UNIT_FILE,
     gevulot.MIGRATION: gevulot.MIGRATION_FILE,
+    firewall.UNIT: firewall.UNIT_FILE,
     postgres.UNIT: postgres.QUADLET,
 }
 FILES = (
@@ -30,6 +31,8 @@ FILES = (
     gevulot.MIGRATE,
     gevulot.KEY_PROGRAM,
     gevulot.ENVIRONMENT,
+    firewall.PROGRAM,
+    firewall.RULES,
     postgres.HBA,
     postgres.IDENT,
 )

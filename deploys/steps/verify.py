@@ -17,12 +17,13 @@ from deploys.checks import Check
 from deploys.planning import DECIDED_LATER, is_planning
 from deploys.preflight import Verdict
 from deploys.settings import Settings
-from deploys.steps import access, gevulot, key, postgres
+from deploys.steps import access, firewall, gevulot, key, postgres
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
 from deploys.values import is_loopback, port_of
 from facts.container import Container, DatabasePasswords
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
+from facts.firewall import NodeFirewall
 from facts.health import Health
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
@@ -79,6 +80,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     services = (
         gevulot.UNIT,
         *((postgres.UNIT,) if settings.own_postgres else ()),
+        *((firewall.UNIT,) if settings.peer_networks else ()),
         *(("pcibind.service",) if boards else ()),
     )
     failed = seen["failed"] if system != "running" else []
@@ -108,13 +110,17 @@ def _read(host: Host, node: Node) -> list[Check]:
     found.append(
         Check("system", f"{system}{': ' if failed else ''}{', '.join(failed)}", system == "running", "running")
     )
+    found.append(checks.peers(seen["firewall"], settings))
     found += _ports(host, settings)
     return found
 
 
 def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
     paths = (settings.storage_directory, settings.data_directory, f"{settings.key_directory}/node.key")
-    units = (gevulot.UNIT, postgres.UNIT, "pcibind.service", gevulot.MIGRATION, "podman-auto-update.timer")
+    units = (
+        *(gevulot.UNIT, postgres.UNIT, firewall.UNIT, "pcibind.service", gevulot.MIGRATION),
+        "podman-auto-update.timer",
+    )
     state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
     boards = (
         Part("lines", KernelCommandLine),
@@ -130,6 +136,7 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         *(boards if verdict.boards else ()),
         Part("modules", KernelModules, {"modules": verdict.modules}),
         Part("key", Said, {"program": f"{state} || echo unreadable"}),
+        Part("firewall", NodeFirewall),
         Part("container", Container, {"container": "gevulot-node"}),
         Part("fifo", Existing, {"paths": _FIFO}),
         Part("environment", DatabasePasswords, {"container": "gevulot-node"}),

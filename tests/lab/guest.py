@@ -15,11 +15,11 @@ PACKAGES = (
     *("systemd", "systemd-sysv", "libpam-systemd", "udev", "dbus", "sudo", "openssh-server"),
     *("kmod", "e2fsprogs", "procps", "iproute2", "pciutils", "ca-certificates", "python3"),
     *("linux-image-amd64", "initramfs-tools", "zstd", "grub-pc-bin", "grub2-common"),
-    *("podman", "crun", "netavark", "aardvark-dns", "nftables", "iptables"),
+    *("podman", "crun", "netavark", "aardvark-dns", "iptables"),
     *("strace", "driverctl"),
 )
 
-DOWNLOADED = ("catatonit", "python3-click", "python3-pyudev")
+DOWNLOADED = ("catatonit", "nftables", "python3-click", "python3-pyudev")
 """Packages that a guest can install without a network: their files lie in apt's archive."""
 
 DOWNLOADED_ALONE = ("dpdk", "dracut-core")

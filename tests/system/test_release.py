@@ -16,10 +16,11 @@ from tests.system.story import HOST, STRANGER, deployed, forget_recorder, host_s
 RELEASE = "deploys/release.py"
 KEY = "sha256sum </var/lib/gevulot/key/node.key"
 
-# What stays on purpose: the account, and the fingerprint without which a lost volume would mean a new identity.
+# What stays on purpose: the account, a file of a package, and the fingerprint without which a lost volume would mean a new identity.
 STAYS = {
     *(f"/etc/{name}{end}" for name in ("passwd", "group", "shadow", "gshadow") for end in ("", "-")),
     *("/etc/subuid", "/etc/subuid-", "/etc/subgid", "/etc/subgid-", "/etc/.pwd.lock"),
+    "/etc/nftables.conf",
     *("/etc/gevulot", "/etc/gevulot/node-key.sha256", "/etc/gevulot/node-key.public"),
     # A machine that starts from a stage gets a name of its own.
     *("/etc/hostname", "/etc/hosts"),

@@ -41,6 +41,7 @@ function facts(host) {
     ["Database", database && joined(database.kind, database.release && `release ${database.release}`, missing)],
     ["Migration", host.migration],
     ["Node's unit", node && `${node.unit}${node.since ? ` since ${moment(node.since * 1000)}` : ""}`],
+    ["Who may reach its ports", host.peers],
     ["Health check", host.health],
     ["Image", image && [image.reference, " ", code(image.digest)]],
     ["Storage", storage && `${storage.path}: ${size(storage.free_kib)} free of ${size(storage.size_kib)}`],
