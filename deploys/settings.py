@@ -207,7 +207,9 @@ class Settings(BaseModel):
                 )
             # Refused, not ignored: whoever names networks expects that they can connect.
             if self.peers:
-                return f"gevulot_peers is set, but {listen}; expected both or neither: {way_out}, or unset gevulot_peers"
+                return (
+                    f"gevulot_peers is set, but {listen}; expected both or neither: {way_out}, or unset gevulot_peers"
+                )
             return None
         if not self.peers:
             return (

@@ -134,7 +134,9 @@ def _words(expression: dict[str, Any]) -> str:
     match expression:
         case {"match": {"op": "==" | "in", "left": {"meta": {"key": key}}, "right": str(right)}}:
             return f"{key} {right}"
-        case {"match": {"op": "==" | "in", "left": {"payload": {"protocol": protocol, "field": field}}, "right": right}}:
+        case {
+            "match": {"op": "==" | "in", "left": {"payload": {"protocol": protocol, "field": field}}, "right": right}
+        }:
             return f"{protocol} {field} {_right(right)}"
         case {"accept": None}:
             return "accept"

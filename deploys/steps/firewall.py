@@ -24,8 +24,8 @@ UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 RULES = "/etc/gevulot/firewall.nft"
 PROGRAM = "/usr/local/libexec/gevulot/firewall"
 FILES = (UNIT_FILE, RULES, PROGRAM)
-# Seconds; the table is loaded in one.
-_TIMEOUT = 120
+# Seconds; the table is loaded in one, but a restart waits for the node to stop.
+_TIMEOUT = 300
 
 
 def variables(settings: Settings) -> dict[str, Any]:
@@ -64,6 +64,8 @@ def configure_firewall(node: Node) -> None:
             files.template(UNIT_FILE),
         )
     )
+    # A restart of the firewall restarts the node.
+    node.node_inputs.extend(node.firewall_inputs)
     units.reloaded(name="Reload systemd", units=(UNIT,), inputs=node.firewall_inputs)
 
 

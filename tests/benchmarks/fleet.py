@@ -137,7 +137,8 @@ def inventories(directory: Path, rounds: int, say: Progress) -> dict[str, list[C
     place = directory / "inventories"
     place.mkdir()
     (place / "group_data").symlink_to(ROOT / "inventories/group_data")
-    data = {"ssh_user": "root", "gevulot_boards": ["0000:01:00.0"]}
+    data: dict[str, object] = {"ssh_user": "root", "gevulot_boards": ["0000:01:00.0"]}
+    data |= {"gevulot_p2p_listen": "0.0.0.0:9999", "gevulot_peers": ("10.0.0.0/8",)}
     text = "".join(
         f"    ('node{number:03}', {data | {'gevulot_p2p_advertised': f'10.0.{number >> 8}.{number & 255}:9999'}!r}),\n"
         for number in range(1, INVENTORY_HOSTS + 1)

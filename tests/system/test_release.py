@@ -16,7 +16,8 @@ from tests.system.story import HOST, STRANGER, deployed, forget_recorder, host_s
 RELEASE = "deploys/release.py"
 KEY = "sha256sum </var/lib/gevulot/key/node.key"
 
-# What stays on purpose: the account, a file of a package, and the fingerprint without which a lost volume would mean a new identity.
+# What stays on purpose: the account, the fingerprint without which a lost volume would mean a new identity, and what
+# an installed package has in /etc.
 STAYS = {
     *(f"/etc/{name}{end}" for name in ("passwd", "group", "shadow", "gshadow") for end in ("", "-")),
     *("/etc/subuid", "/etc/subuid-", "/etc/subgid", "/etc/subgid-", "/etc/.pwd.lock"),

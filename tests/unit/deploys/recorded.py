@@ -260,6 +260,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         "SELECT key FROM": [f"own {PUBLIC_KEY}", "answered"],
         "/healthz": "200",
         "echo open": "closed",
+        "nft list tables": "end",
         "systemctl show --timestamp=unix -p Id": [
             "Id=gevulot-node.service", "LoadState=not-found", "ActiveState=inactive", "SubState=dead",
             "NeedDaemonReload=no",

@@ -15,6 +15,7 @@ from deploys.settings import Settings
 from facts.access import Access
 from facts.container import State
 from facts.database import MIGRATIONS, TABLES, Schema
+from facts.firewall import Firewall, parse
 from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module
 from facts.node import Entry, Parts
@@ -239,6 +240,107 @@ def test_an_empty_gpu_variable_is_wrong_even_without_boards() -> None:
 
 def test_a_port_that_was_not_looked_at_is_neither_right_nor_wrong() -> None:
     assert checks.port(5432, "not looked at: Network is unreachable").ok is None
+
+
+PEERS = settings.read(
+    "gpu1",
+    {
+        "gevulot_psk_passphrase": "own",
+        "gevulot_p2p_listen": "[::]:9999",
+        "gevulot_peers": ("203.0.113.0/24", "198.51.100.7", "2001:db8::/32"),
+    },
+)
+ANY = PEERS.model_copy(update={"peers": ("any",)})
+
+
+def table(**changes: str) -> Firewall:
+    """The node's table as nft prints it, each of ``changes`` made to its text; 9999 and 9995 listen at [::]."""
+    ports = '{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":{"set":[9995,9999]}}}'
+    rules = [
+        '{"match":{"op":"==","left":{"meta":{"key":"iifname"}},"right":"lo"}},{"accept":null}',
+        *(
+            f'{ports},{{"match":{{"op":"==","left":{{"payload":{{"protocol":"{protocol}","field":"saddr"}}}},'
+            f'"right":"@{name}"}}}},{{"accept":null}}'
+            for protocol, name in (("ip", "peers4"), ("ip6", "peers6"))
+        ),
+        f'{ports},{{"drop":null}}',
+    ]
+    own = '"family":"inet","table":"gevulot","handle":1'
+    objects = [
+        '{"metainfo":{"version":"1.1.3","release_name":"x","json_schema_version":1}}',
+        '{"table":{"family":"inet","name":"gevulot","handle":1,"flags":"owner"}}',
+        f'{{"set":{{{own},"name":"peers4","type":"ipv4_addr","flags":["interval"],'
+        '"elem":["198.51.100.7",{"prefix":{"addr":"203.0.113.0","len":24}}]}}',
+        f'{{"set":{{{own},"name":"peers6","type":"ipv6_addr","flags":["interval"],'
+        '"elem":[{"prefix":{"addr":"2001:db8::","len":32}}]}}',
+        f'{{"chain":{{{own},"name":"input","type":"filter","hook":"input","prio":-10,"policy":"accept"}}}}',
+        *(f'{{"rule":{{{own},"chain":"input","expr":[{rule}]}}}}' for rule in rules),
+    ]
+    text = f'{{"nftables":[{",".join(objects)}]}}'
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    return parse([*LISTENING, f"table {text}", "end"])
+
+
+LISTENING = [
+    "listen    0: 00000000000000000000000000000000:270F 00000000000000000000000000000000:0000 0A 00000000:00000000",
+    "listen    1: 00000000:270B 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0",
+    "listen    2: 0100007F:22B8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0",
+    "listen    3: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000",
+    "listen    4: 0000000000000000FFFF00000100007F:1F91 00000000000000000000000000000000:0000 0A 00000000:00000000",
+]
+NO_TABLE = parse([*LISTENING, "end"])
+
+
+def test_what_listens_outside_of_loopback_is_read_in_both_families() -> None:
+    assert NO_TABLE.outside == {9999, 9995}
+
+
+def test_the_named_networks_alone_reach_the_ports_when_the_kernels_table_says_so() -> None:
+    check = checks.peers(table(), PEERS)
+    assert (check.what, check.ok) == ("who may reach 9999 and 9995", True)
+    assert check.found == "198.51.100.7/32, 203.0.113.0/24, 2001:db8::/32"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({'"198.51.100.7",': ""}, "other networks: 203.0.113.0/24, 2001:db8::/32"),
+        ({'"len":24': '"len":23', '"203.0.113.0"': '"203.0.112.0"'}, "other networks"),
+        ({'"198.51.100.7"': '{"range":["198.51.100.7","198.51.100.9"]}'}, "other networks"),
+        ({'{"drop":null}': '{"accept":null}'}, "other rules"),
+        ({'"right":"lo"': '"right":"eth0"'}, "other rules"),
+        ({"9995,9999": "9999"}, "other rules"),
+        ({'"hook":"input"': '"hook":"forward"'}, "other rules"),
+        ({'"==","left":{"payload":{"protocol":"ip",': '"!=","left":{"payload":{"protocol":"ip",'}, "other rules"),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_not_as_it_was_asked_for_is_wrong(changes: dict[str, str], found: str) -> None:
+    check = checks.peers(table(**changes), PEERS)
+    assert check.ok is False
+    assert found in check.found
+
+
+@pytest.mark.parametrize(
+    ("seen", "asked", "ok", "found"),
+    [
+        (NO_TABLE, PEERS, False, "everybody: the nftables table inet gevulot is missing"),
+        (Firewall(None, frozenset()), PEERS, False, "everybody: the nftables table inet gevulot is missing"),
+        (None, PEERS, False, "unknown"),
+        (Firewall(None, frozenset({22})), SETTINGS, True, "loopback only"),
+        (Firewall(None, frozenset({22, 9995})), SETTINGS, False, "everybody: a program listens on 9995"),
+        (table(), SETTINGS, False, "not asked for"),
+        (NO_TABLE, ANY, None, "everybody, as gevulot_peers says"),
+        (table(), ANY, False, "not asked for"),
+    ],
+)
+def test_who_may_reach_the_ports_is_what_the_host_shows(
+    seen: Firewall | None, asked: Settings, ok: bool | None, found: str
+) -> None:
+    check = checks.peers(seen, asked)
+    assert check.ok is ok
+    assert found in check.found
 
 
 def test_an_external_database_may_be_of_either_release() -> None:

@@ -147,6 +147,30 @@ def test_a_missing_module_is_refused_by_its_name() -> None:
     assert refusal.startswith("the running kernel has no module vhost_vsock; expected all of")
 
 
+def test_networks_of_peers_need_a_kernel_whose_tables_have_owners() -> None:
+    keys: dict[str, Any] = {"p2p_listen": "0.0.0.0:9999", "peers": ["192.0.2.0/24"]}
+    (text,) = verdict(changes={"kernel": "5.11.22-generic"}, **keys).refusals
+    assert "the kernel is 5.11.22-generic; expected 5.12 or newer" in text
+    assert verdict(changes={"kernel": "5.12.0"}, **keys).refusals == ()
+    assert verdict(changes={"kernel": "5.11.22-generic"}).refusals == ()
+
+
+def test_a_kernel_without_nf_tables_is_refused_where_peers_are_named() -> None:
+    known = KernelModules().process([*modules(), "nf_tables missing -"])
+    host, found = parse(platform(DEBIAN)), topology_text.parse(topology(*gpu(1, 1), NIC, NVME))
+    keys: dict[str, Any] = {"p2p_listen": "0.0.0.0:9999", "peers": ["192.0.2.0/24"]}
+    (text,) = judge(host, known, found, evidence_text.parse(evidence()), asked(**keys)).refusals
+    assert "no module nf_tables" in text
+    assert judge(host, known, found, evidence_text.parse(evidence()), asked()).refusals == ()
+
+
+def test_a_node_that_is_open_to_everybody_is_warned_of_what_strangers_can_read() -> None:
+    warnings = verdict(p2p_listen="0.0.0.0:9999", peers=["any"]).warnings
+    (text,) = [each for each in warnings if "gevulot_peers is 'any'" in each]
+    assert "any file that its process can read" in text
+    assert not any("gevulot_peers" in each for each in verdict().warnings)
+
+
 def test_an_absent_board_is_refused_and_the_present_ones_are_named() -> None:
     (refusal,) = verdict(boards=["0000:81:00.0"]).refusals
     assert "address 0000:81:00.0" in refusal

@@ -325,7 +325,8 @@ def test_the_steps_come_in_an_order_that_can_be_left_anywhere(runs: dict[str, Ru
     order = [
         index(
             commands,
-            "systemctl stop gevulot-node.service gevulot-key.service gevulot-migrate.service gevulot-postgres.service",
+            "systemctl stop gevulot-node.service gevulot-key.service gevulot-migrate.service "
+            "gevulot-firewall.service gevulot-postgres.service",
         ),
         index(commands, "/etc/containers/systemd/gevulot-node.container"),
         index(commands, "/etc/modprobe.d/nvidia.conf"),

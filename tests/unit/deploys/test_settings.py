@@ -36,8 +36,9 @@ DEFAULTS: dict[str, Any] = {
     "postgres_password": None,
     "postgres_port": 5432,
     "rust_log": "warn,gevulot=debug,sqlx=error",
-    "p2p_listen": "0.0.0.0:9999",
+    "p2p_listen": "127.0.0.1:9999",
     "p2p_advertised": None,
+    "peers": (),
     "p2p_discovery": (),
     "json_rpc_listen": "127.0.0.1:9944",
     "healthcheck_listen": "127.0.0.1:8888",
@@ -106,6 +107,14 @@ def test_no_key_is_without_an_expectation_here() -> None:
         ("p2p_listen", "0.0.0.0", "expected ADDRESS:PORT"),
         ("p2p_listen", "0.0.0.0:65536", "expected ADDRESS:PORT"),
         ("p2p_advertised", "9999", "expected ADDRESS:PORT"),
+        ("peers", ["192.0.2.0/24", "192.0.2.7/24"], "expected a network without host bits, probably '192.0.2.0/24'"),
+        ("peers", ["2001:db8::1/32"], "expected a network without host bits, probably '2001:db8::/32'"),
+        ("peers", ["0.0.0.0/0"], "to let everybody in, write ('any',)"),
+        ("peers", ["::/0"], "to let everybody in, write ('any',)"),
+        ("peers", ["all"], "expected a network such as '203.0.113.0/24'"),
+        ("peers", ["fe80::%eth0/64"], "expected a network such as"),
+        ("peers", [3221225985], "expected a network such as"),
+        ("peers", "192.0.2.0/24", "expected a list"),
         ("p2p_discovery", ["host:1", "host:"], "expected ADDRESS:PORT"),
         ("json_rpc_listen", "localhost", "expected ADDRESS:PORT"),
         ("healthcheck_listen", ":8888", "expected ADDRESS:PORT"),
@@ -349,10 +358,47 @@ def test_boards_are_named_by_address_path_or_model(text: str, kept: str) -> None
 _TAKEN = {5432, 8888, 9944, 9995}  # by the other settings' defaults
 
 
+@pytest.mark.parametrize("listen", ["0.0.0.0:9999", "[::]:9999", "192.0.2.7:9999"])
+def test_listening_outside_of_loopback_needs_the_networks_of_peers(listen: str) -> None:
+    text = refusal(p2p_listen=listen)
+    assert f"gevulot_peers is not set, but gevulot_p2p_listen is '{listen}'" in text
+    assert "expected the networks that may reach ports 9999 and 9995: set gevulot_peers" in text
+    assert checked(p2p_listen=listen, peers=["192.0.2.0/24"]).p2p_listen == listen
+
+
+def test_an_advertised_address_needs_one_that_peers_can_reach() -> None:
+    for peers in ([], ["192.0.2.0/24"]):
+        text = refusal(p2p_advertised="192.0.2.7:9999", peers=peers)
+        assert "gevulot_p2p_advertised is '192.0.2.7:9999', but gevulot_p2p_listen is the loopback address" in text
+        assert "set gevulot_p2p_listen" in text
+        assert "gevulot_peers" in text
+
+
+def test_networks_of_peers_without_an_address_that_they_can_reach_are_refused() -> None:
+    assert "gevulot_peers is set, but gevulot_p2p_listen is the loopback" in refusal(peers=["192.0.2.0/24"])
+
+
+def test_everybody_is_written_out_and_alone() -> None:
+    found = checked(p2p_listen="0.0.0.0:9999", peers=("any",))
+    assert found.open_to_any
+    assert found.peer_networks == ()
+    assert "expected ('any',) alone" in refusal(p2p_listen="0.0.0.0:9999", peers=("any", "192.0.2.0/24"))
+    halves = ("0.0.0.0/1", "128.0.0.0/1")
+    assert "names networks that together are everybody" in refusal(p2p_listen="0.0.0.0:9999", peers=halves)
+
+
+def test_networks_are_read_as_networks_and_those_inside_of_others_are_left_out() -> None:
+    found = checked(
+        p2p_listen="[::]:9999", peers=["2001:db8::/32", "10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "192.0.2.7"]
+    )
+    assert [str(each) for each in found.peer_networks] == ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]
+
+
 @given(st.ip_addresses(), st.integers(1, 65535).filter(lambda port: port not in _TAKEN))
 def test_every_address_with_a_port_can_be_listened_on(address: Any, port: int) -> None:
     text = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
-    assert checked(p2p_listen=text).p2p_listen == text
+    peers = () if settings.is_loopback(text) else ("192.0.2.0/24",)
+    assert checked(p2p_listen=text, peers=peers).p2p_listen == text
     assert settings.port_of(text) == port
 
 

@@ -17,10 +17,12 @@ IMAGE = "quay.io/gevulot/node:latest"
 SYSTEMD = "etc/containers/systemd"
 MIGRATION = "etc/systemd/system/gevulot-migrate.service"
 KEY = "etc/systemd/system/gevulot-key.service"
+PROGRAM = "usr/local/libexec/gevulot/firewall"
+FIREWALL = "etc/systemd/system/gevulot-firewall.service"
 NODE: dict[str, Any] = {
     "socket": "/run/gevulot-postgres/socket",
-    "image": IMAGE, "auto_update": False, "own_postgres": True, "gpu": "display", "seccomp_profile": "",
-    "storage": "/srv/node", "data": "/srv/node/data", "start_timeout": 1800,
+    "image": IMAGE, "auto_update": False, "own_postgres": True, "gpu": "display", "firewall": False,
+    "seccomp_profile": "", "storage": "/srv/node", "data": "/srv/node/data", "start_timeout": 1800,
 }  # fmt: skip
 MIGRATE: dict[str, Any] = {
     "own_postgres": True, "storage": "/srv/node", "database_host": "127.0.0.1", "database_port": 5432,
@@ -46,6 +48,9 @@ VARIABLES: dict[str, dict[str, Any]] = {
     "etc/default/grub.d/90-gevulot.cfg": {"arguments": ("intel_iommu=on", "iommu=pt")},
     "usr/local/libexec/gevulot/migrate": {"database": "--volume=/run/a:/run/b:ro,z '--env=GEVULOT_DB_URL=c?d'"},
     "usr/local/libexec/gevulot/hand-over-key": {},
+    PROGRAM: {},
+    "etc/gevulot/firewall.nft": {"networks4": ["203.0.113.0/24"], "networks6": [], "ports": [9995, 9999]},
+    FIREWALL: {},
 }  # fmt: skip
 
 
@@ -69,8 +74,8 @@ def test_every_template_is_rendered_here() -> None:
 def test_each_file_is_whole_text_without_a_trace_of_its_template(path: str) -> None:
     text = render(path)
     assert text.endswith("\n")
-    if not text.startswith("#!/usr/bin/python3"):
-        assert "\n\n\n" not in text
+    # Blank lines that a condition left; a program in Python has two on purpose.
+    assert text.startswith("#!/usr/bin/python3") or "\n\n\n" not in text
     assert not any(mark in text for mark in ("{%", "%}", "{{", "}}", "{#", "None", "Undefined"))
 
 
@@ -246,6 +251,18 @@ def test_the_boot_loader_keeps_what_it_had() -> None:
         ["sh"], input=f'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n{script}', capture_output=True, text=True, check=True
     )
     assert done.stdout == "quiet intel_iommu=on iommu=pt\n"
+
+
+def test_a_node_with_a_firewall_does_not_run_without_it() -> None:
+    lines = {"BindsTo=gevulot-firewall.service", "After=gevulot-firewall.service"}
+    assert lines <= set(keys(render(f"{SYSTEMD}/gevulot-node.container", firewall=True)))
+    assert "firewall" not in render(f"{SYSTEMD}/gevulot-node.container")
+
+
+def test_a_firewall_that_fails_takes_the_node_down_and_brings_it_back() -> None:
+    lines = keys(render(FIREWALL))
+    assert {"Type=notify", "Restart=always", "StartLimitIntervalSec=0", "Wants=gevulot-node.service"} <= set(lines)
+    assert any(line.startswith("ExecStopPost=") and "SIGKILL gevulot-node.service" in line for line in lines)
 
 
 def test_the_migration_is_a_script_that_the_shell_can_read() -> None:

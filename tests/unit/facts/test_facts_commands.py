@@ -18,6 +18,7 @@ from facts.container import Container, DatabasePasswords
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
 from facts.disk import DiskSpace
 from facts.file import PlainFiles
+from facts.firewall import NodeFirewall
 from facts.health import Health
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import MODULES, InterruptRemapping, KernelCommandLine, KernelModules
@@ -50,6 +51,7 @@ COMMANDS = {
     "DatabasePasswords": DatabasePasswords().command(container="gevulot-node"),
     "AccessList": AccessList().command(port=5432),
     "PublishedAccess": PublishedAccess().command(url="https://it's/a list", key="04"),
+    "NodeFirewall": NodeFirewall().command(),
     "Health": Health().command(listen="127.0.0.1:8888"),
     "PostgresSchema": PostgresSchema().command(port=5432),
     "PostgresOpenToLoopback": PostgresOpenToLoopback().command(port=5432),

@@ -15,6 +15,7 @@ from facts.access import Access
 from facts.container import State as Container
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.disk import Space
+from facts.firewall import Firewall
 from facts.initramfs import LIST, Contents
 from facts.kernel import MODULES, CommandLines, KernelModules
 from facts.pci import Binding, PciTopology, PciUsage, Recorded
@@ -69,6 +70,7 @@ def well() -> Seen:
             )
         },
         container=Container(True, "sha256:0123", IMAGE, frozenset({"/dev/vfio/12"}), "0000:01:00.0"),
+        firewall=Firewall(None, frozenset({22})),
         secrets=["gevulot-db-password", "gevulot-psk-passphrase"],
         schema=Schema(16, TABLES | {MIGRATIONS}),
         access=Access("04aa", frozenset({"04aa"}), frozenset({"04aa"})),
@@ -121,6 +123,7 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
         ),
         ({"binding": Binding(2, {"boards": [], "errors": ["a.toml: bad"]})}, Severity.WRONG, "pcibind: a.toml: bad"),
         ({"binding": Binding(5, {"boards": []})}, Severity.WRONG, "pcibind status ends with 5"),
+        ({"firewall": Firewall(None, frozenset({9999}))}, Severity.WRONG, "everybody: a program listens on 9999"),
         ({"remapping": False}, Severity.WRONG, "interrupt remapping is off"),
         ({"units": {}}, Severity.WRONG, "no node is deployed"),
         ({"space": Space(100 * GIB, 5 * GIB, "/")}, Severity.ATTENTION, "5 GiB left of 100 GiB"),

@@ -196,7 +196,8 @@ def listen_for_peers(settings: Settings) -> None:
     """Accepts peers and keeps the connections of those with the same key. Raises ListenError."""
     host, port = settings.p2p_listen_addr
     try:
-        listener = socket.create_server((host, port), family=family((host, port)))
+        # As the real node's: at [::] it takes IPv4 too.
+        listener = socket.create_server((host, port), family=family((host, port)), dualstack_ipv6=host == "::")
     except OSError as error:
         raise ListenError(f"p2p at {host}:{port}: {error.strerror}") from None
 

@@ -1,0 +1,183 @@
+"""Only named networks reach the peer-to-peer ports of a deployed node, whatever happens to the host's nftables.
+
+The tests build on each other, in their order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.lab.machine import Machine
+from tests.lab.progress import Progress, step
+from tests.lab.run import Run, changes_of, plan_of, pyinfra
+from tests.system.story import deployed, wait_for_node
+
+PEERS = ("198.51.100.0/24", "2001:db8:1::/64")
+DATA = (
+    *("--data", "gevulot_p2p_listen=[::]:9999"),
+    *("--data", f'gevulot_peers=["{PEERS[0]}", "{PEERS[1]}"]'),
+)
+PORTS = (9999, 9995)
+CONTROL = 7777
+"""A port of the host's that nothing restricts: it shows that an address is not simply cut off."""
+
+# An outsider behind a cable, with an address inside and one outside of the networks in either family.
+CABLE = f"""set -e
+ip netns add outside
+ip link add near type veth peer name far netns outside
+for net in 198.51.100 203.0.113; do
+  ip address add $net.1/24 dev near; ip -n outside address add $net.2/24 dev far; done
+for net in 2001:db8:1: 2001:db8:2:; do
+  ip address add $net:1/64 dev near nodad; ip -n outside address add $net:2/64 dev far nodad; done
+ip link set near up; ip -n outside link set far up
+systemd-run --quiet --unit=control /usr/bin/python3 -m http.server {CONTROL} --bind :: --directory /mnt
+"""
+CONNECT = """
+import socket, sys, threading
+NAMES = {"198.51.100.": "peer4", "203.0.113.": "stranger4", "2001:db8:1::": "peer6", "2001:db8:2::": "stranger6"}
+def attempt(net, port):
+    try:
+        socket.create_connection((net + "1", port), 10, source_address=(net + "2", 0)).close()
+    except OSError:
+        return
+    print(NAMES[net], port)
+tasks = [threading.Thread(target=attempt, args=(net, int(port))) for net in NAMES for port in sys.argv[1:]]
+[task.start() for task in tasks]
+[task.join() for task in tasks]
+"""
+NAMED = {f"{name} {port}" for name in ("peer4", "peer6") for port in PORTS}
+UNITS = ("gevulot-firewall.service", "gevulot-node.service")
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A machine that was deployed with networks of peers, and that run."""
+
+    machine: Machine
+    run: Run
+
+
+@pytest.fixture(scope="module")
+def guarded(registry: Path, say: Progress) -> Iterator[Guarded]:
+    machine, _ = deployed(registry, say)
+    with machine:
+        machine.ssh("! command -v nft || ! nft list tables | grep -w gevulot")
+        machine.ssh(CABLE)
+        with step(say, "deploying with networks of peers", takes="about two minutes"):
+            run = pyinfra([machine], "-y", "--json", *DATA)
+        assert run.code == 0, run.output[-5000:]
+        wait_for_node(machine)
+        yield Guarded(machine, run)
+
+
+@pytest.fixture
+def machine(guarded: Guarded) -> Machine:
+    return guarded.machine
+
+
+def reached(machine: Machine, *ports: int) -> set[str]:
+    """Which ports the outsider reaches, each with the address that it comes from."""
+    words = " ".join(map(str, ports))
+    return set(machine.ssh(f"ip netns exec outside python3 - {words}", stdin=CONNECT).stdout.splitlines())
+
+
+def invocations(machine: Machine) -> list[str]:
+    """What tells this run of each unit from its other runs."""
+    return [machine.ssh(f"systemctl show -p InvocationID --value {unit}").stdout.strip() for unit in UNITS]
+
+
+def test_only_the_named_networks_reach_the_ports_in_both_families(machine: Machine) -> None:
+    machine.ssh(
+        f"n=0; until grep -q ':{CONTROL:04X} .* 0A ' /proc/net/tcp6; do "
+        "n=$((n+1)); [ $n -lt 60 ] || exit 1; sleep 1; done"
+    )
+    assert reached(machine, CONTROL) == {
+        f"{name}{family} {CONTROL}" for name in ("peer", "stranger") for family in "46"
+    }
+    assert reached(machine, *PORTS) == NAMED
+
+
+def test_loopback_is_not_cut(machine: Machine) -> None:
+    script = 'import socket\nfor p in (9999, 9995): socket.create_connection(("127.0.0.1", p), 30)'
+    machine.ssh("python3 -", stdin=script)
+
+
+def test_the_table_says_who_may_reach_the_ports(guarded: Guarded) -> None:
+    row = rf"ok +who may reach 9999 and 9995 +{re.escape(', '.join(PEERS))}$"
+    assert re.search(row, guarded.run.output, re.M), guarded.run.output[-3000:]
+    assert " right, 0 wrong" in guarded.run.output
+
+
+def test_a_second_run_changes_nothing(machine: Machine, say: Progress) -> None:
+    with step(say, "deploying a second time", takes="about a minute"):
+        run = pyinfra([machine], "-y", "--json", *DATA)
+    assert run.code == 0, run.output[-3000:]
+    assert changes_of(run.report) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "nft flush ruleset",
+        "nft delete table inet gevulot",
+        "systemctl restart nftables.service",
+        "systemctl stop nftables.service",
+    ],
+)
+def test_the_ports_stay_closed_to_strangers_after(machine: Machine, command: str) -> None:
+    before = invocations(machine)
+    machine.ssh(command, check=False)
+    assert reached(machine, *PORTS) == NAMED
+    assert invocations(machine) == before
+
+
+def test_a_holder_that_is_killed_takes_the_node_down_and_both_come_back(machine: Machine, say: Progress) -> None:
+    before = invocations(machine)
+    with step(say, "killing the program that holds the table", takes="up to a minute"):
+        machine.ssh("systemctl kill --signal=SIGKILL gevulot-firewall.service")
+        # Only new invocations count: right after the kill, both may still seem to be active.
+        machine.ssh(
+            f"n=0; until systemctl -q is-active {UNITS[0]} && systemctl -q is-active {UNITS[1]} && "
+            f'[ "$(systemctl show -p InvocationID --value {UNITS[0]})" != {before[0]} ] && '
+            f'[ "$(systemctl show -p InvocationID --value {UNITS[1]})" != {before[1]} ]; do '
+            f"n=$((n+1)); [ $n -lt 120 ] || {{ systemctl status --no-pager {' '.join(UNITS)}; exit 1; }}; "
+            "sleep 2; done",
+            timeout=900,
+        )
+    wait_for_node(machine)
+    assert reached(machine, *PORTS) == NAMED
+
+
+def test_a_holder_that_is_stopped_stops_the_node(machine: Machine) -> None:
+    machine.ssh("systemctl stop gevulot-firewall.service", timeout=300)
+    assert machine.ssh("systemctl is-active gevulot-node.service", check=False).stdout.strip() != "active"
+    assert reached(machine, *PORTS) == set()
+    machine.ssh("systemctl start gevulot-node.service", timeout=300)
+    wait_for_node(machine)
+    assert reached(machine, *PORTS) == NAMED
+
+
+def test_a_run_without_the_setting_takes_it_back(machine: Machine, say: Progress) -> None:
+    with step(say, "planning without networks of peers", takes="half a minute"):
+        plan = pyinfra([machine], "--dry", "--json")
+    with step(say, "deploying without networks of peers", takes="about two minutes"):
+        run = pyinfra([machine], "-y", "--json")
+    assert run.code == 0, run.output[-3000:]
+    assert set(changes_of(run.report)) <= set(plan_of(plan.report))
+    assert re.search(r"ok +who may reach 9999 and 9995 +loopback only$", run.output, re.M)
+    wait_for_node(machine)
+    assert reached(machine, *PORTS) == set()
+    assert "gevulot" not in machine.ssh("nft list tables").stdout
+    left = machine.ssh(
+        "systemctl list-units --all --no-legend 'gevulot-firewall*'; ls -d /etc/gevulot/firewall.nft "
+        "/usr/local/libexec/gevulot/firewall /etc/systemd/system/gevulot-firewall.service 2>/dev/null",
+        check=False,
+    )
+    assert left.stdout == ""
+    with step(say, "planning once more", takes="half a minute"):
+        assert plan_of(pyinfra([machine], "--dry", "--json").report) == []
