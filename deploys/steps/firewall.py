@@ -41,10 +41,10 @@ def variables(settings: Settings) -> dict[str, Any]:
 @operation()
 def removed() -> Generator[PyinfraCommand | str, None, None]:
     """Remove the service, its table and its files."""
-    found = ask(host, Part("units", Units, {"units": (UNIT,)}), Part("files", Existing, {"paths": FILES}))
+    found = ask(host, Part("units", Units, {"units": (UNIT,)}), Part("paths", Existing, {"paths": FILES}))
     unit = found["units"].get(UNIT)
     known = unit is not None and (unit.load != "not-found" or unit.active != "inactive")
-    if not known and not found["files"]:
+    if not known and not found["paths"]:
         host.noop("there is no firewall of the node")
         return
     if known:
