@@ -245,7 +245,7 @@ def test_a_port_that_was_not_looked_at_is_neither_right_nor_wrong() -> None:
 PEERS = settings.read(
     "gpu1",
     {
-        "gevulot_psk_passphrase": "own",
+        "gevulot_psk_passphrase": "the own one",
         "gevulot_p2p_listen": "[::]:9999",
         "gevulot_peers": ("203.0.113.0/24", "198.51.100.7", "2001:db8::/32"),
     },

@@ -461,6 +461,7 @@ def test_networks_of_peers_plan_a_firewall_and_a_restart_and_nothing_else(plans:
         "Configure the node | Reload systemd",
         "Start the firewall | Start the firewall",
         "Start the node | Start the node",
+        "Grant access | Bring the node's access list up to date",
     }
 
 

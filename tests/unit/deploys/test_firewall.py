@@ -48,7 +48,7 @@ except OSError:
 
 
 def asked(**keys: Any) -> Settings:
-    data = {"psk_passphrase": "own", "p2p_listen": "[::]:9999", "peers": PEERS} | keys
+    data = {"psk_passphrase": "the own one", "p2p_listen": "[::]:9999", "peers": PEERS} | keys
     return settings.read("gpu1", {f"gevulot_{key}": value for key, value in data.items()})
 
 

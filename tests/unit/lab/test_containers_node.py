@@ -123,7 +123,7 @@ def file_server(tmp_path: Path) -> Iterator[tuple[str, int]]:
     (tmp_path / "data/a file").write_bytes(b"inside")
     (tmp_path / "key").write_bytes(b"outside")
     with services.Server(("127.0.0.1", 0), services.Files) as server:
-        server.state = services.State(settings.read({}, {"GEVULOT_DATA_DIRECTORY": str(tmp_path / "data")}))
+        server.state = services.State(settings.read({}, {"GEVULOT_DATA_DIRECTORY": str(tmp_path / "data")}), ONE)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield "127.0.0.1", server.server_address[1]
         server.shutdown()
