@@ -73,7 +73,7 @@ def run(words: list[str]) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def hosts(say: Progress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     inventory = tmp_path_factory.mktemp("fleet") / "nodes.py"
-    with Machine.start("two-boards", preparation=IOMMU, progress=say) as machine:
+    with Machine.start("ports", preparation=IOMMU, progress=say) as machine:
         inventory.write_text(INVENTORY.format(name=machine.name))
         yield Hosts(machine, inventory)
 
@@ -176,5 +176,6 @@ def test_a_collected_host_tells_nobody_whose_it_is_and_starts_in_the_lab(
         step(say, "booting a collected host", takes="about a minute"),
         Machine.start(imitation.topology, preparation=IOMMU, warm=False, progress=say) as twin,
     ):
-        shown = "cd /sys/bus/pci/devices && for each in */class; do echo $each $(cat $each); done"
+        # Its empty slots are not imitated.
+        shown = "cd /sys/bus/pci/devices && for each in */class; do echo $each $(cat $each); done | grep -v ' 0x0604'"
         assert twin.ssh(shown).stdout == hosts.machine.ssh(shown).stdout

@@ -23,7 +23,7 @@ def fleet(registry: Path, say: Progress) -> Iterator[list[Machine]]:
     names = [f"roll-{os.getpid()}-{letter}" for letter in "abc"]
     with ExitStack() as stack:
         yield [
-            stack.enter_context(Machine.start("one-board", name=name, memory_mib=1536, registry=registry, progress=say))
+            stack.enter_context(Machine.start("two-boards", name=name, registry=registry, progress=say))
             for name in names
         ]
 
@@ -43,10 +43,11 @@ def test_a_host_that_does_not_come_back_right_stops_every_later_reboot(fleet: li
     assert run.output.count(f"not rebooted, because {first.name} is not well") == 2
 
 
-def test_once_it_is_mended_all_reboot_one_at_a_time(fleet: list[Machine], say: Progress) -> None:
+def test_once_it_is_repaired_hosts_reboot_one_at_a_time(fleet: list[Machine], say: Progress) -> None:
+    fleet = fleet[:2]
     fleet[0].ssh(f"rm {BREAK}")
     boots = [machine.boot_id() for machine in fleet]
-    with step(say, "the same three hosts, mended", takes="about five minutes"):
+    with step(say, "the broken host, repaired, and the next one", takes="about three minutes"):
         run = pyinfra(fleet, "-y", deploy=ROLL)
     assert run.code == 0, run.output[-3000:]
     assert all(machine.boot_id() != boot for machine, boot in zip(fleet, boots, strict=True))
