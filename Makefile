@@ -16,7 +16,8 @@ $(VENV)/ready: requirements.lock helpers/pcibind/pyproject.toml
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	  command -v apt-get >/dev/null || { echo "Install your distribution's package for Python's venv, then run again"; exit 1; }; \
 	  echo "Installing python3-venv, to keep this project's Python packages apart from the system's"; \
-	  $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y --no-install-recommends python3-venv; }
+	  { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends python3-venv; } >$(VENV).log 2>&1 \
+	    || { cat $(VENV).log; exit 1; }; rm $(VENV).log; }
 	@echo "Installing the locked Python packages into $(VENV)"
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	@$(RUN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock

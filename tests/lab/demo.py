@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ _DRIVERS: Final = (
     "cat /proc/cmdline; for f in /sys/bus/pci/devices/*/driver; do "
     "echo $f $(basename $(readlink $f)); done | sed 's|/sys/bus/pci/devices/||; s|/driver||'"
 )
-_OPERATION: Final = "--> Starting operation: "
+_OPERATION: Final = re.compile(r"--> Starting (?:serial )?operation: (?P<step>.*?) (?:\| |$)")
 _TAIL_LINES: Final = 60
 
 
@@ -163,10 +164,9 @@ class _Steps:
 
     def see(self, line: str) -> None:
         """Begin a new phase with the first operation of another step."""
-        if line.startswith(_OPERATION):
-            name = line.removeprefix(_OPERATION).partition(" | ")[0].strip()
-            if name != self._name:
-                self._begin(name)
+        operation = _OPERATION.match(line)
+        if operation is not None and operation["step"] != self._name:
+            self._begin(operation["step"])
 
     def _begin(self, name: str) -> None:
         self.end()
