@@ -156,9 +156,10 @@ def _peers(host: Host, modules: dict[str, Module], settings: Settings, found: _F
     """What the networks of peers need of the host, and what everybody may read without them."""
     if settings.open_to_any:
         ports = " and ".join(map(str, settings.p2p_ports))
+        external = "" if settings.own_postgres else " and the external database's URL"
         found.warnings.append(
             f"gevulot_peers is 'any': every stranger may reach ports {ports}, and the node serves any file that its "
-            "process can read: its key, and its environment with the network's passphrase and the database's password. "
+            f"process can read: its environment with the network's passphrase{external}, programs and results. "
             "Name the networks of your peers instead."
         )
     if not settings.peer_networks:

@@ -137,7 +137,7 @@ class Settings(BaseModel):
     acl_whitelist: tuple[PublicKey, ...] = Field(
         (),
         description="Public keys (130 hexadecimal digits) whose transactions the node accepts, beside its own key. "
-        "A key that is taken out again is denied.",
+        "A key that a deploy added is denied when it is taken out again.",
     )
     acl_whitelist_url: Line | None = Field(
         None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_interface
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -11,8 +11,18 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pcibind.request import Selector
 
 # What the node falls back to, and what is tried first, without spaces, punctuation and capitals.
-_PUBLIC_PASSPHRASES = frozenset(("packmyboxwithfivedozenliquorjugs", "thequickbrownfoxjumpsoverthelazydog", "changeme"))
+# The guide's own placeholder and upstream's test value among them.
+_PUBLIC_PASSPHRASES = frozenset(
+    (
+        *("packmyboxwithfivedozenliquorjugs", "thequickbrownfoxjumpsoverthelazydog"),
+        *("coordinatedpresharedkeyforp2pnetwork", "secretpassphrase", "passphrase", "password", "password1"),
+        *("changeme", "changemenow"),
+    )
+)
 _PASSPHRASE_LENGTH = 8
+
+# IPv4 addresses as a program sees them that listens on [::] (RFC 4291, 2.5.5.2).
+_MAPPED = IPv6Network("::ffff:0:0/96")
 
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[0-9A-Za-z.-]+):(?P<port>[0-9]{1,5})")
 _DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+)+")
@@ -33,7 +43,11 @@ def port_of(listen: str) -> int:
 def is_loopback(listen: str) -> bool:
     """Whether ``ADDRESS:PORT`` is reachable from the host itself only."""
     address = listen.rpartition(":")[0]
-    return address.startswith("127.") or address in ("localhost", "[::1]")
+    try:
+        return address == "localhost" or ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        # A name, whatever it begins with.
+        return False
 
 
 def _board(text: str) -> str:
@@ -69,6 +83,8 @@ def _network(text: Any) -> Any:
     except ValueError:
         raise ValueError("expected a network such as '203.0.113.0/24' or '2001:db8::/32'") from None
     network = interface.network
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        raise ValueError("expected the IPv4 network itself, since packets carry its addresses: '192.0.2.0/24'")
     if network.prefixlen == 0:
         raise ValueError("expected networks; to let everybody in, write ('any',)")
     if interface.ip != network.network_address:

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-ACCESS_QUERY: LiteralString = "SELECT key FROM acl_whitelist"
+ACCESS_QUERY: LiteralString = "SELECT lower(key) FROM acl_whitelist WHERE key ~* '^04[0-9a-f]{128}$'"
 
 # A fingerprint that is newer than the public key is of another key, which was recorded since.
 _COMMAND = r"""

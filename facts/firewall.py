@@ -27,8 +27,12 @@ cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep ' 0A ' | sed 's/^/listen /'
 command -v nft >/dev/null || { echo end; exit 0; }
 tables=$(nft list tables inet) || exit 1
 if printf '%s\n' "$tables" | grep -qx 'table inet gevulot'; then
-  table=$(nft -j list table inet gevulot) || exit 1
-  printf 'table %s\n' "$table"
+  # Part by part: nft 1.0.9 prints no valid JSON for a table that has flags.
+  text=$(nft list table inet gevulot) || exit 1
+  printf '%s\n' "$text" | sed -n 's/^[[:space:]]*\(set\|chain\) \([^ ]*\) {$/\1 \2/p' | while read -r kind name; do
+    part=$(nft -j list "$kind" inet gevulot "$name") || exit 1
+    printf 'table %s\n' "$part"
+  done || exit 1
 fi
 echo end
 """
@@ -74,7 +78,7 @@ def parse(output: list[str]) -> Firewall:
     if not output or output[-1] != "end":
         raise ValueError("the answer ended too early")
     outside = set()
-    table = None
+    objects: list[dict[str, Any]] = []
     for line in output[:-1]:
         kind, _, rest = line.partition(" ")
         if kind == "listen":
@@ -82,8 +86,8 @@ def parse(output: list[str]) -> Firewall:
             if not _is_loopback(address):
                 outside.add(int(port, 16))
         elif kind == "table":
-            table = _table(json.loads(rest)["nftables"])
-    return Firewall(table, frozenset(outside))
+            objects += json.loads(rest)["nftables"]
+    return Firewall(_table(objects) if objects else None, frozenset(outside))
 
 
 def _is_loopback(words: str) -> bool:

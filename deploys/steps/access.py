@@ -39,7 +39,10 @@ class Change:
 
 
 def change(access: Access, wanted: frozenset[str]) -> Change:
-    """The difference between the list and ``wanted``. A list that was not read is taken to be as recorded."""
+    """The difference between the list and ``wanted``. A list that was not read is taken to be as recorded.
+
+    A key that was on the list before a deploy was asked for it is not ours to take out later.
+    """
     listed = access.recorded if access.listed is None else access.listed
     add = wanted - listed
     removed = access.recorded - wanted

@@ -111,6 +111,8 @@ def test_no_key_is_without_an_expectation_here() -> None:
         ("peers", ["2001:db8::1/32"], "expected a network without host bits, probably '2001:db8::/32'"),
         ("peers", ["0.0.0.0/0"], "to let everybody in, write ('any',)"),
         ("peers", ["::/0"], "to let everybody in, write ('any',)"),
+        ("peers", ["::ffff:10.0.0.0/104"], "expected the IPv4 network itself"),
+        ("healthcheck_listen", "127.0.0.1.example.org:8888", "expected a loopback address"),
         ("peers", ["all"], "expected a network such as '203.0.113.0/24'"),
         ("peers", ["fe80::%eth0/64"], "expected a network such as"),
         ("peers", [3221225985], "expected a network such as"),
@@ -248,6 +250,8 @@ def test_an_address_that_no_peer_can_reach_is_not_advertised(address: str) -> No
         " THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG ",
         "changeme",
         "Change me!",
+        "<coordinated pre-shared key for P2P network>",
+        "secret passphrase",
     ],
 )
 def test_a_public_passphrase_is_refused_in_every_spelling(public: str) -> None:
