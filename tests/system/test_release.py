@@ -21,7 +21,7 @@ KEY = "sha256sum </var/lib/gevulot/key/node.key"
 STAYS = {
     *(f"/etc/{name}{end}" for name in ("passwd", "group", "shadow", "gshadow") for end in ("", "-")),
     *("/etc/subuid", "/etc/subuid-", "/etc/subgid", "/etc/subgid-", "/etc/.pwd.lock"),
-    "/etc/nftables.conf",
+    *("/etc/nftables.conf", "/etc/ld.so.cache"),
     *("/etc/gevulot", "/etc/gevulot/node-key.sha256", "/etc/gevulot/node-key.public"),
     # A machine that starts from a stage gets a name of its own.
     *("/etc/hostname", "/etc/hosts"),
