@@ -184,11 +184,13 @@ def holder(namespaces: Namespaces, tmp_path: Path) -> Iterator[subprocess.Popen[
             process.wait()
 
 
+@pytest.mark.kernel
 @in_namespaces
 def test_without_the_program_strangers_reach_every_port(namespaces: Namespaces) -> None:
     assert all(namespaces.connects(source, port) for source in INSIDE | OUTSIDE for port in (9999, 9995, 7777))
 
 
+@pytest.mark.kernel
 @on_this_kernel
 @pytest.mark.usefixtures("holder")
 def test_only_the_named_networks_reach_the_ports_and_loopback_is_not_cut(namespaces: Namespaces) -> None:
@@ -198,6 +200,7 @@ def test_only_the_named_networks_reach_the_ports_and_loopback_is_not_cut(namespa
         assert namespaces.run(namespaces.node, sys.executable, "-c", CONNECT, "", address, "9999").returncode == 0
 
 
+@pytest.mark.kernel
 @on_this_kernel
 @pytest.mark.usefixtures("holder")
 @pytest.mark.parametrize("words", [("flush", "ruleset"), ("delete", "table", "inet", "gevulot")])
@@ -206,6 +209,7 @@ def test_others_cannot_take_the_table_away(namespaces: Namespaces, words: tuple[
     assert namespaces.guarded()
 
 
+@pytest.mark.kernel
 @on_this_kernel
 @pytest.mark.usefixtures("holder")
 def test_the_kernels_table_is_read_back_as_what_was_asked_for(namespaces: Namespaces) -> None:
@@ -213,6 +217,7 @@ def test_the_kernels_table_is_read_back_as_what_was_asked_for(namespaces: Namesp
     assert checks.peers(NodeFirewall().process(said), asked()).ok
 
 
+@pytest.mark.kernel
 @on_this_kernel
 def test_the_table_goes_when_the_program_is_killed(namespaces: Namespaces, holder: subprocess.Popen[str]) -> None:
     assert "table inet gevulot" in namespaces.table()
@@ -223,6 +228,7 @@ def test_the_table_goes_when_the_program_is_killed(namespaces: Namespaces, holde
         assert time.monotonic() < end
 
 
+@pytest.mark.kernel
 @on_this_kernel
 def test_a_table_of_the_same_name_stops_the_program(namespaces: Namespaces, tmp_path: Path) -> None:
     namespaces.run(namespaces.node, "nft", "add", "table", "inet", "gevulot")
