@@ -205,7 +205,7 @@ class Settings(BaseModel):
                     f"gevulot_p2p_advertised is {self.p2p_advertised!r}, but {listen}; expected an address outside of "
                     f"loopback: {way_out}, and gevulot_peers to the networks that may reach ports {ports}"
                 )
-            # Refused, not ignored: whoever names networks expects that they can connect.
+            # Refused, not ignored: naming networks means expecting connections from them.
             if self.peers:
                 return (
                     f"gevulot_peers is set, but {listen}; expected both or neither: {way_out}, or unset gevulot_peers"
