@@ -95,7 +95,7 @@ def _lock(path: Path, how: int) -> int | None:
         except BlockingIOError:
             os.close(handle)
             return None
-        # Whoever held it before may have removed the file: then this is a lock that nobody else sees.
+        # Its previous holder may have removed the file: then no other process sees this lock.
         with suppress(FileNotFoundError):
             if os.fstat(handle).st_ino == _lock_file(path).stat().st_ino:
                 return handle

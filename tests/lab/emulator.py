@@ -91,7 +91,7 @@ def _extract(home: Path) -> None:
         try:
             unpacked = subprocess.run(unpack, stdin=packing.stdout, stdout=log, stderr=log)
         finally:
-            # Whoever writes on must notice that nobody reads any more.
+            # The writer must notice that its reader is gone.
             packing.stdout.close()
             packed = packing.wait()
     if packed != 0 or unpacked.returncode != 0:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.lab import emulator, guest
 from tests.lab.board import AUDIO, CARD_DISK
+from tests.lab.emulator import EmulatorError
 from tests.lab.topology import DISK_SLOT, NETWORK_SLOT, Topology
 
 PROCESSORS = "GEVULOT_LAB_PROCESSORS"
@@ -62,8 +63,14 @@ class Hardware:
 
 
 def processors() -> int:
-    """Return how many processors a machine gets: `$GEVULOT_LAB_PROCESSORS`, else two where the computer has two."""
-    return int(os.environ.get(PROCESSORS, min(2, os.cpu_count() or 1)))
+    """Return how many processors a machine gets: `$GEVULOT_LAB_PROCESSORS`, else two where the computer has two.
+
+    Raises EmulatorError when the variable is no number of processors.
+    """
+    text = os.environ.get(PROCESSORS, str(min(2, os.cpu_count() or 1)))
+    if not text.isdecimal() or int(text) < 1:
+        raise EmulatorError(f"{PROCESSORS} is {text!r}; expected a number of processors, 1 or more")
+    return int(text)
 
 
 def network(forwards: Sequence[tuple[int, int]], registry: Path | None) -> list[str]:

@@ -92,10 +92,6 @@ class Ssh:
             raise failure
         return done
 
-    def boot_id(self, *, timeout: float = 60) -> str:
-        """Return the kernel's identifier of this boot."""
-        return self.run("cat /proc/sys/kernel/random/boot_id", timeout=timeout).stdout.strip()
-
     def asks(self, *, watched: Watch = unwatched) -> tuple[str | None, str]:
         """Return the identifier of the boot that answers now, None when none does; and then why not."""
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import emulator
+from tests.lab import emulator, qemu
 from tests.lab.emulator import IMAGE, SYSTEM, Emulator, EmulatorError
 
 
@@ -59,3 +59,10 @@ def test_what_does_not_run_here_is_refused(tmp_path: Path, monkeypatch: pytest.M
     tools(tmp_path, monkeypatch, f"exec tar -c -C {source} ./usr")
     with pytest.raises(EmulatorError, match="does not run here: Exec format error"):
         emulator.ensure()
+
+
+@pytest.mark.parametrize("text", ["two", "0", "-1", "1.5", ""])
+def test_a_wrong_number_of_processors_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(qemu.PROCESSORS, text)
+    with pytest.raises(EmulatorError, match=r"^GEVULOT_LAB_PROCESSORS is '.*'; expected a number of processors"):
+        qemu.processors()
