@@ -57,7 +57,7 @@ check: $(VENV)/ready ## format, lint, types and unit tests; under a minute
 	@$(RUN)/ruff format --check $(CODE)
 	@$(RUN)/ruff check $(CODE)
 	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab tests/plugins tests/corpus tests/fleet tests/browser tests/benchmarks tests/system/binder.py
-	@$(RUN)/python -m pytest -q -m "not kernel" -n 2 --dist loadfile tests/unit
+	@$(RUN)/python -m pytest -q -m "not kernel and not commands" -n 2 --dist loadfile tests/unit
 
 lock: ## resolve the locked packages anew (needs uv)
 	$(PYTHON) -m uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate \

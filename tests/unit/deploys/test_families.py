@@ -17,6 +17,7 @@ import pytest
 
 from tests.unit.deploys.recorded import PASSPHRASE, PUBLIC_KEY, Sent, sent
 
+pytestmark = pytest.mark.commands
 ROOT = Path(__file__).parents[3]
 FAMILIES = ("fedora", "debian", "dracut", "ubuntu")
 _FOUR = """

@@ -22,6 +22,7 @@ from pcibind.request import BoardRequest, Selector
 from tests.unit.deploys import recorded as r
 from tests.unit.deploys.recorded import Sent, sent
 
+pytestmark = pytest.mark.commands
 ROOT = Path(__file__).parents[3]
 PCIBIND_SAYS = "refused: board 0000:00/01.0/00: process 4711 has its VFIO group open"
 OTHER = "/etc/pcibind/mine.toml"
