@@ -11,6 +11,7 @@ import re
 import shutil
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,11 +39,22 @@ _KINDS: Final = (
 _UNFINISHED: Final = ".unfinished"
 
 
+class CacheError(OSError):
+    """The cache's directory cannot be used; the text names it and what to do."""
+
+
 def directory() -> Path:
-    """Return `$GEVULOT_LAB_CACHE`, or `~/.cache/gevulot-lab`; made when missing."""
+    """Return `$GEVULOT_LAB_CACHE`, or `~/.cache/gevulot-lab`; made when missing. Raises CacheError."""
     configured = os.environ.get("GEVULOT_LAB_CACHE")
     path = Path(configured).absolute() if configured else Path.home() / ".cache" / "gevulot-lab"
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise CacheError(
+            f"the lab's cache cannot be kept in {path}: {error.strerror}; expected a directory that this user may "
+            "write to. Set GEVULOT_LAB_CACHE to one, on a disk with some GiB of room."
+        ) from error
     return path
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -111,9 +112,10 @@ class _Failure:
     def raise_for_this_run(self, name: str) -> None:
         """Raise StageFailed when another process of this run has noted a failure."""
         if self._run and self._path.exists():
-            run, reason = json.loads(self._path.read_text())
-            if run == self._run:
-                raise StageFailed(f"the stage {name} failed in this run already: {reason}")
+            with suppress(ValueError):
+                run, reason = json.loads(self._path.read_text())
+                if run == self._run:
+                    raise StageFailed(f"the stage {name} failed in this run already: {reason}")
         self._path.unlink(missing_ok=True)
 
 

@@ -169,3 +169,10 @@ def test_what_a_machine_serves_and_an_image_under_another_spelling_are_kept(home
     link.symlink_to(home)
     make(home / "machines/lab/disk.qcow2", text=qcow2(link / "images/0123/disk.raw"))
     assert cache.prune(kept=[link / "containers/key"]) == []
+
+
+@pytest.mark.parametrize("where", ["/proc/none", "/etc/passwd"])
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEVULOT_LAB_CACHE", where)
+    with pytest.raises(cache.CacheError, match=f"cannot be kept in {where}: .*Set GEVULOT_LAB_CACHE to"):
+        cache.directory()
