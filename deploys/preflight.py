@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from deploys.settings import Settings
+from deploys.values import is_listen, is_loopback
 from facts.kernel import MODULES, CommandLines, Module
 from facts.platform import Host
 from pcibind import guards, plan
@@ -175,6 +176,18 @@ def _peers(host: Host, modules: dict[str, Module], settings: Settings, found: _F
             "gevulot_peers is set, and the running kernel has no module nf_tables; expected it, to restrict the "
             "peer-to-peer ports. Install the distribution's full kernel and boot it."
         )
+
+
+def lost_reach(settings: Settings, listened: str) -> str | None:
+    """The warning for a node that peers could reach at ``listened`` (``IP:PORT``), and cannot after this run."""
+    chosen = "p2p_listen" in settings.model_fields_set
+    if chosen or not is_listen(listened) or is_loopback(listened):
+        return None
+    return (
+        f"the node listens at {listened} until this run, and only at {settings.p2p_listen} afterwards, so its peers "
+        "lose it: gevulot_p2p_listen is not set, and loopback is its default. To keep it reachable, set "
+        f"gevulot_p2p_listen to '{listened}', and gevulot_peers to the networks of its peers."
+    )
 
 
 def _modules(modules: dict[str, Module], boards_wanted: bool, found: _Findings) -> tuple[str, ...]:

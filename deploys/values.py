@@ -54,9 +54,14 @@ def _board(text: str) -> str:
     return Selector.parse(text.lower()).value
 
 
+def is_listen(text: str) -> bool:
+    """Whether it is ``ADDRESS:PORT``."""
+    found = _LISTEN.fullmatch(text)
+    return found is not None and 0 < int(found["port"]) < 65536
+
+
 def _listen(address: str) -> str:
-    found = _LISTEN.fullmatch(address)
-    if found is None or not 0 < int(found["port"]) < 65536:
+    if not is_listen(address):
         raise ValueError("expected ADDRESS:PORT, for example '0.0.0.0:9999'")
     return address
 

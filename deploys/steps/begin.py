@@ -24,6 +24,7 @@ from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
 from facts.said import Said
 from facts.together import Part, ask
+from facts.unit import NODE_INPUTS
 
 
 class Refused(PyinfraError):
@@ -113,6 +114,11 @@ def _judge(settings: Settings) -> Verdict:
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         Part("lines", KernelCommandLine),
         Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
+        Part(
+            "listened",
+            Said,
+            {"program": f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_INPUTS[1]} 2>/dev/null || true"},
+        ),
     )
     if found["platform"] is None:
         raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
@@ -126,6 +132,8 @@ def _judge(settings: Settings) -> Verdict:
         found["data"],
         found["lines"],
     )
-    if found["key_was_readable"]:
-        return replace(verdict, warnings=(*verdict.warnings, key.readable_until_now(settings)))
-    return verdict
+    until_now = (
+        key.readable_until_now(settings) if found["key_was_readable"] else None,
+        preflight.lost_reach(settings, found["listened"]),
+    )
+    return replace(verdict, warnings=(*verdict.warnings, *(warning for warning in until_now if warning)))

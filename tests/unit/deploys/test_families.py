@@ -67,7 +67,9 @@ _RUNS = {
     ),
     "never": (
         """
-    ("@fake/pending", r.saying({"':/etc/gevulot-key:'": "Volume=/var/lib/gevulot/key:/etc/gevulot-key:ro,z"},
+    ("@fake/pending", r.saying(
+        {"':/etc/gevulot-key:'": "Volume=/var/lib/gevulot/key:/etc/gevulot-key:ro,z",
+         "^GEVULOT_P2P_LISTEN_ADDR=": "0.0.0.0:9999"},
         r.data(r.Recorded(r.DEBIAN), reboot="never"))),
     ("@fake/settled", r.data(r.Recorded(r.DEBIAN, needs_reboot=False), reboot="never")),
 """,
@@ -360,6 +362,7 @@ def test_only_the_operator_of_a_node_whose_key_lay_in_its_container_is_warned_an
     output = runs["never"].output
     assert output.count("the node's key could be read at port 9995") == 1
     assert "[@fake/pending] the node's key could be read at port 9995" in output
+    assert "[@fake/pending] the node listens at 0.0.0.0:9999 until this run, and only at 127.0.0.1:9999" in output
     assert "move /var/lib/gevulot/key/node.key and /etc/gevulot/node-key.sha256 away" in output
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploys import settings
-from deploys.preflight import Family, Verdict, judge, release_of, request
+from deploys.preflight import Family, Verdict, judge, lost_reach, release_of, request
 from deploys.settings import Settings
 from facts.kernel import MODULES, KernelModules
 from facts.platform import parse
@@ -162,6 +162,24 @@ def test_a_kernel_without_nf_tables_is_refused_where_peers_are_named() -> None:
     (text,) = judge(host, known, found, evidence_text.parse(evidence()), asked(**keys)).refusals
     assert "no module nf_tables" in text
     assert judge(host, known, found, evidence_text.parse(evidence()), asked()).refusals == ()
+
+
+def test_a_node_that_peers_reached_by_an_earlier_default_is_warned_that_they_lose_it() -> None:
+    text = lost_reach(asked(), "0.0.0.0:9999")
+    assert text is not None
+    assert "listens at 0.0.0.0:9999 until this run, and only at 127.0.0.1:9999 afterwards" in text
+    assert "set gevulot_p2p_listen to '0.0.0.0:9999', and gevulot_peers" in text
+    assert lost_reach(asked(), "[::]:9999") is not None
+
+
+@pytest.mark.parametrize("listened", ["", "127.0.0.1:9999", "[::1]:9999", "\x1b[31m0.0.0.0:9999", "elsewhere"])
+def test_a_node_that_nobody_reached_loses_no_reach(listened: str) -> None:
+    assert lost_reach(asked(), listened) is None
+
+
+def test_loopback_that_was_asked_for_is_not_warned_of() -> None:
+    assert lost_reach(asked(p2p_listen="127.0.0.1:9999"), "0.0.0.0:9999") is None
+    assert lost_reach(asked(p2p_listen="0.0.0.0:9999", peers=["10.0.0.0/8"]), "0.0.0.0:9999") is None
 
 
 def test_a_node_that_is_open_to_everybody_is_warned_of_what_strangers_can_read() -> None:
