@@ -29,7 +29,8 @@ def passphrase() -> str:
 
 
 def data(machine: Machine, *, user: str = "root") -> dict[str, Any]:
-    """The host data of one machine. As `operator`, sudo is used."""
+    """The host data of one machine. As `operator`, sudo is used. $GEVULOT_LAB_POSTGRES: the release, 16 or 15."""
+    release = int(os.environ.get("GEVULOT_LAB_POSTGRES", "16"))
     found: dict[str, Any] = {
         "ssh_hostname": machine.host,
         "ssh_port": machine.port,
@@ -40,8 +41,8 @@ def data(machine: Machine, *, user: str = "root") -> dict[str, Any]:
         "ssh_allow_agent": False,
         "ssh_look_for_keys": False,
         "gevulot_node_image": f"{REGISTRY}/stand-in/gevulot-node:latest",
-        "gevulot_postgres_image": f"{REGISTRY}/stand-in/postgres:15",
-        "gevulot_postgres_release": 15,
+        "gevulot_postgres_image": f"{REGISTRY}/stand-in/postgres:{release}",
+        "gevulot_postgres_release": release,
         "gevulot_boards": [BOARD_MODEL] if machine.topology.boards else [],
         "gevulot_psk_passphrase": passphrase,
         "gevulot_probe_ports": dict(machine.forwards),

@@ -1,4 +1,4 @@
-"""A run that is killed is finished by the next one; here with sudo instead of root, and without SSH forwarding."""
+"""A run that is killed is finished by the next one; here with sudo, without forwarding by SSH, with Postgres 15."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def machine(registry: Path, say: Progress) -> Iterator[Machine]:
 @pytest.fixture(autouse=True)
 def as_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEVULOT_LAB_USER", "operator")
+    monkeypatch.setenv("GEVULOT_LAB_POSTGRES", "15")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_without_forwarding_the_database_is_checked_on_the_node(machine: Machine
         run = pyinfra([machine], "-y", "--json")
     assert run.code == 0, run.output[-3000:]
     assert changes_of(run.report) == []
-    assert "on the node; no forwarding" in run.output
+    assert "reachable, release 15 (on the node; no forwarding" in run.output
 
 
 def test_a_node_without_boards_has_no_gpu_variable(machine: Machine) -> None:

@@ -77,7 +77,7 @@ def test_an_external_database_is_used_by_its_url(fresh: Machine) -> None:
     url = "postgres://gevulot:p%40ss%2Fword@127.0.0.1:5433/gevulot"
     run = pyinfra([fresh], "-y", "--data", f"gevulot_postgres_url={url}")
     assert run.code == 0, run.output[-3000:]
-    assert "reachable, release 15 (psycopg, through SSH)" in run.output
+    assert "reachable, release 16 (psycopg, through SSH)" in run.output
     assert "p%40ss" not in run.output
     assert fresh.ssh("systemctl list-unit-files 'gevulot-postgres*' --no-legend", check=False).stdout == ""
     again = pyinfra([fresh], "-y", "--json", "--data", f"gevulot_postgres_url={url}")

@@ -331,7 +331,7 @@ def test_the_status_of_a_verified_node_is_well_and_looking_changes_nothing(machi
     assert (code, host["severity"], host["reasons"]) == (0, "ok", [])
     assert (host["boards"]["wanted"], host["boards"]["bound"]) == (2, 2)
     assert host["key"]["state"] == "present"
-    assert host["database"] == {"kind": "own", "reachable": True, "release": 15, "missing": []}
+    assert host["database"] == {"kind": "own", "reachable": True, "release": 16, "missing": []}
     assert host["verified"]
     functions = {each["address"]: each for each in host["topology"]["functions"]}
     display = functions[address(machine, BOARDS[0])]

@@ -1,9 +1,10 @@
-"""Builds the lab's two container images from Debian 12's packages, without a container engine.
+"""Builds the lab's container images, without a container engine: two of Postgres, one of the node.
 
-The images are stand-ins: they keep the contract of docker.io/library/postgres:15 and of the
-Gevulot node's image where no registry can be reached, and say so in their labels and logs. Both
-share one layer, the root filesystem: they run on one host, which so pulls it once. `registry.py`
-beside this file serves the result.
+The images are stand-ins: they keep the contract of docker.io/library/postgres and of the
+Gevulot node's image where no registry can be reached, and say so in their labels and logs. All
+share one layer, the root filesystem of Debian 12's packages: they run on one host, which so pulls
+it once. Postgres 15 is Debian 12's; Postgres 16, which Debian never had, is that of a locked Python
+package. `registry.py` beside this file serves the result.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tests.lab.cache import holds, locked, unfinished
+from tests.lab.containers import postgres16
 
 SUITE = "bookworm"
 HERE = Path(__file__).resolve().parent
 MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr"
-POSTGRES_IMAGE = "stand-in/postgres:15"
+POSTGRES_IMAGES = {15: "stand-in/postgres:15", 16: "stand-in/postgres:16"}
 NODE_IMAGE = "stand-in/gevulot-node:latest"
 REF_NAME = "org.opencontainers.image.ref.name"
 # Uncompressed, since the machine that pulls is emulated. Skopeo under QEMU's emulation, 195 MB into
@@ -78,27 +80,9 @@ class Blob:
         return {"mediaType": media_type, "digest": self.digest, "size": self.size}
 
 
-def images() -> tuple[Image, Image]:
-    """The two images, read from the files beside this one."""
+def images() -> tuple[Image, ...]:
+    """The images, read from the files beside this one and from the locked package with Postgres 16."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    postgres = Image(
-        POSTGRES_IMAGE,
-        "docker.io/library/postgres:15",
-        (entry("/usr/local/bin/docker-entrypoint.sh", HERE / "postgres/docker-entrypoint.sh"),),
-        {
-            "Env": [
-                f"PATH={path}:/usr/lib/postgresql/15/bin",
-                "LANG=C.UTF-8",
-                "PG_MAJOR=15",
-                "PGDATA=/var/lib/postgresql/data",
-            ],
-            "Entrypoint": ["docker-entrypoint.sh"],
-            "Cmd": ["postgres"],
-            "ExposedPorts": {"5432/tcp": {}},
-            "Volumes": {"/var/lib/postgresql/data": {}},
-            "StopSignal": "SIGINT",
-        },
-    )
     modules = sorted((HERE / "node/stand_in").glob("*.py"))
     node = Image(
         NODE_IMAGE,
@@ -110,7 +94,45 @@ def images() -> tuple[Image, Image]:
         ),
         {"Env": [f"PATH={path}", "LANG=C.UTF-8"], "Entrypoint": ["/gevulot"], "Cmd": ["run"]},
     )
-    return postgres, node
+    return postgres(15, path, ()), postgres(16, path, postgres16_entries()), node
+
+
+def postgres16_entries() -> tuple[Entry, ...]:
+    """Postgres 16 as it lies in its image. Raises BuildError where its package is not installed."""
+    try:
+        found = [entry(path, source) for path, source in postgres16.files().items()]
+    except FileNotFoundError as error:
+        raise BuildError(str(error)) from error
+    # The official image's server listens everywhere unless it is told otherwise.
+    return tuple(
+        replace(each, content=each.content.replace(b"#listen_addresses = 'localhost'", b"listen_addresses = '*'"))
+        if each.path.endswith("/postgresql.conf.sample")
+        else each
+        for each in found
+    )
+
+
+def postgres(release: int, path: str, entries: tuple[Entry, ...]) -> Image:
+    """The image of a release of Postgres, whose files are in the root filesystem or among the entries."""
+    return Image(
+        POSTGRES_IMAGES[release],
+        f"docker.io/library/postgres:{release}",
+        (entry("/usr/local/bin/docker-entrypoint.sh", HERE / "postgres/docker-entrypoint.sh"), *entries),
+        {
+            "Env": [
+                # Before the others: the root filesystem has the clients of 15 in /usr/bin.
+                f"PATH=/usr/lib/postgresql/{release}/bin:{path}",
+                "LANG=C.UTF-8",
+                f"PG_MAJOR={release}",
+                "PGDATA=/var/lib/postgresql/data",
+            ],
+            "Entrypoint": ["docker-entrypoint.sh"],
+            "Cmd": ["postgres"],
+            "ExposedPorts": {"5432/tcp": {}},
+            "Volumes": {"/var/lib/postgresql/data": {}},
+            "StopSignal": "SIGINT",
+        },
+    )
 
 
 def entry(path: str, source: Path) -> Entry:

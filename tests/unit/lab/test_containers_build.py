@@ -36,10 +36,10 @@ def manifests(layout: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_both_images_share_the_root_filesystem(layout: Path) -> None:
-    first, second = manifests(layout).values()
-    assert first["layers"][0] == second["layers"][0]
-    assert first["layers"][1] != second["layers"][1]
+def test_all_images_share_the_root_filesystem(layout: Path) -> None:
+    layers = [each["layers"] for each in manifests(layout).values()]
+    assert len({each[0]["digest"] for each in layers}) == 1
+    assert len({each[1]["digest"] for each in layers}) == 3
 
 
 def test_each_configuration_lists_its_layers_and_says_that_it_is_a_stand_in(layout: Path) -> None:
@@ -61,13 +61,26 @@ def test_the_node_image_has_its_program_its_command_and_a_publicly_known_key(lay
         assert len(keys.public_key(key.read())) == 130
 
 
-def test_the_postgres_image_keeps_the_official_one_s_configuration(layout: Path) -> None:
-    manifest = manifests(layout)[build.POSTGRES_IMAGE]
+@pytest.mark.parametrize("release", [15, 16])
+def test_the_postgres_image_keeps_the_official_one_s_configuration(layout: Path, release: int) -> None:
+    manifest = manifests(layout)[build.POSTGRES_IMAGES[release]]
     config = json.loads(blob(layout, manifest["config"]["digest"]))["config"]
     assert config["Cmd"] == ["postgres"]
     assert config["StopSignal"] == "SIGINT"
     assert list(config["Volumes"]) == ["/var/lib/postgresql/data"]
-    assert "PGDATA=/var/lib/postgresql/data" in config["Env"]
+    assert {"PGDATA=/var/lib/postgresql/data", f"PG_MAJOR={release}"} <= set(config["Env"])
+
+
+def test_postgres_16_lies_in_its_image_with_all_that_it_needs(layout: Path, tmp_path: Path) -> None:
+    manifest = manifests(layout)[build.POSTGRES_IMAGES[16]]
+    with tarfile.open(fileobj=io.BytesIO(blob(layout, manifest["layers"][1]["digest"]))) as archive:
+        archive.extractall(tmp_path / "image", filter="tar")
+    programs = tmp_path / "image/usr/lib/postgresql/16/bin"
+    for program in ("postgres", "psql", "initdb"):
+        done = subprocess.run([programs / program, "--version"], capture_output=True, text=True, check=True)
+        assert "(PostgreSQL) 16." in done.stdout
+    sample = programs.parent / "share/postgresql/postgresql.conf.sample"
+    assert "\nlisten_addresses = '*'" in sample.read_text()
 
 
 def test_the_same_recipe_gives_the_same_name() -> None:

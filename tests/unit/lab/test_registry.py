@@ -72,7 +72,7 @@ def test_every_blob_that_a_manifest_names_is_there_with_the_size_it_names(layout
 
 def test_lists_the_tags_of_a_name(layout: Path) -> None:
     given = registry.answer(str(layout), "GET", "/v2/stand-in/postgres/tags/list?n=5")
-    assert json.loads(given.body) == {"name": "stand-in/postgres", "tags": ["15"]}
+    assert json.loads(given.body) == {"name": "stand-in/postgres", "tags": ["15", "16"]}
 
 
 @pytest.mark.parametrize(

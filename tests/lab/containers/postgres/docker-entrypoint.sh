@@ -137,7 +137,7 @@ main() {
             export HOME=/var/lib/postgresql
             exec setpriv --reuid=postgres --regid=postgres --init-groups "${BASH_SOURCE[0]}" "$@"
         fi
-        echo 'stand-in for docker.io/library/postgres:15 (real server, Debian 12 packages)'
+        echo "stand-in for docker.io/library/postgres:$PG_MAJOR (real server)"
         prepare_directories
         if [ -s "$PGDATA/PG_VERSION" ]; then
             printf '\nPostgreSQL Database directory appears to contain a database; %s\n\n' \
