@@ -217,11 +217,6 @@ def environment(found: list[str] | None, settings: Settings) -> Check:
     return Check(what, named, found == [], "none")
 
 
-def health(status: int | None) -> Check:
-    """200 and 204 are well; 503 is a node whose mempool is busy, which is no fault."""
-    return Check("health check", str(status or "no answer"), status in (200, 204, 503), "200 or 204")
-
-
 def units(found: dict[str, Unit], wanted: Iterable[str]) -> list[Check]:
     return [
         Check(name, f"{found[name].active} ({found[name].sub})" if name in found else "unknown",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from deploys import checks, pending, preflight
+from deploys import activity, checks, pending, preflight
 from deploys.checks import Check
 from deploys.fleet import state
 from deploys.fleet.lint import lint
@@ -258,8 +258,10 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
     migration = seen.units.get(gevulot.MIGRATION)
     if migration is not None and migration.result != "success":
         found.add(Severity.WRONG, f"the migration's last result is {migration.result}")
-    if node.running and seen.knows("health") and seen.health not in (200, 204, 503):
-        found.add(Severity.WRONG, f"the health check says {seen.health or 'nothing'}")
+    doing = None
+    if node.running and seen.knows("activity"):
+        doing = activity.judge(seen.activity, executes=not settings.no_execution)
+        found.add(Severity.WRONG if doing.is_wrong else Severity.ATTENTION, *doing.reasons)
     container = seen.container
     if node.running and seen.knows("container", "topology", "record"):
         _add(found, checks.container(container, settings, boards))
@@ -282,10 +284,16 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         "migration": migration.result if migration else None,
         "node": state.Node(node.active, node.since),
         "peers": peers.found if peers else None,
-        "health": seen.health,
+        "health": seen.activity.health if seen.activity else None,
+        "activity": _activity(doing) if doing else None,
         "image": state.Image(container.name, container.image) if container else None,
         "key": _key(seen, found, deployed=True),
     }
+
+
+def _activity(doing: activity.Doing) -> state.Activity:
+    programs = (state.Program(each.guest_cid, each.boards, round(each.seconds)) for each in doing.programs)
+    return state.Activity(doing.state.value, tuple(programs))
 
 
 def _add(found: _Findings, made: Iterable[Check]) -> None:

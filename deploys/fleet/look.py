@@ -8,19 +8,19 @@ import gevent
 from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys import scripts
+from deploys import activity, scripts
 from deploys.fleet.judgement import judge
 from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity, down
 from deploys.settings import Settings, SettingsError, read_without_secrets
 from deploys.steps import access, key
 from facts.access import AccessList
+from facts.activity import NodeActivity
 from facts.container import Container
 from facts.database import PostgresSchema
 from facts.disk import DiskSpace
 from facts.firewall import NodeFirewall
 from facts.grub import StaleMenu
-from facts.health import Health
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
@@ -60,7 +60,7 @@ def parts(settings: Settings) -> tuple[Part, ...]:
         Part("container", Container, {"container": "gevulot-node"}),
         Part("firewall", NodeFirewall),
         Part("secrets", SecretNames),
-        Part("health", Health, {"listen": settings.healthcheck_listen}),
+        Part("activity", NodeActivity, activity.arguments(settings)),
         Part("key", Said, {"program": scripts.shell("node_key.sh", "state", *key.arguments(settings))}),
         Part("space", DiskSpace, {"directory": settings.storage_directory}),
         Part("verified", Verified),

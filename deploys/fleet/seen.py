@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from facts.access import Access
+from facts.activity import Activity
 from facts.container import State as Container
 from facts.database import Schema
 from facts.disk import Space
@@ -45,7 +46,7 @@ class Seen:
     secrets: list[str] = field(default_factory=list)
     schema: Schema | None = None
     access: Access | None = None
-    health: int | None = None
+    activity: Activity | None = None
     key: str = ""
     space: Space | None = None
     verified: int | None = None

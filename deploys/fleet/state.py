@@ -109,6 +109,23 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """A program's virtual machine in the node's container, and for how many seconds it has run."""
+
+    guest_cid: int | None
+    boards: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """``idle``, ``busy``, ``starting``, ``stuck``, ``no execution`` or ``unknown``, and the programs that run."""
+
+    state: str
+    programs: tuple[Program, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """What the container runs."""
 
@@ -153,6 +170,7 @@ class HostState:
     # Who may reach the peer-to-peer ports, in words.
     peers: str | None = None
     health: int | None = None
+    activity: Activity | None = None
     image: Image | None = None
     storage: Storage | None = None
     key: Key | None = None

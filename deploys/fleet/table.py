@@ -74,6 +74,13 @@ def _database(host: HostState, _: datetime) -> str:
     return f"{database.release}, {'NOT migrated' if database.missing else 'migrated'}"
 
 
+def _activity(host: HostState, _: datetime) -> str:
+    if host.activity is None:
+        return _UNKNOWN
+    programs = len(host.activity.programs)
+    return f"{host.activity.state} ({programs})" if programs else host.activity.state
+
+
 def _disk(host: HostState, _: datetime) -> str:
     return f"{host.storage.free_kib / 1024**2:.0f} GiB" if host.storage else _UNKNOWN
 
@@ -104,7 +111,7 @@ _COLUMNS: tuple[tuple[str, Callable[[HostState, datetime], str]], ...] = (
     ("PODMAN", lambda host, _: host.podman or _UNKNOWN),
     ("DATABASE", _database),
     ("NODE", lambda host, _: host.node.unit if host.node else _UNKNOWN),
-    ("HEALTH", lambda host, _: str(host.health) if host.health else _UNKNOWN),
+    ("ACTIVITY", _activity),
     ("IMAGE", _image),
     ("DISK FREE", _disk),
     ("KEY", lambda host, _: host.key.state if host.key else _UNKNOWN),

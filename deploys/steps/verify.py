@@ -12,7 +12,7 @@ from pyinfra import host, logger
 from pyinfra.api import Host, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys import checks, connection, forward, outside, remote, scripts
+from deploys import activity, checks, connection, forward, outside, remote, scripts
 from deploys.checks import Check
 from deploys.planning import DECIDED_LATER, is_planning
 from deploys.preflight import Verdict
@@ -21,10 +21,10 @@ from deploys.steps import access, firewall, gevulot, key, postgres
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
 from deploys.values import is_loopback, port_of
+from facts.activity import Activity, NodeActivity
 from facts.container import Container, DatabasePasswords
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.firewall import NodeFirewall
-from facts.health import Health
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
@@ -104,7 +104,8 @@ def _read(host: Host, node: Node) -> list[Check]:
     if settings.auto_update:
         found += checks.units(units, ("podman-auto-update.timer",))
     found += checks.container(seen["container"], settings, boards)
-    found.append(checks.health(seen["health"] or _health(host, settings)))
+    doing = _activity(host, settings, seen["activity"])
+    found.append(activity.check(activity.judge(doing, executes=not settings.no_execution)))
     # Only now: a node that was started a moment ago has yet to read its key.
     found.append(checks.hand_over(gevulot.KEY_FIFO, bool(seen["fifo"] and host.get_fact(Existing, paths=_FIFO))))
     found.append(
@@ -140,18 +141,19 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         Part("container", Container, {"container": "gevulot-node"}),
         Part("fifo", Existing, {"paths": _FIFO}),
         Part("environment", DatabasePasswords, {"container": "gevulot-node"}),
-        Part("health", Health, {"listen": settings.healthcheck_listen}),
+        Part("activity", NodeActivity, activity.arguments(settings)),
         *((Part("open", PostgresOpenToLoopback, {"port": settings.postgres_port}),) if settings.own_postgres else ()),
     )
 
 
-def _health(host: Host, settings: Settings) -> int | None:
+def _activity(host: Host, settings: Settings, found: Activity | None) -> Activity | None:
+    """What the node does, once its health check answers; with no execution it has none."""
     for _ in range(_HEALTH_SECONDS // 5):
-        status = host.get_fact(Health, listen=settings.healthcheck_listen)
-        if status is not None:
-            return status
+        if settings.no_execution or found is None or found.health is not None:
+            break
         gevent.sleep(5)
-    return None
+        found = host.get_fact(NodeActivity, **activity.arguments(settings))
+    return found
 
 
 def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:

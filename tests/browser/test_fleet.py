@@ -49,7 +49,7 @@ def test_a_row_says_in_short_how_a_host_is(page: Page) -> None:
         "podman": "5.4.2",
         "database": "own 16, migrated",
         "node": "active 12 d",
-        "health": "200",
+        "activity": "idle",
         "image": "a729f620",
         "disk": "1.2 TiB",
         "key": "present",
@@ -59,11 +59,21 @@ def test_a_row_says_in_short_how_a_host_is(page: Page) -> None:
 
 
 def test_what_is_not_as_it_should_be_has_a_sign_beside_its_colour(page: Page) -> None:
-    changes: documents.Json = {"health": 503, "node": {"unit": "failed", "since": None}, "podman": None}
+    changes: documents.Json = {
+        "activity": {"state": "stuck", "programs": []},
+        "node": {"unit": "failed", "since": None},
+        "podman": None,
+    }
     page.open(documents.document(documents.lab(severity="wrong", reasons=["one", "two", "three"], **changes)))
     cells = page.cells("lab-01")
-    assert (cells["health"], cells["node"], cells["podman"]) == ("◆ 503", "◆ failed", "–")
+    assert (cells["activity"], cells["node"], cells["podman"]) == ("◆ stuck", "◆ failed", "–")
     assert cells["reasons"] == "one +2"
+
+
+def test_a_node_that_is_busy_is_nothing_to_mark(page: Page) -> None:
+    program = {"guest_cid": 4, "boards": 2, "seconds": 90}
+    page.open(documents.document(documents.lab(health=503, activity={"state": "busy", "programs": [program]})))
+    assert page.cells("lab-01")["activity"] == "busy, 1 program"
 
 
 def test_of_a_host_that_is_down_only_the_reason_is_told(page: Page) -> None:

@@ -118,6 +118,7 @@ def _board_is_the_hosts(made: Json) -> None:
 def _node_is_failed(made: Json) -> None:
     made["node"] = {"unit": "failed", "since": None}
     made["health"] = None
+    made["activity"] = None
     made["reasons"].append("gevulot-node.service is failed")
 
 

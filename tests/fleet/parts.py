@@ -27,7 +27,7 @@ def unknown(name: str, severity: str = "down", reasons: Sequence[str] = ()) -> J
     """A host of which nothing is known."""
     sections = (
         *("platform", "boards", "iommu", "kernel_arguments", "reboot_pending", "podman", "database", "migration"),
-        *("node", "health", "image", "storage", "key", "verified", "topology"),
+        *("node", "health", "activity", "image", "storage", "key", "verified", "topology"),
     )
     return {
         "name": name,
@@ -65,6 +65,7 @@ def host(name: str, functions: Sequence[Json] = (), boards: Sequence[Json] = (),
         "node": {"unit": "active", "since": GENERATED_SECONDS - 12 * 86_400},
         "peers": "loopback only",
         "health": 200,
+        "activity": {"state": "idle", "programs": []},
         "image": {"reference": "quay.io/gevulot/node:latest", "digest": _DIGEST},
         "storage": {"path": "/var/lib/gevulot", "free_kib": 1_310_000_000, "size_kib": 1_992_294_400},
         "key": {"state": "present", "public": "04a059f5e96fb8b586dd7c1e"},

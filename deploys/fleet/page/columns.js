@@ -38,7 +38,10 @@ const COLUMNS = [
     const age = node?.since ? ` ${span(asOf - node.since * 1000)}` : "";
     return node && cell(node.unit + age, `${node.unit} ${node.since ?? ""}`, badIf(node.unit !== "active"));
   }),
-  column("health", "Health", ({ health }) => health && cell(health, health, badIf(health < 200 || health > 299))),
+  column("activity", "Activity", ({ activity }) => {
+    const bad = badIf(activity?.state === "stuck");
+    return activity && cell(activityOf(activity), activity.state, bad);
+  }),
   column("image", "Image", ({ image }) => image?.digest && cell(image.digest.replace(/^\w+:/, "").slice(0, 8))),
   column("disk", "Disk free", ({ storage }) => {
     if (typeof storage?.free_kib !== "number") return null;
@@ -66,6 +69,11 @@ function argumentsCell({ kernel_arguments: kernel }) {
   if (!kernel || kernel.wanted.length === 0) return null;
   const text = `${yesOrNo(kernel.live)} / ${yesOrNo(kernel.configured)}`;
   return cell(text, text, badIf(kernel.live === false || kernel.configured === false, "attention"));
+}
+
+/** The state in a word, and how many programs run. */
+function activityOf({ state, programs }) {
+  return programs?.length > 0 ? `${state}, ${counted(programs.length, "program")}` : state;
 }
 
 function databaseCell({ database, migration }) {

@@ -27,9 +27,14 @@ function sentences(title, severity, list) {
 const joined = (...words) => words.filter(Boolean).join(", ");
 const code = (text) => text && element("code", {}, text);
 
+/** A program's virtual machine in words. */
+function programOf({ guest_cid: cid, boards, seconds }) {
+  return joined(`guest CID ${cid ?? "unknown"}`, counted(boards, "board"), `for ${span(seconds * 1000)}`);
+}
+
 /** All that the document says of a host but its devices, as terms and values; what is not known is left out. */
 function facts(host) {
-  const { platform, iommu, kernel_arguments: kernel, database, node, image, storage, key } = host;
+  const { platform, iommu, kernel_arguments: kernel, database, node, activity, image, storage, key } = host;
   const remapping = iommu?.interrupt_remapping ? "interrupt remapping on" : "interrupt remapping off";
   const missing = database?.missing?.length > 0 && `missing: ${database.missing.join(" ")}`;
   const known = [
@@ -42,7 +47,8 @@ function facts(host) {
     ["Migration", host.migration],
     ["Node's unit", node && `${node.unit}${node.since ? ` since ${moment(node.since * 1000)}` : ""}`],
     ["Who may reach its ports", host.peers],
-    ["Health check", host.health],
+    ["Activity", activity && joined(activityOf(activity), host.health && `health check ${host.health}`)],
+    ["Programs", activity?.programs?.map(programOf).join("; ")],
     ["Image", image && [image.reference, " ", code(image.digest)]],
     ["Storage", storage && `${storage.path}: ${size(storage.free_kib)} free of ${size(storage.size_kib)}`],
     ["Key", key && [key.state, " ", code(key.public)]],

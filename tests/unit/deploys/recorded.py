@@ -258,7 +258,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         re.compile(r"node_key\.sh state /"): "missing",
         re.compile(r" check gevulot-"): "absent",
         "FROM acl_whitelist": [f"own {PUBLIC_KEY}", "answered"],
-        "/healthz": "200",
+        "/healthz": '{"health": 200, "waited": 0, "age": 60, "machines": [], "failures": []}',
         "echo open": "closed",
         "nft list tables": "end",
         "systemctl show --timestamp=unix -p Id": [

@@ -73,7 +73,6 @@ class Node:
     environment: tuple[str, ...] | None = ()
     access: Access = Access(OWN, frozenset({OWN}), frozenset({OWN}))  # noqa: RUF009
     published: str = ""
-    health: int | None = 200
     waiting: bool = False
     units: tuple[Unit, ...] = (
         unit("gevulot-node.service"),
@@ -100,7 +99,6 @@ class Node:
             *checks.container(self.container, self.settings, boards),
             checks.environment(None if self.environment is None else list(self.environment), self.settings),
             checks.access(self.access, self.settings, self.published),
-            checks.health(self.health),
             checks.hand_over("/run/gevulot-key/node.key", self.waiting),
             *checks.units(units, ("gevulot-node.service",)),
             checks.migration(units),
@@ -205,8 +203,6 @@ def test_a_node_that_is_all_right_has_no_failed_line() -> None:
         (with_container(mounts=frozenset({"/var/lib/gevulot/key/node.key"})), "node key in the container"),
         (with_container(mounts=frozenset({"/var/lib/gevulot"})), "node key in the container"),
         (with_(waiting=True), "node key's hand-over"),
-        (with_(health=None), "health check"),
-        (with_(health=500), "health check"),
         (with_(units=(Node.units[1],)), "gevulot-node.service"),
         (with_(units=(unit("gevulot-node.service", active="failed"), Node.units[1])), "gevulot-node.service"),
         (with_(units=(Node.units[0],)), "gevulot-migrate.service"),
@@ -373,10 +369,6 @@ def test_a_list_at_a_url_is_its_publishers_affair_until_the_node_has_taken_the_k
     lacking = checks.access(Access(OWN, frozenset({OTHER}), frozenset()), SETTINGS, published)
     assert (lacking.ok, lacking.found) == (None, f"not yet; {published}")
     assert checks.access(Access(OWN, frozenset({OWN}), frozenset()), SETTINGS, published).ok
-
-
-def test_a_busy_mempool_is_no_fault() -> None:
-    assert checks.health(503).ok
 
 
 def test_the_table_marks_each_line_and_counts() -> None:

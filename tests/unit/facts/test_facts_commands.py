@@ -14,12 +14,12 @@ import pytest
 from pyinfra.api.exceptions import FactProcessError
 
 from facts.access import AccessList, PublishedAccess
+from facts.activity import NodeActivity
 from facts.container import Container, DatabasePasswords
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
 from facts.disk import DiskSpace
 from facts.file import PlainFiles
 from facts.firewall import NodeFirewall
-from facts.health import Health
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import MODULES, InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
@@ -52,7 +52,7 @@ COMMANDS = {
     "AccessList": AccessList().command(port=5432),
     "PublishedAccess": PublishedAccess().command(url="https://it's/a list", key="04"),
     "NodeFirewall": NodeFirewall().command(),
-    "Health": Health().command(listen="127.0.0.1:8888"),
+    "NodeActivity": NodeActivity().command(listen="127.0.0.1:8888", logs="/var/lib/it's here/log"),
     "PostgresSchema": PostgresSchema().command(port=5432),
     "PostgresOpenToLoopback": PostgresOpenToLoopback().command(port=5432),
     "PostgresDataRelease": PostgresDataRelease().command(directory="/var/lib/gevulot/postgres"),
@@ -307,10 +307,6 @@ def test_the_recorded_topology_is_what_the_command_prints(tmp_path: Path) -> Non
 
 def test_the_use_of_this_machine_s_devices_can_be_asked() -> None:
     PciUsage().process(sh(PciUsage().command()))
-
-
-def test_a_health_check_that_nobody_answers_has_no_status() -> None:
-    assert Health().process(sh(Health().command(listen="127.0.0.1:1"))) is None
 
 
 def test_no_data_has_no_release(tmp_path: Path) -> None:

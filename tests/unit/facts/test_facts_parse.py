@@ -12,7 +12,6 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts.container import Container, State
 from facts.database import MIGRATIONS, TABLES, PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema, Schema
-from facts.health import Health
 from facts.initramfs import EARLY, LIST, Contents, InitramfsContents, StaleInitramfs
 from facts.kernel import CommandLines, InterruptRemapping, KernelCommandLine, KernelModules, Module, effective
 from facts.node import Entry, NodeParts
@@ -224,8 +223,6 @@ def test_a_binding_is_judged_by_the_exit_code(code: str, bound: bool) -> None:
     [
         (InterruptRemapping(), ["yes"], True),
         (InterruptRemapping(), ["no"], False),
-        (Health(), ["200"], 200),
-        (Health(), [], None),
         (PostgresDataRelease(), ["15 "], "15"),
         (PostgresOpenToLoopback(), ["open"], True),
         (PostgresOpenToLoopback(), ["closed"], False),

@@ -12,6 +12,7 @@ from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity
 from deploys.settings import Settings
 from facts.access import Access
+from facts.activity import Activity, Failure, Machine
 from facts.container import State as Container
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.disk import Space
@@ -74,7 +75,7 @@ def well() -> Seen:
         secrets=["gevulot-db-password", "gevulot-psk-passphrase"],
         schema=Schema(16, TABLES | {MIGRATIONS}),
         access=Access("04aa", frozenset({"04aa"}), frozenset({"04aa"})),
-        health=200,
+        activity=Activity(200),
         key="ok",
         space=Space(1000 * GIB, 500 * GIB, "/"),
         verified=1763850000,
@@ -97,7 +98,7 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
 @pytest.mark.parametrize(
     ("changed", "severity", "reason"),
     [
-        ({"health": None}, Severity.WRONG, "the health check says nothing"),
+        ({"activity": Activity(None)}, Severity.WRONG, "the health check says nothing"),
         ({"key": "lost"}, Severity.WRONG, "the node's key is lost"),
         ({"key": "changed"}, Severity.WRONG, "the node's key is changed"),
         ({"schema": None}, Severity.WRONG, "the database does not answer"),
@@ -154,8 +155,32 @@ def test_what_is_the_matter_is_a_reason(changed: dict[str, Any], severity: Sever
 def test_a_unit_that_failed_is_wrong_and_its_health_is_no_further_reason() -> None:
     seen = well()
     units = {**seen.units, "gevulot-node.service": unit("gevulot-node.service", active="failed", result="exit-code")}
-    found = look(replace(seen, units=units, health=None, container=None))
+    found = look(replace(seen, units=units, activity=Activity(None), container=None))
     assert found.reasons == ("gevulot-node.service is failed (exit-code)",)
+
+
+def test_what_the_node_does_stands_in_its_row() -> None:
+    (idle, busy) = (look(replace(well(), activity=Activity(200, machines=each))) for each in ((), (Machine(90, 7, 1),)))
+    assert idle.activity is not None
+    assert (idle.activity.state, idle.activity.programs) == ("idle", ())
+    assert busy.activity is not None
+    assert (busy.severity, busy.activity.state) == (Severity.OK, "busy")
+    assert [(each.guest_cid, each.boards, each.seconds) for each in busy.activity.programs] == [(7, 1, 90)]
+
+
+def test_a_program_that_cannot_start_is_wrong_and_quotes_qemu() -> None:
+    failure = Failure("ab" * 32, 14, 180, 4, "qemu: group 12 is not viable")
+    host = look(replace(well(), activity=Activity(503, failures=(failure,))))
+    assert host.severity is Severity.WRONG
+    assert "transaction abababababab… cannot start: 14 tries within 3 min, the last 4 s ago" in host.reasons[0]
+    assert "group 12 is not viable; a host driver holds another device" in host.reasons[0]
+
+
+def test_a_node_without_execution_needs_no_health_check() -> None:
+    host = look(replace(well(), activity=Activity(None)), no_execution=True)
+    assert (host.severity, host.reasons) == (Severity.OK, ())
+    assert host.activity is not None
+    assert host.activity.state == "no execution"
 
 
 def test_a_board_on_its_hosts_driver_is_named_with_what_pcibind_says() -> None:

@@ -1,0 +1,130 @@
+"""What the node does: its health check, the virtual machines in its container, and starts that failed."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+_READER = Path(__file__).with_name("activity_reader.py")
+# Letters of a line that are kept.
+_LINE = 200
+# Commands to a terminal: ECMA-48's with parameters, those that end with BEL or ST, and short ones.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[]PX^_].*?(?:\x07|\x1b\\|$)|\x1b.?|\x9b[0-?]*[ -/]*[@-~]", re.S)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A program's virtual machine, and for how long it has run. ``check``: it is one of our own verification."""
+
+    seconds: float
+    guest_cid: int | None
+    boards: int
+    check: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A transaction whose program's start failed lately, as QEMU's log of errors has it.
+
+    ``tries`` are the lines like the last; ``more``, that the log is longer than what was read. ``first`` and ``last``
+    are seconds ago. ``machine`` is the age of the one that writes there, if one runs.
+    """
+
+    transaction: str
+    tries: int
+    first: float
+    last: float
+    line: str
+    more: bool = False
+    machine: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """One look, or with ``waited`` the second of two that were so many seconds apart.
+
+    ``health`` is the HTTP status of the health check, ``None`` without an answer; ``age`` is the container's, in
+    seconds; ``machines`` is ``None`` where the container's processes could not be listed.
+    """
+
+    health: int | None
+    waited: int = 0
+    age: float | None = None
+    machines: tuple[Machine, ...] | None = ()
+    failures: tuple[Failure, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class NodeActivity(FactBase[Activity | None]):
+    """What the node does. Without root only the health check is known. Takes five seconds more while it says 503."""
+
+    def requires_command(self, *_: str, **__: str) -> str:
+        return "python3"
+
+    def command(
+        self,
+        listen: str = "127.0.0.1:8888",
+        logs: str = "/var/lib/gevulot/data/log",
+        container: str = "gevulot-node",
+    ) -> str:
+        program = _READER.read_text(encoding="utf-8")
+        return f"python3 -I -c {quote(program)} {' '.join(map(quote, (listen, container, logs)))}"
+
+    def process(self, output: list[str]) -> Activity:
+        try:
+            return parse(output)
+        except (ValueError, KeyError, TypeError) as error:
+            raise FactProcessError(f"what the node does cannot be read: {type(error).__name__}: {error}") from error
+
+
+def parse(output: list[str]) -> Activity:
+    """The reader's answer. Raises ``ValueError`` and its like for anything else."""
+    found = json.loads("\n".join(output))
+    machines = found["machines"]
+    return Activity(
+        _integer(found["health"]),
+        int(found["waited"]),
+        _number(found["age"]),
+        None if machines is None else tuple(_machine(each) for each in machines),
+        tuple(_failure(each) for each in found["failures"]),
+    )
+
+
+def _machine(found: dict[str, Any]) -> Machine:
+    return Machine(float(found["seconds"]), _integer(found["guest_cid"]), int(found["boards"]), bool(found["check"]))
+
+
+def _failure(found: dict[str, Any]) -> Failure:
+    return Failure(
+        printable(str(found["transaction"])),
+        int(found["tries"]),
+        float(found["first"]),
+        float(found["last"]),
+        printable(str(found["line"])),
+        bool(found["more"]),
+        _number(found["machine"]),
+    )
+
+
+def _integer(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def printable(text: str) -> str:
+    """What strangers may have written, as one line of limited length without anything that steers a terminal."""
+    plain = "".join(each if each.isprintable() else " " for each in _ESCAPES.sub("", text))
+    line = " ".join(plain.split())
+    return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"

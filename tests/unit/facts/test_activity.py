@@ -1,0 +1,283 @@
+"""What the node does, read from a tree of processes, control groups and logs, and from an HTTP server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyinfra.api.exceptions import FactProcessError
+
+from facts import activity_reader as reader
+from facts.activity import Activity, Failure, Machine, NodeActivity, parse, printable
+
+NODE = "10"
+NOBODY = "127.0.0.1:1"
+TRANSACTION = "ab" * 32
+ROM = 'qemu-system-x86_64: failed to find romfile "efi-e1000e.rom"'
+INFO = "qemu-system-x86_64: -qmp tcp:localhost:1028,server: info: QEMU waiting for connection on: tcp"
+UPTIME = 1000
+
+
+class Host:
+    """A host's /proc and /sys below a directory, and the node's logs. The container's group has a group below it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.logs = root / "log"
+        self.logs.mkdir()
+        self.group = root / "sys/fs/cgroup/system.slice/gevulot-node.service/libpod-payload-0"
+        (self.group / "below").mkdir(parents=True)
+        for place in (self.group, self.group / "below"):
+            (place / "cgroup.procs").write_text("")
+        (root / "proc").mkdir()
+        (root / "proc/uptime").write_text(f"{UPTIME}.00 1.00\n")
+        self.process(NODE, "/usr/bin/catatonit", seconds=500)
+        (root / f"proc/{NODE}/cgroup").write_text(f"0::/{self.group.relative_to(root / 'sys/fs/cgroup')}\n")
+
+    def process(self, pid: str, program: str, *words: str, seconds: int, errors: Path | None = None) -> None:
+        place = self.root / "proc" / pid
+        (place / "fd").mkdir(parents=True)
+        (place / "exe").symlink_to(program)
+        (place / "cmdline").write_text("".join(f"{word}\0" for word in (program, *words)))
+        began = (UPTIME - seconds) * os.sysconf("SC_CLK_TCK")
+        (place / "stat").write_text(f"{pid} (a ) b) S {'0 ' * 18}{began} 0\n")
+        if errors is not None:
+            (place / "fd/2").symlink_to(errors)
+        with (self.group / "below/cgroup.procs").open("a") as file:
+            file.write(f"{pid}\n")
+
+    def machine(self, pid: str, *words: str, seconds: int, errors: Path | None = None) -> None:
+        self.process(pid, "/usr/bin/qemu-system-x86_64", *words, seconds=seconds, errors=errors)
+
+    def log(self, *lines: str | bytes, transaction: str | bytes = TRANSACTION, ago: float = 0) -> Path:
+        directory = self.logs / os.fsdecode(transaction)
+        directory.mkdir()
+        log = directory / "stderr.log"
+        log.write_bytes(b"".join(os.fsencode(line) + b"\n" for line in lines))
+        os.utime(log, (time.time() - ago,) * 2)
+        return log
+
+    def look(self, listen: str = NOBODY, pid: str | None = NODE) -> Activity:
+        """As the operator's side gets it: through JSON."""
+        found = reader.activity(listen, pid, str(self.logs), str(self.root), wait=0)
+        return parse([json.dumps(found)])
+
+    @property
+    def failure(self) -> Failure:
+        (found,) = self.look().failures
+        return found
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+Answering = Callable[..., str]
+
+
+@pytest.fixture
+def answering() -> Iterator[Answering]:
+    """Starts a health check that gives these statuses, one after the other, and the last one from then on."""
+    servers = []
+
+    def start(*statuses: int) -> str:
+        left = list(statuses)
+
+        class Health(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(404 if self.path != "/healthz" else left.pop(0) if len(left) > 1 else left[0])
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Health)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return f"127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_health_check_that_nobody_answers_has_no_status(host: Host) -> None:
+    assert host.look() == Activity(None, age=500, machines=())
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_the_health(
+    host: Host, answering: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{NOBODY}")
+    assert host.look(answering(204)).health == 204
+
+
+def test_a_status_of_503_without_a_machine_is_looked_at_twice(host: Host, answering: Answering) -> None:
+    assert host.look(answering(503, 200)).health == 200
+    assert host.look(answering(503)).health == 503
+    assert host.look(answering(200, 503)).health == 200
+
+
+def test_a_status_of_503_beside_a_machine_that_has_started_is_looked_at_once(host: Host, answering: Answering) -> None:
+    host.machine("11", seconds=60)
+    assert host.look(answering(503, 200)).health == 503
+
+
+def test_machines_have_their_age_guest_cid_and_boards(host: Host) -> None:
+    host.machine(
+        "11", "-drive", "file=/a/secret", "-device", "vhost-vsock-pci,guest-cid=3735928559",
+        "-device", "vfio-pci,rombar=0,host=0000:01:00.0", "-device", "vfio-pci,rombar=0,host=0000:02:00.0",
+        "-append", "vfio-pci,guest-cid=9", seconds=90,
+    )  # fmt: skip
+    host.process("12", "/gevulot", "-device", "vhost-vsock-pci,guest-cid=4", seconds=90)
+    assert host.look().machines == (Machine(90, 3735928559, 2),)
+
+
+def test_no_argument_of_a_machine_is_printed_but_numbers(host: Host) -> None:
+    host.machine("11", "-drive", "file=/a/secret", "-device", "vhost-vsock-pci,guest-cid=secret", seconds=1)
+    assert "secret" not in json.dumps(reader.activity(NOBODY, NODE, str(host.logs), str(host.root)))
+
+
+def test_a_machine_of_the_verification_is_known_by_its_name(host: Host) -> None:
+    host.machine("11", "-name", "gevulot-verification", seconds=1)
+    assert host.look().machines == (Machine(1, None, 0, check=True),)
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_none(host: Host) -> None:
+    host.machine("11", seconds=1)
+    shutil.rmtree(host.root / "proc/11")
+    assert host.look().machines == ()
+
+
+@pytest.mark.parametrize("group", ["0::/\n", "1:name=systemd:/a\n", "0::/gone\n", ""])
+def test_processes_outside_of_a_group_of_the_containers_own_are_unknown(host: Host, group: str) -> None:
+    (host.root / f"proc/{NODE}/cgroup").write_text(group)
+    assert host.look().machines is None
+
+
+def test_without_a_container_only_the_health_is_known(host: Host, answering: Answering) -> None:
+    assert host.look(answering(200), pid=None) == Activity(200, machines=None)
+    assert host.look(pid="99").machines is None
+
+
+def test_a_failure_has_its_tries_and_the_error_without_hints_and_warnings(host: Host) -> None:
+    group = "qemu-system-x86_64: -device vfio-pci,host=0000:01:00.0: vfio 0000:01:00.0: group 12 is not viable"
+    hint = "Please ensure all devices within the iommu_group are bound to their vfio bus driver."
+    warning = "qemu-system-x86_64: warning: TCG doesn't support requested feature"
+    host.log("qemu-system-x86_64: another", *(INFO, warning, group, hint) * 3, INFO)
+    assert (host.failure.tries, host.failure.line) == (3, group)
+    assert host.failure.last < 60
+
+
+def test_tries_with_other_guest_cids_are_tries_of_one_kind(host: Host) -> None:
+    host.log(*(f"qemu: guest-cid={cid}: Address already in use" for cid in (8, 9, 10)))
+    assert host.failure.tries == 3
+
+
+def test_a_failure_of_long_ago_is_none(host: Host) -> None:
+    host.log(ROM, ago=reader.RECENT + 5)
+    host.log(transaction="empty")
+    assert host.look().failures == ()
+
+
+def test_a_machine_that_writes_to_the_log_is_known_by_the_file(host: Host) -> None:
+    host.machine("11", seconds=30, errors=host.log(ROM))
+    assert host.failure.machine == 30
+
+
+def test_of_a_long_log_only_the_end_is_read(host: Host) -> None:
+    host.log(*[ROM] * 3000)
+    assert host.failure.more
+    assert host.failure.tries == reader.TAIL // (len(ROM) + 1)
+
+
+def test_a_line_that_is_longer_than_what_is_read_is_cut(host: Host) -> None:
+    host.log("x" * 200_000)
+    assert (host.failure.tries, len(host.failure.line)) == (1, 200)
+
+
+def test_only_some_of_the_logs_are_read_the_newest_first(host: Host) -> None:
+    for number in range(20):
+        host.log(ROM, transaction=f"{number}", ago=number)
+    assert [each.transaction for each in host.look().failures] == ["0", "1", "2", "3", "4"]
+
+
+def test_links_and_files_of_other_kinds_are_not_read(host: Host, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "stderr.log").write_text("secret\n")
+    (host.logs / "link").symlink_to(secret)
+    (host.logs / "file").write_text("secret\n")
+    for name in ("linked", "fifo", "directory"):
+        (host.logs / name).mkdir()
+    (host.logs / "linked/stderr.log").symlink_to(secret / "stderr.log")
+    os.mkfifo(host.logs / "fifo/stderr.log")
+    (host.logs / "directory/stderr.log").mkdir()
+    assert host.look().failures == ()
+
+
+def test_a_link_in_place_of_all_logs_is_not_followed(host: Host, tmp_path: Path) -> None:
+    host.log("secret")
+    host.logs.rename(tmp_path / "elsewhere")
+    host.logs.symlink_to(tmp_path / "elsewhere")
+    assert host.look().failures == ()
+
+
+def test_hostile_names_and_lines_are_plain_text_of_one_line(host: Host) -> None:
+    host.log(b"qemu: \x1b[31mred\x1b[0m\x07 \xff\xc3\xa4\r\x9b2J" + b"x" * 2_000, transaction=b"a\n\x1b]0;t\x07\xffb")
+    assert host.failure.transaction == "a �b"
+    assert host.failure.line.startswith("qemu: red �ä")
+    assert host.failure.line.isprintable()
+    assert len(host.failure.line) == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("a\x1b[1;31mb\x1b[0mc", "abc"),
+        ("a\x1b]8;;http://x\x1b\\b", "ab"),
+        ("a\x1bPq~\x07b\x1bc!", "ab!"),
+        ("a\u202eb\u2028c\x85d", "a b c d"),
+        ("a\x1b]never ended", "a"),
+        (" a \t b ", "a b"),
+    ],
+)
+def test_commands_to_a_terminal_are_removed(text: str, plain: str) -> None:
+    assert printable(text) == plain
+
+
+@pytest.mark.parametrize("line", ["", "{}", "[]", '{"health": "x"}', '{"health": 200, "waited": 0, "age": 1}'])
+def test_an_answer_that_is_none_is_an_error_of_the_fact(line: str) -> None:
+    with pytest.raises(FactProcessError, match="what the node does cannot be read"):
+        NodeActivity().process([line])
+
+
+def test_the_command_answers_on_a_host_without_podman(tmp_path: Path) -> None:
+    command = NodeActivity().command(listen=NOBODY, logs="/nowhere/it's")
+    (tmp_path / "python3").symlink_to(sys.executable)
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert NodeActivity().process(done.stdout.splitlines()) == Activity(None, machines=None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root, Podman is not asked for root's containers")
+def test_podman_is_asked_for_the_containers_process_and_may_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for answer, expected in (("echo 77", "77"), ("echo 0", None), ("exit 125", None), ("echo 1 2", None)):
+        (tmp_path / "podman").write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / "podman").chmod(0o755)
+        assert reader.process_of("gevulot-node") == expected
