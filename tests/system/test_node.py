@@ -331,6 +331,7 @@ def test_the_status_of_a_verified_node_is_well_and_looking_changes_nothing(machi
     assert (code, host["severity"], host["reasons"]) == (0, "ok", [])
     assert (host["boards"]["wanted"], host["boards"]["bound"]) == (2, 2)
     assert host["key"]["state"] == "present"
+    assert host["activity"] == {"state": "idle", "programs": []}
     assert host["database"] == {"kind": "own", "reachable": True, "release": 16, "missing": []}
     assert host["verified"]
     functions = {each["address"]: each for each in host["topology"]["functions"]}
@@ -349,6 +350,32 @@ def test_pyinfra_shows_the_same_as_a_table(machine: Machine) -> None:
     shown = pyinfra([machine], "-y", deploy="deploys/status.py")
     assert shown.code == 0
     assert re.search(rf"^{machine.name} +ok +2/2 +on +yes/yes +no ", shown.output, re.M), shown.output[-2000:]
+
+
+def wait_for_status(machine: Machine, state: str, reason: str = "") -> tuple[int, dict[str, Any]]:
+    """What the fleet's status says once the node does this and the first reason has these words, or in five minutes."""
+    deadline = time.monotonic() + 300
+    while True:
+        code, host = fleet(machine)
+        doing = host["activity"]["state"] if host["activity"] else ""
+        if (doing == state and reason in "".join(host["reasons"][:1])) or time.monotonic() > deadline:
+            return code, host
+        time.sleep(2)
+
+
+def test_a_program_that_cannot_start_is_named_with_qemus_words_until_it_can(machine: Machine, say: Progress) -> None:
+    firmware = "bios-256k.bin"
+    find = "podman exec gevulot-node find /usr/share -name"
+    machine.ssh(f"{find} {firmware} -exec mv {{}} {{}}.away ';'")
+    machine.ssh("systemd-run --quiet --collect podman exec gevulot-node /gevulot stand-in-program")
+    with step(say, "waiting until a program without firmware was tried three times", takes="about a minute"):
+        code, host = wait_for_status(machine, "stuck", "cannot start")
+    assert (code, host["severity"], host["health"], host["activity"]["state"]) == (4, "wrong", 503, "stuck"), host
+    assert re.search(rf"cannot start: .* tries within .*; QEMU says: .*{firmware}", host["reasons"][0]), host["reasons"]
+    machine.ssh(f"{find} {firmware}.away -exec sh -c 'mv \"$0\" \"${{0%.away}}\"' {{}} ';'")
+    with step(say, "waiting until the program has run", takes="about a minute"):
+        code, host = wait_for_status(machine, "idle")
+    assert (code, host["severity"], host["activity"]["state"]) == (0, "ok", "idle"), host
 
 
 def test_a_node_that_was_stopped_is_wrong_by_name(machine: Machine) -> None:
