@@ -147,7 +147,9 @@ class Settings(BaseModel):
     mem_gb: Annotated[int, Field(gt=0)] | None = Field(None, description="GEVULOT_MEM_GB; unset: the node decides")
     provider: Line | None = Field(None, description="GEVULOT_PROVIDER; unset: qemu")
     qemu_path: Directory | None = Field(None, description="GEVULOT_QEMU_PATH; unset: the image's own")
-    no_execution: bool = Field(False, description="GEVULOT_NODE_NO_EXECUTION")
+    no_execution: bool = Field(
+        False, description="GEVULOT_NODE_NO_EXECUTION: the node runs no programs, and has no health check."
+    )
     # --- verification
     probe_ports: dict[Port, Port] = Field(
         {},

@@ -155,6 +155,23 @@ def test_a_machine_of_the_verification_is_known_by_its_name(host: Host) -> None:
     assert host.look().machines == (Machine(1, None, 0, check=True),)
 
 
+def test_a_process_of_this_kernel_is_read_as_one_of_the_tree(host: Host) -> None:
+    log = host.log(ROM)
+    program = shutil.copy(Path("/bin/sh").resolve(), host.root / "qemu-system-x86_64")
+    words = [program, "-c", "read line", "-device", "vhost-vsock-pci,guest-cid=4", "-device", "vfio-pci,host=0"]
+    with log.open("ab") as errors, subprocess.Popen(words, stdin=subprocess.PIPE, stderr=errors) as process:
+        (host.root / "proc/uptime").unlink()
+        (host.root / "proc/uptime").symlink_to("/proc/uptime")
+        (host.root / "proc" / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+        (host.group / "cgroup.procs").write_text(f"{process.pid}\n")
+        found = host.look()
+        process.kill()
+    assert found.machines is not None
+    (machine,) = found.machines
+    assert (machine.guest_cid, machine.boards, machine.seconds < 60) == (4, 1, True)
+    assert found.failures[0].machine == machine.seconds
+
+
 def test_a_process_that_ends_while_it_is_looked_at_is_none(host: Host) -> None:
     host.machine("11", seconds=1)
     shutil.rmtree(host.root / "proc/11")

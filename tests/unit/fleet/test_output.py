@@ -12,7 +12,7 @@ import click
 import pytest
 
 from deploys.fleet import output, table
-from deploys.fleet.state import HostState, Severity, document, down, worst
+from deploys.fleet.state import Activity, HostState, Program, Severity, document, down, worst
 from deploys.settings import SettingsError
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -32,6 +32,14 @@ def test_the_worst_come_first_with_their_reasons() -> None:
     assert "    since the state that was kept: Podman is 5.5, was 5.4" in lines
     assert "3 h ago" in lines[-2]
     assert lines[-1] == "4 hosts: 1 down, 1 wrong, 1 attention, 1 ok"
+
+
+def test_a_row_says_what_the_node_does_and_how_many_programs_run() -> None:
+    doing = (Activity("busy", (Program(4, 2, 90), Program(5, 2, 3))), Activity("no execution", ()), None)
+    _, *rows, _ = table.render([HostState("host", activity=each) for each in doing], NOW)
+    assert [words in click.unstyle(row) for words, row in zip(("busy (2)", "no execution"), rows, strict=False)] == [
+        True
+    ] * 2
 
 
 def test_control_characters_of_a_host_do_not_reach_the_terminal() -> None:
