@@ -40,12 +40,13 @@ rm -rf usr/share/doc usr/share/man usr/share/info usr/share/locale usr/share/i18
     usr/share/perl usr/share/perl5 usr/share/icons usr/share/applications usr/share/iso-codes \
     usr/share/X11 usr/share/xml usr/share/bash-completion usr/share/bug usr/share/common-licenses \
     usr/share/postgresql-common usr/share/zoneinfo/right usr/share/zoneinfo/posix \
-    usr/lib/ipxe usr/lib/qemu usr/lib/systemd usr/lib/udev etc/init.d etc/rc?.d etc/cron.daily \
+    usr/lib/qemu usr/lib/systemd usr/lib/udev etc/init.d etc/rc?.d etc/cron.daily \
     var/lib/apt var/lib/dpkg var/cache var/log/apt
 
-# Firmware: a q35 machine without display, network card or kernel argument needs the BIOS, its
-# kvmvapic option ROM and nothing else.
+# Firmware: the node's q35 machine has no display and no kernel argument, but QEMU's default network
+# card. It needs the BIOS, the option ROM kvmvapic, that card's ROM and nothing else.
 find usr/share/qemu -mindepth 1 -maxdepth 1 \! -name kvmvapic.bin \! -name 'linuxboot*' -exec rm -rf {} +
+find usr/lib/ipxe \! -type d \! -name 'efi-e1000e.rom' -delete
 find usr/share/seabios -type f \! -name 'bios*.bin' -delete
 rm -f usr/bin/qemu-system-i386 usr/libexec/qemu-system-i386 usr/bin/qemu-system-x86_64-microvm \
     usr/bin/qemu-storage-daemon usr/bin/qemu-img usr/bin/qemu-io usr/bin/qemu-nbd
