@@ -151,6 +151,11 @@ class Settings(BaseModel):
         False, description="GEVULOT_NODE_NO_EXECUTION: the node runs no programs, and has no health check."
     )
     # --- verification
+    verify_virtual_machine: bool = Field(
+        True,
+        description="Start a small virtual machine from the node's image, without boards, at the end of a deploy. "
+        "A node with `gevulot_no_execution` starts none.",
+    )
     probe_ports: dict[Port, Port] = Field(
         {},
         description="For a node behind a port forward: the node's port → the port to try at the SSH address "

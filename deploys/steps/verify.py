@@ -12,7 +12,7 @@ from pyinfra import host, logger
 from pyinfra.api import Host, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys import activity, checks, connection, forward, outside, remote, scripts
+from deploys import activity, checks, connection, forward, outside, remote, scripts, virtual_machine
 from deploys.checks import Check
 from deploys.planning import DECIDED_LATER, is_planning
 from deploys.preflight import Verdict
@@ -34,6 +34,7 @@ from facts.said import Said
 from facts.together import Part, ask
 from facts.unit import FailedUnits, SystemState, Units
 from facts.verification import MARK
+from facts.virtual_machine import VirtualMachine
 
 # A node that was started a moment ago answers after its first contact with the database and its peers.
 _HEALTH_SECONDS = 60
@@ -108,6 +109,9 @@ def _read(host: Host, node: Node) -> list[Check]:
     found.append(activity.check(activity.judge(doing, executes=not settings.no_execution)))
     # Only now: a node that was started a moment ago has yet to read its key.
     found.append(checks.hand_over(gevulot.KEY_FIFO, bool(seen["fifo"] and host.get_fact(Existing, paths=_FIFO))))
+    if settings.verify_virtual_machine and not settings.no_execution:
+        qemu = settings.qemu_path or "qemu-system-x86_64"
+        found += virtual_machine.checks(host.get_fact(VirtualMachine, container="gevulot-node", qemu=qemu), boards)
     found.append(
         Check("system", f"{system}{': ' if failed else ''}{', '.join(failed)}", system == "running", "running")
     )

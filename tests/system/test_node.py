@@ -16,6 +16,7 @@ import testinfra
 
 from facts.database import MIGRATIONS, TABLES
 from facts.initramfs import EARLY, InitramfsContents
+from facts.virtual_machine import SECONDS, Trial, VirtualMachine
 from tests.lab import stage
 from tests.lab.containers.build import PUBLICLY_KNOWN_KEY
 from tests.lab.inventory import passphrase
@@ -244,6 +245,45 @@ def test_a_virtual_machine_inside_the_node_sees_exactly_what_is_listed(machine: 
     assert report["devices"] == displays
     assert [function["host"] for function in report["functions"]] == displays
     assert all(bar["address"] for function in report["functions"] for bar in function["bars"])
+
+
+def trial(machine: Machine) -> Trial:
+    """What comes of the virtual machine that a deploy starts to verify the node."""
+    fact = VirtualMachine()
+    return fact.process(machine.ssh(fact.command(), timeout=180).stdout.splitlines())
+
+
+def test_the_first_deploy_started_a_virtual_machine_from_the_nodes_image(story: Story) -> None:
+    row = r"ok +virtual machine from the node's image +kvm, QEMU \d+\.\d+\.\d+"
+    assert re.search(row, story.first.output), story.first.output[-5000:]
+
+
+def test_an_image_that_lacks_a_rom_is_shown_in_qemus_own_words(machine: Machine) -> None:
+    rom, away = "/usr/lib/ipxe/qemu/efi-e1000e.rom", "/usr/lib/ipxe/away.rom"
+    machine.ssh(f"podman exec gevulot-node mv {rom} {away}")
+    try:
+        seen = trial(machine)
+    finally:
+        machine.ssh(f"podman exec gevulot-node mv {away} {rom}")
+    assert (seen.accelerator, seen.version) == (None, None)
+    assert seen.reason.endswith('failed to find romfile "efi-e1000e.rom"')
+    assert trial(machine).accelerator == "kvm"
+
+
+def test_nothing_of_a_virtual_machine_that_hangs_is_left_in_the_container(machine: Machine) -> None:
+    fact = VirtualMachine()
+    hanging = fact.command(qemu="/tmp/hanging").removesuffix(str(SECONDS)) + "20"
+    machine.ssh(
+        "podman exec -i gevulot-node sh -c 'cat >/tmp/hanging; chmod 755 /tmp/hanging'",
+        stdin="#!/bin/sh\nwhile :; do read -r line || sleep 1; done\n",
+    )
+    seen = fact.process(machine.ssh(hanging, timeout=180).stdout.splitlines())
+    assert seen.reason.startswith("no answer within")
+    running = machine.ssh("podman top gevulot-node args").stdout
+    assert "/gevulot" in running
+    assert "/tmp/hanging" not in running
+    machine.ssh("podman exec gevulot-node rm /tmp/hanging")
+    machine.ssh("systemctl is-active gevulot-node.service")
 
 
 def test_the_container_has_the_boards_groups_and_no_others(machine: Machine) -> None:
@@ -479,8 +519,11 @@ def test_a_changed_password_reaches_the_server(machine: Machine, say: Progress) 
     machine.restore(stage.SNAPSHOT)
     wait_for_node(machine)
     with step(say, "deploying with another database password", takes="about a minute and a half"):
-        changed = pyinfra([machine], "-y", "--json", "--data", "gevulot_postgres_password=an/other p@ss%word")
+        without = ("--data", "gevulot_verify_virtual_machine=False")
+        password = ("--data", "gevulot_postgres_password=an/other p@ss%word")
+        changed = pyinfra([machine], "-y", "--json", *password, *without)
     assert changed.code == 0, changed.output[-3000:]
     assert "Start Postgres | Reconcile the database's password" in changes_of(changed.report)
     machine.ssh("systemctl is-active gevulot-node.service")
     assert "an/other" not in changed.output
+    assert "virtual machine from the node's image" not in changed.output, "it was switched off"

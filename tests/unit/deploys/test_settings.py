@@ -52,6 +52,7 @@ DEFAULTS: dict[str, Any] = {
     "provider": None,
     "qemu_path": None,
     "no_execution": False,
+    "verify_virtual_machine": True,
     "probe_ports": {},
 }
 

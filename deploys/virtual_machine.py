@@ -1,0 +1,38 @@
+"""The rows about virtual machines: whether the node's container can start one, with its own devices. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from deploys.checks import Check
+from facts.virtual_machine import Trial
+from pcibind.model import Board
+
+_NEEDED = ("/dev/kvm", "/dev/vsock", "/dev/vhost-vsock")
+
+
+def checks(trial: Trial, boards: Iterable[Board]) -> list[Check]:
+    """One row for the machine, and two for what the container must have beside it."""
+    rows = [_machine(trial)]
+    if not trial.memlock:
+        # Without a command in the container, the first row says all that is known.
+        return rows
+    groups = sorted({group for each in boards for group in each.groups})
+    vfio = ("/dev/vfio/vfio", *(f"/dev/vfio/{group}" for group in groups)) if groups else ()
+    states = {device: trial.devices.get(device, "missing") for device in (*_NEEDED, *vfio)}
+    wrong = [f"{device}: {state}" for device, state in states.items() if state not in ("opened", "exists")]
+    return [
+        *rows,
+        Check("memory that the container may lock", trial.memlock, trial.memlock == "unlimited", "unlimited"),
+        Check("devices in the container", ", ".join(wrong or states), not wrong, "each can be opened"),
+    ]
+
+
+def _machine(trial: Trial) -> Check:
+    what = "virtual machine from the node's image"
+    if trial.accelerator is None:
+        expected = "a QEMU that starts with the node's devices: fix the image, or set gevulot_node_image to another"
+        return Check(what, trial.reason, False, expected)
+    reason = f": {trial.reason}" if trial.reason else ""
+    expected = "kvm: see whether /dev/kvm can be opened and virtualization is on in the firmware"
+    return Check(what, f"{trial.accelerator}, QEMU {trial.version}{reason}", trial.accelerator == "kvm", expected)

@@ -1,0 +1,103 @@
+"""A virtual machine that is started inside the node's container for a moment, as the node starts a program's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from pyinfra.api import FactBase
+
+SECONDS = 90
+_STARTER = Path(__file__).with_name("virtual_machine_starter.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of it.
+
+    ``accelerator`` (``kvm`` or ``tcg``) and ``version`` are QEMU's own answers, ``None`` where it gave none. ``reason``
+    says why there is none, or no KVM. ``memlock`` is the limit in bytes that the container's first process has, and
+    ``devices`` has for each of its devices ``opened``, ``exists`` (not tried) or why it could not be opened; empty
+    where the container runs no command.
+    """
+
+    accelerator: str | None = None
+    version: str | None = None
+    reason: str = ""
+    memlock: str = ""
+    devices: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse(output: list[str]) -> Trial:
+    """What the starter printed. Lines that fit nothing count only as QEMU's words."""
+    answers: dict[str, Any] = {}
+    devices: dict[str, str] = {}
+    words: list[str] = []
+    memlock = end = ""
+    for line in output:
+        kind, _, text = line.partition(" ")
+        match kind, text.split(" ", 2):
+            case "end", [code]:
+                end = code
+            case "out", ["memlock", limit]:
+                memlock = limit
+            case "out", ["device", path, state]:
+                devices[path] = state
+            case "out", _ if (message := _message(text)) is not None:
+                answers[str(message.get("id"))] = message.get("return")
+            # Podman's own log lines are no answer.
+            case (("out" | "err"), _) if not text.startswith('time="'):
+                words.append(text.strip())
+    kvm, version, status = (_answer(answers, f"query-{name}") for name in ("kvm", "version", "status"))
+    qemu = version.get("qemu")
+    if status.get("running") is False:
+        return Trial(reason=f"its state is {status.get('status')}", memlock=memlock, devices=devices)
+    if "enabled" not in kvm or not isinstance(qemu, dict) or not status:
+        return Trial(reason=_reason(end, words, bool(memlock)), memlock=memlock, devices=devices)
+    number = ".".join(str(qemu.get(part, "?")) for part in ("major", "minor", "micro"))
+    if kvm["enabled"] is True:
+        return Trial("kvm", number, "", memlock, devices)
+    about_kvm = [line for line in words if "kvm" in line.lower()]
+    return Trial("tcg", number, about_kvm[-1] if about_kvm else "", memlock, devices)
+
+
+def _message(text: str) -> dict[str, Any] | None:
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def _answer(answers: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = answers.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _reason(end: str, words: list[str], entered: bool) -> str:
+    last = f": {words[-1]}" if words else ", without a message"
+    if end == "timeout":
+        return f"no answer within {SECONDS} s{last}"
+    return f"{'QEMU' if entered else 'podman exec'} ended with exit code {end or 'unknown'}{last}"
+
+
+class VirtualMachine(FactBase[Trial]):
+    """Start a virtual machine inside a running container, ask its QEMU for accelerator and version, and end it."""
+
+    @staticmethod
+    def default() -> Trial:
+        return Trial(reason="it was not started: the host has no Podman, or its Python printed nothing")
+
+    def requires_command(self, container: str = "gevulot-node", qemu: str = "qemu-system-x86_64") -> str:
+        return "podman"
+
+    def command(self, container: str = "gevulot-node", qemu: str = "qemu-system-x86_64") -> str:
+        program = _STARTER.read_text(encoding="utf-8")
+        return f"python3 -I -c {quote(program)} {quote(container)} {quote(qemu)} {SECONDS}"
+
+    def process(self, output: list[str]) -> Trial:
+        return parse(output)

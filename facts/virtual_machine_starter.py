@@ -1,0 +1,100 @@
+"""Starts a virtual machine inside a running container and ends it. Runs on the host, with its own Python alone.
+
+    python3 -I -c "$(cat virtual_machine_starter.py)" CONTAINER QEMU SECONDS
+
+`podman exec` gives QEMU what the node gives it: the container's image, seccomp profile and devices. The machine
+has the node's devices, QEMU's default network card among them, without boards, guest CID or port; its disk is empty and
+nothing is written. It is ended by its monitor, and after SECONDS by this program, with all that was started for it.
+
+Prints `out LINE` and `err LINE` for what came out of the container, then `end CODE`, or `end timeout`.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+CONTAINER, QEMU, SECONDS = sys.argv[1:4]
+# Of this run alone, so that what has it among its arguments may be killed.
+NAME = f"gevulot-verification-{os.getpid()}"
+COMMANDS = ("qmp_capabilities", "query-version", "query-kvm", "query-status", "quit")
+MACHINE = (
+    "-machine q35,accel=kvm:tcg -cpu max -smp 1 -m 128M "
+    "-device pcie-root-port,port=0x10,chassis=1,id=pci.1,bus=pcie.0,multifunction=on,addr=0x3 "
+    "-device pcie-root-port,port=0x11,chassis=2,id=pci.2,bus=pcie.0,addr=0x3.0x1 "
+    "-device virtio-scsi-pci,bus=pci.2,addr=0x0,id=scsi0 "
+    "-drive driver=null-co,size=1M,if=none,id=disk,readonly=on -device scsi-hd,bus=scsi0.0,drive=disk "
+    "-virtfs local,path=/var/lib/gevulot,mount_tag=0,security_model=none,multidevs=remap,readonly=on,id=share "
+    "-device isa-debug-exit -device virtio-rng-pci -vga none -display none -serial null -qmp stdio"
+)
+# `<>` would make a file that does not exist. A group's device stays closed: only one process may have it open.
+INSIDE = r"""
+limit=unreadable
+while read -r _ name _ soft _; do if [ "$name" = locked ]; then limit=$soft; fi; done 2>/dev/null </proc/1/limits
+echo "memlock $limit"
+for device in /dev/kvm /dev/vsock /dev/vhost-vsock; do
+  if ! [ -c "$device" ]; then echo "device $device missing"
+  elif error=$( { : <>"$device"; } 2>&1 ); then echo "device $device opened"
+  else echo "device $device ${error##*: }"; fi
+done
+for device in /dev/vfio/*; do if [ -c "$device" ]; then echo "device $device exists"; fi; done
+limit=$1; shift
+# In case that the host's side is ended first.
+if command -v timeout >/dev/null; then exec timeout -s KILL "$limit" "$@"; fi
+exec "$@"
+"""
+LINES, LETTERS = 100, 1000
+
+
+def main() -> None:
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(1))
+    answers, questions = os.pipe()
+    # All at once, into a pipe that stays open: QEMU drops the commands that wait when its input ends.
+    os.write(questions, "".join(f'{{"execute": "{each}", "id": "{each}"}}\n' for each in COMMANDS).encode())
+    machine = (QEMU, "-name", NAME, *MACHINE.split())
+    words = ("podman", "exec", "-i", CONTAINER, "sh", "-c", INSIDE, "sh", str(int(SECONDS) + 30), *machine)
+    podman = subprocess.Popen(words, stdin=answers, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out = err = b""
+    try:
+        out, err = podman.communicate(timeout=int(SECONDS))
+        end = str(podman.returncode)
+    except subprocess.TimeoutExpired:
+        end = "timeout"
+        kill(podman.pid)
+        # Podman returns when what it started has ended, and then leaves no session behind.
+        try:
+            out, err = podman.communicate(timeout=10)
+        except subprocess.TimeoutExpired as error:
+            out, err = error.stdout or b"", error.stderr or b""
+    finally:
+        if podman.poll() is None:
+            kill(podman.pid)
+            podman.kill()
+    show("out", lines(out)[:LINES])
+    show("err", lines(err)[-LINES:])
+    show("end", [end])
+
+
+def kill(podman: int) -> None:
+    """Kill what this run started in the container, by its name among the arguments."""
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            with open(f"/proc/{entry}/cmdline", "rb") as file:
+                arguments = file.read().split(b"\0")
+            if NAME.encode() in arguments and int(entry) != podman:
+                os.kill(int(entry), signal.SIGKILL)
+
+
+def lines(output: bytes) -> list[str]:
+    return [line for line in output.decode(errors="replace").split("\n") if line.strip()]
+
+
+def show(kind: str, texts: list[str]) -> None:
+    for text in texts:
+        printable = "".join(letter if letter.isprintable() else " " for letter in text[:LETTERS])
+        sys.stdout.buffer.write(f"{kind} {printable}\n".encode())
+
+
+main()
