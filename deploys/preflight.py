@@ -6,10 +6,12 @@ deploy's work, and it is read back after the reboot.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deploys.settings import Settings
 from deploys.values import is_listen, is_loopback
+from facts.discovery import ANSWERS
 from facts.kernel import MODULES, CommandLines, Module
 from facts.platform import Host
 from pcibind import guards, plan
@@ -190,6 +192,16 @@ def lost_reach(settings: Settings, listened: str) -> str | None:
     )
 
 
+def _discovery(answers: Mapping[str, str], found: _Findings) -> None:
+    """The node ends when none of its discovery addresses answers; they may answer by the time that it starts."""
+    if answers and ANSWERS not in answers.values():
+        reasons = "; ".join(f"{address}: {why}" for address, why in answers.items())
+        found.warnings.append(
+            f"no address of gevulot_p2p_discovery answers this host ({reasons}); expected one, because a node without "
+            "any ends at once, and again at each restart. Correct the addresses, or unset gevulot_p2p_discovery."
+        )
+
+
 def _modules(modules: dict[str, Module], boards_wanted: bool, found: _Findings) -> tuple[str, ...]:
     missing = [name for name in MODULES if name not in modules or not modules[name].exists]
     needed = [name for name in missing if boards_wanted or not name.startswith("vfio")]
@@ -235,18 +247,20 @@ def judge(
     record: Record | None = None,
     data_release: str | None = None,
     lines: CommandLines | None = None,
+    discovery: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Everything that can be known before the first change.
 
     ``record`` is what pcibind recorded on the node, if it ever did: a board in it is followed by its identity, wherever
     its address has gone. ``data_release`` is the release of the Postgres data that the node already has, and ``lines``
-    are the kernel's arguments as they are.
+    are the kernel's arguments as they are, ``discovery`` what came of each of gevulot_p2p_discovery.
     """
     found = _Findings()
     config = request(topology, settings, record)
     family = _platform(host, settings, bool(config.boards), found)
     present = _modules(modules, bool(config.boards), found)
     _peers(host, modules, settings, found)
+    _discovery(discovery or {}, found)
     if lines is not None and any("iommu=off" in line for line in lines.configured):
         found.refusals.append(
             "the boot loader passes iommu=off, which no later argument takes back. Remove it where it was set "

@@ -9,12 +9,15 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NeedDaemonReload,UnitFileState,ActiveEnterTimestamp"
+_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NeedDaemonReload,UnitFileState,ActiveEnterTimestamp,NRestarts"
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One unit's state. ``since`` is when it last became active, in seconds of Unix time; 0 when never."""
+    """One unit's state. ``since`` is when it last became active, in seconds of Unix time; 0 when never.
+
+    ``restarts`` counts systemd's own restarts since the last start by somebody else.
+    """
 
     name: str
     load: str
@@ -24,6 +27,7 @@ class Unit:
     needs_reload: bool
     enabled: str
     since: int
+    restarts: int = 0
 
     @property
     def running(self) -> bool:
@@ -50,6 +54,7 @@ def parse(output: list[str]) -> dict[str, Unit]:
             needs_reload=values["NeedDaemonReload"] == "yes" or values["LoadState"] == "not-found",
             enabled=values.get("UnitFileState", ""),
             since=int(since) if since.isdigit() else 0,
+            restarts=int(values.get("NRestarts") or 0),
         )
     return units
 

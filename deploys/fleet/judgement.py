@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from deploys import activity, checks, pending, preflight
+from deploys import activity, checks, diagnosis, pending, preflight
 from deploys.checks import Check
 from deploys.fleet import state
 from deploys.fleet.lint import lint
@@ -242,7 +242,11 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         step = f"deploys/node.py refuses it: {family}" if isinstance(family, str) else "run deploys/node.py"
         found.add(Severity.WRONG, f"no node is deployed: it has no gevulot-node.service; {step}")
         return {"node": state.Node("not deployed", 0), "key": _key(seen, found, deployed=False)}
-    if not node.running:
+    trouble = diagnosis.diagnose(seen.runs, settings) if seen.knows("runs") else None
+    up = node.running and trouble is None
+    if trouble is not None:
+        found.add(Severity.WRONG, f"{gevulot.UNIT} is {trouble.found}; {trouble.step}")
+    elif not node.running:
         found.add(Severity.WRONG, f"gevulot-node.service is {node.active} ({node.result or node.sub})")
     firewalls = (firewall.UNIT,) if settings.peer_networks else ()
     wanted = (gevulot.UNIT, gevulot.MIGRATION, *firewalls, *((postgres.UNIT,) if settings.own_postgres else ()))
@@ -259,11 +263,11 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
     if migration is not None and migration.result != "success":
         found.add(Severity.WRONG, f"the migration's last result is {migration.result}")
     doing = None
-    if node.running and seen.knows("activity"):
+    if up and seen.knows("activity"):
         doing = activity.judge(seen.activity, executes=not settings.no_execution)
         found.add(Severity.WRONG if doing.is_wrong else Severity.ATTENTION, *doing.reasons)
     container = seen.container
-    if node.running and seen.knows("container", "topology", "record"):
+    if up and seen.knows("container", "topology", "record"):
         _add(found, checks.container(container, settings, boards))
     if container is not None and container.name != settings.node_image:
         found.add(Severity.ATTENTION, f"the node runs {container.name}, asked for is {settings.node_image}")
@@ -282,7 +286,7 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         "secrets_missing": missing,
         "database": _database(settings, seen, found),
         "migration": migration.result if migration else None,
-        "node": state.Node(node.active, node.since),
+        "node": state.Node("restarting" if trouble and trouble.looping else node.active, node.since),
         "peers": peers.found if peers else None,
         "health": seen.activity.health if seen.activity else None,
         "activity": _activity(doing) if doing else None,

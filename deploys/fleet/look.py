@@ -28,6 +28,7 @@ from facts.paths import Existing
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
 from facts.podman import SecretNames
+from facts.runs import NodeRuns
 from facts.said import Said
 from facts.together import Part, Together
 from facts.unit import Units
@@ -56,6 +57,7 @@ def parts(settings: Settings) -> tuple[Part, ...]:
         Part("stale_menu", StaleMenu),
         Part("reboot_required", Existing, {"paths": (_REBOOT_REQUIRED,)}),
         Part("units", Units),
+        Part("runs", NodeRuns),
         Part("parts", NodeParts, {"paths": (settings.storage_directory, key_file)}),
         Part("container", Container, {"container": "gevulot-node"}),
         Part("firewall", NodeFirewall),

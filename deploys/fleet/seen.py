@@ -17,10 +17,11 @@ from facts.kernel import CommandLines, Module
 from facts.node import Parts
 from facts.pci import Binding, NamedTopology, Recorded, Usage
 from facts.platform import Host
+from facts.runs import Runs
 from facts.together import Unreadable
 from facts.unit import Unit
 
-_OF_ROOT = ("key", "container", "secrets", "schema", "access", "parts", "firewall")
+_OF_ROOT = ("key", "container", "secrets", "schema", "access", "parts", "firewall", "runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Seen:
     stale_menu: list[str] = field(default_factory=list)
     reboot_required: list[str] = field(default_factory=list)
     units: dict[str, Unit] = field(default_factory=dict)
+    runs: Runs = field(default_factory=Runs)
     parts: Parts | None = None
     container: Container | None = None
     firewall: Firewall | None = None

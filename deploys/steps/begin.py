@@ -19,6 +19,7 @@ from deploys.preflight import Family, Verdict
 from deploys.settings import Settings, SettingsError, read_all
 from deploys.steps import key
 from facts.database import PostgresDataRelease
+from facts.discovery import DiscoveryPeers
 from facts.kernel import MODULES, KernelCommandLine, KernelModules
 from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
@@ -119,6 +120,7 @@ def _judge(settings: Settings) -> Verdict:
             Said,
             {"program": f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_INPUTS[1]} 2>/dev/null || true"},
         ),
+        *([Part("discovery", DiscoveryPeers, {"addresses": peers})] if (peers := settings.p2p_discovery) else []),
     )
     if found["platform"] is None:
         raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
@@ -131,6 +133,7 @@ def _judge(settings: Settings) -> Verdict:
         found["record"].record,
         found["data"],
         found["lines"],
+        found.get("discovery"),
     )
     until_now = (
         key.readable_until_now(settings) if found["key_was_readable"] else None,

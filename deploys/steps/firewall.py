@@ -78,6 +78,7 @@ def start_firewall(node: Node, later: Later) -> None:
             unit=UNIT,
             later=later,
             inputs=node.firewall_inputs,
+            settings=node.settings,
             timeout=_TIMEOUT,
             files=FILES,
         )

@@ -95,6 +95,7 @@ def start_node(node: Node, later: Later) -> None:
         unit=UNIT,
         later=later,
         inputs=node.node_inputs,
+        settings=settings,
         timeout=settings.start_timeout,
         files=(QUADLET, MIGRATION_FILE, MIGRATE, ENVIRONMENT, HAND_OVER, f"{settings.key_directory}/node.key"),
         secrets=(PASSPHRASE, *(() if settings.own_postgres else (postgres.URL,))),

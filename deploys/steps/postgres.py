@@ -131,6 +131,7 @@ def start_postgres(node: Node, later: Later) -> None:
         unit=UNIT,
         later=later,
         inputs=node.postgres_inputs,
+        settings=settings,
         timeout=settings.start_timeout,
         files=(QUADLET, HBA, IDENT),
         secrets=(PASSWORD,),

@@ -12,7 +12,7 @@ from pyinfra import host, logger
 from pyinfra.api import Host, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys import activity, checks, connection, forward, outside, remote, scripts, virtual_machine
+from deploys import activity, checks, connection, diagnosis, forward, outside, remote, scripts, virtual_machine
 from deploys.checks import Check
 from deploys.planning import DECIDED_LATER, is_planning
 from deploys.preflight import Verdict
@@ -30,6 +30,7 @@ from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.paths import Existing
 from facts.pci import PciTopology
+from facts.runs import NodeRuns, Runs
 from facts.said import Said
 from facts.together import Part, ask
 from facts.unit import FailedUnits, SystemState, Units
@@ -105,7 +106,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     if settings.auto_update:
         found += checks.units(units, ("podman-auto-update.timer",))
     found += checks.container(seen["container"], settings, boards)
-    doing = _activity(host, settings, seen["activity"])
+    doing, runs = _activity(host, settings, seen["activity"], seen["runs"])
     found.append(activity.check(activity.judge(doing, executes=not settings.no_execution)))
     # Only now: a node that was started a moment ago has yet to read its key.
     found.append(checks.hand_over(gevulot.KEY_FIFO, bool(seen["fifo"] and host.get_fact(Existing, paths=_FIFO))))
@@ -117,7 +118,10 @@ def _read(host: Host, node: Node) -> list[Check]:
     )
     found.append(checks.peers(seen["firewall"], settings))
     found += _ports(host, settings)
-    return found
+    trouble = diagnosis.diagnose(runs, settings)
+    for line in trouble.lines if trouble else ():
+        logger.info(f"{host.print_prefix}the journal: {line}")
+    return diagnosis.explained(found, trouble)
 
 
 def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
@@ -146,18 +150,27 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         Part("fifo", Existing, {"paths": _FIFO}),
         Part("environment", DatabasePasswords, {"container": "gevulot-node"}),
         Part("activity", NodeActivity, activity.arguments(settings)),
+        Part("runs", NodeRuns),
         *((Part("open", PostgresOpenToLoopback, {"port": settings.postgres_port}),) if settings.own_postgres else ()),
     )
 
 
-def _activity(host: Host, settings: Settings, found: Activity | None) -> Activity | None:
-    """What the node does, once its health check answers; with no execution it has none."""
+def _activity(host: Host, settings: Settings, found: Activity | None, runs: Runs) -> tuple[Activity | None, Runs]:
+    """What the node does, and how it was started; waits until it answers, is down, or ends again and again.
+
+    With no execution it never answers.
+    """
+    parts = (Part("activity", NodeActivity, activity.arguments(settings)), Part("runs", NodeRuns))
     for _ in range(_HEALTH_SECONDS // 5):
         if settings.no_execution or found is None or found.health is not None:
             break
+        trouble = diagnosis.diagnose(runs, settings)
+        if trouble is not None and (trouble.looping or runs.units[gevulot.UNIT].active in ("inactive", "failed")):
+            break
         gevent.sleep(5)
-        found = host.get_fact(NodeActivity, **activity.arguments(settings))
-    return found
+        seen = ask(host, *parts)
+        found, runs = seen["activity"], seen["runs"]
+    return found, runs
 
 
 def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:

@@ -1,0 +1,211 @@
+"""How often systemd started the node, why its last run ended, and what the units that it needs are doing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from shlex import quote
+from typing import Any
+
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
+
+NODE = "gevulot-node.service"
+NEEDED = (
+    *("pcibind.service", "gevulot-firewall.service", "gevulot-postgres.service", "gevulot-migrate.service"),
+    "gevulot-key.service",
+)
+"""What the node's unit requires, in the order in which the units start."""
+# Of systemd's message catalogue.
+STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
+RESTART_SCHEDULED = "5eb03494b6584870a536b337290809b3"
+
+_PROPERTIES = (
+    "Id,LoadState,ActiveState,SubState,Result,NRestarts,InvocationID,ExecMainStatus,StateChangeTimestampMonotonic,"
+    "Requires,BindsTo"
+)
+_FIELDS = (
+    "MESSAGE,MESSAGE_ID,UNIT,_SYSTEMD_UNIT,INVOCATION_ID,_SYSTEMD_INVOCATION_ID,CONTAINER_NAME,PODMAN_EVENT,"
+    "SYSLOG_IDENTIFIER,_PID"
+)
+# The journal is read only where something is wrong: no more than an hour of this boot, and so many entries.
+_SCRIPT = rf"""
+unit=$1; n='
+'
+shown=$(timeout 20 systemctl show -p {_PROPERTIES} "$@") || exit 1
+printf 'now %s\n%s\n' "$(cut -d' ' -f1 /proc/uptime)" "$shown"
+case "${{shown%%"$n$n"*}}" in *ActiveState=active*) case "${{shown%%"$n$n"*}}" in *NRestarts=0*) exit 0;; esac;; esac
+entries() {{ timeout 20 journalctl -q -b --since=-1h --no-pager -o json "$@" 2>/dev/null; }}
+entries -n 200 --output-fields=UNIT,MESSAGE_ID MESSAGE_ID={STARTING} MESSAGE_ID={RESTART_SCHEDULED} UNIT="$unit"
+entries -n 200 --output-fields={_FIELDS} _SYSTEMD_UNIT="$unit" + UNIT="$unit" + CONTAINER_NAME="${{unit%.service}}"
+shift
+for each in "$@"; do set -- "$@" + _SYSTEMD_UNIT="$each" + UNIT="$each"; shift; done
+[ $# = 0 ] || {{ shift; entries -n 80 --output-fields={_FIELDS} "$@"; }}
+timeout 20 ss -Hltnp 2>/dev/null | sed 's/^/listen /'
+true
+"""
+
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_])")
+_PASSWORD = re.compile(r"(\b[a-z]+://[^:@/\s]*):[^@\s]*@")
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+_LISTENER = re.compile(r"LISTEN\s+\S+\s+\S+\s+\S*:(?P<port>\d+)\s+\S+(?:\s+users:\(\(\"(?P<program>[^\"]*)\")?")
+# Characters of a line that are kept.
+_LENGTH = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One unit as systemd sees it. ``changed`` and ``starts`` are seconds since the boot.
+
+    ``restarts`` counts systemd's own restarts since the last start by a person, a deploy or the boot. ``starts`` are
+    that start and the restarts, as far as the journal goes back.
+    """
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    result: str
+    restarts: int = 0
+    invocation: str = ""
+    status: int = 0
+    changed: float = 0.0
+    requires: frozenset[str] = frozenset()
+    starts: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the journal, without escapes. ``source`` is ``container``, ``systemd`` or ``program``."""
+
+    unit: str
+    invocation: str
+    source: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Units by name, the lines of the journal about them, and who listens on which port; all at ``now``."""
+
+    now: float = 0.0
+    units: dict[str, Run] = field(default_factory=dict)
+    lines: tuple[Line, ...] = ()
+    listeners: dict[int, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        units = {
+            name: asdict(unit) | {"requires": sorted(unit.requires), "starts": list(unit.starts)}
+            for name, unit in self.units.items()
+        }
+        return {**asdict(self), "units": units}
+
+
+class NodeRuns(FactBase[Runs]):
+    """The runs of a unit, and the state of others; the node's and those of what it needs by default."""
+
+    @staticmethod
+    def default() -> Runs:
+        return Runs()
+
+    def command(self, unit: str = NODE, needed: tuple[str, ...] = NEEDED) -> str:
+        return f"sh -c {quote(_SCRIPT)} runs {' '.join(map(quote, (unit, *needed)))}"
+
+    def process(self, output: list[str]) -> Runs:
+        try:
+            return parse(output)
+        except (KeyError, ValueError, TypeError) as error:
+            raise FactProcessError(f"runs: systemctl or journalctl printed something else: {error!r}") from error
+
+
+def parse(output: list[str]) -> Runs:
+    """What the command printed. Raises ``KeyError`` or ``ValueError`` for anything else."""
+    now = 0.0
+    blocks: list[dict[str, str]] = [{}]
+    listeners: dict[int, str] = {}
+    events: list[dict[str, Any]] = []
+    lines: list[Line] = []
+    for text in output:
+        if text.startswith("{"):
+            entry = json.loads(text)
+            if "MESSAGE" in entry:
+                lines += _line(entry)
+            else:
+                events.append(entry)
+        elif text.startswith("now "):
+            now = float(text.removeprefix("now "))
+        elif text.startswith("listen "):
+            match = _LISTENER.search(text)
+            if match:
+                listeners[int(match["port"])] = match["program"] or listeners.get(int(match["port"]), "")
+        elif not text:
+            blocks.append({})
+        else:
+            name, _, value = text.partition("=")
+            blocks[-1][name] = value
+    units = [_run(block, events) for block in blocks if block]
+    return Runs(now, {unit.name: unit for unit in units}, tuple(lines), listeners)
+
+
+def _run(block: dict[str, str], events: Iterable[dict[str, Any]]) -> Run:
+    name = block["Id"]
+    restarts = int(block.get("NRestarts") or 0)
+    starts: list[float] = []
+    scheduled = False
+    for event in events:
+        if event.get("UNIT") != name:
+            continue
+        if event["MESSAGE_ID"] == RESTART_SCHEDULED:
+            scheduled = True
+            continue
+        if not scheduled:
+            # Started by a person, by a deploy or by the boot: what was before does not count.
+            starts = []
+        starts.append(int(event["__MONOTONIC_TIMESTAMP"]) / 1e6)
+        scheduled = False
+    if starts:
+        # The lower of both: systemd's counter outlives a start by a person during the wait for a restart, and the
+        # journal's restarts outlive the counter's reset. A restart that is scheduled has not started yet.
+        restarts = min(restarts, len(starts) - 1 + scheduled)
+        starts = starts[-max(restarts - scheduled, 0) - 1 :]
+    return Run(
+        name=name,
+        load=block["LoadState"],
+        active=block["ActiveState"],
+        sub=block["SubState"],
+        result=block.get("Result", ""),
+        restarts=restarts,
+        invocation=block.get("InvocationID", ""),
+        status=int(block.get("ExecMainStatus") or 0),
+        changed=int(block.get("StateChangeTimestampMonotonic") or 0) / 1e6,
+        requires=frozenset(f"{block.get('Requires', '')} {block.get('BindsTo', '')}".split()),
+        starts=tuple(starts),
+    )
+
+
+def _line(entry: dict[str, Any]) -> list[Line]:
+    """The entry as a line; none for Podman's own events, and for what was too long for the journal's answer."""
+    message = entry["MESSAGE"]
+    # What holds an escape is an array of bytes.
+    text = bytes(message).decode(errors="replace") if isinstance(message, list) else message
+    if not isinstance(text, str) or "PODMAN_EVENT" in entry or entry.get("SYSLOG_IDENTIFIER") == "conmon":
+        return []
+    text = clean(text)
+    by_systemd = entry.get("_PID") == "1"
+    container = entry.get("CONTAINER_NAME")
+    unit = entry.get("UNIT") if by_systemd else f"{container}.service" if container else entry.get("_SYSTEMD_UNIT")
+    invocation = entry.get("INVOCATION_ID" if by_systemd else "_SYSTEMD_INVOCATION_ID")
+    source = "systemd" if by_systemd else "container" if container else "program"
+    # Podman prints the container that it starts or removes.
+    if not text or _CONTAINER_ID.fullmatch(text) or f"{text}.service" == unit:
+        return []
+    return [Line(str(unit or ""), str(invocation or ""), source, text)]
+
+
+def clean(text: str) -> str:
+    """A line for a person: no escapes, no password of a URL, and not longer than a few lines of a terminal."""
+    plain = "".join(each if each.isprintable() else " " for each in _ESCAPE.sub("", text)).strip()
+    plain = _PASSWORD.sub(r"\1:…@", plain)
+    return plain if len(plain) <= _LENGTH else f"{plain[:_LENGTH]}…"
