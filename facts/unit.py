@@ -9,7 +9,7 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NeedDaemonReload,UnitFileState,ActiveEnterTimestamp,NRestarts"
+_PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NeedDaemonReload,UnitFileState,NRestarts,ActiveEnterTimestamp"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
 from . import NOTICE, database, devices, keys, settings
-from .log import complain, log, notice
+from .log import complain, log, notice, panic
 
 KEY_FILE = Path("/var/lib/gevulot/node.key")
+# What a panic ends a Rust program with.
+PANICKED = 101
 FAILURES = (keys.KeyFileError, database.DatabaseError, devices.DeviceError, settings.SettingError)
 
 
@@ -100,9 +104,15 @@ def run(given: argparse.Namespace) -> int:
     with contextlib.ExitStack() as held:
         try:
             start(chosen, public, held)
+        except services.NoPeerError as error:
+            log("error", str(error))
+            return 1
         except services.ListenError as error:
             complain(str(error))
             return 1
+        except VsockError as error:
+            panic("crates/node/src/scheduler/mod.rs:128:68", f"vsock bind: {error}")
+            return PANICKED
         log("info", "running")
         while True:
             signal.pause()
@@ -113,8 +123,8 @@ def start(chosen: settings.Settings, public_key: str, held: contextlib.ExitStack
     from . import services
 
     if not chosen.no_execution:
+        held.enter_context(vsock_listener(chosen.vsock_listen_port))
         devices.require_for_programs()
-        held.enter_context(devices.vsock_listener(chosen.vsock_listen_port))
         log("info", f"listening for programs at vsock port {chosen.vsock_listen_port}")
         if chosen.gpu_devices is not None:
             groups = devices.require_gpus(chosen.gpu_devices)
@@ -129,6 +139,23 @@ def start(chosen: settings.Settings, public_key: str, held: contextlib.ExitStack
     if chosen.metrics_listen_addr:
         services.serve("metrics", chosen.metrics_listen_addr, services.Metrics, state)
     services.serve("healthcheck", chosen.healthcheck_listen_addr, services.Health, state)
+
+
+class VsockError(Exception):
+    """Nothing can listen on vsock; the message is the error as Rust shows it for debugging."""
+
+
+def vsock_listener(port: int) -> socket.socket:
+    """The listener for programs. Raises VsockError."""
+    try:
+        return devices.vsock_listener(port)
+    except devices.DeviceError as error:
+        cause = error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        kind = {"EPERM": "PermissionDenied", "EADDRINUSE": "AddrInUse"}.get(errno.errorcode.get(cause.errno or 0, ""))
+        text = f'Os {{ code: {cause.errno}, kind: {kind or "Uncategorized"}, message: "{cause.strerror}" }}'
+        raise VsockError(text) from None
 
 
 def stand_in_program(_: argparse.Namespace) -> int:

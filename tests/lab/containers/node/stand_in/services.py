@@ -25,7 +25,11 @@ NONCE = 32
 
 
 class ListenError(Exception):
-    """An address cannot be listened on, or a peer cannot be reached."""
+    """An address cannot be listened on."""
+
+
+class NoPeerError(Exception):
+    """There are discovery addresses, and none of them answers as a peer."""
 
 
 class RejectedError(Exception):
@@ -224,10 +228,9 @@ def listen_for_peers(settings: Settings) -> None:
 
 
 def join_peers(settings: Settings) -> list[socket.socket]:
-    """Connects to the first discovery address that has a name. Raises ListenError.
+    """Connects to the first discovery address that answers. Raises NoPeerError when none does.
 
-    A name that does not resolve is logged and passed over; one that does but does not answer ends
-    the node: both as the real node does.
+    As the real node does it: what does not resolve or answer is logged and passed over.
     """
     for entry in settings.p2p_discovery_addrs:
         host, _, port = entry.rpartition(":")
@@ -239,10 +242,13 @@ def join_peers(settings: Settings) -> list[socket.socket]:
         try:
             peer = socket.create_connection((host.strip("[]"), int(port)), timeout=PEER_SECONDS)
             if not shake_hands(peer, settings.p2p_psk_passphrase):
-                raise ListenError(f"p2p peer {entry} has another pre-shared key")
+                raise OSError("another pre-shared key")
         except OSError as error:
-            raise ListenError(f"p2p peer {entry} is not reachable: {error}") from None
+            log("error", f"failed to connect to {entry}: {error}")
+            continue
         peer.settimeout(None)
         log("info", f"connected to p2p peer {entry}")
         return [peer]
+    if settings.p2p_discovery_addrs:
+        raise NoPeerError("Failed to connect to any P2P node. Quitting.")
     return []
