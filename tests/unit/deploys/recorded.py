@@ -454,3 +454,51 @@ def together(command: str) -> list[tuple[str, str]]:
     words = [word.removesuffix(";") for word in shlex.split(command)]
     starts = [place for place, word in enumerate(words) if word == "\\001%s\\n"]
     return [(words[start + 1], words[words.index("-c", start) + 1]) for start in starts]
+
+
+# --- what systemd and the journal say of units
+
+
+STARTING, RESTART_SCHEDULED = "7d4958e842da4a758f6c1cdc7b36dcc5", "5eb03494b6584870a536b337290809b3"
+NODE = "gevulot-node.service"
+
+
+def shown(unit: str = NODE, **properties: str) -> str:
+    """One unit as ``systemctl show`` prints it; a node runs and requires its database unless told otherwise."""
+    values = {
+        **{"Id": unit, "LoadState": "loaded", "ActiveState": "active", "SubState": "running", "Result": "success"},
+        **{"NRestarts": "0", "InvocationID": "1" * 32, "ExecMainStatus": "0", "StateChangeTimestampMonotonic": "0"},
+        "Requires": "sysinit.target gevulot-migrate.service gevulot-postgres.service pcibind.service",
+        "BindsTo": "gevulot-firewall.service",
+    }
+    return "\n".join(f"{name}={value}" for name, value in (values | properties).items())
+
+
+def started(second: float, *, by_itself: bool, unit: str = NODE) -> list[str]:
+    """The journal of one start, by systemd itself or by somebody."""
+    kinds = (RESTART_SCHEDULED, STARTING) if by_itself else (STARTING,)
+    return [
+        json.dumps({"__MONOTONIC_TIMESTAMP": str(int(second * 1e6)), "MESSAGE_ID": kind, "UNIT": unit})
+        for kind in kinds
+    ]
+
+
+def wrote(text: str, *, unit: str = NODE, run: str = "1", **changed: str) -> str:
+    """One line of a container's in the journal: as an array of bytes where it has escapes."""
+    message: str | list[int] = list(text.encode()) if "\x1b" in text else text
+    container = {"CONTAINER_NAME": unit.removesuffix(".service"), "SYSLOG_IDENTIFIER": unit.removesuffix(".service")}
+    entry = {"_PID": "900", "_SYSTEMD_UNIT": unit, "_SYSTEMD_INVOCATION_ID": run * 32} | container | changed
+    return json.dumps({"__MONOTONIC_TIMESTAMP": "1", "MESSAGE": message} | entry)
+
+
+QUIT = (
+    "\x1b[2m2026-11-26T02:00:01Z\x1b[0m \x1b[31mERROR\x1b[0m \x1b[2mgevulot\x1b[0m\x1b[2m:\x1b[0m "
+    "Failed to connect to any P2P node. Quitting."
+)
+
+
+def loop() -> list[str]:
+    """A node that nobody of its network answers, seen in the pause before its next start."""
+    starts = [line for number in range(7) for line in started(1000 + 12 * number, by_itself=number > 0)]
+    waiting = shown(ActiveState="activating", SubState="auto-restart", Result="exit-code", NRestarts="6")
+    return ["now 1084.00", *waiting.splitlines(), *starts, wrote(QUIT)]

@@ -129,6 +129,20 @@ _RUNS = {
 """,
         ("-y",),
     ),
+    "not up": (
+        """
+    ("@fake/loop", r.saying(
+        {"systemctl show -p Id": r.loop(), "/healthz": [],
+         "create_connection((host.strip": "203.0.113.7:9999 connection refused"},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False), p2p_discovery=["203.0.113.7:9999"]),
+    )),
+    ("@fake/start", r.saying(
+        {"systemctl show -p Id": r.loop(), "systemctl start gevulot-node": {"success": False, "stderr": "Job failed."}},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)),
+    )),
+""",
+        ("-y",),
+    ),
     "settle": (_SETTLED.format(answers="{}", keys=""), ("-y",)),
     "external": (
         f"""
@@ -495,6 +509,34 @@ def test_a_host_that_can_be_asked_nothing_is_said_once(runs: dict[str, Run]) -> 
     assert run.exit_code != 0
     assert len(re.findall("sudo: a password is required", run.output)) == 1
     assert [each for each in run.sent if each.host == "@fake/cut" and each.kind != "question"] == []
+
+
+LOOP = (
+    'gevulot-node.service is not up: no discovery peer answers ("ERROR gevulot: Failed to connect to any P2P node. '
+    'Quitting."); started 7 times in 84 s, every 12 s'
+)
+
+
+def test_a_node_in_a_restart_loop_fails_the_deploy_with_its_cause_first(runs: dict[str, Run]) -> None:
+    output = runs["not up"].output
+    assert runs["not up"].exit_code != 0
+    assert f"first: {LOOP}, expected active; correct gevulot_p2p_discovery (203.0.113.7:9999)" in output
+    assert "health check no answer, since the node is not up" in output
+    asked = [each for each in runs["not up"].sent if each.host == "@fake/loop" and "systemctl show -p Id" in each.text]
+    assert len(asked) == 1, "it was waited for"
+
+
+def test_a_start_that_fails_says_the_cause_before_the_journal(runs: dict[str, Run]) -> None:
+    output = runs["not up"].output
+    assert output.index(f"@fake/start] {LOOP}") < output.index("@fake/start] Job failed.")
+
+
+def test_discovery_addresses_are_tried_before_anything_is_changed_and_only_if_there_are_any(
+    runs: dict[str, Run],
+) -> None:
+    run = runs["not up"]
+    assert "no address of gevulot_p2p_discovery answers this host (203.0.113.7:9999: connection refused)" in run.output
+    assert {each.host for each in run.sent if "create_connection((host.strip" in each.text} == {"@fake/loop"}
 
 
 def test_a_node_without_boards_needs_no_reboot_and_binds_nothing(runs: dict[str, Run]) -> None:

@@ -52,6 +52,7 @@ def verdict(
     missing: tuple[str, ...] = (),
     record: Record | None = None,
     data_release: str | None = None,
+    discovery: dict[str, str] | None = None,
     changes: dict[str, str | None] | None = None,
     **keys: Any,
 ) -> Verdict:
@@ -63,6 +64,7 @@ def verdict(
         asked(**keys),
         record,
         data_release,
+        discovery=discovery,
     )
 
 
@@ -360,3 +362,16 @@ def test_a_version_is_read_up_to_its_minor_number(version: str, release: tuple[i
 @given(st.text(max_size=20))
 def test_no_version_text_breaks_the_reading(version: str) -> None:
     assert len(release_of(version)) == 2
+
+
+def test_discovery_addresses_that_do_not_answer_are_a_warning_with_each_reason() -> None:
+    silent = {"a.example.net:9999": "its name is not found", "203.0.113.7:9999": "connection refused"}
+    found = verdict(discovery=silent)
+    (warning,) = found.warnings
+    assert "a.example.net:9999: its name is not found; 203.0.113.7:9999: connection refused" in warning
+    assert found.refusals == ()
+
+
+def test_one_discovery_address_that_answers_is_enough() -> None:
+    answers = {"a.example.net:9999": "its name is not found", "203.0.113.7:9999": "answers"}
+    assert verdict(discovery=answers).warnings == verdict(discovery={}).warnings == ()

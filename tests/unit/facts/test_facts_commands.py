@@ -17,6 +17,7 @@ from facts.access import AccessList, PublishedAccess
 from facts.activity import NodeActivity
 from facts.container import Container, DatabasePasswords
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
+from facts.discovery import DiscoveryPeers
 from facts.disk import DiskSpace
 from facts.file import PlainFiles
 from facts.firewall import NodeFirewall
@@ -26,6 +27,7 @@ from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
 from facts.podman import ImageIds, SecretNames
+from facts.runs import NodeRuns
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
 from facts.verification import Verified
@@ -44,6 +46,8 @@ COMMANDS = {
     "TreeDigest": TreeDigest().command(directory="/usr/local/lib/it's here"),
     "NodeParts": NodeParts().command(paths=("/var/lib/it's here",)),
     "Units": Units().command(units=("gevulot-node.service",)),
+    "NodeRuns": NodeRuns().command(),
+    "DiscoveryPeers": DiscoveryPeers().command(addresses=("it's.not.here:1",)),
     "ChangedSince": ChangedSince().command(unit="gevulot-node.service", files=("/a b",), secrets=("c",)),
     "SystemState": SystemState().command(),
     "FailedUnits": FailedUnits().command(),

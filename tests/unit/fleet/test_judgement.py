@@ -21,6 +21,7 @@ from facts.initramfs import LIST, Contents
 from facts.kernel import MODULES, CommandLines, KernelModules
 from facts.pci import Binding, PciTopology, PciUsage, Recorded
 from facts.platform import parse
+from facts.runs import NodeRuns
 from facts.together import Unreadable
 from facts.unit import Unit
 from pcibind.model import Topology
@@ -150,6 +151,16 @@ def test_what_is_the_matter_is_a_reason(changed: dict[str, Any], severity: Sever
     found = look(replace(well(), **changed))
     assert found.severity is severity
     assert [each for each in found.reasons if reason in each]
+
+
+def test_a_node_in_a_restart_loop_is_never_active_and_says_its_cause_first() -> None:
+    found = look(replace(well(), runs=NodeRuns().process(recorded.loop()), health=None, container=None))
+    assert found.severity is Severity.WRONG
+    (reason,) = found.reasons
+    assert reason.startswith("gevulot-node.service is not up: no discovery peer answers")
+    assert "started 7 times in 84 s, every 12 s" in reason
+    assert found.node is not None
+    assert found.node.unit == "restarting"
 
 
 def test_a_unit_that_failed_is_wrong_and_its_health_is_no_further_reason() -> None:

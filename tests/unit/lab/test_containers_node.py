@@ -296,6 +296,30 @@ def test_rust_log_decides_the_level(directives: str, level: str) -> None:
     assert log.LEVELS[log.threshold(directives)] == level
 
 
+def test_lines_are_coloured_as_the_real_node_s(capsys: pytest.CaptureFixture[str]) -> None:
+    log.log("error", "the reason")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "\x1b[31mERROR\x1b[0m \x1b[2mgevulot\x1b[0m\x1b[2m:\x1b[0m the reason" in line
+
+
+def test_a_node_quits_when_no_discovery_address_answers_and_not_without_any() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+    asked = settings.read({}, {"GEVULOT_P2P_DISCOVERY_ADDR": f"host.invalid:1,{nobody}"})
+    with pytest.raises(services.NoPeerError, match=r"^Failed to connect to any P2P node\. Quitting\.$"):
+        services.join_peers(asked)
+    assert services.join_peers(settings.read({}, {})) == []
+
+
+def test_without_vsock_the_node_panics(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> socket.socket:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(socket, "socket", refused)
+    with pytest.raises(cli.VsockError, match=r'^Os \{ code: 1, kind: PermissionDenied, message: "Operation not perm'):
+        cli.vsock_listener(8080)
+
+
 def test_the_iommu_group_is_read_for_an_address_with_or_without_a_domain(tmp_path: Path) -> None:
     device = tmp_path / "bus/pci/devices/0000:0a:00.1"
     device.mkdir(parents=True)

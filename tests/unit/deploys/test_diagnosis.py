@@ -1,0 +1,293 @@
+"""Why a node does not stay up: the cause by its own last line, and a restart loop by its count and interval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deploys import settings
+from deploys.checks import Check
+from deploys.diagnosis import Diagnosis, diagnose, explained
+from facts.runs import NODE, NodeRuns, Runs
+from tests.unit.deploys.recorded import QUIT, loop, shown, started, wrote
+
+SETTINGS = settings.read(
+    "gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_p2p_discovery": ["203.0.113.7:9999"]}
+)
+CRASHED = {"ActiveState": "activating", "SubState": "auto-restart", "Result": "exit-code", "ExecMainStatus": "1"}
+DONE = {"ActiveState": "inactive", "SubState": "dead"}
+
+
+def read(*output: str) -> Runs:
+    return NodeRuns().process([line for text in output for line in text.splitlines() or [""]])
+
+
+def ended(*texts: str, **line: str) -> Diagnosis:
+    """The diagnosis of a node that wrote this, ended, and waits for its next start."""
+    trouble = diagnose(read("now 100.0", shown(**CRASHED), *(wrote(text, **line) for text in texts)), SETTINGS)
+    assert trouble is not None
+    return trouble
+
+
+def test_a_loop_is_named_with_its_cause_count_and_interval() -> None:
+    trouble = diagnose(NodeRuns().process(loop()), SETTINGS)
+    assert trouble is not None
+    assert trouble.looping
+    assert trouble.found == (
+        'not up: no discovery peer answers ("ERROR gevulot: Failed to connect to any P2P node. Quitting."); '
+        "started 7 times in 84 s, every 12 s"
+    )
+    assert trouble.step == "correct gevulot_p2p_discovery (203.0.113.7:9999) or unset it, and run deploys/node.py"
+
+
+def test_a_node_that_runs_and_was_restarted_by_somebody_is_up() -> None:
+    assert diagnose(read("now 100.0", shown()), SETTINGS) is None
+    restarts = [line for second in (10, 20, 30) for line in started(second, by_itself=True)]
+    again = read("now 50.0", shown(NRestarts="0"), *restarts, *started(45, by_itself=False), wrote(QUIT))
+    assert diagnose(again, SETTINGS) is None
+
+
+@pytest.mark.parametrize(("now", "up"), [(43, False), (80, False), (95, True), (10_000, True)])
+def test_a_node_that_is_active_at_the_moment_is_in_a_loop_until_it_has_stayed_up_for_some_intervals(
+    now: float, up: bool
+) -> None:
+    starts = [line for second in (10, 22, 34) for line in started(second, by_itself=second > 10)]
+    # A run that has not ended gives no reason: what it wrote is not of the end.
+    present = wrote("INFO gevulot: running", run="2")
+    active = shown(NRestarts="2", InvocationID="2" * 32)
+    trouble = diagnose(read(f"now {now}", active, *starts, wrote(QUIT), present), SETTINGS)
+    assert (trouble is None) is up
+    if trouble is not None:
+        assert "no discovery peer answers" in trouble.found
+        assert "started 3 times" in trouble.found
+
+
+def test_a_node_that_ran_for_days_before_it_ended_once_has_recovered_after_minutes() -> None:
+    days = 3 * 86_400
+    starts = [*started(10, by_itself=False), *started(days, by_itself=True)]
+    assert diagnose(read(f"now {days + 200}", shown(NRestarts="1"), *starts), SETTINGS) is not None
+    assert diagnose(read(f"now {days + 301}", shown(NRestarts="1"), *starts), SETTINGS) is None
+
+
+def test_one_end_is_no_loop_yet_and_says_its_state() -> None:
+    trouble = ended(QUIT)
+    assert not trouble.looping
+    assert trouble.found.endswith("; it is activating (auto-restart)")
+
+
+def test_a_node_that_somebody_stopped_is_only_stopped() -> None:
+    trouble = diagnose(read("now 100.0", shown(**DONE), wrote(QUIT)), SETTINGS)
+    assert trouble == Diagnosis("inactive (dead)", "start it: systemctl start gevulot-node.service")
+
+
+@pytest.mark.parametrize(
+    ("texts", "cause", "step"),
+    [
+        ((QUIT,), "no discovery peer answers", "gevulot_p2p_discovery"),
+        (("Error: Connection refused (os error 111)",), "does not answer", "gevulot_p2p_discovery"),
+        (
+            (
+                "thread 'main' panicked at crates/node/src/scheduler/mod.rs:128:68:",
+                'vsock bind: Os { code: 1, kind: PermissionDenied, message: "Operation not permitted" }',
+                "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace",
+            ),
+            "the container's seccomp profile refuses vsock",
+            "gevulot_seccomp_profile",
+        ),
+        (
+            (
+                "thread 'main' panicked at crates/node/src/scheduler/mod.rs:128:68:",
+                'vsock bind: Os { code: 19, kind: Uncategorized, message: "No such device" }',
+            ),
+            "the kernel has no vsock",
+            "modprobe -a vsock vhost_vsock",
+        ),
+        (
+            ("thread 'main' panicked at a.rs:1:1:", 'vsock bind: Os { code: 98, kind: AddrInUse, message: "…" }'),
+            "its vsock port 8080 is taken",
+            "gevulot_vsock_listen_port",
+        ),
+        (
+            ("Error: stat /dev/vsock: no such file or directory",),
+            "/dev/vsock is missing",
+            "modprobe -a vsock vhost_vsock",
+        ),
+        (("Error: stat /dev/vfio/12: no such file or directory",), "/dev/vfio/12 is missing", "pcibind status"),
+        (
+            ("Error: crun: error gathering device information while adding custom device \"/dev/kvm\": no such file",),
+            "/dev/kvm is missing",
+            "virtualisation in the firmware",
+        ),
+        (
+            ("error: node key not found.", "please create node-key with:", "/gevulot generate node-key"),
+            "it does not get its key",
+            "journalctl -u gevulot-key",
+        ),
+        (("Error: No such file or directory (os error 2)",), "probably its key", "/var/lib/gevulot/key/node.key"),
+        (
+            ("Error: pool timed out while waiting for an open connection",),
+            "the database does not answer",
+            "gevulot-postgres",
+        ),
+        (
+            (
+                'Error: error returned from database: password authentication failed for user "gevulot"',
+                "Caused by:",
+                'password authentication failed for user "gevulot"',
+            ),
+            "the database refuses the login",
+            "gevulot_postgres_url",
+        ),
+        (('Error: relation "transaction" does not exist',), "not migrated", "journalctl -u gevulot-migrate"),
+        (('Error: database "gevulot" does not exist',), "no such database", "gevulot_postgres_url"),
+        (
+            ("Error: initializing source docker://quay.io/x/y:1: pinging container registry quay.io: no such host",),
+            "its image cannot be pulled",
+            "gevulot_node_image",
+        ),
+        (
+            ("Error: JSON-RPC at 127.0.0.1:9944: Address already in use",),
+            "port 9944 is taken",
+            "gevulot_*_listen",
+        ),
+        (("Error: something that nobody thought of",), '"Error: something', "journalctl -u gevulot-node"),
+    ],
+)  # fmt: skip
+def test_the_cause_is_what_the_node_wrote_last_with_the_next_step(
+    texts: tuple[str, ...], cause: str, step: str
+) -> None:
+    trouble = ended("INFO gevulot: node public key 04ab", *texts)
+    assert cause in trouble.found
+    assert step in trouble.step
+    assert "\n" not in trouble.found
+
+
+def test_a_port_that_the_line_does_not_name_is_found_by_who_listens_while_the_node_does_not() -> None:
+    line = 'Error: Os { code: 98, kind: AddrInUse, message: "Address already in use" }'
+    listener = 'listen LISTEN 0 511 127.0.0.1:9944 0.0.0.0:* users:(("nginx",pid=7,fd=6))'
+    trouble = diagnose(read("now 100.0", shown(**CRASHED), wrote(line), listener), SETTINGS)
+    assert trouble is not None
+    assert "port 9944 (nginx) is taken" in trouble.found
+    assert "one of its ports 9999, 9944, 8888, 9995 is taken" in ended(line).found
+
+
+def test_an_unknown_cause_is_the_error_line_itself_and_a_long_one_is_cut() -> None:
+    trouble = ended("Error: " + "x" * 3000, "Location:", "crates/node/src/main.rs:1:2")
+    assert '"Error: xxx' in trouble.found
+    assert len(trouble.found) < 300
+
+
+def test_a_node_that_wrote_nothing_shows_its_exit_code() -> None:
+    trouble = diagnose(read("now 100.0", shown(**CRASHED)), SETTINGS)
+    assert trouble is not None
+    assert "it ended with exit code 1 (exit-code) and wrote nothing" in trouble.found
+
+
+def test_an_earlier_run_that_ended_for_another_reason_is_not_quoted() -> None:
+    earlier = wrote("Error: pool timed out while waiting for an open connection", run="0")
+    trouble = diagnose(read("now 100.0", shown(**CRASHED), earlier, wrote(QUIT)), SETTINGS)
+    assert trouble is not None
+    assert "no discovery peer answers" in trouble.found
+
+
+@pytest.mark.parametrize(
+    ("unit", "changed", "text", "found"),
+    [
+        (
+            "gevulot-key.service",
+            {"ActiveState": "failed", "SubState": "failed", "Result": "exit-code"},
+            "/var/lib/gevulot/key/node.key has 31 bytes, expected a key of 32.",
+            "gevulot-key.service failed: it does not get its key (\"/var/lib/gevulot/key/node.key has 31 bytes",
+        ),
+        (
+            "gevulot-migrate.service",
+            {"ActiveState": "activating", "SubState": "start", "StateChangeTimestampMonotonic": "1000000"},
+            "Error: pool timed out while waiting for an open connection",
+            "gevulot-migrate.service is activating (start): the database does not answer",
+        ),
+        (
+            "gevulot-postgres.service",
+            {"ActiveState": "activating", "SubState": "auto-restart", "Result": "exit-code"},
+            'FATAL: could not create lock file: No space left on device',
+            "gevulot-postgres.service failed: \"FATAL: could not create lock file: No space left on device\"",
+        ),
+        (
+            "pcibind.service",
+            {"ActiveState": "failed", "SubState": "failed", "Result": "exit-code"},
+            "board 0000:01:00.0 is missing",
+            "pcibind.service failed: \"board 0000:01:00.0 is missing\"",
+        ),
+        (
+            "gevulot-firewall.service",
+            {"ActiveState": "inactive", "SubState": "dead"},
+            "",
+            "gevulot-firewall.service is inactive (dead): ",
+        ),
+    ],
+)  # fmt: skip
+def test_a_unit_that_the_node_requires_is_named_when_it_is_the_reason(
+    unit: str, changed: dict[str, str], text: str, found: str
+) -> None:
+    lines = [wrote(text, unit=unit, CONTAINER_NAME=unit.removesuffix(".service"))] if text else []
+    runs = read("now 100.0", shown(**DONE), "", shown(unit, Requires="", BindsTo="", **changed), *lines)
+    trouble = diagnose(runs, SETTINGS)
+    assert trouble is not None
+    assert trouble.found.startswith(f"not up: {found}")
+
+
+@pytest.mark.parametrize(
+    ("unit", "changed"),
+    [
+        # It runs for a moment at each start of the node.
+        ("gevulot-migrate.service", {"ActiveState": "activating", "StateChangeTimestampMonotonic": "95000000"}),
+        ("gevulot-migrate.service", DONE),
+        ("gevulot-key.service", DONE),
+        ("pcibind.service", {"LoadState": "not-found", **DONE}),
+    ],
+)
+def test_a_unit_that_is_as_it_should_be_is_not_blamed(unit: str, changed: dict[str, str]) -> None:
+    runs = read("now 100.0", shown(**CRASHED), "", shown(unit, **changed), wrote(QUIT))
+    trouble = diagnose(runs, SETTINGS)
+    assert trouble is not None
+    assert "no discovery peer answers" in trouble.found
+
+
+def test_a_unit_that_the_node_does_not_require_is_not_blamed() -> None:
+    other = shown("gevulot-firewall.service", ActiveState="failed", Result="exit-code")
+    runs = read("now 100.0", shown(**CRASHED, BindsTo=""), "", other, wrote(QUIT))
+    trouble = diagnose(runs, SETTINGS)
+    assert trouble is not None
+    assert "gevulot-firewall" not in trouble.found
+
+
+def test_what_could_not_be_read_or_is_not_deployed_is_not_judged() -> None:
+    assert diagnose(Runs(), SETTINGS) is None
+    assert diagnose(read("now 1", shown(LoadState="not-found", **DONE)), SETTINGS) is None
+
+
+def test_the_cause_is_the_first_row_and_what_follows_from_it_is_not_judged() -> None:
+    rows = [
+        Check("kernel modules", "not loaded: vsock", False, "loaded"),
+        Check(NODE, "active (running)", True, "active"),
+        Check("container gevulot-node", "not running", False, "running"),
+        Check("health check", "no answer", False, "200 or 204"),
+    ]
+    found = explained(rows, diagnose(NodeRuns().process(loop()), SETTINGS))
+    assert [(each.what, each.ok) for each in found] == [
+        (NODE, False),
+        ("kernel modules", False),
+        ("container gevulot-node", None),
+        ("health check", None),
+    ]
+    assert found[0].expected.startswith("active; correct gevulot_p2p_discovery")
+    assert explained(rows, None) == rows
+
+
+def test_another_unit_is_explained_by_itself() -> None:
+    unit = "gevulot-postgres.service"
+    failed: dict[str, Any] = CRASHED | {"Requires": "", "BindsTo": ""}
+    runs = read("now 100.0", shown(unit, **failed), wrote("FATAL: data directory has wrong ownership", unit=unit))
+    trouble = diagnose(runs, SETTINGS, unit)
+    assert trouble is not None
+    assert '"FATAL: data directory has wrong ownership"' in trouble.found

@@ -1,0 +1,31 @@
+"""Whether discovery addresses answer, over real connections."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+
+from facts.discovery import DiscoveryPeers
+
+
+def ask(*addresses: str) -> dict[str, str]:
+    command = DiscoveryPeers().command(addresses)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    return DiscoveryPeers().process(done.stdout.splitlines())
+
+
+def test_each_address_answers_or_says_why_not_in_a_few_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as peer, socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        good, silent = (f"127.0.0.1:{each.getsockname()[1]}" for each in (peer, full))
+        # The only place of its queue is taken, so the kernel answers nobody else.
+        held = [socket.create_connection(full.getsockname())]
+        began = time.monotonic()
+        found = ask(good, silent, "127.0.0.1:1", "host.invalid:9999")
+        took = time.monotonic() - began
+        held[0].close()
+    assert found[good] == "answers"
+    assert found[silent] == "no answer within 3 s"
+    assert found["127.0.0.1:1"] == "connection refused"
+    assert found["host.invalid:9999"] in ("its name is not found", "no answer within 5 s")
+    assert took < 10
