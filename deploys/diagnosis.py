@@ -168,7 +168,13 @@ _FOLLOWING = (
 
 def _is_looping(unit: Run, now: float) -> bool:
     """Whether the unit ended and was restarted by systemd a short while ago, measured by its own interval."""
-    if not unit.restarts or unit.active == "failed" or (unit.active, unit.sub) == ("inactive", "dead"):
+    # One start: its restart still waits, for its pause or for another unit.
+    if (
+        not unit.restarts
+        or len(unit.starts) == 1
+        or unit.active == "failed"
+        or (unit.active, unit.sub) == ("inactive", "dead")
+    ):
         return False
     if unit.active != "active":
         return True

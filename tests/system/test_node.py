@@ -478,6 +478,28 @@ def test_a_container_that_was_killed_comes_back_with_its_key(machine: Machine) -
     machine.ssh("test ! -e /run/gevulot-key")
 
 
+def test_a_node_that_does_not_stay_up_says_why_and_comes_up_again_when_that_is_gone(
+    machine: Machine, say: Progress
+) -> None:
+    nobody = "127.0.0.1:1"
+    with step(say, "deploying with a discovery address that nobody answers", takes="about two minutes"):
+        run = pyinfra([machine], "-y", "--data", f'gevulot_p2p_discovery=["{nobody}"]')
+    assert run.code != 0, "the node stays up without its peers, so this shows nothing"
+    assert f"answers this host ({nobody}: connection refused)" in run.output
+    why = (
+        r'gevulot-node\.service is not up: no discovery peer answers \("ERROR gevulot: Failed to connect to any P2P '
+        r'node\. Quitting\."\); started \d+ times in \d+ (s|min), every \d+ s'
+    )
+    assert re.search(f"first: {why}, expected active; correct gevulot_p2p_discovery", run.output), run.output[-3000:]
+    code, host = fleet(machine)
+    assert (code, host["node"]["unit"]) == (4, "restarting")
+    assert re.match(why, host["reasons"][0]), host["reasons"]
+    with step(say, "deploying without that address", takes="about a minute and a half"):
+        run = pyinfra([machine], "-y")
+    assert run.code == 0, run.output[-3000:]
+    assert fleet(machine)[1]["node"]["unit"] == "active"
+
+
 def test_a_node_of_an_earlier_deploy_is_converted_and_its_operator_warned(machine: Machine, say: Progress) -> None:
     machine.ssh(AS_BEFORE)
     wait_for_node(machine)

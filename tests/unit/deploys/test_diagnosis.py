@@ -76,6 +76,20 @@ def test_one_end_is_no_loop_yet_and_says_its_state() -> None:
     assert trouble.found.endswith("; it is activating (auto-restart)")
 
 
+def test_a_restart_that_has_not_started_yet_is_no_loop() -> None:
+    waiting = shown(**CRASHED | {"SubState": "auto-restart-queued"}, NRestarts="1")
+    events = [*started(10, by_itself=False), *started(32, by_itself=True)[:1]]
+    trouble = diagnose(read("now 40.0", waiting, *events, wrote(QUIT)), SETTINGS)
+    assert trouble is not None
+    assert trouble.found.endswith("; it is activating (auto-restart-queued)")
+
+
+def test_a_loop_is_seen_without_the_journals_starts_too() -> None:
+    trouble = diagnose(read("now 40.0", shown(**CRASHED, NRestarts="4")), SETTINGS)
+    assert trouble is not None
+    assert trouble.found.endswith("; restarted 4 times since its last start by hand")
+
+
 def test_a_node_that_somebody_stopped_is_only_stopped() -> None:
     trouble = diagnose(read("now 100.0", shown(**DONE), wrote(QUIT)), SETTINGS)
     assert trouble == Diagnosis("inactive (dead)", "start it: systemctl start gevulot-node.service")

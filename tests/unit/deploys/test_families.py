@@ -132,7 +132,7 @@ _RUNS = {
     "not up": (
         """
     ("@fake/loop", r.saying(
-        {"systemctl show -p Id": r.loop(), "/healthz": [],
+        {"systemctl show -p Id": r.loop(), "/healthz": [], " parts /": ["rooted /"],
          "create_connection((host.strip": "203.0.113.7:9999 connection refused"},
         r.data(r.Recorded(r.DEBIAN, needs_reboot=False), p2p_discovery=["203.0.113.7:9999"]),
     )),
