@@ -55,6 +55,7 @@ _VSOCK_MODULES = "load them (`modprobe -a vsock vhost_vsock`), and see why /etc/
 _KEY = "see `journalctl -u gevulot-key`; if {key} is lost, restore it from your backup"
 _PEERS = "correct gevulot_p2p_discovery ({peers}) or unset it, and run deploys/node.py"
 _IMAGE = "check gevulot_node_image and gevulot_postgres_image, and that the host reaches the registry"
+_DEPENDENCY = re.compile(r"Dependency failed for|failed with result 'dependency'")
 # The first that fits is the cause.
 _CAUSES = (
     _cause(r"failed to connect to any P2P node", "no discovery peer answers", _PEERS),
@@ -90,6 +91,7 @@ _CAUSES = (
         r"(stat|device|gathering|open)\b.*?(?P<device>/dev/[\w/.-]+)[\s:\"']+.*no such", "{device} is missing",
         "see why the host has no such device (for /dev/kvm: virtualisation in the firmware)",
     ),
+    _cause(_DEPENDENCY.pattern, "a unit that it requires failed", "see `systemctl --failed` on the host"),
     _cause(
         r"node\.key\b|node key|private key|secret key|invalid key|expected a key", "it does not get its key", _KEY
     ),
@@ -118,7 +120,7 @@ _CAUSES = (
     ),
     _cause(r"^Error: .*no such file or directory \(os error 2\)", "a file is missing, probably its key", _KEY),
 )  # fmt: skip
-_ERROR = re.compile(r"^Error\b|^error:|panicked at|\bERROR\b|\bFATAL\b")
+_ERROR = re.compile(r"^Error\b|^error:|panicked at|\bERROR\b|\bFATAL\b|Failed with result|process exited")
 _NOISE = re.compile(r"^(note: run with|stack backtrace|Location:|Caused by:|\d+: |at |crates/\S+:\d+)")
 _TIME = re.compile(r"^\d{4}-\d\d-\d\dT\S+\s+")
 _ADDRESS = re.compile(r"(?:\d+\.\d+\.\d+\.\d+|\]|::):(\d+)\b")
@@ -133,9 +135,10 @@ def diagnose(runs: Runs, settings: Settings, unit: str = NODE) -> Diagnosis | No
     if own.active == "active" and not looping:
         return None
     blocking = next((each for name, each in runs.units.items() if name != unit and _blocks(each, own, runs.now)), None)
-    if blocking is None and not looping and (own.active, own.result) == ("inactive", "success"):
-        return Diagnosis(f"inactive ({own.sub})", f"start it: systemctl start {unit}")
     lines = _last_lines(runs, blocking or own)
+    stopped = (own.active, own.result) == ("inactive", "success") and not _refused(runs, unit)
+    if blocking is None and not looping and stopped:
+        return Diagnosis(f"inactive ({own.sub})", f"start it: systemctl start {unit}")
     cause, step = _explain(lines, runs, settings, blocking or own)
     if blocking is not None:
         state = "failed" if _failed(blocking) else f"is {blocking.active} ({blocking.sub})"
@@ -222,13 +225,20 @@ def _blocks(unit: Run, node: Run, now: float) -> bool:
     return unit.active in ("inactive", "deactivating")
 
 
+def _refused(runs: Runs, unit: str) -> bool:
+    """Whether systemd did not start the unit because of another one, which is not among those that are known."""
+    said = [line.text for line in runs.lines if (line.unit, line.source) == (unit, "systemd")]
+    return bool(said) and _DEPENDENCY.search(said[-1]) is not None
+
+
 def _last_lines(runs: Runs, unit: Run) -> list[str]:
     """What the unit's last run that ended wrote: the node's own lines, else Podman's, else systemd's."""
     lines = [line for line in runs.lines if line.unit == unit.name]
     if unit.active in ("active", "activating") and not unit.sub.startswith("auto-restart"):
         # The present run has not ended: what it wrote is no reason, unless it is the first.
         lines = [line for line in lines if line.invocation != unit.invocation] or lines
-    for sources in (("container", "program"), ("systemd",)):
+    order = (("container", "program"), ("systemd",))
+    for sources in reversed(order) if _refused(runs, unit.name) else order:
         of_source = [line for line in lines if line.source in sources]
         if of_source:
             return _statements(line for line in of_source if line.invocation == of_source[-1].invocation)

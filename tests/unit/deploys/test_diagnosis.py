@@ -275,6 +275,14 @@ def test_a_unit_that_the_node_does_not_require_is_not_blamed() -> None:
     assert "gevulot-firewall" not in trouble.found
 
 
+def test_a_node_that_waits_for_a_mount_that_failed_is_not_called_stopped() -> None:
+    said = "Dependency failed for gevulot-node.service - Gevulot node."
+    line = wrote(said, _PID="1", UNIT=NODE, INVOCATION_ID="")
+    trouble = diagnose(read("now 100.0", shown(**DONE), wrote(QUIT), line), SETTINGS)
+    assert trouble is not None
+    assert trouble.found.startswith(f'not up: a unit that it requires failed ("{said}")')
+
+
 def test_what_could_not_be_read_or_is_not_deployed_is_not_judged() -> None:
     assert diagnose(Runs(), SETTINGS) is None
     assert diagnose(read("now 1", shown(LoadState="not-found", **DONE)), SETTINGS) is None
