@@ -133,7 +133,10 @@ _RUNS = {
         """
     ("@fake/loop", r.saying(
         {"systemctl show -p Id": r.loop(), "/healthz": [], " parts /": ["rooted /"],
-         "create_connection((host.strip": "203.0.113.7:9999 connection refused"},
+         "create_connection((host.strip": "203.0.113.7:9999 connection refused",
+         "systemctl show --timestamp=unix -p Id":
+            ["Id=gevulot-node.service", "LoadState=loaded", "ActiveState=activating", "SubState=auto-restart",
+             "NeedDaemonReload=no", "NRestarts=6"]},
         r.data(r.Recorded(r.DEBIAN, needs_reboot=False), p2p_discovery=["203.0.113.7:9999"]),
     )),
     ("@fake/start", r.saying(
@@ -524,6 +527,11 @@ def test_a_node_in_a_restart_loop_fails_the_deploy_with_its_cause_first(runs: di
     assert "health check no answer, since the node is not up" in output
     asked = [each for each in runs["not up"].sent if each.host == "@fake/loop" and "systemctl show -p Id" in each.text]
     assert len(asked) == 1, "it was waited for"
+
+
+def test_a_node_in_a_restart_loop_is_started_anew_and_its_counter_with_it(runs: dict[str, Run]) -> None:
+    (command,) = [each for each in runs["not up"].commands("loop") if "start gevulot-node.service" in each]
+    assert "systemctl reset-failed gevulot-node.service; timeout 1800 systemctl restart" in command
 
 
 def test_a_start_that_fails_says_the_cause_before_the_journal(runs: dict[str, Run]) -> None:
