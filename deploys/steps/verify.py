@@ -110,7 +110,8 @@ def _read(host: Host, node: Node) -> list[Check]:
     found.append(activity.check(activity.judge(doing, executes=not settings.no_execution)))
     # Only now: a node that was started a moment ago has yet to read its key.
     found.append(checks.hand_over(gevulot.KEY_FIFO, bool(seen["fifo"] and host.get_fact(Existing, paths=_FIFO))))
-    if settings.verify_virtual_machine and not settings.no_execution:
+    trouble = diagnosis.diagnose(runs, settings)
+    if settings.verify_virtual_machine and not settings.no_execution and trouble is None:
         qemu = settings.qemu_path or "qemu-system-x86_64"
         found += virtual_machine.checks(host.get_fact(VirtualMachine, container="gevulot-node", qemu=qemu), boards)
     found.append(
@@ -118,7 +119,6 @@ def _read(host: Host, node: Node) -> list[Check]:
     )
     found.append(checks.peers(seen["firewall"], settings))
     found += _ports(host, settings)
-    trouble = diagnosis.diagnose(runs, settings)
     for line in trouble.lines if trouble else ():
         logger.info(f"{host.print_prefix}the journal: {line}")
     return diagnosis.explained(found, trouble)

@@ -502,3 +502,7 @@ def loop() -> list[str]:
     starts = [line for number in range(7) for line in started(1000 + 12 * number, by_itself=number > 0)]
     waiting = shown(ActiveState="activating", SubState="auto-restart", Result="exit-code", NRestarts="6")
     return ["now 1084.00", *waiting.splitlines(), *starts, wrote(QUIT)]
+
+
+SILENT = '{"health": null, "waited": 0, "age": null, "machines": null, "failures": []}'
+"""What is read of a node whose health check does not answer, without a container."""

@@ -154,7 +154,7 @@ def test_what_is_the_matter_is_a_reason(changed: dict[str, Any], severity: Sever
 
 
 def test_a_node_in_a_restart_loop_is_never_active_and_says_its_cause_first() -> None:
-    found = look(replace(well(), runs=NodeRuns().process(recorded.loop()), health=None, container=None))
+    found = look(replace(well(), runs=NodeRuns().process(recorded.loop()), activity=Activity(None), container=None))
     assert found.severity is Severity.WRONG
     (reason,) = found.reasons
     assert reason.startswith("gevulot-node.service is not up: no discovery peer answers")
