@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from deploys.platforms import Family, family_of, untried
 from deploys.settings import Settings
 from deploys.values import is_listen, is_loopback
 from facts.discovery import ANSWERS
@@ -40,16 +41,6 @@ KERNEL_ARGUMENTS = {"DMAR": ("intel_iommu=on", "iommu=pt"), "IVRS": ("iommu=pt",
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """How one family of distributions is managed. ``evidence`` is what the README says of it."""
-
-    name: str
-    packages: str
-    initramfs: str
-    boot: str
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """The outcome: what forbids the deploy, what an operator should know, and what the steps work with."""
 
@@ -71,31 +62,6 @@ class _Findings:
     warnings: list[str] = field(default_factory=list)
 
 
-def family_of(host: Host) -> Family | str:
-    """The host's family, or why it has none, in words."""
-    if "uki" in host.boot:
-        return "the host boots a unified kernel image; expected GRUB, because a unified image's command line is sealed"
-    if "systemd-boot-now" in host.boot or ("systemd-boot" in host.boot and not host.boot & {"grub", "grub2"}):
-        return "the host boots through systemd-boot; expected GRUB (grub.cfg), which is what this deploy can configure"
-    known = {("debian", "13"): "Debian 13", ("ubuntu", "24.04"): "Ubuntu 24.04"}
-    name = known.get((host.distribution, host.version))
-    if name is None and host.distribution == "fedora":
-        if not host.version.isdigit() or int(host.version) < 39:
-            return f"{host.name} is too old; expected Fedora 39 or newer"
-        if "grubby" not in host.tools or "dracut" not in host.tools:
-            return f"{host.name} lacks grubby or dracut; expected both, as Fedora installs them"
-        return Family(f"Fedora {host.version}", "dnf", "dracut", "grubby")
-    if name is None:
-        return f"the distribution is {host.name or 'unknown'}; expected Fedora 39 or newer, Debian 13 or Ubuntu 24.04"
-    if "grub" not in host.boot or "update-grub" not in host.tools:
-        return f"{name} without GRUB (/boot/grub/grub.cfg and update-grub); expected both"
-    if "dracut" in host.tools and "update-initramfs" not in host.tools:
-        return Family(name, "apt", "dracut", "grub")
-    if "update-initramfs" not in host.tools:
-        return f"{name} has neither initramfs-tools nor dracut; expected one of them"
-    return Family(name, "apt", "initramfs-tools", "grub")
-
-
 def release_of(version: str) -> tuple[int, int]:
     """Major and minor of a version such as ``5.4.2`` or ``1:4.3.1+ds1-8``; (0, 0) when it has none."""
     numbers = version.rpartition(":")[2].split("+")[0].split("-")[0].split(".")
@@ -113,7 +79,9 @@ def is_supported(board: Board) -> bool:
 def _platform(host: Host, settings: Settings, boards_wanted: bool, found: _Findings) -> Family | None:
     family = family_of(host)
     if isinstance(family, str):
-        found.refusals.append(f"{family}. Install one of the supported systems; the README has the table.")
+        found.refusals.append(family)
+    elif warning := untried(host, family):
+        found.warnings.append(warning)
     if not host.systemd:
         found.refusals.append("systemd does not run this host; expected it as the init system. Boot with systemd.")
     podman = host.podman or host.podman_offered

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from deploys import activity, checks, diagnosis, pending, preflight
+from deploys import activity, checks, diagnosis, pending, platforms, preflight
 from deploys.checks import Check
 from deploys.fleet import state
 from deploys.fleet.lint import lint
@@ -238,7 +238,7 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
     node = seen.units.get(gevulot.UNIT)
     if node is None or not _is_deployed(seen):
         assert seen.platform is not None
-        family = preflight.family_of(seen.platform)
+        family = platforms.family_of(seen.platform)
         step = f"deploys/node.py refuses it: {family}" if isinstance(family, str) else "run deploys/node.py"
         found.add(Severity.WRONG, f"no node is deployed: it has no gevulot-node.service; {step}")
         return {"node": state.Node("not deployed", 0), "key": _key(seen, found, deployed=False)}

@@ -15,7 +15,8 @@ from pyinfra.context import ctx_state
 
 from deploys import preflight
 from deploys.connection import send_at_once
-from deploys.preflight import Family, Verdict
+from deploys.platforms import Family
+from deploys.preflight import Verdict
 from deploys.settings import Settings, SettingsError, read_all
 from deploys.steps import key
 from facts.database import PostgresDataRelease

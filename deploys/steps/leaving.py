@@ -14,7 +14,7 @@ from pyinfra.context import ctx_state
 
 from deploys.connection import send_at_once
 from deploys.pending import left_over
-from deploys.preflight import Family, family_of
+from deploys.platforms import Family, Unsupported, family_of, generator_of
 from deploys.settings import PREFIX, Settings, SettingsError, read_all
 from deploys.slips import meant
 from deploys.steps import differences, gevulot
@@ -103,12 +103,15 @@ def tools_of(platform: Host) -> Family | str:
     if isinstance(family, Family):
         return family
     boot = "grubby" if "grubby" in platform.tools else "grub" if "update-grub" in platform.tools else None
-    initramfs = "initramfs-tools" if "update-initramfs" in platform.tools else "dracut"
-    if boot is None or (initramfs == "dracut" and "dracut" not in platform.tools):
+    if boot is None:
         return (
-            f"{platform.name or 'the host'} has no tools by which its boot could be put back; expected update-grub or "
-            "grubby, and update-initramfs or dracut. Install those that it had when it was deployed."
+            f"{platform.name or 'the host'} has no tool by which its kernel arguments could be put back; expected "
+            "update-grub or grubby. Install the one that it had when it was deployed."
         )
+    try:
+        initramfs = generator_of(platform)
+    except Unsupported as error:
+        return str(error)
     return Family(platform.name, "dnf" if "dnf" in platform.tools else "apt", initramfs, boot)
 
 

@@ -10,7 +10,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import apt, dnf
 
-from deploys.preflight import Family
+from deploys.platforms import Family
 
 PACKAGES = {
     "apt": (

@@ -58,31 +58,39 @@ class Distribution:
     boot: tuple[str, ...]
     podman: str = ""
     offered: str = ""
+    like: str = ""
+    # The packages that update-initramfs is of, and the kernel hooks of generators.
+    owners: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
 
 
 _APT = ("update-grub", "apt-get")
+_INITRAMFS_TOOLS = ("initramfs-tools",)
 FEDORA = Distribution(
-    "Fedora Linux 41 (Server Edition)", "fedora", "41", ("dracut", "grubby", "dnf", "podman", "getenforce"), ("grub2",),
+    "Fedora Linux 43 (Server Edition)", "fedora", "43", ("dracut", "grubby", "dnf", "podman", "getenforce"), ("grub2",),
     podman="5.3.1",
 )  # fmt: skip
 DEBIAN = Distribution(
-    "Debian GNU/Linux 13 (trixie)", "debian", "13", ("update-initramfs", *_APT), ("grub",), offered="5.4.2+ds1-1+b2"
-)
-DEBIAN_DRACUT = replace(DEBIAN, tools=("dracut", *_APT))
+    "Debian GNU/Linux 13 (trixie)", "debian", "13", ("update-initramfs", *_APT), ("grub",), offered="5.4.2+ds1-1+b2",
+    owners=_INITRAMFS_TOOLS,
+)  # fmt: skip
+DEBIAN_DRACUT = replace(DEBIAN, tools=("dracut", *_APT), owners=(), hooks=("dracut",))
 UBUNTU = Distribution(
-    "Ubuntu 24.04.2 LTS", "ubuntu", "24.04", ("update-initramfs", *_APT), ("grub",), offered="4.9.3+ds1-1ubuntu0.2"
-)
+    "Ubuntu 24.04.2 LTS", "ubuntu", "24.04", ("update-initramfs", *_APT), ("grub",), offered="4.9.3+ds1-1ubuntu0.2",
+    like="debian", owners=_INITRAMFS_TOOLS,
+)  # fmt: skip
 DEBIAN_12 = Distribution(
-    "Debian GNU/Linux 12 (bookworm)", "debian", "12", ("update-initramfs", *_APT, "podman"), ("grub",), podman="4.3.1"
-)
+    "Debian GNU/Linux 12 (bookworm)", "debian", "12", ("update-initramfs", *_APT, "podman"), ("grub",), podman="4.3.1",
+    owners=_INITRAMFS_TOOLS,
+)  # fmt: skip
 
 
 def platform(distribution: Distribution, **changes: str | None) -> list[str]:
     """The answer of the platform's command. ``changes`` replace single lines; ``None`` leaves one out."""
+    release = {"ID": distribution.os, "ID_LIKE": distribution.like, "VERSION_ID": distribution.version}
     lines: dict[str, str | None] = {
-        "id": distribution.os,
-        "version": distribution.version,
-        "name": distribution.name,
+        **{f"os {key}": f'"{value}"' for key, value in release.items() if value},
+        "os PRETTY_NAME": f'"{distribution.name}"',
         "kernel": "6.12.0",
         "architecture": "x86_64",
         "hostname": "gpu1",
@@ -99,6 +107,8 @@ def platform(distribution: Distribution, **changes: str | None) -> list[str]:
     end["end"] = "yes"
     text = [f"{key}={value}" for key, value in {**lines, **_known(changes, lines)}.items() if value is not None]
     text += [f"tool={tool}" for tool in distribution.tools] + [f"boot={boot}" for boot in distribution.boot]
+    text += [f"initramfs_owner={each}" for each in distribution.owners]
+    text += [f"kernel_hook={each}" for each in distribution.hooks]
     text += [f"{key}={value}" for key, value in {**end, **_known(changes, end)}.items() if value is not None]
     return text
 

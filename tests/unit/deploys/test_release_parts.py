@@ -12,7 +12,7 @@ import pytest
 from pyinfra.api.exceptions import FactProcessError
 
 from deploys.pending import added, left_over
-from deploys.preflight import Family
+from deploys.platforms import Family
 from deploys.settings import Settings
 from deploys.steps import differences, handback
 from deploys.steps.leaving import Leaving, relevant, tools_of
@@ -197,13 +197,24 @@ def test_only_host_data_that_a_release_needs_is_read_slips_of_it_included() -> N
     assert set(relevant({"gevulot_postgres_port": 1, "gevulot_start_timeout": 1})) == {"gevulot_psk_passphrase"}
 
 
-def test_a_host_that_was_upgraded_beyond_what_is_supported_can_still_be_left() -> None:
-    newer = replace(recorded.DEBIAN, version="14", name="Debian GNU/Linux 14")
-    found = tools_of(platform.parse(recorded.platform(newer)))
+def test_a_host_that_no_deploy_supports_any_more_can_still_be_left() -> None:
+    sealed = replace(recorded.DEBIAN, boot=("grub", "uki"))
+    found = tools_of(platform.parse(recorded.platform(sealed)))
     assert isinstance(found, Family)
     assert (found.initramfs, found.boot) == ("initramfs-tools", "grub")
-    bare = replace(newer, tools=("apt-get",))
-    assert "expected update-grub or grubby" in str(tools_of(platform.parse(recorded.platform(bare))))
+    both = replace(recorded.DEBIAN, tools=(*recorded.DEBIAN.tools, "dracut"), hooks=("dracut",))
+    found = tools_of(platform.parse(recorded.platform(both)))
+    assert isinstance(found, Family)
+    assert found.initramfs == "initramfs-tools"
+
+
+@pytest.mark.parametrize(
+    ("tools", "words"),
+    [(("apt-get",), "expected update-grub or grubby"), (("update-grub",), "expected initramfs-tools")],
+)
+def test_a_host_without_the_tools_for_its_boot_is_not_left(tools: tuple[str, ...], words: str) -> None:
+    bare = replace(recorded.DEBIAN, tools=tools)
+    assert words in str(tools_of(platform.parse(recorded.platform(bare))))
 
 
 # --- commands, run for real

@@ -31,6 +31,7 @@ DEBIAN = recorded.platform(recorded.DEBIAN)
 def test_the_platform_is_read_line_by_line() -> None:
     assert Platform().process(DEBIAN) == Host(
         distribution="debian",
+        like=(),
         version="13",
         name="Debian GNU/Linux 13 (trixie)",
         kernel="6.12.0",
@@ -43,13 +44,15 @@ def test_the_platform_is_read_line_by_line() -> None:
         iommu_table="DMAR",
         tools=frozenset({"update-initramfs", "update-grub", "apt-get"}),
         boot=frozenset({"grub"}),
+        initramfs_owners=frozenset({"initramfs-tools"}),
+        kernel_hooks=frozenset(),
         podman=None,
         podman_offered="5.4.2+ds1-1+b2",
     )
 
 
 def test_a_platform_that_says_little_is_read_too() -> None:
-    host = Platform().process(["id=", "podman_offered=(none)", "end=yes"])
+    host = Platform().process(["os ID=", "podman_offered=(none)", "end=yes"])
     assert (host.distribution, host.cores, host.systemd, host.podman_offered) == ("", 0, False, None)
 
 
