@@ -17,6 +17,7 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
+from facts import os_release
 from facts.redaction import Redaction
 from pcibind import evidence_text, topology_text
 
@@ -27,6 +28,7 @@ VERSION = 1
 
 _BEGIN = f"{FORMAT} {VERSION}"
 _MARK = "=== "
+_NAMES = {"id": "ID", "version": "VERSION_ID", "name": "PRETTY_NAME"}
 _SECTIONS = ("topology", "evidence", "host", "end")
 
 # The last section. Each line begins with a word that says what it is about; nothing is run once for each device.
@@ -39,8 +41,7 @@ for n in @HIDDEN@ "$USER" "$LOGNAME" "$SUDO_USER" "$HOSTNAME"; do printf 'hide %
 [ "$(id -u)" = 0 ] || echo "unreadable what is for root alone: the login is another user's"
 printf 'uname %s\n' "$(uname -nrm)"
 if [ -r "$e/os-release" ]; then
-  ( ID= VERSION_ID= PRETTY_NAME=; . "$e/os-release"
-    printf 'platform %s\n' "id=$ID" "version=$VERSION_ID" "name=$PRETTY_NAME" ) 2>/dev/null
+  grep -a -E '^ *(ID|VERSION_ID|PRETTY_NAME)=' "$e/os-release" | tr -d '\000' | sed 's/^/os /'
 else echo "unreadable distribution: $e/os-release cannot be read"; fi
 if [ -r "$p/cmdline" ]; then printf 'arguments %s\n' "$(tr '\n' ' ' <"$p/cmdline")"
 else echo "unreadable kernel arguments: $p/cmdline cannot be read"; fi
@@ -142,7 +143,9 @@ def parse(output: list[str]) -> Seen:
     except ValueError as error:
         unreadable.append(f"the topology: {error}")
     uses, unseen = _uses(sections["evidence"])
-    platform = (*(redaction.text(line) for line in host.get("platform", ())), f"kernel={redaction.release(release)}")
+    names = os_release.parse(host.get("os", ()))
+    shown = (f"{word}={names.get(key, '')}" for word, key in _NAMES.items()) if names else ()
+    platform = (*(redaction.text(line) for line in shown), f"kernel={redaction.release(release)}")
     return Seen(
         unreadable=tuple(dict.fromkeys(redaction.text(line) for line in (*unreadable, *unseen))),
         platform=(*platform, f"architecture={redaction.text(machine)}"),

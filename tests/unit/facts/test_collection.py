@@ -55,7 +55,7 @@ def answer(
         "=== host",
         f"hide {name}",
         f"uname {name} {release} x86_64",
-        *("platform id=debian", "platform version=13", f"platform name={pretty}"),
+        *("os ID=debian", 'os VERSION_ID="13"', f'os PRETTY_NAME="{pretty}"'),
         f"arguments {cmdline}",
         *("acpi APIC", "acpi DMAR", "net class/net/eno1/type:1"),
         *("system Version=257 (257.8-1~deb13u1)", "system SystemState=degraded", "system NFailedUnits=1"),
@@ -476,7 +476,10 @@ def test_names_and_modules_are_read_from_the_hosts_files(tmp_path: Path) -> None
         directory.mkdir(parents=True)
     (etc / "hostname").write_text("acme1.example.com\n")
     (etc / "passwd").write_text("root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\nodd\n")
-    (etc / "os-release").write_text("ID=debian\nVERSION_ID=13\nPRETTY_NAME='Debian 13, as alice has it on acme1'\n")
+    # It is data: no line of it is run.
+    (etc / "os-release").write_text(
+        f"touch {tmp_path}/run\nID=debian\nVERSION_ID=13\nPRETTY_NAME='Debian 13, as alice has it on acme1'\n"
+    )
     (proc / "osrelease").write_text("6.12.0\n")
     (tmp_path / "proc/cmdline").write_text("ro root=LABEL=acme1\nfor=alice iommu=pt")
     (modules / "modules.dep").write_text(
@@ -499,6 +502,7 @@ def test_names_and_modules_are_read_from_the_hosts_files(tmp_path: Path) -> None
         }
     )
     assert seen.platform[:3] == ("id=debian", "version=13", f"name=Debian 13, as {REDACTED} has it on {REDACTED}")
+    assert not (tmp_path / "run").exists()
     assert seen.arguments == ("ro", "root=LABEL=REDACTED", "for=REDACTED", "iommu=pt")
     assert seen.acpi == ("DMAR",)
     assert seen.modules == ("vfio built-in loaded", "vfio_pci module -", "kvm missing -", "nouveau module loaded")
