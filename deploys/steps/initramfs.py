@@ -14,10 +14,15 @@ from deploys.steps.begin import Node
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.together import Part, ask
 
-_REBUILD = {
-    "initramfs-tools": "PATH=$PATH:/usr/sbin:/sbin update-initramfs -u -k all",
-    "dracut": "PATH=$PATH:/usr/sbin:/sbin dracut --regenerate-all --force",
-}
+# By itself dracut chooses a path for its image that need not be the one which Debian's menus name (on an EFI partition,
+# say); there each image is named, as dracut's own hook for new kernels does. Copies of images have no modules.
+_DRACUT = (
+    "PATH=$PATH:/usr/sbin:/sbin; set -- /boot/initrd.img-*; "
+    'if [ -e "$1" ]; then for image do version=${image#/boot/initrd.img-}; '
+    '[ ! -d "/lib/modules/$version" ] || dracut --force "$image" "$version" || exit 1; done; '
+    "else dracut --regenerate-all --force; fi"
+)
+_REBUILD = {"initramfs-tools": "PATH=$PATH:/usr/sbin:/sbin update-initramfs -u -k all", "dracut": _DRACUT}
 
 
 @operation()
