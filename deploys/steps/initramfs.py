@@ -14,15 +14,25 @@ from deploys.steps.begin import Node
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.together import Part, ask
 
-# By itself dracut chooses a path for its image that need not be the one which Debian's menus name (on an EFI partition,
-# say); there each image is named, as dracut's own hook for new kernels does. Copies of images have no modules.
-_DRACUT = (
-    "PATH=$PATH:/usr/sbin:/sbin; set -- /boot/initrd.img-*; "
-    'if [ -e "$1" ]; then for image do version=${image#/boot/initrd.img-}; '
-    '[ ! -d "/lib/modules/$version" ] || dracut --force "$image" "$version" || exit 1; done; '
-    "else dracut --regenerate-all --force; fi"
-)
-_REBUILD = {"initramfs-tools": "PATH=$PATH:/usr/sbin:/sbin update-initramfs -u -k all", "dracut": _DRACUT}
+
+def dracut_command(boot: str = "/boot", modules: str = "/lib/modules") -> str:
+    """How dracut rebuilds every image in ``boot``.
+
+    By itself dracut chooses a path that need not be the one which Debian's menus name, on an EFI partition for example:
+    there each image is named, as in dracut's own hook for new kernels. Copies of images have no modules.
+    """
+    return (
+        f"PATH=$PATH:/usr/sbin:/sbin; set -- {boot}/initrd.img-*; "
+        f'if [ -e "$1" ]; then for image do version=${{image#{boot}/initrd.img-}}; '
+        f'[ ! -d "{modules}/$version" ] || dracut --force "$image" "$version" || exit 1; done; '
+        "else dracut --regenerate-all --force; fi"
+    )
+
+
+_REBUILD = {
+    "initramfs-tools": "PATH=$PATH:/usr/sbin:/sbin update-initramfs -u -k all",
+    "dracut": dracut_command(),
+}
 
 
 @operation()
