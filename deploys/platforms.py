@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 from facts.platform import Host
 
-# Distributions on whose own facts this judgement is tested: ID → releases. The lab boots Debian 13.
+# Distributions on whose facts this judgement is tested: ID → releases, or major ones. The lab boots Debian 13.
 # Debian's testing and unstable have no VERSION_ID; the rebuilds of RHEL follow its releases.
-_EL = ("10",)
 TRIED = {
     "debian": ("13", "14", ""),
     "ubuntu": ("24.04", "26.04"),
     "fedora": ("43", "44"),
-    **dict.fromkeys(("rhel", "almalinux", "centos", "ol", "rocky"), _EL),
+    **dict.fromkeys(("rhel", "almalinux", "centos", "ol", "rocky"), ("10",)),
 }
 _NATIVE = {"apt": frozenset({"debian", "ubuntu"}), "dnf": frozenset({"fedora", "rhel", "centos"})}
 
@@ -56,7 +55,7 @@ def family_of(host: Host) -> Family | str:
 def untried(host: Host, family: Family) -> str | None:
     """The warning for a distribution that this judgement is not tested on."""
     releases = TRIED.get(host.distribution, ())
-    if host.version in releases or (releases == _EL and host.version.partition(".")[0] in releases):
+    if host.version in releases or host.version.partition(".")[0] in releases:
         return None
     return (
         f"{family.name} is not among the distributions that this deploy is tested for; it goes on because the host has "
@@ -82,8 +81,8 @@ def generator_of(host: Host) -> str:
     if host.initramfs_owners != {"initramfs-tools"}:
         owners = ", ".join(sorted(host.initramfs_owners)) or "no package"
         raise Unsupported(
-            f"update-initramfs is of {owners}; expected initramfs-tools or dracut, because the initramfs has to be "
-            "made with the early override in it. See `dpkg -S update-initramfs`, and reinstall one of the two."
+            f"update-initramfs belongs to {owners}; expected initramfs-tools or dracut, because the initramfs must "
+            "carry the early override. See `dpkg -S update-initramfs`, and reinstall one of the two."
         )
     return "initramfs-tools"
 
@@ -92,7 +91,7 @@ def _check_one_writer(host: Host, generator: str) -> None:
     """Refuse a host on which both generators write. Which image boots would depend on who wrote last."""
     if generator == "initramfs-tools" and "dracut" in host.tools and "dracut" in host.kernel_hooks:
         raise Unsupported(
-            "initramfs-tools and dracut both write the initramfs of a new kernel: update-initramfs is of "
+            "initramfs-tools and dracut both write the initramfs of a new kernel: update-initramfs belongs to "
             "initramfs-tools, and the hook /etc/kernel/postinst.d/dracut is active; expected one of them, because an "
             "image of the other would lack the early override. Purge one: apt-get purge dracut, or initramfs-tools."
         )

@@ -276,9 +276,12 @@ def test_two_generators_that_both_write_new_kernels_images_are_refused() -> None
 @pytest.mark.parametrize(
     ("owner", "words"),
     [
-        ("", "update-initramfs is of no package"),
-        ("tiny-initramfs", "update-initramfs is of tiny-initramfs"),
-        ("initramfs-tools, diversion by live-tools", "update-initramfs is of diversion by live-tools, initramfs-tools"),
+        ("", "update-initramfs belongs to no package"),
+        ("tiny-initramfs", "update-initramfs belongs to tiny-initramfs"),
+        (
+            "initramfs-tools, diversion by live-tools",
+            "update-initramfs belongs to diversion by live-tools, initramfs-tools",
+        ),
     ],
 )
 def test_an_update_initramfs_of_neither_generator_is_refused(owner: str, words: str) -> None:
