@@ -90,7 +90,9 @@ class Settings(BaseModel):
         1800, description="Seconds a unit may take to start, a first pull of its image included."
     )
     seccomp_profile: Directory | Literal[""] = Field(
-        "", description="Path on the node of a seccomp profile, for Podman releases whose default refuses AF_VSOCK."
+        "",
+        description="Path on the node of a seccomp profile for the node's container. Unset: Podman's own, with its "
+        "refusal of AF_VSOCK lifted where it has one.",
     )
     # --- database
     postgres_url: Secret | None = Field(

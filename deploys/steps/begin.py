@@ -18,10 +18,11 @@ from deploys.connection import send_at_once
 from deploys.platforms import Family
 from deploys.preflight import Verdict
 from deploys.settings import Settings, SettingsError, read_all
-from deploys.steps import key
+from deploys.steps import key, vsock
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
 from facts.kernel import MODULES, KernelCommandLine, KernelModules
+from facts.paths import Existing
 from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
 from facts.said import Said
@@ -106,6 +107,7 @@ def begin() -> Node:
 
 
 def _judge(settings: Settings) -> Verdict:
+    profile = (settings.seccomp_profile,) if settings.seccomp_profile else ()
     found = ask(
         host,
         Part("platform", Platform, {"directory": settings.storage_directory}),
@@ -122,6 +124,7 @@ def _judge(settings: Settings) -> Verdict:
             {"program": f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_INPUTS[1]} 2>/dev/null || true"},
         ),
         *([Part("discovery", DiscoveryPeers, {"addresses": peers})] if (peers := settings.p2p_discovery) else []),
+        *((Part("profile", Existing, {"paths": profile}),) if profile else ()),
     )
     if found["platform"] is None:
         raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
@@ -136,6 +139,7 @@ def _judge(settings: Settings) -> Verdict:
         found["lines"],
         found.get("discovery"),
     )
+    verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))
     until_now = (
         key.readable_until_now(settings) if found["key_was_readable"] else None,
         preflight.lost_reach(settings, found["listened"]),

@@ -10,7 +10,7 @@ from pyinfra.operations import systemd
 
 from deploys import push
 from deploys.settings import Settings
-from deploys.steps import postgres, secrets, units
+from deploys.steps import postgres, secrets, units, vsock
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
 
@@ -64,6 +64,7 @@ def configure_node(node: Node) -> None:
         image=settings.node_image,
     )
     program = files.template(KEY_PROGRAM, mode="755")
+    allow_vsock = vsock.program(settings, files)
     hand_over = files.template(KEY_UNIT_FILE, key=settings.key_directory, seconds=settings.start_timeout + _KEY_READ)
     quadlet = files.template(
         QUADLET,
@@ -73,12 +74,13 @@ def configure_node(node: Node) -> None:
         gpu=gpu,
         firewall=bool(settings.peer_networks),
         seccomp_profile=settings.seccomp_profile,
+        allow_vsock=vsock.is_allowed_by_us(settings),
         storage=settings.storage_directory,
         data=settings.data_directory,
         socket=postgres.SOCKET,
         start_timeout=settings.start_timeout,
     )
-    node.node_inputs.extend((passphrase, environment, migrate, migration, program, hand_over, quadlet))
+    node.node_inputs.extend((passphrase, environment, migrate, migration, program, allow_vsock, hand_over, quadlet))
     units.reloaded(
         name="Reload systemd",
         units=("pcibind.service", MIGRATION, KEY_UNIT, UNIT, *((postgres.UNIT,) if settings.own_postgres else ())),
@@ -97,7 +99,10 @@ def start_node(node: Node, later: Later) -> None:
         inputs=node.node_inputs,
         settings=settings,
         timeout=settings.start_timeout,
-        files=(QUADLET, MIGRATION_FILE, MIGRATE, ENVIRONMENT, HAND_OVER, f"{settings.key_directory}/node.key"),
+        files=(
+            *(QUADLET, MIGRATION_FILE, MIGRATE, ENVIRONMENT, vsock.PROGRAM, HAND_OVER),
+            f"{settings.key_directory}/node.key",
+        ),
         secrets=(PASSPHRASE, *(() if settings.own_postgres else (postgres.URL,))),
     )
     if settings.own_postgres:

@@ -11,7 +11,7 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import FindInFile
 
 from deploys.planning import DECIDED_LATER, will_follow
-from deploys.steps import firewall, gevulot, postgres
+from deploys.steps import firewall, gevulot, postgres, vsock
 from deploys.steps.before import TIMER
 from deploys.steps.leaving import Leaving
 from deploys.steps.putback import emptied, is_as_before, put_back
@@ -30,6 +30,7 @@ FILES = (
     *UNITS.values(),
     gevulot.MIGRATE,
     gevulot.KEY_PROGRAM,
+    vsock.PROGRAM,
     gevulot.ENVIRONMENT,
     firewall.PROGRAM,
     firewall.RULES,

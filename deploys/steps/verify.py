@@ -17,7 +17,7 @@ from deploys.checks import Check
 from deploys.planning import DECIDED_LATER, is_planning
 from deploys.preflight import Verdict
 from deploys.settings import Settings
-from deploys.steps import access, firewall, gevulot, key, postgres
+from deploys.steps import access, firewall, gevulot, key, postgres, vsock
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
 from deploys.values import is_loopback, port_of
@@ -36,6 +36,7 @@ from facts.together import Part, ask
 from facts.unit import FailedUnits, SystemState, Units
 from facts.verification import MARK
 from facts.virtual_machine import VirtualMachine
+from facts.vsock import VsockTrial
 
 # A node that was started a moment ago answers after its first contact with the database and its peers.
 _HEALTH_SECONDS = 60
@@ -106,6 +107,8 @@ def _read(host: Host, node: Node) -> list[Check]:
     if settings.auto_update:
         found += checks.units(units, ("podman-auto-update.timer",))
     found += checks.container(seen["container"], settings, boards)
+    if not settings.no_execution:
+        found.append(vsock.check(seen["vsock"]))
     doing, runs = _activity(host, settings, seen["activity"], seen["runs"])
     found.append(activity.check(activity.judge(doing, executes=not settings.no_execution)))
     # Only now: a node that was started a moment ago has yet to read its key.
@@ -147,6 +150,7 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         Part("key", Said, {"program": f"{state} || echo unreadable"}),
         Part("firewall", NodeFirewall),
         Part("container", Container, {"container": "gevulot-node"}),
+        *(() if settings.no_execution else (Part("vsock", VsockTrial, {"program": vsock.trial(settings)}),)),
         Part("fifo", Existing, {"paths": _FIFO}),
         Part("environment", DatabasePasswords, {"container": "gevulot-node"}),
         Part("activity", NodeActivity, activity.arguments(settings)),

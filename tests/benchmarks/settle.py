@@ -26,7 +26,7 @@ from shlex import quote
 
 from deploys import preflight, scripts
 from deploys.settings import Settings
-from deploys.steps import gevulot, key, packages, passthrough, postgres
+from deploys.steps import gevulot, key, packages, passthrough, postgres, vsock
 from facts.database import MIGRATIONS, TABLES, PostgresOpenToLoopback, PostgresSchema
 from facts.initramfs import LIST, StaleInitramfs
 from facts.kernel import KernelModules
@@ -54,6 +54,7 @@ FILES = (
     gevulot.MIGRATE,
     gevulot.MIGRATION_FILE,
     gevulot.KEY_PROGRAM,
+    vsock.PROGRAM,
     gevulot.KEY_UNIT_FILE,
     gevulot.QUADLET,
 )

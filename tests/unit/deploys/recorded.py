@@ -269,6 +269,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         re.compile(r" check gevulot-"): "absent",
         "FROM acl_whitelist": [f"own {PUBLIC_KEY}", "answered"],
         "/healthz": '{"health": 200, "waited": 0, "age": 60, "machines": [], "failures": []}',
+        "allow-vsock check": '{"opens": true, "reason": "", "options": []}',
         "echo open": "closed",
         "nft list tables": "end",
         "systemctl show --timestamp=unix -p Id": [

@@ -18,11 +18,12 @@ SYSTEMD = "etc/containers/systemd"
 MIGRATION = "etc/systemd/system/gevulot-migrate.service"
 KEY = "etc/systemd/system/gevulot-key.service"
 PROGRAM = "usr/local/libexec/gevulot/firewall"
+ALLOW_VSOCK = "usr/local/libexec/gevulot/allow-vsock"
 FIREWALL = "etc/systemd/system/gevulot-firewall.service"
 NODE: dict[str, Any] = {
     "socket": "/run/gevulot-postgres/socket",
     "image": IMAGE, "auto_update": False, "own_postgres": True, "gpu": "display", "firewall": False,
-    "seccomp_profile": "", "storage": "/srv/node", "data": "/srv/node/data", "start_timeout": 1800,
+    "seccomp_profile": "", "allow_vsock": True, "storage": "/srv/node", "data": "/srv/node/data", "start_timeout": 1800,
 }  # fmt: skip
 MIGRATE: dict[str, Any] = {
     "own_postgres": True, "storage": "/srv/node", "database_host": "127.0.0.1", "database_port": 5432,
@@ -48,6 +49,7 @@ VARIABLES: dict[str, dict[str, Any]] = {
     "etc/default/grub.d/90-gevulot.cfg": {"arguments": ("intel_iommu=on", "iommu=pt")},
     "usr/local/libexec/gevulot/migrate": {"database": "--volume=/run/a:/run/b:ro,z '--env=GEVULOT_DB_URL=c?d'"},
     "usr/local/libexec/gevulot/hand-over-key": {},
+    ALLOW_VSOCK: {},
     PROGRAM: {},
     "etc/gevulot/firewall.nft": {"networks4": ["203.0.113.0/24"], "networks6": [], "ports": [9995, 9999]},
     FIREWALL: {},
@@ -70,7 +72,7 @@ def test_every_template_is_rendered_here() -> None:
     assert found == set(VARIABLES)
 
 
-@pytest.mark.parametrize("path", [path for path in VARIABLES if path != PROGRAM])
+@pytest.mark.parametrize("path", [path for path in VARIABLES if path not in (PROGRAM, ALLOW_VSOCK)])
 def test_each_file_is_whole_text_without_a_trace_of_its_template(path: str) -> None:
     text = render(path)
     assert text.endswith("\n")
@@ -125,6 +127,19 @@ def test_a_seccomp_profile_is_an_option() -> None:
         render(f"{SYSTEMD}/gevulot-node.container", seccomp_profile="/etc/x.json")
     )
     assert "SeccompProfile" not in render(f"{SYSTEMD}/gevulot-node.container")
+
+
+def test_what_the_vsock_socket_needs_is_decided_at_each_start_of_the_node() -> None:
+    lines = keys(render(f"{SYSTEMD}/gevulot-node.container"))
+    assert {
+        "RuntimeDirectory=gevulot-vsock",
+        "ExecStartPre=/usr/local/libexec/gevulot/allow-vsock start /run/gevulot-vsock",
+        "EnvironmentFile=-/run/gevulot-vsock/podman.env",
+        "PodmanArgs=$VSOCK_PODMAN_OPTIONS",
+    } <= set(lines)
+    own = render(f"{SYSTEMD}/gevulot-node.container", allow_vsock=False, seccomp_profile="/etc/x.json")
+    assert "gevulot-vsock" not in own
+    assert "$VSOCK" not in own
 
 
 def test_the_node_has_what_the_guide_gives_it() -> None:
@@ -253,10 +268,11 @@ def test_the_boot_loader_keeps_what_it_had() -> None:
     assert done.stdout == "quiet intel_iommu=on iommu=pt\n"
 
 
-def test_the_firewalls_program_is_python_and_nothing_of_it_is_filled_in() -> None:
-    text = render(PROGRAM)
-    assert text == (TEMPLATES / f"{PROGRAM}.j2").read_text(encoding="utf-8")
-    compile(text, PROGRAM, "exec")
+@pytest.mark.parametrize("path", [PROGRAM, ALLOW_VSOCK])
+def test_a_program_is_python_and_nothing_of_it_is_filled_in(path: str) -> None:
+    text = render(path)
+    assert text == (TEMPLATES / f"{path}.j2").read_text(encoding="utf-8")
+    compile(text, path, "exec")
 
 
 def test_a_node_with_a_firewall_does_not_run_without_it() -> None:

@@ -1,0 +1,51 @@
+"""The node's vsock socket, which newer policies for containers refuse: the program that lets it open, and its check."""
+
+from __future__ import annotations
+
+from shlex import quote
+
+from pyinfra.api.operation import OperationMeta
+from pyinfra.operations import files
+
+from deploys import push
+from deploys.checks import Check
+from deploys.settings import Settings
+from facts.vsock import Trial
+
+PROGRAM = "/usr/local/libexec/gevulot/allow-vsock"
+
+
+def is_allowed_by_us(settings: Settings) -> bool:
+    """Whether the node's unit decides by itself what its socket needs. A node that executes nothing has no socket."""
+    return not settings.seccomp_profile and not settings.no_execution
+
+
+def program(settings: Settings, written: push.Files) -> OperationMeta:
+    """Write the program that the node's unit runs at each start, or remove it."""
+    if is_allowed_by_us(settings):
+        return written.template(PROGRAM, mode="755")
+    return files.file(name=f"Remove {PROGRAM}", path=PROGRAM, present=False)
+
+
+def trial(settings: Settings) -> str:
+    """The command that tries a socket under the node's policy. It is sent along, as the node may not have it."""
+    text = (push.TEMPLATES / f"{PROGRAM[1:]}.j2").read_text(encoding="utf-8")
+    words = [f"--security-opt=seccomp={settings.seccomp_profile}"] if settings.seccomp_profile else []
+    return " ".join(quote(word) for word in ("python3", "-I", "-c", text, "check", *words))
+
+
+def missing_profile(settings: Settings, there: list[str]) -> tuple[str, ...]:
+    """The refusal of a host that has not the file of ``gevulot_seccomp_profile``."""
+    path = settings.seccomp_profile
+    if not path or path in there:
+        return ()
+    return (f"gevulot_seccomp_profile is {path}, which the host does not have; put the file there, or unset the key",)
+
+
+def check(found: Trial | None) -> Check:
+    """The row of the table."""
+    what = "the container can open a vsock socket"
+    if found is None:
+        return Check(what, "not tried: there is no Podman", False, "yes")
+    under = f", with {' '.join(found.options)}" if found.options else ""
+    return Check(what, f"{'yes' if found.opens else f'no: {found.reason}'}{under}", found.opens, "yes")
