@@ -35,13 +35,36 @@ AS_BEFORE = r"""
 cd /etc/containers/systemd
 systemctl stop gevulot-node.service
 sed -i -e 's|^Volume=/run/gevulot-key:.*|Volume=/var/lib/gevulot/key:/etc/gevulot-key:ro,z|' \
-  -e '/^RunInit=/d' -e '/^ExecSt/d' -e '/^SuccessExitStatus=/d' gevulot-node.container
+  -e '/^RunInit=/d' -e '/^ExecSt/d' -e '/^SuccessExitStatus=/d' \
+  -e '/gevulot-vsock/d' -e '/VSOCK_PODMAN_OPTIONS/d' gevulot-node.container
 sed -i 's|^GEVULOT_NODE_KEY_FILE=.*|GEVULOT_NODE_KEY_FILE=/etc/gevulot-key/node.key|' /etc/gevulot/node.env
 rm /etc/systemd/system/gevulot-key.service /usr/local/libexec/gevulot/hand-over-key
+rm -f /usr/local/libexec/gevulot/allow-vsock
 systemctl daemon-reload
 systemctl start gevulot-node.service
 """
 """Makes of a node what earlier versions deployed: the key's directory is mounted into the container."""
+
+REFUSE_VSOCK = """
+import json, sys
+def condition(index, operator, value):
+    return {"index": index, "value": value, "valueTwo": 0, "op": f"SCMP_CMP_{operator}"}
+def rule(action, *conditions, **more):
+    return {"names": ["socket"], "action": f"SCMP_ACT_{action}", "args": conditions, **more}
+with open("/usr/share/containers/seccomp.json") as file:
+    profile = json.load(file)
+audit = ["CAP_AUDIT_WRITE"]
+profile["syscalls"] = [each for each in profile["syscalls"] if each["names"] != ["socket"]] + [
+    rule("ERRNO", condition(0, "EQ", 40), errnoRet=1),
+    rule("ERRNO", condition(0, "EQ", 16), condition(2, "EQ", 9), errnoRet=22, excludes={"caps": audit}),
+    rule("ALLOW", condition(0, "EQ", 16), condition(2, "NE", 9), excludes={"caps": audit}),
+    rule("ALLOW", condition(0, "NE", 16), excludes={"caps": audit}),
+    rule("ALLOW", condition(0, "NE", 40), includes={"caps": audit}),
+]
+with open(sys.argv[1], "w") as file:
+    json.dump(profile, file)
+"""
+"""Writes the host's own seccomp profile with the rules for sockets that containers-common has from 0.67 on."""
 
 
 def drivers(machine: Machine, board: str) -> list[str]:
@@ -498,6 +521,57 @@ def test_a_node_that_does_not_stay_up_says_why_and_comes_up_again_when_that_is_g
         run = pyinfra([machine], "-y")
     assert run.code == 0, run.output[-3000:]
     assert fleet(machine)[1]["node"]["unit"] == "active"
+
+
+def policy(machine: Machine) -> str:
+    """The security options of the node's container."""
+    return machine.ssh("podman container inspect --format '{{json .HostConfig.SecurityOpt}}' gevulot-node").stdout
+
+
+def vsock_trial(machine: Machine, *options: str) -> dict[str, Any]:
+    """What a container of the host says of a vsock socket, under the node's options or these."""
+    words = " ".join(("/usr/local/libexec/gevulot/allow-vsock check", *options))
+    found: dict[str, Any] = json.loads(machine.ssh(words).stdout)
+    return found
+
+
+def test_a_node_survives_that_its_hosts_podman_begins_to_refuse_vsock(machine: Machine) -> None:
+    assert "seccomp" not in policy(machine)
+    machine.ssh("python3 - /etc/containers/seccomp.json", stdin=REFUSE_VSOCK)
+    refused = vsock_trial(machine)
+    assert (refused["opens"], refused["reason"]) == (False, "Operation not permitted"), "this shows nothing"
+    machine.ssh("systemctl restart gevulot-node.service")
+    wait_for_node(machine)
+    assert "seccomp=/run/gevulot-vsock/seccomp.json" in policy(machine)
+    assert vsock_trial(machine) == {"opens": True, "reason": "", "options": ["seccomp=/run/gevulot-vsock/seccomp.json"]}
+    machine.ssh("rm /etc/containers/seccomp.json; systemctl restart gevulot-node.service")
+    wait_for_node(machine)
+    assert "seccomp" not in policy(machine)
+
+
+def test_a_stopped_node_leaves_no_profile(machine: Machine) -> None:
+    machine.ssh("systemctl stop gevulot-node.service; test ! -e /run/gevulot-vsock")
+    machine.ssh("systemctl start gevulot-node.service")
+    wait_for_node(machine)
+
+
+def test_an_operators_profile_that_refuses_vsock_is_seen(machine: Machine) -> None:
+    machine.ssh("python3 - /root/own.json", stdin=REFUSE_VSOCK)
+    found = vsock_trial(machine, "--security-opt=seccomp=/root/own.json")
+    assert found == {"opens": False, "reason": "Operation not permitted", "options": ["seccomp=/root/own.json"]}
+
+
+@pytest.mark.soak
+def test_the_table_is_wrong_under_an_operators_profile_that_refuses_vsock(machine: Machine, say: Progress) -> None:
+    own = ("--data", "gevulot_seccomp_profile=/root/own.json")
+    with step(say, "deploying with a profile that refuses vsock", takes="about four minutes"):
+        run = pyinfra([machine], "-y", *own)
+    assert run.code != 0
+    assert re.search(r"FAIL the container can open a vsock socket +no: Operation not permitted, with", run.output)
+    machine.ssh("test ! -e /usr/local/libexec/gevulot/allow-vsock")
+    with step(say, "deploying without it", takes="about two minutes"):
+        again = pyinfra([machine], "-y")
+    assert again.code == 0, again.output[-3000:]
 
 
 def test_a_node_of_an_earlier_deploy_is_converted_and_its_operator_warned(machine: Machine, say: Progress) -> None:
