@@ -61,7 +61,7 @@ _RUNS = {
         """
     ("@fake/one", r.data(r.Recorded(r.DEBIAN))),
     ("@fake/two", r.data(r.Recorded(r.DEBIAN_12))),
-    ("@fake/three", r.data(r.Recorded(r.FEDORA))),
+    ("@fake/three", r.data(r.Recorded(r.FEDORA), seccomp_profile="/etc/own.json")),
 """,
         ("-y",),
     ),
@@ -354,6 +354,7 @@ def test_a_refused_host_stops_the_run_before_any_host_is_changed(runs: dict[str,
     assert [each for each in run.sent if each.kind != "question"] == []
     assert "no host was changed" in run.output
     assert "@fake/two: Podman 4.3.1 is installed" in run.output
+    assert "@fake/three: gevulot_seccomp_profile is /etc/own.json, which the host does not have" in run.output
     assert "Traceback" not in run.output
 
 
@@ -504,7 +505,7 @@ def test_a_plan_for_a_settled_host_changes_nothing(plans: dict[str, Run], name: 
 
 def test_the_files_of_a_step_are_asked_for_in_one_command(plans: dict[str, Run]) -> None:
     asked = [each.text for each in plans["applied"].sent if "' files " in each.text]
-    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [6, 5, 3, 6]
+    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [6, 5, 3, 7]
 
 
 def test_a_host_that_can_be_asked_nothing_is_said_once(runs: dict[str, Run]) -> None:

@@ -35,10 +35,12 @@ SOCKETS: list[Socket] = [
     (socket.AF_VSOCK, socket.SOCK_STREAM, 9),
 ]
 WITH_AUDIT, WITHOUT_AUDIT = frozenset({"CAP_AUDIT_WRITE", "CAP_KILL"}), frozenset({"CAP_KILL"})
-on_this_kernel = [
-    pytest.mark.kernel,
-    pytest.mark.skipif(not syscall_filter.AVAILABLE, reason="needs libseccomp"),
-]
+
+
+def kernel(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that filters system calls on this computer's kernel."""
+    needed = pytest.mark.skipif(not syscall_filter.AVAILABLE, reason="needs libseccomp")
+    return pytest.mark.kernel(needed(test))
 
 
 def condition(index: int, operator: str, value: int, other: int = 0) -> dict[str, Any]:
@@ -112,8 +114,7 @@ def program() -> Any:
 # --- the profile, on this kernel
 
 
-@pytest.mark.kernel
-@pytest.mark.skipif(not syscall_filter.AVAILABLE, reason="needs libseccomp")
+@kernel
 @pytest.mark.parametrize("capabilities", [WITH_AUDIT, WITHOUT_AUDIT], ids=["audit", "no audit"])
 @pytest.mark.parametrize("shape", REFUSING)
 def test_only_vsock_sockets_change_from_refused_to_what_they_are_without_a_filter(
@@ -131,8 +132,7 @@ def test_only_vsock_sockets_change_from_refused_to_what_they_are_without_a_filte
     }
 
 
-@pytest.mark.kernel
-@pytest.mark.skipif(not syscall_filter.AVAILABLE, reason="needs libseccomp")
+@kernel
 def test_an_allow_beside_the_refusal_would_not_do(program: Any) -> None:
     beside = {**NEW, "syscalls": [*NEW["syscalls"], program.ALLOW]}
     # In this process: it fails before the kernel sees it.
@@ -140,8 +140,7 @@ def test_an_allow_beside_the_refusal_would_not_do(program: Any) -> None:
         syscall_filter.apply(beside, WITHOUT_AUDIT)
 
 
-@pytest.mark.kernel
-@pytest.mark.skipif(not syscall_filter.AVAILABLE, reason="needs libseccomp")
+@kernel
 def test_without_the_allow_the_default_action_would_refuse() -> None:
     less = {**NEW, "syscalls": NEW["syscalls"][1:]}
     assert syscall_filter.results([VSOCK], less, WITH_AUDIT)[VSOCK] == errno.ENOSYS
@@ -180,7 +179,7 @@ sys.path.insert(0, {root!r})
 from tests.unit.deploys import syscall_filter
 host = json.load(open({host!r}))
 with open({log!r}, "a") as log:
-    log.write(json.dumps([sys.argv[1:], "NOTIFY_SOCKET" in os.environ]) + "\\n")
+    log.write(json.dumps([sys.argv[1:], sorted(os.environ)]) + "\\n")
 if sys.argv[1] == "info":
     print(json.dumps({{"host": {{"security": {{"seccompProfilePath": host["profile"]}}}}}}))
     sys.exit()
@@ -233,7 +232,11 @@ class Host:
         enabled.write_text("Y\n" if apparmor else "N\n")
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": f"{self.root}/bin:{os.environ['PATH']}", "NOTIFY_SOCKET": "/nowhere"}
+        environment = {
+            "PATH": f"{self.root}/bin:{os.environ['PATH']}",
+            "NOTIFY_SOCKET": "/nowhere",
+            "PODMAN_SYSTEMD_UNIT": "gevulot-node.service",
+        }
         return subprocess.run(
             [sys.executable, "-I", str(self._program), *words],
             capture_output=True,
@@ -259,12 +262,6 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
-
-
-def kernel(test: Callable[..., None]) -> Callable[..., None]:
-    for mark in on_this_kernel:
-        test = mark(test)
-    return test
 
 
 @kernel
@@ -346,8 +343,9 @@ def test_options_that_open_other_sockets_too_are_refused(host: Host) -> None:
 def test_podman_cannot_report_the_node_as_started_and_runs_under_the_units_options(host: Host) -> None:
     host.start()
     calls = [json.loads(line) for line in host.log.read_text().splitlines()]
-    assert [told for _, told in calls] == [False]
-    (words, _) = calls[0]
+    ((words, environment),) = calls
+    assert "PATH" in environment
+    assert not {"NOTIFY_SOCKET", "PODMAN_SYSTEMD_UNIT"} & set(environment)
     assert {"--network=host", "--security-opt=label=disable", "--rm"} <= set(words)
 
 
