@@ -40,7 +40,8 @@ WITH_AUDIT, WITHOUT_AUDIT = frozenset({"CAP_AUDIT_WRITE", "CAP_KILL"}), frozense
 def kernel(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test that filters system calls on this computer's kernel."""
     needed = pytest.mark.skipif(not syscall_filter.AVAILABLE, reason="needs libseccomp")
-    return pytest.mark.kernel(needed(test))
+    marked: Callable[..., None] = pytest.mark.kernel(needed(test))
+    return marked
 
 
 def condition(index: int, operator: str, value: int, other: int = 0) -> dict[str, Any]:
