@@ -54,7 +54,8 @@ def test_a_foreign_card_in_a_boards_group_is_refused_by_name(fresh: Machine) -> 
 def test_all_functions_reach_the_virtual_machine_when_asked_for(fresh: Machine) -> None:
     run = pyinfra([fresh], "-y", "--data", "gevulot_gpu_functions=all")
     assert run.code == 0, run.output[-3000:]
-    report = json.loads(fresh.ssh("podman exec gevulot-node /gevulot stand-in-program").stdout)
+    command = "podman exec gevulot-node /gevulot stand-in-program --slowness 5 --limit 900"
+    report = json.loads(fresh.ssh(command, timeout=1000).stdout)
     assert len(report["functions"]) == 8
 
 

@@ -67,6 +67,33 @@ with open(sys.argv[1], "w") as file:
 """Writes the host's own seccomp profile with the rules for sockets that containers-common has from 0.67 on."""
 
 
+STALLED = r"""
+import json, time, urllib.error, urllib.request
+
+def ask(port, path="/", data=None):
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=60).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+def wait(status):
+    deadline = time.monotonic() + 120
+    while ask(8888, "/healthz") != status and time.monotonic() < deadline:
+        time.sleep(0.5)
+    print(ask(8888, "/healthz"))
+
+def stall(seconds):
+    ask(9944, data=json.dumps({"method": "stand_in_stall", "params": {"seconds": seconds}}).encode())
+
+wait(200)
+stall(600)
+wait(503)
+stall(0)
+wait(200)
+"""
+"""Prints the node's health while its scheduler's loop runs, while it stands, and when it runs again."""
+
+
 def drivers(machine: Machine, board: str) -> list[str]:
     """The driver of each function of the board at a bridge-relative path."""
     root, *bridges, slot = board.split("/")
@@ -262,12 +289,22 @@ def test_the_nodes_own_key_is_on_its_list_after_the_first_deploy(machine: Machin
     assert access_list(machine) == [machine.ssh("cat /etc/gevulot/node-key.public").stdout.strip()]
 
 
-def test_a_virtual_machine_inside_the_node_sees_exactly_what_is_listed(machine: Machine) -> None:
-    report = json.loads(machine.ssh("podman exec gevulot-node /gevulot stand-in-program").stdout)
+def test_a_program_proves_vsock_its_workspace_and_exactly_the_listed_boards(machine: Machine) -> None:
+    command = "podman exec gevulot-node /gevulot stand-in-program --slowness 5 --limit 900"
+    report = json.loads(machine.ssh(command, timeout=1000).stdout)
     displays = [address(machine, board) for board in BOARDS]
     assert report["devices"] == displays
-    assert [function["host"] for function in report["functions"]] == displays
+    # As the kernel of the program's machine sees them: where the real node's program saw them too.
+    seen = [(each["host"], each["address"], each["id"]) for each in report["functions"]]
+    assert seen == [(displays[0], "00:06.0", "1234:1111"), (displays[1], "00:07.0", "1234:1111")]
     assert all(bar["address"] for function in report["functions"] for bar in function["bars"])
+    # Its task came over vsock, and its result through the workspace.
+    assert report["guest_cid"] >= 4
+    assert report["workspace"]["file"] == "proof.dat"
+
+
+def test_the_health_check_sees_a_scheduler_that_stands(machine: Machine) -> None:
+    assert machine.ssh("python3 -I -", stdin=STALLED).stdout.split() == ["200", "503", "200"]
 
 
 def trial(machine: Machine) -> Trial:

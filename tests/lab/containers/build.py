@@ -4,7 +4,7 @@ The images are stand-ins: they keep the contract of docker.io/library/postgres a
 Gevulot node's image where no registry can be reached, and say so in their labels and logs. All
 share one layer, the root filesystem of Debian 12's packages: they run on one host, which so pulls
 it once. Postgres 15 is Debian 12's; Postgres 16, which Debian never had, is that of a locked Python
-package. `registry.py` beside this file serves the result.
+package. The node's last layer is the disk of a program. `registry.py` beside this file serves the result.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.cache import holds, locked, unfinished
-from tests.lab.containers import postgres16
+from tests.lab.containers import postgres16, program_image
 
 SUITE = "bookworm"
 HERE = Path(__file__).resolve().parent
 MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr"
 POSTGRES_IMAGES = {15: "stand-in/postgres:15", 16: "stand-in/postgres:16"}
 NODE_IMAGE = "stand-in/gevulot-node:latest"
+PROGRAM = "/usr/lib/stand-in/program.img"
 REF_NAME = "org.opencontainers.image.ref.name"
 # Uncompressed, since the machine that pulls is emulated. Skopeo under QEMU's emulation, 195 MB into
 # storage: 9.8 s plain, 12.6 s zstd (73 MB), 19.3 s gzip (76 MB). The content is hashed in any case,
@@ -66,6 +67,7 @@ class Image:
     stands_in_for: str
     entries: tuple[Entry, ...]
     config: dict[str, Any] = field(default_factory=dict)
+    runs_programs: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def images() -> tuple[Image, ...]:
             Entry("/var/lib/gevulot/node.key", PUBLICLY_KNOWN_KEY, 0o644),
         ),
         {"Env": [f"PATH={path}", "LANG=C.UTF-8"], "Entrypoint": ["/gevulot"], "Cmd": ["run"]},
+        runs_programs=True,
     )
     return postgres(15, path, ()), postgres(16, path, postgres16_entries()), node
 
@@ -148,7 +151,7 @@ def recipe_of_rootfs() -> str:
 
 def recipe() -> str:
     """Short hash over everything that decides what is in the layout."""
-    parts = [recipe_of_rootfs().encode(), Path(__file__).read_bytes()]
+    parts = [recipe_of_rootfs().encode(), program_image.recipe().encode(), Path(__file__).read_bytes()]
     for image in images():
         parts.append(json.dumps([image.reference, image.config]).encode())
         parts += [part for each in image.entries for part in (each.path.encode(), each.content)]
@@ -174,9 +177,10 @@ def ensure(cache: Path, say: Say = print) -> Path:
         if holds(layout):
             return layout
         archive = rootfs(cache, say)
+        disk = program(cache, say)
         half = unfinished(layout)
         half.mkdir()
-        write_layout(half, archive, images())
+        write_layout(half, archive, disk, images())
         half.rename(layout)
     return layout
 
@@ -188,6 +192,17 @@ def rootfs(cache: Path, say: Say) -> Path:
         if not holds(archive):
             build_rootfs(unfinished(archive), say).rename(archive)
     return archive
+
+
+def program(cache: Path, say: Say) -> Path:
+    """The disk of a program as it is in the cache, built when not there. Raises BuildError."""
+    disk = cache / "containers" / f"program-{program_image.recipe()}.img"
+    if not holds(disk):
+        say("container images: building the disk of a program (about 30 s) …")
+    try:
+        return program_image.ensure(disk)
+    except program_image.ProgramImageError as error:
+        raise BuildError(str(error)) from None
 
 
 def build_rootfs(archive: Path, say: Say) -> Path:
@@ -222,21 +237,24 @@ def build_rootfs(archive: Path, say: Say) -> Path:
     return archive
 
 
-def write_layout(layout: Path, archive: Path, contents: tuple[Image, ...]) -> None:
-    """Writes the OCI image layout of the images over the root filesystem's archive."""
+def write_layout(layout: Path, archive: Path, program: Path, contents: tuple[Image, ...]) -> None:
+    """Writes the OCI image layout of the images over the root filesystem's archive, with the disk of a program."""
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True)
     shared = link_blob(blobs, archive)
     manifests = []
     for image in contents:
-        small = add_blob(blobs, layer(image.entries))
+        layers = [shared, add_blob(blobs, layer(image.entries))]
+        if image.runs_programs:
+            # A layer of its own: the node's modules change more often.
+            layers.append(add_blob(blobs, layer((Entry(PROGRAM, program.read_bytes(), 0o644),))))
         # An uncompressed layer's digest is that of its content, which the configuration lists.
-        config = add_blob(blobs, encode(configuration(image, [shared.digest, small.digest])))
+        config = add_blob(blobs, encode(configuration(image, [each.digest for each in layers])))
         manifest = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": config.descriptor(CONFIG),
-            "layers": [shared.descriptor(LAYER), small.descriptor(LAYER)],
+            "layers": [each.descriptor(LAYER) for each in layers],
         }
         descriptor = add_blob(blobs, encode(manifest)).descriptor(MANIFEST)
         manifests.append(descriptor | {"annotations": {REF_NAME: image.reference}})
@@ -262,7 +280,7 @@ def configuration(image: Image, layers: list[str]) -> dict[str, Any]:
         "rootfs": {"type": "layers", "diff_ids": layers},
         "history": [
             {"created_by": f"Debian 12 packages ({SUITE})"},
-            {"created_by": f"stand-in for {image.stands_in_for}"},
+            *({"created_by": f"stand-in for {image.stands_in_for}"} for _ in layers[1:]),
         ],
     }
 

@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 
 from tests.lab.containers import build
-from tests.lab.containers.node.stand_in import keys
+from tests.lab.containers.node.stand_in import keys, program
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
     archive = tmp_path / "rootfs.tar"
     archive.write_bytes(b"root filesystem")
+    disk = tmp_path / "program.img"
+    disk.write_bytes(b"disk of a program")
     (tmp_path / "layout").mkdir()
-    build.write_layout(tmp_path / "layout", archive, build.images())
+    build.write_layout(tmp_path / "layout", archive, disk, build.images())
     return tmp_path / "layout"
 
 
@@ -59,6 +61,15 @@ def test_the_node_image_has_its_program_its_command_and_a_publicly_known_key(lay
         key = archive.extractfile("var/lib/gevulot/node.key")
         assert key is not None
         assert len(keys.public_key(key.read())) == 130
+
+
+def test_only_the_node_image_has_the_disk_of_a_program_as_a_layer_of_its_own(layout: Path) -> None:
+    assert len(manifests(layout)[build.POSTGRES_IMAGES[16]]["layers"]) == 2
+    _, _, last = manifests(layout)[build.NODE_IMAGE]["layers"]
+    with tarfile.open(fileobj=io.BytesIO(blob(layout, last["digest"]))) as archive:
+        disk = archive.extractfile(str(program.IMAGE).lstrip("/"))
+        assert disk is not None
+        assert disk.read() == b"disk of a program"
 
 
 @pytest.mark.parametrize("release", [15, 16])
@@ -109,7 +120,9 @@ def test_a_build_that_fails_says_why_and_leaves_no_scratch(tmp_path: Path, monke
     assert [each.name for each in (cache / "containers").iterdir() if each.suffix != ".lock"] == []
 
 
-@pytest.mark.parametrize("script", ["postgres/docker-entrypoint.sh", "rootfs/finish.sh"])
+@pytest.mark.parametrize(
+    "script", ["postgres/docker-entrypoint.sh", "rootfs/finish.sh", "program/init", "program/loader.sh"]
+)
 def test_the_scripts_parse(script: str) -> None:
     path = build.HERE / script
     shell = "bash" if "bash" in path.read_text().splitlines()[0] else "sh"

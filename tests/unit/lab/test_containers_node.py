@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import signal
 import socket
@@ -13,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, strategies
@@ -25,7 +22,6 @@ from tests.lab.containers.node.stand_in import (
     devices,
     keys,
     log,
-    program,
     services,
     settings,
 )
@@ -123,7 +119,7 @@ def file_server(tmp_path: Path) -> Iterator[tuple[str, int]]:
     (tmp_path / "data/a file").write_bytes(b"inside")
     (tmp_path / "key").write_bytes(b"outside")
     with services.Server(("127.0.0.1", 0), services.Files) as server:
-        server.state = services.State(settings.read({}, {"GEVULOT_DATA_DIRECTORY": str(tmp_path / "data")}), ONE)
+        server.state = services.State(settings.read({}, {"GEVULOT_DATA_DIRECTORY": str(tmp_path / "data")}))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield "127.0.0.1", server.server_address[1]
         server.shutdown()
@@ -251,23 +247,6 @@ def test_a_directory_keeps_its_capitals() -> None:
     assert database.parameters("postgres://a@%2Fsrv%2FPG/d")["host"] == "/srv/PG"
 
 
-@pytest.mark.parametrize("listed", [True, False])
-def test_a_result_counts_only_when_the_nodes_own_key_is_on_its_list(
-    listed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    chosen = settings.read({}, {"GEVULOT_DB_URL": "postgres://u@h/d"})
-    monkeypatch.setattr(program, "run", lambda _: {"functions": []})
-    monkeypatch.setattr(database, "is_trusted", lambda url, key: listed and (url, key) == (chosen.db_url, ONE))
-    state = services.State(chosen, ONE)
-    if listed:
-        assert state.run_program() == {"functions": []}
-        return
-    with pytest.raises(services.RejectedError, match=r"^failed to persist transaction$"):
-        state.run_program()
-    assert state.programs == 0
-    assert "Tx permission denied signer not authorized" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("url", ["postgres://u:hush@h:5x/d", "mysql://u:hush@h/d", "hush"])
 def test_a_malformed_database_url_is_refused_without_being_shown(url: str) -> None:
     with pytest.raises(database.DatabaseError) as caught:
@@ -337,75 +316,6 @@ def test_what_is_no_pci_address_is_refused(entry: str, tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(devices.DeviceError, match="no such device"):
         devices.iommu_group("0000:0a:00.1", tmp_path)
-
-
-def test_qemu_gets_each_device_as_listed() -> None:
-    chosen = settings.read({}, {"GEVULOT_GPU_DEVICES": "0000:01:00.0,"})
-    arguments = program.command_line(chosen, 5, 1029)
-    listed = [each for each in arguments if each.startswith("vfio-pci,")]
-    assert listed == [
-        "vfio-pci,rombar=0,host=0000:01:00.0,id=program-device-0",
-        "vfio-pci,rombar=0,host=,id=program-device-1",
-    ]
-    assert "vhost-vsock-pci,guest-cid=5" in arguments
-
-
-def pci_function(slot: int, name: str, **more: Any) -> dict[str, Any]:
-    """A function in the shape of QEMU's `query-pci`."""
-    return {
-        "bus": 0,
-        "slot": slot,
-        "function": 0,
-        "class_info": {"class": 0x0380, "desc": "Display controller"},
-        "id": {"vendor": 0x1234, "device": 0x1111},
-        "irq_pin": 0,
-        "qdev_id": name,
-        "regions": [],
-        **more,
-    }
-
-
-def memory(address: int) -> dict[str, Any]:
-    return {"bar": 0, "type": "memory", "address": address, "size": 4096, "prefetch": True}
-
-
-def test_only_passed_functions_are_reported_those_behind_bridges_too() -> None:
-    behind = pci_function(0, "program-device-1", bus=1, regions=[memory(0xFE000000)])
-    buses = [
-        {
-            "bus": 0,
-            "devices": [
-                pci_function(1, "scsi0"),
-                pci_function(2, "", pci_bridge={"bus": {}, "devices": [behind]}),
-                pci_function(3, "program-device-0", regions=[memory(-1)]),
-            ],
-        }
-    ]
-    found = program.passed_through(buses, ("0000:01:00.0", "0000:01:00.1"))
-    assert [(each["host"], each["address"]) for each in found] == [
-        ("0000:01:00.0", "00:03.0"),
-        ("0000:01:00.1", "01:00.0"),
-    ]
-    assert found[0]["id"] == "1234:1111"
-    assert found[0]["class"] == "0380"
-    assert [each["bars"][0]["address"] for each in found] == [None, 0xFE000000]
-    assert not program.settled(found)
-    assert program.settled(found[1:])
-
-
-def test_the_monitor_passes_over_events_and_raises_what_qemu_refuses() -> None:
-    said = [
-        {"QMP": {"version": {}}},
-        {"return": {}},
-        {"event": "RESUME"},
-        {"return": [1]},
-        {"error": {"class": "CommandNotFound", "desc": "no such command"}},
-    ]
-    reading = io.BytesIO(b"".join(json.dumps(each).encode() + b"\n" for each in said))
-    monitor = program.Monitor(io.BufferedRWPair(reading, io.BytesIO()))
-    assert monitor.execute("query-pci") == [1]
-    with pytest.raises(program.ProgramError, match="no such command"):
-        monitor.execute("query-kvm")
 
 
 @pytest.mark.parametrize(("other", "same"), [("secret", True), ('"secret"', False), ("", False)])

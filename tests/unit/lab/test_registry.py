@@ -26,7 +26,9 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # More than a socket's buffer and than one chunk, so that a short write would show.
     archive.write_bytes(bytes(range(256)) * 20_000)
     (directory / "layout").mkdir()
-    build.write_layout(directory / "layout", archive, build.images())
+    disk = directory / "program.img"
+    disk.write_bytes(b"disk")
+    build.write_layout(directory / "layout", archive, disk, build.images())
     return directory / "layout"
 
 

@@ -40,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
         operations.add_parser(name).add_argument("--db-url", default=url)
 
     settings.add_flags(commands.add_parser("run", allow_abbrev=False))
-    commands.add_parser("stand-in-program", help="run a program on the node that runs here")
+    program = commands.add_parser("stand-in-program", help="run a program on the node that runs here")
+    program.add_argument("--slowness", type=float, default=1, help="factor of the limits of the machine's start")
+    program.add_argument("--limit", type=float, default=600, help="seconds to wait for the result")
     return top
 
 
@@ -120,16 +122,19 @@ def run(given: argparse.Namespace) -> int:
 
 def start(chosen: settings.Settings, public_key: str, held: contextlib.ExitStack) -> None:
     """Checks the devices and opens the listeners; `held` keeps open what the node holds."""
-    from . import services
+    from . import calls, scheduler, services
 
+    programs = None
     if not chosen.no_execution:
-        held.enter_context(vsock_listener(chosen.vsock_listen_port))
+        listener = held.enter_context(vsock_listener(chosen.vsock_listen_port))
         devices.require_for_programs()
+        programs = scheduler.Scheduler(chosen, public_key)
+        calls.listen(listener, programs.answer)
         log("info", f"listening for programs at vsock port {chosen.vsock_listen_port}")
         if chosen.gpu_devices is not None:
             groups = devices.require_gpus(chosen.gpu_devices)
             log("info", f"GPU devices {list(chosen.gpu_devices)} in VFIO groups {groups}")
-    state = services.State(chosen, public_key)
+    state = services.State(chosen, programs)
     services.listen_for_peers(chosen)
     files = (chosen.p2p_listen_addr[0], chosen.http_download_port)
     services.serve("file downloads", files, services.Files, state)
@@ -138,7 +143,10 @@ def start(chosen: settings.Settings, public_key: str, held: contextlib.ExitStack
     services.serve("JSON-RPC", chosen.json_rpc_listen_addr, services.Rpc, state)
     if chosen.metrics_listen_addr:
         services.serve("metrics", chosen.metrics_listen_addr, services.Metrics, state)
-    services.serve("healthcheck", chosen.healthcheck_listen_addr, services.Health, state)
+    # As the real node, one that executes nothing has no listener for its health.
+    if programs is not None:
+        programs.start()
+        services.serve("healthcheck", chosen.healthcheck_listen_addr, services.Health, state)
 
 
 class VsockError(Exception):
@@ -158,16 +166,17 @@ def vsock_listener(port: int) -> socket.socket:
         raise VsockError(text) from None
 
 
-def stand_in_program(_: argparse.Namespace) -> int:
+def stand_in_program(given: argparse.Namespace) -> int:
     """`stand-in-program`: asks the node of this container to run a program; prints its report."""
     import http.client
     import json
 
     host, port = settings.from_environment({}).json_rpc_listen_addr
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    connection = http.client.HTTPConnection(loopback, port, timeout=300)
+    connection = http.client.HTTPConnection(loopback, port, timeout=given.limit + 30)
     try:
-        call = {"jsonrpc": "2.0", "id": 1, "method": "stand_in_run_program"}
+        params = {"slowness": given.slowness, "limit": given.limit}
+        call = {"jsonrpc": "2.0", "id": 1, "method": "stand_in_run_program", "params": params}
         connection.request("POST", "/", json.dumps(call))
         answer = json.loads(connection.getresponse().read())
     except OSError as error:

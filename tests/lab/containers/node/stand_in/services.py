@@ -12,16 +12,20 @@ import shutil
 import socket
 import socketserver
 import threading
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from . import NOTICE, database, program
+from . import NOTICE
 from .log import log
+from .scheduler import Scheduler
 from .settings import Address, Settings
 
 PEER_SECONDS = 10.0
 NONCE = 32
+LIMIT_SECONDS = 600.0
+STALL_SECONDS = 10.0
 
 
 class ListenError(Exception):
@@ -32,31 +36,12 @@ class NoPeerError(Exception):
     """There are discovery addresses, and none of them answers as a peer."""
 
 
-class RejectedError(Exception):
-    """A result that the node does not accept from itself; the reason is in the log only."""
-
-
+@dataclass(frozen=True)
 class State:
-    """What the listeners share: the settings, the node's public key, and whether a program runs."""
+    """What the listeners share: the settings, and the scheduler of a node that executes programs."""
 
-    def __init__(self, settings: Settings, public_key: str) -> None:
-        self.settings = settings
-        self.public_key = public_key
-        self.busy = threading.Lock()
-        self.programs = 0
-
-    def run_program(self) -> dict[str, Any]:
-        """Runs one program at a time, as the real node has one GPU to give."""
-        with self.busy:
-            log("info", "starting QEMU for a program")
-            report = program.run(self.settings)
-            # As the real one, the node signs the result and checks its own list only then.
-            if not database.is_trusted(self.settings.db_url, self.public_key):
-                log("error", "failed to persist transaction: Tx permission denied signer not authorized")
-                raise RejectedError("failed to persist transaction")
-            self.programs += 1
-            log("info", f"the program's machine saw {len(report['functions'])} PCI functions")
-            return report
+    settings: Settings
+    scheduler: Scheduler | None = None
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -89,12 +74,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Health(Handler):
-    """`/healthz`: 204 before the first program, 200 after one, 503 during one. `/ready`: 204."""
+    """`/healthz`: 200; 503 while a transaction waits for its machine, or the scheduler's loop stands. `/ready`: 204."""
 
     def do_GET(self) -> None:
-        state = self.server.state
+        scheduler = self.server.state.scheduler
         if self.path == "/healthz":
-            self.reply(503 if state.busy.locked() else 200 if state.programs else 204)
+            self.reply(200 if scheduler is not None and scheduler.healthy else 503)
         else:
             self.reply(204 if self.path == "/ready" else 404)
 
@@ -104,7 +89,8 @@ class Metrics(Handler):
 
     def do_GET(self) -> None:
         if self.path == "/metrics":
-            count = self.server.state.programs
+            scheduler = self.server.state.scheduler
+            count = scheduler.programs if scheduler is not None else 0
             self.reply(200, f"# {NOTICE}\nstand_in_programs_total {count}\n".encode())
         else:
             self.reply(404)
@@ -135,7 +121,11 @@ class Files(Handler):
 
 
 class Rpc(Handler):
-    """JSON-RPC 2.0 over `POST /` with the one method `stand_in_run_program`."""
+    """JSON-RPC 2.0 over `POST /` with two methods, whose parameters are named.
+
+    `stand_in_run_program` waits for the result of a program: at most `limit` seconds, and the limits of its machine's
+    start are the real node's times `slowness`. `stand_in_stall` stops the scheduler's loop for some `seconds`.
+    """
 
     def do_GET(self) -> None:
         self.reply(405)
@@ -144,19 +134,26 @@ class Rpc(Handler):
         try:
             request = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
             method, call = request["method"], request.get("id")
+            numbers = {name: float(value) for name, value in (request.get("params") or {}).items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             return self.result(None, error=(-32600, "invalid request"))
-        if method != "stand_in_run_program":
+        if method not in ("stand_in_run_program", "stand_in_stall"):
             return self.result(call, error=(-32601, "Method not found (this is a stand-in)"))
-        if self.server.state.settings.no_execution:
+        scheduler = self.server.state.scheduler
+        if scheduler is None:
             return self.result(call, error=(-32000, "this node executes no programs"))
-        try:
-            return self.result(call, result=self.server.state.run_program())
-        except program.ProgramError as error:
-            log("error", f"the program's machine failed: {error}")
-            return self.result(call, error=(-32000, str(error)))
-        except (RejectedError, database.DatabaseError) as error:
-            return self.result(call, error=(-32000, str(error)))
+        if method == "stand_in_stall":
+            scheduler.stall(numbers.get("seconds", STALL_SECONDS))
+            return self.result(call, result={})
+        transaction = scheduler.submit(numbers.get("slowness", 1.0))
+        limit = numbers.get("limit", LIMIT_SECONDS)
+        if not transaction.done.wait(limit):
+            # It stays in the mempool, as with the real node.
+            what = f"not finished after {limit:.0f} s and {transaction.starts} starts of QEMU"
+            return self.result(call, error=(-32000, f"transaction {transaction.digest}: {what}"))
+        if transaction.report is None:
+            return self.result(call, error=(-32000, str(transaction.error)))
+        return self.result(call, result=transaction.report)
 
     def result(self, call: Any, *, result: Any = None, error: tuple[int, str] | None = None) -> None:
         """The answer to the call: a result or an error."""
