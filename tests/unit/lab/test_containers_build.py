@@ -87,8 +87,8 @@ def test_postgres_16_lies_in_its_image_with_all_that_it_needs(layout: Path, tmp_
     with tarfile.open(fileobj=io.BytesIO(blob(layout, manifest["layers"][1]["digest"]))) as archive:
         archive.extractall(tmp_path / "image", filter="tar")
     programs = tmp_path / "image/usr/lib/postgresql/16/bin"
-    for program in ("postgres", "psql", "initdb"):
-        done = subprocess.run([programs / program, "--version"], capture_output=True, text=True, check=True)
+    for name in ("postgres", "psql", "initdb"):
+        done = subprocess.run([programs / name, "--version"], capture_output=True, text=True, check=True)
         assert "(PostgreSQL) 16." in done.stdout
     sample = programs.parent / "share/postgresql/postgresql.conf.sample"
     assert "\nlisten_addresses = '*'" in sample.read_text()
