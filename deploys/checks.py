@@ -237,6 +237,9 @@ def port(number: int, answer: str) -> Check:
     return Check(f"port {number} from outside", answer, ok, "closed")
 
 
+_OF_PEERS = ("chain input ", "input: ")
+
+
 def _table(settings: Settings) -> Table:
     """The table that keeps everybody but the named networks from the peer-to-peer ports, as the kernel shows it."""
     ports = f"tcp dport {{ {', '.join(map(str, sorted(settings.p2p_ports)))} }}"
@@ -253,19 +256,20 @@ def peers(found: Firewall | None, settings: Settings) -> Check:
     """Who may reach the peer-to-peer ports, by the kernel's table and by where something listens."""
     what = f"who may reach {' and '.join(map(str, settings.p2p_ports))}"
     wanted = _table(settings) if settings.peer_networks else None
+    rules = [each for each in found.table.rules if each.startswith(_OF_PEERS)] if found and found.table else []
     names = ", ".join(wanted.networks) if wanted else "everybody" if settings.open_to_any else "loopback only"
     if found is None:
         return Check(what, "unknown: the ports and the table could not be read", False, names)
     if wanted is not None:
-        if found.table is None:
+        if found.table is None or not rules:
             return Check(what, "everybody: the nftables table inet gevulot is missing", False, names)
         if found.table.networks != wanted.networks:
             return Check(what, f"other networks: {', '.join(found.table.networks) or 'none'}", False, names)
-        if found.table.rules != wanted.rules:
+        if tuple(rules) != wanted.rules:
             return Check(what, "unknown: the nftables table inet gevulot has other rules", False, names)
         return Check(what, names, True, names)
-    if found.table is not None:
-        return Check(what, "a table inet gevulot that is not asked for", False, names)
+    if rules:
+        return Check(what, "networks that are not asked for, by the table inet gevulot", False, names)
     if settings.open_to_any:
         return Check(what, "everybody, as gevulot_peers says", None)
     outside = sorted(found.outside & set(settings.p2p_ports))

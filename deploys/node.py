@@ -9,7 +9,7 @@ from deploys.steps.access import grant_access
 from deploys.steps.account import make_account
 from deploys.steps.before import record_before
 from deploys.steps.begin import begin
-from deploys.steps.firewall import configure_firewall, remove_firewall, start_firewall
+from deploys.steps.firewall import configure_firewall, start_firewall
 from deploys.steps.gevulot import configure_node, start_node
 from deploys.steps.images import pull_images
 from deploys.steps.initramfs import rebuild_initramfs
@@ -45,6 +45,5 @@ configure_node(node, _if=later.gate)
 start_postgres(node, later, _if=later.gate)
 start_firewall(node, later, _if=later.gate)
 start_node(node, later, _if=later.gate)
-remove_firewall(node.settings, _if=later.gate)
 grant_access(node, later, _if=later.gate)
 verify(node, later, _if=later.gate)

@@ -24,8 +24,10 @@ from pcibind.request import BoardRequest, Config, Selector
 
 # Quadlet learned `Ulimit=` in 4.7, the newest of the keys that our units use.
 PODMAN_MINIMUM = (4, 7)
-# nftables learned the flag `owner` in it.
-KERNEL_MINIMUM_FOR_PEERS = (5, 12)
+# nftables learned the flag `owner` in 5.12, and to find the cgroup of a socket in this one.
+KERNEL_MINIMUM = (5, 13)
+# What the node's table needs. A kernel that has them built in says so too.
+NFTABLES_MODULES = ("nf_tables", "nft_socket", "nft_reject_inet")
 MINIMUM_CORES = 64
 MINIMUM_MEMORY_GB = 512
 MINIMUM_DISK_GB = 1000
@@ -123,8 +125,8 @@ def _platform(host: Host, settings: Settings, boards_wanted: bool, found: _Findi
     return family if isinstance(family, Family) else None
 
 
-def _peers(host: Host, modules: dict[str, Module], settings: Settings, found: _Findings) -> None:
-    """What the networks of peers need of the host, and what everybody may read without them."""
+def _peers(settings: Settings, found: _Findings) -> None:
+    """What everybody may read where no networks of peers are named."""
     if settings.open_to_any:
         ports = " and ".join(map(str, settings.p2p_ports))
         external = "" if settings.own_postgres else " and the external database's URL"
@@ -133,18 +135,26 @@ def _peers(host: Host, modules: dict[str, Module], settings: Settings, found: _F
             f"process can read: its environment with the network's passphrase{external}, programs and results. "
             "Name the networks of your peers instead."
         )
-    if not settings.peer_networks:
-        return
-    if release_of(host.kernel) < KERNEL_MINIMUM_FOR_PEERS:
+
+
+def _nftables(host: Host, modules: dict[str, Module], found: _Findings) -> None:
+    """What the table that keeps others from the node's ports needs of the host."""
+    if release_of(host.kernel) < KERNEL_MINIMUM:
         found.refusals.append(
-            f"gevulot_peers is set, and the kernel is {host.kernel}; expected 5.12 or newer, whose nftables can lock "
-            "a table against changes by others. Upgrade the kernel, or let the node listen on loopback."
+            f"the kernel is {host.kernel}; expected 5.13 or newer, whose nftables can lock a table against changes by "
+            "others and tell the node's sockets from others'. Upgrade the kernel and boot it."
         )
-    nf_tables = modules.get("nf_tables")
-    if nf_tables is not None and not nf_tables.exists:
+    missing = [name for name in NFTABLES_MODULES if name in modules and not modules[name].exists]
+    if missing:
         found.refusals.append(
-            "gevulot_peers is set, and the running kernel has no module nf_tables; expected it, to restrict the "
-            "peer-to-peer ports. Install the distribution's full kernel and boot it."
+            f"the running kernel has no module {', '.join(missing)}; expected all of {', '.join(NFTABLES_MODULES)}, to "
+            "restrict who reaches the node's ports. Install the distribution's full kernel and boot it."
+        )
+    if host.legacy_cgroups:
+        found.refusals.append(
+            "the host uses cgroups version 1; expected version 2 alone at /sys/fs/cgroup, by which nftables keeps "
+            "local users from the programs' virtual machines. Remove systemd.unified_cgroup_hierarchy=0 from the "
+            "kernel's arguments and reboot."
         )
 
 
@@ -227,7 +237,8 @@ def judge(
     config = request(topology, settings, record)
     family = _platform(host, settings, bool(config.boards), found)
     present = _modules(modules, bool(config.boards), found)
-    _peers(host, modules, settings, found)
+    _nftables(host, modules, found)
+    _peers(settings, found)
     _discovery(discovery or {}, found)
     if lines is not None and any("iommu=off" in line for line in lines.configured):
         found.refusals.append(

@@ -237,6 +237,11 @@ class Settings(BaseModel):
         return port_of(self.p2p_listen), self.http_port
 
     @property
+    def service_ports(self) -> tuple[int, ...]:
+        """The TCP ports on which the node itself serves, in order."""
+        return tuple(sorted(port for key, port in self._listening() if key != "postgres_port"))
+
+    @property
     def open_to_any(self) -> bool:
         """Whether everybody may reach the peer-to-peer ports."""
         return "any" in self.peers

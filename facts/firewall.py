@@ -61,7 +61,7 @@ class Firewall:
 
 
 class NodeFirewall(FactBase[Firewall | None]):
-    """What keeps strangers from the peer-to-peer ports. Needs root to read the table."""
+    """What keeps strangers from the node's ports. Needs root to read the table."""
 
     def command(self) -> str:
         return f"sh -c {quote(_COMMAND)}"
@@ -142,6 +142,8 @@ def _words(expression: dict[str, Any]) -> str:
             "match": {"op": "==" | "in", "left": {"payload": {"protocol": protocol, "field": field}}, "right": right}
         }:
             return f"{protocol} {field} {_right(right)}"
+        case {"match": {"op": "==" | "in", "left": {"socket": {"key": key}}, "right": str() | int() as right}}:
+            return f"socket {key} {right}"
         case {"accept": None}:
             return "accept"
         case {"drop": None}:

@@ -22,6 +22,7 @@ for file in "$r/etc/os-release" "$r/usr/lib/os-release"; do
 echo "kernel=$(uname -r)"; echo "architecture=$(uname -m)"
 echo "hostname=$(uname -n)"
 [ -d /run/systemd/system ] && echo systemd=yes
+[ -e /sys/fs/cgroup/cgroup.controllers ] || echo legacy_cgroups=yes
 echo "cores=$(nproc)"
 while read -r key value _; do [ "$key" = MemTotal: ] && echo "memory_kib=$value"; done </proc/meminfo
 grep -m1 -o -w -E 'vmx|svm' /proc/cpuinfo | sed s/^/virtualisation=/ | head -n1
@@ -89,6 +90,7 @@ class Host:
     kernel_hooks: frozenset[str]
     podman: str | None
     podman_offered: str | None
+    legacy_cgroups: bool = False
 
     def to_json(self) -> dict[str, Any]:
         sets = {name: sorted(values) for name, values in asdict(self).items() if isinstance(values, frozenset)}
@@ -128,6 +130,7 @@ def parse(output: list[str]) -> Host:
         kernel_hooks=frozenset(several["kernel_hook"]),
         podman=single.get("podman") or None,
         podman_offered=None if offered in ("", "(none)") else offered,
+        legacy_cgroups=single.get("legacy_cgroups") == "yes",
     )
 
 

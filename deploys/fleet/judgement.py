@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from deploys import activity, checks, diagnosis, pending, platforms, preflight
+from deploys import activity, checks, diagnosis, pending, platforms, preflight, qmp
 from deploys.checks import Check
 from deploys.fleet import state
 from deploys.fleet.lint import lint
@@ -248,8 +248,7 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         found.add(Severity.WRONG, f"{gevulot.UNIT} is {trouble.found}; {trouble.step}")
     elif not node.running:
         found.add(Severity.WRONG, f"gevulot-node.service is {node.active} ({node.result or node.sub})")
-    firewalls = (firewall.UNIT,) if settings.peer_networks else ()
-    wanted = (gevulot.UNIT, gevulot.MIGRATION, *firewalls, *((postgres.UNIT,) if settings.own_postgres else ()))
+    wanted = (gevulot.UNIT, gevulot.MIGRATION, firewall.UNIT, *((postgres.UNIT,) if settings.own_postgres else ()))
     for name in wanted:
         one = seen.units.get(name)
         if one is None or one.load != "loaded":
@@ -274,7 +273,7 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
     if seen.parts is not None and seen.knows("topology", "record"):
         _add(found, checks.devices(seen.parts, boards))
     peers = checks.peers(seen.firewall, settings) if seen.knows("firewall") else None
-    _add(found, [peers] if peers else [])
+    _add(found, [peers, qmp.check(seen.firewall, settings, node)] if peers else [])
     database_secret = postgres.PASSWORD if settings.own_postgres else postgres.URL
     needed = {gevulot.PASSPHRASE, database_secret} if seen.knows("secrets") else set()
     missing = tuple(sorted(needed - set(seen.secrets)))

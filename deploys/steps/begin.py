@@ -112,7 +112,7 @@ def _judge(settings: Settings) -> Verdict:
         host,
         Part("platform", Platform, {"directory": settings.storage_directory}),
         Part("usage", PciUsage),
-        Part("modules", KernelModules, {"modules": (*MODULES, "nf_tables")}),
+        Part("modules", KernelModules, {"modules": (*MODULES, *preflight.NFTABLES_MODULES)}),
         Part("topology", PciTopology),
         Part("record", PciRecord),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),

@@ -72,7 +72,6 @@ def configure_node(node: Node) -> None:
         auto_update=settings.auto_update,
         own_postgres=settings.own_postgres,
         gpu=gpu,
-        firewall=bool(settings.peer_networks),
         seccomp_profile=settings.seccomp_profile,
         allow_vsock=vsock.is_allowed_by_us(settings),
         storage=settings.storage_directory,

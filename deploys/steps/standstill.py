@@ -34,6 +34,7 @@ FILES = (
     gevulot.ENVIRONMENT,
     firewall.PROGRAM,
     firewall.RULES,
+    firewall.QMP_RULES,
     postgres.HBA,
     postgres.IDENT,
 )

@@ -12,7 +12,7 @@ from pyinfra import host, logger
 from pyinfra.api import Host, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys import activity, checks, connection, diagnosis, forward, outside, remote, scripts, virtual_machine
+from deploys import activity, checks, connection, diagnosis, forward, outside, qmp, remote, scripts, virtual_machine
 from deploys.checks import Check
 from deploys.planning import DECIDED_LATER, is_planning
 from deploys.preflight import Verdict
@@ -83,7 +83,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     services = (
         gevulot.UNIT,
         *((postgres.UNIT,) if settings.own_postgres else ()),
-        *((firewall.UNIT,) if settings.peer_networks else ()),
+        firewall.UNIT,
         *(("pcibind.service",) if boards else ()),
     )
     failed = seen["failed"] if system != "running" else []
@@ -121,6 +121,7 @@ def _read(host: Host, node: Node) -> list[Check]:
         Check("system", f"{system}{': ' if failed else ''}{', '.join(failed)}", system == "running", "running")
     )
     found.append(checks.peers(seen["firewall"], settings))
+    found.append(qmp.check(seen["firewall"], settings, units.get(gevulot.UNIT)))
     found += _ports(host, settings)
     for line in trouble.lines if trouble else ():
         logger.info(f"{host.print_prefix}the journal: {line}")

@@ -115,20 +115,6 @@ _RUNS = {
 """,
         ("-y",),
     ),
-    "firewall left": (
-        """
-    ("@fake/left", r.saying(
-        {
-            "ActiveEnterTimestamp gevulot-firewall.service":
-                ["Id=gevulot-firewall.service", "LoadState=loaded", "ActiveState=active", "SubState=running",
-                 "NeedDaemonReload=no"],
-            "existing /etc/systemd/system/gevulot-firewall.service": "/etc/systemd/system/gevulot-firewall.service",
-        },
-        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)),
-    )),
-""",
-        ("-y",),
-    ),
     "not up": (
         """
     ("@fake/loop", r.saying(
@@ -472,30 +458,16 @@ def test_the_nodes_own_key_is_put_on_its_list(runs: dict[str, Run], host: str) -
     assert [each.rpartition(" peer ")[2] for each in commands if " peer " in each] == [f"{PUBLIC_KEY} whitelist"]
 
 
-def test_networks_of_peers_plan_a_firewall_and_a_restart_and_nothing_else(plans: dict[str, Run]) -> None:
+def test_networks_of_peers_plan_a_table_and_a_restart_and_nothing_else(plans: dict[str, Run]) -> None:
     assert planned(plans["peers"], "settled") == {
         "Configure the firewall | Write /etc/gevulot/firewall.nft",
-        "Configure the firewall | Write /usr/local/libexec/gevulot/firewall",
-        "Configure the firewall | Write /etc/systemd/system/gevulot-firewall.service",
         "Configure the firewall | Reload systemd",
         "Configure the node | Write /etc/gevulot/node.env",
-        "Configure the node | Write /etc/containers/systemd/gevulot-node.container",
         "Configure the node | Reload systemd",
         "Start the firewall | Start the firewall",
         "Start the node | Start the node",
         "Grant access | Bring the node's access list up to date",
     }
-
-
-def test_a_firewall_is_removed_only_after_the_node_listens_on_loopback_again(runs: dict[str, Run]) -> None:
-    commands = runs["firewall left"].commands("left")
-    (stop,) = [number for number, each in enumerate(commands) if "systemctl stop gevulot-firewall.service" in each]
-    (start,) = [number for number, each in enumerate(commands) if "systemctl start gevulot-node.service" in each]
-    assert start < stop
-    assert commands[stop + 1] == (
-        "rm -f /etc/systemd/system/gevulot-firewall.service /etc/gevulot/firewall.nft "
-        "/usr/local/libexec/gevulot/firewall && systemctl daemon-reload"
-    )
 
 
 @pytest.mark.parametrize("name", _CHANGES)

@@ -1,15 +1,16 @@
-"""Only named networks reach the peer-to-peer ports: the rules, and the program that holds them, on this kernel."""
+"""Who reaches the node's ports: the rules, and the program that holds them, on this kernel."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from ctypes.util import find_library
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from deploys import checks, settings
-from deploys.push import TEMPLATES
+from deploys import checks, qmp, settings
 from deploys.settings import Settings
 from deploys.steps import firewall
 from facts.firewall import NodeFirewall
+from facts.unit import Unit
 from tests.unit.deploys.test_templates import render
 
 PEERS = ("198.51.100.0/24", "2001:db8:1::/64")
@@ -54,6 +55,10 @@ def asked(**keys: Any) -> Settings:
 
 def rules(**keys: Any) -> str:
     return render(firewall.RULES[1:], **firewall.variables(asked(**keys)))
+
+
+def qmp_rules(**changes: Any) -> str:
+    return render(firewall.QMP_RULES[1:], **(qmp.variables(asked()) | changes))
 
 
 # --- the rules
@@ -92,19 +97,43 @@ def test_networks_inside_of_others_are_not_listed_twice() -> None:
     assert "elements = { 10.0.0.0/8 }" in rules(peers=["10.1.0.0/16", "10.0.0.0/8", "10.0.0.0/8"])
 
 
+def test_without_networks_of_peers_the_table_restricts_no_port_of_theirs() -> None:
+    text = rules(p2p_listen="127.0.0.1:9999", peers=[])
+    assert "chain input" not in text
+    assert "peers" not in text
+    assert "chain qmp" in text
+
+
+def test_others_may_connect_to_the_nodes_services_and_to_nothing_else_of_it() -> None:
+    lines = qmp_rules().splitlines()
+    services = lines.index("add rule inet gevulot qmp tcp dport { 8888, 9944, 9995, 9999 } accept")
+    node = 'socket cgroupv2 level 2 "system.slice/gevulot-node.service"'
+    assert services < lines.index(f"add rule inet gevulot qmp {node} reject with tcp reset")
+    metrics = qmp.variables(asked(metrics_listen="127.0.0.1:9000", json_rpc_listen="0.0.0.0:8545"))
+    assert metrics["services"] == [8545, 8888, 9000, 9995, 9999]
+
+
 # --- the program, in network namespaces of its own
 
 NAMESPACES = [
     *([] if os.geteuid() == 0 else ["the rights of root"]),
-    *([] if shutil.which("ip") else ["ip"]),
+    *(each for each in ("ip", "nsenter") if not shutil.which(each)),
 ]
 NFTABLES = [
     *NAMESPACES,
     *([] if shutil.which("nft") else ["nft"]),
     *([] if find_library("nftables") else ["libnftables"]),
 ]
+# nft resolves a path below this one; version 2 may be mounted beside version 1.
+CGROUPS = Path("/sys/fs/cgroup")
+UNIFIED = next((each for each in (CGROUPS / "unified", CGROUPS) if (each / "cgroup.controllers").exists()), None)
 in_namespaces = pytest.mark.skipif(bool(NAMESPACES), reason=f"needs {', '.join(NAMESPACES)}")
 on_this_kernel = pytest.mark.skipif(bool(NFTABLES), reason=f"needs {', '.join(NFTABLES)}")
+
+
+def inside(namespace: str) -> list[str]:
+    """`ip netns exec` would hide the cgroups."""
+    return ["nsenter", f"--net=/run/netns/{namespace}"]
 
 
 @dataclass
@@ -115,11 +144,11 @@ class Namespaces:
     outside: str
 
     def run(self, where: str, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["ip", "netns", "exec", where, *words], capture_output=True, text=True, check=False)
+        return subprocess.run([*inside(where), *words], capture_output=True, text=True, check=False)
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["ip", "netns", "exec", self.node, *words],
+            [*inside(self.node), *words],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment,
         )  # fmt: skip
 
@@ -164,24 +193,52 @@ def namespaces() -> Iterator[Namespaces]:
         yield found
 
 
-@pytest.fixture
-def holder(namespaces: Namespaces, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+@dataclass
+class Holder:
+    """The program, started with the files beside it, and what it says to systemd."""
+
+    namespaces: Namespaces
+    directory: Path
+    notify: socket.socket
+    process: subprocess.Popen[str]
+
+    def reload(self) -> None:
+        """As systemd does for Type=notify-reload."""
+        before = time.monotonic_ns() // 1000
+        self.process.send_signal(signal.SIGHUP)
+        begun, _, at = self.notify.recv(100).decode().partition("\nMONOTONIC_USEC=")
+        assert begun == "RELOADING=1"
+        assert int(at) >= before
+        assert self.notify.recv(100) == b"READY=1"
+
+
+def held(namespaces: Namespaces, directory: Path) -> list[str]:
+    """The program's command line, with its files in the directory."""
+    files = [directory / name for name in ("firewall", "firewall.nft", "qmp.nft")]
+    for file, text in zip(files, (render(firewall.PROGRAM[1:]), rules(), qmp_rules()), strict=True):
+        file.write_text(text)
+    return [sys.executable, "-I", *map(str, files)]
+
+
+@contextmanager
+def started(namespaces: Namespaces, directory: Path) -> Iterator[Holder]:
     """The program, once it says that it is ready."""
-    program, table = tmp_path / "firewall", tmp_path / "firewall.nft"
-    program.write_text((TEMPLATES / f"{firewall.PROGRAM[1:]}.j2").read_text())
-    table.write_text(rules())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.bind(str(tmp_path / "notify"))
+        notify.bind(str(directory / "notify"))
         notify.settimeout(30)
-        process = namespaces.start(
-            sys.executable, "-I", str(program), str(table), NOTIFY_SOCKET=str(tmp_path / "notify")
-        )
+        process = namespaces.start(*held(namespaces, directory), NOTIFY_SOCKET=str(directory / "notify"))
         try:
             assert notify.recv(100) == b"READY=1"
-            yield process
+            yield Holder(namespaces, directory, notify, process)
         finally:
             process.kill()
             process.wait()
+
+
+@pytest.fixture
+def holder(namespaces: Namespaces, tmp_path: Path) -> Iterator[Holder]:
+    with started(namespaces, tmp_path) as program:
+        yield program
 
 
 @pytest.mark.kernel
@@ -219,10 +276,10 @@ def test_the_kernels_table_is_read_back_as_what_was_asked_for(namespaces: Namesp
 
 @pytest.mark.kernel
 @on_this_kernel
-def test_the_table_goes_when_the_program_is_killed(namespaces: Namespaces, holder: subprocess.Popen[str]) -> None:
+def test_the_table_goes_when_the_program_is_killed(namespaces: Namespaces, holder: Holder) -> None:
     assert "table inet gevulot" in namespaces.table()
-    holder.kill()
-    holder.wait()
+    holder.process.kill()
+    holder.process.wait()
     end = time.monotonic() + 10
     while "table inet gevulot" in namespaces.table():
         assert time.monotonic() < end
@@ -230,11 +287,234 @@ def test_the_table_goes_when_the_program_is_killed(namespaces: Namespaces, holde
 
 @pytest.mark.kernel
 @on_this_kernel
-def test_a_table_of_the_same_name_stops_the_program(namespaces: Namespaces, tmp_path: Path) -> None:
-    namespaces.run(namespaces.node, "nft", "add", "table", "inet", "gevulot")
-    program, table = tmp_path / "firewall", tmp_path / "firewall.nft"
-    program.write_text((TEMPLATES / f"{firewall.PROGRAM[1:]}.j2").read_text())
-    table.write_text(rules())
-    done = namespaces.run(namespaces.node, sys.executable, "-I", str(program), str(table))
+def test_a_table_of_the_same_name_that_nobody_owns_is_replaced_and_named(
+    namespaces: Namespaces, tmp_path: Path
+) -> None:
+    saved = "table inet gevulot { chain input { type filter hook input priority 0; policy drop; }; }"
+    assert namespaces.run(namespaces.node, "nft", saved).returncode == 0
+    with started(namespaces, tmp_path) as program:
+        assert program.process.stdout is not None
+        assert "There is a table inet gevulot already" in program.process.stdout.readline()
+        assert namespaces.guarded()
+        assert "policy drop" not in namespaces.run(namespaces.node, "nft", "list", "ruleset").stdout
+
+
+@pytest.mark.kernel
+@on_this_kernel
+@pytest.mark.usefixtures("holder")
+def test_a_table_of_the_same_name_that_another_program_owns_stops_the_program(
+    namespaces: Namespaces, tmp_path: Path
+) -> None:
+    (tmp_path / "second").mkdir()
+    done = namespaces.run(namespaces.node, *held(namespaces, tmp_path / "second"))
     assert done.returncode == 1
-    assert "expected the table inet gevulot" in done.stderr
+    assert "expected it in the table inet gevulot" in done.stderr
+    assert namespaces.guarded()
+
+
+# --- the QMP ports, with a cgroup in the node's place
+
+QMP, SERVICE, OTHER = 1028, 8888, 5432
+# Listens on each of the ports, and ends every connection itself, as a QEMU does that is killed.
+LISTEN = """
+import socket, sys, threading
+def serve(listener):
+    while True:
+        listener.accept()[0].close()
+for port in sys.argv[1:]:
+    listener = socket.create_server(("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
+    threading.Thread(target=serve, args=(listener,)).start()
+print("listening", flush=True)
+"""
+# Prints which of the ports it reaches, at which address.
+TRY = """
+import os, socket, sys
+user, mark, source, addresses, *ports = sys.argv[1:]
+made = []
+for address in addresses.split(","):
+    for port in map(int, ports):
+        each = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        each.settimeout(5)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, int(mark, 0))
+        if source != "0":
+            each.bind(("", int(source)))
+        made.append((each, address, port))
+os.setuid(int(user))
+for each, address, port in made:
+    try:
+        each.connect((address, port))
+    except ConnectionRefusedError:
+        continue
+    each.recv(1)
+    each.close()
+    print(address, port)
+"""
+LOOPBACK = ("127.0.0.1", "::1")
+with_cgroups = pytest.mark.skipif(UNIFIED is None, reason="needs cgroups version 2")
+
+
+class Cgroup:
+    """A cgroup in the place of the node's unit, with a listener at a QMP port and at one of the node's services."""
+
+    def __init__(self, namespaces: Namespaces) -> None:
+        assert UNIFIED is not None
+        self.namespaces = namespaces
+        self.directory = UNIFIED / f"gevulot-{os.getpid()}"
+        self.name = str(self.directory.relative_to(CGROUPS))
+        self._listener: subprocess.Popen[str] | None = None
+
+    def words(self, *words: str) -> list[str]:
+        return ["sh", "-c", f'echo $$ >{self.directory}/cgroup.procs && exec "$@"', "in", *words]
+
+    def start(self) -> None:
+        self.directory.mkdir()
+        self._listener = listening(self.namespaces, *self.words(), ports=(QMP, SERVICE))
+
+    def stop(self) -> None:
+        if self._listener is not None:
+            self._listener.kill()
+            self._listener.wait()
+            self._listener = None
+        # Its last process may still be on its way out.
+        for _ in range(100):
+            with suppress(OSError):
+                self.directory.rmdir()
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{self.directory} is still in use")
+
+    def connects(self, *ports: int, source: int = 0) -> set[str]:
+        """Which ports its own processes reach."""
+        return reached(self.namespaces, *self.words(), ports=ports, source=source)
+
+
+def listening(namespaces: Namespaces, *words: str, ports: tuple[int, ...]) -> subprocess.Popen[str]:
+    server = namespaces.start(*words, sys.executable, "-c", LISTEN, *map(str, ports))
+    assert server.stdout is not None
+    assert server.stdout.readline() == "listening\n"
+    return server
+
+
+def reached(
+    namespaces: Namespaces, *words: str, ports: tuple[int, ...], user: int = 0, mark: int = 0, source: int = 0,
+    where: str = "", addresses: tuple[str, ...] = LOOPBACK,
+) -> set[str]:  # fmt: skip
+    program = [sys.executable, "-c", TRY, str(user), str(mark), str(source), ",".join(addresses), *map(str, ports)]
+    done = namespaces.run(where or namespaces.node, *words, *program)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines())
+
+
+def at(*ports: int, addresses: tuple[str, ...] = LOOPBACK) -> set[str]:
+    return {f"{address} {port}" for address in addresses for port in ports}
+
+
+@pytest.fixture
+def cgroup(holder: Holder) -> Iterator[Cgroup]:
+    """The node's place as it is after a start: with its rules, and beside it a listener of the host's."""
+    place = Cgroup(holder.namespaces)
+    (holder.directory / "qmp.nft").write_text(qmp_rules(cgroup=place.name, level=1))
+    other = listening(holder.namespaces, ports=(OTHER,))
+    try:
+        place.start()
+        holder.reload()
+        yield place
+    finally:
+        other.kill()
+        other.wait()
+        if place.directory.exists():
+            place.stop()
+
+
+def said_of(cgroup: Cgroup) -> tuple[bool | None, str]:
+    """What the table at the end of a deploy says of the QMP ports."""
+    said = cgroup.namespaces.run(cgroup.namespaces.node, "sh", "-c", NodeFirewall().command()).stdout.splitlines()
+    node = Unit("gevulot-node.service", "loaded", "active", "running", "success", False, "generated", 1)
+    row = qmp.check(NodeFirewall().process(said), asked(), node, cgroup.name)
+    return row.ok, row.found
+
+
+@pytest.mark.kernel
+@on_this_kernel
+@with_cgroups
+def test_only_the_node_reaches_its_qmp_ports(cgroup: Cgroup) -> None:
+    assert cgroup.connects(QMP, SERVICE, OTHER) == at(QMP, SERVICE, OTHER)
+    for user in (0, 65534):
+        assert reached(cgroup.namespaces, ports=(QMP, SERVICE, OTHER), user=user) == at(SERVICE, OTHER)
+    assert said_of(cgroup) == (True, "the node only")
+
+
+@pytest.mark.kernel
+@on_this_kernel
+@with_cgroups
+def test_the_nodes_packet_mark_helps_nobody_else(cgroup: Cgroup) -> None:
+    mark = qmp.variables(asked())["bit"]
+    assert reached(cgroup.namespaces, ports=(QMP, OTHER), mark=mark) == at(OTHER)
+
+
+@pytest.mark.kernel
+@on_this_kernel
+@with_cgroups
+def test_neighbours_do_not_reach_the_qmp_ports_either(cgroup: Cgroup) -> None:
+    namespaces, addresses = cgroup.namespaces, tuple(INSIDE.values())
+    found = reached(namespaces, ports=(QMP, SERVICE, OTHER), where=namespaces.outside, addresses=addresses)
+    assert found == at(SERVICE, OTHER, addresses=addresses)
+
+
+@pytest.mark.kernel
+@on_this_kernel
+@with_cgroups
+def test_an_ended_connection_of_the_nodes_own_lets_nobody_in(cgroup: Cgroup) -> None:
+    # The listener ends it, so that the kernel keeps its addresses and ports for a minute.
+    assert cgroup.connects(QMP, source=40000) == at(QMP)
+    assert reached(cgroup.namespaces, ports=(QMP,), source=40000) == set()
+
+
+@pytest.mark.kernel
+@on_this_kernel
+@with_cgroups
+def test_a_service_of_the_hosts_beside_the_qmp_ports_is_reached(cgroup: Cgroup) -> None:
+    other = listening(cgroup.namespaces, ports=(QMP + 1,))
+    try:
+        assert reached(cgroup.namespaces, ports=(QMP + 1,)) == at(QMP + 1)
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.kernel
+@on_this_kernel
+@with_cgroups
+def test_a_node_that_starts_again_is_guarded_after_a_reload_and_its_old_rules_are_named(
+    cgroup: Cgroup, holder: Holder
+) -> None:
+    cgroup.stop()
+    cgroup.start()
+    ok, found = said_of(cgroup)
+    assert ok is False
+    assert "of an earlier start of the node" in found
+    holder.reload()
+    assert said_of(cgroup) == (True, "the node only")
+    assert reached(cgroup.namespaces, ports=(QMP, SERVICE, OTHER)) == at(SERVICE, OTHER)
+    assert cgroup.connects(QMP) == at(QMP)
+
+
+@pytest.mark.kernel
+@on_this_kernel
+@with_cgroups
+def test_rules_that_cannot_be_loaded_end_the_program(cgroup: Cgroup, holder: Holder) -> None:
+    cgroup.stop()
+    holder.process.send_signal(signal.SIGHUP)
+    assert holder.process.wait(30) == 1
+    end = time.monotonic() + 10
+    while "table inet gevulot" in cgroup.namespaces.table():
+        assert time.monotonic() < end
+
+
+@pytest.mark.kernel
+@on_this_kernel
+@with_cgroups
+def test_a_reload_leaves_the_networks_of_peers_alone(cgroup: Cgroup, holder: Holder) -> None:
+    holder.reload()
+    assert cgroup.namespaces.guarded()

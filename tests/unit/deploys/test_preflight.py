@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploys import settings
-from deploys.preflight import Verdict, judge, lost_reach, release_of, request
+from deploys.preflight import NFTABLES_MODULES, Verdict, judge, lost_reach, release_of, request
 from deploys.settings import Settings
 from facts.kernel import MODULES, KernelModules
 from facts.platform import parse
@@ -128,21 +128,23 @@ def test_a_missing_module_is_refused_by_its_name() -> None:
     assert refusal.startswith("the running kernel has no module vhost_vsock; expected all of")
 
 
-def test_networks_of_peers_need_a_kernel_whose_tables_have_owners() -> None:
-    keys: dict[str, Any] = {"p2p_listen": "0.0.0.0:9999", "peers": ["192.0.2.0/24"]}
-    (text,) = verdict(changes={"kernel": "5.11.22-generic"}, **keys).refusals
-    assert "the kernel is 5.11.22-generic; expected 5.12 or newer" in text
-    assert verdict(changes={"kernel": "5.12.0"}, **keys).refusals == ()
-    assert verdict(changes={"kernel": "5.11.22-generic"}).refusals == ()
+def test_a_kernel_whose_nftables_cannot_tell_the_nodes_sockets_is_refused() -> None:
+    (text,) = verdict(changes={"kernel": "5.12.22-generic"}).refusals
+    assert "the kernel is 5.12.22-generic; expected 5.13 or newer" in text
+    assert verdict(changes={"kernel": "5.13.0"}).refusals == ()
 
 
-def test_a_kernel_without_nf_tables_is_refused_where_peers_are_named() -> None:
-    known = KernelModules().process([*modules(), "nf_tables missing -"])
+@pytest.mark.parametrize("name", NFTABLES_MODULES)
+def test_a_kernel_without_a_module_of_nftables_is_refused_by_its_name(name: str) -> None:
+    known = KernelModules().process([*modules(), f"{name} missing -"])
     host, found = parse(platform(DEBIAN)), topology_text.parse(topology(*gpu(1, 1), NIC, NVME))
-    keys: dict[str, Any] = {"p2p_listen": "0.0.0.0:9999", "peers": ["192.0.2.0/24"]}
-    (text,) = judge(host, known, found, evidence_text.parse(evidence()), asked(**keys)).refusals
-    assert "no module nf_tables" in text
-    assert judge(host, known, found, evidence_text.parse(evidence()), asked()).refusals == ()
+    (text,) = judge(host, known, found, evidence_text.parse(evidence()), asked()).refusals
+    assert f"no module {name}; expected" in text
+
+
+def test_a_host_with_the_first_version_of_cgroups_is_refused() -> None:
+    (text,) = verdict(changes={"legacy_cgroups": "yes"}).refusals
+    assert "uses cgroups version 1; expected version 2 alone" in text
 
 
 def test_a_node_that_peers_reached_by_an_earlier_default_is_warned_that_they_lose_it() -> None:

@@ -22,7 +22,7 @@ ALLOW_VSOCK = "usr/local/libexec/gevulot/allow-vsock"
 FIREWALL = "etc/systemd/system/gevulot-firewall.service"
 NODE: dict[str, Any] = {
     "socket": "/run/gevulot-postgres/socket",
-    "image": IMAGE, "auto_update": False, "own_postgres": True, "gpu": "display", "firewall": False,
+    "image": IMAGE, "auto_update": False, "own_postgres": True, "gpu": "display",
     "seccomp_profile": "", "allow_vsock": True, "storage": "/srv/node", "data": "/srv/node/data", "start_timeout": 1800,
 }  # fmt: skip
 MIGRATE: dict[str, Any] = {
@@ -52,6 +52,9 @@ VARIABLES: dict[str, dict[str, Any]] = {
     ALLOW_VSOCK: {},
     PROGRAM: {},
     "etc/gevulot/firewall.nft": {"networks4": ["203.0.113.0/24"], "networks6": [], "ports": [9995, 9999]},
+    "etc/gevulot/qmp.nft": {
+        "cgroup": "system.slice/x.service", "level": 2, "bit": 0x10000000, "services": [8888, 9944], "reused": "1-2"
+    },
     FIREWALL: {},
 }  # fmt: skip
 
@@ -275,15 +278,18 @@ def test_a_program_is_python_and_nothing_of_it_is_filled_in(path: str) -> None:
     compile(text, path, "exec")
 
 
-def test_a_node_with_a_firewall_does_not_run_without_it() -> None:
-    lines = {"BindsTo=gevulot-firewall.service", "After=gevulot-firewall.service"}
-    assert lines <= set(keys(render(f"{SYSTEMD}/gevulot-node.container", firewall=True)))
-    assert "firewall" not in render(f"{SYSTEMD}/gevulot-node.container")
+def test_a_node_does_not_run_without_its_firewall_and_has_its_rules_renewed_at_each_start() -> None:
+    lines = keys(render(f"{SYSTEMD}/gevulot-node.container"))
+    assert {"BindsTo=gevulot-firewall.service", "After=gevulot-firewall.service"} <= set(lines)
+    first = next(line for line in lines if line.startswith("ExecStartPre="))
+    assert first == "ExecStartPre=/usr/bin/systemctl reload gevulot-firewall.service"
+    # Done only when the rules are in the kernel.
+    assert "Type=notify-reload" in keys(render(FIREWALL))
 
 
 def test_a_firewall_that_fails_takes_the_node_down_and_brings_it_back() -> None:
     lines = keys(render(FIREWALL))
-    assert {"Type=notify", "Restart=always", "StartLimitIntervalSec=0", "Wants=gevulot-node.service"} <= set(lines)
+    assert {"Restart=always", "StartLimitIntervalSec=0", "Wants=gevulot-node.service"} <= set(lines)
     assert any(line.startswith("ExecStopPost=") and "SIGKILL gevulot-node.service" in line for line in lines)
 
 

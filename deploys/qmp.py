@@ -1,0 +1,62 @@
+"""The QMP ports of the programs' virtual machines: who may reach them, by the kernel's nftables table. Pure.
+
+Each of the node's QEMUs listens there without asking for anything, and QMP runs commands as the container's root.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from deploys.checks import Check
+from deploys.settings import Settings
+from facts.firewall import Firewall, Table
+from facts.unit import Unit
+
+# Below the root of the cgroup tree. Quadlet puts the container below it.
+CGROUP = "system.slice/gevulot-node.service"
+# Others mark with the lower bits (CNI, Kubernetes, VPNs).
+_MARK = 0x10000000
+# Guest CIDs are counted up from 4, so these are more programs than start while the kernel keeps an ended connection.
+_REUSED = "1028-1091"
+_OF_CGROUP = re.compile(r'^(?P<chain>\w+): (?:.* )?socket cgroupv2 (?P<cgroup>\S+) {"(?P<verdict>\w+)"')
+_VERDICTS = {("own", "mangle"), ("qmp", "reject")}
+_CHAINS = {"chain own filter output 300 accept", "chain qmp filter prerouting -300 accept"}
+
+
+def variables(settings: Settings) -> dict[str, Any]:
+    """What the template of the rules is given."""
+    return {
+        "cgroup": CGROUP,
+        "level": len(CGROUP.split("/")),
+        "bit": _MARK,
+        "services": list(settings.service_ports),
+        "reused": _REUSED,
+    }
+
+
+def check(found: Firewall | None, settings: Settings, node: Unit | None, cgroup: str = CGROUP) -> Check:
+    """Whether the table has the rules, for the cgroup of the node as it runs."""
+    what, right = "who may reach the programs' QMP", "the node only"
+    if node is None or not node.running:
+        return Check(what, "nobody: the node does not run", None)
+    if found is None:
+        return Check(what, "unknown: the table could not be read", False, right)
+    problem = _problem(found.table, settings, cgroup)
+    return Check(what, f"every local user: {problem}" if problem else right, problem is None, right)
+
+
+def _problem(table: Table | None, settings: Settings, cgroup: str) -> str | None:
+    if table is None:
+        return "the nftables table inet gevulot is missing"
+    # Nobody but the holder can change the table: what decides is enough, and nft's releases print the rest differently.
+    named = [named for each in table.rules if (named := _OF_CGROUP.search(each))]
+    if not set(table.rules) >= _CHAINS or {(each["chain"], each["verdict"]) for each in named} != _VERDICTS:
+        return "the nftables table inet gevulot has no rules for it"
+    # nft prints the number of a cgroup that is gone, and the path of one that is there.
+    if any(each["cgroup"] != cgroup for each in named):
+        return "the rules of the table inet gevulot are of an earlier start of the node; restart gevulot-node.service"
+    services = f"qmp: tcp dport {{ {', '.join(map(str, settings.service_ports))} }} accept"
+    if services not in table.rules:
+        return "the table inet gevulot exempts other ports than those of the node's services"
+    return None
