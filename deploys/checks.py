@@ -262,7 +262,8 @@ def peers(found: Firewall | None, settings: Settings) -> Check:
         return Check(what, "unknown: the ports and the table could not be read", False, names)
     if wanted is not None:
         if found.table is None or not rules:
-            return Check(what, "everybody: the nftables table inet gevulot is missing", False, names)
+            state = "is missing" if found.table is None else "does not restrict them"
+            return Check(what, f"everybody: the nftables table inet gevulot {state}", False, names)
         if found.table.networks != wanted.networks:
             return Check(what, f"other networks: {', '.join(found.table.networks) or 'none'}", False, names)
         if tuple(rules) != wanted.rules:
@@ -277,6 +278,13 @@ def peers(found: Firewall | None, settings: Settings) -> Check:
         ports = " and ".join(map(str, outside))
         return Check(what, f"everybody: a program listens on {ports} outside of loopback", False, names)
     return Check(what, names, True, names)
+
+
+def saved_rules(found: Firewall | None) -> list[Check]:
+    """A saved ruleset with the node's table: it names a cgroup, which does not exist when a boot loads the file."""
+    what, right = "saved rulesets", "only the host's own tables"
+    advice = "has the table inet gevulot, so the next boot refuses all of the file; remove that table from it"
+    return [Check(what, f"{path} {advice}", False, right) for path in (found.saved if found else ())]
 
 
 def initramfs(stale: list[str], contents: Contents) -> Check:

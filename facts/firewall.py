@@ -24,6 +24,8 @@ from pyinfra.api.exceptions import FactProcessError
 _COMMAND = r"""
 PATH=$PATH:/usr/sbin:/sbin
 cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep ' 0A ' | sed 's/^/listen /'
+grep -lrs '^[[:space:]]*table inet gevulot' /etc/nftables.conf /etc/sysconfig/nftables.conf /etc/nftables \
+  /etc/nftables.d | sed 's/^/saved /'
 command -v nft >/dev/null || { echo end; exit 0; }
 tables=$(nft list tables inet) || exit 1
 if printf '%s\n' "$tables" | grep -qx 'table inet gevulot'; then
@@ -51,13 +53,18 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Firewall:
-    """The table, if there is one, and the TCP ports on which a program listens outside of loopback."""
+    """The table, if there is one, and the TCP ports on which a program listens outside of loopback.
+
+    ``saved`` are the files for nftables.service that hold a copy of the table.
+    """
 
     table: Table | None
     outside: frozenset[int]
+    saved: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"table": self.table.to_json() if self.table else None, "outside": sorted(self.outside)}
+        table = self.table.to_json() if self.table else None
+        return {"table": table, "outside": sorted(self.outside), "saved": list(self.saved)}
 
 
 class NodeFirewall(FactBase[Firewall | None]):
@@ -78,6 +85,7 @@ def parse(output: list[str]) -> Firewall:
     if not output or output[-1] != "end":
         raise ValueError("the answer ended too early")
     outside = set()
+    saved: list[str] = []
     objects: list[dict[str, Any]] = []
     for line in output[:-1]:
         kind, _, rest = line.partition(" ")
@@ -85,9 +93,11 @@ def parse(output: list[str]) -> Firewall:
             address, _, port = rest.split()[1].partition(":")
             if not _is_loopback(address):
                 outside.add(int(port, 16))
+        elif kind == "saved":
+            saved.append(rest)
         elif kind == "table":
             objects += json.loads(rest)["nftables"]
-    return Firewall(_table(objects) if objects else None, frozenset(outside))
+    return Firewall(_table(objects) if objects else None, frozenset(outside), tuple(sorted(saved)))
 
 
 def _is_loopback(words: str) -> bool:

@@ -273,7 +273,7 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
     if seen.parts is not None and seen.knows("topology", "record"):
         _add(found, checks.devices(seen.parts, boards))
     peers = checks.peers(seen.firewall, settings) if seen.knows("firewall") else None
-    _add(found, [peers, qmp.check(seen.firewall, settings, node)] if peers else [])
+    _add(found, [peers, qmp.check(seen.firewall, settings, node), *checks.saved_rules(seen.firewall)] if peers else [])
     database_secret = postgres.PASSWORD if settings.own_postgres else postgres.URL
     needed = {gevulot.PASSPHRASE, database_secret} if seen.knows("secrets") else set()
     missing = tuple(sorted(needed - set(seen.secrets)))

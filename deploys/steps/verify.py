@@ -122,6 +122,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     )
     found.append(checks.peers(seen["firewall"], settings))
     found.append(qmp.check(seen["firewall"], settings, units.get(gevulot.UNIT)))
+    found += checks.saved_rules(seen["firewall"])
     found += _ports(host, settings)
     for line in trouble.lines if trouble else ():
         logger.info(f"{host.print_prefix}the journal: {line}")

@@ -19,7 +19,7 @@ PACKAGES = (
     *("strace", "driverctl"),
 )
 
-DOWNLOADED = ("catatonit", "nftables", "python3-click", "python3-pyudev")
+DOWNLOADED = ("catatonit", "nftables", "python3-click", "python3-pyudev", "firewalld", "ufw")
 """Packages that a guest can install without a network: their files lie in apt's archive."""
 
 DOWNLOADED_ALONE = ("dpdk", "dracut-core")

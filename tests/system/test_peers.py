@@ -1,4 +1,5 @@
-"""Only named networks reach the peer-to-peer ports of a deployed node, whatever happens to the host's nftables.
+"""Only named networks reach the peer-to-peer ports of a deployed node, and only the node its QMP ports, whatever
+happens to the host's nftables.
 
 The tests build on each other, in their order.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from facts.firewall import NodeFirewall
 from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
 from tests.lab.run import Run, changes_of, plan_of, pyinfra
@@ -50,6 +52,24 @@ tasks = [threading.Thread(target=attempt, args=(net, int(port))) for net in NAME
 [task.start() for task in tasks]
 [task.join() for task in tasks]
 """
+QMP = 1090
+"""A port on which the node's container listens, as a program's QEMU does."""
+SERVICES = (8888, 9944, 9995, 9999, 5432)
+# Prints which of the ports accept a connection on loopback.
+LOCAL = """
+import socket, sys
+for port in sys.argv[1:]:
+    try:
+        socket.create_connection(("127.0.0.1", int(port)), 30).close()
+    except OSError:
+        continue
+    print(port)
+"""
+PLACES = {
+    "root": "python3 -",
+    "another user": "runuser -u nobody -- python3 -",
+    "the node": "podman exec -i gevulot-node python3 -",
+}
 NAMED = {f"{name} {port}" for name in ("peer4", "peer6") for port in PORTS}
 UNITS = ("gevulot-firewall.service", "gevulot-node.service")
 
@@ -66,7 +86,7 @@ class Guarded:
 def guarded(registry: Path, say: Progress) -> Iterator[Guarded]:
     machine, _ = deployed(registry, say)
     with machine:
-        machine.ssh("! command -v nft || ! nft list tables | grep -w gevulot")
+        machine.ssh("! nft list table inet gevulot | grep -w peers4")
         machine.ssh(CABLE)
         with step(say, "deploying with networks of peers", takes="about two minutes"):
             run = pyinfra([machine], "-y", "--json", *DATA)
@@ -86,9 +106,38 @@ def reached(machine: Machine, *ports: int) -> set[str]:
     return set(machine.ssh(f"ip netns exec outside python3 - {words}", stdin=CONNECT).stdout.splitlines())
 
 
+def listen_in_container(machine: Machine) -> None:
+    machine.ssh(
+        f"podman exec -d gevulot-node python3 -m http.server --bind 127.0.0.1 {QMP} --directory /mnt && "
+        f"n=0; until grep -q ':{QMP:04X} .* 0A ' /proc/net/tcp; do "
+        "n=$((n+1)); [ $n -lt 60 ] || exit 1; sleep 1; done",
+        timeout=180,
+    )
+
+
+def reached_locally(machine: Machine) -> dict[str, set[int]]:
+    """Which of the node's ports its host's users, and its own container, reach on loopback."""
+    words = " ".join(map(str, (QMP, *SERVICES)))
+    lines = {name: machine.ssh(f"{command} {words}", stdin=LOCAL).stdout for name, command in PLACES.items()}
+    return {name: set(map(int, text.split())) for name, text in lines.items()}
+
+
+GUARDED = {name: set(SERVICES) | ({QMP} if name == "the node" else set()) for name in PLACES}
+
+
 def invocations(machine: Machine) -> list[str]:
     """What tells this run of each unit from its other runs."""
     return [machine.ssh(f"systemctl show -p InvocationID --value {unit}").stdout.strip() for unit in UNITS]
+
+
+def wait_for_new(machine: Machine, unit: int, before: str) -> None:
+    """Wait for another run of the unit than that one."""
+    machine.ssh(
+        f"n=0; until systemctl -q is-active {UNITS[unit]} && "
+        f'[ "$(systemctl show -p InvocationID --value {UNITS[unit]})" != {before} ]; do '
+        f"n=$((n+1)); [ $n -lt 120 ] || {{ systemctl status --no-pager {UNITS[unit]}; exit 1; }}; sleep 2; done",
+        timeout=900,
+    )
 
 
 def test_only_the_named_networks_reach_the_ports_in_both_families(machine: Machine) -> None:
@@ -110,7 +159,48 @@ def test_loopback_is_not_cut(machine: Machine) -> None:
 def test_the_table_says_who_may_reach_the_ports(guarded: Guarded) -> None:
     row = rf"ok +who may reach 9999 and 9995 +{re.escape(', '.join(PEERS))}$"
     assert re.search(row, guarded.run.output, re.M), guarded.run.output[-3000:]
+    assert re.search(r"ok +who may reach the programs' QMP +the node only$", guarded.run.output, re.M)
     assert " right, 0 wrong" in guarded.run.output
+
+
+def test_only_the_node_reaches_its_qmp_ports_and_others_its_services(machine: Machine) -> None:
+    listen_in_container(machine)
+    assert reached_locally(machine) == GUARDED
+
+
+@pytest.mark.parametrize("command", ["systemctl restart", "systemctl kill --signal=SIGKILL"])
+def test_the_qmp_ports_are_the_nodes_alone_after(machine: Machine, command: str) -> None:
+    before = invocations(machine)[1]
+    machine.ssh(f"{command} gevulot-node.service", timeout=300)
+    wait_for_new(machine, 1, before)
+    wait_for_node(machine)
+    listen_in_container(machine)
+    assert reached_locally(machine) == GUARDED
+
+
+def test_a_node_whose_rules_cannot_be_renewed_does_not_start(machine: Machine) -> None:
+    machine.ssh("cp -p /etc/gevulot/qmp.nft /root/ && echo nonsense >>/etc/gevulot/qmp.nft")
+    machine.ssh("systemctl restart gevulot-node.service", check=False, timeout=300)
+    assert machine.ssh("systemctl is-active gevulot-node.service", check=False).stdout.strip() != "active"
+    assert reached(machine, *PORTS) == set()
+    machine.ssh("cp -p /root/qmp.nft /etc/gevulot/ && systemctl start gevulot-node.service", timeout=600)
+    wait_for_node(machine)
+    assert reached(machine, *PORTS) == NAMED
+
+
+def test_a_table_of_that_name_which_a_saved_ruleset_left_is_replaced(machine: Machine) -> None:
+    machine.ssh("systemctl stop gevulot-firewall.service", timeout=300)
+    machine.ssh("nft add table inet gevulot && systemctl start gevulot-node.service", timeout=600)
+    wait_for_node(machine)
+    assert reached(machine, *PORTS) == NAMED
+    machine.ssh("journalctl -u gevulot-firewall.service -o cat | grep 'There is a table inet gevulot already'")
+
+
+def test_a_saved_ruleset_with_the_nodes_table_is_named(machine: Machine) -> None:
+    machine.ssh("cp -p /etc/nftables.conf /root/ && nft list ruleset >/etc/nftables.conf")
+    found = NodeFirewall().process(machine.ssh(NodeFirewall().command()).stdout.splitlines())
+    machine.ssh("cp -p /root/nftables.conf /etc/")
+    assert found.saved == ("/etc/nftables.conf",)
 
 
 def test_a_second_run_changes_nothing(machine: Machine, say: Progress) -> None:
@@ -134,6 +224,39 @@ def test_the_ports_stay_closed_to_strangers_after(machine: Machine, command: str
     machine.ssh(command, check=False)
     assert reached(machine, *PORTS) == NAMED
     assert invocations(machine) == before
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("package", "start", "reload", "end"),
+    [
+        (
+            "firewalld",
+            "systemctl start firewalld && firewall-cmd --zone=trusted --change-interface=near && "
+            "firewall-cmd --permanent --zone=trusted --add-interface=near",
+            "firewall-cmd --reload",
+            "systemctl disable --now firewalld",
+        ),
+        ("ufw", "ufw allow ssh && ufw allow in on near && ufw --force enable", "ufw reload", "ufw disable"),
+    ],
+    ids=["firewalld", "ufw"],
+)
+def test_another_firewall_that_lets_everybody_in_changes_nothing(
+    machine: Machine, say: Progress, package: str, start: str, reload: str, end: str
+) -> None:
+    listen_in_container(machine)
+    before = invocations(machine)
+    with step(say, f"installing {package}, and reloading it", takes="two minutes"):
+        machine.ssh(f"DEBIAN_FRONTEND=noninteractive apt-get install -y {package}", timeout=900)
+        try:
+            for command in (start, reload, "nft flush ruleset", f"{reload} || true"):
+                machine.ssh(command, timeout=300)
+                assert reached(machine, *PORTS) == NAMED, command
+                assert reached_locally(machine) == GUARDED, command
+        finally:
+            machine.ssh(end, check=False, timeout=300)
+    assert invocations(machine) == before
+    assert reached(machine, *PORTS) == NAMED
 
 
 def test_a_holder_that_is_killed_takes_the_node_down_and_both_come_back(machine: Machine, say: Progress) -> None:
@@ -172,12 +295,8 @@ def test_a_run_without_the_setting_takes_it_back(machine: Machine, say: Progress
     assert re.search(r"ok +who may reach 9999 and 9995 +loopback only$", run.output, re.M)
     wait_for_node(machine)
     assert reached(machine, *PORTS) == set()
-    assert "gevulot" not in machine.ssh("nft list tables").stdout
-    left = machine.ssh(
-        "systemctl list-units --all --no-legend 'gevulot-firewall*'; ls -d /etc/gevulot/firewall.nft "
-        "/usr/local/libexec/gevulot/firewall /etc/systemd/system/gevulot-firewall.service 2>/dev/null",
-        check=False,
-    )
-    assert left.stdout == ""
+    assert "peers" not in machine.ssh("nft list table inet gevulot").stdout
+    listen_in_container(machine)
+    assert reached_locally(machine) == GUARDED
     with step(say, "planning once more", takes="half a minute"):
         assert plan_of(pyinfra([machine], "--dry", "--json").report) == []

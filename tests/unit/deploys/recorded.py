@@ -95,6 +95,7 @@ def platform(distribution: Distribution, **changes: str | None) -> list[str]:
         "architecture": "x86_64",
         "hostname": "gpu1",
         "systemd": "yes",
+        "legacy_cgroups": None,
         "cores": "96",
         "memory_kib": str(512 * 1024**2 - 8_000_000),
         "virtualisation": "vmx",
@@ -123,6 +124,34 @@ def modules(missing: tuple[str, ...] = (), loaded: bool = True) -> list[str]:
         f"{name} {'missing -' if name in missing else 'module loaded' if loaded else 'module -'}"
         for name in ("vfio", "vfio_pci", "vfio_iommu_type1", "vsock", "vhost_vsock", "kvm")
     ]
+
+
+# --- nftables
+
+
+def guard(cgroup: str = '"system.slice/gevulot-node.service"', services: str = "8888,9944,9995,9999") -> list[str]:
+    """nft's chains that keep others from the QMP ports, as 1.0 and 1.1 print them, with a cgroup as JSON."""
+    own = '"family":"inet","table":"gevulot","handle":1'
+    named = f'{{"match":{{"op":"==","left":{{"socket":{{"key":"cgroupv2"}}}},"right":{cgroup}}}}}'
+    mark, tcp = '{"meta":{"key":"mark"}}', '{"match":{"op":"==","left":{"meta":{"key":"l4proto"}},"right":"tcp"}}'
+    ports = '{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":{"set":[%s]}}}'
+    chains = {
+        '"name":"own","type":"filter","hook":"output","prio":300,"policy":"accept"': (
+            f'{{"mangle":{{"key":{mark},"value":{{"&":[{mark},4026531839]}}}}}}',
+            f'{named},{{"mangle":{{"key":{mark},"value":{{"|":[{mark},268435456]}}}}}}',
+        ),
+        '"name":"qmp","type":"filter","hook":"prerouting","prio":-300,"policy":"accept"': (
+            f'{ports % services},{{"accept":null}}',
+            f'{tcp},{named},{{"reject":{{"type":"tcp reset"}}}}',
+        ),
+    }
+    lines = []
+    for chain, rules in chains.items():
+        name = chain.split('"')[3]
+        objects = [f'{{"chain":{{{own},{chain}}}}}']
+        objects += [f'{{"rule":{{{own},"chain":"{name}","expr":[{rule}]}}}}' for rule in rules]
+        lines.append(f'table {{"nftables":[{",".join(objects)}]}}')
+    return [*lines, "end"]
 
 
 # --- PCI
@@ -289,7 +318,7 @@ def data(host: Recorded, **settings: Any) -> dict[str, Any]:
 
 UNITS = (
     *("pcibind.service", "gevulot-migrate.service", "gevulot-key.service", "gevulot-node.service"),
-    "gevulot-postgres.service",
+    *("gevulot-postgres.service", "gevulot-firewall.service"),
 )
 
 

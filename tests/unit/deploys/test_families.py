@@ -318,8 +318,10 @@ def test_the_steps_run_in_the_order_of_the_guide(runs: dict[str, Run], host: str
         "Make the database's secrets",
         "Make the node's key",
         "Configure Postgres",
+        "Configure the firewall",
         "Configure the node",
         "Start Postgres",
+        "Start the firewall",
         "Start the node",
         "Grant access",
     ]
@@ -477,7 +479,7 @@ def test_a_plan_for_a_settled_host_changes_nothing(plans: dict[str, Run], name: 
 
 def test_the_files_of_a_step_are_asked_for_in_one_command(plans: dict[str, Run]) -> None:
     asked = [each.text for each in plans["applied"].sent if "' files " in each.text]
-    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [6, 5, 3, 7]
+    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [6, 5, 3, 4, 7]
 
 
 def test_a_host_that_can_be_asked_nothing_is_said_once(runs: dict[str, Run]) -> None:

@@ -51,6 +51,11 @@ def test_the_platform_is_read_line_by_line() -> None:
     )
 
 
+def test_a_platform_with_the_first_version_of_cgroups_is_read_as_such() -> None:
+    assert Platform().process(["legacy_cgroups=yes", "end=yes"]).legacy_cgroups
+    assert not Platform().process(["end=yes"]).legacy_cgroups
+
+
 def test_a_platform_that_says_little_is_read_too() -> None:
     host = Platform().process(["os ID=", "podman_offered=(none)", "end=yes"])
     assert (host.distribution, host.cores, host.systemd, host.podman_offered) == ("", 0, False, None)

@@ -11,6 +11,7 @@ from deploys.fleet.judgement import judge
 from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity
 from deploys.settings import Settings
+from facts import firewall
 from facts.access import Access
 from facts.activity import Activity, Failure, Machine
 from facts.container import State as Container
@@ -68,11 +69,12 @@ def well() -> Seen:
         units={
             name: unit(name)
             for name in (
-                f"{each}.service" for each in ("gevulot-node", "gevulot-migrate", "gevulot-postgres", "pcibind")
+                *(f"gevulot-{each}.service" for each in ("node", "migrate", "postgres", "firewall")),
+                "pcibind.service",
             )
         },
         container=Container(True, "sha256:0123", IMAGE, frozenset({"/dev/vfio/12"}), "0000:01:00.0"),
-        firewall=Firewall(None, frozenset({22})),
+        firewall=firewall.parse(recorded.guard()),
         secrets=["gevulot-db-password", "gevulot-psk-passphrase"],
         schema=Schema(16, TABLES | {MIGRATIONS}),
         access=Access("04aa", frozenset({"04aa"}), frozenset({"04aa"})),
@@ -126,6 +128,7 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
         ({"binding": Binding(2, {"boards": [], "errors": ["a.toml: bad"]})}, Severity.WRONG, "pcibind: a.toml: bad"),
         ({"binding": Binding(5, {"boards": []})}, Severity.WRONG, "pcibind status ends with 5"),
         ({"firewall": Firewall(None, frozenset({9999}))}, Severity.WRONG, "everybody: a program listens on 9999"),
+        ({"firewall": firewall.parse(recorded.guard("1488"))}, Severity.WRONG, "QMP: every local user: the rules of"),
         ({"remapping": False}, Severity.WRONG, "interrupt remapping is off"),
         ({"units": {}}, Severity.WRONG, "no node is deployed"),
         ({"space": Space(100 * GIB, 5 * GIB, "/")}, Severity.ATTENTION, "5 GiB left of 100 GiB"),

@@ -1,0 +1,69 @@
+"""What the table of nftables in the kernel means for the QMP ports of the programs' virtual machines."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploys import checks, qmp, settings
+from facts.firewall import parse
+from facts.unit import Unit
+from tests.unit.deploys.recorded import guard
+
+SETTINGS = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one"})
+RUNS = Unit("gevulot-node.service", "loaded", "active", "running", "success", False, "generated", 1)
+STOPPED = Unit("gevulot-node.service", "loaded", "failed", "failed", "exit-code", False, "generated", 1)
+
+
+def test_only_the_node_reaches_them_when_the_rules_are_those_of_its_present_start() -> None:
+    row = qmp.check(parse(guard()), SETTINGS, RUNS)
+    assert (row.what, row.ok, row.found) == ("who may reach the programs' QMP", True, "the node only")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (["end"], "every local user: the nftables table inet gevulot is missing"),
+        (guard()[1:], "every local user: the nftables table inet gevulot has no rules for it"),
+        ([guard()[0], "end"], "every local user: the nftables table inet gevulot has no rules for it"),
+        ([each.replace("prerouting", "input") for each in guard()], "has no rules for it"),
+        ([each.replace('"reject"', '"accept"') for each in guard()], "has no rules for it"),
+        # As nft prints a cgroup that is gone.
+        (guard("1488"), "of an earlier start of the node"),
+        (guard('"1488"'), "of an earlier start of the node"),
+        (guard('"system.slice/ssh.service"'), "of an earlier start of the node"),
+        (guard(services="1028,8888,9944,9995,9999"), "exempts other ports than those of the node's services"),
+    ],
+)
+def test_a_table_that_does_not_keep_others_away_is_wrong(answer: list[str], reason: str) -> None:
+    row = qmp.check(parse(answer), SETTINGS, RUNS)
+    assert row.ok is False
+    assert reason in row.found
+
+
+def test_a_table_that_cannot_be_read_is_wrong() -> None:
+    assert qmp.check(None, SETTINGS, RUNS).ok is False
+
+
+@pytest.mark.parametrize("node", [None, STOPPED])
+def test_nobody_reaches_the_ports_of_a_node_that_does_not_run(node: Unit | None) -> None:
+    row = qmp.check(parse(["end"]), SETTINGS, node)
+    assert (row.ok, row.found) == (None, "nobody: the node does not run")
+
+
+def test_the_rules_for_the_qmp_ports_are_not_taken_for_networks_of_peers() -> None:
+    row = checks.peers(parse(guard()), SETTINGS)
+    assert (row.ok, row.found) == (True, "loopback only")
+    keys = {
+        "gevulot_psk_passphrase": "the own one",
+        "gevulot_p2p_listen": "0.0.0.0:9999",
+        "gevulot_peers": ("10.0.0.0/8",),
+    }
+    row = checks.peers(parse(guard()), settings.read("gpu1", keys))
+    assert (row.ok, row.found) == (False, "everybody: the nftables table inet gevulot does not restrict them")
+
+
+def test_a_saved_ruleset_that_the_next_boot_would_refuse_is_named() -> None:
+    assert checks.saved_rules(parse(guard())) == []
+    (row,) = checks.saved_rules(parse(["saved /etc/nftables.conf", *guard()]))
+    assert row.ok is False
+    assert row.found.startswith("/etc/nftables.conf has the table inet gevulot")
