@@ -36,17 +36,14 @@ def variables(settings: Settings) -> dict[str, Any]:
 @deploy("Configure the firewall")
 def configure_firewall(node: Node) -> None:
     files = push.Files()
-    node.firewall_inputs.extend(
-        (
-            files.template(RULES, **variables(node.settings)),
-            files.template(QMP_RULES, **qmp.variables(node.settings)),
-            files.template(PROGRAM, mode="755"),
-            files.template(UNIT_FILE),
-        )
-    )
+    table = files.template(RULES, **variables(node.settings))
+    rules = files.template(QMP_RULES, **qmp.variables(node.settings))
+    program = files.template(PROGRAM, mode="755")
+    unit = files.template(UNIT_FILE)
+    node.firewall_inputs.extend((table, rules, program, unit))
     # A restart of the firewall restarts the node.
     node.node_inputs.extend(node.firewall_inputs)
-    units.reloaded(name="Reload systemd", units=(UNIT,), inputs=node.firewall_inputs)
+    units.reloaded(name="Reload systemd", units=(UNIT,), inputs=[unit])
 
 
 @deploy("Start the firewall")

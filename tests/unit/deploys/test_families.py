@@ -463,9 +463,7 @@ def test_the_nodes_own_key_is_put_on_its_list(runs: dict[str, Run], host: str) -
 def test_networks_of_peers_plan_a_table_and_a_restart_and_nothing_else(plans: dict[str, Run]) -> None:
     assert planned(plans["peers"], "settled") == {
         "Configure the firewall | Write /etc/gevulot/firewall.nft",
-        "Configure the firewall | Reload systemd",
         "Configure the node | Write /etc/gevulot/node.env",
-        "Configure the node | Reload systemd",
         "Start the firewall | Start the firewall",
         "Start the node | Start the node",
         "Grant access | Bring the node's access list up to date",
