@@ -17,12 +17,11 @@ import testinfra
 from facts.database import MIGRATIONS, TABLES
 from facts.initramfs import EARLY, InitramfsContents
 from facts.virtual_machine import SECONDS, Trial, VirtualMachine
-from tests.lab import stage
 from tests.lab.containers.build import PUBLICLY_KNOWN_KEY
 from tests.lab.inventory import passphrase
 from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
-from tests.lab.run import changes_of, command, plan_of, pyinfra
+from tests.lab.run import Run, changes_of, command, plan_of, pyinfra
 from tests.system.exposure import exposure
 from tests.system.story import DRIVERS, STRANGER, Story, running_state, treasure, wait_for_node
 from tests.system.story import deployed as start_deployed
@@ -36,9 +35,12 @@ cd /etc/containers/systemd
 systemctl stop gevulot-node.service
 sed -i -e 's|^Volume=/run/gevulot-key:.*|Volume=/var/lib/gevulot/key:/etc/gevulot-key:ro,z|' \
   -e '/^RunInit=/d' -e '/^ExecSt/d' -e '/^SuccessExitStatus=/d' \
-  -e '/gevulot-vsock/d' -e '/VSOCK_PODMAN_OPTIONS/d' gevulot-node.container
-sed -i 's|^GEVULOT_NODE_KEY_FILE=.*|GEVULOT_NODE_KEY_FILE=/etc/gevulot-key/node.key|' /etc/gevulot/node.env
+  -e '/gevulot-vsock/d' -e '/VSOCK_PODMAN_OPTIONS/d' -e '/gevulot-firewall/d' gevulot-node.container
+sed -i -e 's|^GEVULOT_NODE_KEY_FILE=.*|GEVULOT_NODE_KEY_FILE=/etc/gevulot-key/node.key|' \
+  -e '/^GEVULOT_P2P_DISCOVERY_ADDR=/d' /etc/gevulot/node.env
 rm /etc/systemd/system/gevulot-key.service /usr/local/libexec/gevulot/hand-over-key
+systemctl stop gevulot-firewall.service
+rm /etc/systemd/system/gevulot-firewall.service /etc/gevulot/*.nft
 rm -f /usr/local/libexec/gevulot/allow-vsock
 systemctl daemon-reload
 systemctl start gevulot-node.service
@@ -538,9 +540,7 @@ def test_a_container_that_was_killed_comes_back_with_its_key(machine: Machine) -
     machine.ssh("test ! -e /run/gevulot-key")
 
 
-def test_a_node_that_does_not_stay_up_says_why_and_comes_up_again_when_that_is_gone(
-    machine: Machine, say: Progress
-) -> None:
+def test_a_node_that_does_not_stay_up_says_why(machine: Machine, say: Progress) -> None:
     nobody = "127.0.0.1:1"
     with step(say, "deploying with a discovery address that nobody answers", takes="about two minutes"):
         run = pyinfra([machine], "-y", "--data", f'gevulot_p2p_discovery=["{nobody}"]')
@@ -554,10 +554,6 @@ def test_a_node_that_does_not_stay_up_says_why_and_comes_up_again_when_that_is_g
     code, host = fleet(machine)
     assert (code, host["node"]["unit"]) == (4, "restarting")
     assert re.match(why, host["reasons"][0]), host["reasons"]
-    with step(say, "deploying without that address", takes="about a minute and a half"):
-        run = pyinfra([machine], "-y")
-    assert run.code == 0, run.output[-3000:]
-    assert fleet(machine)[1]["node"]["unit"] == "active"
 
 
 def policy(machine: Machine) -> str:
@@ -611,16 +607,36 @@ def test_the_table_is_wrong_under_an_operators_profile_that_refuses_vsock(machin
     assert again.code == 0, again.output[-3000:]
 
 
-def test_a_node_of_an_earlier_deploy_is_converted_and_its_operator_warned(machine: Machine, say: Progress) -> None:
+@pytest.fixture(scope="module")
+def later_deploy(machine: Machine, say: Progress) -> Run:
+    """A deploy over an earlier one, without the address that nobody answers and with another database password."""
     machine.ssh(AS_BEFORE)
     wait_for_node(machine)
     assert "//etc/gevulot-key/node.key" in exposure(machine).given, "the key was not exposed, so this shows nothing"
+    data = ("gevulot_postgres_password=an/other p@ss%word", "gevulot_verify_virtual_machine=False")
     with step(say, "deploying over an earlier deploy", takes="about a minute and a half"):
-        run = pyinfra([machine], "-y", "--json")
-    assert run.code == 0, run.output[-3000:]
-    assert run.output.count("the node's key could be read at port 9995") == 1
+        return pyinfra([machine], "-y", "--json", *(word for each in data for word in ("--data", each)))
+
+
+def test_a_node_comes_up_again_when_what_kept_it_down_is_gone(machine: Machine, later_deploy: Run) -> None:
+    assert later_deploy.code == 0, later_deploy.output[-3000:]
+    assert fleet(machine)[1]["node"]["unit"] == "active"
+
+
+def test_a_node_of_an_earlier_deploy_is_converted_and_its_operator_warned(machine: Machine, later_deploy: Run) -> None:
+    assert later_deploy.output.count("the node's key could be read at port 9995") == 1
     assert exposure(machine).given == []
     machine.ssh("! grep -q /etc/gevulot-key /etc/containers/systemd/gevulot-node.container")
+
+
+def test_a_changed_password_reaches_the_server(later_deploy: Run) -> None:
+    assert "Start Postgres | Reconcile the database's password" in changes_of(later_deploy.report)
+    assert "reachable, release 16 (psycopg, through SSH)" in later_deploy.output
+    assert "an/other" not in later_deploy.output
+
+
+def test_no_machine_is_started_where_that_is_switched_off(later_deploy: Run) -> None:
+    assert "virtual machine from the node's image" not in later_deploy.output
 
 
 def test_everything_survives_a_power_cut_and_a_twin_added_in_front(machine: Machine, say: Progress, kept: Path) -> None:
@@ -645,18 +661,3 @@ def test_everything_survives_a_power_cut_and_a_twin_added_in_front(machine: Mach
     # By the name that the firmware gives the slot, if it gives one.
     assert re.fullmatch(r"board 1234:1111 at (slot \S+|0000:00/03\.0/00) is new", status["drift"][0])
     assert machine.ssh("systemctl is-system-running").stdout.strip() == "running"
-
-
-def test_a_changed_password_reaches_the_server(machine: Machine, say: Progress) -> None:
-    # Before the twin came.
-    machine.restore(stage.SNAPSHOT)
-    wait_for_node(machine)
-    with step(say, "deploying with another database password", takes="about a minute and a half"):
-        without = ("--data", "gevulot_verify_virtual_machine=False")
-        password = ("--data", "gevulot_postgres_password=an/other p@ss%word")
-        changed = pyinfra([machine], "-y", "--json", *password, *without)
-    assert changed.code == 0, changed.output[-3000:]
-    assert "Start Postgres | Reconcile the database's password" in changes_of(changed.report)
-    machine.ssh("systemctl is-active gevulot-node.service")
-    assert "an/other" not in changed.output
-    assert "virtual machine from the node's image" not in changed.output, "it was switched off"

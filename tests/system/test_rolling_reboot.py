@@ -43,6 +43,7 @@ def test_a_host_that_does_not_come_back_right_stops_every_later_reboot(fleet: li
     assert run.output.count(f"not rebooted, because {first.name} is not well") == 2
 
 
+@pytest.mark.soak
 def test_once_it_is_repaired_hosts_reboot_one_at_a_time(fleet: list[Machine], say: Progress) -> None:
     fleet = fleet[:2]
     fleet[0].ssh(f"rm {BREAK}")
