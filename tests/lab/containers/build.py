@@ -106,13 +106,16 @@ def postgres16_entries() -> tuple[Entry, ...]:
         found = [entry(path, source) for path, source in postgres16.files().items()]
     except FileNotFoundError as error:
         raise BuildError(str(error)) from error
-    # The official image's server listens everywhere unless it is told otherwise.
     return tuple(
-        replace(each, content=each.content.replace(b"#listen_addresses = 'localhost'", b"listen_addresses = '*'"))
-        if each.path.endswith("/postgresql.conf.sample")
-        else each
+        replace(each, content=as_official(each.content)) if each.path.endswith("/postgresql.conf.sample") else each
         for each in found
     )
+
+
+def as_official(sample: bytes) -> bytes:
+    """The sample of a configuration with what the official image's server is told beside its own defaults."""
+    listening = sample.replace(b"#listen_addresses = 'localhost'", b"listen_addresses = '*'")
+    return listening.replace(b"#unix_socket_directories = '/tmp'", b"unix_socket_directories = '/var/run/postgresql'")
 
 
 def postgres(release: int, path: str, entries: tuple[Entry, ...]) -> Image:

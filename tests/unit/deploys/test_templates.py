@@ -227,7 +227,7 @@ def test_on_the_socket_only_root_and_the_images_own_account_are_the_role() -> No
 
 def test_the_database_listens_on_loopback_and_asks_everybody_for_the_password() -> None:
     text = render(f"{SYSTEMD}/gevulot-postgres.container")
-    assert "-c listen_addresses=127.0.0.1 -c port=5432" in text
+    assert "-c listen_addresses=127.0.0.1 -c unix_socket_directories=/var/run/postgresql -c port=5432" in text
     assert "--auth-host=scram-sha-256" in text
     rules = [line.split() for line in keys(render("etc/gevulot/pg_hba.conf"))]
     assert [rule[-1] for rule in rules if rule[0] != "local"] == ["scram-sha-256"]

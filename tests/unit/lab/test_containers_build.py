@@ -91,7 +91,8 @@ def test_postgres_16_lies_in_its_image_with_all_that_it_needs(layout: Path, tmp_
         done = subprocess.run([programs / name, "--version"], capture_output=True, text=True, check=True)
         assert "(PostgreSQL) 16." in done.stdout
     sample = programs.parent / "share/postgresql/postgresql.conf.sample"
-    assert "\nlisten_addresses = '*'" in sample.read_text()
+    lines = {line.partition("#")[0].strip() for line in sample.read_text().splitlines()}
+    assert {"listen_addresses = '*'", "unix_socket_directories = '/var/run/postgresql'"} <= lines
 
 
 def test_the_same_recipe_gives_the_same_name() -> None:
