@@ -30,7 +30,8 @@ _FIELDS = (
     "MESSAGE,MESSAGE_ID,UNIT,_SYSTEMD_UNIT,INVOCATION_ID,_SYSTEMD_INVOCATION_ID,CONTAINER_NAME,PODMAN_EVENT,"
     "SYSLOG_IDENTIFIER,_PID"
 )
-# The journal is read only where something is wrong: no more than an hour of this boot, and so many entries.
+# The journal is read only where something is wrong: no more than an hour of this boot, and so many entries. Any local
+# user may write UNIT, MESSAGE_ID and CONTAINER_NAME there: they count from systemd and from root's Podman only.
 _SCRIPT = rf"""
 unit=$1; n='
 '
@@ -38,10 +39,11 @@ shown=$(timeout 20 systemctl show -p {_PROPERTIES} "$@") || exit 1
 printf 'now %s\n%s\n' "$(cut -d' ' -f1 /proc/uptime)" "$shown"
 case "${{shown%%"$n$n"*}}" in *ActiveState=active*) case "${{shown%%"$n$n"*}}" in *NRestarts=0*) exit 0;; esac;; esac
 entries() {{ timeout 20 journalctl -q -b --since=-1h --no-pager -o json "$@" 2>/dev/null; }}
-entries -n 200 --output-fields=UNIT,MESSAGE_ID MESSAGE_ID={STARTING} MESSAGE_ID={RESTART_SCHEDULED} UNIT="$unit"
-entries -n 200 --output-fields={_FIELDS} _SYSTEMD_UNIT="$unit" + UNIT="$unit" + CONTAINER_NAME="${{unit%.service}}"
+entries -n 200 --output-fields=UNIT,MESSAGE_ID MESSAGE_ID={STARTING} MESSAGE_ID={RESTART_SCHEDULED} UNIT="$unit" _PID=1
+entries -n 200 --output-fields={_FIELDS} \
+  _SYSTEMD_UNIT="$unit" + UNIT="$unit" _PID=1 + CONTAINER_NAME="${{unit%.service}}" _UID=0
 shift
-for each in "$@"; do set -- "$@" + _SYSTEMD_UNIT="$each" + UNIT="$each"; shift; done
+for each in "$@"; do set -- "$@" + _SYSTEMD_UNIT="$each" + UNIT="$each" _PID=1; shift; done
 [ $# = 0 ] || {{ shift; entries -n 80 --output-fields={_FIELDS} "$@"; }}
 timeout 20 ss -Hltnp 2>/dev/null | sed 's/^/listen /'
 true
@@ -129,17 +131,23 @@ def parse(output: list[str]) -> Runs:
     lines: list[Line] = []
     for text in output:
         if text.startswith("{"):
-            entry = json.loads(text)
+            try:
+                entry = json.loads(text)
+            except ValueError:
+                # Cut short by the limit on the journal's time.
+                continue
             if "MESSAGE" in entry:
                 lines += _line(entry)
-            else:
+            elif "MESSAGE_ID" in entry:
                 events.append(entry)
         elif text.startswith("now "):
             now = float(text.removeprefix("now "))
         elif text.startswith("listen "):
             match = _LISTENER.search(text)
             if match:
-                listeners[int(match["port"])] = match["program"] or listeners.get(int(match["port"]), "")
+                # Any user may name a program, with escapes too.
+                program = clean(match["program"] or "")
+                listeners[int(match["port"])] = program or listeners.get(int(match["port"]), "")
         elif not text:
             blocks.append({})
         else:
@@ -187,10 +195,8 @@ def _run(block: dict[str, str], events: Iterable[dict[str, Any]]) -> Run:
 
 def _line(entry: dict[str, Any]) -> list[Line]:
     """The entry as a line; none for Podman's own events, and for what was too long for the journal's answer."""
-    message = entry["MESSAGE"]
-    # What holds an escape is an array of bytes.
-    text = bytes(message).decode(errors="replace") if isinstance(message, list) else message
-    if not isinstance(text, str) or "PODMAN_EVENT" in entry or entry.get("SYSLOG_IDENTIFIER") == "conmon":
+    text = _text(entry["MESSAGE"])
+    if text is None or "PODMAN_EVENT" in entry or entry.get("SYSLOG_IDENTIFIER") == "conmon":
         return []
     text = clean(text)
     by_systemd = entry.get("_PID") == "1"
@@ -202,6 +208,17 @@ def _line(entry: dict[str, Any]) -> list[Line]:
     if not text or _CONTAINER_ID.fullmatch(text) or f"{text}.service" == unit:
         return []
     return [Line(str(unit or ""), str(invocation or ""), source, text)]
+
+
+def _text(message: Any) -> str | None:
+    """A message of journalctl: text, or an array of bytes where it has escapes; ``None`` for anything else."""
+    if isinstance(message, list):
+        try:
+            return bytes(message).decode(errors="replace")
+        except (TypeError, ValueError):
+            # An entry may have the field several times.
+            return None
+    return message if isinstance(message, str) else None
 
 
 def clean(text: str) -> str:

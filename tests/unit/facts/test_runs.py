@@ -95,6 +95,24 @@ def test_who_listens_is_known_by_port() -> None:
     assert found.listeners == {9944: "nginx", 22: ""}
 
 
+def test_a_program_that_listens_steers_no_terminal_by_its_name() -> None:
+    found = read("now 1", shown(), 'listen LISTEN 0 9 127.0.0.1:9999 0.0.0.0:* users:(("\x1b[2Jx\x07",pid=7,fd=6))')
+    assert found.listeners == {9999: "x"}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param('{"MESSAGE": ["a", "b"], "_SYSTEMD_UNIT": "gevulot-node.service"}', id="two messages"),
+        pytest.param('{"__MONOTONIC_TIMESTAMP": "5", "UNIT": "gevulot-node.service"}', id="no message"),
+        pytest.param('{"MESSAGE": "cut sho', id="an answer that was cut short"),
+    ],
+)
+def test_an_entry_of_the_journal_that_is_no_line_takes_no_other_with_it(entry: str) -> None:
+    found = read("now 1", shown(), *started(10, by_itself=False), entry, wrote("kept"))
+    assert ([line.text for line in found.lines], found.units[NODE].starts) == (["kept"], (10.0,))
+
+
 def test_something_else_than_an_answer_is_an_error() -> None:
     with pytest.raises(FactProcessError, match="runs"):
         NodeRuns().process(["LoadState=loaded"])
@@ -119,5 +137,7 @@ def test_the_journal_is_read_only_where_the_node_is_not_simply_up(
     asked = (tmp_path / "asked").read_text().splitlines() if reads else []
     assert len(asked) == reads
     if reads:
-        assert asked[1].endswith(f"_SYSTEMD_UNIT={NODE} + UNIT={NODE} + CONTAINER_NAME=gevulot-node")
-        assert asked[2].endswith("_SYSTEMD_UNIT=gevulot-key.service + UNIT=gevulot-key.service")
+        # Any local user may write the fields without an underscore.
+        assert asked[0].endswith(f" UNIT={NODE} _PID=1")
+        assert asked[1].endswith(f" _SYSTEMD_UNIT={NODE} + UNIT={NODE} _PID=1 + CONTAINER_NAME=gevulot-node _UID=0")
+        assert asked[2].endswith(" _SYSTEMD_UNIT=gevulot-key.service + UNIT=gevulot-key.service _PID=1")
