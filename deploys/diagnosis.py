@@ -122,6 +122,7 @@ _CAUSES = (
 )  # fmt: skip
 _ERROR = re.compile(r"^Error\b|^error:|panicked at|\bERROR\b|\bFATAL\b|Failed with result|process exited")
 _NOISE = re.compile(r"^(note: run with|stack backtrace|Location:|Caused by:|\d+: |at |crates/\S+:\d+)")
+_ROUTINE = re.compile(r"^(\d{4}-\d\d-\d\dT\S+\s+)?(INFO|DEBUG|TRACE)\b")
 _TIME = re.compile(r"^\d{4}-\d\d-\d\dT\S+\s+")
 _ADDRESS = re.compile(r"(?:\d+\.\d+\.\d+\.\d+|\]|::):(\d+)\b")
 
@@ -265,8 +266,11 @@ def _explain(lines: list[str], runs: Runs, settings: Settings, unit: Run) -> tup
         "key": f"{settings.key_directory}/node.key",
         "vsock_port": str(settings.vsock_listen_port),
     }
-    # Of many lines the last errors count, not what went well before.
-    for text in reversed(lines[-20:]):
+    # Of many lines the last errors count, not what went well before: that names the key and the ports too.
+    recent = lines[-20:]
+    if any(_ERROR.search(text) for text in recent):
+        recent = [text for text in recent if not _ROUTINE.match(text)]
+    for text in reversed(recent):
         for cause in _CAUSES:
             match = cause.pattern.search(text)
             if match is None:

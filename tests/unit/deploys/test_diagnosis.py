@@ -90,6 +90,21 @@ def test_a_loop_is_seen_without_the_journals_starts_too() -> None:
     assert trouble.found.endswith("; restarted 4 times since its last start by hand")
 
 
+@pytest.mark.parametrize(
+    "routine",
+    [
+        "2026-11-26T02:00:01Z  INFO gevulot: node key read from /run/gevulot-key/node.key",
+        "DEBUG gevulot: pool timed out once, waiting for the database",
+    ],
+)
+def test_what_went_well_is_no_cause_of_an_error_that_is_not_known(routine: str) -> None:
+    trouble = ended(routine, "Error: the disk is full")
+    assert trouble.found == 'not up: "Error: the disk is full"; it is activating (auto-restart)'
+    # Without any error it is the best that there is.
+    assert "it is activating" in ended(routine).found
+    assert ended(routine).found != ended("INFO gevulot: running").found
+
+
 def test_a_node_that_somebody_stopped_is_only_stopped() -> None:
     trouble = diagnose(read("now 100.0", shown(**DONE), wrote(QUIT)), SETTINGS)
     assert trouble == Diagnosis("inactive (dead)", "start it: systemctl start gevulot-node.service")
