@@ -13,7 +13,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
+from typing import IO
 
 CONTAINER, QEMU, SECONDS = sys.argv[1:4]
 # Of this run alone, so that what has it among its arguments may be killed.
@@ -45,6 +47,8 @@ if command -v timeout >/dev/null; then exec timeout -s KILL "$limit" "$@"; fi
 exec "$@"
 """
 LINES, LETTERS = 100, 1000
+# Of each stream: a program that prints for ever must not fill the host's memory.
+BYTES = 500_000
 
 
 def main() -> None:
@@ -56,25 +60,45 @@ def main() -> None:
     machine = (QEMU, "-name", NAME, *MACHINE.split())
     words = ("podman", "exec", "-i", CONTAINER, "sh", "-c", INSIDE, "sh", str(int(SECONDS) + 30), *machine)
     podman = subprocess.Popen(words, stdin=answers, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out = err = b""
+    assert podman.stdout is not None
+    assert podman.stderr is not None
+    out, err = Output(podman.stdout, last=False), Output(podman.stderr, last=True)
     try:
-        out, err = podman.communicate(timeout=int(SECONDS))
-        end = str(podman.returncode)
+        end = str(podman.wait(int(SECONDS)))
     except subprocess.TimeoutExpired:
         end = "timeout"
         kill(podman.pid)
         # Podman returns when what it started has ended, and then leaves no session behind.
-        try:
-            out, err = podman.communicate(timeout=10)
-        except subprocess.TimeoutExpired as error:
-            out, err = error.stdout or b"", error.stderr or b""
+        with suppress(subprocess.TimeoutExpired):
+            podman.wait(10)
     finally:
         if podman.poll() is None:
             kill(podman.pid)
             podman.kill()
-    show("out", lines(out)[:LINES])
-    show("err", lines(err)[-LINES:])
+    show("out", lines(out.text())[:LINES])
+    show("err", lines(err.text())[-LINES:])
     show("end", [end])
+
+
+class Output(threading.Thread):
+    """Reads a stream to its end, so that its writer never waits, and keeps no more than the first or last bytes."""
+
+    def __init__(self, stream: IO[bytes], *, last: bool) -> None:
+        super().__init__(daemon=True)
+        self._descriptor, self._last, self._kept = stream.fileno(), last, b""
+        self.start()
+
+    def run(self) -> None:
+        while piece := os.read(self._descriptor, 65_536):
+            if self._last:
+                self._kept = (self._kept + piece)[-BYTES:]
+            elif len(self._kept) < BYTES:
+                self._kept += piece
+
+    def text(self) -> bytes:
+        """What was kept. What outlives Podman may hold the stream open: it is not waited for."""
+        self.join(5)
+        return self._kept
 
 
 def kill(podman: int) -> None:

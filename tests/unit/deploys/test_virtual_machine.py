@@ -213,6 +213,18 @@ def test_a_machine_that_hangs_is_ended_and_leaves_nothing(tmp_path: Path) -> Non
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_program_that_prints_for_ever_costs_little_memory(tmp_path: Path, stream: str) -> None:
+    talking = f"#!/bin/sh\nhead -c 300000000 /dev/zero | tr '\\0' x >&{stream}\necho first last >&2\nexit 3\n"
+    starter = start(tmp_path, talking, 60)
+    assert starter.stdout is not None
+    output = starter.stdout.read()
+    _, _, usage = os.wait4(starter.pid, 0)
+    assert usage.ru_maxrss < 100_000, "in KiB"
+    assert output.splitlines()[-1] == "end 3"
+    assert len(output) < 5_000
+
+
 def test_a_starter_that_is_ended_takes_the_machine_with_it(tmp_path: Path) -> None:
     starter = start(tmp_path, _HANGING, 60)
     deadline = time.monotonic() + 20
