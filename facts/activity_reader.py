@@ -22,6 +22,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 HEALTH_SECONDS = 3
@@ -83,8 +84,12 @@ def processes(root: str, pid: str) -> list[str]:
         raise OSError("the container has no control group of its own")
     top = f"{root}/sys/fs/cgroup{os.fsdecode(group)}"
     places = [place for place, _, _ in itertools.islice(os.walk(top), GROUPS)] or [top]
-    found = [pid for place in places for pid in read(f"{place}/cgroup.procs").decode().split()]
-    return found[:PROCESSES]
+    found = read(f"{top}/cgroup.procs").decode().split()
+    for place in places:
+        # A group below it may have just ended.
+        with suppress(OSError):
+            found += read(f"{place}/cgroup.procs").decode().split()
+    return list(dict.fromkeys(found))[:PROCESSES]
 
 
 def machine(root: str, pid: str) -> Machine | None:
@@ -127,7 +132,8 @@ def failures(directory: str, machines: list[Machine]) -> list[dict[str, Any]]:
                 try:
                     if entry.is_dir(follow_symlinks=False):
                         log = os.stat(f"{entry.name}/stderr.log", dir_fd=top, follow_symlinks=False)
-                        if log.st_size and time.time() - log.st_mtime < RECENT:
+                        # A time to come is of a clock that was wrong, or of somebody who set it.
+                        if log.st_size and abs(time.time() - log.st_mtime) < RECENT:
                             recent.append((log.st_mtime, entry.name))
                 except OSError:
                     continue

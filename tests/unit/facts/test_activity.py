@@ -113,6 +113,21 @@ def answering() -> Iterator[Answering]:
         server.server_close()
 
 
+def test_a_log_with_a_time_to_come_is_no_recent_failure(host: Host) -> None:
+    host.log(ROM, ROM, ROM, ago=-3600)
+    host.log(ROM, ROM, transaction="cd" * 32, ago=-2)
+    assert [each.transaction for each in host.look().failures] == ["cd" * 32]
+
+
+def test_a_control_group_that_ends_meanwhile_hides_no_other(host: Host) -> None:
+    host.machine("11", seconds=60)
+    # As one whose processes the kernel does not list any more.
+    (host.group / "gone").mkdir()
+    machines = host.look().machines
+    assert machines is not None
+    assert [each.seconds for each in machines] == [60]
+
+
 def test_a_health_check_that_nobody_answers_has_no_status(host: Host) -> None:
     assert host.look() == Activity(None, age=500, machines=())
 
