@@ -379,6 +379,51 @@ def test_a_check_that_could_not_be_made_says_why(host: Host) -> None:
     assert found.reason.startswith("not tried: podman run: Error: loading seccomp profile")
 
 
+@kernel
+def test_the_container_runs_the_python_that_alternatives_choose(host: Host) -> None:
+    link = host.root / "python3"
+    link.symlink_to("/usr/bin/python3")
+    program = host.root / "allow-vsock"
+    program.write_text(program.read_text().replace('"/usr/bin/python3"', f'"{link}"'))
+    assert host.start().returncode == 0
+    ((words, _),) = [json.loads(line) for line in host.log.read_text().splitlines()]
+    assert os.path.realpath("/usr/bin/python3") in words
+
+
+SLOW = "sleep 60"
+REFUSING_PODMAN = "if [ \"$1\" = run ]; then echo 1 0 22; else echo '{answer}'; fi"
+
+
+@pytest.mark.parametrize(
+    ("podman", "reason"),
+    [
+        (SLOW, "podman run: no answer within 1 s"),
+        ("printf '\\377' >&2; exit 125", "podman run: \ufffd"),
+        ("printf '\\377'", "the container printed '\ufffd', expected numbers"),
+    ],
+)
+def test_a_podman_that_gives_no_answer_leaves_the_node_as_it_is_and_the_check_with_a_reason(
+    host: Host, podman: str, reason: str
+) -> None:
+    program = host.root / "allow-vsock"
+    program.write_text(program.read_text().replace("LIMIT, CHECK_LIMIT = 120, 90", "LIMIT, CHECK_LIMIT = 1, 1"))
+    (host.root / "bin/podman").write_text(f"#!/bin/sh\n{podman}\n")
+    done = host.start()
+    assert (done.returncode, host.options, done.stderr) == (0, [], "")
+    assert done.stdout.endswith(f"without options: {reason}\n")
+    checked = VsockTrial().process(host.run("check").stdout.splitlines())
+    assert checked == Trial(False, f"not tried: {reason}", ())
+
+
+@pytest.mark.parametrize("answer", ["null", '{"host": null}', '{"host": {"security": {"seccompProfilePath": null}}}'])
+def test_a_podman_that_names_no_profile_is_named_as_the_reason(host: Host, answer: str) -> None:
+    (host.root / "bin/podman").write_text(f"#!/bin/sh\n{REFUSING_PODMAN.format(answer=answer)}\n")
+    done = host.start()
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "which the node needs" in done.stderr or "the kernel opens no vsock socket" in done.stderr
+
+
 # --- the deploy
 
 
