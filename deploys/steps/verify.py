@@ -108,7 +108,7 @@ def _read(host: Host, node: Node) -> list[Check]:
         found += checks.units(units, ("podman-auto-update.timer",))
     found += checks.container(seen["container"], settings, boards)
     if not settings.no_execution:
-        found.append(vsock.check(seen["vsock"]))
+        found.append(vsock.check(seen["vsock"], settings, units.get(gevulot.UNIT)))
     doing, runs = _activity(host, settings, seen["activity"], seen["runs"])
     found.append(activity.check(activity.judge(doing, executes=not settings.no_execution)))
     # Only now: a node that was started a moment ago has yet to read its key.

@@ -20,6 +20,7 @@ import pytest
 from deploys import push, settings
 from deploys.settings import Settings
 from deploys.steps import vsock
+from facts.unit import Unit
 from facts.vsock import Trial, VsockTrial
 from tests.unit.deploys import syscall_filter
 from tests.unit.deploys.syscall_filter import Profile, Socket
@@ -427,6 +428,10 @@ def test_a_podman_that_names_no_profile_is_named_as_the_reason(host: Host, answe
 # --- the deploy
 
 
+def unit(active: str) -> Unit:
+    return Unit("gevulot-node.service", "loaded", active, "", "success", False, "generated", 0)
+
+
 def asked(**keys: Any) -> Settings:
     return settings.read(
         "gpu1", {"gevulot_psk_passphrase": "the own one"} | {f"gevulot_{k}": v for k, v in keys.items()}
@@ -463,5 +468,20 @@ def test_the_check_tries_the_operators_profile() -> None:
     ],
 )  # fmt: skip
 def test_the_row_says_what_was_tried(found: Trial | None, row: tuple[str, bool]) -> None:
-    made = vsock.check(found)
+    made = vsock.check(found, asked(), unit("active"))
     assert (made.what, made.found, made.ok) == ("the container can open a vsock socket", *row)
+
+
+@pytest.mark.parametrize(
+    ("keys", "active", "judged"),
+    [({}, "activating", None), ({}, "active", False), ({"seccomp_profile": "/etc/x.json"}, "activating", False)],
+)
+def test_the_hosts_refusal_is_not_the_nodes_while_the_node_is_down(
+    keys: dict[str, str], active: str, judged: bool | None
+) -> None:
+    options = ("seccomp=/etc/x.json",) if keys else ()
+    made = vsock.check(Trial(False, "Operation not permitted", options), asked(**keys), unit(active))
+    assert made.ok is judged
+    assert ("next start decides" in made.found) is (judged is None)
+    if judged is None:
+        assert vsock.check(Trial(True, "", ()), asked(), None).ok
