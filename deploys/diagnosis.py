@@ -16,10 +16,10 @@ from deploys.values import port_of
 from facts.runs import NODE, Line, Run, Runs
 
 KEY = "gevulot-key.service"
-# A unit that has run for this many of its own intervals between two starts has recovered; within these seconds.
+# A unit has recovered when it has run for this many of its own intervals between starts, limited to these seconds.
 _INTERVALS = 3
 _SHORTEST, _LONGEST = 60.0, 300.0
-# Seconds after which a unit that is still starting is what the node waits for.
+# Seconds after which a unit that the node requires, and that is still starting, is named as the cause.
 _WAITING = 60
 # Characters and lines that are quoted.
 _QUOTE = 200
@@ -28,7 +28,7 @@ _LINES = 5
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Why a unit does not stay up: what it is (``found``), what to do (``step``), and the lines that it wrote last."""
+    """Why a unit does not stay up: the cause and its state (``found``), the next step, and the lines it wrote last."""
 
     found: str
     step: str
@@ -121,7 +121,10 @@ _CAUSES = (
     _cause(r"^Error: .*no such file or directory \(os error 2\)", "a file is missing, probably its key", _KEY),
 )  # fmt: skip
 _ERROR = re.compile(r"^Error\b|^error:|panicked at|\bERROR\b|\bFATAL\b|Failed with result|process exited")
-_NOISE = re.compile(r"^(note: run with|stack backtrace|Location:|Caused by:|\d+: |at |crates/\S+:\d+)")
+# The last one is allow-vsock's: it names the refusal that it has just lifted.
+_NOISE = re.compile(
+    r"^(note: run with|stack backtrace|Location:|Caused by:|\d+: |at |crates/\S+:\d+|the node (gets|starts without) )"
+)
 _ROUTINE = re.compile(r"^(\d{4}-\d\d-\d\dT\S+\s+)?(INFO|DEBUG|TRACE)\b")
 _TIME = re.compile(r"^\d{4}-\d\d-\d\dT\S+\s+")
 _ADDRESS = re.compile(r"(?:\d+\.\d+\.\d+\.\d+|\]|::):(\d+)\b")
@@ -195,7 +198,7 @@ def _interval(unit: Run) -> float:
 
 def _loop(unit: Run, now: float) -> str:
     if len(unit.starts) < 2:
-        return f"restarted {_times(unit.restarts)} since its last start by hand"
+        return f"restarted {_times(unit.restarts)} by systemd"
     since = f"started {_times(len(unit.starts))} in {_duration(now - unit.starts[0])}"
     return f"{since}, every {_duration(_interval(unit))}"
 

@@ -87,7 +87,7 @@ def test_a_restart_that_has_not_started_yet_is_no_loop() -> None:
 def test_a_loop_is_seen_without_the_journals_starts_too() -> None:
     trouble = diagnose(read("now 40.0", shown(**CRASHED, NRestarts="4")), SETTINGS)
     assert trouble is not None
-    assert trouble.found.endswith("; restarted 4 times since its last start by hand")
+    assert trouble.found.endswith("; restarted 4 times by systemd")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +205,24 @@ def test_an_unknown_cause_is_the_error_line_itself_and_a_long_one_is_cut() -> No
     trouble = ended("Error: " + "x" * 3000, "Location:", "crates/node/src/main.rs:1:2")
     assert '"Error: xxx' in trouble.found
     assert len(trouble.found) < 300
+
+
+@pytest.mark.parametrize(
+    "lifted",
+    [
+        "the node gets --security-opt=seccomp=/run/gevulot-vsock/seccomp.json, because a container may not open a "
+        "vsock socket (Operation not permitted): /run/gevulot-vsock/seccomp.json is /etc/x.json with this lifted",
+        "the node starts without options: whether a container may open a vsock socket is not known: podman run: "
+        "Error: permission denied",
+    ],
+)
+def test_a_refusal_of_vsock_that_was_lifted_before_the_start_is_not_the_cause(lifted: str) -> None:
+    before = wrote(lifted, CONTAINER_NAME="", SYSLOG_IDENTIFIER="allow-vsock")
+    unknown = wrote("Error: something that nobody thought of")
+    trouble = diagnose(read("now 100.0", shown(**CRASHED), before, unknown), SETTINGS)
+    assert trouble is not None
+    assert 'not up: "Error: something that nobody thought of"' in trouble.found
+    assert trouble.lines == ("Error: something that nobody thought of",)
 
 
 def test_a_node_that_wrote_nothing_shows_its_exit_code() -> None:
