@@ -23,6 +23,9 @@ _TRIES = 3
 _START = 60
 # Letters of a transaction's hash that are shown.
 _SHORT = 12
+_JOURNAL = "see `journalctl -u gevulot-node`"
+# The directory of the log is cut in the row, as the transaction is; the shell completes it.
+_LOG = "see data/log/{transaction}*/stderr.log in gevulot_storage_directory"
 # What QEMU says → what to do about it. The first that fits counts.
 _STEPS = (
     (r"group \d+ is not viable", "a host driver holds another device of the group: run `pcibind status` on the host"),
@@ -79,9 +82,10 @@ def judge(found: Activity | None, *, executes: bool) -> Doing:
         if found.age is not None and found.age < _START:
             reason = f"the health check gives no answer yet, {found.age:.0f} s after the node's start"
             return Doing(State.STARTING, "starting, no answer", (reason,))
-        return Doing(State.UNKNOWN, "no answer", ("the health check says nothing; see journalctl -u gevulot-node",))
+        return Doing(State.UNKNOWN, "no answer", (f"the health check says nothing; {_JOURNAL}",))
     if found.health not in (200, 204, 503):
-        return Doing(State.UNKNOWN, f"unknown ({found.health})", (f"the health check says {found.health}",))
+        reason = f"the health check says {found.health}, expected 200, 204 or 503; {_JOURNAL}"
+        return Doing(State.UNKNOWN, f"unknown ({found.health})", (reason,))
     if found.machines is None:
         return Doing(State.UNKNOWN, f"unknown ({found.health}): the container's processes were not read")
     programs = tuple(each for each in found.machines if not each.check)
@@ -92,14 +96,14 @@ def judge(found: Activity | None, *, executes: bool) -> Doing:
         return Doing(State.IDLE, f"idle ({found.health})")
     failing = [each for each in found.failures if _cannot_start(each)]
     if failing:
-        return Doing(State.STUCK, "stuck (503)", tuple(_failed(each) for each in failing), programs)
+        return Doing(State.STUCK, "stuck (503)", tuple(_describe(each) for each in failing), programs)
     if any(each.seconds >= STARTED for each in programs):
         return Doing(State.BUSY, running, programs=programs)
     if programs or any(_is_recent(each) for each in found.failures) or not found.waited:
         return Doing(State.STARTING, "starting a program (503)", programs=programs)
     reason = (
         f"the health check says 503 twice in {found.waited} s, and no program runs or was tried within {RECENT:.0f} s: "
-        "the node's scheduler gives no sign; see journalctl -u gevulot-node"
+        f"the node's scheduler gives no sign; {_JOURNAL}"
     )
     return Doing(State.STUCK, "stuck (503)", (reason,))
 
@@ -119,11 +123,13 @@ def _cannot_start(failure: Failure) -> bool:
     return failure.tries >= _TRIES and _is_recent(failure)
 
 
-def _failed(failure: Failure) -> str:
+def _describe(failure: Failure) -> str:
+    """Which program cannot start, since when, what QEMU says of it, and the next step."""
     name = failure.transaction
     short = f"{name[:_SHORT]}…" if len(name) > _SHORT else name
     tries = f"{'more than ' if failure.more else ''}{failure.tries} tries within {span(failure.first)}"
-    step = next((step for pattern, step in _STEPS if re.search(pattern, failure.line, re.I)), "see its stderr.log")
+    log = _LOG.format(transaction=name[:_SHORT])
+    step = next((step for pattern, step in _STEPS if re.search(pattern, failure.line, re.I)), log)
     return (
         f"the program of transaction {short} cannot start: {tries}, the last {span(failure.last)} ago; "
         f"QEMU says: {failure.line}; {step}"

@@ -21,7 +21,7 @@ from pcibind.model import Board, Topology
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the table. ``ok`` is ``None`` for what is only told."""
+    """One line of the table. ``ok`` is ``None`` for what is shown and not judged."""
 
     what: str
     found: str

@@ -265,7 +265,7 @@ def judge(
         there = ", ".join(f"{board.address} ({board.model}, {board.path})" for board in displays)
         found.refusals.append(
             f"the chosen board {resolution.label} is {resolution.verdict}: {resolution.detail}. "
-            f"Boards with a display function: {there or 'none'}. Correct gevulot_boards, or mend the hardware."
+            f"Boards with a display function: {there or 'none'}. Correct gevulot_boards, or fix the hardware."
         )
     if not config.boards and settings.boards == "supported":
         found.warnings.append(

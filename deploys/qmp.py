@@ -25,7 +25,7 @@ _CHAINS = {"chain own filter output 300 accept", "chain qmp filter prerouting -3
 
 
 def variables(settings: Settings) -> dict[str, Any]:
-    """What the template of the rules is given."""
+    """The variables of the template of the rules."""
     return {
         "cgroup": CGROUP,
         "level": len(CGROUP.split("/")),
@@ -38,12 +38,13 @@ def variables(settings: Settings) -> dict[str, Any]:
 def check(found: Firewall | None, settings: Settings, node: Unit | None, cgroup: str = CGROUP) -> Check:
     """Whether the table has the rules, for the cgroup of the node as it runs."""
     what, right = "who may reach the programs' QMP", "the node only"
+    expected = f"{right}; run `systemctl restart gevulot-firewall`, which restarts the node too"
     if node is None or not node.running:
         return Check(what, "nobody: the node does not run", None)
     if found is None:
-        return Check(what, "unknown: the table could not be read", False, right)
+        return Check(what, "unknown: the nftables table inet gevulot could not be read", False, expected)
     problem = _problem(found.table, settings, cgroup)
-    return Check(what, f"every local user: {problem}" if problem else right, problem is None, right)
+    return Check(what, f"every local user: {problem}" if problem else right, problem is None, expected)
 
 
 def _problem(table: Table | None, settings: Settings, cgroup: str) -> str | None:
@@ -55,7 +56,7 @@ def _problem(table: Table | None, settings: Settings, cgroup: str) -> str | None
         return "the nftables table inet gevulot has no rules for it"
     # nft prints the number of a cgroup that is gone, and the path of one that is there.
     if any(each["cgroup"] != cgroup for each in named):
-        return "the rules of the table inet gevulot are of an earlier start of the node; restart gevulot-node.service"
+        return "the rules of the table inet gevulot are of an earlier start of the node"
     services = f"qmp: tcp dport {{ {', '.join(map(str, settings.service_ports))} }} accept"
     if services not in table.rules:
         return "the table inet gevulot exempts other ports than those of the node's services"

@@ -9,6 +9,7 @@ from facts.virtual_machine import Trial
 from pcibind.model import Board
 
 _NEEDED = ("/dev/kvm", "/dev/vsock", "/dev/vhost-vsock")
+_UNIT = "see `systemctl cat gevulot-node` for a file that overrides the unit"
 
 
 def checks(trial: Trial, boards: Iterable[Board]) -> list[Check]:
@@ -21,10 +22,13 @@ def checks(trial: Trial, boards: Iterable[Board]) -> list[Check]:
     vfio = ("/dev/vfio/vfio", *(f"/dev/vfio/{group}" for group in groups)) if groups else ()
     states = {device: trial.devices.get(device, "missing") for device in (*_NEEDED, *vfio)}
     wrong = [f"{device}: {state}" for device, state in states.items() if state not in ("opened", "exists")]
+    locked = f"{trial.memlock} bytes" if trial.memlock.isdecimal() else trial.memlock
+    memory = f"unlimited, by Ulimit=memlock=-1:-1; {_UNIT}"
+    devices = f"each can be opened; see `ls -l` of it on the host, and {_UNIT}"
     return [
         *rows,
-        Check("memory that the container may lock", trial.memlock, trial.memlock == "unlimited", "unlimited"),
-        Check("devices in the container", ", ".join(wrong or states), not wrong, "each can be opened"),
+        Check("memory that the container may lock", locked, trial.memlock == "unlimited", memory),
+        Check("devices in the container", ", ".join(wrong or states), not wrong, devices),
     ]
 
 

@@ -17,7 +17,7 @@ _STARTER = Path(__file__).with_name("virtual_machine_starter.py")
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of it.
+    """The result of one start.
 
     ``accelerator`` (``kvm`` or ``tcg``) and ``version`` are QEMU's own answers, ``None`` where it gave none. ``reason``
     says why there is none, or no KVM. ``memlock`` is the limit in bytes that the container's first process has, and
@@ -33,7 +33,7 @@ class Trial:
 
 
 def parse(output: list[str]) -> Trial:
-    """What the starter printed. Lines that fit nothing count only as QEMU's words."""
+    """Parse what the starter printed. A line that is no answer is kept as a message, for ``reason``."""
     answers: dict[str, Any] = {}
     devices: dict[str, str] = {}
     words: list[str] = []
@@ -55,7 +55,7 @@ def parse(output: list[str]) -> Trial:
     kvm, version, status = (_answer(answers, f"query-{name}") for name in ("kvm", "version", "status"))
     qemu = version.get("qemu")
     if status.get("running") is False:
-        return Trial(reason=f"its state is {status.get('status')}", memlock=memlock, devices=devices)
+        return Trial(reason=f"QEMU says {status.get('status')}, not running", memlock=memlock, devices=devices)
     if "enabled" not in kvm or not isinstance(qemu, dict) or not status:
         return Trial(reason=_reason(end, words, bool(memlock)), memlock=memlock, devices=devices)
     number = ".".join(str(qemu.get(part, "?")) for part in ("major", "minor", "micro"))

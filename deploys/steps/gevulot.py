@@ -64,7 +64,7 @@ def configure_node(node: Node) -> None:
         image=settings.node_image,
     )
     program = files.template(KEY_PROGRAM, mode="755")
-    allow_vsock = vsock.program(settings, files)
+    allow_vsock = vsock.write_program(settings, files)
     hand_over = files.template(KEY_UNIT_FILE, key=settings.key_directory, seconds=settings.start_timeout + _KEY_READ)
     quadlet = files.template(
         QUADLET,

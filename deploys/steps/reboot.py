@@ -120,7 +120,7 @@ def _reboot_all(state: State, roll: _Roll) -> None:
             if unwell:
                 each.log_styled(
                     f"not rebooted, because {', '.join(unwell)} is not well; still pending: {'; '.join(why)}. "
-                    f"Mend that host, or leave it out with --exclude, then run again.",
+                    f"Fix that host, or leave it out with --exclude, then run again.",
                     fg="red", log_func=logger.error,
                 )  # fmt: skip
                 roll.outcome[each.name] = False

@@ -66,14 +66,14 @@ def verified(node: Node, later: Later) -> Generator[PyinfraCommand | str, None, 
         remote.run(host, f"mkdir -p {posixpath.dirname(MARK)} && touch {MARK}")
     if wrong:
         yield remote.fail(
-            f"{len(wrong)} of {len(found)} things are not as they should be; first: {wrong[0].what} is "
-            f"{wrong[0].found}, expected {wrong[0].expected}."
+            f"{len(wrong)} of {len(found)} checks failed; first: {wrong[0].what} is {wrong[0].found}, expected "
+            f"{wrong[0].expected}."
         )
 
 
 def _read(host: Host, node: Node) -> list[Check]:
     settings, verdict = node.settings, node.verdict
-    # The only one that may have to wait, and what it waits for is what the others look at.
+    # First and alone: it waits until systemd has started everything, which the other facts then read.
     system = host.get_fact(SystemState)
     seen = ask(host, *_asked(settings, verdict))
     topology, parts, units = seen["topology"], seen["parts"], seen["units"]
@@ -152,7 +152,7 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         Part("key", Said, {"program": f"{state} || echo unreadable"}),
         Part("firewall", NodeFirewall),
         Part("container", Container, {"container": "gevulot-node"}),
-        *(() if settings.no_execution else (Part("vsock", VsockTrial, {"program": vsock.trial(settings)}),)),
+        *(() if settings.no_execution else (Part("vsock", VsockTrial, {"program": vsock.trial_command(settings)}),)),
         Part("fifo", Existing, {"paths": _FIFO}),
         Part("environment", DatabasePasswords, {"container": "gevulot-node"}),
         Part("activity", NodeActivity, activity.arguments(settings)),
@@ -162,9 +162,9 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
 
 
 def _activity(host: Host, settings: Settings, found: Activity | None, runs: Runs) -> tuple[Activity | None, Runs]:
-    """What the node does, and how it was started; waits until it answers, is down, or ends again and again.
+    """Wait until the node's health check answers, the node is down, or it is in a restart loop; at most a minute.
 
-    With no execution it never answers.
+    Returns the last look: what the node does, and its runs. A node that executes nothing never answers: no wait.
     """
     parts = (Part("activity", NodeActivity, activity.arguments(settings)), Part("runs", NodeRuns))
     for _ in range(_HEALTH_SECONDS // 5):
@@ -215,7 +215,7 @@ def _ports(host: Host, settings: Settings) -> list[Check]:
         greeting = outside.POSTGRES_GREETING if port == settings.postgres_port else outside.HTTP_GREETING
         found.append(checks.port(port, outside.answer(address, settings.probe_ports.get(port, port), greeting)))
     if not is_loopback(settings.p2p_listen):
-        # Told, not judged: a firewall in between is the operator's.
+        # Shown, not judged: a firewall in between is the operator's.
         p2p = port_of(settings.p2p_listen)
         answer = outside.answer(address, settings.probe_ports.get(p2p, p2p), outside.HTTP_GREETING)
         found.append(Check(f"port {p2p} (peers) from outside", answer, None))

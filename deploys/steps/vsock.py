@@ -17,26 +17,31 @@ PROGRAM = "/usr/local/libexec/gevulot/allow-vsock"
 
 
 def is_allowed_by_us(settings: Settings) -> bool:
-    """Whether the node's unit decides by itself what its socket needs. A node that executes nothing has no socket."""
+    """Whether ``allow-vsock`` runs before each start of the node: not for an operator's own profile, nor for a node
+    that executes nothing, which opens no socket.
+    """
     return not settings.seccomp_profile and not settings.no_execution
 
 
-def program(settings: Settings, written: push.Files) -> OperationMeta:
+def write_program(settings: Settings, written: push.Files) -> OperationMeta:
     """Write the program that the node's unit runs at each start, or remove it."""
     if is_allowed_by_us(settings):
         return written.template(PROGRAM, mode="755")
     return files.file(name=f"Remove {PROGRAM}", path=PROGRAM, present=False)
 
 
-def trial(settings: Settings) -> str:
-    """The command that tries a socket under the node's policy. It is sent along, as the node may not have it."""
+def trial_command(settings: Settings) -> str:
+    """The command that tries a socket under the node's policy. It has the program's text: the node may lack the file.
+
+    Without options the program takes those of the running node.
+    """
     text = (push.TEMPLATES / f"{PROGRAM[1:]}.j2").read_text(encoding="utf-8")
     words = [f"--security-opt=seccomp={settings.seccomp_profile}"] if settings.seccomp_profile else []
     return " ".join(quote(word) for word in ("python3", "-I", "-c", text, "check", *words))
 
 
 def missing_profile(settings: Settings, there: list[str]) -> tuple[str, ...]:
-    """The refusal of a host that has not the file of ``gevulot_seccomp_profile``."""
+    """The refusal of a host that lacks the file of ``gevulot_seccomp_profile``. ``there`` are the paths that exist."""
     path = settings.seccomp_profile
     if not path or path in there:
         return ()
@@ -47,10 +52,11 @@ def check(found: Trial | None, settings: Settings, node: Unit | None) -> Check:
     """The row of the table. A node that is down has no options yet, so the refusal is the host's and not its own."""
     what = "the container can open a vsock socket"
     if found is None:
-        return Check(what, "not tried: there is no Podman", False, "yes")
+        return Check(what, "not tried: there is no Podman", False, "yes; run deploys/node.py")
     under = f", with {' '.join(found.options)}" if found.options else ""
     text = f"{'yes' if found.opens else f'no: {found.reason}'}{under}"
     down = node is None or not node.running
     if not found.opens and not found.options and is_allowed_by_us(settings) and down:
         return Check(what, f"{text}; the node's next start decides what its container needs", None)
-    return Check(what, text, found.opens, "yes")
+    expected = "yes; see `journalctl -u gevulot-node` for allow-vsock's lines, or correct gevulot_seccomp_profile"
+    return Check(what, text, found.opens, expected)

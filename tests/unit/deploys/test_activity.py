@@ -46,7 +46,7 @@ def test_what_is_right_or_not_known_has_no_reason(found: Activity | None, state:
     [
         (Activity(None, age=900), State.UNKNOWN, "the health check says nothing"),
         (Activity(None, machines=None), State.UNKNOWN, "the health check says nothing"),
-        (Activity(500), State.UNKNOWN, "the health check says 500"),
+        (Activity(500), State.UNKNOWN, "the health check says 500, expected 200, 204 or 503"),
         (Activity(503, 5), State.STUCK, "503 twice in 5 s, and no program runs or was tried within 60 s"),
         (Activity(503, 5, machines=(CHECK,)), State.STUCK, "the node's scheduler gives no sign"),
         (STUCK, State.STUCK, "cannot start"),
@@ -104,7 +104,7 @@ def test_a_program_that_cannot_start_is_named_with_its_tries_and_qemus_words() -
         ('qemu: failed to find romfile "efi-e1000e.rom"', "ipxe-qemu"),
         ("Could not access KVM kernel module: No such file or directory", "/dev/kvm"),
         ("qemu: failed to initialize kvm: Permission denied", "/dev/kvm"),
-        ("qemu: what nobody has seen before", "see its stderr.log"),
+        ("qemu: what nobody has seen before", "*/stderr.log in gevulot_storage_directory"),
     ],
 )
 def test_known_words_of_qemu_have_a_next_step(line: str, step: str) -> None:

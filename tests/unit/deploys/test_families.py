@@ -497,7 +497,7 @@ def test_a_node_in_a_restart_loop_fails_the_deploy_with_its_cause_first(runs: di
     output = runs["not up"].output
     assert runs["not up"].exit_code != 0
     assert f"first: {LOOP}, expected active; correct gevulot_p2p_discovery (203.0.113.7:9999)" in output
-    assert "health check no answer: the health check says nothing; see journalctl -u gevulot-node, since" in output
+    assert "health check no answer: the health check says nothing; see `journalctl -u gevulot-node`, since" in output
     asked = [each for each in runs["not up"].sent if each.host == "@fake/loop" and "systemctl show -p Id" in each.text]
     assert len(asked) == 1, "it was waited for"
 

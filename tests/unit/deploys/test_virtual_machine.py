@@ -103,7 +103,7 @@ def test_a_node_without_boards_needs_no_vfio_device() -> None:
         pytest.param(
             [line.replace('"running": true', '"running": false').replace('"running"', '"internal-error"', 1)
              if "query-status" in line else line for line in STARTED],
-            "virtual machine from the node's image: its state is internal-error",
+            "virtual machine from the node's image: QEMU says internal-error, not running",
             id="a machine that KVM cannot run",
         ),
         pytest.param(
@@ -125,7 +125,7 @@ def test_a_node_without_boards_needs_no_vfio_device() -> None:
         ),
         pytest.param(
             [line.replace("unlimited", "8192") for line in STARTED],
-            "memory that the container may lock: 8192",
+            "memory that the container may lock: 8192 bytes",
             id="a limit of locked memory",
         ),
         pytest.param(

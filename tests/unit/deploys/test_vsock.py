@@ -455,8 +455,10 @@ def test_the_operators_profile_has_to_be_on_the_host() -> None:
 
 
 def test_the_check_tries_the_operators_profile() -> None:
-    assert vsock.trial(asked(seccomp_profile="/etc/x.json")).endswith(" check --security-opt=seccomp=/etc/x.json")
-    assert vsock.trial(asked()).endswith(" check")
+    assert vsock.trial_command(asked(seccomp_profile="/etc/x.json")).endswith(
+        " check --security-opt=seccomp=/etc/x.json"
+    )
+    assert vsock.trial_command(asked()).endswith(" check")
 
 
 @pytest.mark.parametrize(
