@@ -55,7 +55,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Doing:
-    """What the node does. ``text`` says it in short; ``reasons`` say what is wrong, or not yet right."""
+    """What the node does: in short as ``text``; ``reasons`` are failures, or why its start has not finished."""
 
     state: State
     text: str
@@ -68,7 +68,7 @@ class Doing:
 
 
 def arguments(settings: Settings) -> dict[str, str]:
-    """What the fact is asked with. The log is what the container sees as /var/lib/gevulot/log."""
+    """The arguments of the fact ``NodeActivity``. The container has the log directory at /var/lib/gevulot/log."""
     return {"listen": settings.healthcheck_listen, "logs": f"{settings.data_directory}/log"}
 
 

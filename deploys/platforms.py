@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from facts.platform import Host
 
-# Distributions on whose facts this judgement is tested: ID → releases, or major ones. The lab boots Debian 13.
+# ID → VERSION_ID, whole or its major part, of the distributions on whose facts this judgement is tested.
 # Debian's testing and unstable have no VERSION_ID; the rebuilds of RHEL follow its releases.
 TRIED = {
     "debian": ("13", "14", ""),
@@ -40,7 +40,7 @@ class Unsupported(ValueError):
 
 
 def family_of(host: Host) -> Family | str:
-    """The host's family, or why it has none, in sentences."""
+    """The host's tools, or as text why it cannot be managed, with the next step."""
     try:
         _check_boot(host)
         packages = _packages(host)
@@ -98,7 +98,7 @@ def _check_one_writer(host: Host, generator: str) -> None:
 
 
 def _check_boot(host: Host) -> None:
-    """Raise ``Unsupported`` for systems whose boot nobody can configure from a shell, or not with GRUB's own tools."""
+    """Raise ``Unsupported`` for a host whose boot cannot be configured with GRUB's tools."""
     if host.boot & {"ostree", "composefs"}:
         raise Unsupported(
             "the host runs from an image (ostree or bootc: /run/ostree-booted, or ostree= or composefs= among the "

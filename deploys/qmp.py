@@ -15,9 +15,10 @@ from facts.unit import Unit
 
 # Below the root of the cgroup tree. Quadlet puts the container below it.
 CGROUP = "system.slice/gevulot-node.service"
-# Others mark with the lower bits (CNI, Kubernetes, VPNs).
+# The bit of the packet mark for the node's own connections: CNI, Kubernetes and VPNs use lower ones.
 _MARK = 0x10000000
-# Guest CIDs are counted up from 4, so these are more programs than start while the kernel keeps an ended connection.
+# The QMP ports of a node's first programs (1024 + guest CID, from 4 on). A restarted node uses them again within the
+# minute for which the kernel keeps ended connections; no more than these start in it.
 _REUSED = "1028-1091"
 _OF_CGROUP = re.compile(r'^(?P<chain>\w+): (?:.* )?socket cgroupv2 (?P<cgroup>\S+) {"(?P<verdict>\w+)"')
 _VERDICTS = {("own", "mangle"), ("qmp", "reject")}
@@ -36,7 +37,7 @@ def variables(settings: Settings) -> dict[str, Any]:
 
 
 def check(found: Firewall | None, settings: Settings, node: Unit | None, cgroup: str = CGROUP) -> Check:
-    """Whether the table has the rules, for the cgroup of the node as it runs."""
+    """Whether the table has the rules, and names the present cgroup of the node."""
     what, right = "who may reach the programs' QMP", "the node only"
     expected = f"{right}; run `systemctl restart gevulot-firewall`, which restarts the node too"
     if node is None or not node.running:

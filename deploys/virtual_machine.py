@@ -13,10 +13,10 @@ _UNIT = "see `systemctl cat gevulot-node` for a file that overrides the unit"
 
 
 def checks(trial: Trial, boards: Iterable[Board]) -> list[Check]:
-    """One row for the machine, and two for what the container must have beside it."""
+    """Return a row for the machine, and rows for the container's memory limit and its devices, if they were read."""
     rows = [_machine(trial)]
     if not trial.memlock:
-        # Without a command in the container, the first row says all that is known.
+        # No command ran in the container: the first row says why.
         return rows
     groups = sorted({group for each in boards for group in each.groups})
     vfio = ("/dev/vfio/vfio", *(f"/dev/vfio/{group}" for group in groups)) if groups else ()

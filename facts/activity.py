@@ -31,10 +31,11 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A transaction whose program's start failed lately, as QEMU's log of errors has it.
+    """A transaction whose program failed to start, read from the stderr.log of its QEMU.
 
-    ``tries`` are the lines like the last; ``more``, that the log is longer than what was read. ``first`` and ``last``
-    are seconds ago. ``machine`` is the age of the one that writes there, if one runs.
+    ``line`` is the last error, ``tries`` counts it and those that differ in numbers only, and ``more`` says that
+    the log is longer than what was read. ``first`` and ``last`` are seconds since the first start and since the last
+    write. ``machine`` is the age in seconds of a QEMU that writes to this log now, ``None`` without one.
     """
 
     transaction: str
@@ -124,7 +125,7 @@ def _number(value: Any) -> float | None:
 
 
 def printable(text: str) -> str:
-    """What strangers may have written, as one line of limited length without anything that steers a terminal."""
+    """Text of unknown origin as one line of limited length, without commands to a terminal."""
     plain = "".join(each if each.isprintable() else " " for each in _ESCAPES.sub("", text))
     line = " ".join(plain.split())
     return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"

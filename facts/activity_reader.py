@@ -120,7 +120,7 @@ def machine(root: str, pid: str) -> Machine | None:
 
 
 def failures(directory: str, machines: list[Machine]) -> list[dict[str, Any]]:
-    """The logs of errors that were written to lately, the newest first."""
+    """What the logs say that were written to within RECENT seconds, the newest first; at most LOGS of them."""
     try:
         top = os.open(directory, DIRECTORY)
     except OSError:
@@ -144,7 +144,7 @@ def failures(directory: str, machines: list[Machine]) -> list[dict[str, Any]]:
 
 
 def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | None:
-    """What one log says of the tries to start a program."""
+    """What one log says of the tries to start a program; None where it has no lines or cannot be read."""
     opened = []
     try:
         opened.append(os.open(name, DIRECTORY, dir_fd=top))
@@ -160,9 +160,9 @@ def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | No
     finally:
         for each in opened:
             os.close(each)
-    # The first line of an end is a part of one.
+    # Where only the log's end was read, the first line may be cut.
     lines = [line for line in lines[1 if begin and len(lines) > 2 else 0 :] if line.strip()]
-    # QEMU's hints stand without its name below what they belong to.
+    # Lines without QEMU's name are hints about the error above them.
     errors = [line for line in lines if re.match(rb"qemu[\w.-]*: (?!.*\b(?:info|warning): )", line)] or lines
     if not errors:
         return None
@@ -182,7 +182,7 @@ def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | No
 
 
 def look(listen: str, pid: str | None, logs: str, root: str) -> dict[str, Any]:
-    """One look."""
+    """Look once: the health check, the machines and the logs."""
     status = health(listen)
     machines: list[Machine] | None = None
     running = None
@@ -199,7 +199,10 @@ def look(listen: str, pid: str | None, logs: str, root: str) -> dict[str, Any]:
 
 
 def activity(listen: str, pid: str | None, logs: str, root: str = "", wait: float = SECOND_LOOK) -> dict[str, Any]:
-    """What is printed. `pid` is the container's first process, `root` stands before /proc and /sys."""
+    """Look once; twice, `wait` seconds apart, while a 503 has no machine that explains it. Returns what is printed.
+
+    `pid` is the container's first process, `root` stands before /proc and /sys.
+    """
     found = look(listen, pid, logs, root)
     started = [each for each in found["machines"] or () if each["seconds"] >= STARTED and not each["check"]]
     if found["health"] == 503 and not started:

@@ -1,4 +1,4 @@
-"""Whether the addresses answer at which a node looks for its peers."""
+"""Whether the discovery addresses, at which a node looks for its peers, answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from shlex import quote
 
 from pyinfra.api import FactBase
 
-# Threads, since a name server that does not answer knows no time-out: what has not ended by the limit is left behind.
+# Threads, since a lookup of a name has no time limit: those that have not ended after five seconds are abandoned.
 _SCRIPT = """\
 import os, socket, sys, threading, time
 answers = {}
@@ -36,7 +36,7 @@ ANSWERS = "answers"
 
 
 class DiscoveryPeers(FactBase[dict[str, str]]):
-    """Each address (HOST:PORT), and what came of a TCP connection from the host: ``answers``, or why not."""
+    """The result of a TCP connection from the host by address (``HOST:PORT``): ``answers``, or why it failed."""
 
     @staticmethod
     def default() -> dict[str, str]:

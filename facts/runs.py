@@ -1,4 +1,4 @@
-"""How often systemd started the node, why its last run ended, and what the units that it needs are doing."""
+"""How often systemd started the node, what its last runs wrote, and the states of the units that it needs."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ _FIELDS = (
     "MESSAGE,MESSAGE_ID,UNIT,_SYSTEMD_UNIT,INVOCATION_ID,_SYSTEMD_INVOCATION_ID,CONTAINER_NAME,PODMAN_EVENT,"
     "SYSLOG_IDENTIFIER,_PID"
 )
+# Prints `now SECONDS`, systemd's properties of each unit, and, unless the first unit is active and was never restarted:
+# its starts and scheduled restarts (entries without MESSAGE), its lines, the other units' lines, and who listens where.
+# Of the journal at most the last hour of this boot is read, and so many entries.
 # The journal is read only where something is wrong: no more than an hour of this boot, and so many entries. Any local
 # user may write UNIT, MESSAGE_ID and CONTAINER_NAME there: they count from systemd and from root's Podman only.
 _SCRIPT = rf"""
@@ -106,7 +109,7 @@ class Runs:
 
 
 class NodeRuns(FactBase[Runs]):
-    """The runs of a unit, and the state of others; the node's and those of what it needs by default."""
+    """One unit with its starts, the units that it needs, and their lines of the journal. The node's by default."""
 
     @staticmethod
     def default() -> Runs:
@@ -123,7 +126,10 @@ class NodeRuns(FactBase[Runs]):
 
 
 def parse(output: list[str]) -> Runs:
-    """What the command printed. Raises ``KeyError`` or ``ValueError`` for anything else."""
+    """Parse what the command printed. Entries with MESSAGE are lines, those without are starts and restarts.
+
+    Raises ``KeyError`` or ``ValueError`` for anything else.
+    """
     now = 0.0
     blocks: list[dict[str, str]] = [{}]
     listeners: dict[int, str] = {}

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import IO
 
 CONTAINER, QEMU, SECONDS = sys.argv[1:4]
-# Of this run alone, so that what has it among its arguments may be killed.
+# Unique to this run: every process with it among its arguments is one of this run, and may be killed.
 NAME = f"gevulot-verification-{os.getpid()}"
 COMMANDS = ("qmp_capabilities", "query-version", "query-kvm", "query-status", "quit")
 MACHINE = (
@@ -55,7 +55,7 @@ def main() -> None:
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1))
     answers, questions = os.pipe()
-    # All at once, into a pipe that stays open: QEMU drops the commands that wait when its input ends.
+    # All at once, into a pipe that stays open: at the end of its input QEMU drops the commands that it has yet to run.
     os.write(questions, "".join(f'{{"execute": "{each}", "id": "{each}"}}\n' for each in COMMANDS).encode())
     machine = (QEMU, "-name", NAME, *MACHINE.split())
     words = ("podman", "exec", "-i", CONTAINER, "sh", "-c", INSIDE, "sh", str(int(SECONDS) + 30), *machine)

@@ -1,4 +1,4 @@
-"""Whether a container of a node can open a vsock socket."""
+"""Whether a container under the policy of the node's can open a vsock socket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A socket that a container tried to open under options of ``--security-opt``; ``reason`` says why it could not."""
+    """Whether a socket opens under these options of ``--security-opt``; ``reason`` is the error, or why none ran."""
 
     opens: bool
     reason: str
@@ -23,7 +23,7 @@ class Trial:
 
 
 class VsockTrial(FactBase[Trial | None]):
-    """The result of a program that tries it and prints it as JSON; ``None`` without Podman."""
+    """Run ``program``, a shell command that tries a socket and prints the result as JSON. ``None`` without Podman."""
 
     def requires_command(self, program: str) -> str:
         return "podman"

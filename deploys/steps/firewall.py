@@ -24,7 +24,7 @@ _TIMEOUT = 300
 
 
 def variables(settings: Settings) -> dict[str, Any]:
-    """What the template of the table is given."""
+    """The variables of the template of the table."""
     networks = settings.peer_networks
     return {
         "networks4": [each for each in networks if isinstance(each, IPv4Network)],
@@ -48,7 +48,7 @@ def configure_firewall(node: Node) -> None:
 
 @deploy("Start the firewall")
 def start_firewall(node: Node, later: Later) -> None:
-    """Before the node, which a restart of the firewall restarts: connections that are no longer wanted end with it."""
+    """Start the firewall before the node. A restart restarts the node too, which ends connections of old networks."""
     units.running(
         name="Start the firewall",
         unit=UNIT,

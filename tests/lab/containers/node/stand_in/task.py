@@ -1,4 +1,4 @@
-"""A program's task, and the lines in which its machine and the node speak of it.
+"""A program's task, and the line protocol between its machine and the node.
 
 A request is lines up to an empty one, the answer is one line; each call is one vsock connection.
 
