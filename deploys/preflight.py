@@ -126,7 +126,7 @@ def _platform(host: Host, settings: Settings, boards_wanted: bool, found: _Findi
 
 
 def _peers(settings: Settings, found: _Findings) -> None:
-    """What everybody may read where no networks of peers are named."""
+    """Warn of what everybody may read where gevulot_peers is 'any'."""
     if settings.open_to_any:
         ports = " and ".join(map(str, settings.p2p_ports))
         external = "" if settings.own_postgres else " and the external database's URL"
@@ -138,7 +138,7 @@ def _peers(settings: Settings, found: _Findings) -> None:
 
 
 def _nftables(host: Host, modules: dict[str, Module], found: _Findings) -> None:
-    """What the table that keeps others from the node's ports needs of the host."""
+    """Refuse a host whose kernel cannot hold the table that keeps others from the node's ports."""
     if release_of(host.kernel) < KERNEL_MINIMUM:
         found.refusals.append(
             f"the kernel is {host.kernel}; expected 5.13 or newer, whose nftables can lock a table against changes by "
@@ -171,7 +171,7 @@ def lost_reach(settings: Settings, listened: str) -> str | None:
 
 
 def _discovery(answers: Mapping[str, str], found: _Findings) -> None:
-    """The node ends when none of its discovery addresses answers; they may answer by the time that it starts."""
+    """Warn when no discovery address answers. It is no refusal: they may answer by the time that the node starts."""
     if answers and ANSWERS not in answers.values():
         reasons = "; ".join(f"{address}: {why}" for address, why in answers.items())
         found.warnings.append(

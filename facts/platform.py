@@ -31,7 +31,7 @@ directory=$0; while [ ! -d "$directory" ]; do directory=$(dirname "$directory");
 echo "disk_kib=$(df -Pk "$directory" | sed -n '2s/ \+/ /gp' | cut -d' ' -f2)"
 for tool in dracut update-initramfs grubby update-grub apt-get dnf podman getenforce; do
   command -v $tool >/dev/null && echo "tool=$tool"; done
-# dracut brings an update-initramfs of its own, and whoever diverted the program decides what it is.
+# dracut brings an update-initramfs of its own: the package that owns or diverted the program decides what it is.
 command -v update-initramfs >/dev/null && timeout 20 dpkg -S '*bin/update-initramfs' 2>/dev/null |
   sed -n 's/^\(.*diversion.*\) from: .*/initramfs_owner=\1/p; t; /diversion/d; s/^\([^:]*\):.*/initramfs_owner=\1/p'
 [ -x "$r/etc/kernel/postinst.d/dracut" ] && echo kernel_hook=dracut

@@ -51,7 +51,7 @@ class _Refusals(BaseStateCallback):
 @click.argument("inventory")
 @click.option("--output", "kind", type=click.Choice(["table", "json", "html"]), help="What to make of it [table].")
 @click.option("--file", type=click.Path(path_type=Path), help="Where to write it, instead of standard output.")
-@click.option("--known", type=click.Path(path_type=Path), help="Directory of kept states: tell what differs from them.")
+@click.option("--known", type=click.Path(path_type=Path), help="Directory of kept states to compare with.")
 @click.option("--keep", is_flag=True, default=None, help="Write the states to that directory afterwards.")
 @click.option("--limit", multiple=True, help="Only this host or group; may be given several times.")
 @click.option("--data", multiple=True, help="KEY=VALUE, as pyinfra takes it.")

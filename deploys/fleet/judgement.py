@@ -227,7 +227,7 @@ def _arguments(seen: Seen, wanted: bool, found: _Findings) -> state.KernelArgume
     live = effective(seen.lines.live, arguments)
     entries = seen.lines.configured
     configured = bool(entries) and all(effective(line, arguments) for line in entries)
-    # Whoever may not read the boot loader's menu sees no entry of it.
+    # A login that may not read the boot loader's menu sees no entry of it.
     known = bool(entries) or not seen.lines.hidden
     return state.KernelArguments(arguments, live, configured if known else None)
 

@@ -81,7 +81,7 @@ def with_drift(hosts: Iterable[HostState], asked: Options) -> list[HostState]:
             old = drift.read(asked.known, host.name)
             changes = drift.changes(old, drift.kept(host), whole=not host.topology.get("unreadable")) if old else ()
         except (SettingsError, KeyError, TypeError, AttributeError) as error:
-            # Left as it is: whoever edited it may want to mend it.
+            # Left as it is: its editor may want to correct it.
             told.append(_with_reason(host, f"its kept state cannot be used: {error!s}"))
             continue
         severity = Severity.ATTENTION if changes and host.severity is Severity.OK else host.severity

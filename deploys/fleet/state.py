@@ -102,7 +102,10 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The node's unit, as systemd sees it, and since when in seconds of Unix time."""
+    """The state of the node's unit, and since when it has been active, in seconds of Unix time (0: never).
+
+    ``unit`` is systemd's ActiveState, or ``restarting`` in a restart loop, or ``not deployed``.
+    """
 
     unit: str
     since: int
