@@ -24,8 +24,8 @@ from pyinfra.api.exceptions import FactProcessError
 _COMMAND = r"""
 PATH=$PATH:/usr/sbin:/sbin
 cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep ' 0A ' | sed 's/^/listen /'
-grep -lrs '^[[:space:]]*table inet gevulot' /etc/nftables.conf /etc/sysconfig/nftables.conf /etc/nftables \
-  /etc/nftables.d | sed 's/^/saved /'
+grep -lrsE '^[[:space:]]*table inet gevulot([[:space:]{]|$)' /etc/nftables.conf \
+  /etc/sysconfig/nftables.conf /etc/nftables /etc/nftables.d | sed 's/^/saved /'
 command -v nft >/dev/null || { echo end; exit 0; }
 tables=$(nft list tables inet) || exit 1
 if printf '%s\n' "$tables" | grep -qx 'table inet gevulot'; then

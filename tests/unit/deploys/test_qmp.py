@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from deploys import checks, qmp, settings
-from facts.firewall import parse
+from facts.firewall import NodeFirewall, parse
 from facts.unit import Unit
 from tests.unit.deploys.recorded import guard
 
@@ -67,3 +70,22 @@ def test_a_saved_ruleset_that_the_next_boot_would_refuse_is_named() -> None:
     (row,) = checks.saved_rules(parse(["saved /etc/nftables.conf", *guard()]))
     assert row.ok is False
     assert row.found.startswith("/etc/nftables.conf has the table inet gevulot")
+
+
+@pytest.mark.parametrize(
+    ("text", "saved"),
+    [
+        ("table inet gevulot {", True),
+        ("\ttable inet gevulot { # progname python3", True),
+        ("table inet gevulot", True),
+        ("table inet gevulot_backup {", False),
+        ("table inet gevulot-old {", False),
+        ("# table inet gevulot {", False),
+    ],
+)
+def test_only_the_nodes_own_table_is_looked_for_in_saved_rulesets(tmp_path: Path, text: str, saved: bool) -> None:
+    (tmp_path / "nftables.conf").write_text(f"{text}\n}}\n")
+    command = NodeFirewall().command().replace("/etc/", f"{tmp_path}/")
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout.splitlines()
+    found = [line for line in said if line.startswith("saved ")]
+    assert found == ([f"saved {tmp_path}/nftables.conf"] if saved else [])
