@@ -486,6 +486,21 @@ def test_a_service_of_the_hosts_beside_the_qmp_ports_is_reached(cgroup: Cgroup) 
 @pytest.mark.kernel
 @on_this_kernel
 @with_cgroups
+def test_a_neighbour_may_use_the_ports_of_an_ended_connection_to_a_service_again(cgroup: Cgroup) -> None:
+    namespaces, addresses = cgroup.namespaces, tuple(INSIDE.values())
+    other = listening(namespaces, ports=(QMP + 1,))
+    try:
+        for _ in range(3):
+            found = reached(namespaces, ports=(QMP + 1,), where=namespaces.outside, addresses=addresses, source=40000)
+            assert found == at(QMP + 1, addresses=addresses)
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.kernel
+@on_this_kernel
+@with_cgroups
 def test_a_node_that_starts_again_is_guarded_after_a_reload_and_its_old_rules_are_named(
     cgroup: Cgroup, holder: Holder
 ) -> None:
