@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
@@ -12,11 +11,11 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
+from facts.untrusted import printable
+
 _READER = Path(__file__).with_name("activity_reader.py")
 # Letters of a line that are kept.
 _LINE = 200
-# Commands to a terminal: ECMA-48's with parameters, those that end with BEL or ST, and short ones.
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[]PX^_].*?(?:\x07|\x1b\\|$)|\x1b.?|\x9b[0-?]*[ -/]*[@-~]", re.S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +105,11 @@ def _machine(found: dict[str, Any]) -> Machine:
 
 def _failure(found: dict[str, Any]) -> Failure:
     return Failure(
-        printable(str(found["transaction"])),
+        printable(str(found["transaction"]), _LINE),
         int(found["tries"]),
         float(found["first"]),
         float(found["last"]),
-        printable(str(found["line"])),
+        printable(str(found["line"]), _LINE),
         bool(found["more"]),
         _number(found["machine"]),
     )
@@ -122,10 +121,3 @@ def _integer(value: Any) -> int | None:
 
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
-
-
-def printable(text: str) -> str:
-    """Text of unknown origin as one line of limited length, without commands to a terminal."""
-    plain = "".join(each if each.isprintable() else " " for each in _ESCAPES.sub("", text))
-    line = " ".join(plain.split())
-    return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"

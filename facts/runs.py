@@ -12,6 +12,8 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
+from facts.untrusted import printable
+
 NODE = "gevulot-node.service"
 NEEDED = (
     *("pcibind.service", "gevulot-firewall.service", "gevulot-postgres.service", "gevulot-migrate.service"),
@@ -52,8 +54,6 @@ timeout 20 ss -Hltnp 2>/dev/null | sed 's/^/listen /'
 true
 """
 
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_])")
-_PASSWORD = re.compile(r"(\b[a-z]+://[^:@/\s]*):[^@\s]*@")
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _LISTENER = re.compile(r"LISTEN\s+\S+\s+\S+\s+\S*:(?P<port>\d+)\s+\S+(?:\s+users:\(\(\"(?P<program>[^\"]*)\")?")
 # Characters of a line that are kept.
@@ -152,7 +152,7 @@ def parse(output: list[str]) -> Runs:
             match = _LISTENER.search(text)
             if match:
                 # Any user may name a program, with escapes too.
-                program = clean(match["program"] or "")
+                program = printable(match["program"] or "", _LENGTH)
                 listeners[int(match["port"])] = program or listeners.get(int(match["port"]), "")
         elif not text:
             blocks.append({})
@@ -204,7 +204,7 @@ def _line(entry: dict[str, Any]) -> list[Line]:
     text = _text(entry["MESSAGE"])
     if text is None or "PODMAN_EVENT" in entry or entry.get("SYSLOG_IDENTIFIER") == "conmon":
         return []
-    text = clean(text)
+    text = printable(text, _LENGTH)
     by_systemd = entry.get("_PID") == "1"
     container = entry.get("CONTAINER_NAME")
     unit = entry.get("UNIT") if by_systemd else f"{container}.service" if container else entry.get("_SYSTEMD_UNIT")
@@ -225,10 +225,3 @@ def _text(message: Any) -> str | None:
             # An entry may have the field several times.
             return None
     return message if isinstance(message, str) else None
-
-
-def clean(text: str) -> str:
-    """A line for a person: no escapes, no password of a URL, and not longer than a few lines of a terminal."""
-    plain = "".join(each if each.isprintable() else " " for each in _ESCAPE.sub("", text)).strip()
-    plain = _PASSWORD.sub(r"\1:…@", plain)
-    return plain if len(plain) <= _LENGTH else f"{plain[:_LENGTH]}…"

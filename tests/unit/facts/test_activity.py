@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyinfra.api.exceptions import FactProcessError
 
 from facts import activity_reader as reader
-from facts.activity import Activity, Failure, Machine, NodeActivity, parse, printable
+from facts.activity import Activity, Failure, Machine, parse
 
 NODE = "10"
 NOBODY = "127.0.0.1:1"
@@ -273,43 +271,3 @@ def test_hostile_names_and_lines_are_plain_text_of_one_line(host: Host) -> None:
     assert host.failure.line.startswith("qemu: red �ä")
     assert host.failure.line.isprintable()
     assert len(host.failure.line) == 200
-
-
-@pytest.mark.parametrize(
-    ("text", "plain"),
-    [
-        ("a\x1b[1;31mb\x1b[0mc", "abc"),
-        ("a\x1b]8;;http://x\x1b\\b", "ab"),
-        ("a\x1bPq~\x07b\x1bc!", "ab!"),
-        ("a\u202eb\u2028c\x85d", "a b c d"),
-        ("a\x1b]never ended", "a"),
-        (" a \t b ", "a b"),
-    ],
-)
-def test_commands_to_a_terminal_are_removed(text: str, plain: str) -> None:
-    assert printable(text) == plain
-
-
-@pytest.mark.parametrize("line", ["", "{}", "[]", '{"health": "x"}', '{"health": 200, "waited": 0, "age": 1}'])
-def test_an_answer_that_is_none_is_an_error_of_the_fact(line: str) -> None:
-    with pytest.raises(FactProcessError, match="what the node does cannot be read"):
-        NodeActivity().process([line])
-
-
-def test_the_command_answers_on_a_host_without_podman(tmp_path: Path) -> None:
-    command = NodeActivity().command(listen=NOBODY, logs="/nowhere/it's")
-    (tmp_path / "python3").symlink_to(sys.executable)
-    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, env={"PATH": str(tmp_path)})
-    assert (done.returncode, done.stderr) == (0, "")
-    assert NodeActivity().process(done.stdout.splitlines()) == Activity(None, machines=None)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="without root, Podman is not asked for root's containers")
-def test_podman_is_asked_for_the_containers_process_and_may_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    for answer, expected in (("echo 77", "77"), ("echo 0", None), ("exit 125", None), ("echo 1 2", None)):
-        (tmp_path / "podman").write_text(f"#!/bin/sh\n{answer}\n")
-        (tmp_path / "podman").chmod(0o755)
-        assert reader.process_of("gevulot-node") == expected

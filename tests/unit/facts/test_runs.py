@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.runs import NODE, Line, NodeRuns, Runs, clean
+from facts.runs import NODE, Line, NodeRuns, Runs
 from tests.unit.deploys.recorded import loop, shown, started, wrote
 
 
@@ -72,19 +72,6 @@ def test_lines_have_no_escapes_and_podmans_own_talk_is_left_out() -> None:
         Line(NODE, "1" * 32, "container", "INFO running"),
         Line(NODE, "ab", "systemd", "Failed with result"),
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("\x1b[1;31mred\x1b[0m\ttab\x07", "red tab"),
-        ("\x1b]0;title\x07text", "text"),
-        ("cannot open postgres://gevulot:hunter2@db:5432/x", "cannot open postgres://gevulot:…@db:5432/x"),
-        ("x" * 5000, "x" * 400 + "…"),
-    ],
-)
-def test_a_line_is_made_fit_for_a_terminal(text: str, shown: str) -> None:
-    assert clean(text) == shown
 
 
 def test_who_listens_is_known_by_port() -> None:
