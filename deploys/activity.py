@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from deploys import duration
 from deploys.checks import Check
 from deploys.settings import Settings
 from facts.activity import Activity, Failure, Machine
@@ -127,18 +128,10 @@ def _describe(failure: Failure) -> str:
     """Which program cannot start, since when, what QEMU says of it, and the next step."""
     name = failure.transaction
     short = f"{name[:_SHORT]}…" if len(name) > _SHORT else name
-    tries = f"{'more than ' if failure.more else ''}{failure.tries} tries within {span(failure.first)}"
+    tries = f"{'more than ' if failure.more else ''}{failure.tries} tries within {duration.in_words(failure.first)}"
     log = _LOG.format(transaction=name[:_SHORT])
     step = next((step for pattern, step in _STEPS if re.search(pattern, failure.line, re.I)), log)
     return (
-        f"the program of transaction {short} cannot start: {tries}, the last {span(failure.last)} ago; "
+        f"the program of transaction {short} cannot start: {tries}, the last {duration.in_words(failure.last)} ago; "
         f"QEMU says: {failure.line}; {step}"
     )
-
-
-def span(seconds: float) -> str:
-    """A time in one unit."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

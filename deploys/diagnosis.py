@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from deploys import duration
 from deploys.checks import Check
 from deploys.settings import Settings
 from deploys.values import port_of
@@ -199,16 +200,12 @@ def _interval(unit: Run) -> float:
 def _loop(unit: Run, now: float) -> str:
     if len(unit.starts) < 2:
         return f"restarted {_times(unit.restarts)} by systemd"
-    since = f"started {_times(len(unit.starts))} in {_duration(now - unit.starts[0])}"
-    return f"{since}, every {_duration(_interval(unit))}"
+    since = f"started {_times(len(unit.starts))} in {duration.in_words(now - unit.starts[0])}"
+    return f"{since}, every {duration.in_words(_interval(unit))}"
 
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
 
 
 def _failed(unit: Run) -> bool:

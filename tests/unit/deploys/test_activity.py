@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from deploys.activity import State, arguments, check, judge, span
+from deploys.activity import State, arguments, check, judge
+from deploys.duration import in_words
 from deploys.settings import Settings
 from facts.activity import Activity, Failure, Machine
 
@@ -120,4 +121,4 @@ def test_the_logs_are_looked_for_where_the_container_writes_them() -> None:
 
 
 def test_times_have_one_unit() -> None:
-    assert [span(seconds) for seconds in (0.4, 59, 60, 7200, 200_000)] == ["0 s", "59 s", "1 min", "2 h", "2 d"]
+    assert [in_words(seconds) for seconds in (0.4, 84, 120, 7200, 200_000)] == ["0 s", "84 s", "2 min", "2 h", "2 d"]
