@@ -24,6 +24,10 @@ from pcibind.request import BoardRequest, Config, Selector
 
 # Quadlet learned `Ulimit=` in 4.7, the newest of the keys that our units use.
 PODMAN_MINIMUM = (4, 7)
+# The node reloads its firewall at each start (Type=notify-reload).
+SYSTEMD_MINIMUM = 253
+# What runs on the host: pcibind reads TOML.
+PYTHON_MINIMUM = (3, 11)
 # nftables learned the flag `owner` in 5.12, and to find the cgroup of a socket in this one.
 KERNEL_MINIMUM = (5, 13)
 # What the node's table needs. A kernel that has them built in says so too.
@@ -86,6 +90,16 @@ def _platform(host: Host, settings: Settings, boards_wanted: bool, found: _Findi
         found.warnings.append(warning)
     if not host.systemd:
         found.refusals.append("systemd does not run this host; expected it as the init system. Boot with systemd.")
+    elif host.systemd_release is not None and host.systemd_release < SYSTEMD_MINIMUM:
+        found.refusals.append(
+            f"systemd is {host.systemd_release}; expected {SYSTEMD_MINIMUM} or newer, because the node reloads its "
+            "firewall at each start (Type=notify-reload). Upgrade the distribution, then run again."
+        )
+    if host.python is not None and release_of(host.python) < PYTHON_MINIMUM:
+        found.refusals.append(
+            f"/usr/bin/python3 is {host.python}; expected {'.'.join(map(str, PYTHON_MINIMUM))} or newer, which pcibind "
+            "needs at every boot. Upgrade the distribution, then run again."
+        )
     podman = host.podman or host.podman_offered
     if podman is not None and release_of(podman) < PODMAN_MINIMUM:
         origin = "installed" if host.podman else "offered by the distribution"

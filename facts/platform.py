@@ -22,6 +22,8 @@ for file in "$r/etc/os-release" "$r/usr/lib/os-release"; do
 echo "kernel=$(uname -r)"; echo "architecture=$(uname -m)"
 echo "hostname=$(uname -n)"
 [ -d /run/systemd/system ] && echo systemd=yes
+echo "systemd_release=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')"
+echo "python=$(/usr/bin/python3 -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)"
 [ -e /sys/fs/cgroup/cgroup.controllers ] || echo legacy_cgroups=yes
 echo "cores=$(nproc)"
 while read -r key value _; do [ "$key" = MemTotal: ] && echo "memory_kib=$value"; done </proc/meminfo
@@ -70,6 +72,7 @@ class Host:
 
     ``like`` are the distributions that it derives from, ``boot`` signs of how it boots, ``initramfs_owners`` the
     packages that its update-initramfs is of, and ``kernel_hooks`` the generators that a new kernel's package starts.
+    ``python`` is major and minor of the distribution's own.
     """
 
     distribution: str
@@ -91,6 +94,8 @@ class Host:
     podman: str | None
     podman_offered: str | None
     legacy_cgroups: bool = False
+    systemd_release: int | None = None
+    python: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         sets = {name: sorted(values) for name, values in asdict(self).items() if isinstance(values, frozenset)}
@@ -131,6 +136,8 @@ def parse(output: list[str]) -> Host:
         podman=single.get("podman") or None,
         podman_offered=None if offered in ("", "(none)") else offered,
         legacy_cgroups=single.get("legacy_cgroups") == "yes",
+        systemd_release=int(single.get("systemd_release") or 0) or None,
+        python=single.get("python") or None,
     )
 
 

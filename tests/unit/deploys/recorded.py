@@ -95,6 +95,8 @@ def platform(distribution: Distribution, **changes: str | None) -> list[str]:
         "architecture": "x86_64",
         "hostname": "gpu1",
         "systemd": "yes",
+        "systemd_release": "257",
+        "python": "3.13",
         "legacy_cgroups": None,
         "cores": "96",
         "memory_kib": str(512 * 1024**2 - 8_000_000),

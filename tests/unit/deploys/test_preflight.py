@@ -147,6 +147,26 @@ def test_a_host_with_the_first_version_of_cgroups_is_refused() -> None:
     assert "uses cgroups version 1; expected version 2 alone" in text
 
 
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        # As RHEL 9 has them, whose Podman and kernel would do.
+        ({"systemd_release": "252"}, "systemd is 252; expected 253 or newer"),
+        ({"python": "3.9"}, "/usr/bin/python3 is 3.9; expected 3.11 or newer"),
+    ],
+)
+def test_a_host_whose_systemd_or_python_is_too_old_is_refused(changes: dict[str, str], refusal: str) -> None:
+    (text,) = verdict(changes=changes).refusals
+    assert refusal in text
+
+
+@pytest.mark.parametrize(
+    "changes", [{"systemd_release": ""}, {"python": ""}, {"systemd_release": "253", "python": "3.11"}]
+)
+def test_a_host_whose_systemd_and_python_are_new_enough_or_not_there_yet_goes_on(changes: dict[str, str]) -> None:
+    assert verdict(changes=changes).refusals == ()
+
+
 def test_a_node_that_peers_reached_by_an_earlier_default_is_warned_that_they_lose_it() -> None:
     text = lost_reach(asked(), "0.0.0.0:9999")
     assert text is not None

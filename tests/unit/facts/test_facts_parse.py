@@ -48,6 +48,8 @@ def test_the_platform_is_read_line_by_line() -> None:
         kernel_hooks=frozenset(),
         podman=None,
         podman_offered="5.4.2+ds1-1+b2",
+        systemd_release=257,
+        python="3.13",
     )
 
 
