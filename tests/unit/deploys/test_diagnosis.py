@@ -105,6 +105,12 @@ def test_what_went_well_is_no_cause_of_an_error_that_is_not_known(routine: str) 
     assert ended(routine).found != ended("INFO gevulot: running").found
 
 
+def test_a_node_that_still_starts_is_not_said_to_have_ended() -> None:
+    trouble = diagnose(read("now 100.0", shown(ActiveState="activating", SubState="start-pre")), SETTINGS)
+    assert trouble is not None
+    assert trouble.found == "not up: it wrote nothing yet; it is activating (start-pre)"
+
+
 def test_a_node_that_somebody_stopped_is_only_stopped() -> None:
     trouble = diagnose(read("now 100.0", shown(**DONE), wrote(QUIT)), SETTINGS)
     assert trouble == Diagnosis("inactive (dead)", "start it: systemctl start gevulot-node.service")
