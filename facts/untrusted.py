@@ -6,7 +6,8 @@ import re
 
 # Commands to a terminal: ECMA-48's with parameters, those that end with BEL or ST, and short ones.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[]PX^_].*?(?:\x07|\x1b\\|$)|\x1b.?|\x9b[0-?]*[ -/]*[@-~]", re.S)
-_PASSWORD = re.compile(r"(\b[a-z]+://[^:@/\s]*):[^@\s]*@")
+# To the last @ of a word: a password that is not percent-encoded may have some.
+_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^:@/\s]*):[^\s\"']*@", re.IGNORECASE)
 
 
 def printable(text: str, length: int) -> str:

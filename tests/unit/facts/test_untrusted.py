@@ -28,7 +28,14 @@ def test_a_long_text_is_cut() -> None:
     assert printable("x" * 5000, 400) == "x" * 399 + "…"
 
 
-def test_no_password_of_a_url_is_shown() -> None:
-    assert printable("cannot open postgres://gevulot:hunter2@db:5432/x", 80) == (
-        "cannot open postgres://gevulot:…@db:5432/x"
-    )
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cannot open postgres://gevulot:hunter2@db:5432/x", "cannot open postgres://gevulot:…@db:5432/x"),
+        ("open postgres://gevulot:hun@ter2@db/x", "open postgres://gevulot:…@db/x"),
+        ("open POSTGRES+TLS://gevulot:hunter2@db/x", "open POSTGRES+TLS://gevulot:…@db/x"),
+        ("http://a:80/x by admin@b", "http://a:80/x by admin@b"),
+    ],
+)
+def test_no_password_of_a_url_is_shown(text: str, shown: str) -> None:
+    assert printable(text, 80) == shown
