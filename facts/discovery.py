@@ -15,7 +15,7 @@ def ask(address):
     try:
         socket.create_connection((host.strip("[]"), int(port)), 3).close()
         answers[address] = "answers"
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         answers[address] = "its name is not found"
     except TimeoutError:
         answers[address] = "no answer within 3 s"

@@ -29,3 +29,10 @@ def test_each_address_answers_or_says_why_not_in_a_few_seconds() -> None:
     assert found["127.0.0.1:1"] == "connection refused"
     assert found["host.invalid:9999"] in ("its name is not found", "no answer within 5 s")
     assert took < 10
+
+
+def test_a_name_that_can_be_none_is_not_found() -> None:
+    assert ask("a..b:9999", f"{'x' * 300}:9999") == {
+        "a..b:9999": "its name is not found",
+        f"{'x' * 300}:9999": "its name is not found",
+    }
