@@ -45,13 +45,28 @@ Machine = dict[str, Any]
 
 
 def health(listen: str) -> int | None:
-    """The status of the health check. Not by urllib, which would ask a proxy of the environment."""
+    """The status of the health check. Not by urllib, which would ask a proxy of the environment.
+
+    While the node is down anybody may listen there: the time of the whole answer is limited, and no more than its first
+    line is read.
+    """
+    end = time.monotonic() + HEALTH_SECONDS
+    connection = http.client.HTTPConnection(listen, timeout=HEALTH_SECONDS)
+    answer = b""
     try:
-        connection = http.client.HTTPConnection(listen, timeout=HEALTH_SECONDS)
         connection.request("GET", "/healthz")
-        return connection.getresponse().status
+        while b"\n" not in answer and len(answer) < LINE and (left := end - time.monotonic()) > 0:
+            connection.sock.settimeout(left)
+            piece = connection.sock.recv(LINE)
+            if not piece:
+                break
+            answer += piece
     except (OSError, http.client.HTTPException, ValueError):
         return None
+    finally:
+        connection.close()
+    status = re.match(rb"HTTP/1\.[01] (\d{3})\b", answer)
+    return int(status[1]) if status else None
 
 
 def process_of(container: str) -> str | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,37 @@ def test_a_proxy_of_the_environment_is_not_asked_for_the_health(
 ) -> None:
     monkeypatch.setenv("http_proxy", f"http://{NOBODY}")
     assert host.look(answering(204)).health == 204
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param([b"H"] * 200, id="one byte at a time"),
+        pytest.param([b"SSH-2.0-OpenSSH\r\n"], id="no HTTP"),
+        pytest.param([b"x" * 5_000_000], id="no end"),
+        pytest.param([b"HTTP/1.1 200 OK"[:9]], id="cut short"),
+    ],
+)
+def test_a_stranger_at_the_health_checks_port_gives_no_status_and_costs_little_time(
+    host: Host, answer: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "HEALTH_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                connection, _ = server.accept()
+                with connection:
+                    for piece in answer:
+                        connection.sendall(piece)
+                        time.sleep(0.05 if len(answer) > 1 else 0)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        assert host.look(f"127.0.0.1:{server.getsockname()[1]}").health is None
+        assert time.monotonic() - began < 3
+        thread.join(10)
 
 
 def test_a_status_of_503_without_a_machine_is_looked_at_twice(host: Host, answering: Answering) -> None:
