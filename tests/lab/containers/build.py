@@ -107,9 +107,15 @@ def postgres16_entries() -> tuple[Entry, ...]:
         found = [entry(path, source) for path, source in postgres16.files().items()]
     except FileNotFoundError as error:
         raise BuildError(str(error)) from error
-    return tuple(
-        replace(each, content=as_official(each.content)) if each.path.endswith("/postgresql.conf.sample") else each
-        for each in found
+    clients = (
+        Entry(f"{postgres16.HOME}/bin/{name}", postgres16.client(name).encode(), 0o755) for name in postgres16.CLIENTS
+    )
+    return (
+        *clients,
+        *(
+            replace(each, content=as_official(each.content)) if each.path.endswith("/postgresql.conf.sample") else each
+            for each in found
+        ),
     )
 
 

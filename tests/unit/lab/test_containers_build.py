@@ -86,11 +86,12 @@ def test_postgres_16_lies_in_its_image_with_all_that_it_needs(layout: Path, tmp_
     manifest = manifests(layout)[build.POSTGRES_IMAGES[16]]
     with tarfile.open(fileobj=io.BytesIO(blob(layout, manifest["layers"][1]["digest"]))) as archive:
         archive.extractall(tmp_path / "image", filter="tar")
-    programs = tmp_path / "image/usr/lib/postgresql/16/bin"
-    for name in ("postgres", "psql", "initdb"):
+    programs = tmp_path / "image/usr/lib/postgresql/16"
+    for name in ("bin/postgres", "bin/initdb", "clients/psql", "clients/pg_dump"):
         done = subprocess.run([programs / name, "--version"], capture_output=True, text=True, check=True)
         assert "(PostgreSQL) 16." in done.stdout
-    sample = programs.parent / "share/postgresql/postgresql.conf.sample"
+    assert "exec /usr/lib/postgresql/16/clients/psql" in (programs / "bin/psql").read_text()
+    sample = programs / "share/postgresql/postgresql.conf.sample"
     lines = {line.partition("#")[0].strip() for line in sample.read_text().splitlines()}
     assert {"listen_addresses = '*'", "unix_socket_directories = '/var/run/postgresql'"} <= lines
 
