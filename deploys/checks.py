@@ -281,10 +281,19 @@ def peers(found: Firewall | None, settings: Settings) -> Check:
 
 
 def saved_rules(found: Firewall | None) -> list[Check]:
-    """A saved ruleset with the node's table: it names a cgroup, which does not exist when a boot loads the file."""
+    """A saved ruleset with the node's table: it names a cgroup, which does not exist when a boot loads the file.
+
+    Only what nftables.service loads by itself is judged; of another file nobody knows whether something includes it.
+    """
     what, right = "saved rulesets", "only the host's own tables"
-    advice = "has the table inet gevulot, so the next boot refuses all of the file; remove that table from it"
-    return [Check(what, f"{path} {advice}", False, right) for path in (found.saved if found else ())]
+    advice = "has the table inet gevulot, so a boot that loads it refuses all of the file; remove that table from it"
+    return [
+        Check(what, f"{path} {advice}", False if path in _LOADED_AT_BOOT else None, right)
+        for path in (found.saved if found else ())
+    ]
+
+
+_LOADED_AT_BOOT = ("/etc/nftables.conf", "/etc/sysconfig/nftables.conf")
 
 
 def initramfs(stale: list[str], contents: Contents) -> Check:

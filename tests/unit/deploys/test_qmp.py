@@ -70,6 +70,8 @@ def test_a_saved_ruleset_that_the_next_boot_would_refuse_is_named() -> None:
     (row,) = checks.saved_rules(parse(["saved /etc/nftables.conf", *guard()]))
     assert row.ok is False
     assert row.found.startswith("/etc/nftables.conf has the table inet gevulot")
+    (row,) = checks.saved_rules(parse(["saved /etc/nftables/old.bak", *guard()]))
+    assert row.ok is None, "nobody knows whether a boot loads it"
 
 
 @pytest.mark.parametrize(
