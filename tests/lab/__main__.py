@@ -9,8 +9,10 @@ from pathlib import Path
 
 from tests.lab import accelerator, board, cache, emulator, hostpackages, image, inventory, record, topology
 from tests.lab.failures import FAILURES, text
+from tests.lab.history import HISTORIES
 from tests.lab.hostpackages import program
 from tests.lab.machine import Machine, MachineError, machines
+from tests.lab.platform import DEBIAN_13, PLATFORMS
 from tests.lab.preparation import BARE, IOMMU
 from tests.lab.progress import Printer, Progress
 from tests.lab.topology import Topology
@@ -38,9 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     boards = up.add_mutually_exclusive_group()
     boards.add_argument("--topology", choices=tuple(topology.TOPOLOGIES), default=topology.DEFAULT)
     boards.add_argument("--collected", type=Path, metavar="FILE", help="with the boards of a host that was collected")
+    up.add_argument("--platform", choices=tuple(PLATFORMS), default=DEBIAN_13.name, help="`list-worlds` describes them")
     up.add_argument("--name", default="lab")
     up.add_argument("--cold", action="store_true", help="boot it instead of loading a snapshot")
-    up.add_argument("--prepared", action="store_true", help="with the IOMMU on and pcibind's Python packages")
+    before = up.add_mutually_exclusive_group()
+    before.add_argument("--prepared", action="store_true", help="with the IOMMU on and pcibind's Python packages")
+    before.add_argument("--history", choices=tuple(HISTORIES), help="what happened to it before")
     up.add_argument("--memory", type=int, default=4096, metavar="MIB")
     up.add_argument("--cpus", type=int)
     up.add_argument("--no-registry", action="store_true", help="offer no container images")
@@ -88,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="show all machines")
     listing.set_defaults(run=_list)
+
+    worlds = commands.add_parser("list-worlds", help="show what a machine can be: platforms, histories, topologies")
+    worlds.set_defaults(run=_list_worlds)
     return parser
 
 
@@ -96,7 +104,8 @@ def _ready(_: argparse.Namespace, progress: Progress) -> int:
     for path in cache.prune(kept=record.registries()):
         progress(f"removed from the cache, unused: {path.name}")
     emulator.ensure(progress)
-    accelerator.choose(image.ensure(progress), progress)
+    image.ensure(progress)
+    accelerator.choose(progress)
     _registry(progress)
     return 0
 
@@ -109,7 +118,8 @@ def _up(options: argparse.Namespace, progress: Progress) -> int:
     machine = Machine.start(
         shape,
         name=options.name,
-        preparation=IOMMU if options.prepared else BARE,
+        platform=PLATFORMS[options.platform],
+        preparation=HISTORIES[options.history].preparation if options.history else IOMMU if options.prepared else BARE,
         warm=not options.cold,
         memory_mib=options.memory,
         cpus=options.cpus,
@@ -203,6 +213,19 @@ def _list(options: argparse.Namespace, progress: Progress) -> int:
         machine = Machine.attach(name)
         state = f"ssh port {machine.port}" if machine.running else "no power"
         print(f"{name}  {machine.topology.name}  {state}  {machine.directory}")
+    return 0
+
+
+def _list_worlds(_: argparse.Namespace, progress: Progress) -> int:
+    kinds = {
+        "platforms": {name: each.purpose for name, each in PLATFORMS.items()},
+        "histories": {name: each.purpose for name, each in HISTORIES.items()},
+        "topologies": {name: each.summary for name, each in topology.TOPOLOGIES.items()},
+    }
+    for kind, purposes in kinds.items():
+        print(f"{kind}:")
+        for name, purpose in purposes.items():
+            print(f"  {name:28} {purpose}")
     return 0
 
 

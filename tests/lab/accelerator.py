@@ -13,7 +13,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from tests.lab import cache, emulator
+from tests.lab import cache, emulator, image
 from tests.lab.image import Image
 from tests.lab.progress import Progress, silent
 from tests.lab.qemu import Accelerator, Guard, Process, started_at
@@ -69,7 +69,7 @@ raise SystemExit(0 if reason == 5 else f"exit reason {reason}")  # KVM_EXIT_HLT
 """Runs one instruction, `hlt`, on a virtual processor inside the guest."""
 
 
-def choose(image: Image, progress: Progress = silent) -> Accelerator:
+def choose(progress: Progress = silent) -> Accelerator:
     """Return what to run machines with on this host, found by trying once and remembered.
 
     `GEVULOT_LAB_ACCELERATOR=tcg` asks for emulation, whatever the host can do.
@@ -82,7 +82,8 @@ def choose(image: Image, progress: Progress = silent) -> Accelerator:
     with cache.locked(path):
         if not path.exists():
             progress("trying this machine's own virtualisation (up to half a minute)")
-            found = next((each for each in CANDIDATES if trial(image, each)), EMULATION)
+            disk = image.ensure(progress)
+            found = next((each for each in CANDIDATES if trial(disk, each)), EMULATION)
             half = path.with_suffix(".new")
             half.write_text(json.dumps([found.accel, found.cpu]))
             half.replace(path)
@@ -91,21 +92,21 @@ def choose(image: Image, progress: Progress = silent) -> Accelerator:
     return Accelerator(accel, cpu)
 
 
-def trial(image: Image, candidate: Accelerator, *, timeout: float = _TRIAL_SECONDS) -> bool:
+def trial(disk: Image, candidate: Accelerator, *, timeout: float = _TRIAL_SECONDS) -> bool:
     """Tell whether a guest boots on this accelerator and can run a virtual processor itself."""
     with tempfile.TemporaryDirectory(prefix="gevulot-lab-") as folder:
         initrd = Path(folder) / "initrd"
         archive = _archive({"trial": _INIT.encode(), "trial.py": _TRIAL.encode()})
         # The kernel unpacks archives one after the other, each at a multiple of four bytes.
-        first = image.initrd.read_bytes()
+        first = disk.initrd.read_bytes()
         initrd.write_bytes(first + bytes(-len(first) % 4) + archive)
         arguments = [
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-machine", "q35", "-accel", candidate.accel, "-cpu", candidate.cpu),
             *("-smp", "2", "-m", "1024", "-serial", "stdio"),
-            *("-kernel", str(image.kernel), "-initrd", str(initrd)),
+            *("-kernel", str(disk.kernel), "-initrd", str(initrd)),
             *("-append", "console=ttyS0 quiet panic=-1 rdinit=/trial"),
-            *("-drive", f"file={str(image.disk).replace(',', ',,')},format=raw,if=none,id=disk"),
+            *("-drive", f"file={str(disk.disk).replace(',', ',,')},format=raw,if=none,id=disk"),
             *("-snapshot", "-device", "virtio-blk-pci,drive=disk"),
         ]
         qemu = emulator.ensure()

@@ -52,6 +52,9 @@ DISPLAY_ONLY = Board(("bochs-display",))
 BOOT_DISPLAY = Board(("VGA", "intel-hda", "qemu-xhci", "pci-serial"))
 """The display that the firmware uses (`boot_vga`). Must be there at power-on."""
 
+VIRTUAL_FUNCTIONS = Board(("igb",))
+"""A network card (8086:10c9) that offers seven virtual functions. QEMU's nvme does as well, but cannot be saved."""
+
 BOARDS: Mapping[str, Board] = {
     "gpu": GPU,
     "gpu-of-three": GPU_OF_THREE,

@@ -76,9 +76,9 @@ def machine() -> Machine:
     with phase("stand-ins for the images of Postgres and of the node"):
         registry = build.ensure(cache.directory(), silent)
     with phase("the disk of a Debian 13 host"):
-        disk = image.ensure()
+        image.ensure()
     with phase("trying this machine's own virtualisation"):
-        chosen = accelerator.choose(disk)
+        chosen = accelerator.choose()
     how = "emulated" if chosen.emulated else "on this machine's virtualisation"
     with phase(f"booting a virtual host with two boards, {how}"):
         for number in itertools.count(1):

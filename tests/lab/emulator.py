@@ -20,12 +20,12 @@ IMAGE: Final = "qemu-img"
 
 _SUITE: Final = "trixie"
 _BACKPORTS: Final = f"{_SUITE}-backports"
-_PACKAGES: Final = ("qemu-system-x86", "qemu-utils")
+_PACKAGES: Final = ("qemu-system-x86", "qemu-utils", "ovmf")
 
 _LIBRARIES: Final = "usr/lib/x86_64-linux-gnu"
 _LOADER: Final = f"{_LIBRARIES}/ld-linux-x86-64.so.2"
 _MODULES: Final = f"{_LIBRARIES}/qemu"
-_FIRMWARE: Final = ("usr/share/qemu", "usr/share/seabios")
+_FIRMWARE: Final = ("usr/share/qemu", "usr/share/seabios", "usr/share/ovmf")
 _KEPT: Final = (*(f"usr/bin/{name}" for name in (SYSTEM, IMAGE)), _LIBRARIES, *_FIRMWARE)
 
 # mmdebstrap knows the mirror; no address of one stands here.

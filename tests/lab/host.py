@@ -352,6 +352,8 @@ class VirtualHost:
             ports=hardware.topology.ports,
             snapshots=tuple(self.snapshots.items()),
             console=self._printed.start,
+            firmware=hardware.firmware,
+            iommu=hardware.iommu,
         ).save(self.directory)
 
     def _recorded_owner(self) -> tuple[int, int] | None:

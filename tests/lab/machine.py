@@ -11,8 +11,8 @@ from tests.lab import accelerator, disk, record
 from tests.lab.board import Board, pluggable
 from tests.lab.board import named as named_board
 from tests.lab.host import BOOT_SECONDS, VirtualHost
-from tests.lab.image import Image
 from tests.lab.image import ensure as ensure_image
+from tests.lab.platform import DEBIAN_13, Platform
 from tests.lab.plug import PLUG_SECONDS, insert, remove, shown
 from tests.lab.preparation import BARE, Preparation
 from tests.lab.preparation import put as put_disk
@@ -48,8 +48,8 @@ class Machine(VirtualHost):
         topology: Topology | str = DEFAULT,
         *,
         name: str | None = None,
+        platform: Platform = DEBIAN_13,
         preparation: Preparation = BARE,
-        base: Image | None = None,
         warm: bool = True,
         memory_mib: int = 4096,
         cpus: int | None = None,
@@ -61,16 +61,17 @@ class Machine(VirtualHost):
         """Return a new machine that answers over SSH.
 
         `preparation` is what was done to its disk before the boot. `warm` starts from a snapshot
-        of a booted machine of the same topology and preparation, made when the cache has none;
-        else it boots. `registry` is a directory of container images to serve. A `detached`
+        of a booted machine of the same topology, platform and preparation, made when the cache has
+        none; else it boots. `registry` is a directory of container images to serve. A `detached`
         machine lives on when this process ends.
 
         Raises MachineError when the name is in use or the machine does not answer, and what
         building the image raises.
         """
-        image = base or ensure_image(progress)
+        image = ensure_image(progress, platform)
         shape = named(topology) if isinstance(topology, str) else topology
-        hardware = Hardware(shape, memory_mib, cpus or processors(), accelerator.choose(image, progress))
+        cores = cpus or processors()
+        hardware = Hardware(shape, memory_mib, cores, accelerator.choose(progress), platform.firmware, platform.iommu)
         saved = warm_disk(image, hardware, preparation, progress) if warm else None
         if saved is not None:
             return cls.from_disk(

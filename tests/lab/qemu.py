@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tests.lab import emulator, guest
 from tests.lab.board import AUDIO, CARD_DISK
 from tests.lab.emulator import EmulatorError
-from tests.lab.topology import DISK_SLOT, NETWORK_SLOT, Topology
+from tests.lab.platform import Firmware, Iommu
+from tests.lab.topology import DISK_SLOT, IOMMU_SLOT, NETWORK_SLOT, Topology
 
 PROCESSORS = "GEVULOT_LAB_PROCESSORS"
 
@@ -39,6 +41,8 @@ class Hardware:
     memory_mib: int
     cpus: int
     accelerator: Accelerator
+    firmware: Firmware = Firmware.BIOS
+    iommu: Iommu = Iommu.INTEL
 
     @property
     def has_card_disk(self) -> bool:
@@ -53,13 +57,46 @@ class Hardware:
             *("-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"),
             *("-machine", "q35,sata=off,smbus=off", "-rtc", "base=utc"),
             *("-accel", self.accelerator.accel, "-cpu", self.accelerator.cpu),
-            *("-smp", str(self.cpus), "-m", str(self.memory_mib)),
-            # VFIO refuses to attach anything without interrupt remapping.
-            *("-device", "intel-iommu,intremap=on,caching-mode=on"),
+            *self._processors(),
+            *_FIRMWARE[self.firmware],
+            *_IOMMU[self.iommu],
             *("-device", disk, "-device", network),
             *("-audiodev", f"none,id={AUDIO}"),
             *self.topology.arguments(),
         ]
+
+    def _processors(self) -> list[str]:
+        """Return the arguments of processors and memory, both divided among the sockets if there are several."""
+        sockets = self.topology.sockets
+        if sockets == 1:
+            return ["-smp", str(self.cpus), "-m", str(self.memory_mib)]
+        # A single processor leaves the other node with memory alone, which a host may have as well.
+        words = [
+            "-smp",
+            f"{self.cpus},sockets={sockets if self.cpus % sockets == 0 else 1}",
+            "-m",
+            str(self.memory_mib),
+        ]
+        for node in range(sockets):
+            words += ["-object", f"memory-backend-ram,id=node{node},size={self.memory_mib // sockets}M"]
+            words += ["-numa", f"node,nodeid={node},memdev=node{node}"]
+        return words
+
+
+_FIRMWARE: Final[Mapping[Firmware, tuple[str, ...]]] = {
+    Firmware.BIOS: (),
+    # As read-only memory: its variables are those of one power-on, and so a snapshot has the one disk to keep.
+    Firmware.UEFI: ("-bios", "OVMF.fd"),
+}
+_IOMMU: Final[Mapping[Iommu, tuple[str, ...]]] = {
+    # VFIO refuses to attach anything without interrupt remapping.
+    Iommu.INTEL: ("-device", "intel-iommu,intremap=on,caching-mode=on"),
+    # Without a PCI device of its own, named here, no snapshot can save it.
+    Iommu.AMD: (
+        *("-device", f"AMDVI-PCI,id=iommu,bus=pcie.0,addr={IOMMU_SLOT:x}.0"),
+        *("-device", "amd-iommu,pci-id=iommu,intremap=on"),
+    ),
+}
 
 
 def processors() -> int:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from tests.lab import cache, emulator, qemu
 from tests.lab.board import Board
+from tests.lab.platform import Firmware, Iommu
 from tests.lab.qemu import Accelerator, Hardware, Process
 from tests.lab.topology import Port, Topology, named
 
@@ -55,6 +56,8 @@ class Record:
     ports: tuple[Port, ...] | None = None
     snapshots: tuple[tuple[str, Topology], ...] = ()
     console: int = 0
+    firmware: str = Firmware.BIOS
+    iommu: str = Iommu.INTEL
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -80,16 +83,18 @@ class Record:
     def hardware(self) -> Hardware:
         """Return the hardware that the machine has, or had when it last had power."""
         shape = named(self.topology) if self.ports is None else Topology(self.topology, self.ports)
-        return Hardware(shape, self.memory_mib, self.cpus, Accelerator(*self.accelerator))
+        accelerator = Accelerator(*self.accelerator)
+        firmware, iommu = Firmware(self.firmware), Iommu(self.iommu)
+        return Hardware(shape, self.memory_mib, self.cpus, accelerator, firmware, iommu)
 
 
 def _ports(data: list[dict[str, Any]]) -> tuple[Port, ...]:
     """Return the ports that `dataclasses.asdict` and JSON turned into dictionaries and lists."""
     found = []
     for each in data:
-        board = each["board"]
-        held = None if board is None else Board(tuple(board["functions"]))
-        found.append(Port(**each | {"board": held, "conventional": tuple(each["conventional"])}))
+        held = None if each["board"] is None else Board(tuple(each["board"]["functions"]))
+        switch = tuple(Board(tuple(board["functions"])) for board in each.get("switch", ()))
+        found.append(Port(**each | {"board": held, "conventional": tuple(each["conventional"]), "switch": switch}))
     return tuple(found)
 
 

@@ -71,7 +71,7 @@ def ensure(stage: Stage, registry: Path, progress: Progress = silent) -> Kept:
     Another process that plays it is waited for. Raises what `play` raises, and then keeps nothing.
     """
     image = ensure_image(progress)
-    hardware = Hardware(named(stage.topology), _MEMORY_MIB, processors(), accelerator.choose(image, progress))
+    hardware = Hardware(named(stage.topology), _MEMORY_MIB, processors(), accelerator.choose(progress))
     inputs = [digest_of(ROOT / each) for each in (*_DEPLOY, *_LAB)] + [digest_of(stage.source)]
     inputs += [inventory.passphrase(), os.environ.get("GEVULOT_LAB_USER", "root")]
     key = cache.digest(image.digest, emulator.ensure().version, *hardware.arguments(), registry.name, *inputs)

@@ -49,7 +49,8 @@ def test_an_extraction_that_fails_says_why_and_the_next_one_starts_anew(
 
 def test_what_does_not_run_here_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "source"
-    for path in ("usr/bin/qemu-img", "usr/bin/qemu-system-x86_64", "usr/share/qemu/x", "usr/share/seabios/x"):
+    programs = ("usr/bin/qemu-img", "usr/bin/qemu-system-x86_64")
+    for path in (*programs, "usr/share/qemu/x", "usr/share/seabios/x", "usr/share/ovmf/x"):
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         (source / path).write_text("")
     loader = source / "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"

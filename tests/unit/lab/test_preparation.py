@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 from tests.lab import guest
+from tests.lab.platform import DEBIAN_13
 from tests.lab.preparation import BARE, IOMMU, Preparation
 
 
@@ -19,8 +20,8 @@ def test_the_bare_host_is_left_alone() -> None:
 def test_the_iommu_is_switched_on_where_grub_reads_and_where_its_menu_is_made(tmp_path: Path) -> None:
     (line,) = (each for each in IOMMU.script.splitlines() if each.startswith("sed "))
     for name, text in (
-        ("/boot/grub/grub.cfg", guest.GRUB_MENU),
-        ("/etc/default/grub", f'GRUB_CMDLINE_LINUX="{guest.KERNEL_ARGUMENTS}"\n'),
+        ("/boot/grub/grub.cfg", guest.grub_menu(DEBIAN_13)),
+        ("/etc/default/grub", f'GRUB_CMDLINE_LINUX="{guest.kernel_arguments(DEBIAN_13)}"\n'),
     ):
         assert name in line
         copy = tmp_path / Path(name).name

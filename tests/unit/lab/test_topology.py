@@ -108,7 +108,7 @@ def test_what_a_port_holds_is_changed_only_where_there_is_one() -> None:
 
 
 def test_a_board_is_not_put_onto_a_bridge() -> None:
-    with pytest.raises(TopologyError, match="a board and a bridge"):
+    with pytest.raises(TopologyError, match="more than one of a board, a bridge and a switch"):
         named("nic-in-group").holding(0x5, GPU)
 
 
