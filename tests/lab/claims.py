@@ -32,8 +32,8 @@ say early-systemd "$(systemctl show -P InitRDTimestampMonotonic)"
 folder=$(mktemp -d)
 mkdir -p "$folder/root/usr" "$folder/storage" "$folder/run"
 for each in bin sbin lib lib64; do ln -s "usr/$each" "$folder/root/$each"; done
-podman --storage-driver=vfs --root "$folder/storage" --runroot "$folder/run" run --rm --network=none --volume=/usr:/usr:ro \
-    --rootfs "$folder/root" python3 -c '
+podman --storage-driver=vfs --root "$folder/storage" --runroot "$folder/run" \
+    run --rm --network=none --volume=/usr:/usr:ro --rootfs "$folder/root" python3 -c '
 import socket
 try:
     socket.socket(socket.AF_VSOCK)
