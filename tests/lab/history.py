@@ -65,8 +65,8 @@ HISTORIES: Final[Mapping[str, History]] = {
         History(
             "own-vfio",
             "vfio-pci.ids on the kernel line and an own vfio.conf, for a controller of the host's",
-            f"{_LINE} /etc/modprobe.d/vfio.conf | xargs",
-            "vfio-pci.ids=1000:0072 # the host's own controller options vfio-pci ids=1000:0072",
+            "grep -o 'vfio-pci.ids=[0-9:]*' /proc/cmdline; tail -n 1 /etc/modprobe.d/vfio.conf",
+            "vfio-pci.ids=1000:0072\noptions vfio-pci ids=1000:0072",
             (
                 _OWN_VFIO,
                 File(
@@ -109,8 +109,9 @@ HISTORIES: Final[Mapping[str, History]] = {
         History(
             "secret-without-data",
             "Podman lists a secret whose data is gone",
-            "podman secret ls --noheading; podman secret inspect --showsecret gevulot-db-url 2>&1 || true",
-            "no secret data with ID",
+            "podman secret ls --noheading --format '{{.Name}}';"
+            " podman secret inspect --showsecret gevulot-db-url >/dev/null 2>&1 || echo unreadable",
+            "gevulot-db-url\nunreadable",
             script="printf secret | podman secret create gevulot-db-url - >/dev/null\n"
             "rm /var/lib/containers/storage/secrets/filedriver/secretsdata.json\n",
         ),
