@@ -102,6 +102,37 @@ def test_a_plugged_board_has_the_number_of_its_port_and_moves_no_other() -> None
     assert after.holding(0x9, None) == before
 
 
+def test_boards_of_a_second_socket_are_numbered_from_its_root_bus() -> None:
+    assert list(named("eight-boards-on-two-sockets").boards.items())[3:5] == [
+        ("0000:00:07.0", tuple(f"0000:04:00.{number}" for number in range(4))),
+        ("0000:80:04.0", tuple(f"0000:81:00.{number}" for number in range(4))),
+    ]
+
+
+@pytest.mark.parametrize(("cpus", "sockets"), [(1, 1), (2, 2), (3, 1), (4, 2)])
+def test_two_sockets_divide_memory_and_an_even_number_of_processors(cpus: int, sockets: int) -> None:
+    words = Hardware(named("two-sockets"), 4096, cpus, Accelerator("tcg", "max")).arguments()
+    assert f"{cpus},sockets={sockets}" in words
+    assert [word for word in words if word.startswith("memory-backend-ram")] == [
+        "memory-backend-ram,id=node0,size=2048M",
+        "memory-backend-ram,id=node1,size=2048M",
+    ]
+
+
+def test_boards_behind_a_switch_have_its_ports_for_parents() -> None:
+    boards = named("switch").boards
+    assert [(port, functions[0]) for port, functions in boards.items()] == [
+        ("0000:00:04.0", "0000:01:00.0"),
+        ("0000:03:00.0", "0000:04:00.0"),
+        ("0000:03:01.0", "0000:05:00.0"),
+    ]
+
+
+def test_a_summary_names_what_a_board_is_when_it_is_no_common_one() -> None:
+    assert named("boot-display").summary == "2 boards at 0000:00:04.0 (VGA) 0000:00:05.0"
+    assert named("one-board-gone").summary == "1 board at 0000:00:05.0; 1 empty port"
+
+
 def test_what_a_port_holds_is_changed_only_where_there_is_one() -> None:
     with pytest.raises(TopologyError, match="0x10, only at 0x4, 0x5"):
         named("two-boards").holding(0x10, GPU)
