@@ -63,7 +63,7 @@ def claims(platform: Platform) -> Mapping[str, str]:
         # dracut's initramfs runs systemd, that of initramfs-tools does not: by it the image that booted shows.
         "early-systemd": "[1-9][0-9]*" if dracut else "0",
         "vsock": "refused: Operation not permitted" if platform.refuses_vsock else "made",
-        "confined": r"containers-default-.* \(enforce\)" if "apparmor" in guest.packages(platform) else "unconfined",
+        "confined": r"containers-default-.* \(enforce\)",
     }
     return expected | ({"volumes": guest.VOLUME_GROUP} if lvm else {})
 

@@ -27,7 +27,8 @@ REGISTRY_PORT = 5000
 PACKAGES = (
     *("systemd", "systemd-sysv", "libpam-systemd", "udev", "dbus", "sudo", "openssh-server"),
     *("kmod", "e2fsprogs", "procps", "iproute2", "pciutils", "ca-certificates", "python3"),
-    *("linux-image-amd64", "zstd", "grub2-common"),
+    # Debian's kernel package recommends apparmor: it is on every host that was installed as usual.
+    *("linux-image-amd64", "apparmor", "zstd", "grub2-common"),
     *("podman", "crun", "netavark", "aardvark-dns", "iptables"),
     *("strace", "driverctl"),
 )

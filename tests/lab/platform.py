@@ -71,7 +71,6 @@ DEBIAN_14: Final = Platform(
     "Debian 14: kernel 7, systemd 262, Podman 5.8",
     suite="forky",
     kernel="7.",
-    packages=("apparmor",),
     refuses_vsock=True,
 )
 
