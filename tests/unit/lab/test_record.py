@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab import record as records
 from tests.lab.board import GPU
+from tests.lab.platform import Firmware, Iommu
 from tests.lab.record import Record
 from tests.lab.topology import TOPOLOGIES, Topology, named
 
@@ -49,6 +50,12 @@ def test_a_topology_that_has_no_name_of_its_own_is_found_again(tmp_path: Path) -
     made = Topology("made-up", named("one-board").ports)
     record(made).save(tmp_path)
     assert Record.load(tmp_path / FILE).hardware.topology == made
+
+
+def test_the_mainboard_is_found_again(tmp_path: Path) -> None:
+    replace(record(named("switch")), firmware=Firmware.UEFI, iommu=Iommu.AMD).save(tmp_path)
+    hardware = Record.load(tmp_path / FILE).hardware
+    assert (hardware.firmware, hardware.iommu, hardware.topology) == (Firmware.UEFI, Iommu.AMD, named("switch"))
 
 
 def test_a_record_without_ports_means_those_of_its_topology(tmp_path: Path) -> None:
