@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from tests.lab.claims import assert_world
 from tests.lab.history import HISTORIES, assert_history
 from tests.lab.machine import Machine
-from tests.lab.platform import PLATFORMS
-from tests.lab.progress import Progress
+from tests.lab.platform import PLATFORMS, Platform
+from tests.lab.progress import Progress, step
+from tests.lab.run import changes_of, pyinfra
+from tests.system import evidence
+from tests.system.story import wait_for_node
 
 pytestmark = pytest.mark.worlds
 
@@ -28,6 +35,63 @@ def test_a_platform_is_what_its_name_says_and_still_is_after_a_reboot(platform: 
             assert machine.wait_running() == "running", machine.ssh("systemctl --failed", check=False).stdout
             assert_world(machine, PLATFORMS[platform])
             assert {port: behind(machine, port) for port in machine.topology.boards} == machine.topology.boards
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_host_of_a_platform_is_deployed_and_undone(platform: str, registry: Path, say: Progress) -> None:
+    """The life of a host. What passed is noted, also when a later check fails."""
+    passed: list[str] = []
+    with Machine.start("two-boards", platform=PLATFORMS[platform], registry=registry, progress=say) as machine:
+        says = evidence.versions(machine)
+        try:
+            for check, life in LIFE.items():
+                with step(say, f"{platform}: {check}"):
+                    life(machine, PLATFORMS[platform])
+                passed.append(check)
+                says = evidence.versions(machine)
+        finally:
+            evidence.note(platform, says, tuple(passed))
+
+
+def is_bare(machine: Machine, platform: Platform) -> None:
+    machine.wait_running()
+    assert_world(machine, platform)
+
+
+def is_deployed(machine: Machine, platform: Platform) -> None:
+    run = pyinfra([machine], "-y")
+    assert run.code == 0, run.output[-5000:]
+    assert " right, 0 wrong" in run.output
+
+
+def stays_as_it_is(machine: Machine, platform: Platform) -> None:
+    run = pyinfra([machine], "-y", "--json")
+    assert run.code == 0, run.output[-5000:]
+    assert changes_of(run.report) == []
+
+
+def comes_back(machine: Machine, platform: Platform) -> None:
+    machine.power_cut()
+    machine.power_on()
+    wait_for_node(machine)
+    stays_as_it_is(machine, platform)
+
+
+def runs_a_program(machine: Machine, platform: Platform) -> None:
+    command = "podman exec gevulot-node /gevulot stand-in-program --slowness 5 --limit 900"
+    report = json.loads(machine.ssh(command, timeout=1000).stdout)
+    assert (report["accelerator"], len(report["functions"])) == ("kvm", 2), report
+
+
+def is_undone(machine: Machine, platform: Platform) -> None:
+    run = pyinfra([machine], "-y", deploy="deploys/release.py")
+    assert run.code == 0, run.output[-5000:]
+    assert " right, 0 wrong" in run.output
+
+
+LIFE: dict[str, Callable[[Machine, Platform], None]] = dict(
+    zip(evidence.CHECKS, (is_bare, is_deployed, stays_as_it_is, comes_back, runs_a_program, is_undone), strict=True)
+)
 
 
 @pytest.mark.parametrize("history", HISTORIES)

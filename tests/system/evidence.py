@@ -1,0 +1,79 @@
+"""The evidence: which checks were seen to hold on which platform, kept as a table in `docs/evidence.md`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from tests.lab import cache, stage
+from tests.lab.machine import Machine
+from tests.lab.platform import PLATFORMS
+
+PATH: Final = stage.ROOT / "docs/evidence.md"
+CHECKS: Final = ("bare", "deployed", "second run", "power cut", "program", "undone")
+"""What is done to a host of each platform, in this order."""
+
+_HEAD: Final = ("platform", *CHECKS, "kernel", "systemd", "Podman", "date", "code")
+_CODE: Final = ("deploys", "facts", "helpers/pcibind/src")
+_TEXT: Final = """\
+# Evidence
+
+What was seen on booted machines of the lab, by `make worlds`. `python -m tests.lab list-worlds` describes the platforms.
+A machine is first asked whether it is what its platform says (**bare**); then it is **deployed** and verified by the
+table; a **second run** changes nothing; it comes back verified after a **power cut**; a **program** runs in a virtual
+machine with both boards, by KVM; and it is **undone** and compared with its record. "yes" means that the check passed,
+"-" that it was not done. `code` is a digest of what was deployed.
+
+{table}
+"""
+
+
+def code() -> str:
+    """Return a digest of the code that a deploy runs."""
+    return cache.digest(*(stage.digest_of(stage.ROOT / each) for each in _CODE))[:8]
+
+
+def rows(text: str) -> dict[str, dict[str, str]]:
+    """Return the rows of a table by their platform, each by its columns."""
+    found = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and len(cells) == len(_HEAD) and cells[0] in PLATFORMS:
+            found[cells[0]] = dict(zip(_HEAD, cells, strict=True))
+    return found
+
+
+def document(found: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the document with a row for each platform that was seen, in the order of the platforms."""
+    lines = [_HEAD, tuple("---" for _ in _HEAD)]
+    lines += [tuple(found[name].get(each, "-") for each in _HEAD) for name in PLATFORMS if name in found]
+    return _TEXT.format(table="\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def versions(machine: Machine) -> dict[str, str]:
+    """Return what the machine runs."""
+    kernel, systemd, podman = machine.ssh(
+        "uname -r; systemctl --version | head -n1; podman --version 2>/dev/null || echo none"
+    ).stdout.splitlines()
+    return {"kernel": kernel, "systemd": systemd.split()[1], "Podman": podman.split()[-1]}
+
+
+def note(platform: str, machine_says: Mapping[str, str], passed: tuple[str, ...], path: Path = PATH) -> None:
+    """Write a platform's row: the checks that passed, on this day, with this code."""
+    found = rows(path.read_text()) if path.exists() else {}
+    row = {"platform": platform, **machine_says, "date": time.strftime("%Y-%m-%d"), "code": code()}
+    found[platform] = row | {check: "yes" if check in passed else "-" for check in CHECKS}
+    path.write_text(document(found))
+
+
+def missing(text: str) -> list[str]:
+    """Return the platforms without a row, and those of which a check did not pass."""
+    found = rows(text)
+    return [
+        name
+        for name in PLATFORMS
+        if name not in found or any(not re.fullmatch("yes", found[name][check]) for check in CHECKS)
+    ]
