@@ -540,22 +540,6 @@ def test_a_container_that_was_killed_comes_back_with_its_key(machine: Machine) -
     machine.ssh("test ! -e /run/gevulot-key")
 
 
-def test_a_node_that_does_not_stay_up_says_why(machine: Machine, say: Progress) -> None:
-    nobody = "127.0.0.1:1"
-    with step(say, "deploying with a discovery address that nobody answers", takes="about two minutes"):
-        run = pyinfra([machine], "-y", "--data", f'gevulot_p2p_discovery=["{nobody}"]')
-    assert run.code != 0, "the node stays up without its peers, so this shows nothing"
-    assert f"answers this host ({nobody}: connection refused)" in run.output
-    why = (
-        r'gevulot-node\.service is not up: no discovery peer answers \("ERROR gevulot: Failed to connect to any P2P '
-        r'node\. Quitting\."\); started \d+ times in \d+ (s|min), every \d+ s'
-    )
-    assert re.search(f"first: {why}, expected active; correct gevulot_p2p_discovery", run.output), run.output[-3000:]
-    code, host = fleet(machine)
-    assert (code, host["node"]["unit"]) == (4, "restarting")
-    assert re.match(why, host["reasons"][0]), host["reasons"]
-
-
 def policy(machine: Machine) -> str:
     """The security options of the node's container."""
     return machine.ssh("podman container inspect --format '{{json .HostConfig.SecurityOpt}}' gevulot-node").stdout
@@ -605,6 +589,22 @@ def test_the_table_is_wrong_under_an_operators_profile_that_refuses_vsock(machin
     with step(say, "deploying without it", takes="about two minutes"):
         again = pyinfra([machine], "-y")
     assert again.code == 0, again.output[-3000:]
+
+
+def test_a_node_that_does_not_stay_up_says_why(machine: Machine, say: Progress) -> None:
+    nobody = "127.0.0.1:1"
+    with step(say, "deploying with a discovery address that nobody answers", takes="about two minutes"):
+        run = pyinfra([machine], "-y", "--data", f'gevulot_p2p_discovery=["{nobody}"]')
+    assert run.code != 0, "the node stays up without its peers, so this shows nothing"
+    assert f"answers this host ({nobody}: connection refused)" in run.output
+    why = (
+        r'gevulot-node\.service is not up: no discovery peer answers \("ERROR gevulot: Failed to connect to any P2P '
+        r'node\. Quitting\."\); started \d+ times in \d+ (s|min), every \d+ s'
+    )
+    assert re.search(f"first: {why}, expected active; correct gevulot_p2p_discovery", run.output), run.output[-3000:]
+    code, host = fleet(machine)
+    assert (code, host["node"]["unit"]) == (4, "restarting")
+    assert re.match(why, host["reasons"][0]), host["reasons"]
 
 
 @pytest.fixture(scope="module")
