@@ -21,7 +21,7 @@ _CODE: Final = ("deploys", "facts", "helpers/pcibind/src")
 _TEXT: Final = """\
 # Evidence
 
-What was seen on booted machines of the lab, by `make worlds`. `python -m tests.lab list-worlds` describes the platforms.
+What was seen on booted machines, by `make worlds`. `python -m tests.lab list-worlds` describes the platforms.
 A machine is first asked whether it is what its platform says (**bare**); then it is **deployed** and verified by the
 table; a **second run** changes nothing; it comes back verified after a **power cut**; a **program** runs in a virtual
 machine with both boards, by KVM; and it is **undone** and compared with its record. "yes" means that the check passed,
