@@ -1,0 +1,29 @@
+"""The table of what was seen on each platform: a row is written, replaced and read back; a gap is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.lab.platform import PLATFORMS
+from tests.system import evidence
+
+SAYS = {"kernel": "7.2.12+deb14-amd64", "systemd": "262", "Podman": "5.8.6"}
+
+
+def test_a_row_is_written_and_replaced_by_the_next_run(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.md"
+    evidence.note("debian14", SAYS, ("bare",), path)
+    evidence.note("debian13", SAYS, evidence.CHECKS, path)
+    evidence.note("debian14", SAYS, ("bare", "deployed"), path)
+    found = evidence.rows(path.read_text())
+    assert list(found) == ["debian13", "debian14"], "in the order of the platforms"
+    assert [found["debian14"][check] for check in evidence.CHECKS] == ["yes", "yes", "-", "-", "-", "-"]
+    assert (found["debian14"]["kernel"], found["debian14"]["code"]) == (SAYS["kernel"], evidence.code())
+
+
+def test_a_platform_without_a_row_or_with_a_gap_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.md"
+    for name in list(PLATFORMS)[1:]:
+        evidence.note(name, SAYS, evidence.CHECKS, path)
+    evidence.note("debian14", SAYS, ("bare",), path)
+    assert evidence.missing(path.read_text()) == ["debian13", "debian14"]
