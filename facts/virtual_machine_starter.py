@@ -17,7 +17,6 @@ import threading
 from contextlib import suppress
 from typing import IO
 
-CONTAINER, QEMU, SECONDS = sys.argv[1:4]
 # Unique to this run: every process with it among its arguments is one of this run, and may be killed.
 NAME = f"gevulot-verification-{os.getpid()}"
 COMMANDS = ("qmp_capabilities", "query-version", "query-kvm", "query-status", "quit")
@@ -51,20 +50,20 @@ LINES, LETTERS = 100, 1000
 BYTES = 500_000
 
 
-def main() -> None:
+def main(container: str, qemu: str, seconds: int) -> None:
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1))
     answers, questions = os.pipe()
     # All at once, into a pipe that stays open: at the end of its input QEMU drops the commands that it has yet to run.
     os.write(questions, "".join(f'{{"execute": "{each}", "id": "{each}"}}\n' for each in COMMANDS).encode())
-    machine = (QEMU, "-name", NAME, *MACHINE.split())
-    words = ("podman", "exec", "-i", CONTAINER, "sh", "-c", INSIDE, "sh", str(int(SECONDS) + 30), *machine)
+    machine = (qemu, "-name", NAME, *MACHINE.split())
+    words = ("podman", "exec", "-i", container, "sh", "-c", INSIDE, "sh", str(seconds + 30), *machine)
     podman = subprocess.Popen(words, stdin=answers, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert podman.stdout is not None
     assert podman.stderr is not None
     out, err = Output(podman.stdout, last=False), Output(podman.stderr, last=True)
     try:
-        end = str(podman.wait(int(SECONDS)))
+        end = str(podman.wait(seconds))
     except subprocess.TimeoutExpired:
         end = "timeout"
         kill(podman.pid)
@@ -121,4 +120,5 @@ def show(kind: str, texts: list[str]) -> None:
         sys.stdout.buffer.write(f"{kind} {printable}\n".encode())
 
 
-main()
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

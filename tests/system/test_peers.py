@@ -285,6 +285,7 @@ def test_a_holder_that_is_stopped_stops_the_node(machine: Machine) -> None:
     assert reached(machine, *PORTS) == NAMED
 
 
+@pytest.mark.soak
 def test_a_run_without_the_setting_takes_it_back(machine: Machine, say: Progress) -> None:
     with step(say, "planning without networks of peers", takes="half a minute"):
         plan = pyinfra([machine], "--dry", "--json")
