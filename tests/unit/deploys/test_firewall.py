@@ -242,6 +242,14 @@ def holder(namespaces: Namespaces, tmp_path: Path) -> Iterator[Holder]:
 
 
 @pytest.mark.kernel
+@on_this_kernel
+def test_the_program_has_a_handler_for_the_reloads_signal_as_systemd_demands(holder: Holder) -> None:
+    status = Path(f"/proc/{holder.process.pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    assert int(caught, 16) >> (signal.SIGHUP - 1) & 1
+
+
+@pytest.mark.kernel
 @in_namespaces
 def test_without_the_program_strangers_reach_every_port(namespaces: Namespaces) -> None:
     assert all(namespaces.connects(source, port) for source in INSIDE | OUTSIDE for port in (9999, 9995, 7777))
