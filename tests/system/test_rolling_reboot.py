@@ -13,6 +13,7 @@ from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
 from tests.lab.run import pyinfra
 
+pytestmark = pytest.mark.soak
 ROLL = "tests/system/roll.py"
 BREAK = "/etc/default/grub.d/99-broken.cfg"
 
@@ -43,7 +44,6 @@ def test_a_host_that_does_not_come_back_right_stops_every_later_reboot(fleet: li
     assert run.output.count(f"not rebooted, because {first.name} is not well") == 2
 
 
-@pytest.mark.soak
 def test_once_it_is_repaired_hosts_reboot_one_at_a_time(fleet: list[Machine], say: Progress) -> None:
     fleet = fleet[:2]
     fleet[0].ssh(f"rm {BREAK}")
