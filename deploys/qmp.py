@@ -18,7 +18,7 @@ CGROUP = "system.slice/gevulot-node.service"
 # The bit of the packet mark for the node's own connections: CNI, Kubernetes and VPNs use lower ones.
 _MARK = 0x10000000
 # The QMP ports of a node's first programs (1024 + guest CID, from 4 on). A restarted node uses them again within the
-# minute for which the kernel keeps ended connections; no more than these start in it.
+# minute for which the kernel keeps ended connections; fewer programs than these ports start in it.
 _REUSED = "1028-1091"
 _OF_CGROUP = re.compile(r'^(?P<chain>\w+): (?:.* )?socket cgroupv2 (?P<cgroup>\S+) {"(?P<verdict>\w+)"')
 _VERDICTS = {("own", "mangle"), ("qmp", "reject")}

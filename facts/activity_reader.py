@@ -47,7 +47,7 @@ Machine = dict[str, Any]
 def health(listen: str) -> int | None:
     """The status of the health check. Not by urllib, which would ask a proxy of the environment.
 
-    While the node is down anybody may listen there: the time of the whole answer is limited, and no more than its first
+    While the node is down anybody may listen there: the time of the whole answer is limited, and only its first
     line is read.
     """
     end = time.monotonic() + HEALTH_SECONDS

@@ -34,9 +34,8 @@ _FIELDS = (
 )
 # Prints `now SECONDS`, systemd's properties of each unit, and, unless the first unit is active and was never restarted:
 # its starts and scheduled restarts (entries without MESSAGE), its lines, the other units' lines, and who listens where.
-# Of the journal at most the last hour of this boot is read, and so many entries.
-# The journal is read only where something is wrong: no more than an hour of this boot, and so many entries. Any local
-# user may write UNIT, MESSAGE_ID and CONTAINER_NAME there: they count from systemd and from root's Podman only.
+# Of the journal at most the last hour of this boot is read, and so many entries. Any local user may write UNIT,
+# MESSAGE_ID and CONTAINER_NAME there: they count from systemd and from root's Podman only.
 _SCRIPT = rf"""
 unit=$1; n='
 '

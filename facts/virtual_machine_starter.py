@@ -80,7 +80,7 @@ def main(container: str, qemu: str, seconds: int) -> None:
 
 
 class Output(threading.Thread):
-    """Reads a stream to its end, so that its writer never waits, and keeps no more than the first or last bytes."""
+    """Reads a stream to its end, so that its writer never waits, and keeps only the first or last bytes."""
 
     def __init__(self, stream: IO[bytes], *, last: bool) -> None:
         super().__init__(daemon=True)

@@ -30,7 +30,9 @@ def passphrase() -> str:
 
 def data(machine: Machine, *, user: str = "root") -> dict[str, Any]:
     """The host data of one machine. As `operator`, sudo is used. $GEVULOT_LAB_POSTGRES: the release, 16 or 15."""
-    release = int(os.environ.get("GEVULOT_LAB_POSTGRES", "16"))
+    release = os.environ.get("GEVULOT_LAB_POSTGRES", "16")
+    if release not in ("15", "16"):
+        raise MachineError(f"GEVULOT_LAB_POSTGRES is {release!r}; expected 15 or 16, the releases that the lab has")
     found: dict[str, Any] = {
         "ssh_hostname": machine.host,
         "ssh_port": machine.port,
@@ -42,7 +44,7 @@ def data(machine: Machine, *, user: str = "root") -> dict[str, Any]:
         "ssh_look_for_keys": False,
         "gevulot_node_image": f"{REGISTRY}/stand-in/gevulot-node:latest",
         "gevulot_postgres_image": f"{REGISTRY}/stand-in/postgres:{release}",
-        "gevulot_postgres_release": release,
+        "gevulot_postgres_release": int(release),
         "gevulot_boards": [BOARD_MODEL] if machine.topology.boards else [],
         "gevulot_psk_passphrase": passphrase,
         "gevulot_probe_ports": dict(machine.forwards),

@@ -120,7 +120,7 @@ def postgres16_entries() -> tuple[Entry, ...]:
 
 
 def as_official(sample: bytes) -> bytes:
-    """The sample of a configuration with what the official image's server is told beside its own defaults."""
+    """Return the sample of a configuration with the two settings that the official image changes."""
     listening = sample.replace(b"#listen_addresses = 'localhost'", b"listen_addresses = '*'")
     return listening.replace(b"#unix_socket_directories = '/tmp'", b"unix_socket_directories = '/var/run/postgresql'")
 
