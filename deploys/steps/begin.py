@@ -16,7 +16,7 @@ from pyinfra.context import ctx_state
 from deploys import preflight
 from deploys.connection import send_at_once
 from deploys.platforms import Family
-from deploys.preflight import Verdict
+from deploys.preflight import HostState, Verdict
 from deploys.settings import Settings, SettingsError, read_all
 from deploys.steps import key, vsock
 from facts.database import PostgresDataRelease
@@ -128,20 +128,18 @@ def _judge(settings: Settings) -> Verdict:
     )
     if found["platform"] is None:
         raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
-    verdict = preflight.judge(
-        found["platform"],
-        found["modules"],
-        found["topology"],
-        found["usage"].evidence if found["usage"] else None,
-        settings,
-        found["record"].record,
-        found["data"],
-        found["lines"],
-        found.get("discovery"),
+    state = HostState(
+        platform=found["platform"],
+        modules=found["modules"],
+        topology=found["topology"],
+        usage=found["usage"].evidence if found["usage"] else None,
+        record=found["record"].record,
+        data_release=found["data"],
+        lines=found["lines"],
+        discovery=found.get("discovery", {}),
+        listened=found["listened"],
     )
+    verdict = preflight.judge(state, settings)
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))
-    until_now = (
-        key.readable_until_now(settings) if found["key_was_readable"] else None,
-        preflight.lost_reach(settings, found["listened"]),
-    )
-    return replace(verdict, warnings=(*verdict.warnings, *(warning for warning in until_now if warning)))
+    warning = key.readable_until_now(settings) if found["key_was_readable"] else None
+    return replace(verdict, warnings=(*verdict.warnings, *([warning] if warning else [])))

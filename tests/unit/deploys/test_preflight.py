@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploys import settings
-from deploys.preflight import NFTABLES_MODULES, Verdict, judge, lost_reach, release_of, request
+from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, lost_reach, release_of, request
 from deploys.settings import Settings
 from facts.kernel import MODULES, KernelModules
 from facts.platform import parse
@@ -56,16 +56,16 @@ def verdict(
     changes: dict[str, str | None] | None = None,
     **keys: Any,
 ) -> Verdict:
-    return judge(
+    state = HostState(
         parse(platform(distribution, **(changes or {}))),
         KernelModules().process(modules(missing)),
         topology_text.parse(topology(*functions)),
         evidence_text.parse(evidence() if used is None else used),
-        asked(**keys),
         record,
         data_release,
-        discovery=discovery,
+        discovery=discovery or {},
     )
+    return judge(state, asked(**keys))
 
 
 def recorded(*functions: Pci, selector: str = "10de:2684") -> Record:
@@ -138,7 +138,7 @@ def test_a_kernel_whose_nftables_cannot_tell_the_nodes_sockets_is_refused() -> N
 def test_a_kernel_without_a_module_of_nftables_is_refused_by_its_name(name: str) -> None:
     known = KernelModules().process([*modules(), f"{name} missing -"])
     host, found = parse(platform(DEBIAN)), topology_text.parse(topology(*gpu(1, 1), NIC, NVME))
-    (text,) = judge(host, known, found, evidence_text.parse(evidence()), asked()).refusals
+    (text,) = judge(HostState(host, known, found, evidence_text.parse(evidence())), asked()).refusals
     assert f"no module {name}; expected" in text
 
 
@@ -234,10 +234,8 @@ def test_a_board_of_a_class_that_hosts_need_is_refused_when_only_its_model_is_na
 
 
 def test_a_use_that_cannot_be_read_is_refused() -> None:
-    found = judge(
-        parse(platform(DEBIAN)), KernelModules().process(modules()), topology_text.parse(topology(*gpu(1, 1))), None,
-        asked(),
-    )  # fmt: skip
+    known, there = KernelModules().process(modules()), topology_text.parse(topology(*gpu(1, 1)))
+    found = judge(HostState(parse(platform(DEBIAN)), known, there, None), asked())
     assert any("whether the host uses it could not be read" in each for each in found.refusals)
 
 

@@ -1,0 +1,44 @@
+"""Whom the node reaches, and who reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deploys.preflight.verdict import Findings
+from deploys.settings import Settings
+from deploys.values import is_listen, is_loopback
+from facts.discovery import ANSWERS
+
+
+def judge_peers(settings: Settings, found: Findings) -> None:
+    """Warn of what everybody may read where gevulot_peers is 'any'."""
+    if settings.open_to_any:
+        ports = " and ".join(map(str, settings.p2p_ports))
+        external = "" if settings.own_postgres else " and the external database's URL"
+        found.warnings.append(
+            f"gevulot_peers is 'any': every stranger may reach ports {ports}, and the node serves any file that its "
+            f"process can read: its environment with the network's passphrase{external}, programs and results. "
+            "Name the networks of your peers instead."
+        )
+
+
+def lost_reach(settings: Settings, listened: str) -> str | None:
+    """The warning for a node that peers could reach at ``listened`` (``IP:PORT``), and cannot after this run."""
+    chosen = "p2p_listen" in settings.model_fields_set
+    if chosen or not is_listen(listened) or is_loopback(listened):
+        return None
+    return (
+        f"the node listens at {listened} until this run, and only at {settings.p2p_listen} afterwards, so its peers "
+        "lose it: gevulot_p2p_listen is not set, and loopback is its default. To keep it reachable, set "
+        f"gevulot_p2p_listen to '{listened}', and gevulot_peers to the networks of its peers."
+    )
+
+
+def judge_discovery(answers: Mapping[str, str], found: Findings) -> None:
+    """Warn when no discovery address answers. It is no refusal: they may answer by the time that the node starts."""
+    if answers and ANSWERS not in answers.values():
+        reasons = "; ".join(f"{address}: {why}" for address, why in answers.items())
+        found.warnings.append(
+            f"no address of gevulot_p2p_discovery answers this host ({reasons}); expected one, because a node without "
+            "any ends at once, and again at each restart. Correct the addresses, or unset gevulot_p2p_discovery."
+        )

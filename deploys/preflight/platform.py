@@ -1,0 +1,121 @@
+"""Whether a host is capable: distribution, systemd, Python, Podman, processor, firmware, sizes, kernel."""
+
+from __future__ import annotations
+
+from deploys.platforms import Family, family_of, untried
+from deploys.preflight.verdict import Findings
+from deploys.settings import Settings
+from facts.kernel import MODULES, Module
+from facts.platform import Host
+
+# Quadlet learned `Ulimit=` in 4.7, the newest of the keys that our units use.
+PODMAN_MINIMUM = (4, 7)
+# The node reloads its firewall at each start (Type=notify-reload).
+SYSTEMD_MINIMUM = 253
+# What runs on the host: pcibind reads TOML.
+PYTHON_MINIMUM = (3, 11)
+# nftables learned the flag `owner` in 5.12, and to find the cgroup of a socket in this one.
+KERNEL_MINIMUM = (5, 13)
+# What the node's table needs. A kernel that has them built in says so too.
+NFTABLES_MODULES = ("nf_tables", "nft_socket", "nft_reject_inet")
+MINIMUM_CORES = 64
+MINIMUM_MEMORY_GB = 512
+MINIMUM_DISK_GB = 1000
+
+
+def release_of(version: str) -> tuple[int, int]:
+    """Major and minor of a version such as ``5.4.2`` or ``1:4.3.1+ds1-8``; (0, 0) when it has none."""
+    numbers = version.rpartition(":")[2].split("+")[0].split("-")[0].split(".")
+    try:
+        return int(numbers[0]), int(numbers[1])
+    except (IndexError, ValueError):
+        return 0, 0
+
+
+def judge_platform(host: Host, settings: Settings, boards_wanted: bool, found: Findings) -> Family | None:
+    family = family_of(host)
+    if isinstance(family, str):
+        found.refusals.append(family)
+    elif warning := untried(host, family):
+        found.warnings.append(warning)
+    if not host.systemd:
+        found.refusals.append("systemd does not run this host; expected it as the init system. Boot with systemd.")
+    elif host.systemd_release is not None and host.systemd_release < SYSTEMD_MINIMUM:
+        found.refusals.append(
+            f"systemd is {host.systemd_release}; expected {SYSTEMD_MINIMUM} or newer, because the node reloads its "
+            "firewall at each start (Type=notify-reload). Upgrade the distribution, then run again."
+        )
+    if host.python is not None and release_of(host.python) < PYTHON_MINIMUM:
+        found.refusals.append(
+            f"/usr/bin/python3 is {host.python}; expected {'.'.join(map(str, PYTHON_MINIMUM))} or newer, which pcibind "
+            "needs at every boot. Upgrade the distribution, then run again."
+        )
+    podman = host.podman or host.podman_offered
+    if podman is not None and release_of(podman) < PODMAN_MINIMUM:
+        origin = "installed" if host.podman else "offered by the distribution"
+        found.refusals.append(
+            f"Podman {podman} is {origin}; expected 4.7 or newer, because older ones abort on the units' Ulimit= key "
+            "(before 4.4 there is no Quadlet at all). Upgrade the distribution, then run again."
+        )
+    if host.podman is None and "podman" in host.tools:
+        found.refusals.append(
+            "Podman is installed, but does not say its version within 20 s; expected 4.7 or newer. See what "
+            "`podman --version` does there."
+        )
+    elif podman is None and isinstance(family, Family) and family.packages == "apt":
+        found.warnings.append("apt does not know of Podman yet; its lists are refreshed before it is installed.")
+    if host.virtualisation is None:
+        found.refusals.append(
+            "the processor shows neither vmx nor svm; expected hardware virtualisation. Switch it on in the firmware."
+        )
+    if host.iommu_table is None and boards_wanted:
+        found.refusals.append(
+            "the firmware has no IOMMU table (ACPI DMAR or IVRS); expected one. "
+            "Switch VT-d or AMD-Vi on in the firmware."
+        )
+    storage = f"disk under {settings.storage_directory}"
+    for what, have, least, guide in (
+        ("cores", host.cores, MINIMUM_CORES, f"{MINIMUM_CORES}"),
+        # Firmware keeps some memory to itself, and a file system some of its disk: what is sold as 512 GB shows less.
+        ("memory in GiB", round(host.memory_kib / 1024**2), 0.92 * MINIMUM_MEMORY_GB, f"{MINIMUM_MEMORY_GB} GB"),
+        (f"{storage} in GiB", round(host.disk_kib / 1024**2), 0.85 * MINIMUM_DISK_GB, "1 TB"),
+    ):
+        if have < least:
+            text = f"{what}: {have}; the guide asks for {guide}."
+            if settings.enforce_minimum:
+                found.refusals.append(f"{text} gevulot_enforce_minimum is set: use a larger host, or unset it.")
+            else:
+                found.warnings.append(text)
+    return family if isinstance(family, Family) else None
+
+
+def judge_nftables(host: Host, modules: dict[str, Module], found: Findings) -> None:
+    """Refuse a host whose kernel cannot hold the table that keeps others from the node's ports."""
+    if release_of(host.kernel) < KERNEL_MINIMUM:
+        found.refusals.append(
+            f"the kernel is {host.kernel}; expected 5.13 or newer, whose nftables can lock a table against changes by "
+            "others and tell the node's sockets from others'. Upgrade the kernel and boot it."
+        )
+    missing = [name for name in NFTABLES_MODULES if name in modules and not modules[name].exists]
+    if missing:
+        found.refusals.append(
+            f"the running kernel has no module {', '.join(missing)}; expected all of {', '.join(NFTABLES_MODULES)}, to "
+            "restrict who reaches the node's ports. Install the distribution's full kernel and boot it."
+        )
+    if host.legacy_cgroups:
+        found.refusals.append(
+            "the host uses cgroups version 1; expected version 2 alone at /sys/fs/cgroup, by which nftables keeps "
+            "local users from the programs' virtual machines. Remove systemd.unified_cgroup_hierarchy=0 from the "
+            "kernel's arguments and reboot."
+        )
+
+
+def judge_modules(modules: dict[str, Module], boards_wanted: bool, found: Findings) -> tuple[str, ...]:
+    missing = [name for name in MODULES if name not in modules or not modules[name].exists]
+    needed = [name for name in missing if boards_wanted or not name.startswith("vfio")]
+    if needed:
+        found.refusals.append(
+            f"the running kernel has no module {', '.join(needed)}; expected all of {', '.join(MODULES)}. "
+            "Install the distribution's full kernel (on Ubuntu linux-modules-extra) and boot it."
+        )
+    return tuple(name for name in MODULES if name not in missing and name != "kvm")

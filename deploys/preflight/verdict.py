@@ -1,0 +1,33 @@
+"""What the preflight comes to: refusals, warnings, and what the steps work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from deploys.platforms import Family
+from pcibind.model import Board
+from pcibind.request import Config
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the rules have against a host, and what its operator should know; each rule adds its own."""
+
+    refusals: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome: what forbids the deploy, what an operator should know, and what the steps work with."""
+
+    refusals: tuple[str, ...]
+    warnings: tuple[str, ...]
+    family: Family | None = None
+    boards: tuple[Board, ...] = ()
+    config: Config = field(default_factory=lambda: Config(()))
+    kernel_arguments: tuple[str, ...] = ()
+    # Models of every function of the chosen boards, where gevulot_vfio_ids asks for them.
+    models: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    nvidia_stays: bool = False
