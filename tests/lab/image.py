@@ -19,7 +19,7 @@ SIZE_GIB = 20
 
 _SECTOR = 512
 _PARTITION_SECTOR = 2048
-_APT_OPTIONS = {"forky": ('--aptopt=Acquire::Check-Valid-Until "false"',)}
+APT_OPTIONS = {"forky": ('--aptopt=Acquire::Check-Valid-Until "false"',)}
 """A mirror may be a snapshot. A release in preparation says until when it is valid, one that is out does not."""
 
 _MENU_ROOM = 440
@@ -112,7 +112,7 @@ def _install(platform: Platform, work: Path, root: Path) -> None:
                 "--format=directory",
                 "--architectures=amd64",
                 f"--include={','.join(guest.packages(platform))}",
-                *_APT_OPTIONS.get(platform.suite, ()),
+                *APT_OPTIONS.get(platform.suite, ()),
                 "--skip=cleanup/apt,cleanup/reproducible",
                 f"--essential-hook=tar-in {work / 'early.tar'} /",
                 f"--customize-hook=tar-in {work / 'all.tar'} /",

@@ -49,7 +49,8 @@ class Platform:
 
     `suite` is Debian's name of the release, `kernel` how its kernel's release begins. `newer_kernel` installs that of
     the suite's backports beside the stock one; it is the one that boots. `refuses_vsock` tells whether its containers
-    may not make AF_VSOCK sockets, by Podman's default seccomp profile.
+    may not make AF_VSOCK sockets, by Podman's default seccomp profile. `next_kernel` is the package of a kernel that a
+    host gets later, and `next_suite` where it is from.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Platform:
     root: Root = Root.PARTITION
     packages: tuple[str, ...] = ()
     refuses_vsock: bool = False
+    next_kernel: str = "linux-image-amd64"
+    next_suite: str = "trixie-backports"
 
 
 DEBIAN_13: Final = Platform("debian13", "Debian 13: kernel 6.12, BIOS, Intel, initramfs-tools; the one of make test")
@@ -72,6 +75,7 @@ DEBIAN_14: Final = Platform(
     suite="forky",
     kernel="7.",
     refuses_vsock=True,
+    next_suite="sid",
 )
 
 PLATFORMS: Final[Mapping[str, Platform]] = {
@@ -82,7 +86,12 @@ PLATFORMS: Final[Mapping[str, Platform]] = {
         Platform("debian13-amd", "an AMD IOMMU, which is on by default", iommu=Iommu.AMD),
         Platform("debian13-dracut", "dracut makes the initramfs", generator=Generator.DRACUT),
         Platform(
-            "debian13-next", "the kernel of trixie-backports beside the stock one", kernel="7.", newer_kernel=True
+            "debian13-next",
+            "the kernel of trixie-backports beside the stock one",
+            kernel="7.",
+            newer_kernel=True,
+            # No suite has a newer one yet; GRUB puts this one before the other.
+            next_kernel="linux-image-rt-amd64",
         ),
         Platform("debian13-lvm", "the root file system on LVM", root=Root.LVM),
         DEBIAN_14,

@@ -13,7 +13,7 @@ from tests.lab.machine import Machine
 from tests.lab.platform import PLATFORMS
 
 PATH: Final = stage.ROOT / "docs/evidence.md"
-CHECKS: Final = ("bare", "deployed", "second run", "power cut", "program", "undone")
+CHECKS: Final = ("bare", "deployed", "second run", "newer kernel", "power cut", "program", "undone")
 """What is done to a host of each platform, in this order."""
 
 _HEAD: Final = ("platform", *CHECKS, "kernel", "systemd", "Podman", "date", "code")
@@ -23,9 +23,10 @@ _TEXT: Final = """\
 
 What was seen on booted machines, by `make worlds`. `python -m tests.lab list-worlds` describes the platforms.
 A machine is first asked whether it is what its platform says (**bare**); then it is **deployed** and verified by the
-table; a **second run** changes nothing; it comes back verified after a **power cut**; a **program** runs in a virtual
-machine with both boards, by KVM; and it is **undone** and compared with its record. "yes" means that the check passed,
-"-" that it was not done. `code` is a digest of what was deployed.
+table; a **second run** changes nothing; a **newer kernel** arrives by the package manager, boots, and the status
+finds nothing amiss, without a run of ours between; it comes back verified after a **power cut**; a **program** runs
+in a virtual machine with both boards, by KVM; and it is **undone** and compared with its record. "yes" means that the
+check passed, "-" that it was not done. `kernel` is the last one that ran. `code` is a digest of what was deployed.
 
 {table}
 """

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.lab import newer_kernel
 from tests.lab.claims import assert_world
 from tests.lab.history import HISTORIES, assert_history
 from tests.lab.machine import Machine
 from tests.lab.platform import PLATFORMS, Platform
 from tests.lab.progress import Progress, step
-from tests.lab.run import changes_of, pyinfra
+from tests.lab.run import changes_of, command, pyinfra
 from tests.system import evidence
 from tests.system.story import wait_for_node
 
@@ -70,6 +72,18 @@ def stays_as_it_is(machine: Machine, platform: Platform) -> None:
     assert changes_of(run.report) == []
 
 
+def takes_a_newer_kernel(machine: Machine, platform: Platform) -> None:
+    """No run of ours comes between the package manager and the status."""
+    release = newer_kernel.install(machine, newer_kernel.ensure(platform))
+    machine.reboot()
+    assert machine.ssh("uname -r").stdout.strip() == release
+    wait_for_node(machine)
+    words = [sys.executable, "-m", "deploys.fleet", "inventories/lab.py", "--output", "json", "--limit", machine.name]
+    done = command([machine], words)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    machine.ssh("pcibind status")
+
+
 def comes_back(machine: Machine, platform: Platform) -> None:
     machine.power_cut()
     machine.power_on()
@@ -89,9 +103,8 @@ def is_undone(machine: Machine, platform: Platform) -> None:
     assert " right, 0 wrong" in run.output
 
 
-LIFE: dict[str, Callable[[Machine, Platform], None]] = dict(
-    zip(evidence.CHECKS, (is_bare, is_deployed, stays_as_it_is, comes_back, runs_a_program, is_undone), strict=True)
-)
+_CHECKS = (is_bare, is_deployed, stays_as_it_is, takes_a_newer_kernel, comes_back, runs_a_program, is_undone)
+LIFE: dict[str, Callable[[Machine, Platform], None]] = dict(zip(evidence.CHECKS, _CHECKS, strict=True))
 
 
 @pytest.mark.parametrize("history", HISTORIES)
