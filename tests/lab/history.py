@@ -18,7 +18,8 @@ class History:
     """Files, then a shell script; both once, as root, in a bare machine that is then switched off.
 
     `purpose` is the line that `list-worlds` prints. `question` is a command for the booted machine, `answer` a text
-    that it then prints: by it the machine is seen to be what the history says.
+    that it then prints: by it the machine, which needs the boards of a topology for it, is seen to be what the history
+    says.
     """
 
     name: str
@@ -27,6 +28,7 @@ class History:
     answer: str
     files: tuple[File, ...] = ()
     script: str = ""
+    topology: str = "no-boards"
 
     @property
     def preparation(self) -> Preparation:
@@ -91,6 +93,60 @@ HISTORIES: Final[Mapping[str, History]] = {
             (File("/etc/nvidia/current/nvidia-modprobe.conf", "options nvidia-current NVreg_EnableMSI=1\n"),),
             "update-alternatives --quiet --install /etc/modprobe.d/nvidia.conf glx--nvidia-modprobe.conf"
             " /etc/nvidia/current/nvidia-modprobe.conf 100\n",
+        ),
+        History(
+            "driver-of-another-name",
+            "a packaged driver of the boards whose name upstream does not have, as Debian's nvidia-current",
+            "modprobe --resolve-alias pci:v00001234d00001111sv00001AF4sd00001100bc03sc80i00",
+            "nvidia_current",
+            script="""\
+for modules in /lib/modules/*; do
+    name=$(find "$modules" -name 'bochs.ko*' -printf '%P\\n')
+    mkdir -p "$modules/updates/dkms"
+    cp "$modules/$name" "$modules/updates/dkms/nvidia-current.ko${name#*.ko}"
+    depmod "${modules##*/}"
+done
+""",
+        ),
+        History(
+            "board-in-use",
+            "a program of the host has a board's device open, and starts at every boot",
+            "timeout 90 sh -c 'until"
+            " ls -l /proc/$(systemctl show -P MainPID holder.service)/fd | grep -o /dev/dri/card0; do sleep 1; done'",
+            "/dev/dri/card0",
+            (
+                File(
+                    "/etc/systemd/system/holder.service",
+                    "[Service]\nExecStart=/bin/sh -c 'until exec 3<>/dev/dri/card0; do sleep 1; done; exec sleep inf'\n"
+                    "[Install]\nWantedBy=multi-user.target\n",
+                ),
+            ),
+            "systemctl enable --quiet holder.service\n",
+            "one-board",
+        ),
+        History(
+            "image-based",
+            "the mark of a system that runs from an image, as Silverblue does",
+            "ls /run/ostree-booted",
+            "/run/ostree-booted",
+            (File("/etc/tmpfiles.d/ostree.conf", "f /run/ostree-booted 0644 root root\n"),),
+        ),
+        History(
+            "other-systems-in-the-menu",
+            "GRUB's menu also starts a root on ZFS, whose arguments are quoted, and a root that is called recovery",
+            "grep -c -e 'root=ZFS=\"rpool/ROOT/x\"' -e root=/dev/mapper/pve-recovery /boot/grub/grub.cfg",
+            "2",
+            (
+                File(
+                    "/etc/grub.d/45_others",
+                    "#!/bin/sh\ncat <<'END'\n"
+                    'menuentry "x on ZFS" {\n\tlinux "/BOOT/x@/vmlinuz" root=ZFS="rpool/ROOT/x" ro quiet\n}\n'
+                    "menuentry 'Proxmox' {\n\tlinux /vmlinuz root=/dev/mapper/pve-recovery rd.lvm.lv=vg/single ro\n}\n"
+                    "END\n",
+                    0o755,
+                ),
+            ),
+            _MENU,
         ),
         History(
             "port-5432-taken",

@@ -22,7 +22,7 @@ def test_every_history_is_a_script_of_sh(history: History) -> None:
 
 @ALL
 def test_a_changed_boot_menu_is_made_anew(history: History) -> None:
-    touches_grub = any(file.path.startswith("/etc/default/grub.d/") for file in history.files)
+    touches_grub = any(file.path.startswith(("/etc/default/grub.d/", "/etc/grub.d/")) for file in history.files)
     assert touches_grub == ("update-grub" in history.script)
 
 
