@@ -42,7 +42,9 @@ except OSError as error:
     print(f"vsock=refused: {error.strerror}")
 print("confined=" + open("/proc/self/attr/current").read().strip("\0\n"))
 ' 2>&1
-rm -rf --one-file-system "$folder"
+# Podman may still be clearing up behind the container.
+tries=0
+until rm -rf --one-file-system "$folder" || [ $((tries += 1)) -ge 30 ]; do sleep 1; done
 """
 """Prints one line for each claim. The container uses a storage of its own: a bare host's is not there yet."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,6 +53,17 @@ def document(found: Mapping[str, Mapping[str, str]]) -> str:
     return _TEXT.format(table="\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
+def support(text: str) -> str:
+    """Return the README's table of the platforms that were booted, by the rows of the evidence."""
+    lines = ["| booted in the lab | versions | checks that passed | on |", "|---|---|---|---|"]
+    for name, row in rows(text).items():
+        passed = [check for check in CHECKS if row[check] == "yes"]
+        said = "all" if len(passed) == len(CHECKS) else ", ".join(passed) or "none"
+        kinds = f"kernel {row['kernel']}, systemd {row['systemd']}, Podman {row['Podman']}"
+        lines.append(f"| `{name}`: {PLATFORMS[name].purpose} | {kinds} | {said} | {row['date']} |")
+    return "\n".join(lines)
+
+
 def versions(machine: Machine) -> dict[str, str]:
     """Return what the machine runs."""
     kernel, systemd, podman = machine.ssh(
@@ -73,8 +83,13 @@ def note(platform: str, machine_says: Mapping[str, str], passed: tuple[str, ...]
 def missing(text: str) -> list[str]:
     """Return the platforms without a row, and those of which a check did not pass."""
     found = rows(text)
-    return [
-        name
-        for name in PLATFORMS
-        if name not in found or any(not re.fullmatch("yes", found[name][check]) for check in CHECKS)
-    ]
+    return [name for name in PLATFORMS if name not in found or any(found[name][check] != "yes" for check in CHECKS)]
+
+
+def stale(text: str) -> list[str]:
+    """Return the platforms that were seen with other code than that of today."""
+    return [name for name, row in rows(text).items() if row["code"] != code()]
+
+
+if __name__ == "__main__":
+    print(support(PATH.read_text()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from tests.lab.platform import PLATFORMS
@@ -27,3 +28,12 @@ def test_a_platform_without_a_row_or_with_a_gap_is_named(tmp_path: Path) -> None
         evidence.note(name, SAYS, evidence.CHECKS, path)
     evidence.note("debian14", SAYS, ("bare",), path)
     assert evidence.missing(path.read_text()) == ["debian13", "debian14"]
+
+
+def test_every_platform_was_seen_and_the_readme_says_what_passed() -> None:
+    """`make worlds` writes the rows; `python -m tests.system.evidence` prints the README's table."""
+    text = evidence.PATH.read_text()
+    assert evidence.missing(text) == []
+    assert evidence.support(text) in (evidence.stage.ROOT / "README.md").read_text()
+    if stale := evidence.stale(text):
+        warnings.warn(f"the code has changed since these platforms were seen: {', '.join(stale)}", stacklevel=1)
