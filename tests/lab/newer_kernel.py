@@ -47,7 +47,7 @@ def install(machine: VirtualHost, packages: Path) -> str:
     copy = [program("scp"), "-q", *machine.ssh_arguments, *files, f"root@{ADDRESS}:{_FOLDER}"]
     subprocess.run(copy, check=True, stdin=subprocess.DEVNULL, timeout=600)
     known = machine.ssh("ls /lib/modules").stdout.split()
-    machine.ssh(f"apt-get -q install --yes --no-download {_FOLDER}/*.deb && rm -rf {_FOLDER}", timeout=1200)
+    machine.ssh(f"apt-get -q install --yes {_FOLDER}/*.deb && rm -rf {_FOLDER}", timeout=1200)
     (release,) = (each for each in machine.ssh("ls /lib/modules").stdout.split() if each not in known)
     return release
 
