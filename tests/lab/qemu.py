@@ -49,6 +49,11 @@ class Hardware:
         """Tell whether a board of it carries a disk."""
         return any(f",drive={CARD_DISK}," in word for word in self.topology.arguments())
 
+    @property
+    def is_saved(self) -> bool:
+        """Tell whether QEMU can save it while it runs: amd-iommu cannot be."""
+        return self.iommu is not Iommu.AMD
+
     def arguments(self) -> list[str]:
         """Return QEMU's arguments for the machine, without its disk and its network's far side."""
         disk = f"virtio-blk-pci,drive=disk,bus=pcie.0,addr={DISK_SLOT:x}.0,bootindex=0"

@@ -22,10 +22,12 @@ def ensure(
 ) -> Path | None:
     """Return a disk with the snapshot `booted` for this hardware, made when the cache has none.
 
-    The machine that is saved was booted from a disk with this preparation. Returns None,
-    having said why, when the machine cannot be saved: then it must be booted.
+    The machine that is saved was booted from a disk with this preparation. Returns None when
+    the machine cannot be saved: then it must be booted.
     """
     path = _path(image, hardware, preparation)
+    if not hardware.is_saved:
+        return None
     if cache.holds(path):
         return path
     with cache.locked(path):
