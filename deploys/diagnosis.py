@@ -29,12 +29,16 @@ _LINES = 5
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Why a unit does not stay up: the cause and its state (``found``), the next step, and the lines it wrote last."""
+    """Why a unit does not stay up: the cause and its state (``found``), the next step, and the lines it wrote last.
+
+    ``unit`` is the one that wrote them: a unit that the asked one requires, where that one is the reason.
+    """
 
     found: str
     step: str
     looping: bool = False
     lines: tuple[str, ...] = ()
+    unit: str = NODE
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +107,30 @@ _CAUSES = (
         "run deploys/node.py, which sets the password again; or correct gevulot_postgres_url",
     ),
     _cause(
+        r"migration \d+ was previously applied but is missing", "its image is older than the database",
+        "set gevulot_node_image to the image that ran last or to a newer one, and run deploys/node.py",
+    ),
+    _cause(
+        r"migration \d+ (is partially applied|was previously applied but has been modified)",
+        "the database's record of migrations does not fit the image",
+        "see `journalctl -u gevulot-migrate`; the table _sqlx_migrations has the record",
+    ),
+    _cause(
+        r"permission denied for|must be owner of", "the database's role may not do this",
+        "give the role of gevulot_postgres_url all rights on its database and on the schema public",
+    ),
+    _cause(
+        r"unrecognized subcommand|invalid choice: 'migrate'|executable file .* not found",
+        "its image does not know this command, so it is no image of a node",
+        "correct gevulot_node_image, and run deploys/node.py",
+    ),
+    _cause(
         r"relation .* does not exist|migration \d+ (is|was) ", "the database is not migrated",
         "see `journalctl -u gevulot-migrate`",
     ),
     _cause(r"database \S+ does not exist", "the server has no such database", _DATABASE),
     _cause(
-        r"pool timed out|waiting for the database|error communicating with database|PoolTimedOut",
+        r"pool timed out|(waiting for|no answer from) the database|error communicating with database|PoolTimedOut",
         "the database does not answer",
         _DATABASE,
     ),
@@ -122,11 +144,14 @@ _CAUSES = (
     _cause(r"^Error: .*no such file or directory \(os error 2\)", "a file is missing, probably its key", _KEY),
 )  # fmt: skip
 _ERROR = re.compile(r"^Error\b|^error:|panicked at|\bERROR\b|\bFATAL\b|Failed with result|process exited")
-# The last one is allow-vsock's: it names the refusal that it has just lifted.
+# The last ones are allow-vsock's, which names the refusal that it has just lifted, and our migration's own.
 _NOISE = re.compile(
-    r"^(note: run with|stack backtrace|Location:|Caused by:|\d+: |at |crates/\S+:\d+|the node (gets|starts without) )"
+    r"^(note: run with|stack backtrace|Location:|Caused by:|\d+: |at |crates/\S+:\d+|the node (gets|starts without) |"
+    r"the migration (failed|still fails) )"
 )
 _ROUTINE = re.compile(r"^(\d{4}-\d\d-\d\dT\S+\s+)?(INFO|DEBUG|TRACE)\b")
+# Written before what counts.
+_WAITS = re.compile(r"waiting for the database ")
 _TIME = re.compile(r"^\d{4}-\d\d-\d\dT\S+\s+")
 _ADDRESS = re.compile(r"(?:\d+\.\d+\.\d+\.\d+|\]|::):(\d+)\b")
 
@@ -143,13 +168,13 @@ def diagnose(runs: Runs, settings: Settings, unit: str = NODE) -> Diagnosis | No
     lines = _last_lines(runs, blocking or own)
     stopped = (own.active, own.result) == ("inactive", "success") and not _refused(runs, unit)
     if blocking is None and not looping and stopped:
-        return Diagnosis(f"inactive ({own.sub})", f"start it: systemctl start {unit}")
+        return Diagnosis(f"inactive ({own.sub})", f"start it: systemctl start {unit}", unit=unit)
     cause, step = _explain(lines, runs, settings, blocking or own)
     if blocking is not None:
         state = "failed" if _failed(blocking) else f"is {blocking.active} ({blocking.sub})"
         cause = f"{blocking.name} {state}: {cause}"
     loop = f"; {_loop(own, runs.now)}" if looping else "" if blocking else f"; it is {own.active} ({own.sub})"
-    return Diagnosis(f"not up: {cause}{loop}", step, looping, tuple(lines[-_LINES:]))
+    return Diagnosis(f"not up: {cause}{loop}", step, looping, tuple(lines[-_LINES:]), (blocking or own).name)
 
 
 def explained(checks: list[Check], trouble: Diagnosis | None) -> list[Check]:
@@ -267,7 +292,7 @@ def _explain(lines: list[str], runs: Runs, settings: Settings, unit: Run) -> tup
         "vsock_port": str(settings.vsock_listen_port),
     }
     # Of many lines the last errors count, not what went well before: that names the key and the ports too.
-    recent = lines[-20:]
+    recent = [text for text in lines[-20:-1] if not _WAITS.match(text)] + lines[-1:]
     if any(_ERROR.search(text) for text in recent):
         recent = [text for text in recent if not _ROUTINE.match(text)]
     for text in reversed(recent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from shlex import quote
 from typing import Any
 
@@ -88,34 +89,82 @@ class Units(FactBase[dict[str, Unit]]):
 class ChangedSince(FactBase[list[str]]):
     """Which of a unit's inputs changed after it last became active: files by change time, secrets by update time.
 
+    With ``image``, also whether the unit's container runs another image than the one of that reference now.
+    ``moment`` is another of systemd's times to compare with.
     This asks the machine, not the memory of the last run: a deploy that died between a change and its restart is
-    healed by the next one.
+    healed by the next one. Times are compared here, since programs of a host differ in how they read and print them.
     """
 
     @staticmethod
     def default() -> list[str]:
         return []
 
-    def command(self, unit: str = UNITS[0], files: tuple[str, ...] = NODE_INPUTS, secrets: tuple[str, ...] = ()) -> str:
+    def command(
+        self,
+        unit: str = UNITS[0],
+        files: tuple[str, ...] = NODE_INPUTS,
+        secrets: tuple[str, ...] = (),
+        image: str = "",
+        moment: str = "ActiveEnterTimestamp",
+    ) -> str:
         script = r"""
-unit=$1; shift
-since=$(systemctl show --timestamp=us -p ActiveEnterTimestamp --value "$unit")
-[ -n "$since" ] || exit 0
-# All in nanoseconds of Unix time.
-since=$(date -d "$since" +%s%N) || exit 0
+export LC_ALL=C
+unit=$1 image=$2 moment=$3; shift 3
+echo "since $(systemctl show --timestamp=us+utc -p "$moment" --value "$unit")"
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
-  changed=$(stat -c %.9Z "$1" 2>/dev/null | tr -d .) && [ "${changed:-0}" -gt "$since" ] && echo "$1"; shift; done
+  [ ! -e "$1" ] || echo "file $(stat -c %.9Z "$1") $1"; shift; done
 [ $# -gt 0 ] && shift
 for secret in "$@"; do
   changed=$(podman secret inspect --format '{{.UpdatedAt.UnixNano}}' "$secret" 2>/dev/null) &&
-    [ "$changed" -gt "$since" ] && echo "secret $secret"; done
-true
+    echo "secret $changed $secret"; done
+if [ -n "$image" ]; then
+  wanted=$(podman image inspect --format '{{.Id}}' "$image" 2>/dev/null) &&
+    has=$(podman container inspect --format '{{.Image}}' "${unit%.service}" 2>/dev/null) &&
+    echo "image ${has#sha256:} ${wanted#sha256:}"
+fi
+echo end
 """
-        words = " ".join(quote(word) for word in (unit, *files, "--", *secrets))
+        words = " ".join(quote(word) for word in (unit, image, moment, *files, "--", *secrets))
         return f"sh -c {quote(script)} changed {words}"
 
     def process(self, output: list[str]) -> list[str]:
-        return output
+        try:
+            return _changed(output)
+        except ValueError as error:
+            raise FactProcessError(f"when the unit's inputs changed cannot be read: {error}") from error
+
+
+def _changed(output: list[str]) -> list[str]:
+    if not output or output[-1] != "end" or not output[0].startswith("since"):
+        raise ValueError(f"expected lines from 'since' to 'end', found {output[:1]} to {output[-1:]}")
+    text = output[0].removeprefix("since").strip()
+    if not text:
+        # Never active: it is started anyway.
+        return []
+    since = _microseconds(text)
+    changed = []
+    for line in output[1:-1]:
+        kind, value, name = line.split(" ", 2)
+        if kind == "file" and _nanoseconds(value) > since * 1000:
+            changed.append(name)
+        elif kind == "secret" and int(value) > since * 1000:
+            changed.append(f"secret {name}")
+        elif kind == "image" and value != name:
+            changed.append("image")
+    return changed
+
+
+def _microseconds(text: str) -> int:
+    """systemd's ``Thu 2026-11-26 05:25:38.123456 UTC`` in microseconds of Unix time. Raises ValueError."""
+    # Without the name of the day, which Python expects in its own language.
+    _, _, rest = text.partition(" ")
+    time = datetime.strptime(rest, "%Y-%m-%d %H:%M:%S.%f UTC").replace(tzinfo=UTC)
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _nanoseconds(text: str) -> int:
+    seconds, _, fraction = text.partition(".")
+    return int(seconds) * 10**9 + int(fraction.ljust(9, "0")[:9])
 
 
 class SystemState(FactBase[str]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from urllib.parse import urlsplit
 
 from pyinfra.api import deploy
@@ -54,7 +53,7 @@ def configure_node(node: Node) -> None:
         | {"GEVULOT_NODE_KEY_FILE": KEY_FIFO}
         | ({"GEVULOT_DB_URL": postgres.socket_url(settings)} if settings.own_postgres else {}),
     )
-    migrate = files.template(MIGRATE, mode="755", database=shlex.join(postgres.client_options(settings)))
+    migrate = files.template(MIGRATE, mode="755", options=list(postgres.client_options(settings)))
     migration = files.template(
         MIGRATION_FILE,
         own_postgres=settings.own_postgres,
@@ -98,6 +97,8 @@ def start_node(node: Node, later: Later) -> None:
         inputs=node.node_inputs,
         settings=settings,
         timeout=settings.start_timeout,
+        answer=units.node_answer(settings),
+        image=settings.node_image,
         files=(
             *(QUADLET, MIGRATION_FILE, MIGRATE, ENVIRONMENT, vsock.PROGRAM, HAND_OVER),
             f"{settings.key_directory}/node.key",

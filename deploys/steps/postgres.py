@@ -29,6 +29,8 @@ IDENT = "/etc/gevulot/pg_ident.conf"
 SOCKET_ROOT = "/run/gevulot-postgres"
 SOCKET = f"{SOCKET_ROOT}/socket"
 SOCKET_IN_NODE = "/run/postgresql"
+# A server that was killed reads what it had not written to its tables yet, before it answers.
+_SECONDS = 900
 
 # Only root's socket takes no password. A statement that fails must not end in the server's log.
 _RECONCILE = r"""
@@ -133,6 +135,11 @@ def start_postgres(node: Node, later: Later) -> None:
         inputs=node.postgres_inputs,
         settings=settings,
         timeout=settings.start_timeout,
+        # Only a server that has recovered from a crash, or made its data, listens on TCP.
+        answer=units.Answer(
+            f"podman exec gevulot-postgres pg_isready -q -h 127.0.0.1 -p {settings.postgres_port}", _SECONDS
+        ),
+        image=settings.postgres_image,
         files=(QUADLET, HBA, IDENT),
         secrets=(PASSWORD,),
     )

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from pyinfra import host, logger
 from pyinfra.api import Host, State, StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
+from pyinfra.connectors.util import CommandOutput
 
-from deploys import diagnosis
+from deploys import diagnosis, remote, scripts
 from deploys.planning import DECIDED_LATER, will_follow
 from deploys.settings import Settings
+from deploys.steps import rollout
 from deploys.steps.later import Later
 from facts.runs import NEEDED, NODE, NodeRuns
-from facts.unit import ChangedSince, Units
+from facts.unit import ChangedSince, Unit, Units
+from facts.untrusted import printable
+
+_MIGRATION = "gevulot-migrate.service"
+# Seconds that the node may take until its last port is open: it waits for its database and its peers before.
+_NODE_SECONDS = 300
+# Letters of a line of the journal that are shown.
+_LENGTH = 400
 
 
 @operation()
@@ -36,6 +47,22 @@ def reloaded(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[P
     yield "systemctl daemon-reload"
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a unit is seen to work: a command that succeeds then, within so many seconds after systemd calls it active."""
+
+    command: str = ""
+    seconds: int = 0
+
+
+def listening(address: str, seconds: int) -> Answer:
+    """A connection by TCP. ``address`` is where the program was asked to listen."""
+    name, _, port = address.rpartition(":")
+    program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
+    # The address that stands for all of them is connected to as loopback.
+    return Answer(f"python3 -I -c {quote(program)} {quote(name.strip('[]'))} {port}", seconds)
+
+
 @operation()
 def running(
     unit: str,
@@ -43,30 +70,40 @@ def running(
     inputs: list[OperationMeta],
     settings: Settings,
     timeout: int,
+    answer: Answer = Answer(),  # noqa: B008
     files: tuple[str, ...] = (),
     secrets: tuple[str, ...] = (),
+    image: str = "",
 ) -> Generator[PyinfraCommand | str, None, None]:
-    """Start a unit, or restart it when one of its inputs changed after it last started.
+    """Start a unit, or restart it when one of its inputs changed after it last started; and wait until it answers.
+
+    Where the unit or the node runs already, this waits for the host's turn: see ``deploys.steps.rollout``.
 
     + unit: unit name with its suffix
     + later: what the reboot decides
     + inputs: operations of this run that write the files or secrets
     + settings: what the host's operator asked for, to explain a failure by
     + timeout: seconds that the unit, and what it waits for, may take
+    + answer: how it is seen to work
     + files: paths whose change asks for a restart
     + secrets: Podman secrets whose change asks for a restart
+    + image: reference of the image that the unit's container should run
     """
     if later.undecided() or will_follow(inputs):
         yield DECIDED_LATER
         return
-    state = host.get_fact(Units, units=(unit,)).get(unit)
-    if state is not None and state.restarts and (not state.running or _did_change(inputs)):
+    found = host.get_fact(Units, units=(unit, NODE, _MIGRATION))
+    state = found.get(unit)
+    runs = tuple(name for name in (unit, NODE) if name in found and found[name].running)
+    restart = _Start("restart", unit, timeout, settings, answer, runs)
+    if state is None or not state.running:
         # A start would wait for systemd's next try, and the counter of its tries would go on.
-        yield _Start("restart", unit, timeout, settings)
-    elif state is None or not state.running:
-        yield _Start("start", unit, timeout, settings)
-    elif host.get_fact(ChangedSince, unit=unit, files=files, secrets=secrets):
-        yield _Start("restart", unit, timeout, settings)
+        again = state is not None and (state.restarts or (unit == NODE and _is_stale(found.get(_MIGRATION), files, secrets)))
+        yield restart if again else _Start("start", unit, timeout, settings, answer)
+    elif (state.restarts and _did_change(inputs)) or host.get_fact(
+        ChangedSince, unit=unit, files=files, secrets=secrets, image=image
+    ):
+        yield restart
     else:
         host.noop(f"{unit} runs with its present configuration")
 
@@ -76,21 +113,71 @@ def _did_change(inputs: list[OperationMeta]) -> bool:
     return any(each.is_complete() and each.did_change() for each in inputs)
 
 
-class _Start(StringCommand):
-    """``systemctl start`` or ``restart``; a failure says the cause, then what the journal has of the unit."""
+def _is_stale(migration: Unit | None, files: tuple[str, ...], secrets: tuple[str, ...]) -> bool:
+    """Whether the node's migration waits for its next try, or runs with what was configured before."""
+    if migration is None or migration.active != "activating":
+        return False
+    return migration.sub.startswith("auto-restart") or bool(
+        host.get_fact(
+            ChangedSince, unit=_MIGRATION, files=files, secrets=secrets, moment="InactiveExitTimestamp"
+        )
+    )
 
-    def __init__(self, verb: str, unit: str, timeout: int, settings: Settings) -> None:
-        self._unit, self._settings = unit, settings
-        journal = f"journalctl -u {unit} -n 30 --no-pager -o cat"
-        reset = f"systemctl reset-failed {unit}; " if verb == "restart" else ""
-        super().__init__(f"{reset}timeout {timeout} systemctl {verb} {unit} || {{ {journal} >&2; exit 1; }}")
+
+class _Start(StringCommand):
+    """Starts or restarts a unit and waits for its answer; a failure says the cause, and quotes the cause's journal.
+
+    ``runs`` are the units that run and would be interrupted; a node among them has to answer again, too.
+    """
+
+    def __init__(
+        self, verb: str, unit: str, timeout: int, settings: Settings, answer: Answer, runs: tuple[str, ...] = ()
+    ) -> None:
+        self._unit, self._settings, self._runs = unit, settings, runs
+        commands = [_command(verb, unit, timeout, answer)]
+        if NODE in runs and unit != NODE:
+            commands.append(_command("await", NODE, settings.start_timeout, node_answer(settings)))
+        super().__init__(" && ".join(commands))
 
     def execute(self, state: State, host: Host, connector_arguments: Any) -> Any:
+        if not self._runs:
+            return self._start(state, host, connector_arguments)
+        with rollout.turn(state, host, self._unit) as turn:
+            if turn.refusal:
+                host.log_styled(turn.refusal, fg="red", log_func=logger.error)
+                return False, CommandOutput([])
+            result = self._start(state, host, connector_arguments)
+            turn.succeeded = bool(result[0])
+            return result
+
+    def _start(self, state: State, host: Host, connector_arguments: Any) -> Any:
         result = super().execute(state, host, connector_arguments)
         if not result[0]:
-            needed = NEEDED if self._unit == NODE else ()
-            runs = host.get_fact(NodeRuns, unit=self._unit, needed=needed, _ignore_errors=True)
-            trouble = diagnosis.diagnose(runs, self._settings, self._unit)
-            if trouble is not None:
-                host.log_styled(f"{self._unit} is {trouble.found}; {trouble.step}", fg="red", log_func=logger.error)
+            self._explain(host)
         return result
+
+    def _explain(self, host: Host) -> None:
+        unit, trouble = self._unit, None
+        for unit in dict.fromkeys((self._unit, *self._runs)):
+            needed = NEEDED if unit == NODE else ()
+            runs = host.get_fact(NodeRuns, unit=unit, needed=needed, _ignore_errors=True)
+            trouble = diagnosis.diagnose(runs, self._settings, unit)
+            if trouble is not None:
+                break
+        if trouble is not None:
+            host.log_styled(f"{unit} is {trouble.found}; {trouble.step}", fg="red", log_func=logger.error)
+        source = trouble.unit if trouble else unit
+        lines = trouble.lines if trouble else ()
+        if not lines:
+            _, lines = remote.run(host, f"journalctl -b -u {source} -n 10 --no-pager -o cat", timeout=60)
+        for line in lines:
+            logger.error(f"{host.print_prefix}the journal of {source}: {printable(line, _LENGTH)}")
+
+
+def _command(verb: str, unit: str, timeout: int, answer: Answer) -> str:
+    return scripts.shell("start_unit.sh", verb, unit, str(timeout), str(answer.seconds), answer.command)
+
+
+def node_answer(settings: Settings) -> Answer:
+    """The last port that the node opens: of its health check, or of JSON-RPC where it executes nothing."""
+    return listening(settings.json_rpc_listen if settings.no_execution else settings.healthcheck_listen, _NODE_SECONDS)

@@ -201,7 +201,7 @@ def test_a_path_with_a_blank_fails_its_host_only(tmp_path: Path) -> None:
 
 _SYSTEMCTL = """#!/bin/sh
 case "$*" in
-*"show --timestamp=us -p ActiveEnterTimestamp --value"*) echo "$SINCE" ;;
+*"show --timestamp=us+utc -p ActiveEnterTimestamp --value"*) echo "$SINCE" ;;
 *) exit 1 ;;
 esac
 """
@@ -217,7 +217,7 @@ def changed(tmp_path: Path, since: str, *files: str) -> list[str]:
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     command = ChangedSince().command(unit="x.service", files=files, secrets=("fresh", "gone"))
-    return sh(command, SINCE=since, PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    return ChangedSince().process(sh(command, SINCE=since, PATH=f"{tmp_path}/bin:{os.environ['PATH']}"))
 
 
 def test_files_and_secrets_that_changed_after_the_start_are_named(tmp_path: Path) -> None:
