@@ -18,7 +18,7 @@ from deploys.steps.key import make_key
 from deploys.steps.later import Later
 from deploys.steps.packages import install_packages
 from deploys.steps.passthrough import bind_boards, prepare_passthrough
-from deploys.steps.postgres import configure_postgres, make_database_secrets, start_postgres
+from deploys.steps.postgres import configure_postgres, make_database_secrets, retire_postgres, start_postgres
 from deploys.steps.reboot import reboot_when_needed
 from deploys.steps.verify import verify
 
@@ -45,5 +45,6 @@ configure_node(node, _if=later.gate)
 start_postgres(node, later, _if=later.gate)
 start_firewall(node, later, _if=later.gate)
 start_node(node, later, _if=later.gate)
+retire_postgres(node, _if=later.gate)
 grant_access(node, later, _if=later.gate)
 verify(node, later, _if=later.gate)

@@ -14,6 +14,7 @@ import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploys.fleet import drift, page, table
+from deploys.fleet.images import with_other_images
 from deploys.fleet.state import HostState, Severity, document
 from deploys.settings import SettingsError
 from deploys.slips import unknown
@@ -73,7 +74,7 @@ def with_drift(hosts: Iterable[HostState], asked: Options) -> list[HostState]:
     The state of a host that could not be looked at, or not wholly, is left as it is. Raises OSError.
     """
     told = []
-    for host in hosts:
+    for host in with_other_images(hosts):
         if asked.known is None or host.topology is None:
             told.append(host)
             continue

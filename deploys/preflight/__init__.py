@@ -10,6 +10,7 @@ from deploys.preflight.boards import judge_boards, nvidia_stays, request
 from deploys.preflight.database import judge_data
 from deploys.preflight.kernel_line import KERNEL_ARGUMENTS, ids_argument, judge_lines
 from deploys.preflight.network import judge_discovery, judge_peers, lost_reach
+from deploys.preflight.packages import judge_packages
 from deploys.preflight.platform import NFTABLES_MODULES, judge_modules, judge_nftables, judge_platform, release_of
 from deploys.preflight.state import HostState
 from deploys.preflight.verdict import Findings, Verdict
@@ -34,6 +35,7 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     family = judge_platform(state.platform, settings, bool(config.boards), found)
     present = judge_modules(state.modules, bool(config.boards), found)
     judge_nftables(state.platform, state.modules, found)
+    judge_packages(state, found)
     judge_peers(settings, found)
     judge_discovery(state.discovery, found)
     judge_lines(state.lines, found)

@@ -31,3 +31,5 @@ class HostState:
     lines: CommandLines | None = None
     discovery: Mapping[str, str] = field(default_factory=dict)
     listened: str = ""
+    # Whether dpkg has an installation to finish first.
+    dpkg_interrupted: bool = False

@@ -22,6 +22,7 @@ from deploys.steps import key, vsock
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
 from facts.kernel import MODULES, KernelCommandLine, KernelModules
+from facts.packages import InterruptedDpkg
 from facts.paths import Existing
 from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
@@ -117,6 +118,7 @@ def _judge(settings: Settings) -> Verdict:
         Part("record", PciRecord),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         Part("lines", KernelCommandLine),
+        Part("dpkg_interrupted", InterruptedDpkg),
         Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
         Part(
             "listened",
@@ -138,6 +140,7 @@ def _judge(settings: Settings) -> Verdict:
         lines=found["lines"],
         discovery=found.get("discovery", {}),
         listened=found["listened"],
+        dpkg_interrupted=found["dpkg_interrupted"],
     )
     verdict = preflight.judge(state, settings)
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))

@@ -9,7 +9,7 @@ from pyinfra.operations import systemd
 
 from deploys import push
 from deploys.settings import Settings
-from deploys.steps import postgres, secrets, units, vsock
+from deploys.steps import postgres, secrets, timer, units, vsock
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
 
@@ -65,6 +65,8 @@ def configure_node(node: Node) -> None:
     program = files.template(KEY_PROGRAM, mode="755")
     allow_vsock = vsock.write_program(settings, files)
     hand_over = files.template(KEY_UNIT_FILE, key=settings.key_directory, seconds=settings.start_timeout + _KEY_READ)
+    if not settings.auto_update:
+        timer.restored(name="Switch automatic updates off")
     quadlet = files.template(
         QUADLET,
         image=settings.node_image,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 
 from pyinfra import host
-from pyinfra.api import deploy, operation
+from pyinfra.api import StringCommand, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import apt, dnf
 
+from deploys import scripts
 from deploys.platforms import Family
 
 PACKAGES = {
@@ -30,6 +31,8 @@ PACKAGES = {
 }
 # Lists younger than this are good enough to install from, in seconds.
 _LISTS_MAY_BE_OLD = 24 * 3600
+# Seconds that the host's own updates may hold the lock of the packages.
+_LOCKED = 900
 
 
 @operation()
@@ -43,8 +46,24 @@ def debian_packages(packages: tuple[str, ...]) -> Generator[PyinfraCommand | str
     if not missing:
         host.noop("all packages are installed")
         return
-    yield from apt.update._inner(cache_time=_LISTS_MAY_BE_OLD)
-    yield from apt.packages._inner(packages=missing, no_recommends=True)
+    yield from _patient(apt.update._inner(cache_time=_LISTS_MAY_BE_OLD))
+    yield from _patient(apt.packages._inner(packages=missing, no_recommends=True))
+
+
+@operation()
+def fedora_packages(packages: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
+    """Install what is missing.
+
+    + packages: names of packages
+    """
+    yield from _patient(dnf.packages._inner(packages=list(packages)))
+
+
+def _patient(commands: Iterable[PyinfraCommand | str]) -> Generator[StringCommand, None, None]:
+    """The commands of pyinfra's operations, each of which waits for the lock of the packages."""
+    for command in commands:
+        text = command.get_raw_value() if isinstance(command, StringCommand) else str(command)
+        yield StringCommand(scripts.shell("package_manager.sh", str(_LOCKED), text))
 
 
 @deploy("Install packages")
@@ -52,4 +71,4 @@ def install_packages(family: Family) -> None:
     if family.packages == "apt":
         debian_packages(name="Install packages with apt", packages=PACKAGES["apt"])
     else:
-        dnf.packages(name="Install packages with dnf", packages=list(PACKAGES["dnf"]))
+        fedora_packages(name="Install packages with dnf", packages=PACKAGES["dnf"])

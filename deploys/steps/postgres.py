@@ -9,14 +9,18 @@ from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
+from pyinfra.facts.files import FindInFile
 from pyinfra.operations import files
 
 from deploys import push
 from deploys.planning import DECIDED_LATER, will_follow
 from deploys.settings import Settings
 from deploys.steps import secrets, units
+from deploys.steps.before import STATE_DIRECTORY
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
+from deploys.steps.putback import brought_back
+from facts.before import Before
 from facts.database import PostgresSchema, psql
 
 PASSWORD = "gevulot-db-password"
@@ -149,3 +153,25 @@ def start_postgres(node: Node, later: Later) -> None:
         later=later,
         inputs=node.postgres_inputs,
     )
+
+
+@operation()
+def retired() -> Generator[PyinfraCommand | str, None, None]:
+    """Stop the node's own Postgres and take its unit away. Its data, password and image stay."""
+    if not host.get_fact(FindInFile, path=QUADLET, pattern=f"^Secret={PASSWORD}"):
+        host.noop("there is no Postgres of a deploy")
+        return
+    yield (
+        f"systemctl stop {UNIT} && rm -f {HBA} {IDENT} {QUADLET} && systemctl daemon-reload && "
+        f"{{ rmdir {SOCKET} {SOCKET_ROOT} 2>/dev/null; systemctl reset-failed {UNIT} 2>/dev/null; true; }}"
+    )
+    remains = host.get_fact(Before, directory=STATE_DIRECTORY)
+    if remains and remains.past and QUADLET in remains.past.archived:
+        yield from brought_back._inner(path=QUADLET)
+
+
+@deploy("Retire Postgres")
+def retire_postgres(node: Node) -> None:
+    """Only after the start of the node, which needs its own Postgres until it runs with the external one."""
+    if not node.settings.own_postgres:
+        retired(name="Stop the node's own Postgres, whose data stays")

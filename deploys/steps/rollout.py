@@ -24,7 +24,7 @@ class _Rollout:
 
 @dataclass(slots=True)
 class Turn:
-    """One host's turn. ``refusal`` says why nothing may be restarted; ``succeeded`` is for who takes the turn to set."""
+    """One host's turn. ``refusal`` says why nothing may be restarted; who takes the turn sets ``succeeded``."""
 
     refusal: str = ""
     succeeded: bool = False

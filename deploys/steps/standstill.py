@@ -8,11 +8,9 @@ from pyinfra import host
 from pyinfra.api import deploy, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
-from pyinfra.facts.files import FindInFile
 
 from deploys.planning import DECIDED_LATER, will_follow
-from deploys.steps import firewall, gevulot, postgres, vsock
-from deploys.steps.before import TIMER
+from deploys.steps import firewall, gevulot, postgres, timer, vsock
 from deploys.steps.leaving import Leaving
 from deploys.steps.putback import emptied, is_as_before, put_back
 from facts.before import Past
@@ -62,20 +60,6 @@ def stopped(past: Past) -> Generator[PyinfraCommand | str, None, None]:
 
 
 @operation()
-def timer_restored(past: Past) -> Generator[PyinfraCommand | str, None, None]:
-    """Switch Podman's timer off again, where it was off and our Quadlet asked for automatic updates.
-
-    + past: the host before its first deploy
-    """
-    timer = host.get_fact(Units, units=(TIMER,)).get(TIMER)
-    asked = host.get_fact(FindInFile, path=gevulot.QUADLET, pattern="^AutoUpdate=")
-    if past.auto_update_timer != "disabled" or not asked or timer is None or timer.enabled != "enabled":
-        host.noop("automatic updates are not ours to switch off")
-        return
-    yield f"systemctl disable --now {TIMER}"
-
-
-@operation()
 def forgotten(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
     """Let systemd read its files again, and Quadlet generate, when it knows a unit otherwise than the files do.
 
@@ -97,7 +81,7 @@ def forgotten(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[
 @deploy("Stop the node")
 def stop_node(leaving: Leaving) -> None:
     leaving.changes.append(stopped(name="Stop the node with its migration and its Postgres", past=leaving.past))
-    leaving.changes.append(timer_restored(name="Switch automatic updates off", past=leaving.past))
+    leaving.changes.append(timer.restored(name="Switch automatic updates off", past=leaving.past))
 
 
 @deploy("Remove the node's units")

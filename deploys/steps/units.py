@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from shlex import quote
 from typing import Any
@@ -49,7 +49,7 @@ def reloaded(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[P
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a unit is seen to work: a command that succeeds then, within so many seconds after systemd calls it active."""
+    """How a unit is seen to work: a command that succeeds within so many seconds after systemd calls it active."""
 
     command: str = ""
     seconds: int = 0
@@ -70,7 +70,7 @@ def running(
     inputs: list[OperationMeta],
     settings: Settings,
     timeout: int,
-    answer: Answer = Answer(),  # noqa: B008
+    answer: Answer = Answer(),
     files: tuple[str, ...] = (),
     secrets: tuple[str, ...] = (),
     image: str = "",
@@ -94,15 +94,19 @@ def running(
         return
     found = host.get_fact(Units, units=(unit, NODE, _MIGRATION))
     state = found.get(unit)
-    runs = tuple(name for name in (unit, NODE) if name in found and found[name].running)
+    runs = tuple(name for name in dict.fromkeys((unit, NODE)) if name in found and found[name].running)
     restart = _Start("restart", unit, timeout, settings, answer, runs)
+    changed = {"files": files, "secrets": secrets}
     if state is None or not state.running:
+        stale = unit == NODE and _is_stale(found.get(_MIGRATION), changed)
         # A start would wait for systemd's next try, and the counter of its tries would go on.
-        again = state is not None and (state.restarts or (unit == NODE and _is_stale(found.get(_MIGRATION), files, secrets)))
-        yield restart if again else _Start("start", unit, timeout, settings, answer)
-    elif (state.restarts and _did_change(inputs)) or host.get_fact(
-        ChangedSince, unit=unit, files=files, secrets=secrets, image=image
-    ):
+        if state is not None and (state.restarts or stale):
+            yield restart
+        else:
+            yield _Start("start", unit, timeout, settings, answer)
+        return
+    newer: list[str] = host.get_fact(ChangedSince, unit=unit, image=image, **changed)
+    if newer or (state.restarts and _did_change(inputs)):
         yield restart
     else:
         host.noop(f"{unit} runs with its present configuration")
@@ -113,15 +117,14 @@ def _did_change(inputs: list[OperationMeta]) -> bool:
     return any(each.is_complete() and each.did_change() for each in inputs)
 
 
-def _is_stale(migration: Unit | None, files: tuple[str, ...], secrets: tuple[str, ...]) -> bool:
+def _is_stale(migration: Unit | None, changed: Mapping[str, tuple[str, ...]]) -> bool:
     """Whether the node's migration waits for its next try, or runs with what was configured before."""
     if migration is None or migration.active != "activating":
         return False
-    return migration.sub.startswith("auto-restart") or bool(
-        host.get_fact(
-            ChangedSince, unit=_MIGRATION, files=files, secrets=secrets, moment="InactiveExitTimestamp"
-        )
-    )
+    if migration.sub.startswith("auto-restart"):
+        return True
+    newer: list[str] = host.get_fact(ChangedSince, unit=_MIGRATION, moment="InactiveExitTimestamp", **changed)
+    return bool(newer)
 
 
 class _Start(StringCommand):
@@ -167,7 +170,7 @@ class _Start(StringCommand):
         if trouble is not None:
             host.log_styled(f"{unit} is {trouble.found}; {trouble.step}", fg="red", log_func=logger.error)
         source = trouble.unit if trouble else unit
-        lines = trouble.lines if trouble else ()
+        lines = list(trouble.lines) if trouble else []
         if not lines:
             _, lines = remote.run(host, f"journalctl -b -u {source} -n 10 --no-pager -o cat", timeout=60)
         for line in lines:

@@ -362,6 +362,7 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
     boards = topology_text.parse(topology(*gpu(1, 1, drivers=BOUND, group=12))).boards()
     secrets = ("gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase")
     return answers | {
+        'echo "since': ["since Thu 2026-11-26 05:25:38.123456 UTC", "end"],
         "dpkg -l": [f"ii  {package}  1.0  amd64  text" for package in PACKAGES["apt"]],
         "cat /etc/group": ["kvm:x:101:gevulot", "gevulot:x:999:"],
         "cat /etc/passwd": "gevulot:x:999:999::/var/lib/gevulot:/usr/sbin/nologin|gevulot|gevulot kvm||!",

@@ -126,7 +126,7 @@ _RUNS = {
         r.data(r.Recorded(r.DEBIAN, needs_reboot=False), p2p_discovery=["203.0.113.7:9999"]),
     )),
     ("@fake/start", r.saying(
-        {"systemctl show -p Id": r.loop(), "systemctl start gevulot-node": {"success": False, "stderr": "Job failed."}},
+        {"systemctl show -p Id": r.loop(), "start_unit.sh start gevulot-node": {"success": False, "stderr": "It did not start."}},
         r.data(r.Recorded(r.DEBIAN, needs_reboot=False)),
     )),
 """,
@@ -503,13 +503,15 @@ def test_a_node_in_a_restart_loop_fails_the_deploy_with_its_cause_first(runs: di
 
 
 def test_a_node_in_a_restart_loop_is_started_anew_and_its_counter_with_it(runs: dict[str, Run]) -> None:
-    (command,) = [each for each in runs["not up"].commands("loop") if "start gevulot-node.service" in each]
-    assert "systemctl reset-failed gevulot-node.service; timeout 1800 systemctl restart" in command
+    (command,) = [each for each in runs["not up"].commands("loop") if "start_unit.sh" in each and "node" in each]
+    assert "start_unit.sh restart gevulot-node.service 1800 300 " in command
 
 
-def test_a_start_that_fails_says_the_cause_before_the_journal(runs: dict[str, Run]) -> None:
+def test_a_start_that_fails_says_the_cause_and_quotes_the_causes_journal(runs: dict[str, Run]) -> None:
     output = runs["not up"].output
-    assert output.index(f"@fake/start] {LOOP}") < output.index("@fake/start] Job failed.")
+    assert f"@fake/start] {LOOP}" in output
+    assert "@fake/start] the journal of gevulot-node.service: " in output
+    assert "Verify the node | Verify the node" not in runs["not up"].operations("start")
 
 
 def test_discovery_addresses_are_tried_before_anything_is_changed_and_only_if_there_are_any(
