@@ -244,7 +244,14 @@ def test_a_binding_is_judged_by_the_exit_code(code: str, bound: bool) -> None:
             "starting, waiting for 71 gevulot-node.service start waiting; 120 dev-x.device start running",
         ),
         (FailedUnits(), ["a.service", ""], ["a.service"]),
-        (ChangedSince(), ["/etc/gevulot/node.env"], ["/etc/gevulot/node.env"]),
+        (ChangedSince(), ["since ", "file 1700000000.5 /etc/gevulot/node.env", "end"], []),
+        (
+            ChangedSince(),
+            ["since Tue 2023-11-14 22:13:20.123456 UTC", "file 1700000000.123456789 /etc/a b", "file 1700000000.12 /c",
+             "secret 1700000000123457000 x", "secret 1700000000123456000 y", "image 0a 0a", "end"],
+            ["/etc/a b", "secret x"],
+        ),
+        (ChangedSince(), ["since Tue 2023-11-14 22:13:20.123456 UTC", "image 0a 0b", "end"], ["image"]),
         (StaleInitramfs(), ["/boot/initrd.img-1 is older than /etc/x"], ["/boot/initrd.img-1 is older than /etc/x"]),
         (TreeDigest(), ["0a1b  -"], "0a1b"),
         (ImageIds(), ["quay.io/x/y:1 sha256:0a"], {"quay.io/x/y:1": "sha256:0a"}),
@@ -374,3 +381,20 @@ def test_a_kernel_without_an_image_matters_when_a_board_is_to_be_taken_early() -
 
 def test_a_damaged_image_is_a_difference() -> None:
     assert Contents(damaged={IMAGE: "it ends"}).differences == (f"{IMAGE} is damaged: it ends",)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        ["since 1 day ago", "end"],
+        ["since Tue 2023-11-14 22:13:20.123456 CET", "end"],
+        ["since Tue 2023-11-14 22:13:20.123456 UTC", "file 1700000000,5 /etc/a", "end"],
+        ["since Tue 2023-11-14 22:13:20.123456 UTC", "file ? /etc/a", "end"],
+        ["since Tue 2023-11-14 22:13:20.123456 UTC", "secret x", "end"],
+        ["since Tue 2023-11-14 22:13:20.123456 UTC"],
+        ["sh: systemctl: not found", "end"],
+    ],
+)
+def test_a_time_that_cannot_be_read_does_not_mean_that_nothing_changed(output: list[str]) -> None:
+    with pytest.raises(FactProcessError):
+        ChangedSince().process(output)
