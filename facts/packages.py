@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from pyinfra.api import FactBase
 
+# As apt itself looks for what dpkg has to finish: files whose names are digits.
+_SCRIPT = r"""
+ls /var/lib/dpkg/updates 2>/dev/null | grep -q -E '^[0-9]+$' || exit 0
+for package in "$@"; do
+  case $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) in "install ok installed") ;; *) echo "$package" ;; esac
+done
+"""
 
-class InterruptedDpkg(FactBase[bool]):
-    """Whether an installation was interrupted, so that apt refuses each other one: by what dpkg left to be merged."""
+
+class HeldPackages(FactBase[list[str]]):
+    """Which of the packages are not installed and cannot be, since apt refuses until an installation is finished."""
 
     @staticmethod
-    def default() -> bool:
-        return False
+    def default() -> list[str]:
+        return []
 
-    def requires_command(self) -> str:
-        return "dpkg"
+    def requires_command(self, packages: tuple[str, ...]) -> str:
+        return "dpkg-query"
 
-    def command(self) -> str:
-        # As apt itself looks: files whose names are digits.
-        return "ls /var/lib/dpkg/updates 2>/dev/null | grep -E -m1 '^[0-9]+$' || true"
+    def command(self, packages: tuple[str, ...]) -> str:
+        return f"sh -c {quote(_SCRIPT)} held {' '.join(map(quote, packages))}"
 
-    def process(self, output: list[str]) -> bool:
-        return any(line.strip() for line in output)
+    def process(self, output: list[str]) -> list[str]:
+        return [line.strip() for line in output if line.strip()]

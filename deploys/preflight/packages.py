@@ -7,8 +7,9 @@ from deploys.preflight.verdict import Findings
 
 
 def judge_packages(state: HostState, found: Findings) -> None:
-    if state.dpkg_interrupted:
+    if state.held_packages:
         found.refusals.append(
-            "an earlier installation of packages was interrupted (/var/lib/dpkg/updates is not empty), and apt "
-            "installs nothing until it is finished; run `dpkg --configure -a` on the host."
+            f"{', '.join(state.held_packages)} cannot be installed, since an earlier installation was interrupted "
+            "(/var/lib/dpkg/updates is not empty), and apt installs nothing until that is finished; run "
+            "`dpkg --configure -a` on the host."
         )

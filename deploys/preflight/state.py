@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from facts.kernel import CommandLines, Module
@@ -31,5 +31,5 @@ class HostState:
     lines: CommandLines | None = None
     discovery: Mapping[str, str] = field(default_factory=dict)
     listened: str = ""
-    # Whether dpkg has an installation to finish first.
-    dpkg_interrupted: bool = False
+    # Packages that cannot be installed before dpkg has finished an earlier installation.
+    held_packages: Sequence[str] = ()

@@ -19,10 +19,11 @@ from deploys.platforms import Family
 from deploys.preflight import HostState, Verdict
 from deploys.settings import Settings, SettingsError, read_all
 from deploys.steps import key, vsock
+from deploys.steps.packages import PACKAGES
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
 from facts.kernel import MODULES, KernelCommandLine, KernelModules
-from facts.packages import InterruptedDpkg
+from facts.packages import HeldPackages
 from facts.paths import Existing
 from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
@@ -118,7 +119,7 @@ def _judge(settings: Settings) -> Verdict:
         Part("record", PciRecord),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         Part("lines", KernelCommandLine),
-        Part("dpkg_interrupted", InterruptedDpkg),
+        Part("held_packages", HeldPackages, {"packages": PACKAGES["apt"]}),
         Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
         Part(
             "listened",
@@ -140,7 +141,7 @@ def _judge(settings: Settings) -> Verdict:
         lines=found["lines"],
         discovery=found.get("discovery", {}),
         listened=found["listened"],
-        dpkg_interrupted=found["dpkg_interrupted"],
+        held_packages=found["held_packages"],
     )
     verdict = preflight.judge(state, settings)
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))

@@ -324,6 +324,31 @@ UNITS = (
 )
 
 
+def units_that_run(*names: str) -> list[str]:
+    """systemd's answer about the units of a deployed node."""
+    return [
+        line
+        for unit in names or UNITS
+        for line in (f"Id={unit}", "LoadState=loaded", "ActiveState=active", "SubState=running", "NeedDaemonReload=no",
+                     "UnitFileState=enabled", "")
+    ]  # fmt: skip
+
+
+def env_is_newer() -> dict[str | re.Pattern[str], Any]:
+    """Of each unit, that an input changed after it started."""
+    newer = ["since Thu 2026-11-26 05:25:38.123456 UTC", "file 9999999999.000000000 /etc/gevulot/node.env", "end"]
+    return {'echo "since': newer}
+
+
+def before(auto_update_timer: str) -> list[str]:
+    """The record of a host as it was before its first deploy."""
+    document = {
+        "version": 1, "kernel_command_line": [], "configured_command_lines": [], "system_state": "running",
+        "auto_update_timer": auto_update_timer, "functions": [],
+    }  # fmt: skip
+    return ["begin", "privileged", "archive", "archived /etc/hostname", "record", json.dumps(document)]
+
+
 def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str], Any]:
     """What a Debian host answers after the run that ``watch`` wrote down in ``path``, where it was called ``name``.
 
@@ -354,11 +379,6 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
         )
         if place in digests:
             answers[re.compile(f"done\n' files {re.escape(place)}$")] = f"{mode} {owner} {digests[place]}  - {place}"
-    blocks = [
-        [f"Id={unit}", "LoadState=loaded", "ActiveState=active", "SubState=running", "NeedDaemonReload=no",
-         "UnitFileState=enabled", ""]
-        for unit in UNITS
-    ]  # fmt: skip
     boards = topology_text.parse(topology(*gpu(1, 1, drivers=BOUND, group=12))).boards()
     secrets = ("gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase")
     return answers | {
@@ -378,7 +398,7 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
         "image inspect": [f"{image} sha256:0a" for image in
                           ("docker.io/library/postgres:16-alpine", "quay.io/gevulot/node:latest")],
         "node_key.sh state /": "ok",
-        "systemctl show --timestamp=unix -p Id": [line for block in blocks for line in block],
+        "systemctl show --timestamp=unix -p Id": units_that_run(),
         "FROM acl_whitelist": [f"own {PUBLIC_KEY}", "answered", f"listed {PUBLIC_KEY}", f"recorded {PUBLIC_KEY}"],
         "podman exec gevulot-postgres": ["release 160004", *(f"table {each}" for each in (*TABLES, MIGRATIONS))],
         **{f" check {each} ": changed.get(each.replace("-", "_"), "same") for each in secrets},

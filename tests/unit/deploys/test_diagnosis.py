@@ -352,3 +352,63 @@ def test_another_unit_is_explained_by_itself() -> None:
     trouble = diagnose(runs, SETTINGS, unit)
     assert trouble is not None
     assert '"FATAL: data directory has wrong ownership"' in trouble.found
+
+
+@pytest.mark.parametrize(
+    ("texts", "cause", "step"),
+    [
+        (
+            ('Error: password authentication failed for user "gevulot"',),
+            "the database refuses the login",
+            "correct gevulot_postgres_url",
+        ),
+        (("Error: permission denied for schema public",), "the database's role may not do this", "schema public"),
+        (
+            ("Error: migration 20231009111859 was previously applied but is missing in the resolved migrations",),
+            "its image is older than the database",
+            "set gevulot_node_image",
+        ),
+        (("Error: migration 20231009111859 is partially applied; fix it first",), "does not fit the image", "journal"),
+        (("error: unrecognized subcommand 'migrate'",), "it is no image of a node", "correct gevulot_node_image"),
+        (
+            ("Error: crun: executable file `migrate` not found in $PATH: No such file or directory",),
+            "it is no image of a node",
+            "correct gevulot_node_image",
+        ),
+        (
+            ("Error: no answer from the database at 203.0.113.9:5432 within 300 s: timed out",),
+            "the database does not answer",
+            "gevulot_postgres_url",
+        ),
+        (("Error: the disk of the server is full",), '"Error: the disk of the server is full"', "gevulot-migrate"),
+    ],
+)
+def test_a_migration_that_failed_is_the_reason_with_its_own_journal(
+    texts: tuple[str, ...], cause: str, step: str
+) -> None:
+    migrate = "gevulot-migrate.service"
+    texts = (
+        "waiting for the database at 203.0.113.9:5432: [Errno 111] Connection refused",
+        *texts,
+        "the migration failed with exit code 1, and trying again at once would not help",
+    )
+    lines = [wrote(text, unit=migrate, CONTAINER_NAME="") for text in texts]
+    waits = {"ActiveState": "activating", "SubState": "auto-restart", "Result": "exit-code"}
+    runs = read("now 100.0", shown(**DONE), "", shown(migrate, Requires="", BindsTo="", **waits), *lines)
+    trouble = diagnose(runs, SETTINGS)
+    assert trouble is not None
+    assert trouble.found.startswith("not up: gevulot-migrate.service failed: ")
+    assert cause in trouble.found
+    assert step in trouble.step
+    assert trouble.unit == migrate
+    assert texts[1] in trouble.lines
+
+
+def test_a_migration_that_waits_says_for_what() -> None:
+    migrate = "gevulot-migrate.service"
+    line = wrote("waiting for the database at 203.0.113.9:5432: timed out", unit=migrate, CONTAINER_NAME="")
+    waits = {"ActiveState": "activating", "SubState": "start", "StateChangeTimestampMonotonic": "1000000"}
+    runs = read("now 100.0", shown(**DONE), "", shown(migrate, Requires="", BindsTo="", **waits), line)
+    trouble = diagnose(runs, SETTINGS)
+    assert trouble is not None
+    assert 'the database does not answer ("waiting for the database at 203.0.113.9:5432: timed out")' in trouble.found

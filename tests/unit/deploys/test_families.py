@@ -126,8 +126,37 @@ _RUNS = {
         r.data(r.Recorded(r.DEBIAN, needs_reboot=False), p2p_discovery=["203.0.113.7:9999"]),
     )),
     ("@fake/start", r.saying(
-        {"systemctl show -p Id": r.loop(), "start_unit.sh start gevulot-node": {"success": False, "stderr": "It did not start."}},
+        {"systemctl show -p Id": r.loop(),
+         "start_unit.sh start gevulot-node": {"success": False, "stderr": "It did not start."}},
         r.data(r.Recorded(r.DEBIAN, needs_reboot=False)),
+    )),
+""",
+        ("-y",),
+    ),
+    "rollout": (
+        """
+    *((f"@fake/{name}", r.saying(
+        {"systemctl show --timestamp=unix -p Id": r.units_that_run(), **r.env_is_newer(),
+         "start_unit.sh restart": {"success": False, "stderr": "gevulot-node.service did not start"}},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)),
+    )) for name in ("one", "two", "three")),
+""",
+        ("-y",),
+    ),
+    "taken back": (
+        f"""
+    ("@fake/plain", r.saying(
+        {{"^Secret=gevulot-db-password": "Secret=gevulot-db-password", "^AutoUpdate=": "AutoUpdate=registry",
+          "echo privileged": r.before(auto_update_timer="disabled"),
+          "podman-auto-update.timer": ["Id=podman-auto-update.timer", "LoadState=loaded", "ActiveState=active",
+          "SubState=waiting", "NeedDaemonReload=no", "UnitFileState=enabled"]}},
+        r.data(r.Recorded(r.DEBIAN, functions=(r.NIC, r.NVME)), boards=[], postgres_url="{_URL}"),
+    )),
+    ("@fake/others", r.saying(
+        {{"^AutoUpdate=": "AutoUpdate=registry", "echo privileged": r.before(auto_update_timer="enabled"),
+          "podman-auto-update.timer": ["Id=podman-auto-update.timer", "LoadState=loaded", "ActiveState=active",
+          "SubState=waiting", "NeedDaemonReload=no", "UnitFileState=enabled"]}},
+        r.data(r.Recorded(r.DEBIAN, functions=(r.NIC, r.NVME)), boards=[], postgres_url="{_URL}"),
     )),
 """,
         ("-y",),
@@ -534,6 +563,43 @@ def test_an_external_database_leaves_no_postgres_on_the_node(runs: dict[str, Run
     assert "Remove the database's URL" not in operations
     assert "Start Postgres" not in operations
     assert "Pull the image of Postgres" not in operations
+
+
+def test_a_restart_that_fails_is_the_last_one_of_the_run(runs: dict[str, Run]) -> None:
+    run = runs["rollout"]
+    assert run.exit_code != 0
+    restarted = [each.host for each in run.sent if "start_unit.sh restart" in each.text]
+    assert len(restarted) == 1, "all hosts run the same: what fails on one fails on each"
+    refused = {"@fake/one", "@fake/two", "@fake/three"} - set(restarted)
+    for host in refused:
+        assert f"[{host}] gevulot-postgres.service is not restarted, because gevulot-postgres.service failed on " \
+            f"{restarted[0]}" in run.output  # fmt: skip
+    assert not any("Start the node | Start the node" in run.operations(each[6:]) for each in refused)
+
+
+def test_a_database_of_its_own_is_stopped_after_the_node_runs_with_an_external_one(runs: dict[str, Run]) -> None:
+    operations = runs["taken back"].operations("plain")
+    retired = "Retire Postgres | Stop the node's own Postgres, whose data stays"
+    assert operations.index("Start the node | Start the node") < operations.index(retired)
+    (command,) = [each for each in runs["taken back"].commands("plain") if "systemctl stop gevulot-postgres" in each]
+    assert "rm -f /etc/gevulot/pg_hba.conf /etc/gevulot/pg_ident.conf /etc/containers/systemd/gevulot-postgres.con" in (
+        command
+    )
+    assert "/var/lib/gevulot" not in command
+    # Somebody else's unit of that name has no secret of ours.
+    assert retired not in runs["taken back"].operations("others")
+
+
+def test_automatic_updates_are_switched_off_where_a_deploy_switched_them_on(runs: dict[str, Run]) -> None:
+    operations = runs["taken back"].operations("plain")
+    off, quadlet = (
+        f"Configure the node | {name}"
+        for name in ("Switch automatic updates off", "Write /etc/containers/systemd/gevulot-node.container")
+    )
+    # The Quadlet says that a deploy asked for them.
+    assert operations.index(off) < operations.index(quadlet)
+    assert "systemctl disable --now podman-auto-update.timer" in runs["taken back"].commands("plain")
+    assert off not in runs["taken back"].operations("others")
 
 
 def test_automatic_updates_switch_their_timer_on(runs: dict[str, Run]) -> None:

@@ -108,7 +108,7 @@ def test_what_time_heals_is_tried_again(migration: Migration, says: str) -> None
     [
         'error returned from database: password authentication failed for user "gevulot"',
         # Both of a name's addresses are tried, and one has no server.
-        'connection to ::1 failed: Connection refused\\nconnection to 127.0.0.1 failed: FATAL: password authentication '
+        "connection to ::1 failed: Connection refused\\nconnection to 127.0.0.1 failed: FATAL: password authentication "
         'failed for user "gevulot"',
         'FATAL:  no pg_hba.conf entry for host "203.0.113.7", user "gevulot", database "gevulot", no encryption',
         'database "gevulot" does not exist',

@@ -31,7 +31,9 @@ case "$*" in *uptime*) cat "$STORE/second" 2>/dev/null || echo 1 ;; *) exec /usr
 """
 
 
-def start(root: Path, verb: str, states: str, answer: str = "", seconds: int = 60, patience: int = 5) -> tuple[int, str]:
+def start(
+    root: Path, verb: str, states: str, answer: str = "", seconds: int = 60, patience: int = 5
+) -> tuple[int, str]:
     for name, text in (("systemctl", _SYSTEMCTL), ("sleep", _SLEEP), ("cut", _CUT)):
         (root / name).write_text(text)
         (root / name).chmod(0o755)

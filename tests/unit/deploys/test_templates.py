@@ -293,6 +293,18 @@ def test_a_firewall_that_fails_takes_the_node_down_and_brings_it_back() -> None:
     assert any(line.startswith("ExecStopPost=") and "SIGKILL gevulot-node.service" in line for line in lines)
 
 
+def test_a_migration_that_failed_is_tried_again_after_a_long_pause_and_starts_the_node() -> None:
+    lines = keys(render(MIGRATION))
+    assert {"Restart=on-failure", "RestartSec=180", "StartLimitIntervalSec=0"} <= set(lines)
+    assert "ExecStartPost=-/usr/bin/systemctl start --no-block gevulot-node.service" in lines
+    # With Wants= systemd starts the node, and with it the migration, at once when the pause begins: a loop.
+    assert not any(line.startswith(("Wants=gevulot-node", "OnSuccess=")) for line in lines)
+
+
+def test_a_stop_of_the_node_ends_its_migrations_tries_and_is_no_failure() -> None:
+    assert {"PartOf=gevulot-node.service", "SuccessExitStatus=SIGTERM"} <= set(keys(render(MIGRATION)))
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_finds_nothing_wrong_with_the_hand_over(tmp_path: Path) -> None:
     text = render(KEY).replace("/usr/local/libexec/gevulot/hand-over-key", "/bin/true")

@@ -247,8 +247,15 @@ def test_a_binding_is_judged_by_the_exit_code(code: str, bound: bool) -> None:
         (ChangedSince(), ["since ", "file 1700000000.5 /etc/gevulot/node.env", "end"], []),
         (
             ChangedSince(),
-            ["since Tue 2023-11-14 22:13:20.123456 UTC", "file 1700000000.123456789 /etc/a b", "file 1700000000.12 /c",
-             "secret 1700000000123457000 x", "secret 1700000000123456000 y", "image 0a 0a", "end"],
+            [
+                "since Tue 2023-11-14 22:13:20.123456 UTC",
+                "file 1700000000.123456789 /etc/a b",
+                "file 1700000000.12 /c",
+                "secret 1700000000123457000 x",
+                "secret 1700000000123456000 y",
+                "image 0a 0a",
+                "end",
+            ],
             ["/etc/a b", "secret x"],
         ),
         (ChangedSince(), ["since Tue 2023-11-14 22:13:20.123456 UTC", "image 0a 0b", "end"], ["image"]),

@@ -1,0 +1,53 @@
+"""A host whose last installation of packages was interrupted."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deploys.preflight.packages import judge_packages
+from deploys.preflight.verdict import Findings
+from facts.packages import HeldPackages
+
+
+def refusals(*held: str) -> list[str]:
+    found = Findings()
+    state: Any = SimpleNamespace(held_packages=held)
+    judge_packages(state, found)
+    return list(found.refusals)
+
+
+def test_packages_that_apt_would_refuse_are_named_with_the_way_out() -> None:
+    (refusal,) = refusals("podman", "crun")
+    assert refusal.startswith("podman, crun cannot be installed, since an earlier installation was interrupted")
+    assert "run `dpkg --configure -a` on the host" in refusal
+
+
+def test_a_host_that_has_what_it_needs_is_not_refused() -> None:
+    assert refusals() == []
+
+
+@pytest.mark.parametrize(
+    ("updates", "installed", "held"),
+    [(("0001",), "b", ["a"]), (("0001",), "a b", []), ((), "", []), (("tmp.i",), "", [])],
+)
+def test_only_what_is_not_installed_is_held_by_an_interrupted_installation(
+    tmp_path: Path, updates: tuple[str, ...], installed: str, held: list[str]
+) -> None:
+    (tmp_path / "updates").mkdir()
+    for name in updates:
+        (tmp_path / "updates" / name).touch()
+    query = (
+        f'#!/bin/sh\nfor last; do :; done\ncase " {installed} " in *" $last "*) echo "install ok installed" ;; esac\n'
+    )
+    (tmp_path / "dpkg-query").write_text(query)
+    (tmp_path / "dpkg-query").chmod(0o755)
+    command = HeldPackages().command(packages=("a", "b")).replace("/var/lib/dpkg/updates", str(tmp_path / "updates"))
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    )
+    assert HeldPackages().process(done.stdout.splitlines()) == held
