@@ -48,8 +48,8 @@ def test_a_password_that_does_not_fit_stops_the_run_with_the_migrations_own_jour
     assert "gevulot-migrate.service failed: the database refuses the login" in run.output, run.output[-3000:]
     assert "the journal of gevulot-migrate.service: " in run.output
     assert PASSWORD not in run.output
-    # Once for the deploy's start, and once where the firewall's start had pulled the node in before.
-    assert int(machine.ssh(TRIED).stdout) <= 2
+    # The firewall's start pulls the node in before the deploy starts it; a try may be two lines.
+    assert int(machine.ssh(TRIED).stdout) <= 4
 
 
 def test_the_status_shows_it(machine: Machine) -> None:

@@ -125,6 +125,13 @@ _RUNS = {
              "NeedDaemonReload=no", "NRestarts=6"]},
         r.data(r.Recorded(r.DEBIAN, needs_reboot=False), p2p_discovery=["203.0.113.7:9999"]),
     )),
+    ("@fake/migrating", r.saying(
+        {"systemctl show --timestamp=unix -p Id":
+            ["Id=gevulot-node.service", "LoadState=loaded", "ActiveState=inactive", "SubState=dead",
+             "NeedDaemonReload=no", "", "Id=gevulot-migrate.service", "LoadState=loaded", "ActiveState=activating",
+             "SubState=auto-restart", "Result=exit-code", "NeedDaemonReload=no"]},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)),
+    )),
     ("@fake/start", r.saying(
         {"systemctl show -p Id": r.loop(),
          "start_unit.sh start gevulot-node": {"success": False, "stderr": "It did not start."}},
@@ -534,6 +541,11 @@ def test_a_node_in_a_restart_loop_fails_the_deploy_with_its_cause_first(runs: di
 def test_a_node_in_a_restart_loop_is_started_anew_and_its_counter_with_it(runs: dict[str, Run]) -> None:
     (command,) = [each for each in runs["not up"].commands("loop") if "start_unit.sh" in each and "node" in each]
     assert "start_unit.sh restart gevulot-node.service 1800 300 " in command
+
+
+def test_a_migration_that_waits_for_its_next_try_is_tried_at_once(runs: dict[str, Run]) -> None:
+    commands = [each for each in runs["not up"].commands("migrating") if "start_unit.sh" in each]
+    assert any("start_unit.sh restart gevulot-node.service " in each for each in commands)
 
 
 def test_a_start_that_fails_says_the_cause_and_quotes_the_causes_journal(runs: dict[str, Run]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from deploys import scripts
+from deploys import scripts, settings
+from deploys.steps import units
 
 # Each line of `states` is what systemctl shows in one second: NRestarts, Job and ActiveState. The last one stays.
 _SYSTEMCTL = r"""#!/bin/sh
@@ -101,3 +103,32 @@ def test_one_restart_by_systemd_is_waited_out(tmp_path: Path) -> None:
 def test_a_unit_that_systemd_does_not_start_ends_it(tmp_path: Path) -> None:
     (tmp_path / "refuses").touch()
     assert start(tmp_path, "start", "0 - active")[0] == 1
+
+
+def test_a_node_that_runs_must_answer_again_after_the_restart_of_what_it_requires() -> None:
+    asked = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one"})
+    unit = "gevulot-firewall.service"
+    for runs, awaited in (((unit, units.NODE), True), ((unit,), False)):
+        command = units._Start("restart", unit, 300, asked, units.Answer(), runs).get_raw_value()
+        assert ("start_unit.sh await gevulot-node.service " in command) is awaited
+        assert "start_unit.sh restart gevulot-firewall.service 300 " in command
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [("127.0.0.1:8888", "127.0.0.1 8888"), ("[::1]:8888", "::1 8888"), ("0.0.0.0:9944", "0.0.0.0 9944")],
+)
+def test_an_answer_is_a_connection_to_where_the_program_listens(address: str, words: str) -> None:
+    assert units.listening(address, 5).command.endswith(f" {words}")
+
+
+def test_a_program_that_listens_is_seen_to_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert subprocess.run(units.listening(address, 5).command, shell=True).returncode == 0
+    assert subprocess.run(units.listening(address, 5).command, shell=True, stderr=subprocess.DEVNULL).returncode != 0
+
+
+def test_a_node_that_executes_nothing_is_asked_where_it_listens_for_calls() -> None:
+    keys = {"gevulot_psk_passphrase": "the own one", "gevulot_no_execution": True}
+    assert units.node_answer(settings.read("gpu1", keys)).command.endswith(" 127.0.0.1 9944")
