@@ -124,8 +124,9 @@ def _read(host: Host, node: Node) -> list[Check]:
     found.append(qmp.check(seen["firewall"], settings, units.get(gevulot.UNIT)))
     found += checks.saved_rules(seen["firewall"])
     found += _ports(host, settings)
-    for line in trouble.lines if trouble else ():
-        logger.info(f"{host.print_prefix}the journal: {line}")
+    if trouble is not None:
+        for line in trouble.lines:
+            logger.info(f"{host.print_prefix}the journal of {trouble.unit}: {line}")
     return diagnosis.explained(found, trouble)
 
 

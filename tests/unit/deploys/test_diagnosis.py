@@ -287,6 +287,7 @@ def test_a_unit_that_the_node_requires_is_named_when_it_is_the_reason(
     trouble = diagnose(runs, SETTINGS)
     assert trouble is not None
     assert trouble.found.startswith(f"not up: {found}")
+    assert (trouble.unit, trouble.lines) == (unit, (text,) if text else ())
 
 
 @pytest.mark.parametrize(
