@@ -18,6 +18,8 @@ from pyinfra.api import Host, State
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.operations import python
 
+from deploys import heartbeat
+from deploys.connection import prepare
 from deploys.slips import unknown
 from facts import kernel
 from facts.collection import Collection
@@ -85,6 +87,8 @@ def write(path: Path, text: str) -> None:
         Path(new).unlink(missing_ok=True)
 
 
+prepare(this_host)
+heartbeat.of_run(this_host.state)
 python.call(
     name="Collect what the host is like, into a file here",
     function=collect,

@@ -78,6 +78,9 @@ class Settings(BaseModel):
     reboot_timeout: Annotated[int, Field(ge=60, le=7200)] = Field(
         900, description="Seconds a host may take to come back from its reboot."
     )
+    reboot_batch: Annotated[int, Field(ge=1, le=100)] = Field(
+        1, description="Hosts that may reboot at once, after a first one alone. One that fails stops all later ones."
+    )
     storage_directory: OwnDirectory = Field(
         "/var/lib/gevulot", description="Where programs, outputs, the database and the key live. Its mount is required."
     )
@@ -400,10 +403,10 @@ def read_without_secrets(host: str, data: Mapping[str, Any]) -> Settings:
     return read(host, {**data, **needed, "gevulot_psk_passphrase": _STAND_INS["gevulot_psk_passphrase"]})
 
 
-def read_all(hosts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Settings]:
-    """Check every host's data, and raise one ``SettingsError`` with the problems of all of them."""
+def read_all(hosts: Iterable[tuple[str, Mapping[str, Any]]], found: Iterable[str] = ()) -> dict[str, Settings]:
+    """Check every host's data, and raise one ``SettingsError`` with the problems of all, those ``found`` among them."""
     checked: dict[str, Settings] = {}
-    problems: list[str] = []
+    problems = list(found)
     for name, data in hosts:
         try:
             checked[name] = read(name, data)

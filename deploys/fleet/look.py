@@ -8,7 +8,8 @@ import gevent
 from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys import activity, scripts
+from deploys import activity, login, scripts
+from deploys.connection import prepare
 from deploys.fleet.judgement import judge
 from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity, down
@@ -75,8 +76,11 @@ def parts(settings: Settings) -> tuple[Part, ...]:
 
 def look(host: Host) -> HostState:
     """How a connected host stands. Whatever goes wrong becomes a row with a reason."""
+    prepare(host)
     try:
         settings = read_without_secrets(host.name, host.data.dict())
+        if refused := login.problems((host,)):
+            raise SettingsError("\n".join(refused))
     except SettingsError as error:
         reasons = tuple(line.removeprefix(f"{host.name}: ") for line in str(error).splitlines())
         return HostState(host.name, Severity.WRONG, reasons)

@@ -13,8 +13,8 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys import preflight
-from deploys.connection import send_at_once
+from deploys import heartbeat, login, preflight
+from deploys.connection import prepare
 from deploys.platforms import Family
 from deploys.preflight import HostState, Verdict
 from deploys.settings import Settings, SettingsError, read_all
@@ -61,7 +61,7 @@ def _settings_of_this_run() -> dict[str, Settings]:
     if state not in _read:
         hosts = [each for each in state.inventory if state.is_host_in_limit(each)]
         try:
-            _read[state] = read_all((each.name, each.data.dict()) for each in hosts)
+            _read[state] = read_all(((each.name, each.data.dict()) for each in hosts), login.problems(hosts))
         except SettingsError as error:
             raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
     return _read[state]
@@ -88,7 +88,8 @@ def begin() -> Node:
     operator of many hosts hears of all refusals at once.
     """
     settings = _settings_of_this_run()[host.name]
-    send_at_once(host)
+    prepare(host)
+    heartbeat.of_run(host.state)
     judged = _judgements.setdefault(ctx_state.get(), _Judgements())
     try:
         verdict = _judge(settings)

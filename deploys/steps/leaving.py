@@ -12,7 +12,8 @@ from pyinfra.api import State
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys.connection import send_at_once
+from deploys import heartbeat, login
+from deploys.connection import prepare
 from deploys.pending import left_over
 from deploys.platforms import Family, Unsupported, family_of, generator_of
 from deploys.settings import PREFIX, Settings, SettingsError, read_all
@@ -37,7 +38,7 @@ EARLY_DONE = "/run/pcibind/early.done"
 # What a deployed host has at any moment of a deploy or a release that has gone beyond the record.
 _TRACES = (REQUEST, LIBRARY, gevulot.MIGRATION_FILE, "/var/lib/pcibind/record.json")
 # The keys of host data that a release asks for. Whatever else is wrong must not keep a host from going back.
-_KEYS = tuple(f"{PREFIX}{key}" for key in ("reboot", "reboot_timeout", "storage_directory"))
+_KEYS = tuple(f"{PREFIX}{key}" for key in ("reboot", "reboot_timeout", "reboot_batch", "storage_directory"))
 _PASSPHRASE = f"{PREFIX}psk_passphrase"
 
 
@@ -91,7 +92,8 @@ def _settings_of_this_run() -> dict[str, Settings]:
     if state not in _read:
         hosts = [each for each in state.inventory if state.is_host_in_limit(each)]
         try:
-            _read[state] = read_all((each.name, relevant(each.data.dict())) for each in hosts)
+            data = ((each.name, relevant(each.data.dict())) for each in hosts)
+            _read[state] = read_all(data, login.problems(hosts))
         except SettingsError as error:
             raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
     return _read[state]
@@ -122,7 +124,8 @@ def begin_release() -> Leaving | None:
     who releases a whole inventory wants no error from it. Raises ``Refused``, which ends the run for all hosts.
     """
     settings = _settings_of_this_run()[host.name]
-    send_at_once(host)
+    prepare(host)
+    heartbeat.of_run(host.state)
     remains = host.get_fact(Before, directory=STATE_DIRECTORY, traces=_TRACES)
     platform = host.get_fact(Platform, directory=settings.storage_directory)
     if remains is None or platform is None:

@@ -98,4 +98,6 @@ def reboot_when_left_over(leaving: Leaving) -> None:
             advice="The boards are back on their drivers; reboot the host, then run this release again to compare it.",
         )
     else:
-        reboot_rolling(Errand(leaving.settings.reboot_timeout, leaving.reasons, lambda: None), leaving.boot_inputs)
+        settings = leaving.settings
+        errand = Errand(settings.reboot_timeout, leaving.reasons, lambda: None, settings.reboot_batch)
+        reboot_rolling(errand, leaving.boot_inputs)

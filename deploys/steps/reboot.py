@@ -1,11 +1,13 @@
-"""The reboot: when the live state needs it and only then, one host at a time, each verified before the next."""
+"""The reboot: only when the live state needs it, one host or batch at a time, each verified before the next."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -14,11 +16,9 @@ from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
-from pyinfra.connectors.util import clear_askpass_cache
 from pyinfra.context import ctx_host, ctx_state
 
-from deploys import remote
-from deploys.connection import send_at_once
+from deploys import connection, heartbeat, remote
 from deploys.planning import will_follow
 from deploys.steps.begin import Node
 from deploys.steps.later import Later, reasons, wish_of
@@ -32,12 +32,18 @@ class Errand:
     """What one host's reboot is for. Both questions are asked of pyinfra's current host.
 
     ``reasons`` says why a reboot is due, and is empty when none is; ``wrong`` says what is wrong with a host that came
-    back without such a reason. It may take ``timeout`` seconds.
+    back without such a reason. It may take ``timeout`` seconds. After the first host, which reboots alone, up to
+    ``at_once`` hosts reboot side by side.
     """
 
     timeout: int
     reasons: Callable[[], list[str]]
     wrong: Callable[[], str | None]
+    at_once: int = 1
+
+
+# Seconds after which one try to reach a host again is given up.
+_TRY_SECONDS = 90
 
 
 @dataclass(slots=True)
@@ -57,8 +63,9 @@ _rolls: WeakKeyDictionary[State, _Roll] = WeakKeyDictionary()
 def rebooted(errand: Errand, inputs: list[OperationMeta]) -> Generator[PyinfraCommand, None, None]:
     """Reboot the host when its live state needs it. Use with ``_serial=True``.
 
-    The first host whose turn it is reboots all that need it, in the order of the inventory. One that does not come
-    back right stops every later reboot, and so does a host of this run that failed or could not be reached before.
+    The first host whose turn it is reboots all that need it, in the order of the inventory: one alone, then as many at
+    once as their settings allow. One that does not come back right stops every later reboot, and so does a host of this
+    run that failed or could not be reached before.
 
     + errand: what the host's reboot is for
     + inputs: operations of this run that may make one due
@@ -107,16 +114,24 @@ def _reboot_all(state: State, roll: _Roll) -> None:
     wanted = [each for each in state.inventory if state.is_host_in_limit(each)]
     unwell = [each.name for each in wanted if each not in state.active_hosts or roll.outcome.get(each.name) is False]
     current = ctx_host.get().executing_op_hash
-    for each in wanted:
-        errand = roll.errands.get(each.name)
-        if errand is None or each.name in roll.outcome or each not in state.active_hosts:
-            continue
-        if not _is_due(state, each, current):
-            continue
-        with ctx_host.use(each):
-            why = errand.reasons()
+    batch: dict[Host, Errand] = {}
+    canary = True
+    with ExitStack() as turns:
+        # Begun in this order, so that a host whose turn it is says what its reboot waits for.
+        for each in wanted:
+            turns.enter_context(heartbeat.waiting(each, "the rolling reboot"))
+        for each in wanted:
+            errand = roll.errands.get(each.name)
+            if errand is None or each.name in roll.outcome or each not in state.active_hosts:
+                continue
+            if not _is_due(state, each, current):
+                continue
+            with ctx_host.use(each):
+                why = errand.reasons()
             if not why:
                 continue
+            if len(batch) >= min(one.at_once for one in (errand, *batch.values())):
+                unwell += _reboot_batch(batch, roll)
             if unwell:
                 each.log_styled(
                     f"not rebooted, because {', '.join(unwell)} is not well; still pending: {'; '.join(why)}. "
@@ -126,16 +141,35 @@ def _reboot_all(state: State, roll: _Roll) -> None:
                 roll.outcome[each.name] = False
                 continue
             each.log_styled(f"Rebooting: {'; '.join(why)}", fg="yellow", log_func=logger.info)
+            batch[each] = errand
+            if canary:
+                canary = False
+                unwell += _reboot_batch(batch, roll)
+        _reboot_batch(batch, roll)
+
+
+def _reboot_batch(batch: dict[Host, Errand], roll: _Roll) -> list[str]:
+    """Reboot these hosts side by side, and empty the batch. Returns the names of those that did not come back right."""
+    gevent.joinall([gevent.spawn(_reboot_one, each, errand, roll) for each, errand in batch.items()])
+    failed = [each.name for each in batch if not roll.outcome.get(each.name)]
+    batch.clear()
+    return failed
+
+
+def _reboot_one(each: Host, errand: Errand, roll: _Roll) -> None:
+    with ctx_host.use(each):
+        try:
             problem = _reboot(each, errand)
-            roll.outcome[each.name] = problem is None
-            if problem is None:
-                each.log_styled("came back right", fg="green", log_func=logger.info)
-            else:
-                unwell.append(each.name)
-                each.log_styled(
-                    f"did not come back right: {problem}. No other host is rebooted in this run.",
-                    fg="red", log_func=logger.error,
-                )  # fmt: skip
+        except Exception as error:  # whatever a host says must not end the roll without a word about it
+            problem = f"{type(error).__name__}: {error}"
+    roll.outcome[each.name] = problem is None
+    if problem is None:
+        each.log_styled("came back right", fg="green", log_func=logger.info)
+    else:
+        each.log_styled(
+            f"did not come back right: {problem}. No other host is rebooted in this run.",
+            fg="red", log_func=logger.error,
+        )  # fmt: skip
 
 
 def _boot_id(each: Host) -> str | None:
@@ -153,34 +187,36 @@ def _reboot(each: Host, errand: Errand) -> str | None:
         return "its boot identifier could not be read, so it was not rebooted"
     failed_before = each.get_fact(FailedUnits)
     ran_before = _node_runs(each)
-    # What pyinfra keeps on a host for sudo is gone after the boot; asking for its removal would hang meanwhile.
-    clear_askpass_cache(each)
     remote.run(each, "( sleep 1; systemctl reboot ) </dev/null >/dev/null 2>&1 &", timeout=30)
     deadline = time.monotonic() + errand.timeout
     # Connections that end half-way are what a reboot looks like from outside; paramiko would print each with its trace.
     logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
     gevent.sleep(3)
-    while True:
-        if time.monotonic() > deadline:
-            return f"no answer over SSH within {errand.timeout} s; look at its console"
-        try:
-            each.disconnect()
-            each.connect(show_errors=False)
-            send_at_once(each)
-            boot_id = _boot_id(each) if each.connected else None
-        except Exception as error:  # a host that is going down may end a connection in any way
-            logger.debug("%s is not back yet: %s", each.name, error)
-            boot_id = None
-        if boot_id not in (None, before):
-            break
-        gevent.sleep(2)
+    with heartbeat.waiting(each, "an answer over SSH after the reboot", errand.timeout):
+        while not _is_back(each, before):
+            if time.monotonic() > deadline:
+                return f"no answer over SSH within {errand.timeout} s; look at its console"
+            gevent.sleep(2)
     seconds = max(30, round(deadline - time.monotonic()))
-    wrong = _came_back_wrong(each, errand, failed_before, seconds)
-    while wrong is None and ran_before and not _node_runs(each):
-        if time.monotonic() > deadline:
-            return "the node ran before and does not run now; see journalctl -b -u gevulot-node"
-        gevent.sleep(5)
+    with heartbeat.waiting(each, "systemd to start everything after the reboot", seconds):
+        wrong = _came_back_wrong(each, errand, failed_before, seconds)
+    with heartbeat.waiting(each, "the node to run again after the reboot", seconds):
+        while wrong is None and ran_before and not _node_runs(each):
+            if time.monotonic() > deadline:
+                return "the node ran before and does not run now; see journalctl -b -u gevulot-node"
+            gevent.sleep(5)
     return wrong
+
+
+def _is_back(each: Host, before: str) -> bool:
+    try:
+        # A host that is going down may also take an answer half-way and keep the connection.
+        with gevent.Timeout(_TRY_SECONDS, TimeoutError(f"no answer within {_TRY_SECONDS} s")):
+            boot_id = _boot_id(each) if connection.reconnect(each) else None
+    except Exception as error:  # a host that is going down may end a connection in any way
+        logger.debug("%s is not back yet: %s", each.name, error)
+        return False
+    return boot_id not in (None, before)
 
 
 def _node_runs(each: Host) -> bool:
@@ -222,7 +258,8 @@ def reboot_when_needed(node: Node, later: Later) -> None:
             advice="Nothing that runs was changed; reboot the host, then run again.",
         )
     else:
-        reboot_rolling(Errand(wish.timeout, lambda: reasons(wish.arguments, wish.boards), _cannot_hand_over), [])
+        pending = partial(reasons, wish.arguments, wish.boards)
+        reboot_rolling(Errand(wish.timeout, pending, _cannot_hand_over, node.settings.reboot_batch), [])
 
 
 def reboot_rolling(errand: Errand, inputs: list[OperationMeta]) -> None:

@@ -13,7 +13,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.connectors.util import CommandOutput
 
-from deploys import diagnosis, remote, scripts
+from deploys import diagnosis, heartbeat, remote, scripts
 from deploys.planning import DECIDED_LATER, will_follow
 from deploys.settings import Settings
 from deploys.steps import rollout
@@ -136,7 +136,7 @@ class _Start(StringCommand):
     def __init__(
         self, verb: str, unit: str, timeout: int, settings: Settings, answer: Answer, runs: tuple[str, ...] = ()
     ) -> None:
-        self._unit, self._settings, self._runs = unit, settings, runs
+        self._unit, self._settings, self._timeout, self._runs = unit, settings, timeout, runs
         commands = [_command(verb, unit, timeout, answer)]
         if NODE in runs and unit != NODE:
             commands.append(_command("await", NODE, settings.start_timeout, node_answer(settings)))
@@ -154,7 +154,8 @@ class _Start(StringCommand):
             return result
 
     def _start(self, state: State, host: Host, connector_arguments: Any) -> Any:
-        result = super().execute(state, host, connector_arguments)
+        with heartbeat.waiting(host, f"{self._unit} to start", self._timeout):
+            result = super().execute(state, host, connector_arguments)
         if not result[0]:
             self._explain(host)
         return result

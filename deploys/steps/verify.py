@@ -20,7 +20,6 @@ from deploys.settings import Settings
 from deploys.steps import access, firewall, gevulot, key, postgres, vsock
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
-from deploys.values import is_loopback, port_of
 from facts.activity import Activity, NodeActivity
 from facts.container import Container, DatabasePasswords
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
@@ -123,7 +122,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     found.append(checks.peers(seen["firewall"], settings))
     found.append(qmp.check(seen["firewall"], settings, units.get(gevulot.UNIT)))
     found += checks.saved_rules(seen["firewall"])
-    found += _ports(host, settings)
+    found += outside.look(connection.peer(host), settings)
     if trouble is not None:
         for line in trouble.lines:
             logger.info(f"{host.print_prefix}the journal of {trouble.unit}: {line}")
@@ -205,22 +204,6 @@ def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:
         # Others may quote a part of the URL.
         place = f"psycopg, through SSH: {type(error).__name__}"
     return checks.database(seen, settings, place, is_open)
-
-
-def _ports(host: Host, settings: Settings) -> list[Check]:
-    address = connection.peer_address(host)
-    if address is None:
-        return [Check("ports from outside", "not looked at: the host is not reached directly", None)]
-    found = []
-    for port in settings.ports_closed_outside():
-        greeting = outside.POSTGRES_GREETING if port == settings.postgres_port else outside.HTTP_GREETING
-        found.append(checks.port(port, outside.answer(address, settings.probe_ports.get(port, port), greeting)))
-    if not is_loopback(settings.p2p_listen):
-        # Shown, not judged: a firewall in between is the operator's.
-        p2p = port_of(settings.p2p_listen)
-        answer = outside.answer(address, settings.probe_ports.get(p2p, p2p), outside.HTTP_GREETING)
-        found.append(Check(f"port {p2p} (peers) from outside", answer, None))
-    return found
 
 
 @deploy("Verify the node")
