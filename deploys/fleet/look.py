@@ -8,7 +8,7 @@ import gevent
 from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys import activity, login, scripts
+from deploys import activity, execution, scripts
 from deploys.connection import prepare
 from deploys.fleet.judgement import judge
 from deploys.fleet.seen import Seen
@@ -79,7 +79,7 @@ def look(host: Host) -> HostState:
     prepare(host)
     try:
         settings = read_without_secrets(host.name, host.data.dict())
-        if refused := login.problems((host,)):
+        if refused := execution.problems((host,)):
             raise SettingsError("\n".join(refused))
     except SettingsError as error:
         reasons = tuple(line.removeprefix(f"{host.name}: ") for line in str(error).splitlines())

@@ -13,7 +13,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys import heartbeat, login, preflight
+from deploys import execution, heartbeat, preflight
 from deploys.connection import prepare
 from deploys.platforms import Family
 from deploys.preflight import HostState, Verdict
@@ -61,7 +61,7 @@ def _settings_of_this_run() -> dict[str, Settings]:
     if state not in _read:
         hosts = [each for each in state.inventory if state.is_host_in_limit(each)]
         try:
-            _read[state] = read_all(((each.name, each.data.dict()) for each in hosts), login.problems(hosts))
+            _read[state] = read_all(((each.name, each.data.dict()) for each in hosts), execution.problems(hosts))
         except SettingsError as error:
             raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
     return _read[state]

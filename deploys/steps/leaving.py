@@ -12,7 +12,7 @@ from pyinfra.api import State
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys import heartbeat, login
+from deploys import execution, heartbeat
 from deploys.connection import prepare
 from deploys.pending import left_over
 from deploys.platforms import Family, Unsupported, family_of, generator_of
@@ -93,7 +93,7 @@ def _settings_of_this_run() -> dict[str, Settings]:
         hosts = [each for each in state.inventory if state.is_host_in_limit(each)]
         try:
             data = ((each.name, relevant(each.data.dict())) for each in hosts)
-            _read[state] = read_all(data, login.problems(hosts))
+            _read[state] = read_all(data, execution.problems(hosts))
         except SettingsError as error:
             raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
     return _read[state]

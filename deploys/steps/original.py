@@ -99,5 +99,5 @@ def reboot_when_left_over(leaving: Leaving) -> None:
         )
     else:
         settings = leaving.settings
-        errand = Errand(settings.reboot_timeout, leaving.reasons, lambda: None, settings.reboot_batch)
+        errand = Errand(settings.reboot_timeout, leaving.reasons, lambda: None, at_once=settings.reboot_batch)
         reboot_rolling(errand, leaving.boot_inputs)

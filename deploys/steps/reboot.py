@@ -259,7 +259,7 @@ def reboot_when_needed(node: Node, later: Later) -> None:
         )
     else:
         pending = partial(reasons, wish.arguments, wish.boards)
-        reboot_rolling(Errand(wish.timeout, pending, _cannot_hand_over, node.settings.reboot_batch), [])
+        reboot_rolling(Errand(wish.timeout, pending, _cannot_hand_over, at_once=node.settings.reboot_batch), [])
 
 
 def reboot_rolling(errand: Errand, inputs: list[OperationMeta]) -> None:

@@ -1,0 +1,40 @@
+"""A deploy whose host goes away and comes back, as at a reboot; the jump host counts its connections."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from pyinfra.operations import python
+
+from deploys import connection, remote
+
+SSHD, PID, CONFIGURATION, JUMP = (os.environ[name] for name in ("SSHD", "TARGET", "CONFIGURATION", "JUMP"))
+
+
+def children(parent):  # type: ignore[no-untyped-def]
+    listed = subprocess.run(["pgrep", "-P", parent], capture_output=True, text=True).stdout.split()
+    return [int(each) for each in listed]
+
+
+def go_and_come(state, host):  # type: ignore[no-untyped-def]
+    counts = [len(children(JUMP))]
+    up = [connection.reconnect(host) for _ in range(3)]
+    counts.append(len(children(JUMP)))
+    for each in (*children(PID), int(PID)):
+        os.kill(each, 9)
+    down = [connection.reconnect(host) for _ in range(5)]
+    counts.append(len(children(JUMP)))
+    server = subprocess.Popen([SSHD, "-f", CONFIGURATION, "-D"], stderr=subprocess.DEVNULL)
+    try:
+        tries = [connection.reconnect(host) for _ in range(5)]
+        counts.append(len(children(JUMP)))
+        answer = remote.run(host, "echo answered", timeout=10)[1]
+    finally:
+        server.terminate()
+    found = {"up": up, "down": down, "back": tries[-1], "answer": answer, "counts": counts}
+    Path(os.environ["PROBED"], host.name).write_text(json.dumps(found))
+    return True
+
+
+python.call(name="Go away and come back", function=go_and_come)

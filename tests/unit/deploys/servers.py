@@ -1,0 +1,185 @@
+"""Real SSH servers on loopback addresses of this machine: a host, and jump hosts before it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+MISSING = "" if SSHD and shutil.which("ssh") else "needs sshd and ssh (Debian's package ssh)"
+ROOT = Path(__file__).parents[3]
+
+_CONFIGURATION = """\
+ListenAddress {address}:{port}
+HostKey {keys}/host
+AuthorizedKeysFile {keys}/operator.pub
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+StrictModes no
+UsePAM no
+UseDNS no
+PidFile none
+PrintMotd no
+LogLevel VERBOSE
+MaxStartups 100
+Subsystem sftp internal-sftp
+SetEnv HOME={directory} PATH={directory}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+"""
+# What sudo does where it wants a password, as far as pyinfra's options for it go.
+_SUDO = """\
+#!/bin/sh
+[ "$1" = -H ] && shift
+case $1 in
+-n) echo 'sudo: a password is required' >&2; exit 1 ;;
+-A) shift; [ "$1" = -k ] && shift ;;
+esac
+[ "$("$SUDO_ASKPASS")" = {password} ] || {{ echo 'sudo: 1 incorrect password attempt' >&2; exit 1; }}
+unset SSH_CONNECTION SUDO_ASKPASS PYINFRA_SUDO_PASSWORD
+exec "$@"
+"""
+
+
+@dataclass(slots=True)
+class Server:
+    """An SSH server of its own host key."""
+
+    address: str
+    port: int
+    directory: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def configuration(self) -> Path:
+        return self.directory / "sshd_config"
+
+    def host_key(self) -> str:
+        """Its line of a known_hosts file."""
+        return f"[{self.address}]:{self.port} {' '.join((self.directory / 'host.pub').read_text().split()[:2])}\n"
+
+
+def key(path: Path) -> Path:
+    """Make a pair of keys."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    return path
+
+
+def free_port(address: str) -> int:
+    with socket.create_server((address, 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def server(directory: Path, address: str, operator: Path, sudo_password: str = "") -> Iterator[Server]:
+    """Start a server that lets this account in with the operator's key."""
+    directory.mkdir()
+    key(directory / "host")
+    shutil.copy(f"{operator}.pub", directory / "operator.pub")
+    (directory / "bin").mkdir()
+    if sudo_password:
+        sudo = directory / "bin/sudo"
+        sudo.write_text(_SUDO.format(password=shlex.quote(sudo_password)))
+        sudo.chmod(0o755)
+    port = free_port(address)
+    text = _CONFIGURATION.format(address=address, port=port, keys=directory, directory=directory)
+    (directory / "sshd_config").write_text(text)
+    if os.geteuid() == 0:
+        # Where it puts itself away; the package's service makes it at its start.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    found = Server(address, port, directory, start(directory / "sshd_config"))
+    try:
+        _wait_for(address, port)
+        yield found
+    finally:
+        stop(found.process)
+
+
+def start(configuration: Path) -> subprocess.Popen[bytes]:
+    assert SSHD is not None
+    with (configuration.parent / "log").open("ab") as log:
+        return subprocess.Popen([SSHD, "-f", str(configuration), "-D", "-e"], stdin=subprocess.DEVNULL, stderr=log)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait(timeout=30)
+
+
+def _wait_for(address: str, port: int) -> None:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        with suppress(OSError), socket.create_connection((address, port), timeout=2) as stream:
+            if stream.recv(4) == b"SSH-":
+                return
+        time.sleep(0.05)
+    raise TimeoutError(f"no SSH server answers at {address}:{port}")
+
+
+@contextmanager
+def forward(target: tuple[str, int], idle: float | None = None) -> Iterator[int]:
+    """A port of 127.0.0.1 that leads to another one; a connection is cut that is silent for ``idle`` seconds."""
+
+    def carry(source: socket.socket, sink: socket.socket, heard: list[float]) -> None:
+        source.settimeout(0.2)
+        while True:
+            try:
+                data = source.recv(65536)
+                heard[0] = time.monotonic()
+                sink.sendall(data)
+            except TimeoutError:
+                if idle is None or time.monotonic() - heard[0] < idle:
+                    continue
+                break
+            except OSError:
+                break
+            if not data:
+                break
+        for each in (source, sink):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listening.accept()
+                remote = socket.create_connection(target)
+                heard = [time.monotonic()]
+                for pair in ((client, remote), (remote, client)):
+                    threading.Thread(target=carry, args=(*pair, heard), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listening.getsockname()[1]
+
+
+def pyinfra(
+    directory: Path, inventory: str, *arguments: str, environment: dict[str, str] | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run pyinfra without a terminal, with an inventory of this text.
+
+    As its own program: run as a module it hangs where ssh_config has a ProxyCommand.
+    """
+    path = directory / "inventory.py"
+    path.write_text(inventory)
+    variables = os.environ | {
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "helpers/pcibind/src"))),
+        "HOME": str(directory),
+        **(environment or {}),
+    }
+    variables.pop("SSH_AUTH_SOCK", None)
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("pyinfra")), str(path), *arguments],
+        cwd=directory, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
+        # Without a terminal, which pyinfra would ask for a password.
+        start_new_session=True,
+    )  # fmt: skip
