@@ -74,7 +74,8 @@ def _line(what: str, waits: list[_Wait], now: float) -> str:
     more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
     longest = min(waits, key=lambda wait: wait.since)
     limit = f"at most {duration.in_words(longest.limit)}" if longest.limit else "no time limit"
-    so_far = duration.in_words(now - longest.since)
+    minutes, seconds = divmod(int(now - longest.since), 60)
+    so_far = f"{minutes} min {seconds} s" if minutes >= 2 else f"{60 * minutes + seconds} s"
     return f"[{', '.join(names[:_NAMES])}{more}] waiting for {so_far}, {limit}: {what}"
 
 

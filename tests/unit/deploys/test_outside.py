@@ -12,6 +12,9 @@ from contextlib import contextmanager
 import pytest
 
 from deploys import outside
+from deploys.checks import Check
+from deploys.connection import Peer
+from deploys.settings import Settings, read
 
 
 @contextmanager
@@ -93,3 +96,33 @@ def test_a_port_that_keeps_silent_is_open(monkeypatch: pytest.MonkeyPatch) -> No
     with server(lambda connection: (gone.wait(5), None)[1]) as port:
         assert outside.answer("127.0.0.1", port, outside.HTTP_GREETING) == "open"
         gone.set()
+
+
+# --- which ports are looked at
+
+
+def settings(**asked: object) -> Settings:
+    return read("gpu1", {"gevulot_psk_passphrase": "a passphrase of this network", **asked})
+
+
+@pytest.mark.parametrize("doubt", ["behind a jump host", "behind a proxy", "not connected over SSH"])
+def test_no_port_is_judged_where_another_machine_carries_the_connection(doubt: str) -> None:
+    asked = settings(gevulot_p2p_listen="0.0.0.0:9999", gevulot_peers=("any",), gevulot_probe_ports={5432: 1})
+    assert outside.look(Peer(None, doubt), asked) == [Check("ports from outside", f"not judged: {doubt}", None)]
+
+
+def test_behind_a_port_forward_only_the_ports_are_judged_that_the_inventory_names() -> None:
+    with server(lambda connection: connection.sendall(b"N")) as port:
+        asked = settings(gevulot_probe_ports={5432: port})
+        found = outside.look(Peer("127.0.0.1", "127.0.0.1:2222 is forwarded to the host's port 22"), asked)
+    assert found[0] == Check("port 5432 from outside", "open", False, "closed")
+    rest = {(check.what, check.ok) for check in found[1:]}
+    assert rest == {("port 8888 from outside", None), ("port 9944 from outside", None)}
+    assert all("name its port there in gevulot_probe_ports" in check.found for check in found[1:])
+
+
+def test_a_host_that_is_reached_itself_is_judged() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        closed = free.getsockname()[1]
+    found = outside.look(Peer("127.0.0.1"), settings(gevulot_probe_ports=dict.fromkeys((5432, 8888, 9944), closed)))
+    assert [(check.found, check.ok) for check in found] == [("closed", True)] * 3

@@ -1,0 +1,69 @@
+"""The rolling reboot in batches, through pyinfra on fake hosts that answer as recorded ones do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.unit.deploys import servers
+from tests.unit.deploys.recorded import sent
+
+pytestmark = pytest.mark.commands
+ROLL = servers.ROOT / "tests/system/roll.py"
+
+
+def roll(directory: Path, *hosts: str) -> tuple[list[str], list[str], int]:
+    """What a run says of each reboot, in its order, the hosts that were rebooted, and its exit code."""
+    log = directory / "sent.jsonl"
+    watch = f"from tests.unit.deploys import recorded as r\n\nr.watch({str(log)!r})\n"
+    inventory = f"{watch}nodes = [{', '.join(hosts)}]\n"
+    run = servers.pyinfra(directory, inventory, str(ROLL), "-y")
+    assert "Traceback" not in run.stderr, run.stderr
+    said = re.findall(r"\[@fake/(\w+)\] *(Rebooting|came back right|did not come back right|not rebooted)", run.stderr)
+    rebooted = [each.host.removeprefix("@fake/") for each in sent(log) if "systemctl reboot" in each.text]
+    return [": ".join(each) for each in said], rebooted, run.returncode
+
+
+def host(name: str, batch: int, **recorded: object) -> str:
+    keys = "".join(f", {key}={value!r}" for key, value in recorded.items())
+    return f"('@fake/{name}', r.data(r.Recorded(r.DEBIAN{keys}), reboot_batch={batch}))"
+
+
+def test_the_first_host_reboots_alone_and_then_as_many_at_once_as_allowed(tmp_path: Path) -> None:
+    said, rebooted, code = roll(tmp_path, *(host(name, 2) for name in ("one", "two", "three", "four")))
+    assert said[:4] == ["one: Rebooting", "one: came back right", "two: Rebooting", "three: Rebooting"]
+    assert sorted(said[4:6]) == ["three: came back right", "two: came back right"]
+    assert said[6:] == ["four: Rebooting", "four: came back right"]
+    assert (sorted(rebooted), code) == (["four", "one", "three", "two"], 0)
+
+
+def test_a_failure_in_a_batch_stops_every_later_one(tmp_path: Path) -> None:
+    said, rebooted, code = roll(
+        tmp_path,
+        host("one", 2),
+        host("two", 2, failed_after="gpu-power.service"),
+        *(host(name, 2) for name in ("three", "four", "five")),
+    )
+    assert sorted(rebooted) == ["one", "three", "two"]
+    assert "two: did not come back right" in said
+    assert "three: came back right" in said
+    assert said[-2:] == ["four: not rebooted", "five: not rebooted"]
+    assert code != 0
+
+
+def test_a_failure_of_the_first_host_reboots_no_other(tmp_path: Path) -> None:
+    _, rebooted, code = roll(
+        tmp_path, host("one", 50, failed_after="gpu-power.service"), *(host(name, 50) for name in ("two", "three"))
+    )
+    assert rebooted == ["one"]
+    assert code != 0
+
+
+def test_a_host_that_allows_no_batch_reboots_alone(tmp_path: Path) -> None:
+    said, _, code = roll(tmp_path, host("one", 9), host("two", 9), host("three", 1), host("four", 9))
+    expected = [
+        f"{name}: {word}" for name in ("one", "two", "three", "four") for word in ("Rebooting", "came back right")
+    ]
+    assert (said, code) == (expected, 0)
