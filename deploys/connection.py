@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 import paramiko
-from gevent.lock import BoundedSemaphore
 from pyinfra.api import Host, StringCommand
+from pyinfra.connectors.sshuserclient.client import get_ssh_config
 from pyinfra.connectors.util import clear_askpass_cache
 
 # Seconds of silence after which something is sent: routers forget idle connections after a minute or more.
@@ -60,7 +59,10 @@ def peer(host: Host) -> Peer:
 
 def _arrival(host: Host) -> int | None:
     """The host's port at which it sees the connection arrive. Asked without sudo, which hides the variable of sshd."""
-    success, output = host.run_shell_command(StringCommand("echo $SSH_CONNECTION"), _timeout=_SECONDS)
+    try:
+        success, output = host.run_shell_command(StringCommand("echo $SSH_CONNECTION"), _timeout=_SECONDS)
+    except (paramiko.SSHException, OSError, EOFError):
+        return None
     fields = output.stdout.split()
     return int(fields[3]) if success and len(fields) == 4 and fields[3].isdecimal() else None
 
@@ -95,29 +97,51 @@ def _hops(connected: paramiko.Transport | None) -> Iterator[paramiko.Transport]:
         connected = connected.sock.transport if isinstance(connected.sock, paramiko.Channel) else None
 
 
-_one_at_a_time = BoundedSemaphore()
-
-
-def reconnect(host: Host) -> bool:
-    """Close the connection and make a new one; whether there is one. It may raise whatever ends a connection half-way.
+class Way:
+    """A host's connection that ends and is made again, as at a reboot. Its jump hosts stay connected meanwhile.
 
     pyinfra closes nothing, and connects to each jump host anew at every try: a reboot would leave hundreds of
-    connections there. What a try leaves is told from others' connections by trying for one host at a time.
+    connections there, and many logins in a row are what a jump host may refuse.
     """
-    # What pyinfra keeps on the host for sudo: asking a host that is going down for its removal would hang.
-    clear_askpass_cache(host)
-    with _one_at_a_time:
-        for each in _hops(transport(host)):
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._old = list(_hops(transport(host)))
+
+    def reconnect(self) -> bool:
+        """Make the connection anew; whether there is one. It may raise whatever ends a connection half-way."""
+        # What pyinfra keeps on the host for sudo: asking a host that is going down for its removal would hang.
+        clear_askpass_cache(self._host)
+        if not self._answers():
+            return False
+        if self._old:
+            self._old[0].close()
+        self._host.disconnect()
+        self._host.connect(show_errors=False)
+        if not self._host.connected:
+            return False
+        for each in self._old:
             each.close()
-        host.disconnect()
-        others = set(threading.enumerate())
+        self._old = list(_hops(transport(self._host)))
+        prepare(self._host)
+        return True
+
+    def _answers(self) -> bool:
+        """Whether the last jump host reaches an SSH server there. True where there is none to ask."""
+        jump = self._old[1] if len(self._old) > 1 else None
+        if jump is None or not jump.is_active():
+            return True
         try:
-            host.connect(show_errors=False)
-        finally:
-            kept = set(_hops(transport(host))) if host.connected else set()
-            for thread in set(threading.enumerate()) - others - kept:
-                if isinstance(thread, paramiko.Transport):
-                    thread.close()
-    if host.connected:
-        prepare(host)
-    return bool(host.connected)
+            with jump.open_channel("direct-tcpip", _target(self._host), ("127.0.0.1", 0), timeout=_SECONDS) as channel:
+                channel.settimeout(_SECONDS)
+                return channel.recv(4) == b"SSH-"
+        except (paramiko.SSHException, OSError, EOFError):
+            return False
+
+
+def _target(host: Host) -> tuple[str, int]:
+    """The address and port that a jump host is asked for, by ssh_config where it says so."""
+    name = host.data.get("ssh_hostname") or host.name
+    config = get_ssh_config(host.data.get("ssh_config_file"))
+    port = getattr(getattr(host.connector, "client", None), "_ssh_config", {}).get("port", 22)
+    return (config.lookup(name)["hostname"] if config else name), int(port)

@@ -187,13 +187,14 @@ def _reboot(each: Host, errand: Errand) -> str | None:
         return "its boot identifier could not be read, so it was not rebooted"
     failed_before = each.get_fact(FailedUnits)
     ran_before = _node_runs(each)
+    way = connection.Way(each)
     remote.run(each, "( sleep 1; systemctl reboot ) </dev/null >/dev/null 2>&1 &", timeout=30)
     deadline = time.monotonic() + errand.timeout
     # Connections that end half-way are what a reboot looks like from outside; paramiko would print each with its trace.
     logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
     gevent.sleep(3)
     with heartbeat.waiting(each, "an answer over SSH after the reboot", errand.timeout):
-        while not _is_back(each, before):
+        while not _is_back(each, way, before):
             if time.monotonic() > deadline:
                 return f"no answer over SSH within {errand.timeout} s; look at its console"
             gevent.sleep(2)
@@ -208,11 +209,11 @@ def _reboot(each: Host, errand: Errand) -> str | None:
     return wrong
 
 
-def _is_back(each: Host, before: str) -> bool:
+def _is_back(each: Host, way: connection.Way, before: str) -> bool:
     try:
         # A host that is going down may also take an answer half-way and keep the connection.
         with gevent.Timeout(_TRY_SECONDS, TimeoutError(f"no answer within {_TRY_SECONDS} s")):
-            boot_id = _boot_id(each) if connection.reconnect(each) else None
+            boot_id = _boot_id(each) if way.reconnect() else None
     except Exception as error:  # a host that is going down may end a connection in any way
         logger.debug("%s is not back yet: %s", each.name, error)
         return False

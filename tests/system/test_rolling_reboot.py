@@ -1,4 +1,4 @@
-"""Three hosts: reboots come one at a time, and one that does not come back right is the last."""
+"""Three hosts: the first one reboots alone, and one that does not come back right is the last."""
 
 from __future__ import annotations
 
@@ -44,13 +44,16 @@ def test_a_host_that_does_not_come_back_right_stops_every_later_reboot(fleet: li
     assert run.output.count(f"not rebooted, because {first.name} is not well") == 2
 
 
-def test_once_it_is_repaired_hosts_reboot_one_at_a_time(fleet: list[Machine], say: Progress) -> None:
-    fleet = fleet[:2]
+def test_once_it_is_repaired_it_reboots_alone_and_then_the_others_at_once(fleet: list[Machine], say: Progress) -> None:
+    first, *others = (each.name for each in fleet)
     fleet[0].ssh(f"rm {BREAK}")
     boots = [machine.boot_id() for machine in fleet]
-    with step(say, "the broken host, repaired, and the next one", takes="about three minutes"):
-        run = pyinfra(fleet, "-y", deploy=ROLL)
+    with step(say, "the broken host, repaired, and then two at once", takes="about four minutes"):
+        run = pyinfra(fleet, "-y", "--data", "gevulot_reboot_batch=2", deploy=ROLL)
     assert run.code == 0, run.output[-3000:]
     assert all(machine.boot_id() != boot for machine, boot in zip(fleet, boots, strict=True))
-    order = [line for line in run.output.splitlines() if "Rebooting: " in line or "came back right" in line]
-    assert [line.split("]")[0].strip(" [") for line in order] == [each.name for each in fleet for _ in range(2)]
+    lines = [line for line in run.output.splitlines() if "Rebooting: " in line or "came back right" in line]
+    order = [(line.split("]")[0].strip(" ["), "Rebooting: " in line) for line in lines]
+    assert order[:2] == [(first, True), (first, False)]
+    assert order[2:4] == [(name, True) for name in others]
+    assert sorted(order[4:]) == sorted((name, False) for name in others)

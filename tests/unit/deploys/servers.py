@@ -80,8 +80,10 @@ def free_port(address: str) -> int:
 
 
 @contextmanager
-def server(directory: Path, address: str, operator: Path, sudo_password: str = "") -> Iterator[Server]:
-    """Start a server that lets this account in with the operator's key."""
+def server(
+    directory: Path, address: str, operator: Path, sudo_password: str = "", namespace: str = ""
+) -> Iterator[Server]:
+    """Start a server that lets this account in with the operator's key; in a network namespace at port 22."""
     directory.mkdir()
     key(directory / "host")
     shutil.copy(f"{operator}.pub", directory / "operator.pub")
@@ -90,13 +92,13 @@ def server(directory: Path, address: str, operator: Path, sudo_password: str = "
         sudo = directory / "bin/sudo"
         sudo.write_text(_SUDO.format(password=shlex.quote(sudo_password)))
         sudo.chmod(0o755)
-    port = free_port(address)
+    port = 22 if namespace else free_port(address)
     text = _CONFIGURATION.format(address=address, port=port, keys=directory, directory=directory)
     (directory / "sshd_config").write_text(text)
     if os.geteuid() == 0:
         # Where it puts itself away; the package's service makes it at its start.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    found = Server(address, port, directory, start(directory / "sshd_config"))
+    found = Server(address, port, directory, start(directory / "sshd_config", namespace))
     try:
         _wait_for(address, port)
         yield found
@@ -104,10 +106,36 @@ def server(directory: Path, address: str, operator: Path, sudo_password: str = "
         stop(found.process)
 
 
-def start(configuration: Path) -> subprocess.Popen[bytes]:
+def start(configuration: Path, namespace: str = "") -> subprocess.Popen[bytes]:
     assert SSHD is not None
+    words = [SSHD, "-f", str(configuration), "-D", "-e"]
+    if namespace:
+        words = ["ip", "netns", "exec", namespace, *words]
     with (configuration.parent / "log").open("ab") as log:
-        return subprocess.Popen([SSHD, "-f", str(configuration), "-D", "-e"], stdin=subprocess.DEVNULL, stderr=log)
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=log)
+
+
+@contextmanager
+def neighbour(address: str, own: str) -> Iterator[str]:
+    """A network namespace that this machine reaches at ``address``, and reaches from ``own``. Needs root."""
+    name = f"neighbour-{os.getpid()}"
+    link = f"nb{os.getpid()}"
+    commands = (
+        f"ip netns add {name}",
+        f"ip link add {link} type veth peer name eth0 netns {name}",
+        f"ip address add {own}/30 dev {link}",
+        f"ip link set {link} up",
+        f"ip -n {name} address add {address}/30 dev eth0",
+        f"ip -n {name} link set eth0 up",
+        f"ip -n {name} link set lo up",
+    )
+    try:
+        for command in commands:
+            subprocess.run(command.split(), check=True, capture_output=True)
+        yield name
+    finally:
+        # The link goes with the namespace.
+        subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

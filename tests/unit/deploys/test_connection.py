@@ -151,6 +151,21 @@ def test_this_machine_itself_is_not_looked_at_from_outside(site: Site, reached: 
     assert reached["alias"]["doubt"] == f"{site.host.address} is this machine"
 
 
+@pytest.mark.kernel
+def test_a_host_that_is_reached_directly_is_looked_at_where_ssh_goes_to(site: Site, tmp_path: Path) -> None:
+    address, own = "198.18.77.2", "198.18.77.1"
+    with (
+        servers.neighbour(address, own) as namespace,
+        servers.server(tmp_path / "direct", address, site.directory / "operator", namespace=namespace) as direct,
+    ):
+        (tmp_path / "known_hosts").write_text(f"{address} {direct.host_key().partition(' ')[2]}")
+        (tmp_path / "config").write_text(
+            _alias("direct", direct, site.directory).replace(f"{site.directory}/known", f"{tmp_path}/known")
+        )
+        found = probe(tmp_path, f"nodes = [('direct', {{'ssh_config_file': {str(tmp_path / 'config')!r}}})]\n")
+    assert (found["direct"]["address"], found["direct"]["doubt"]) == (address, "")
+
+
 def test_every_hop_is_kept_alive(reached: dict[str, Any]) -> None:
     assert {way: found["hops"] for way, found in reached.items()} == {
         "alias": ["TCP"],
@@ -246,11 +261,12 @@ def test_arguments_that_break_commands_are_refused_for_all_hosts_before_one_is_a
 
 
 def test_a_host_key_that_is_not_the_known_one_is_one_sentence(site: Site, tmp_path: Path) -> None:
-    changed, unknown, new = (tmp_path / name for name in ("changed", "unknown", "new"))
+    changed, unknown, new, aliased = (tmp_path / name for name in ("changed", "unknown", "new", "aliased"))
     name = f"[{site.host.address}]:{site.host.port}"
     changed.write_text(f"{name} {site.jump.host_key().partition(' ')[2]}")
     unknown.touch()
     new.touch()
+    aliased.touch()
     login = {
         "ssh_hostname": site.host.address,
         "ssh_port": site.host.port,
@@ -261,6 +277,8 @@ def test_a_host_key_that_is_not_the_known_one_is_one_sentence(site: Site, tmp_pa
         ("changed", {**login, "ssh_known_hosts_file": str(changed)}),
         ("unknown", {**login, "ssh_known_hosts_file": str(unknown), "ssh_strict_host_key_checking": "yes"}),
         ("new", {**login, "ssh_known_hosts_file": str(new)}),
+        # pyinfra has a default of its own, which comes before ssh_config's "yes".
+        ("alias", {"ssh_config_file": str(site.config), "ssh_known_hosts_file": str(aliased)}),
     ]
     run = servers.pyinfra(tmp_path, f"nodes = {hosts!r}\n", "-y", "exec", "--", "true")
     found = words(run)
@@ -268,5 +286,6 @@ def test_a_host_key_that_is_not_the_known_one_is_one_sentence(site: Site, tmp_pa
     assert f"ssh-keygen -R {name}" in found
     assert f"[unknown] SSH error (StrictPolicy: No host key for {name} found in known_hosts)" in found
     assert "[new] Connected" in found
+    assert "[alias] Connected" in found
     assert new.read_text().strip() == site.host.host_key().strip()
     assert unknown.read_text() == ""

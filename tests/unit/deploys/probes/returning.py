@@ -18,16 +18,17 @@ def children(parent):  # type: ignore[no-untyped-def]
 
 
 def go_and_come(state, host):  # type: ignore[no-untyped-def]
+    way = connection.Way(host)
     counts = [len(children(JUMP))]
-    up = [connection.reconnect(host) for _ in range(3)]
+    up = [way.reconnect() for _ in range(3)]
     counts.append(len(children(JUMP)))
     for each in (*children(PID), int(PID)):
         os.kill(each, 9)
-    down = [connection.reconnect(host) for _ in range(5)]
+    down = [way.reconnect() for _ in range(5)]
     counts.append(len(children(JUMP)))
     server = subprocess.Popen([SSHD, "-f", CONFIGURATION, "-D"], stderr=subprocess.DEVNULL)
     try:
-        tries = [connection.reconnect(host) for _ in range(5)]
+        tries = [way.reconnect() for _ in range(5)]
         counts.append(len(children(JUMP)))
         answer = remote.run(host, "echo answered", timeout=10)[1]
     finally:
