@@ -167,7 +167,7 @@ def _reboot_one(each: Host, errand: Errand, roll: _Roll) -> None:
         each.log_styled("came back right", fg="green", log_func=logger.info)
     else:
         each.log_styled(
-            f"did not come back right: {problem}. No other host is rebooted in this run.",
+            f"did not come back right: {problem}. No later host is rebooted in this run.",
             fg="red", log_func=logger.error,
         )  # fmt: skip
 

@@ -35,6 +35,8 @@ MaxStartups 100
 Subsystem sftp internal-sftp
 SetEnv HOME={directory} PATH={directory}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 """
+# OpenSSH 9.8 and newer turn away an address that connects too often without a login.
+_PENALTIES = "PerSourcePenalties no\n"
 # What sudo does where it wants a password, as far as pyinfra's options for it go.
 _SUDO = """\
 #!/bin/sh
@@ -92,12 +94,15 @@ def server(
         sudo = directory / "bin/sudo"
         sudo.write_text(_SUDO.format(password=shlex.quote(sudo_password)))
         sudo.chmod(0o755)
-    port = 22 if namespace else free_port(address)
-    text = _CONFIGURATION.format(address=address, port=port, keys=directory, directory=directory)
-    (directory / "sshd_config").write_text(text)
     if os.geteuid() == 0:
         # Where it puts itself away; the package's service makes it at its start.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    port = 22 if namespace else free_port(address)
+    text = _CONFIGURATION.format(address=address, port=port, keys=directory, directory=directory)
+    (directory / "sshd_config").write_text(f"{text}{_PENALTIES}")
+    # In this order, since older ones do not know the option.
+    if subprocess.run([str(SSHD), "-t", "-f", str(directory / "sshd_config")], capture_output=True).returncode != 0:
+        (directory / "sshd_config").write_text(text)
     found = Server(address, port, directory, start(directory / "sshd_config", namespace))
     try:
         _wait_for(address, port)
