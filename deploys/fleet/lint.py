@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deploys import next_boot
 from deploys.fleet.seen import Seen
 from deploys.fleet.state import KernelArguments
 from pcibind import unit
@@ -15,7 +16,7 @@ def lint(seen: Seen, arguments: KernelArguments, boards: list[Board]) -> list[st
         said += seen.stale_initramfs
         said += seen.initramfs.differences
         said += seen.initramfs.unknown
-    said += seen.stale_menu
+    said += next_boot.outdated(seen.lines)
     if arguments.wanted and arguments.live and arguments.configured is False:
         said.append(f"the next boot would be without {' '.join(arguments.wanted)}: not in every boot entry")
     binder = seen.units.get(unit.NAME)

@@ -19,8 +19,10 @@ from deploys.platforms import Family
 from deploys.preflight import HostState, Verdict
 from deploys.settings import Settings, SettingsError, read_all
 from deploys.steps import key, vsock
+from facts.attempt import RebootAttempts
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
+from facts.installed_kernels import InstalledKernels
 from facts.kernel import MODULES, KernelCommandLine, KernelModules
 from facts.paths import Existing
 from facts.pci import PciRecord, PciTopology, PciUsage
@@ -117,6 +119,8 @@ def _judge(settings: Settings) -> Verdict:
         Part("record", PciRecord),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         Part("lines", KernelCommandLine),
+        Part("kernels", InstalledKernels),
+        Part("attempts", RebootAttempts),
         Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
         Part(
             "listened",
@@ -138,6 +142,8 @@ def _judge(settings: Settings) -> Verdict:
         lines=found["lines"],
         discovery=found.get("discovery", {}),
         listened=found["listened"],
+        kernels=found["kernels"],
+        attempts=found["attempts"],
     )
     verdict = preflight.judge(state, settings)
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))

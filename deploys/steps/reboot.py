@@ -17,13 +17,17 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.connectors.util import clear_askpass_cache
 from pyinfra.context import ctx_host, ctx_state
 
-from deploys import remote
+from deploys import attempt, remote
 from deploys.connection import send_at_once
 from deploys.planning import will_follow
 from deploys.steps.begin import Node
-from deploys.steps.later import Later, reasons, wish_of
-from facts.kernel import InterruptRemapping
+from deploys.steps.later import Later, Wish, reasons, wish_of
+from facts.attempt import RebootAttempts
+from facts.installed_kernels import InstalledKernels
+from facts.kernel import InterruptRemapping, KernelCommandLine
+from facts.paths import Existing
 from facts.pci import PciBinding
+from facts.together import Part, ask
 from facts.unit import FailedUnits, SystemState, Units
 
 
@@ -38,6 +42,8 @@ class Errand:
     timeout: int
     reasons: Callable[[], list[str]]
     wrong: Callable[[], str | None]
+    # The digest of what decides the boot: with the same one, a second reboot would bring no more than the first.
+    digest: Callable[[], str] | None = None
 
 
 @dataclass(slots=True)
@@ -85,6 +91,18 @@ def told(reasons: Callable[[], Iterable[str]], advice: str) -> Generator[Pyinfra
     yield from ()
 
 
+@operation()
+def forgotten(reasons: Callable[[], Iterable[str]]) -> Generator[PyinfraCommand | str, None, None]:
+    """Remove the record of an earlier reboot from a host that needs none now.
+
+    + reasons: why a reboot is pending, asked of the current host
+    """
+    if not host.get_fact(Existing, paths=(attempt.FILE,)) or reasons():
+        host.noop("no earlier reboot is on record, or its reason still holds")
+        return
+    yield f"rm -f {attempt.FILE}"
+
+
 def _roll_of_this_run() -> _Roll:
     return _rolls.setdefault(ctx_state.get(), _Roll())
 
@@ -125,9 +143,19 @@ def _reboot_all(state: State, roll: _Roll) -> None:
                 )  # fmt: skip
                 roll.outcome[each.name] = False
                 continue
+            digest = errand.digest() if errand.digest else None
+            last = each.get_fact(RebootAttempts).last if digest else None
+            if last and digest and (in_vain := attempt.refusal(last, why, digest)):
+                each.log_styled(f"not rebooted: {in_vain}", fg="red", log_func=logger.error)
+                roll.outcome[each.name] = False
+                continue
             each.log_styled(f"Rebooting: {'; '.join(why)}", fg="yellow", log_func=logger.info)
+            if digest:
+                _record(each, attempt.render(why, digest))
             problem = _reboot(each, errand)
             roll.outcome[each.name] = problem is None
+            if problem is None and digest:
+                remote.run(each, f"rm -f {attempt.FILE}", timeout=30)
             if problem is None:
                 each.log_styled("came back right", fg="green", log_func=logger.info)
             else:
@@ -136,6 +164,15 @@ def _reboot_all(state: State, roll: _Roll) -> None:
                     f"did not come back right: {problem}. No other host is rebooted in this run.",
                     fg="red", log_func=logger.error,
                 )  # fmt: skip
+
+
+def _record(each: Host, text: str) -> None:
+    """Remember what the reboot is for, until it has brought that. A host that cannot is rebooted all the same."""
+    new = f"{attempt.FILE}.new"
+    command = f"umask 077; cat >{new} && sync {new} && mv {new} {attempt.FILE}"
+    success, output = remote.run(each, command, stdin=text, timeout=60)
+    if not success:
+        logger.debug("%s: %s was not written: %s", each.name, attempt.FILE, output)
 
 
 def _boot_id(each: Host) -> str | None:
@@ -211,10 +248,16 @@ def _cannot_hand_over() -> str | None:
     return None
 
 
+def _digest(wish: Wish) -> str:
+    found = ask(host, Part("lines", KernelCommandLine), Part("kernels", InstalledKernels))
+    return attempt.digest(found["lines"], wish.arguments, wish.boards, found["kernels"])
+
+
 @deploy("Reboot when needed")
 def reboot_when_needed(node: Node, later: Later) -> None:
     """Reboot, or with ``reboot='never'`` say what is pending."""
     wish = wish_of(node)
+    forgotten(name="Forget a reboot that brought what it was for", reasons=later.reasons)
     if node.settings.reboot == "never":
         told(
             name="Say which reboot is pending",
@@ -222,7 +265,12 @@ def reboot_when_needed(node: Node, later: Later) -> None:
             advice="Nothing that runs was changed; reboot the host, then run again.",
         )
     else:
-        reboot_rolling(Errand(wish.timeout, lambda: reasons(wish.arguments, wish.boards), _cannot_hand_over), [])
+        reboot_rolling(
+            Errand(
+                wish.timeout, lambda: reasons(wish.arguments, wish.boards), _cannot_hand_over, lambda: _digest(wish)
+            ),
+            [],
+        )
 
 
 def reboot_rolling(errand: Errand, inputs: list[OperationMeta]) -> None:
