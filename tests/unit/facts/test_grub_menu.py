@@ -113,7 +113,7 @@ def test_the_entry_that_boots_is_the_one_that_grub_would_choose(
 def test_an_entry_says_where_its_line_stands_and_what_wrote_it() -> None:
     first, *_, last = menu(LINUX).entries
     assert (first.place, first.script) == (f"{MENU}:14", "/etc/grub.d/10_linux")
-    assert (last.place, last.script) == (f"{MENU}:29", "/etc/grub.d/40_custom")
+    assert (last.place, last.script) == (f"{MENU}:30", "/etc/grub.d/40_custom")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_an_entry_says_where_its_line_stands_and_what_wrote_it() -> None:
         ("linuxefi /vmlinuz a; initrd /x", ("a",)),
         ("linux\t/vmlinuz\ta", ("a",)),
         ("if [ $where = UUID=2 ]; then linux /vmlinuz a; else linux /vmlinuz b; fi", ("b",)),
-        ("if [ ! -n $nothing -a -z $nothing ]; then linux /vmlinuz a; fi", ("a",)),
+        ('if [ ! -n "$nothing" -a -z "$nothing" ]; then linux /vmlinuz a; fi', ("a",)),
         ("if [ $grub_platform = efi ]; then linux /vmlinuz efi; else linux /vmlinuz pc; fi", ("pc",)),
         ("set extra=x\nlinux /vmlinuz $extra", ("x",)),
         ("pick one\nlinux /vmlinuz $picked", ("one",)),
