@@ -150,12 +150,13 @@ def _reboot_all(state: State, roll: _Roll) -> None:
                 roll.outcome[each.name] = False
                 continue
             each.log_styled(f"Rebooting: {'; '.join(why)}", fg="yellow", log_func=logger.info)
-            if digest:
-                _record(each, attempt.render(why, digest))
-            problem = _reboot(each, errand)
+            problem = _reboot(each, errand, attempt.render(why, digest) if digest else None)
             roll.outcome[each.name] = problem is None
             if problem is None and digest:
                 remote.run(each, f"rm -f {attempt.FILE}", timeout=30)
+            elif errand.digest and each.connected and each.get_fact(RebootAttempts).last:
+                # As it came back: only a change since then makes another reboot worth a try.
+                _record(each, attempt.render(why, errand.digest()))
             if problem is None:
                 each.log_styled("came back right", fg="green", log_func=logger.info)
             else:
@@ -180,14 +181,16 @@ def _boot_id(each: Host) -> str | None:
     return output[0].strip() if success and output else None
 
 
-def _reboot(each: Host, errand: Errand) -> str | None:
-    """Reboot one host and judge it. Returns what is wrong, or ``None``.
+def _reboot(each: Host, errand: Errand, record: str | None) -> str | None:
+    """Reboot one host and judge it. Returns what is wrong, or ``None``. ``record`` is kept for the case that it fails.
 
     pyinfra's own operation tells a reboot by the uptime, which fails on a host that boots slower than it had been up.
     """
     before = _boot_id(each)
     if before is None:
         return "its boot identifier could not be read, so it was not rebooted"
+    if record is not None:
+        _record(each, record)
     failed_before = each.get_fact(FailedUnits)
     ran_before = _node_runs(each)
     # What pyinfra keeps on a host for sudo is gone after the boot; asking for its removal would hang meanwhile.
