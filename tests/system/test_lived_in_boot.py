@@ -12,6 +12,7 @@ from tests.lab.machine import Machine
 from tests.lab.platform import PLATFORMS
 from tests.lab.progress import Progress
 from tests.lab.run import changes_of, pyinfra
+from tests.system.test_rolling_reboot import BREAK, BROKEN
 
 pytestmark = pytest.mark.worlds
 
@@ -102,3 +103,25 @@ def test_the_drop_in_of_an_earlier_deploy_makes_way_for_the_new_one(registry: Pa
         assert machine.ssh(f"ls {old}", check=False).returncode != 0
         assert boots(machine) == before
         assert changes_of(pyinfra([machine], "-y", "--json").report) == []
+
+
+def test_a_reboot_that_brought_nothing_is_not_repeated_until_something_was_changed(
+    registry: Path, say: Progress
+) -> None:
+    with Machine.start("one-board", registry=registry, progress=say) as machine:
+        machine.ssh(f"cat >/etc/systemd/system/{BROKEN} <<'END'\n{BREAK}END\nsystemctl enable --now {BROKEN}")
+        before = boots(machine)
+        run = pyinfra([machine], "-y")
+        assert run.code != 0
+        assert "did not come back right: the kernel does not run with intel_iommu=on iommu=pt" in run.output
+        assert boots(machine) == before + 1
+        for arguments in (("--dry",), ("-y",)):
+            run = pyinfra([machine], *arguments)
+            assert run.code != 0
+            assert "was for this and did not bring it" in run.output
+        assert boots(machine) == before + 1
+        machine.ssh(f"systemctl disable --now {BROKEN}; update-grub", timeout=300)
+        run = pyinfra([machine], "-y")
+        assert run.code == 0, run.output[-5000:]
+        assert boots(machine) == before + 2
+        assert machine.ssh("ls /var/lib/gevulot-deploy").stdout.split() == ["before.json", "before.tar"]
