@@ -19,8 +19,14 @@ def ids_argument(models: tuple[str, ...], modules: dict[str, Module]) -> tuple[s
 
 def judge_lines(state: HostState, wanted: tuple[str, ...], found: Findings) -> None:
     """Refuse arguments that no later one takes back, and an entry that no change of ours reaches."""
-    if state.lines is not None:
-        found.refusals += next_boot.refusals(state.lines, wanted, state.platform)
+    if state.lines is None:
+        return
+    found.refusals += next_boot.refusals(state.lines, wanted, state.platform)
+    if wanted and state.lines.made is not None and "grub-efi" in state.platform.boot:
+        found.warnings.append(
+            f"an EFI partition has a whole menu of GRUB's (/boot/efi/EFI/*/grub.cfg) beside {state.lines.menu}; "
+            "expected one that only points there. If the firmware starts it, the kernel's arguments do not reach the host."
+        )
 
 
 def judge_kernels(state: HostState, boards_wanted: bool, found: Findings) -> None:
