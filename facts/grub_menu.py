@@ -239,7 +239,7 @@ class _Run:
             if scripts is not None:
                 self._script = next((name for number, name in reversed(scripts) if number <= each.line), "")
             active = all(branch[0] for branch in branches)
-            command, *rest = self.expand(each.words) if each.words else [""]
+            command, *rest = self.expand(each.words) or [""]
             match command:
                 case "if":
                     holds = active and self._holds(rest)

@@ -25,7 +25,7 @@ def judge_lines(state: HostState, wanted: tuple[str, ...], found: Findings) -> N
     if wanted and state.lines.made is not None and "grub-efi" in state.platform.boot:
         found.warnings.append(
             f"an EFI partition has a whole menu of GRUB's (/boot/efi/EFI/*/grub.cfg) beside {state.lines.menu}; "
-            "expected one that only points there. If the firmware starts it, the kernel's arguments do not reach the host."
+            "expected one that only points to it. If the firmware starts that one, our arguments are not passed."
         )
 
 

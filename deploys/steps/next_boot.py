@@ -32,13 +32,13 @@ def checked(arguments: tuple[str, ...], directory: str) -> Generator[PyinfraComm
         host,
         Part("lines", KernelCommandLine),
         Part("kernels", InstalledKernels),
-        Part("contents", InitramfsContents),
         Part("platform", Platform, {"directory": directory, "offered": False}),
     )
     problems = next_boot.problems(found["lines"], arguments, found["platform"], found["kernels"])
-    problems += [
-        f"after its rebuild, {each}. See what the generator printed." for each in found["contents"].differences
-    ]
+    entry = found["lines"].boots
+    release = found["kernels"].release_of(entry.kernel) if entry else None
+    contents = host.get_fact(InitramfsContents, release=release)
+    problems += [f"after its rebuild, {each}. See what the generator printed." for each in contents.differences]
     if problems:
         yield remote.fail(f"not rebooted, because the next boot would be in vain: {' '.join(problems)}")
     else:
