@@ -71,7 +71,8 @@ def refusals(lines: CommandLines, wanted: tuple[str, ...], host: Host) -> list[s
     }
     if found or not wanted:
         return list(found.values())
-    if entry is not None and (problem := _structure(lines, entry)):
+    # A menu that no script is named in will be replaced as a whole.
+    if entry is not None and (entry.script or not is_made) and (problem := _structure(lines, entry)):
         return [problem]
     if is_made and (lacks := lacking(judged[0], wanted)):
         return [f"the next boot would lack {' '.join(lacks)}{_assigned(lines)}"]
@@ -162,7 +163,11 @@ def _line_problems(lines: CommandLines, entry: Entry, wanted: tuple[str, ...], h
 def _refusal(defeat: Defeat, lines: CommandLines, entry: Entry | None = None) -> str:
     argument = _shown(defeat.argument)
     places = [each for each in lines.sources if _sets(each.text, defeat.argument) and each.file != DROP_IN]
-    where = ", ".join(each.place for each in places[:3]) or (entry.place if entry else "no file in /etc that was read")
+    # Variables of the shell's may make an argument out of parts.
+    name = defeat.argument.partition("=")[0]
+    parts = [each for each in lines.sources if name in each.text and _assigns_at_all(each.text)]
+    default = entry.place if entry else "none of the files that were read"
+    where = ", ".join(each.place for each in (places or parts)[:3]) or default
     # grubby's entries are not to be edited, and update-grub's are made of variables.
     if lines.made is None:
         step = f"grubby --update-kernel=ALL --remove-args={shlex.quote(argument)}"
@@ -170,6 +175,8 @@ def _refusal(defeat: Defeat, lines: CommandLines, entry: Entry | None = None) ->
         pattern = re.sub(r"([\\.*^$\[\]|&])", r"\\\1", argument)
         edits = (f"sed -i {shlex.quote(f'{each.line}s|{pattern}||')} {shlex.quote(each.file)}" for each in places[:3])
         step = " && ".join(edits)
+    elif defeat.argument in lines.made:
+        step = "edit that line"
     else:
         step = "update-grub"
     return (
@@ -199,6 +206,10 @@ def _assigned(lines: CommandLines) -> str:
         return f": after {DROP_IN}, {' and '.join(late)} give their variables a new value. Make them append to it."
     hint = f"; the last line that assigns one is {files[-1].place}" if files else ""
     return f": no variable of {DROP_IN} comes to that entry{hint}. See what update-grub prints, then run again."
+
+
+def _assigns_at_all(text: str) -> bool:
+    return any(f"{name}=" in text for name in _VARIABLES)
 
 
 def _assigns(text: str) -> bool:

@@ -151,7 +151,7 @@ class CommandLines:
     @property
     def next(self) -> tuple[tuple[str, ...], ...]:
         """The lines of which one boots next: one, where the menu says which."""
-        return self.configured if self.boots is None else (self.boots.arguments,)
+        return self.configured if self.boots is None or self.hidden else (self.boots.arguments,)
 
     def is_own(self, entry: Entry) -> bool:
         """Whether an entry starts this system: other systems and memory tests have entries in the same menu."""

@@ -34,7 +34,7 @@ def lines(
     more: tuple[str, ...] = (),
 ) -> CommandLines:
     """A host whose menu has one entry with these words. ``made`` is what its variables come to: by default the same."""
-    text = f"### BEGIN {script} ###\nmenuentry 'Debian' {{\n{command} {words}\n}}\n"
+    text = f"{f'### BEGIN {script} ###' if script else '#'}\nmenuentry 'Debian' {{\n{command} {words}\n}}\n"
     variables = [] if planned is None else [f"made {words if made is None else made}", f"planned {planned}"]
     said = [f"live {live} ro", f"menu {MENU}", f"file {MENU}", *(f"|{each}" for each in text.splitlines()), *variables]
     return replace(KernelCommandLine().process([*said, *more]), sources=sources)
@@ -142,6 +142,16 @@ def test_a_node_without_boards_needs_no_iommu() -> None:
     assert refusals(lines("quiet", planned="iommu=off amd_iommu=off"), ()) == []
     (refusal,) = refusals(lines("quiet", planned="iommu=off module_blacklist=vhost_vsock"), ())
     assert "vhost_vsock" in refusal
+
+
+def test_an_argument_that_variables_make_is_found_by_its_name() -> None:
+    at = Source(LOCAL, 3, 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX iommu=$SWITCH"')
+    (refusal,) = refusals(lines("quiet", made="iommu=off", planned="iommu=off gevulot.here", sources=(at,)))
+    assert "It is set in /etc/default/grub.d/local.cfg:3. Remove it (edit that line), then run again." in refusal
+
+
+def test_a_menu_that_update_grub_will_replace_is_not_judged_by_its_old_entry() -> None:
+    assert refusals(lines("quiet", script="", command="linux /boot/vmlinuz root=LABEL=cloud")) == []
 
 
 # --- after the menu was written
