@@ -18,7 +18,7 @@ def lint(seen: Seen, arguments: KernelArguments, boards: list[Board]) -> list[st
         said += seen.initramfs.unknown
     said += next_boot.outdated(seen.lines)
     if arguments.wanted and arguments.live and arguments.configured is False:
-        said.append(f"the next boot would be without {' '.join(arguments.wanted)}: not in every boot entry")
+        said.append(f"the next boot would be without {' '.join(arguments.wanted)}: not in the entry that boots")
     binder = seen.units.get(unit.NAME)
     if seen.record.record and seen.knows("units"):
         if binder is None or binder.enabled != "enabled":
