@@ -117,7 +117,7 @@ class InitramfsContents(FactBase[Contents]):
     def default() -> Contents:
         return Contents()
 
-    def requires_command(self) -> str:
+    def requires_command(self, release: str | None = None) -> str:
         return "python3"
 
     def command(self, release: str | None = None) -> str:
