@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from deploys.arguments import effective
 from deploys.preflight import Verdict
 from deploys.settings import Settings
 from facts.access import Access
@@ -13,7 +14,7 @@ from facts.container import State
 from facts.database import Schema
 from facts.firewall import Firewall, Table
 from facts.initramfs import Contents
-from facts.kernel import CommandLines, Module, effective
+from facts.kernel import CommandLines, Module
 from facts.node import Parts
 from facts.unit import Unit
 from pcibind.model import Board, Topology
@@ -32,10 +33,11 @@ class Check:
 def kernel(lines: CommandLines, arguments: tuple[str, ...], remapping: bool) -> list[Check]:
     wanted = " ".join(arguments)
     live = effective(lines.live, arguments)
-    configured = bool(lines.configured) and all(effective(line, arguments) for line in lines.configured)
+    configured = bool(lines.next) and all(effective(line, arguments) for line in lines.next)
+    lacks = "not in the entry that boots next" if lines.next else "could not match an entry"
     return [
         Check("kernel arguments, live", wanted if live else " ".join(lines.live), live, wanted),
-        Check("kernel arguments, configured", wanted if configured else "not in every entry", configured, wanted),
+        Check("kernel arguments, configured", wanted if configured else lacks, configured, wanted),
         Check("interrupt remapping", "on" if remapping else "off", remapping, "on"),
     ]
 

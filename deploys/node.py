@@ -16,6 +16,7 @@ from deploys.steps.initramfs import rebuild_initramfs
 from deploys.steps.kernel import configure_kernel, load_modules
 from deploys.steps.key import make_key
 from deploys.steps.later import Later
+from deploys.steps.next_boot import check_next_boot
 from deploys.steps.packages import install_packages
 from deploys.steps.passthrough import bind_boards, prepare_passthrough
 from deploys.steps.postgres import configure_postgres, make_database_secrets, retire_postgres, start_postgres
@@ -30,6 +31,7 @@ install_packages(node.family)
 configure_kernel(node)
 prepare_passthrough(node, later)
 rebuild_initramfs(node)
+check_next_boot(node)
 reboot_when_needed(node, later)
 
 # With gevulot_reboot="never" and a reboot pending, nothing below runs: it would change what runs.

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from deploys.preflight import KERNEL_ARGUMENTS
-from facts.kernel import CommandLines, effective
+from deploys.arguments import added, defeats, lacking, table_of
+from facts.kernel import CommandLines
 from pcibind.model import Topology
 
 # Drivers whose unbind may never return while anything uses them: they are kept off by a reboot, never by force.
 _HOLD_ON = frozenset({"nvidia", "nouveau", "nova_core"})
-# The argument of gevulot_vfio_ids, whose value is the operator's.
-IDS = "vfio-pci.ids"
-OURS = tuple(dict.fromkeys(argument for arguments in KERNEL_ARGUMENTS.values() for argument in arguments))
 
 
 def pending(lines: CommandLines, arguments: tuple[str, ...], topology: Topology, boards: Iterable[str]) -> list[str]:
@@ -25,8 +22,10 @@ def pending(lines: CommandLines, arguments: tuple[str, ...], topology: Topology,
     paths = list(boards)
     if not paths:
         return []
-    if not effective(lines.live, arguments):
+    if lacking(lines.live, arguments):
         reasons.append(f"the kernel does not run with {' '.join(arguments)}")
+    elif against := defeats(lines.live, table_of(arguments)):
+        reasons.append(f"the kernel runs with {' '.join(each.argument for each in against)}")
     for path in paths:
         board = topology.board_at(path)
         if board is None:
@@ -39,12 +38,6 @@ def pending(lines: CommandLines, arguments: tuple[str, ...], topology: Topology,
     return reasons
 
 
-def added(line: Iterable[str], before: Iterable[str]) -> list[str]:
-    """The arguments of a command line that a deploy gives and that were not on it before."""
-    known = set(before)
-    return [each for each in line if each not in known and (each in OURS or each.startswith(f"{IDS}="))]
-
-
 def left_over(lines: CommandLines, before: Iterable[str], acted: bool) -> list[str]:
     """Why a released host still needs a reboot, in words; empty when it does not.
 
@@ -55,7 +48,7 @@ def left_over(lines: CommandLines, before: Iterable[str], acted: bool) -> list[s
     # One that an operator has configured by himself in the meantime would be there after a reboot too.
     gone = [each for each in added(lines.live, before) if not any(each in line for line in lines.configured)]
     if gone:
-        reasons.append(f"the kernel runs with {' '.join(gone)}, which is configured no more")
+        reasons.append(f"the kernel runs with {' '.join(gone)}, which is no longer configured")
     if acted:
         reasons.append("this boot set driver overrides before any driver was loaded")
     return reasons

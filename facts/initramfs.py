@@ -117,12 +117,14 @@ class InitramfsContents(FactBase[Contents]):
     def default() -> Contents:
         return Contents()
 
-    def requires_command(self) -> str:
+    def requires_command(self, release: str | None = None) -> str:
         return "python3"
 
-    def command(self) -> str:
+    def command(self, release: str | None = None) -> str:
+        # ``release`` is that of a kernel which boots next, and which need be neither of the two.
         program = _READER.read_text(encoding="utf-8")
-        return f"PATH=$PATH:/usr/sbin:/sbin python3 -I -c {quote(program)} {' '.join(_FILES)}"
+        other = f" {quote(f'@{release}')}" if release else ""
+        return f"PATH=$PATH:/usr/sbin:/sbin python3 -I -c {quote(program)} {' '.join(_FILES)}{other}"
 
     def process(self, output: list[str]) -> Contents:
         host: dict[str, str] = {}

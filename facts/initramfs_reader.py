@@ -1,11 +1,12 @@
 """What the initramfs images of this host hold of some files. Runs on the host, with its own Python alone.
 
-    python3 -I -c "$(cat initramfs_reader.py)" PATH…
+    python3 -I -c "$(cat initramfs_reader.py)" PATH… [@RELEASE…]
 
-For each image that may boot next (the running kernel's, and the newest one's) it prints `image FILE`, and under it
-`holds SHA256 PATH` for each of the files; before them `host SHA256 PATH` for the host's own. `damaged FILE REASON` and
-`unlisted FILE REASON` stand for images that nothing can boot from, and that this cannot read; `none KERNEL` for a
-running kernel without image. The format is the kernel's: Documentation/driver-api/early-userspace/buffer-format.rst.
+For each image that may boot next (the running kernel's, the newest one's, those of RELEASE) it prints `image FILE`, and
+under it `holds SHA256 PATH` for each of the files; before them `host SHA256 PATH` for the host's own. `damaged FILE
+REASON` and `unlisted FILE REASON` stand for images that nothing can boot from, and that this cannot read; `none KERNEL`
+for a running kernel without image. The format is the kernel's:
+Documentation/driver-api/early-userspace/buffer-format.rst.
 The generators' own listers are not used: they print no content, and that of Ubuntu 24.04 takes ten seconds an image.
 """
 
@@ -110,8 +111,8 @@ def order(version: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version)]
 
 
-def images(boot: str, modules: str) -> list[str]:
-    """The images that may boot next: path of the image → release of its kernel."""
+def images(boot: str, modules: str, others: Collection[str] = ()) -> list[str]:
+    """The paths of the images that may boot next. ``others`` are further releases of kernels."""
     running = platform.release()
     found = {}
     for pattern in ("initrd.img-*", "initramfs-*.img", "*/*/initrd"):
@@ -122,18 +123,20 @@ def images(boot: str, modules: str) -> list[str]:
     newest = max(found.values(), key=order, default=running)
     if running not in found.values():
         print("none", running)
-    return [path for path, name in sorted(found.items()) if name in (running, newest)]
+    return [path for path, name in sorted(found.items()) if name in (running, newest, *others)]
 
 
-def main(wanted: Collection[str], boot: str = "/boot", modules: str = "/lib/modules") -> None:
+def main(arguments: Collection[str], boot: str = "/boot", modules: str = "/lib/modules") -> None:
     """Print what is said above."""
+    wanted = [each for each in arguments if not each.startswith("@")]
+    others = [each[1:] for each in arguments if each.startswith("@")]
     for path in wanted:
         try:
             with open(path, "rb") as file:
                 print("host", hashlib.sha256(file.read()).hexdigest(), path)
         except OSError:
             pass
-    for path in images(boot, modules):
+    for path in images(boot, modules, others):
         held: dict[str, str] = {}
         try:
             with open(path, "rb") as file:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from shlex import quote
 from typing import Any
 
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
+
+from facts import grub_menu
+from facts.grub_menu import Entry
 
 MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "vsock", "vhost_vsock", "kvm")
 """Those that a node needs."""
@@ -66,51 +71,109 @@ class KernelModules(FactBase[dict[str, Module]]):
         return found
 
 
+# The files that decide what boots, as they are; those that can set an argument, line by line; and what update-grub
+# would make of the variables in /etc/default, which it sources in this order.
 _COMMAND_LINE = r"""
 sed 's/^/live /' /proc/cmdline
+[ -d /sys/firmware/efi ] && echo efi
+menus='/boot/grub/grub.cfg /boot/grub2/grub.cfg'
 if command -v grubby >/dev/null; then
   grubby --info=ALL 2>/dev/null | sed -n 's/^args="\(.*\)"$/configured \1/p'
-else
-  for file in /boot/grub/grub.cfg /boot/grub2/grub.cfg; do
-    [ -r "$file" ] && grep -E '^[[:space:]]+linux(efi)?[[:space:]]' "$file" | grep ' root=' |
-      grep -v -w -E 'single|recovery' | sed -E 's/^[[:space:]]+linux(efi)?[[:space:]]+[^[:space:]]+/menu/'
-    [ -e "$file" ] && [ ! -r "$file" ] && echo "hidden $file"
-    [ -r "$file" ] && [ -n "$(find /etc/default/grub.d/90-gevulot.cfg -newercm "$file" 2>/dev/null)" ] && echo stale
-  done
+  menus="/boot/grub2/grub.cfg $(grep -l -s -E '^[[:space:]]*(menuentry|blscfg)' /boot/efi/EFI/*/grub.cfg)"
 fi
+for menu in $menus; do [ -e "$menu" ] && break; done
+prefix=${menu%/*}; set -- /boot/loader/entries/*.conf "$prefix/grubenv" "$prefix/custom.cfg" "$prefix/user.cfg"
+echo "menu $menu"
+for file in "$menu" "$@"; do
+  [ -e "$file" ] || continue
+  if [ ! -r "$file" ]; then echo "hidden $file"; continue; fi
+  echo "file $file"; head -c 500000 <"$file" | sed 's/^/|/'; echo
+done
+words='GRUB_CMDLINE|iommu|intremap|apic|acpi|list=|nosmp|maxcpus|vfio|nomodule|clearcpuid|systemd\.|driver\.post'
+words="$words|pci=|root="
+grep -nHs -E "$words" /etc/default/grub /etc/default/grub.d/*.cfg /etc/kernel/cmdline /etc/kernel/cmdline.d/* \
+  /etc/grub.d/* /etc/tuned/bootcmdline "$@" | grep -v -E '^[^:]*:[0-9]*:[[:space:]]*#' |
+  head -n 400 | sed 's/^/source /'
+own=/etc/default/grub.d/zz-gevulot.cfg; mark=gevulot.here
+variables() (
+  unset GRUB_CMDLINE_LINUX GRUB_CMDLINE_LINUX_DEFAULT; exec 3>&1 >/dev/null 2>&1 </dev/null
+  [ -r /etc/default/grub ] || exit 0
+  . /etc/default/grub
+  # In the order of the letters, which is that of every locale for names such as these.
+  for file in $(export LC_ALL=C; set -- /etc/default/grub.d/*.cfg; printf '%s\n' "$@" "$own" | sort -u); do
+    if [ "$1$file" = "planned$own" ]; then
+      GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT $mark"; GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX $mark"
+    elif [ -r "$file" ]; then . "$file"; fi
+  done
+  printf '%s %s\n' "$1" "$(printf %s "$GRUB_CMDLINE_LINUX $GRUB_CMDLINE_LINUX_DEFAULT" | tr '\n' ' ')" >&3
+)
+command -v grubby >/dev/null || { variables made; variables planned; }
 true
 """
 
 
+MARK = "gevulot.here"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A line of a file that can set an argument of the kernel."""
+
+    file: str
+    line: int
+    text: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
 @dataclass(frozen=True, slots=True)
 class CommandLines:
-    """The kernel's arguments: those it runs with, and those of every entry that the boot loader could start."""
+    """The kernel's arguments: those it runs with, and those of every entry of this system in the boot loader's menu.
+
+    ``menu`` is the file that the boot loader reads, ``hidden`` a file of it that this login may not read, ``boots`` the
+    entry that boots next, and ``made`` the words that update-grub would give to every entry of this system (``None``
+    where that is not known). ``planned`` are those words with ``MARK`` wherever our drop-in's arguments will stand.
+    """
 
     live: tuple[str, ...]
     configured: tuple[tuple[str, ...], ...]
-    # Whether GRUB's menu is older than what it is made from.
-    stale: bool = False
-    # The menu, where there is one that this login may not read.
     hidden: str = ""
+    menu: str = ""
+    boots: Entry | None = None
+    sources: tuple[Source, ...] = ()
+    made: tuple[str, ...] | None = None
+    planned: tuple[str, ...] | None = None
+    # The entries of this system without rescue shells, as read from the menu itself.
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def next(self) -> tuple[tuple[str, ...], ...]:
+        """The lines of which one boots next: one, where the menu says which."""
+        return self.configured if self.boots is None or self.hidden else (self.boots.arguments,)
+
+    def is_own(self, entry: Entry) -> bool:
+        """Whether an entry starts this system: other systems and memory tests have entries in the same menu."""
+        root = next((each for each in reversed(self.live) if each.startswith("root=")), None)
+        return bool(entry.kernel) and (root in (None, entry.root) or is_generated(entry))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def effective(arguments: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
-    """Whether ``wanted`` holds on a command line.
+def is_generated(entry: Entry) -> bool:
+    """Whether an entry is of this system because its own tools wrote it."""
+    return "/10_linux" in entry.script or "/loader/entries/" in entry.script
 
-    The kernel reads from left to right, and the last of a name wins; but nothing after ``iommu=off`` takes it back
-    (``iommu_setup`` in arch/x86/kernel/pci-dma.c).
-    """
-    if "iommu=off" in arguments:
-        return False
-    last = {argument.partition("=")[0]: argument for argument in arguments}
-    return all(last.get(argument.partition("=")[0]) == argument for argument in wanted)
+
+def words(line: str) -> tuple[str, ...]:
+    """Split a command line as the kernel does: a space inside of double quotes is part of an argument."""
+    return tuple(re.findall(r'(?:[^\s"]|"[^"]*"?)+', line))
 
 
 class KernelCommandLine(FactBase[CommandLines]):
-    """The live kernel command line, and the ones configured in the boot loader (recovery entries left out)."""
+    """The live kernel command line, and those that the boot loader's menu has (rescue shells left out)."""
 
     @staticmethod
     def default() -> CommandLines:
@@ -120,24 +183,41 @@ class KernelCommandLine(FactBase[CommandLines]):
         return f"PATH=$PATH:/usr/sbin:/sbin sh -c {quote(_COMMAND_LINE)}"
 
     def process(self, output: list[str]) -> CommandLines:
-        live: tuple[str, ...] = ()
-        configured = []
-        stale = False
-        hidden = ""
-        root = None
+        said: dict[str, list[str]] = {}
+        files: dict[str, list[str]] = {}
+        text: list[str] = []
         for line in output:
-            kind, *arguments = line.split()
-            if kind == "live":
-                live = tuple(arguments)
-                # Other systems and memory tests have entries in GRUB's menu; ours boot from the root that runs now.
-                root = next((argument for argument in live if argument.startswith("root=")), None)
-            elif kind == "stale":
-                stale = True
-            elif kind == "hidden":
-                hidden = " ".join(arguments)
-            elif kind == "configured" or root is None or root in arguments:
-                configured.append(tuple(arguments))
-        return CommandLines(live, tuple(configured), stale, hidden)
+            if line.startswith("|"):
+                text.append(line[1:])
+                continue
+            kind, _, rest = line.partition(" ")
+            if kind == "file":
+                text = files.setdefault(rest, [])
+            else:
+                said.setdefault(kind, []).append(rest)
+        live = words(" ".join(said.get("live", [])))
+        path = said.get("menu", [""])[0]
+        menu = grub_menu.read({name: "\n".join(lines) for name, lines in files.items()}, path, "efi" in said)
+        lines = CommandLines(
+            live=live,
+            configured=(),
+            hidden=next(iter(said.get("hidden", [])), ""),
+            menu=path if path in files else "",
+            boots=menu.boots,
+            sources=tuple(_sources(said.get("source", []))),
+            made=grub_menu.words(said["made"][0]) if "made" in said else None,
+            planned=grub_menu.words(said["planned"][0]) if "planned" in said else None,
+        )
+        own = tuple(each for each in menu.entries if lines.is_own(each) and not each.is_recovery)
+        asked = tuple(words(line) for line in said.get("configured", []))
+        return replace(lines, configured=asked or tuple(each.arguments for each in own), entries=own)
+
+
+def _sources(lines: list[str]) -> Iterator[Source]:
+    for line in lines:
+        match line.split(":", 2):
+            case [file, number, text] if number.isdecimal():
+                yield Source(file, int(number), text)
 
 
 class InterruptRemapping(FactBase[bool]):

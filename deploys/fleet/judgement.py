@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deploys import activity, checks, diagnosis, pending, platforms, preflight, qmp
+from deploys.arguments import effective
 from deploys.checks import Check
 from deploys.fleet import state
 from deploys.fleet.lint import lint
@@ -16,7 +17,6 @@ from deploys.settings import Settings
 from deploys.steps import firewall, gevulot, postgres
 from facts import pciids
 from facts.disk import Space
-from facts.kernel import effective
 from facts.pci import Binding, Usage
 from pcibind import plan
 from pcibind.errors import ConfigError
@@ -225,7 +225,7 @@ def _arguments(seen: Seen, wanted: bool, found: _Findings) -> state.KernelArgume
     if not arguments or not seen.knows("lines"):
         return state.KernelArguments(arguments, None, None)
     live = effective(seen.lines.live, arguments)
-    entries = seen.lines.configured
+    entries = seen.lines.next
     configured = bool(entries) and all(effective(line, arguments) for line in entries)
     # A login that may not read the boot loader's menu sees no entry of it.
     known = bool(entries) or not seen.lines.hidden

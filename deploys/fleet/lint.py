@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deploys import next_boot
 from deploys.fleet.seen import Seen
 from deploys.fleet.state import KernelArguments
 from pcibind import unit
@@ -15,9 +16,9 @@ def lint(seen: Seen, arguments: KernelArguments, boards: list[Board]) -> list[st
         said += seen.stale_initramfs
         said += seen.initramfs.differences
         said += seen.initramfs.unknown
-    said += seen.stale_menu
+    said += next_boot.outdated(seen.lines)
     if arguments.wanted and arguments.live and arguments.configured is False:
-        said.append(f"the next boot would be without {' '.join(arguments.wanted)}: not in every boot entry")
+        said.append(f"the next boot would be without {' '.join(arguments.wanted)}: not in the entry that boots")
     binder = seen.units.get(unit.NAME)
     if seen.record.record and seen.knows("units"):
         if binder is None or binder.enabled != "enabled":

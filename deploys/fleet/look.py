@@ -21,7 +21,6 @@ from facts.container import Container
 from facts.database import PostgresSchema
 from facts.disk import DiskSpace
 from facts.firewall import NodeFirewall
-from facts.grub import StaleMenu
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
@@ -55,7 +54,6 @@ def parts(settings: Settings) -> tuple[Part, ...]:
         Part("modules", KernelModules),
         Part("stale_initramfs", StaleInitramfs),
         Part("initramfs", InitramfsContents),
-        Part("stale_menu", StaleMenu),
         Part("reboot_required", Existing, {"paths": (_REBOOT_REQUIRED,)}),
         Part("units", Units),
         Part("runs", NodeRuns),

@@ -38,7 +38,6 @@ class Seen:
     modules: dict[str, Module] = field(default_factory=dict)
     stale_initramfs: list[str] = field(default_factory=list)
     initramfs: Contents = field(default_factory=Contents)
-    stale_menu: list[str] = field(default_factory=list)
     reboot_required: list[str] = field(default_factory=list)
     units: dict[str, Unit] = field(default_factory=dict)
     runs: Runs = field(default_factory=Runs)

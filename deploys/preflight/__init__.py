@@ -6,9 +6,10 @@ Each module judges one thing of a ``HostState`` and adds to the findings. Live s
 
 from __future__ import annotations
 
+from deploys.arguments import KERNEL_ARGUMENTS
 from deploys.preflight.boards import judge_boards, nvidia_stays, request
 from deploys.preflight.database import judge_data
-from deploys.preflight.kernel_line import KERNEL_ARGUMENTS, ids_argument, judge_lines
+from deploys.preflight.kernel_line import ids_argument, judge_attempt, judge_kernels, judge_lines
 from deploys.preflight.network import judge_discovery, judge_peers, lost_reach
 from deploys.preflight.packages import judge_packages
 from deploys.preflight.platform import NFTABLES_MODULES, judge_modules, judge_nftables, judge_platform, release_of
@@ -38,7 +39,6 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     judge_packages(state, found)
     judge_peers(settings, found)
     judge_discovery(state.discovery, found)
-    judge_lines(state.lines, found)
     judge_data(state.data_release, settings, found)
     boards = judge_boards(state, settings, config, found)
     stays = nvidia_stays(state.topology, boards)
@@ -48,16 +48,18 @@ def judge(state: HostState, settings: Settings) -> Verdict:
         found.warnings.append(warning)
     functions = [function for board in boards for function in board.functions]
     models = tuple(sorted({function.model for function in functions})) if settings.vfio_ids else ()
+    arguments = (*KERNEL_ARGUMENTS.get(state.platform.iommu_table or "", ()), *ids_argument(models, state.modules))
+    judge_lines(state, arguments if config.boards else (), found)
+    judge_kernels(state, bool(config.boards), found)
+    if settings.reboot != "never":
+        judge_attempt(state, arguments, tuple(board.path for board in boards), found)
     return Verdict(
         refusals=tuple(found.refusals),
         warnings=tuple(found.warnings),
         family=family,
         boards=boards,
         config=config,
-        kernel_arguments=(
-            *KERNEL_ARGUMENTS.get(state.platform.iommu_table or "", ()),
-            *ids_argument(models, state.modules),
-        ),
+        kernel_arguments=arguments,
         models=models,
         modules=present,
         nvidia_stays=stays,

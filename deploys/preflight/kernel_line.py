@@ -1,24 +1,52 @@
-"""The kernel's arguments: those that a host needs, and those that defeat them."""
+"""What the next boot takes: the kernel's arguments, the kernel, and the room for its images."""
 
 from __future__ import annotations
 
+from deploys import attempt, next_boot
+from deploys.arguments import IDS
+from deploys.pending import pending
+from deploys.preflight.state import HostState
 from deploys.preflight.verdict import Findings
-from facts.kernel import CommandLines, Module
-
-KERNEL_ARGUMENTS = {"DMAR": ("intel_iommu=on", "iommu=pt"), "IVRS": ("iommu=pt",)}
+from facts.kernel import Module
 
 
 def ids_argument(models: tuple[str, ...], modules: dict[str, Module]) -> tuple[str, ...]:
     """A vfio-pci that is built into the kernel (Ubuntu's) reads no file of /etc/modprobe.d."""
     if not models or "vfio_pci" not in modules or modules["vfio_pci"].kind != "built-in":
         return ()
-    return (f"vfio-pci.ids={','.join(models)}",)
+    return (f"{IDS}={','.join(models)}",)
 
 
-def judge_lines(lines: CommandLines | None, found: Findings) -> None:
-    """Refuse arguments that no later one takes back."""
-    if lines is not None and any("iommu=off" in line for line in lines.configured):
-        found.refusals.append(
-            "the boot loader passes iommu=off, which no later argument takes back. Remove it where it was set "
-            "(/etc/default/grub, or grubby --update-kernel=ALL --remove-args=iommu=off), then run again."
+def judge_lines(state: HostState, wanted: tuple[str, ...], found: Findings) -> None:
+    """Refuse arguments that no later one takes back, and an entry that no change of ours reaches."""
+    if state.lines is None:
+        return
+    found.refusals += next_boot.refusals(state.lines, wanted, state.platform)
+    if wanted and state.lines.made is not None and "grub-efi" in state.platform.boot:
+        found.warnings.append(
+            f"an EFI partition has a whole menu of GRUB's (/boot/efi/EFI/*/grub.cfg) beside {state.lines.menu}; "
+            "expected one that only points to it. If the firmware starts that one, our arguments are not passed."
         )
+
+
+def judge_kernels(state: HostState, boards_wanted: bool, found: Findings) -> None:
+    """Refuse a kernel of the next boot without a module, and a /boot that new images do not fit into."""
+    kernels, lines = state.kernels, state.lines
+    if kernels is None:
+        return
+    entry = lines.boots if lines is not None else None
+    if boards_wanted and entry is not None and kernels.release_of(entry.kernel) != state.platform.kernel:
+        found.refusals += next_boot.missing_modules(entry, kernels)
+    if shortage := next_boot.shortage(kernels):
+        # A node that stands already may need no new image.
+        (found.warnings if state.attempts.deployed else found.refusals).append(shortage)
+
+
+def judge_attempt(state: HostState, wanted: tuple[str, ...], boards: tuple[str, ...], found: Findings) -> None:
+    """Refuse the reboot that an earlier run did for the same reasons, and that changed nothing."""
+    last = state.attempts.last
+    if last is None or state.lines is None:
+        return
+    reasons = pending(state.lines, wanted, state.topology, boards)
+    if refusal := attempt.refusal(last, reasons, attempt.digest(state.lines, wanted, boards, state.kernels)):
+        found.refusals.append(refusal)

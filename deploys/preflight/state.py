@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from facts.attempt import Attempts
+from facts.installed_kernels import Installed
 from facts.kernel import CommandLines, Module
 from facts.platform import Host
 from pcibind.evidence import Evidence
@@ -19,7 +21,8 @@ class HostState:
     ``usage`` is ``None`` where it could not be read. ``record`` is what pcibind recorded on the host, if it ever did: a
     board in it is followed by its identity, wherever its address has gone. ``data_release`` is the release of the
     Postgres data that the host already has, ``lines`` are the kernel's arguments as they are, ``discovery`` what came
-    of each of gevulot_p2p_discovery, ``listened`` the address at which the node listens until this run.
+    of each of gevulot_p2p_discovery, ``listened`` the address at which the node listens until this run, ``kernels``
+    those that the host could boot, ``attempts`` what an earlier run rebooted it for.
     """
 
     platform: Host
@@ -33,3 +36,5 @@ class HostState:
     listened: str = ""
     # Packages that cannot be installed before dpkg has finished an earlier installation.
     held_packages: Sequence[str] = ()
+    kernels: Installed | None = None
+    attempts: Attempts = field(default_factory=Attempts)

@@ -12,6 +12,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.files import File
 from pyinfra.operations import files
 
+from deploys.next_boot import DROP_IN, OLD_DROP_IN
 from facts.kernel import KernelCommandLine
 from facts.paths import Existing
 from facts.pci import PciTopology
@@ -27,7 +28,8 @@ TIMER = "podman-auto-update.timer"
 
 # Files that the guide writes too: a host set up by hand may have them, and undoing must bring those back.
 MAY_EXIST = (
-    "/etc/default/grub.d/90-gevulot.cfg",
+    DROP_IN,
+    OLD_DROP_IN,
     "/etc/modprobe.d/nvidia.conf",
     "/etc/modprobe.d/vfio.conf",
     "/etc/modules-load.d/vfio.conf",

@@ -20,8 +20,10 @@ from deploys.preflight import HostState, Verdict
 from deploys.settings import Settings, SettingsError, read_all
 from deploys.steps import key, vsock
 from deploys.steps.packages import PACKAGES
+from facts.attempt import RebootAttempts
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
+from facts.installed_kernels import InstalledKernels
 from facts.kernel import MODULES, KernelCommandLine, KernelModules
 from facts.packages import HeldPackages
 from facts.paths import Existing
@@ -121,6 +123,8 @@ def _judge(settings: Settings) -> Verdict:
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         Part("lines", KernelCommandLine),
         Part("held_packages", HeldPackages, {"packages": PACKAGES["apt"]}),
+        Part("kernels", InstalledKernels),
+        Part("attempts", RebootAttempts),
         Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
         Part(
             "listened",
@@ -143,6 +147,8 @@ def _judge(settings: Settings) -> Verdict:
         discovery=found.get("discovery", {}),
         listened=found["listened"],
         held_packages=found["held_packages"],
+        kernels=found["kernels"],
+        attempts=found["attempts"],
     )
     verdict = preflight.judge(state, settings)
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))

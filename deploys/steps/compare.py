@@ -8,14 +8,13 @@ from pyinfra import host, logger
 from pyinfra.api import deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys import checks, remote
+from deploys import attempt, checks, next_boot, remote
 from deploys.checks import Check
 from deploys.planning import DECIDED_LATER, is_planning, will_follow
 from deploys.steps import differences, handback, original, standstill
 from deploys.steps.before import ARCHIVE
 from deploys.steps.leaving import REQUEST, Leaving
 from facts.before import ArchivedFile
-from facts.grub import StaleMenu
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import KernelCommandLine
 from facts.node import NodeParts
@@ -57,7 +56,8 @@ def _read(leaving: Leaving) -> list[Check]:
     paths = (
         *standstill.FILES,
         *original.MODULE_FILES,
-        *((original.DROP_IN,) if leaving.family.boot == "grub" else ()),
+        *(original.DROP_INS if leaving.family.boot == "grub" else ()),
+        attempt.FILE,
         *((REQUEST,) if others else (*handback.FILES, *handback.LIBRARIES, handback.RUN)),
     )
     there = host.get_fact(Existing, paths=paths)
@@ -67,11 +67,12 @@ def _read(leaving: Leaving) -> list[Check]:
         if path in past.archived
     }
     state = host.get_fact(SystemState)
+    lines = host.get_fact(KernelCommandLine)
     found = [
-        *differences.command_lines(past, host.get_fact(KernelCommandLine)),
+        *differences.command_lines(past, lines),
         *differences.functions(past, topology, kept),
         checks.initramfs(host.get_fact(StaleInitramfs), host.get_fact(InitramfsContents)),
-        *([differences.menu(host.get_fact(StaleMenu))] if leaving.family.boot == "grub" else []),
+        *([differences.menu(next_boot.outdated(lines))] if leaving.family.boot == "grub" else []),
         *differences.units(host.get_fact(Units, units=names), names),
         *differences.files([path for path in there if path not in archived], archived),
         differences.system(state, host.get_fact(FailedUnits) if state != "running" else [], past.system_state),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
+from deploys.arguments import added
 from deploys.checks import Check
-from deploys.pending import added
 from facts.before import FunctionBefore, Past
 from facts.kernel import CommandLines
 from facts.unit import Unit
@@ -22,14 +22,19 @@ def _entries(past: Past) -> tuple[tuple[str, ...], ...]:
     return past.configured or (past.command_line,)
 
 
+def left_in_menu(lines: CommandLines, past: Past) -> list[str]:
+    """The arguments of a deploy that boot entries have, and that none had before it."""
+    before = [argument for line in _entries(past) for argument in line]
+    return list(dict.fromkeys(argument for line in lines.configured for argument in added(line, before)))
+
+
 def grubby(lines: CommandLines, past: Past) -> str | None:
     """The command that takes a deploy's arguments from all boot entries, or ``None`` when none has one.
 
     An argument that any entry had before stays, since which entry that was cannot be told. A value that every entry
     had of a name, and that the deploy replaced, comes back.
     """
-    before = [argument for line in _entries(past) for argument in line]
-    extra = dict.fromkeys(argument for line in lines.configured for argument in added(line, before))
+    extra = left_in_menu(lines, past)
     if not extra:
         return None
     names = dict.fromkeys(argument.partition("=")[0] for argument in extra)
@@ -145,8 +150,8 @@ def files(there: Iterable[str], archived: dict[str, bool]) -> list[Check]:
     return rows
 
 
-def menu(stale: list[str]) -> Check:
-    return Check("GRUB's menu", stale[0] if stale else "newer than what it is made from", not stale, "up to date")
+def menu(outdated: list[str]) -> Check:
+    return Check("GRUB's menu", outdated[0] if outdated else "as /etc/default/grub says", not outdated, "up to date")
 
 
 def system(state: str, failed: list[str], before: str) -> Check:

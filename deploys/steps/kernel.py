@@ -11,30 +11,47 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import server
 
-from deploys import push
+from deploys import next_boot, push
+from deploys.arguments import IDS, lacking
+from deploys.next_boot import DROP_IN, OLD_DROP_IN, OLD_MARK
 from deploys.planning import will_follow
+from deploys.steps.before import ARCHIVE
 from deploys.steps.begin import Node
-from facts.kernel import KernelCommandLine, KernelModules, effective
-
-# The argument that gevulot_vfio_ids may have set in an earlier run.
-_IDS = "vfio-pci.ids"
+from facts.before import ArchivedFile
+from facts.kernel import CommandLines, KernelCommandLine, KernelModules
+from facts.said import Said
 
 
 @operation()
 def grub_arguments(
     arguments: tuple[str, ...], inputs: list[OperationMeta]
 ) -> Generator[PyinfraCommand | str, None, None]:
-    """Write GRUB's menu anew when an entry of it lacks an argument, or is older than our file.
+    """Write GRUB's menu anew when an entry of it is not what its sources say.
 
     + arguments: kernel arguments that every entry must end up with
     + inputs: operations of this run that write what the menu is made from
     """
-    lines = host.get_fact(KernelCommandLine)
-    settled = lines.configured and not lines.stale and all(effective(line, arguments) for line in lines.configured)
-    if settled and not will_follow(inputs):
-        host.noop("every GRUB entry has the arguments")
+    if not will_follow(inputs) and _is_current(host.get_fact(KernelCommandLine), arguments):
+        host.noop("GRUB's menu is what its sources say")
         return
     yield "PATH=$PATH:/usr/sbin:/sbin update-grub"
+
+
+def _is_current(lines: CommandLines, arguments: tuple[str, ...]) -> bool:
+    if lines.made is not None:
+        return not next_boot.outdated(lines)
+    return bool(lines.configured) and not any(lacking(line, arguments) for line in lines.configured)
+
+
+@operation()
+def old_drop_in_removed() -> Generator[PyinfraCommand | str, None, None]:
+    """Take back the drop-in of earlier deploys, and no other file of its name."""
+    first = host.get_fact(Said, program=f"head -n1 {OLD_DROP_IN} 2>/dev/null || true")
+    if first != OLD_MARK or host.get_fact(ArchivedFile, archive=ARCHIVE, path=OLD_DROP_IN) == "same":
+        host.noop(f"{OLD_DROP_IN} is not of an earlier deploy")
+        return
+    inner = OLD_DROP_IN.lstrip("/")
+    yield f"tar -C / -xpf {ARCHIVE} {inner} 2>/dev/null || rm -f {OLD_DROP_IN}"
 
 
 @operation()
@@ -44,15 +61,15 @@ def grubby_arguments(arguments: tuple[str, ...]) -> Generator[PyinfraCommand | s
     + arguments: kernel arguments that every entry must end up with
     """
     lines = host.get_fact(KernelCommandLine)
-    wants_ids = any(argument.startswith(f"{_IDS}=") for argument in arguments)
-    has_ids = any(argument.startswith(f"{_IDS}=") for line in lines.configured for argument in line)
-    settled = lines.configured and all(effective(line, arguments) for line in lines.configured)
+    wants_ids = any(argument.startswith(f"{IDS}=") for argument in arguments)
+    has_ids = any(argument.startswith(f"{IDS}=") for line in lines.configured for argument in line)
+    settled = lines.configured and not any(lacking(line, arguments) for line in lines.configured)
     if settled and (wants_ids or not has_ids):
         host.noop("every boot entry has the arguments")
         return
     words = ["grubby", "--update-kernel=ALL", f"--args={shlex.quote(' '.join(arguments))}"]
     if has_ids and not wants_ids:
-        words.append(f"--remove-args={_IDS}")
+        words.append(f"--remove-args={IDS}")
     yield " ".join(words)
 
 
@@ -73,7 +90,10 @@ def configure_kernel(node: Node) -> None:
         ]
     )
     if node.family.boot == "grub":
-        inputs = [files.template("/etc/default/grub.d/90-gevulot.cfg", arguments=verdict.kernel_arguments)]
+        inputs = [
+            files.template(DROP_IN, arguments=verdict.kernel_arguments),
+            old_drop_in_removed(name=f"Remove {OLD_DROP_IN} of an earlier deploy"),
+        ]
         grub_arguments(name="Switch the IOMMU on in GRUB", arguments=verdict.kernel_arguments, inputs=inputs)
     else:
         grubby_arguments(name="Switch the IOMMU on with grubby", arguments=verdict.kernel_arguments)

@@ -8,14 +8,15 @@ from pyinfra import host
 from pyinfra.api import deploy, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
+from pyinfra.operations import files
 
+from deploys import attempt, next_boot
 from deploys.planning import will_follow
 from deploys.steps import differences, initramfs
 from deploys.steps.leaving import Leaving
 from deploys.steps.putback import emptied, put_back
 from deploys.steps.reboot import Errand, reboot_rolling, told
 from facts.before import Past
-from facts.grub import StaleMenu
 from facts.kernel import KernelCommandLine
 
 MODULE_FILES = (
@@ -25,17 +26,20 @@ MODULE_FILES = (
     "/etc/modules-load.d/vsock.conf",
     "/etc/udev/rules.d/99-vfio.rules",
 )
-DROP_IN = "/etc/default/grub.d/90-gevulot.cfg"
+DROP_INS = (next_boot.DROP_IN, next_boot.OLD_DROP_IN)
 
 
 @operation()
-def menu_restored(inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
-    """Write GRUB's menu anew when it is older than what it is made from.
+def menu_restored(past: Past, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
+    """Write GRUB's menu anew when it is not what its sources say, or still has arguments of a deploy.
 
+    + past: the host before its first deploy
     + inputs: operations of this run that take away or bring back what the menu is made from
     """
-    if not will_follow(inputs) and not host.get_fact(StaleMenu):
-        host.noop("GRUB's menu is newer than what it is made from")
+    lines = host.get_fact(KernelCommandLine)
+    left = set(differences.left_in_menu(lines, past)) - set(lines.made or ())
+    if not will_follow(inputs) and not left and not next_boot.outdated(lines):
+        host.noop("GRUB's menu is what its sources say")
         return
     yield "PATH=$PATH:/usr/sbin:/sbin update-grub"
 
@@ -65,17 +69,17 @@ def restore_modules(leaving: Leaving) -> None:
 def restore_arguments(leaving: Leaving) -> None:
     past = leaving.past
     if leaving.family.boot == "grub":
-        drop_in = put_back(past, DROP_IN)
-        leaving.changes.append(drop_in)
+        drop_ins = [put_back(past, path) for path in host.loop(DROP_INS)]
+        leaving.changes.extend(drop_ins)
         if past.made("/etc/default/grub.d"):
             leaving.changes.append(
-                emptied(name="Remove GRUB's empty directory", directories=("/etc/default/grub.d",), inputs=[drop_in])
+                emptied(name="Remove GRUB's empty directory", directories=("/etc/default/grub.d",), inputs=drop_ins)
             )
-        menu = menu_restored(name="Restore GRUB's menu", inputs=[drop_in])
+        menu = menu_restored(name="Restore GRUB's menu", past=past, inputs=drop_ins)
     else:
         menu = entries_restored(name="Restore the boot entries with grubby", past=past)
     leaving.boot_inputs.append(menu)
-    leaving.changes.append(menu)
+    leaving.changes.extend([menu, files.file(name=f"Remove {attempt.FILE}", path=attempt.FILE, present=False)])
 
 
 @deploy("Rebuild the initramfs")

@@ -18,12 +18,16 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host, ctx_state
 
-from deploys import connection, heartbeat, remote
+from deploys import attempt, connection, heartbeat, remote
 from deploys.planning import will_follow
 from deploys.steps.begin import Node
-from deploys.steps.later import Later, reasons, wish_of
-from facts.kernel import InterruptRemapping
+from deploys.steps.later import Later, Wish, reasons, wish_of
+from facts.attempt import RebootAttempts
+from facts.installed_kernels import InstalledKernels
+from facts.kernel import InterruptRemapping, KernelCommandLine
+from facts.paths import Existing
 from facts.pci import PciBinding
+from facts.together import Part, ask
 from facts.unit import FailedUnits, SystemState, Units
 
 
@@ -40,6 +44,17 @@ class Errand:
     reasons: Callable[[], list[str]]
     wrong: Callable[[], str | None]
     at_once: int = 1
+    # The digest of what decides the boot: with the same one, a second reboot would bring no more than the first.
+    digest: Callable[[], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A reboot that is due: why, and the digest of what decides the boot, where it is kept."""
+
+    errand: Errand
+    why: list[str]
+    digest: str | None
 
 
 # Seconds after which one try to reach a host again is given up.
@@ -92,6 +107,18 @@ def told(reasons: Callable[[], Iterable[str]], advice: str) -> Generator[Pyinfra
     yield from ()
 
 
+@operation()
+def forgotten(reasons: Callable[[], Iterable[str]]) -> Generator[PyinfraCommand | str, None, None]:
+    """Remove the record of an earlier reboot from a host that needs none now.
+
+    + reasons: why a reboot is pending, asked of the current host
+    """
+    if not host.get_fact(Existing, paths=(attempt.FILE,)) or reasons():
+        host.noop("no earlier reboot is on record, or its reason still holds")
+        return
+    yield f"rm -f {attempt.FILE}"
+
+
 def _roll_of_this_run() -> _Roll:
     return _rolls.setdefault(ctx_state.get(), _Roll())
 
@@ -114,7 +141,7 @@ def _reboot_all(state: State, roll: _Roll) -> None:
     wanted = [each for each in state.inventory if state.is_host_in_limit(each)]
     unwell = [each.name for each in wanted if each not in state.active_hosts or roll.outcome.get(each.name) is False]
     current = ctx_host.get().executing_op_hash
-    batch: dict[Host, Errand] = {}
+    batch: dict[Host, _Due] = {}
     canary = True
     with ExitStack() as turns:
         # Begun in this order, so that a host whose turn it is says what its reboot waits for.
@@ -130,7 +157,7 @@ def _reboot_all(state: State, roll: _Roll) -> None:
                 why = errand.reasons()
             if not why:
                 continue
-            if len(batch) >= min(one.at_once for one in (errand, *batch.values())):
+            if len(batch) >= min(one.at_once for one in (errand, *(due.errand for due in batch.values()))):
                 unwell += _reboot_batch(batch, roll)
             if unwell:
                 each.log_styled(
@@ -140,26 +167,39 @@ def _reboot_all(state: State, roll: _Roll) -> None:
                 )  # fmt: skip
                 roll.outcome[each.name] = False
                 continue
+            with ctx_host.use(each):
+                digest = errand.digest() if errand.digest else None
+                last = each.get_fact(RebootAttempts).last if digest else None
+            if last and digest and (in_vain := attempt.refusal(last, why, digest)):
+                each.log_styled(f"not rebooted: {in_vain}", fg="red", log_func=logger.error)
+                roll.outcome[each.name] = False
+                continue
             each.log_styled(f"Rebooting: {'; '.join(why)}", fg="yellow", log_func=logger.info)
-            batch[each] = errand
+            batch[each] = _Due(errand, why, digest)
             if canary:
                 canary = False
                 unwell += _reboot_batch(batch, roll)
         _reboot_batch(batch, roll)
 
 
-def _reboot_batch(batch: dict[Host, Errand], roll: _Roll) -> list[str]:
+def _reboot_batch(batch: dict[Host, _Due], roll: _Roll) -> list[str]:
     """Reboot these hosts side by side, and empty the batch. Returns the names of those that did not come back right."""
-    gevent.joinall([gevent.spawn(_reboot_one, each, errand, roll) for each, errand in batch.items()])
+    gevent.joinall([gevent.spawn(_reboot_one, each, due, roll) for each, due in batch.items()])
     failed = [each.name for each in batch if not roll.outcome.get(each.name)]
     batch.clear()
     return failed
 
 
-def _reboot_one(each: Host, errand: Errand, roll: _Roll) -> None:
+def _reboot_one(each: Host, due: _Due, roll: _Roll) -> None:
+    errand = due.errand
     with ctx_host.use(each):
         try:
-            problem = _reboot(each, errand)
+            problem = _reboot(each, errand, attempt.render(due.why, due.digest) if due.digest else None)
+            if problem is None and due.digest:
+                remote.run(each, f"rm -f {attempt.FILE}", timeout=30)
+            elif errand.digest and each.connected and each.get_fact(RebootAttempts).last:
+                # As it came back: only a change since then makes another reboot worth a try.
+                _record(each, attempt.render(due.why, errand.digest()))
         except Exception as error:  # whatever a host says must not end the roll without a word about it
             problem = f"{type(error).__name__}: {error}"
     roll.outcome[each.name] = problem is None
@@ -172,19 +212,30 @@ def _reboot_one(each: Host, errand: Errand, roll: _Roll) -> None:
         )  # fmt: skip
 
 
+def _record(each: Host, text: str) -> None:
+    """Remember what the reboot is for, until it has brought that. A host that cannot is rebooted all the same."""
+    new = f"{attempt.FILE}.new"
+    command = f"umask 077; cat >{new} && sync {new} && mv {new} {attempt.FILE}"
+    success, output = remote.run(each, command, stdin=text, timeout=60)
+    if not success:
+        logger.debug("%s: %s was not written: %s", each.name, attempt.FILE, output)
+
+
 def _boot_id(each: Host) -> str | None:
     success, output = remote.run(each, "cat /proc/sys/kernel/random/boot_id", timeout=30)
     return output[0].strip() if success and output else None
 
 
-def _reboot(each: Host, errand: Errand) -> str | None:
-    """Reboot one host and judge it. Returns what is wrong, or ``None``.
+def _reboot(each: Host, errand: Errand, record: str | None) -> str | None:
+    """Reboot one host and judge it. Returns what is wrong, or ``None``. ``record`` is kept for the case that it fails.
 
     pyinfra's own operation tells a reboot by the uptime, which fails on a host that boots slower than it had been up.
     """
     before = _boot_id(each)
     if before is None:
         return "its boot identifier could not be read, so it was not rebooted"
+    if record is not None:
+        _record(each, record)
     failed_before = each.get_fact(FailedUnits)
     ran_before = _node_runs(each)
     way = connection.Way(each)
@@ -248,10 +299,16 @@ def _cannot_hand_over() -> str | None:
     return None
 
 
+def _digest(wish: Wish) -> str:
+    found = ask(host, Part("lines", KernelCommandLine), Part("kernels", InstalledKernels))
+    return attempt.digest(found["lines"], wish.arguments, wish.boards, found["kernels"])
+
+
 @deploy("Reboot when needed")
 def reboot_when_needed(node: Node, later: Later) -> None:
     """Reboot, or with ``reboot='never'`` say what is pending."""
     wish = wish_of(node)
+    forgotten(name="Forget a reboot that brought what it was for", reasons=later.reasons)
     if node.settings.reboot == "never":
         told(
             name="Say which reboot is pending",
@@ -260,7 +317,9 @@ def reboot_when_needed(node: Node, later: Later) -> None:
         )
     else:
         pending = partial(reasons, wish.arguments, wish.boards)
-        reboot_rolling(Errand(wish.timeout, pending, _cannot_hand_over, at_once=node.settings.reboot_batch), [])
+        digest = partial(_digest, wish)
+        errand = Errand(wish.timeout, pending, _cannot_hand_over, at_once=node.settings.reboot_batch, digest=digest)
+        reboot_rolling(errand, [])
 
 
 def reboot_rolling(errand: Errand, inputs: list[OperationMeta]) -> None:

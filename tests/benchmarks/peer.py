@@ -24,7 +24,7 @@ MOST_FORKS = 100
 # host, and no interpreter is looked for. It does not judge what it found, while our side does.
 _TASKS = {
     "pci": ("topology", "usage", "record", "binding"),
-    "boot": ("lines", "remapping", "modules", "stale_initramfs", "initramfs", "stale_menu", "reboot_required"),
+    "boot": ("lines", "remapping", "modules", "stale_initramfs", "initramfs", "reboot_required"),
     "units": ("units",),
     "podman": ("container", "secrets", "schema"),
 }

@@ -15,7 +15,16 @@ from tests.lab.run import pyinfra
 
 pytestmark = pytest.mark.soak
 ROLL = "tests/system/roll.py"
-BREAK = "/etc/default/grub.d/99-broken.cfg"
+# At each shutdown it takes the IOMMU from the menu, after everything was read back.
+BREAK = """[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=/bin/sed -i s/intel_iommu=on/intel_iommu=off/ /boot/grub/grub.cfg
+[Install]
+WantedBy=multi-user.target
+"""
+BROKEN = "broken-boot.service"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +41,7 @@ def fleet(registry: Path, say: Progress) -> Iterator[list[Machine]]:
 def test_a_host_that_does_not_come_back_right_stops_every_later_reboot(fleet: list[Machine], say: Progress) -> None:
     first = fleet[0]
     # Whatever is asked for, this host boots without an IOMMU.
-    first.ssh(f"echo 'GRUB_CMDLINE_LINUX_DEFAULT=\"$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=off\"' > {BREAK}")
+    first.ssh(f"cat >/etc/systemd/system/{BROKEN} <<'END'\n{BREAK}END\nsystemctl enable --now {BROKEN}", timeout=120)
     boots = [machine.boot_id() for machine in fleet]
     with step(say, "a rolling reboot of three hosts, the first one broken", takes="about three minutes"):
         run = pyinfra(fleet, "-y", deploy=ROLL)
@@ -46,7 +55,7 @@ def test_a_host_that_does_not_come_back_right_stops_every_later_reboot(fleet: li
 
 def test_once_it_is_repaired_it_reboots_alone_and_then_the_others_at_once(fleet: list[Machine], say: Progress) -> None:
     first, *others = (each.name for each in fleet)
-    fleet[0].ssh(f"rm {BREAK}")
+    fleet[0].ssh(f"systemctl disable --now {BROKEN}; update-grub", timeout=300)
     boots = [machine.boot_id() for machine in fleet]
     with step(say, "the broken host, repaired, and then two at once", takes="about four minutes"):
         run = pyinfra(fleet, "-y", "--data", "gevulot_reboot_batch=2", deploy=ROLL)

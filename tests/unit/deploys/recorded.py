@@ -275,6 +275,10 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         host.rebooted = True
         return ""
 
+    def boot_loader() -> str:
+        host.configured = f"{host.configured} {ARGUMENTS}"
+        return ""
+
     def line() -> list[str]:
         return [f"live {KERNEL} {ARGUMENTS if host.ready else ''}", f"configured {KERNEL} {host.configured}"]
 
@@ -291,6 +295,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         "pcibind-topology": Answer(lambda: topology(*(host.functions_after if host.ready else host.functions))),
         "pcibind-evidence": evidence(host.route),
         "/proc/cmdline": Answer(line),
+        re.compile("update-grub$|grubby --update"): Answer(boot_loader),
         "/proc/interrupts": "yes",
         "is-system-running": "running",
         "list-units --failed": Answer(lambda: host.failed_after if host.rebooted else ""),

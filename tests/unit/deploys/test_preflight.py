@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploys import settings
+from deploys import attempt, settings
 from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, lost_reach, release_of, request
 from deploys.settings import Settings
-from facts.kernel import MODULES, KernelModules
+from facts.attempt import Attempt, Attempts
+from facts.installed_kernels import Installed
+from facts.kernel import MARK, MODULES, KernelCommandLine, KernelModules
 from facts.platform import parse
 from pcibind import evidence_text, topology_text
 from pcibind.record import Record, RecordedBoard
@@ -54,6 +56,7 @@ def verdict(
     data_release: str | None = None,
     discovery: dict[str, str] | None = None,
     changes: dict[str, str | None] | None = None,
+    more: dict[str, Any] | None = None,
     **keys: Any,
 ) -> Verdict:
     state = HostState(
@@ -64,6 +67,7 @@ def verdict(
         record,
         data_release,
         discovery=discovery or {},
+        **(more or {}),
     )
     return judge(state, asked(**keys))
 
@@ -291,6 +295,49 @@ def test_a_host_without_supported_boards_is_warned_of() -> None:
 )
 def test_the_firmware_table_decides_the_kernel_arguments(table: str | None, arguments: tuple[str, ...]) -> None:
     assert verdict(changes={"iommu_table": table}).kernel_arguments == arguments
+
+
+LINES = KernelCommandLine().process(
+    ["live root=UUID=0a1b", "menu /boot/grub/grub.cfg", "file /boot/grub/grub.cfg", "|menuentry a {",
+     "|linux /boot/vmlinuz-6.99.0 root=UUID=0a1b quiet", "|}", "made quiet", "planned quiet gevulot.here"]
+)  # fmt: skip
+
+
+def test_an_argument_that_defeats_the_node_is_refused() -> None:
+    lines = replace(LINES, planned=("nointremap", MARK))
+    (refusal,) = verdict(more={"lines": lines}).refusals
+    assert "the kernel's argument nointremap defeats the node" in refusal
+
+
+def test_the_kernel_that_boots_next_is_judged_beside_the_one_that_runs() -> None:
+    kernels = Installed({"6.99.0": ("vhost_vsock",), "6.12.0": ()})
+    (refusal,) = verdict(more={"lines": LINES, "kernels": kernels}).refusals
+    assert "the next boot takes the kernel 6.99.0" in refusal
+    assert "vhost_vsock" in refusal
+
+
+def test_a_full_boot_is_refused_on_a_new_host_and_told_on_a_node() -> None:
+    full = Installed(images={"/boot/initrd.img-1": 90_000}, boot_free_kib=10_000)
+    assert "/boot has 9 MiB free" in verdict(more={"kernels": full}).refusals[0]
+    there = verdict(more={"kernels": full, "attempts": Attempts(deployed=True)})
+    assert (there.refusals, "/boot has 9 MiB free" in there.warnings[0]) == ((), True)
+
+
+def test_a_reboot_in_vain_is_refused_unless_no_reboot_is_allowed_or_a_board_changed() -> None:
+    wanted = ("intel_iommu=on", "iommu=pt")
+    boards = tuple(each.path for each in verdict().boards)
+    last = Attempt(
+        ("the kernel does not run with intel_iommu=on iommu=pt",), "today", attempt.digest(LINES, wanted, boards, None)
+    )
+    more = {"lines": LINES, "attempts": Attempts(True, last)}
+    assert "was for this and did not bring it" in verdict(more=more).refusals[0]
+    assert verdict(more=more, reboot="never").refusals == ()
+    assert verdict(more=more, functions=(*gpu(2, 1), NIC, NVME)).refusals == ()
+
+
+def test_a_second_whole_menu_of_grub_is_told() -> None:
+    two = replace(DEBIAN, boot=("grub", "grub-efi"))
+    assert any("/boot/efi/EFI/*/grub.cfg" in each for each in verdict(two, more={"lines": LINES}).warnings)
 
 
 def test_only_modules_that_need_loading_are_listed() -> None:

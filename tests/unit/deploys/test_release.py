@@ -116,7 +116,6 @@ def deployed(
         f"existing {EARLY_DONE}": r.Answer(lambda: "" if host.rebooted else EARLY_DONE),
         f"existing {handback.RUN}": r.Answer(lambda: "" if host.rebooted else [handback.RUN, EARLY_DONE]),
         "--compare": r.Answer(lambda: "same" if host.rebooted else "different"),
-        "lost a file": r.Answer(lambda: "" if host.rebooted else "/boot/grub/grub.cfg is older than /etc/default"),
         "-newercm": r.Answer(lambda: "" if host.rebooted else "/boot/initrd.img-6 is older than /etc/modprobe.d"),
         "systemctl show --timestamp=unix -p Id": r.Answer(shown),
         "^AutoUpdate=": "AutoUpdate=registry",
@@ -124,13 +123,13 @@ def deployed(
         'stat -c "path': ["path /var/lib/gevulot/key/node.key 600 root:root 32"],
     }
     other = {
-        "grub": original.DROP_IN,
+        "grub": original.DROP_INS[0],
         "initramfs-tools": "/etc/dracut.conf.d/pcibind.conf",
         "dracut": "/etc/initramfs-tools/hooks/pcibind",
     }
     absent = {other["initramfs-tools" if "update-initramfs" in distribution.tools else "dracut"]}
     absent |= set() if "update-grub" in distribution.tools else {other["grub"]}
-    for path in (*standstill.FILES, *original.MODULE_FILES, original.DROP_IN, *handback.FILES, handback.LIBRARIES[0]):
+    for path in (*standstill.FILES, *original.MODULE_FILES, *original.DROP_INS[:1], *handback.FILES, *DIRECTORIES):
         if path not in absent and path not in archived:
             answers |= file(path)
     return r.saying(answers, r.data(host, **({"reboot_timeout": 60} | settings)))

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
-from deploys.pending import added, left_over
+from deploys.arguments import added
+from deploys.pending import left_over
 from deploys.platforms import Family
 from deploys.settings import Settings
 from deploys.steps import differences, handback
 from deploys.steps.leaving import Leaving, relevant, tools_of
 from facts import platform
+from facts.attempt import RebootAttempts
 from facts.before import ArchivedFile, Before, FunctionBefore, Past
-from facts.grub import StaleMenu
-from facts.kernel import CommandLines
+from facts.installed_kernels import InstalledKernels
+from facts.kernel import CommandLines, KernelCommandLine
 from facts.paths import EmptyDirectories, Existing
 from facts.requests import BoardRequests
 from facts.unit import Unit
@@ -57,7 +59,7 @@ def test_a_deploys_arguments_are_those_that_were_not_there_before() -> None:
 
 def test_a_kernel_that_runs_with_what_is_configured_no_more_is_a_reason() -> None:
     assert left_over(CommandLines(ON, (OFF,)), OFF, False) == [
-        "the kernel runs with intel_iommu=on iommu=pt, which is configured no more"
+        "the kernel runs with intel_iommu=on iommu=pt, which is no longer configured"
     ]
 
 
@@ -229,7 +231,9 @@ def sh(command: str) -> subprocess.CompletedProcess[str]:
     [
         Before().command(directory="/var/lib/it's", traces=("/a b",)),
         ArchivedFile().command(archive="/a'b.tar", path="/etc/x"),
-        StaleMenu().command(),
+        KernelCommandLine().command(),
+        InstalledKernels().command(),
+        RebootAttempts().command(directory="/var/lib/it's"),
         Existing().command(paths=("/a'b",)),
         EmptyDirectories().command(directories=("/a'b",)),
         BoardRequests().command(),

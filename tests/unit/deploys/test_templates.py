@@ -46,7 +46,7 @@ VARIABLES: dict[str, dict[str, Any]] = {
     "etc/gevulot/pg_ident.conf": {},
     "etc/modprobe.d/nvidia.conf": {"nvidia_stays": False},
     "etc/modprobe.d/vfio.conf": {"models": []},
-    "etc/default/grub.d/90-gevulot.cfg": {"arguments": ("intel_iommu=on", "iommu=pt")},
+    "etc/default/grub.d/zz-gevulot.cfg": {"arguments": ("intel_iommu=on", "iommu=pt")},
     "usr/local/libexec/gevulot/migrate": {"options": ["--volume=/run/a:/run/b:ro,z", "--env=GEVULOT_DB_URL=c?d"]},
     "usr/local/libexec/gevulot/hand-over-key": {},
     ALLOW_VSOCK: {},
@@ -263,12 +263,28 @@ def test_models_are_given_to_vfio_only_on_request() -> None:
     assert keys(render("etc/modprobe.d/vfio.conf", models=models)) == ["options vfio-pci ids=10de:2684,10de:22ba"]
 
 
-def test_the_boot_loader_keeps_what_it_had() -> None:
-    script = render("etc/default/grub.d/90-gevulot.cfg") + 'echo "$GRUB_CMDLINE_LINUX_DEFAULT"\n'
-    done = subprocess.run(
-        ["sh"], input=f'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n{script}', capture_output=True, text=True, check=True
+@pytest.mark.parametrize(
+    ("others", "line"),
+    [
+        ({}, "ro|quiet intel_iommu=on iommu=pt"),
+        ({"hetzner.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="consoleblank=0"'}, "ro|consoleblank=0 intel_iommu=on iommu=pt"),
+        ({"zzz.cfg": "GRUB_CMDLINE_LINUX_DEFAULT=splash"}, "ro intel_iommu=on iommu=pt|splash"),
+        ({"zzz.cfg": "GRUB_CMDLINE_LINUX=rw"}, "rw|quiet intel_iommu=on iommu=pt"),
+        ({"zzz.cfg": "GRUB_TIMEOUT=5"}, "ro intel_iommu=on iommu=pt|quiet intel_iommu=on iommu=pt"),
+    ],
+)
+def test_the_boot_loader_keeps_what_it_had_and_ours_whatever_another_file_assigns(
+    tmp_path: Path, others: dict[str, str], line: str
+) -> None:
+    own = render("etc/default/grub.d/zz-gevulot.cfg").replace("/etc/default/grub.d", str(tmp_path))
+    for name, text in (others | {"zz-gevulot.cfg": own}).items():
+        (tmp_path / name).write_text(f"{text}\n")
+    # As grub-mkconfig does it.
+    script = (
+        f'set -e; GRUB_CMDLINE_LINUX=ro GRUB_CMDLINE_LINUX_DEFAULT=quiet; for x in {tmp_path}/*.cfg; do . "$x"; done; '
+        'echo "$GRUB_CMDLINE_LINUX|$GRUB_CMDLINE_LINUX_DEFAULT"'
     )
-    assert done.stdout == "quiet intel_iommu=on iommu=pt\n"
+    assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.strip() == line
 
 
 @pytest.mark.parametrize("path", [PROGRAM, ALLOW_VSOCK])

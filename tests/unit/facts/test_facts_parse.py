@@ -13,7 +13,7 @@ from pyinfra.api.exceptions import FactProcessError
 from facts.container import Container, State
 from facts.database import MIGRATIONS, TABLES, PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.initramfs import EARLY, LIST, Contents, InitramfsContents, StaleInitramfs
-from facts.kernel import CommandLines, InterruptRemapping, KernelCommandLine, KernelModules, Module, effective
+from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules, Module
 from facts.node import Entry, NodeParts
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage, Recorded
 from facts.platform import Host, Platform
@@ -71,53 +71,6 @@ def test_modules_are_files_built_in_or_missing() -> None:
     found = KernelModules().process(["vfio_pci built-in loaded", "vsock module -", "vfio_mdev missing -"])
     assert found["vfio_pci"] == Module("vfio_pci", "built-in", True)
     assert [found[name].exists for name in ("vfio_pci", "vsock", "vfio_mdev")] == [True, True, False]
-
-
-GRUB = [
-    "live BOOT_IMAGE=/boot/vmlinuz-6.12.41+deb13-amd64 root=UUID=0a1b ro quiet intel_iommu=on iommu=pt",
-    "menu root=UUID=0a1b ro  quiet",
-    "menu root=UUID=0a1b ro quiet intel_iommu=on",
-]
-
-
-def test_the_live_and_the_configured_command_lines_are_kept_apart() -> None:
-    assert KernelCommandLine().process(GRUB) == CommandLines(
-        ("BOOT_IMAGE=/boot/vmlinuz-6.12.41+deb13-amd64", "root=UUID=0a1b", "ro", "quiet", "intel_iommu=on", "iommu=pt"),
-        (("root=UUID=0a1b", "ro", "quiet"), ("root=UUID=0a1b", "ro", "quiet", "intel_iommu=on")),
-    )
-
-
-def test_entries_of_other_systems_and_of_memory_tests_do_not_count() -> None:
-    foreign = ["menu root=UUID=beef ro quiet", "menu console=ttyS0,115200", "menu"]
-    assert KernelCommandLine().process([*GRUB, *foreign]) == KernelCommandLine().process(GRUB)
-
-
-def test_all_entries_count_where_the_live_root_is_not_said() -> None:
-    found = KernelCommandLine().process(["live ro", "menu root=UUID=0a1b ro"])
-    assert found.configured == (("root=UUID=0a1b", "ro"),)
-
-
-def test_a_menu_that_is_older_than_its_source_is_stale() -> None:
-    assert KernelCommandLine().process([*GRUB, "stale"]).stale
-    assert not KernelCommandLine().process(GRUB).stale
-
-
-@pytest.mark.parametrize(
-    ("line", "holds"),
-    [
-        ("intel_iommu=on iommu=pt", True),
-        ("iommu=pt quiet intel_iommu=off intel_iommu=on", True),
-        ("intel_iommu=on iommu=pt intel_iommu=off", False),
-        ("intel_iommu=on,sm_on iommu=pt", False),
-        ("intel_iommu=on", False),
-        ("iommu=off intel_iommu=on iommu=pt", False),
-        ("intel_iommu=on iommu=pt iommu=off", False),
-        ("intel_iommu=on iommu=soft iommu=pt", True),
-        ("", False),
-    ],
-)
-def test_the_last_of_an_argument_wins(line: str, holds: bool) -> None:
-    assert effective(tuple(line.split()), ("intel_iommu=on", "iommu=pt")) is holds
 
 
 SYSTEMCTL = """Id=gevulot-node.service
@@ -301,7 +254,7 @@ def test_an_answer_that_makes_no_sense_fails_its_host_only(fact: FactBase[Any], 
     [
         Platform().process(DEBIAN),
         KernelModules().process(["vfio module -"])["vfio"],
-        KernelCommandLine().process(GRUB),
+        KernelCommandLine().process(["live ro root=UUID=1", "menu /boot/grub/grub.cfg", "configured ro"]),
         Units().process(SYSTEMCTL)["gevulot-node.service"],
         Container().process([json.dumps(INSPECTED)]),
         NodeParts().process(["groups kvm", "device /dev/kvm 660 root:kvm"]),

@@ -116,6 +116,8 @@ def test_of_many_images_those_are_read_that_may_boot_next(tmp_path: Path, capsys
     read = [line.removeprefix("image ") for line in said if line.startswith("image ")]
     assert set(read) == {f"{boot}/initrd.img-{RUNNING}", f"{boot}/initrd.img-99999.10-newest"}
     assert sum(line.startswith("holds ") for line in said) == 4
+    reader.main((RULE, "@0.1-old"), str(boot), str(modules))
+    assert f"image {boot}/initrd.img-0.1-old" in capsys.readouterr().out.splitlines()
 
 
 def test_other_layouts_a_damaged_image_and_a_kernel_without_one(

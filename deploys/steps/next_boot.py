@@ -1,0 +1,55 @@
+"""Before a reboot: what the boot loader will start is read back, with its kernel and its images. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import deploy, operation
+from pyinfra.api.command import PyinfraCommand
+
+from deploys import next_boot, remote
+from deploys.planning import is_planning
+from deploys.steps.begin import Node
+from facts.initramfs import InitramfsContents
+from facts.installed_kernels import InstalledKernels
+from facts.kernel import KernelCommandLine
+from facts.platform import Platform
+from facts.together import Part, ask
+
+
+@operation()
+def checked(arguments: tuple[str, ...], directory: str) -> Generator[PyinfraCommand | str, None, None]:
+    """Fail the host when its next boot would not bring what the node needs.
+
+    + arguments: kernel arguments that the entry which boots must have
+    + directory: the node's storage
+    """
+    if is_planning():
+        host.noop("nothing is changed by looking")
+        return
+    found = ask(
+        host,
+        Part("lines", KernelCommandLine),
+        Part("kernels", InstalledKernels),
+        Part("platform", Platform, {"directory": directory, "offered": False}),
+    )
+    problems = next_boot.problems(found["lines"], arguments, found["platform"], found["kernels"])
+    entry = found["lines"].boots
+    release = found["kernels"].release_of(entry.kernel) if entry else None
+    contents = host.get_fact(InitramfsContents, release=release)
+    problems += [f"after its rebuild, {each}. See what the generator printed." for each in contents.differences]
+    if problems:
+        yield remote.fail(f"not rebooted, because the next boot would be in vain: {' '.join(problems)}")
+    else:
+        host.noop("the next boot has what the node needs")
+
+
+@deploy("Check the next boot")
+def check_next_boot(node: Node) -> None:
+    if node.verdict.boards:
+        checked(
+            name="Read back what the boot loader will start",
+            arguments=node.verdict.kernel_arguments,
+            directory=node.settings.storage_directory,
+        )
