@@ -13,12 +13,12 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys import preflight
+from deploys import login, preflight
 from deploys.connection import send_at_once
 from deploys.platforms import Family
-from deploys.preflight import HostState, Verdict
+from deploys.preflight import HostState, Verdict, key, services, storage
 from deploys.settings import Settings, SettingsError, read_all
-from deploys.steps import key, vsock
+from deploys.steps import vsock
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
 from facts.kernel import MODULES, KernelCommandLine, KernelModules
@@ -96,7 +96,7 @@ def begin() -> Node:
     for warning in verdict.warnings:
         logger.warning(f"{host.print_prefix}{warning}")
     if verdict.family is not None and not verdict.refusals:
-        return Node(settings, verdict, verdict.family)
+        return Node(storage.without_links(settings, verdict.storage), verdict, verdict.family)
     judged.refusals[host.name] = verdict.refusals
     # Hosts are judged side by side, but a pool that is full of refused hosts would never come to the others.
     while judged.count < len(ctx_state.get().active_hosts) and time.monotonic() - judged.latest < _PATIENCE:
@@ -107,6 +107,8 @@ def begin() -> Node:
 
 
 def _judge(settings: Settings) -> Verdict:
+    if problem := login.trouble(host):
+        return Verdict((problem,), ())
     profile = (settings.seccomp_profile,) if settings.seccomp_profile else ()
     found = ask(
         host,
@@ -117,6 +119,7 @@ def _judge(settings: Settings) -> Verdict:
         Part("record", PciRecord),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         Part("lines", KernelCommandLine),
+        *services.parts(settings),
         Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
         Part(
             "listened",
@@ -127,7 +130,7 @@ def _judge(settings: Settings) -> Verdict:
         *((Part("profile", Existing, {"paths": profile}),) if profile else ()),
     )
     if found["platform"] is None:
-        raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
+        return Verdict(("the platform could not be read; see the error above.",), ())
     state = HostState(
         platform=found["platform"],
         modules=found["modules"],
@@ -138,6 +141,7 @@ def _judge(settings: Settings) -> Verdict:
         lines=found["lines"],
         discovery=found.get("discovery", {}),
         listened=found["listened"],
+        services=services.Services.of(found),
     )
     verdict = preflight.judge(state, settings)
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))

@@ -1,0 +1,88 @@
+"""Whether the login reaches the host as root, with the text of commands unchanged. Everything else is asked by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from facts.untrusted import printable
+
+# What a command must survive: several lines, both quotes, a dollar sign, a backslash and a star.
+_TEXT = "'\"' $HOME \\n *"
+_QUOTED = "'\\''\"'\\'' $HOME \\n *"
+PROBE = f"printf '%s\\n' login-begins\nid -u\nprintf '%s\\n' '{_QUOTED}' login-ends"
+ANSWER = ("login-begins", "0", _TEXT, "login-ends")
+_SHELLS = (None, "sh", "/bin/sh", "bash", "/bin/bash", "/usr/bin/bash", "dash", "/bin/dash")
+# pyinfra's keys by which a host's data says how commands are run, with the value that changes nothing.
+_KEYS: Mapping[str, Any] = {
+    "_shell_executable": "sh",
+    "_chdir": None,
+    "_sudo": False,
+    "_sudo_user": None,
+    "_su_user": None,
+    "_use_su_login": False,
+    "_su_shell": None,
+    "_doas": False,
+    "_doas_user": None,
+    "_dzdo": False,
+    "_dzdo_user": None,
+}
+
+
+def refused_key(arguments: Mapping[str, Any]) -> str | None:
+    """Why a connection setting cannot be used, whatever the host is."""
+    if arguments.get("_use_sudo_login"):
+        return (
+            "_use_sudo_login is True, and `sudo -i` removes the line ends of commands; expected False. Remove the key "
+            "(or USE_SUDO_LOGIN of config.py): _sudo alone is enough."
+        )
+    shell = arguments.get("_shell_executable", "sh")
+    if shell not in _SHELLS:
+        return f"_shell_executable is {shell!r}; expected a POSIX shell such as 'sh'. Remove the key."
+    return None
+
+
+def refusal(success: bool, output: list[str], arguments: Mapping[str, Any], user: str) -> str | None:
+    """Why this answer to the probe keeps the host from being deployed; ``None`` for a login that can be used."""
+    keys = ", ".join(f"{key}={arguments[key]!r}" for key, usual in _KEYS.items() if arguments.get(key, usual) != usual)
+    lines = [line.rstrip("\r") for line in output if line.strip()]
+    if tuple(lines) == ANSWER and success:
+        return None
+    begin = lines.index(ANSWER[0]) if ANSWER[0] in lines else None
+    last = printable(lines[-1], 200) if lines else "nothing"
+    if begin is None:
+        return _without_shell(last, keys, user)
+    answer = lines[begin : begin + len(ANSWER)]
+    if len(answer) == len(ANSWER) and answer[0] == ANSWER[0] and answer[2:] == list(ANSWER[2:]) and answer[1] != "0":
+        number = printable(answer[1], 20)
+        return (
+            f"commands run as {user if not keys else 'the account'} number {number} instead of root"
+            f"{f' ({keys})' if keys else ''}; expected root. Set '_sudo': True beside ssh_user, or ssh_user to 'root'."
+        )
+    if tuple(answer) == ANSWER:
+        noise = [line for line in (*lines[:begin], *lines[begin + len(ANSWER) :])]
+        return (
+            f"the login prints text of its own around each command ({printable(noise[0], 100)!r}); expected none. Let "
+            "the account's start files, such as ~/.bashrc, print only in interactive shells."
+        )
+    return (
+        f"the login changes the text of commands{f' ({keys})' if keys else ''}; expected it as it was sent. Remove the "
+        "keys that say how commands are run, or log in with an account whose shell is /bin/bash."
+    )
+
+
+def _without_shell(last: str, keys: str, user: str) -> str:
+    if "password is required" in last or "interactive authentication is required" in last:
+        return (
+            f"sudo asks for a password ({last!r}); expected none, or '_sudo_password' in the host's data. Set it, or "
+            "allow the account to use sudo without one (NOPASSWD in /etc/sudoers)."
+        )
+    if any(word in last for word in ("sudo:", "su:", "doas:", "dzdo:")) or last.startswith("sh: "):
+        return (
+            f"commands cannot be run as root{f' ({keys})' if keys else ''}: {last!r}; expected that they can. Correct "
+            "that on the host, or log in as root (ssh_user)."
+        )
+    return (
+        f"the login of {user} does not run commands{f' ({keys})' if keys else ''}: it printed {last!r}; expected a "
+        "shell. Log in with an account whose shell is /bin/bash or /bin/sh, without a forced command."
+    )
