@@ -37,11 +37,10 @@ for place in /etc/containers/systemd /run/containers/systemd /usr/share/containe
     echo "also $name.service $file"; volumes "$name.service" "$file"; done
 done
 if command -v podman >/dev/null; then
-  for name in gevulot-node gevulot-postgres; do
-    timeout 10 podman container inspect --format "container {{.Name}} {{.State.Status}} \
+  timeout 15 podman container inspect --format "container {{.Name}} {{.State.Status}} \
 {{index .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}{{range .Mounts}}
-mounted {{.Destination}} {{.Source}}{{end}}" "$name" 2>/dev/null; done
-  timeout 10 podman volume ls --format '{{.Name}} {{.Mountpoint}}' 2>/dev/null | grep -i gevulot |
+mounted {{.Destination}} {{.Source}}{{end}}" gevulot-node gevulot-postgres 2>/dev/null
+  timeout 15 podman volume ls --format '{{.Name}} {{.Mountpoint}}' 2>/dev/null | grep -i gevulot |
     while read -r name place; do
       [ -e "$place/PG_VERSION" ] && echo "data $name $place/ database"
       [ -e "$place/data/PG_VERSION" ] && echo "data $name $place/data/ database"

@@ -11,28 +11,28 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts.untrusted import printable
 
-# Podman 5.4.2 ends with 0 and prints nothing when the file with the data is no JSON, and with 125 when one secret's
-# data are missing. So a secret is readable when its identifier is printed. Of others one is tried: what is wrong with
-# the file as a whole shows in each.
+# Podman 5.4.2 ends with 0 and prints nothing when the file with the data is no JSON, and says "no such secret" when one
+# secret's data are missing. So a secret is readable when its name is printed again. Of others one is tried: what is
+# wrong with the file as a whole shows in each.
 _COMMAND = r"""
-root=; find_root() { root=$(timeout 20 podman info --format '{{.Store.GraphRoot}}' 2>/dev/null); }
-readable() { [ -n "$(timeout 20 podman secret inspect --showsecret --format '{{.ID}}' "$1" 2>/dev/null)" ]; }
 said() { timeout 20 podman secret "$@" 2>&1 >/dev/null | tail -n1; }
+inspect() { timeout 20 podman secret inspect --showsecret --format '{{.Spec.Name}}' "$@"; }
+has() { printf '%s\n' "$1" | grep -qFx -- "$2"; }
 if listed=$(timeout 20 podman secret ls --format '{{.Name}} {{.Driver}}' 2>/dev/null); then
-  for name; do
-    if printf '%s\n' "$listed" | cut -d' ' -f1 | grep -qFx -- "$name"; then
-      readable "$name" || { find_root; echo "damaged $name $(said inspect --showsecret --format '{{.ID}}' "$name")"; }
-    fi; done
+  names=$(printf '%s\n' "$listed" | sed 's/ .*//')
+  ours=; for name; do ! has "$names" "$name" || ours="$ours $name"; done
   other=$(printf '%s\n' "$listed" | sed -n 's/ file$//p' | while read -r name; do
     case " $* " in *" $name "*) ;; *) echo "$name"; break ;; esac; done)
-  if [ -n "$other" ] && ! readable "$other"; then
-    timeout 20 podman secret inspect --showsecret "$other" >/dev/null 2>&1 &&
-      { find_root; echo "damaged $other its data is no JSON"; }; fi
-  printf '%s\n' "$listed" | sed -n 's/^\([^ ]\{1,\}\) .*/listed \1/p'
+  [ -z "$ours$other" ] || readable=$(inspect $ours $other 2>/dev/null)
+  for name in $ours; do
+    has "$readable" "$name" || echo "damaged $name $(inspect "$name" 2>&1 >/dev/null | tail -n1)"; done
+  if [ -n "$other" ] && ! has "$readable" "$other" && inspect "$other" >/dev/null 2>&1; then
+    echo "damaged $other its data is no JSON"; fi
+  printf '%s\n' "$names" | sed -n 's/^./listed &/p'
 else
-  find_root; echo "unreadable $(said ls)"
-fi
-echo "root $root"
+  echo "unreadable $(said ls)"
+fi | { answer=$(cat); printf '%s\n' "$answer"; case $answer in *damaged\ * | unreadable\ *)
+  echo "root $(timeout 20 podman info --format '{{.Store.GraphRoot}}' 2>/dev/null)" ;; esac; }
 echo end
 """
 

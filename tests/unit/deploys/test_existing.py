@@ -170,8 +170,8 @@ def test_every_template_has_the_text_by_which_its_file_is_known(name: str, path:
 
 PODMAN = r"""#!/bin/sh
 case "$1 $2" in
-"container inspect") for name; do :; done; [ "$name" = gevulot-node ] || exit 125
-  printf 'container gevulot-node running gevulot-node.service\nmounted /var/lib/gevulot /srv/node\n' ;;
+"container inspect")
+  printf 'container gevulot-node running gevulot-node.service\nmounted /var/lib/gevulot /srv/node\n'; exit 125 ;;
 "volume ls") echo "gevulot-db $VOLUME" ;;
 esac
 """

@@ -17,10 +17,14 @@ PODMAN = r"""#!/bin/sh
 case "$1 $2" in
 "secret ls") [ ! -e "$STORE/broken" ] || { echo "Error: invalid character 'b'" >&2; exit 125; }
   for file in "$STORE"/secret.*; do [ -e "$file" ] && echo "${file##*secret.} file"; done; exit 0 ;;
-"secret inspect") for name; do :; done
+"secret inspect")
+  case "$*" in "secret inspect --showsecret --format {{.Spec.Name}} "*) ;; *) cat "$STORE"/secret.* ;; esac
   [ ! -e "$STORE/no-json" ] || exit 0
-  [ -s "$STORE/secret.$name" ] || { echo "Error: inspecting secret: 0a1b: no such secret" >&2; exit 125; }
-  case "$*" in *'{{.ID}}'*) echo 0a1b ;; *) cat "$STORE/secret.$name" ;; esac ;;
+  shift 5; code=0
+  for name; do
+    if [ -s "$STORE/secret.$name" ]; then echo "$name"
+    else echo "Error: inspecting secret: 0a1b: no such secret" >&2; code=125; fi; done
+  exit $code ;;
 "info --format") echo /srv/storage ;;
 esac
 """
