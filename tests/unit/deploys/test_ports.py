@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import subprocess
+import sys
 from ipaddress import ip_address
 from typing import Any
 
@@ -160,3 +164,45 @@ def test_a_name_collides_with_what_it_may_mean() -> None:
     assert not collides("localhost", listener(1, "192.0.2.1"))
     assert collides("gpu1.example.net", listener(1, "192.0.2.1"))
     assert not collides("gpu1.example.net", listener(1, "127.0.0.1"))
+
+
+# --- the fact, on this machine
+
+
+def asked_of_this_machine(port: int) -> list[Listener]:
+    command = Listeners().command((port,), ("gevulot-node.service",))
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return Listeners().process(done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("place", _PLACES)
+def test_a_program_that_listens_is_found_with_its_address_and_its_process(place: str) -> None:
+    try:
+        opened = _open(place, 0)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with opened:
+        (one,) = asked_of_this_machine(opened.getsockname()[1])
+    address = ip_address(place.removesuffix(" alone"))
+    assert one.address == (getattr(address, "ipv4_mapped", None) or address)
+    assert (one.pid, bool(one.program), one.ours) == (os.getpid(), True, False)
+    if address.is_unspecified and shutil.which("ss"):
+        assert one.both != place.endswith(" alone")
+
+
+def test_a_port_that_nobody_listens_on_has_no_listener() -> None:
+    with _open("127.0.0.1", 0) as opened:
+        port = opened.getsockname()[1]
+    assert asked_of_this_machine(port) == []
+
+
+@pytest.mark.kernel
+def test_a_program_in_another_network_namespace_does_not_count() -> None:
+    program = "import socket, time; s = socket.create_server(('', 9999)); print(flush=True); time.sleep(60)"
+    with subprocess.Popen(["unshare", "--net", sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = asked_of_this_machine(9999)
+        process.kill()
+    assert found == []
