@@ -97,13 +97,13 @@ def _network(text: Any) -> Any:
     return network
 
 
-def _directory(path: str) -> str:
+def directory(path: str) -> str:
     if not _DIRECTORY.fullmatch(path) or {".", ".."} & set(path.split("/")):
         raise ValueError("expected an absolute path of plain characters, such as '/var/lib/gevulot'")
     return path
 
 
-def _own_directory(path: str) -> str:
+def own_directory(path: str) -> str:
     """A directory whose owner and mode are ours to set: never one that other programs or people know."""
     top, *below = path.strip("/").split("/")
     theirs = (
@@ -175,8 +175,8 @@ def _passphrase(value: SecretStr) -> SecretStr:
 
 Board = Annotated[str, AfterValidator(_board)]
 Listen = Annotated[str, AfterValidator(_listen)]
-Directory = Annotated[str, AfterValidator(_directory)]
-OwnDirectory = Annotated[str, AfterValidator(_directory), AfterValidator(_own_directory)]
+Directory = Annotated[str, AfterValidator(directory)]
+OwnDirectory = Annotated[str, AfterValidator(directory), AfterValidator(own_directory)]
 Reachable = Annotated[Listen, AfterValidator(_reachable)]
 LoopbackListen = Annotated[Listen, AfterValidator(_loopback)]
 Image = Annotated[str, AfterValidator(_image)]

@@ -13,8 +13,9 @@ from deploys.connection import prepare
 from deploys.fleet.judgement import judge
 from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity, down
+from deploys.preflight import key
 from deploys.settings import Settings, SettingsError, read_without_secrets
-from deploys.steps import access, key
+from deploys.steps import access
 from facts.access import AccessList
 from facts.activity import NodeActivity
 from facts.container import Container

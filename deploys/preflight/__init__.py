@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from deploys.arguments import KERNEL_ARGUMENTS
 from deploys.preflight.boards import judge_boards, nvidia_stays, request
-from deploys.preflight.database import judge_data
+from deploys.preflight.database import judge_data, judge_image
 from deploys.preflight.kernel_line import ids_argument, judge_attempt, judge_kernels, judge_lines
 from deploys.preflight.network import judge_discovery, judge_peers, lost_reach
 from deploys.preflight.packages import judge_packages
 from deploys.preflight.platform import NFTABLES_MODULES, judge_modules, judge_nftables, judge_platform, release_of
+from deploys.preflight.services import judge_services
 from deploys.preflight.state import HostState
 from deploys.preflight.verdict import Findings, Verdict
 from deploys.settings import Settings
@@ -39,7 +40,9 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     judge_packages(state, found)
     judge_peers(settings, found)
     judge_discovery(state.discovery, found)
+    judge_image(settings, found)
     judge_data(state.data_release, settings, found)
+    judge_services(state.services, settings, state.data_release, found)
     boards = judge_boards(state, settings, config, found)
     stays = nvidia_stays(state.topology, boards)
     if stays:
@@ -63,4 +66,6 @@ def judge(state: HostState, settings: Settings) -> Verdict:
         models=models,
         modules=present,
         nvidia_stays=stays,
+        storage=state.services.storage,
+        failed_before=state.services.failed,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from deploys.preflight.services import Services
 from facts.attempt import Attempts
 from facts.installed_kernels import Installed
 from facts.kernel import CommandLines, Module
@@ -22,7 +23,8 @@ class HostState:
     board in it is followed by its identity, wherever its address has gone. ``data_release`` is the release of the
     Postgres data that the host already has, ``lines`` are the kernel's arguments as they are, ``discovery`` what came
     of each of gevulot_p2p_discovery, ``listened`` the address at which the node listens until this run, ``kernels``
-    those that the host could boot, ``attempts`` what an earlier run rebooted it for.
+    those that the host could boot, ``attempts`` what an earlier run rebooted it for, ``services`` what there is where
+    the node's services are to be.
     """
 
     platform: Host
@@ -38,3 +40,4 @@ class HostState:
     held_packages: Sequence[str] = ()
     kernels: Installed | None = None
     attempts: Attempts = field(default_factory=Attempts)
+    services: Services = field(default_factory=Services)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from deploys.platforms import Family
+from facts.storage import Storage
 from pcibind.model import Board
 from pcibind.request import Config
 
@@ -31,3 +32,6 @@ class Verdict:
     models: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     nvidia_stays: bool = False
+    storage: Storage | None = None
+    # Units of others that had failed before the run.
+    failed_before: tuple[str, ...] = ()

@@ -1,11 +1,13 @@
 # The node's identity, made once.
 #
 # node_key.sh state KEY_DIRECTORY FINGERPRINT LEGACY
-#   prints one word: ok, missing, unrecorded, lost, changed, size, mode or legacy
+#   prints one word: ok, missing, unrecorded, lost, changed, size, mode, dangling, legacy or legacy-size
 # node_key.sh make KEY_DIRECTORY FINGERPRINT LEGACY IMAGE
 #   makes the key with the node's own image, unless there is one, and records its fingerprint
 # node_key.sh record KEY_DIRECTORY FINGERPRINT LEGACY
 #   records the fingerprint of a key that is there
+# node_key.sh adopt KEY_DIRECTORY FINGERPRINT LEGACY IMAGE
+#   copies the key from where the install guide put it, unless the image carries it, and records its fingerprint
 # node_key.sh public KEY_DIRECTORY FINGERPRINT LEGACY IMAGE
 #   has the image show the key's public part, and keeps that beside the fingerprint
 #
@@ -20,14 +22,17 @@ sum() { sha256sum <"$1" | cut -d' ' -f1; }
 
 state() {
   if [ -e "$key" ]; then
-    if [ "$(stat -c %s "$key")" != 32 ]; then echo size
+    if [ ! -f "$key" ] || [ "$(stat -L -c %s "$key")" != 32 ]; then echo size
     elif [ ! -s "$fingerprint" ]; then echo unrecorded
     elif [ "$(cat "$fingerprint")" != "$(sum "$key")" ]; then echo changed
-    elif [ "$(stat -c %a:%u "$key")" != 600:0 ]; then echo mode
+    elif [ "$(stat -L -c %a:%u "$key")" != 600:0 ]; then echo mode
     else echo ok
     fi
-  elif [ -s "$fingerprint" ]; then echo lost
-  elif [ -e "$legacy" ]; then echo legacy
+  elif [ -L "$key" ]; then echo dangling
+  elif [ -s "$fingerprint" ]; then
+    if [ -f "$legacy" ] && [ "$(cat "$fingerprint")" = "$(sum "$legacy")" ]; then echo legacy; else echo lost; fi
+  elif [ -e "$legacy" ] || [ -L "$legacy" ]; then
+    if [ -f "$legacy" ] && [ "$(stat -L -c %s "$legacy")" = 32 ]; then echo legacy; else echo legacy-size; fi
   else echo missing
   fi
 }
@@ -52,6 +57,29 @@ shown() {
     public_in || true
 }
 
+# Every copy of the image carries a key.
+baked() {
+  container=$(podman create --replace --name=gevulot-key-check "$1" run) || return
+  podman cp "$container:/var/lib/gevulot/node.key" - 2>/dev/null | tar -xO 2>/dev/null | sha256sum | cut -d' ' -f1 || true
+  podman rm "$container" >/dev/null
+}
+
+fresh_directory() {
+  mkdir -p "$directory"
+  chmod 700 "$directory"
+  rm -rf "$directory/new"
+  mkdir "$directory/new"
+}
+
+# A link never overwrites.
+install_new() {
+  chmod 600 "$directory/new/node.key"
+  sync "$directory/new/node.key"
+  ln "$directory/new/node.key" "$key"
+  sync "$directory"
+  record
+}
+
 keep() {
   printf '%s\n' "$1" >"$kept.new"
   chmod 644 "$kept.new"
@@ -61,6 +89,17 @@ keep() {
 case $verb in
 state) state ;;
 record) record ;;
+adopt)
+  [ "$(state)" = legacy ] || { echo "the key's state is $(state), so none is taken over" >&2; exit 1; }
+  fresh_directory
+  cp "$legacy" "$directory/new/node.key"
+  carried=$(baked "$5")
+  if [ "$carried" = "$(sum "$directory/new/node.key")" ]; then
+    echo "$legacy is the key that every copy of the image $5 carries, so it is public; move it away and run again" >&2
+    exit 1
+  fi
+  install_new
+  ;;
 public)
   public=$(shown "$5")
   [ -n "$public" ] || { echo "the image $5 does not show the public key of $key; expected 130 hexadecimal digits" >&2; exit 1; }
@@ -69,26 +108,16 @@ public)
 make)
   [ "$(state)" = missing ] || { echo "the key's state is $(state), so none is made" >&2; exit 1; }
   image=$5
-  mkdir -p "$directory"
-  chmod 700 "$directory"
   # A mount over /var/lib/gevulot hides the key that every copy of the image carries.
-  rm -rf "$directory/new"
-  mkdir "$directory/new"
+  fresh_directory
   said=$(podman run --rm --network=none --volume "$directory/new:/var/lib/gevulot:z" "$image" generate node-key)
   [ "$(stat -c %s "$directory/new/node.key")" = 32 ] || { echo "the image made a key that is not 32 bytes long" >&2; exit 1; }
-  container=$(podman create --replace --name=gevulot-key-check "$image" run)
-  baked=$(podman cp "$container:/var/lib/gevulot/node.key" - 2>/dev/null | tar -xO 2>/dev/null | sha256sum | cut -d' ' -f1) || true
-  podman rm "$container" >/dev/null
-  if [ "$baked" = "$(sum "$directory/new/node.key")" ]; then
+  carried=$(baked "$image")
+  if [ "$carried" = "$(sum "$directory/new/node.key")" ]; then
     echo "the image gave its own built-in key, which is public; expected a new one" >&2
     exit 1
   fi
-  chmod 600 "$directory/new/node.key"
-  sync "$directory/new/node.key"
-  # A link never overwrites.
-  ln "$directory/new/node.key" "$key"
-  sync "$directory"
-  record
+  install_new
   public=$(printf '%s\n' "$said" | public_in) || true
   [ -n "$public" ] || public=$(shown "$image")
   [ -z "$public" ] || keep "$public"

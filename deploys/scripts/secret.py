@@ -88,4 +88,8 @@ def main(verb: str, name: str, source: str) -> None:
     print(remove(verb, name) if source == "none" else write(verb, name, source))
 
 
-main(*sys.argv[1:])
+try:
+    main(*sys.argv[1:])
+except subprocess.CalledProcessError as error:
+    # Podman's own words stand above.
+    sys.exit(f"`podman {' '.join(error.cmd[1:3])}` of {sys.argv[2]} ended with {error.returncode}; expected 0.")

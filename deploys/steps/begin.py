@@ -13,12 +13,12 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys import execution, heartbeat, preflight
+from deploys import execution, heartbeat, login, preflight
 from deploys.connection import prepare
 from deploys.platforms import Family
-from deploys.preflight import HostState, Verdict
+from deploys.preflight import HostState, Verdict, key, services, storage
 from deploys.settings import Settings, SettingsError, read_all
-from deploys.steps import key, vsock
+from deploys.steps import vsock
 from deploys.steps.packages import PACKAGES
 from facts.attempt import RebootAttempts
 from facts.database import PostgresDataRelease
@@ -101,7 +101,7 @@ def begin() -> Node:
     for warning in verdict.warnings:
         logger.warning(f"{host.print_prefix}{warning}")
     if verdict.family is not None and not verdict.refusals:
-        return Node(settings, verdict, verdict.family)
+        return Node(storage.without_links(settings, verdict.storage), verdict, verdict.family)
     judged.refusals[host.name] = verdict.refusals
     # Hosts are judged side by side, but a pool that is full of refused hosts would never come to the others.
     while judged.count < len(ctx_state.get().active_hosts) and time.monotonic() - judged.latest < _PATIENCE:
@@ -112,6 +112,8 @@ def begin() -> Node:
 
 
 def _judge(settings: Settings) -> Verdict:
+    if problem := login.trouble(host):
+        return Verdict((problem,), ())
     profile = (settings.seccomp_profile,) if settings.seccomp_profile else ()
     found = ask(
         host,
@@ -125,6 +127,7 @@ def _judge(settings: Settings) -> Verdict:
         Part("held_packages", HeldPackages, {"packages": PACKAGES["apt"]}),
         Part("kernels", InstalledKernels),
         Part("attempts", RebootAttempts),
+        *services.parts(settings),
         Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
         Part(
             "listened",
@@ -135,7 +138,7 @@ def _judge(settings: Settings) -> Verdict:
         *((Part("profile", Existing, {"paths": profile}),) if profile else ()),
     )
     if found["platform"] is None:
-        raise Refused(f"{host.name}: the platform could not be read; no host was changed. See the error above.")
+        return Verdict(("the platform could not be read; see the error above.",), ())
     state = HostState(
         platform=found["platform"],
         modules=found["modules"],
@@ -149,6 +152,7 @@ def _judge(settings: Settings) -> Verdict:
         held_packages=found["held_packages"],
         kernels=found["kernels"],
         attempts=found["attempts"],
+        services=services.Services.of(found),
     )
     verdict = preflight.judge(state, settings)
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))

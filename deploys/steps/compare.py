@@ -75,7 +75,9 @@ def _read(leaving: Leaving) -> list[Check]:
         *([differences.menu(next_boot.outdated(lines))] if leaving.family.boot == "grub" else []),
         *differences.units(host.get_fact(Units, units=names), names),
         *differences.files([path for path in there if path not in archived], archived),
-        differences.system(state, host.get_fact(FailedUnits) if state != "running" else [], past.system_state),
+        differences.system(
+            state, host.get_fact(FailedUnits) if state != "running" else [], past.system_state, leaving.failed_before
+        ),
         _key(leaving),
     ]
     if others:

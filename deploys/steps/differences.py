@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
+from deploys import failures
 from deploys.arguments import added
 from deploys.checks import Check
 from facts.before import FunctionBefore, Past
@@ -154,11 +155,11 @@ def menu(outdated: list[str]) -> Check:
     return Check("GRUB's menu", outdated[0] if outdated else "as /etc/default/grub says", not outdated, "up to date")
 
 
-def system(state: str, failed: list[str], before: str) -> Check:
-    """A host that was degraded before may be so again."""
-    return Check(
-        "system", f"{state}{': ' if failed else ''}{', '.join(failed)}", state in ("running", before), "running"
-    )
+def system(state: str, failed: list[str], recorded: str, before: Iterable[str]) -> Check:
+    """A host that was degraded before its first deploy, or before the release by units of others, may be so again."""
+    if state == recorded:
+        return Check("system", f"{state}{': ' if failed else ''}{', '.join(failed)}", True, "running")
+    return failures.check(state, failed, before)
 
 
 def stays(storage: str) -> list[str]:

@@ -12,7 +12,7 @@ from pyinfra.api import State
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys import execution, heartbeat
+from deploys import execution, heartbeat, login
 from deploys.connection import prepare
 from deploys.pending import left_over
 from deploys.platforms import Family, Unsupported, family_of, generator_of
@@ -23,6 +23,7 @@ from deploys.steps.before import ARCHIVE, RECORD, STATE_DIRECTORY
 from deploys.steps.begin import Refused
 from deploys.steps.passthrough import LIBRARY
 from facts.before import Before, Past
+from facts.failures import FailuresBefore
 from facts.kernel import KernelCommandLine
 from facts.paths import Existing
 from facts.pci import PciTopology
@@ -55,6 +56,8 @@ class Leaving:
     past: Past
     others: tuple[str, ...]
     requested: frozenset[Selector]
+    # Units of others that had failed before the release.
+    failed_before: tuple[str, ...] = ()
     unit_inputs: list[OperationMeta] = field(default_factory=list)
     board_inputs: list[OperationMeta] = field(default_factory=list)
     initramfs_inputs: list[OperationMeta] = field(default_factory=list)
@@ -126,6 +129,8 @@ def begin_release() -> Leaving | None:
     settings = _settings_of_this_run()[host.name]
     prepare(host)
     heartbeat.of_run(host.state)
+    if problem := login.trouble(host):
+        raise _refused(problem)
     remains = host.get_fact(Before, directory=STATE_DIRECTORY, traces=_TRACES)
     platform = host.get_fact(Platform, directory=settings.storage_directory)
     if remains is None or platform is None:
@@ -160,7 +165,7 @@ def begin_release() -> Leaving | None:
             "deploy; only the boards of the node are given back. The kernel arguments go: what else needs an IOMMU "
             "has to ask for it by itself."
         )
-    return Leaving(settings, family, past, others, requested)
+    return Leaving(settings, family, past, others, requested, host.get_fact(FailuresBefore))
 
 
 def _refused(reason: str) -> Refused:

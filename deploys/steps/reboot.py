@@ -18,7 +18,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host, ctx_state
 
-from deploys import attempt, connection, heartbeat, remote
+from deploys import attempt, connection, failures, heartbeat, remote
 from deploys.planning import will_follow
 from deploys.steps.begin import Node
 from deploys.steps.later import Later, Wish, reasons, wish_of
@@ -282,6 +282,7 @@ def _came_back_wrong(each: Host, errand: Errand, failed_before: list[str], secon
         return f"systemctl is-system-running says {system}; expected running"
     failed = [unit for unit in each.get_fact(FailedUnits) if unit not in failed_before]
     if failed:
+        remote.run(each, failures.remember(failed), timeout=60)
         _, said = remote.run(each, f"journalctl -b _SYSTEMD_UNIT={failed[0]} -n 30 -o cat --no-pager", timeout=60)
         words = "\n    ".join(said)
         return f"units failed that had not before: {', '.join(failed)}. {failed[0]} said:\n    {words}"

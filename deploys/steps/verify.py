@@ -12,12 +12,24 @@ from pyinfra import host, logger
 from pyinfra.api import Host, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys import activity, checks, connection, diagnosis, forward, outside, qmp, remote, scripts, virtual_machine
+from deploys import (
+    activity,
+    checks,
+    connection,
+    diagnosis,
+    failures,
+    forward,
+    outside,
+    qmp,
+    remote,
+    scripts,
+    virtual_machine,
+)
 from deploys.checks import Check
 from deploys.planning import DECIDED_LATER, is_planning
-from deploys.preflight import Verdict
+from deploys.preflight import Verdict, key
 from deploys.settings import Settings
-from deploys.steps import access, firewall, gevulot, key, postgres, vsock
+from deploys.steps import access, firewall, gevulot, postgres, vsock
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
 from facts.activity import Activity, NodeActivity
@@ -62,7 +74,7 @@ def verified(node: Node, later: Later) -> Generator[PyinfraCommand | str, None, 
     wrong = [check for check in found if check.ok is False]
     if not wrong:
         # Of this boot only, so that it changes nothing that lasts; deploys/status.py shows when it was.
-        remote.run(host, f"mkdir -p {posixpath.dirname(MARK)} && touch {MARK}")
+        remote.run(host, f"mkdir -p {posixpath.dirname(MARK)} && touch {MARK}; {failures.remember(())}")
     if wrong:
         yield remote.fail(
             f"{len(wrong)} of {len(found)} checks failed; first: {wrong[0].what} is {wrong[0].found}, expected "
@@ -86,6 +98,8 @@ def _read(host: Host, node: Node) -> list[Check]:
         *(("pcibind.service",) if boards else ()),
     )
     failed = seen["failed"] if system != "running" else []
+    if caused := failures.new_failures(failed, verdict.failed_before):
+        remote.run(host, failures.remember(caused))
     found = []
     if verdict.boards:
         found += checks.kernel(seen["lines"], verdict.kernel_arguments, seen["remapping"])
@@ -116,9 +130,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     if settings.verify_virtual_machine and not settings.no_execution and trouble is None:
         qemu = settings.qemu_path or "qemu-system-x86_64"
         found += virtual_machine.checks(host.get_fact(VirtualMachine, container="gevulot-node", qemu=qemu), boards)
-    found.append(
-        Check("system", f"{system}{': ' if failed else ''}{', '.join(failed)}", system == "running", "running")
-    )
+    found.append(failures.check(system, failed, verdict.failed_before))
     found.append(checks.peers(seen["firewall"], settings))
     found.append(qmp.check(seen["firewall"], settings, units.get(gevulot.UNIT)))
     found += checks.saved_rules(seen["firewall"])

@@ -25,8 +25,9 @@ from pathlib import Path
 from shlex import quote
 
 from deploys import preflight, scripts
+from deploys.preflight import key
 from deploys.settings import Settings
-from deploys.steps import gevulot, key, packages, passthrough, postgres, vsock
+from deploys.steps import gevulot, packages, passthrough, postgres, vsock
 from facts.database import MIGRATIONS, TABLES, PostgresOpenToLoopback, PostgresSchema
 from facts.initramfs import LIST, StaleInitramfs
 from facts.kernel import KernelModules

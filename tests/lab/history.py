@@ -187,6 +187,13 @@ done
             ),
             "mkdir -p /var/lib/gevulot /srv/postgres\nhead -c 32 /dev/urandom >/var/lib/gevulot/node.key\n",
         ),
+        History(
+            "storage-is-a-link",
+            "/var/lib/gevulot is a link to a directory of a data disk",
+            "readlink -f /var/lib/gevulot",
+            "/srv/disk/gevulot",
+            script="mkdir -p /srv/disk/gevulot\nln -s /srv/disk/gevulot /var/lib/gevulot\n",
+        ),
     )
 }
 

@@ -27,6 +27,7 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_state
 
 from deploys import remote
+from deploys.preflight import login
 from deploys.steps import passthrough
 from deploys.steps.packages import PACKAGES
 from facts.database import MIGRATIONS, TABLES
@@ -286,6 +287,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         return "second" if host.rebooted else "first"
 
     return {
+        login.PROBE: list(login.ANSWER),
         "systemctl reboot": Answer(reboot),
         "boot_id": Answer(boot_id) if host.boot_id_readable else {"success": False, "stderr": "Permission denied"},
         "iommu_table=": platform(host.distribution, **host.changes),

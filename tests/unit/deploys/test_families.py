@@ -168,6 +168,45 @@ _RUNS = {
 """,
         ("-y",),
     ),
+    "early": (
+        """
+    ("@fake/account", r.saying({r.login.PROBE: ["login-begins", "1000", *r.login.ANSWER[2:]]},
+        r.data(r.Recorded(r.DEBIAN)))),
+    ("@fake/key", r.saying({r.re.compile(r"node_key\\.sh state /"): "lost"}, r.data(r.Recorded(r.DEBIAN)))),
+    ("@fake/port", r.saying({"list-sockets": [
+        "listen tcp 0100007F 1538 7", "holder 7 812 python3", "in /system.slice/other-database.service", "end"]},
+        r.data(r.Recorded(r.FEDORA)))),
+    ("@fake/storage", r.saying({"readlink -m": [
+        "real /srv/data", "parent directory /srv/data", "mount ext4 rw /", "entry photos", "end"]},
+        r.data(r.Recorded(r.DEBIAN), storage_directory="/srv/data"))),
+    ("@fake/secret", r.saying({"podman secret inspect --showsecret": [
+        "damaged gevulot-db-url Error: no such secret", "listed gevulot-db-url", "root /srv", "end"]},
+        r.data(r.Recorded(r.DEBIAN)))),
+    ("@fake/hand", r.saying({"/before.tar": [
+        "file gevulot-postgres.service other /etc/containers/systemd/gevulot-postgres.container",
+        "volume gevulot-postgres.service /srv/postgres:/var/lib/postgresql/data", "end"]},
+        r.data(r.Recorded(r.DEBIAN)))),
+    ("@fake/well", r.data(r.Recorded(r.DEBIAN))),
+""",
+        ("--dry", "-y"),
+    ),
+    "degraded": (
+        """
+    ("@fake/before", r.saying(
+        {"s/^/failed /": "failed fail2ban.service", "list-units --failed": "fail2ban.service",
+         "is-system-running": "degraded", " parts /": ["rooted /"]},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
+    ("@fake/broken", r.saying(
+        {"list-units --failed": "fail2ban.service", "is-system-running": "degraded", " parts /": ["rooted /"]},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
+    ("@fake/linked", r.saying(
+        {"readlink -m": ["real /data/disk1/gevulot", "parent link /var/lib/gevulot", "mount ext4 rw /data", "end"]},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
+    ("@fake/guide", r.saying({r.re.compile(r"node_key\\.sh state /"): "legacy"},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
+""",
+        ("-y",),
+    ),
     "settle": (_SETTLED.format(answers="{}", keys=""), ("-y",)),
     "external": (
         f"""
@@ -380,6 +419,52 @@ def test_a_refused_host_stops_the_run_before_any_host_is_changed(runs: dict[str,
     assert "@fake/two: Podman 4.3.1 is installed" in run.output
     assert "@fake/three: gevulot_seccomp_profile is /etc/own.json, which the host does not have" in run.output
     assert "Traceback" not in run.output
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("account", "commands run as the account number 1000 instead of root"),
+        ("key", "/var/lib/gevulot/key/node.key is missing, but /etc/gevulot/node-key.sha256 records one"),
+        ("port", "port 5432 of gevulot_postgres_port is taken by python3 (pid 812, other-database.service)"),
+        ("storage", "gevulot_storage_directory is /srv/data, which is not empty (photos)"),
+        ("secret", "Podman's secret store /srv/secrets lists gevulot-db-url, which cannot be read"),
+        ("hand", "gevulot-postgres.service is made from /etc/containers/systemd/gevulot-postgres.container, which no"),
+    ],
+)
+def test_a_dry_run_refuses_all_hosts_at_once_for_what_would_fail_later(
+    runs: dict[str, Run], host: str, words: str
+) -> None:
+    run = runs["early"]
+    assert run.exit_code != 0
+    assert [each for each in run.sent if each.kind != "question"] == []
+    assert f"@fake/{host}: {words}" in run.output
+    assert run.output.count(f"\n@fake/{host}: ") == 1
+    assert "@fake/well: " not in run.output
+    assert "Traceback" not in run.output
+
+
+def test_what_others_had_degraded_before_is_shown_and_what_failed_since_fails(runs: dict[str, Run]) -> None:
+    run = runs["degraded"]
+    assert re.search(
+        r"\[@fake/before\] system degraded, as before the run: fail2ban.service|"
+        r"\n system degraded, as before the run: fail2ban.service",
+        run.output,
+    )
+    assert "FAIL system degraded: fail2ban.service (expected running)" in run.output
+    remembered = [each.host for each in run.sent if ">/var/lib/gevulot-deploy/failed-units.new" in each.text]
+    assert remembered == ["@fake/broken"]
+
+
+def test_a_storage_that_is_a_link_is_used_by_its_own_path(runs: dict[str, Run]) -> None:
+    commands = "\n".join(runs["degraded"].commands("linked"))
+    assert "mkdir -p /data/disk1/gevulot" in commands
+    assert not re.search("/var/lib/gevulot/(key|data|postgres)", commands)
+
+
+def test_a_key_where_the_guide_puts_it_is_said_and_taken_over(runs: dict[str, Run]) -> None:
+    assert "/var/lib/gevulot/node.key is a key of a node that was set up before" in runs["degraded"].output
+    assert any("node_key.sh adopt /var/lib/gevulot/key" in each for each in runs["degraded"].commands("guide"))
 
 
 def test_no_reboot_allowed_means_that_nothing_runs_after_the_pending_reboot(runs: dict[str, Run]) -> None:

@@ -186,8 +186,13 @@ def test_units_and_files_that_are_left_are_wrong() -> None:
 
 
 def test_a_system_may_be_as_degraded_as_it_was() -> None:
-    assert differences.system("degraded", ["x.service"], "degraded").ok
-    assert not differences.system("degraded", ["x.service"], "running").ok
+    assert differences.system("degraded", ["x.service"], "degraded", ()).ok
+    assert not differences.system("degraded", ["x.service"], "running", ()).ok
+
+
+def test_a_unit_of_others_that_had_failed_before_the_release_is_shown_and_not_judged() -> None:
+    assert differences.system("degraded", ["x.service"], "running", ("x.service",)).ok is None
+    assert differences.system("degraded", ["x.service", "y.service"], "running", ("x.service",)).ok is False
 
 
 # --- host data and tools

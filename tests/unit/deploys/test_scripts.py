@@ -262,6 +262,57 @@ def test_a_key_where_the_guide_puts_it_is_not_passed_over(node: Node) -> None:
     assert not node.key.exists()
 
 
+def test_a_key_where_the_guide_puts_it_is_taken_over_and_stays_there(node: Node) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a key is given to root, which only root can do")
+    node.legacy.write_bytes(b"k" * 32)
+    node.legacy.chmod(0o644)
+    assert node.key_script("adopt", IMAGE).returncode == 0
+    assert node.state() == "ok"
+    assert (node.key.read_bytes(), node.legacy.read_bytes()) == (b"k" * 32, b"k" * 32)
+    assert (node.key.stat().st_mode & 0o7777, node.legacy.stat().st_mode & 0o7777) == (0o600, 0o644)
+    assert sorted(path.name for path in node.key.parent.iterdir()) == ["node.key"]
+    assert node.key_script("adopt", IMAGE).returncode == 1, "never twice"
+
+
+def test_a_recorded_key_that_is_gone_is_found_where_the_guide_puts_it(node: Node) -> None:
+    node.make()
+    node.key.rename(node.legacy)
+    assert node.state() == "legacy"
+    node.legacy.write_bytes(b"x" * 32)
+    assert node.state() == "lost"
+
+
+def test_the_public_key_of_the_image_is_not_taken_over(node: Node) -> None:
+    node.legacy.write_bytes(BAKED)
+    done = node.key_script("adopt", IMAGE)
+    assert done.returncode != 0
+    assert b"so it is public" in done.stderr
+    assert not node.key.exists()
+
+
+@pytest.mark.parametrize("kind", ["size", "directory", "link"])
+def test_something_else_where_the_guide_puts_the_key_is_named(node: Node, kind: str) -> None:
+    if kind == "size":
+        node.legacy.write_bytes(b"k" * 64)
+    elif kind == "directory":
+        node.legacy.mkdir()
+    else:
+        node.legacy.symlink_to("nothing")
+    assert node.state() == "legacy-size"
+    assert node.make().returncode == 1
+
+
+def test_a_key_that_is_a_link_is_judged_by_what_it_leads_to(node: Node) -> None:
+    node.make()
+    node.key.rename(node.root / "elsewhere")
+    node.key.symlink_to(node.root / "elsewhere")
+    assert node.state() == "ok"
+    (node.root / "elsewhere").unlink()
+    assert node.state() == "dangling"
+    assert node.make().returncode == 1
+
+
 # --- Podman secrets
 
 
@@ -306,6 +357,14 @@ def test_exactly_one_newline_is_taken_off(node: Node, value: bytes) -> None:
 def test_a_newline_more_is_a_difference(node: Node) -> None:
     node.secret("apply", "psk", "stdin", stdin=b"value\n")
     assert node.secret("check", "psk", "stdin", stdin=b"value\n\n") == "different"
+
+
+def test_a_podman_that_fails_ends_with_its_words_and_one_sentence(node: Node) -> None:
+    (node.root / "bin/podman").write_text("#!/bin/sh\necho Error: the store is full >&2\nexit 125\n")
+    done = node.run(scripts.python("secret.py", "apply", "psk", "stdin"), b"value\n")
+    assert done.returncode != 0
+    assert b"Traceback" not in done.stderr
+    assert done.stderr.endswith(b"`podman secret create` of psk ended with 125; expected 0.\n")
 
 
 def test_a_generated_secret_is_made_once_and_kept(node: Node) -> None:

@@ -19,15 +19,20 @@ from facts.container import Container, DatabasePasswords
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
 from facts.discovery import DiscoveryPeers
 from facts.disk import DiskSpace
+from facts.existing import ExistingNodeParts
+from facts.failures import FailuresBefore
 from facts.file import PlainFiles
 from facts.firewall import NodeFirewall
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import MODULES, InterruptRemapping, KernelCommandLine, KernelModules
+from facts.listeners import Listeners
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
 from facts.podman import ImageIds, SecretNames
 from facts.runs import NodeRuns
+from facts.secret_store import SecretStore
+from facts.storage import StorageState
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
 from facts.verification import Verified
@@ -51,6 +56,11 @@ COMMANDS = {
     "ChangedSince": ChangedSince().command(unit="gevulot-node.service", files=("/a b",), secrets=("c",)),
     "SystemState": SystemState().command(),
     "FailedUnits": FailedUnits().command(),
+    "FailuresBefore": FailuresBefore().command(),
+    "Listeners": Listeners().command(ports=(1, 9999), units=("it's.service",)),
+    "StorageState": StorageState().command(directory="/var/lib/it's here", parts=("/a b",)),
+    "SecretStore": SecretStore().command(names=("a", "b")),
+    "ExistingNodeParts": ExistingNodeParts().command(units=(("a.service", "/it's here", "x"),)),
     "Container": Container().command(container="gevulot-node"),
     "DatabasePasswords": DatabasePasswords().command(container="gevulot-node"),
     "AccessList": AccessList().command(port=5432),

@@ -1,0 +1,137 @@
+"""Whether a node, or a part of one, was set up on the host by somebody else than a deploy. It is never replaced."""
+
+from __future__ import annotations
+
+from shlex import quote
+
+from deploys.preflight.verdict import Findings
+from deploys.settings import Settings
+from facts.existing import ExistingContainer, ExistingNode, ExistingUnit
+from facts.untrusted import printable
+
+_NODE, _POSTGRES = "gevulot-node.service", "gevulot-postgres.service"
+# Each unit of a node, the file that a deploy makes it from, and a text that this file has had in every version.
+UNITS = (
+    (_NODE, "/etc/containers/systemd/gevulot-node.container", "EnvironmentFile=/etc/gevulot/node.env"),
+    (_POSTGRES, "/etc/containers/systemd/gevulot-postgres.container", "Volume=/etc/gevulot/pg_hba.conf:"),
+    ("gevulot-migrate.service", "/etc/systemd/system/gevulot-migrate.service", "/gevulot/migrate "),
+    ("gevulot-key.service", "/etc/systemd/system/gevulot-key.service", "/gevulot/hand-over-key "),
+    ("gevulot-firewall.service", "/etc/systemd/system/gevulot-firewall.service", "/gevulot/firewall "),
+)
+_RUNS = ("active", "activating", "reloading", "deactivating")
+
+
+def judge_existing(existing: ExistingNode, settings: Settings, data: bool, key: bool, found: Findings) -> None:
+    """Refuse what others made where a deploy would replace it; ``data`` and ``key``: the storage has its own."""
+    ours = {each.name for each in existing.units if each.file == "ours"}
+    for unit in existing.units:
+        if unit.name == _POSTGRES and not settings.own_postgres:
+            continue  # then it may well be the external server
+        name = unit.name.removesuffix(".service")
+        started = next((each for each in existing.containers if each.name == name), None)
+        container = None if started is not None and started.unit == unit.name and unit.name in ours else started
+        if problem := _made_by_others(unit, container):
+            found.refusals.append(f"{problem}; {_way(unit, container, settings)}")
+    for name, path, what in existing.data:
+        shown, place = printable(name, 80), quote(printable(path, 300))
+        if what == "database" and settings.own_postgres and not data:
+            directory = settings.postgres_directory
+            found.refusals.append(
+                f"Podman's volume {shown} has a database in {place}, and {directory} has none yet; expected the node's "
+                f"database there. To keep it, stop what uses it, then: mkdir -p {directory} && cp -a {place}/. "
+                f"{directory}/; else rename or remove the volume. Then run again."
+            )
+        elif what == "key" and not key:
+            found.refusals.append(
+                f"Podman's volume {shown} has a key in {place}, and {settings.key_directory} has none yet; expected "
+                f"the node's key there. To keep it: {_copy_key(path, settings)}; else remove the volume. Then run "
+                "again."
+            )
+
+
+def _made_by_others(unit: ExistingUnit, container: ExistingContainer | None) -> str | None:
+    """What there is of a unit that no deploy made, in one clause; ``None`` when there is nothing of others."""
+    # A file that was moved away without a daemon-reload: nothing is left of the unit when it is stopped.
+    gone = unit.file == "missing" and unit.source == unit.path
+    source = printable(unit.source or "a transient unit", 200)
+    if unit.load == "masked":
+        return f"{unit.name} is masked; expected it not to be"
+    if unit.file == "other":
+        return f"{unit.name} is made from {unit.path}, which no deploy wrote; expected none"
+    if unit.also:
+        also = printable(unit.also[0], 200)
+        return f"{also}, which no deploy wrote, makes {unit.name} or a container of its name; expected none"
+    if unit.load not in ("", "not-found") and not gone and unit.source != unit.path:
+        return f"{unit.name} is made from {source}, which no deploy wrote; expected none"
+    if container is not None:
+        by = f"started by {printable(container.unit, 80)}" if container.unit else "started by hand"
+        status = printable(container.status, 20)
+        return f"the container {container.name} ({status}) was {by}, not by a deploy; expected none"
+    if gone and unit.active in _RUNS:
+        return f"{unit.name} runs, but its file {unit.path} is gone; expected it to be stopped"
+    return None
+
+
+def _way(unit: ExistingUnit, container: ExistingContainer | None, settings: Settings) -> str:
+    """How to make room for the deploy without a loss, as commands."""
+    if unit.load == "masked":
+        return f"run `systemctl unmask {unit.name}`, then run again."
+    name = unit.name.removesuffix(".service")
+    files = [path for path in ((unit.path,) if unit.file == "other" else ()) + unit.also]
+    if not files and unit.load not in ("", "not-found") and unit.source != unit.path and unit.source.startswith("/"):
+        files = [unit.source]
+    steps = [f"systemctl stop {unit.name}"] if unit.active in _RUNS else []
+    if container is not None and container.unit and container.unit != unit.name:
+        steps.append(f"systemctl stop {quote(printable(container.unit, 80))}")
+    elif container is not None and container.unit != unit.name:
+        steps.append(f"podman stop {name}")
+    keep, advice = _keep(unit, container, settings)
+    steps += keep
+    if container is not None and not container.unit:
+        steps.append(f"podman rename {name} {name}-before")
+    steps += [f"mv {quote(printable(path, 300))} /root/" for path in files]
+    if files or unit.active in _RUNS:
+        steps.append("systemctl daemon-reload")
+    return (
+        f"{advice}to let the deploy take over: {' && '.join(steps)}; then run again."
+        if steps
+        else f"{advice}run again."
+    )
+
+
+def _keep(unit: ExistingUnit, container: ExistingContainer | None, settings: Settings) -> tuple[list[str], str]:
+    """The commands that keep a unit's data, and what to know first."""
+    sources = dict(container.mounts) if container is not None else {}
+    for volume in unit.volumes:
+        source, _, target = volume.partition(":")
+        sources.setdefault(target.split(":")[0], source)
+    if unit.name == _POSTGRES:
+        source = next((sources[place] for place in sorted(sources) if place.startswith("/var/lib/postgresql")), "")
+        directory = settings.postgres_directory
+        other = "keep its server under another name and set gevulot_postgres_url, or "
+        if not source:
+            return [], f"its data is in the container alone, so save it with pg_dump first; {other}"
+        place = _place(source)
+        if place == directory:
+            return [], other
+        return [f"mkdir -p {directory}", f"cp -a {place}/. {directory}/"], other
+    if unit.name == _NODE:
+        source = sources.get("/var/lib/gevulot", "")
+        if not source or source == settings.storage_directory:
+            return [], ""  # its key lies where the guide puts it, and is taken over from there
+        return [_copy_key(source, settings)], ""
+    return [], ""
+
+
+def _place(source: str) -> str:
+    """A directory of the host for a shell: the source of a mount, a volume of Podman's among them."""
+    text = printable(source, 300)
+    if text.startswith("/"):
+        return quote(text)
+    name = f"systemd-{text.removesuffix('.volume')}" if text.endswith(".volume") else text
+    return f"\"$(podman volume inspect --format '{{{{.Mountpoint}}}}' {quote(name)})\""
+
+
+def _copy_key(source: str, settings: Settings) -> str:
+    directory = settings.key_directory
+    return f"install -d -m 700 {directory} && install -m 600 {_place(source)}/node.key {directory}/node.key"

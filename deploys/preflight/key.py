@@ -1,0 +1,63 @@
+"""The state of the node's key, as node_key.sh has it: it is used, taken over, made, or the host is refused."""
+
+from __future__ import annotations
+
+from deploys.preflight.verdict import Findings
+from deploys.settings import Settings
+from facts.unit import NODE_INPUTS
+
+FINGERPRINT = "/etc/gevulot/node-key.sha256"
+PUBLIC = "/etc/gevulot/node-key.public"
+
+
+def arguments(settings: Settings) -> tuple[str, str, str]:
+    """Key directory, fingerprint file, and where the install guide put the key."""
+    return settings.key_directory, FINGERPRINT, f"{settings.storage_directory}/node.key"
+
+
+# Prints a line when the node's Quadlet is of a deploy that mounted the key into the container.
+WAS_READABLE = f"grep -s ':/etc/gevulot-key:' {NODE_INPUTS[0]} || true"
+
+
+def readable_until_now(settings: Settings) -> str:
+    """The warning for a node whose key lay in its container, with the only full remedy."""
+    key = f"{settings.key_directory}/node.key"
+    return (
+        f"the node's key could be read at port {settings.http_port} by everybody who could reach that port, since its "
+        "file was mounted into the node's container. This deploy takes it out. If others could reach the port, "
+        "consider the key known: only a new identity is a full remedy. For one, after this run: systemctl stop "
+        f"gevulot-node; move {key} and {FINGERPRINT} away; run this deploy again; replace the old public key by the "
+        "new one wherever it is listed."
+    )
+
+
+def refusal(state: str, settings: Settings) -> str | None:
+    """Why a key in this state must stop the run, with the way out; ``None`` when it need not."""
+    directory, fingerprint, legacy = arguments(settings)
+    key = f"{directory}/node.key"
+    return {
+        "lost": f"{key} is missing, but {fingerprint} records one. Expected the node's key: mount the storage volume, "
+        f"or bring the key back from your backup. Only to give the node a new identity, remove {fingerprint}.",
+        "changed": f"{key} is not the key that {fingerprint} records. Expected the node's own: bring it back from your "
+        f"backup; or, to keep the present one, remove {fingerprint}.",
+        "size": f"{key} is not 32 bytes long, so it is no node key. Bring it back from your backup, or move it away.",
+        "dangling": f"{key} is a link to nothing; expected the node's key. Mount the volume that it means, or bring "
+        "the key back from your backup.",
+        "legacy-size": f"{legacy}, where the install guide puts the key, is not a file of 32 bytes, so it is no node "
+        "key. Bring the key back from your backup, or move the file away.",
+    }.get(state)
+
+
+def judge_key(state: str, settings: Settings, found: Findings) -> None:
+    """Refuse a key that is lost or changed; say that one of others is taken over."""
+    problem = refusal(state, settings)
+    if problem is not None:
+        found.refusals.append(problem)
+    elif state == "legacy":
+        directory, _, legacy = arguments(settings)
+        found.warnings.append(
+            f"{legacy} is a key of a node that was set up before, and becomes this node's: it is copied to "
+            f"{directory}/node.key. Remove the first one when the node runs."
+        )
+    elif state == "unrecorded":
+        found.warnings.append(f"{settings.key_directory}/node.key was there before, and becomes this node's key.")

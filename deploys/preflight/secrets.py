@@ -1,0 +1,26 @@
+"""Whether the node's secrets can be kept on a host."""
+
+from __future__ import annotations
+
+from deploys.preflight.verdict import Findings
+from facts.secret_store import Store
+
+# The secrets of a node, all of which a deploy may read, write or remove.
+NAMES = ("gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase")
+
+
+def judge_secrets(store: Store, found: Findings) -> None:
+    """Refuse a damaged store: Podman then says that a secret is not there, and refuses to make it."""
+    if store.problem is not None:
+        state = f"cannot be listed ({store.problem})"
+    elif store.damaged:
+        name, why = store.damaged[0]
+        state = f"lists {name}, which cannot be read ({why})"
+    else:
+        return
+    others = [name for name in store.listed if name not in NAMES]
+    theirs = f", and you make {', '.join(others)} again" if others else ""
+    found.refusals.append(
+        f"Podman's secret store {store.path} {state}; expected it to be readable. Bring it back from a backup, or move "
+        f"it away (mv {store.path} {store.path}.damaged) and run again: the deploy makes its own secrets again{theirs}."
+    )

@@ -1,0 +1,68 @@
+"""What is where the node's services are to be: storage, key, secrets, ports, and what others set up there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from deploys import scripts
+from deploys.preflight import existing, key, ports, secrets, storage
+from deploys.preflight.verdict import Findings
+from deploys.settings import Settings
+from facts.existing import ExistingNode, ExistingNodeParts
+from facts.failures import FailuresBefore
+from facts.listeners import Listener, Listeners
+from facts.said import Said
+from facts.secret_store import SecretStore, Store
+from facts.storage import Storage, StorageState
+from facts.together import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What was read. ``failed`` are the units that had failed before this run, without a deploy's doing."""
+
+    storage: Storage | None = None
+    key_state: str = ""
+    secrets: Store = field(default_factory=Store)
+    listeners: tuple[Listener, ...] = ()
+    existing: ExistingNode = field(default_factory=ExistingNode)
+    failed: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Services:
+        """Take what ``parts`` asked for from the answers."""
+        return cls(
+            storage=found["storage"],
+            key_state=found["key_state"],
+            secrets=found["secret_store"],
+            listeners=tuple(found["listeners"]),
+            existing=found["existing"],
+            failed=found["failed_before"],
+        )
+
+
+def parts(settings: Settings) -> tuple[Part, ...]:
+    """What is asked of a host."""
+    units = tuple(unit for unit, _, _ in existing.UNITS)
+    directories = {"directory": settings.storage_directory, "parts": storage.parts(settings)}
+    state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
+    return (
+        Part("storage", StorageState, directories),
+        Part("key_state", Said, {"program": state}),
+        Part("secret_store", SecretStore, {"names": secrets.NAMES}),
+        Part("listeners", Listeners, {"ports": ports.ports(settings), "units": units}),
+        Part("existing", ExistingNodeParts, {"units": existing.UNITS}),
+        Part("failed_before", FailuresBefore),
+    )
+
+
+def judge_services(services: Services, settings: Settings, data_release: str | None, found: Findings) -> None:
+    """Refuse what would be replaced, or would keep a service from starting."""
+    has_key = services.key_state in ("ok", "mode", "unrecorded", "legacy")
+    storage.judge_storage(services.storage, settings, services.key_state, found)
+    key.judge_key(services.key_state, settings, found)
+    secrets.judge_secrets(services.secrets, found)
+    existing.judge_existing(services.existing, settings, data_release is not None, has_key, found)
+    ports.judge_ports(services.listeners, settings, found)

@@ -1,0 +1,128 @@
+"""Whether the storage directory can be the node's: its path, its file system, and that nothing of others is in it."""
+
+from __future__ import annotations
+
+from deploys.preflight.verdict import Findings
+from deploys.settings import Settings
+from deploys.values import directory, own_directory
+from facts.listeners import unit_of
+from facts.storage import Storage
+from facts.untrusted import printable
+
+# What a deploy makes in it, what the guide puts there, and what a new ext4 has.
+_KNOWN = frozenset(("data", "key", "postgres", "node.key", "lost+found"))
+# Directories for everybody's directories: that a package has them says nothing of what is put there.
+_GENERAL = frozenset("/ /var /var/lib /var/opt /var/local /var/cache /var/log /srv /opt /mnt /media".split())  # noqa: SIM905
+_LOST = {"tmpfs", "ramfs"}
+# They keep neither owners nor modes, or nothing can be written.
+_UNFIT = {"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "iso9660", "udf", "squashfs", "erofs", "hfsplus"}
+
+
+def parts(settings: Settings) -> tuple[str, ...]:
+    """What a deploy makes in the storage directory, the database's directory first."""
+    return settings.postgres_directory, settings.key_directory, settings.data_directory
+
+
+def without_links(settings: Settings, storage: Storage | None) -> Settings:
+    """The settings with the storage directory's path as systemd, which follows no links, needs it for its mount."""
+    if storage is None or not storage.real or storage.real == settings.storage_directory:
+        return settings
+    return settings.model_copy(update={"storage_directory": storage.real})
+
+
+def judge_storage(storage: Storage | None, settings: Settings, key_state: str, found: Findings) -> None:
+    """``settings`` as the operator wrote them, ``key_state`` as node_key.sh has it."""
+    if storage is None:
+        return
+    asked = settings.storage_directory
+    name = f"gevulot_storage_directory is {asked}"
+    if problem := _path_problem(storage, asked):
+        found.refusals.append(f"{name}, {problem}")
+        return
+    where = asked if storage.real == asked else f"{asked} ({storage.real})"
+    if problem := _volume_problem(storage, where):
+        found.refusals.append(f"gevulot_storage_directory: {problem}")
+    # The fingerprint beside the node's configuration, or the unit of the deployed node, says that it is ours.
+    if not storage.used and key_state not in ("ok", "mode") and (problem := _others_problem(storage)):
+        found.refusals.append(
+            f"{name}, {problem}; expected a directory of its own, since its owner and mode are changed. Choose another "
+            "path, such as /var/lib/gevulot, or a new directory in it."
+        )
+    for path, kind in storage.parts.items():
+        if kind not in ("directory", "missing"):
+            what = {"file": "no directory", "dangling": "a link to nothing"}.get(kind, "a link")
+            found.refusals.append(
+                f"{path} is {what}; expected a directory, or nothing. Move it away; to have it on another volume, "
+                "mount that volume there, or set gevulot_storage_directory."
+            )
+    if settings.own_postgres:
+        _judge_database(storage, settings.postgres_directory, found)
+
+
+def _path_problem(storage: Storage, asked: str) -> str | None:
+    """What is wrong with the path itself."""
+    for path, kind in storage.parents.items():
+        link = "a link to nothing" if kind == "dangling" else "no directory" if kind == "file" else None
+        if link is not None:
+            this = "which" if path == asked else f"but {path}"
+            return (
+                f"{this} is {link}; expected a directory. Mount the volume or make the directory that it means, or "
+                "choose another path."
+            )
+    if storage.real == asked:
+        return None
+    try:
+        own_directory(directory(storage.real))
+    except ValueError as error:
+        return f"a link to {printable(storage.real, 200)}: {error}. Choose another path."
+    return None
+
+
+def _volume_problem(storage: Storage, where: str) -> str | None:
+    on = f"{where} is on {storage.mount or 'a volume'} ({storage.file_system})"
+    if "ro" in storage.options:
+        return (
+            f"{on}, which is mounted read-only; expected one that can be written. Mount it with rw (see `journalctl "
+            "-k` for errors of the file system), or choose another path."
+        )
+    if storage.file_system in _LOST:
+        return (
+            f"{on}, which a reboot empties; expected a disk, since the node's key is kept there. Choose another path."
+        )
+    if storage.file_system in _UNFIT:
+        return f"{on}, which keeps no owners and modes; expected ext4, xfs or another of Linux. Choose another path."
+    return None
+
+
+def _others_problem(storage: Storage) -> str | None:
+    """To whom the directory belongs, when that is somebody else."""
+    homes = [user for user in storage.homes if user != "gevulot"]
+    if homes:
+        return f"the home of {', '.join(printable(each, 40) for each in homes[:3])}"
+    if storage.package is not None and storage.package[0] not in _GENERAL:
+        path, package = storage.package
+        this = "which" if path == storage.real else f"in {path}, which"
+        return f"{this} belongs to the package {package}"
+    others = [each for each in storage.entries if each not in _KNOWN]
+    # A directory that was made by the guide: the node itself puts its files beside its key.
+    if others and "node.key" not in storage.entries:
+        shown = ", ".join(printable(each, 40) for each in sorted(others)[:3])
+        return f"which is not empty ({shown}{', …' if len(others) > 3 else ''}), and no deploy made it"
+    return None
+
+
+def _judge_database(storage: Storage, directory: str, found: Findings) -> None:
+    if storage.foreign:
+        found.refusals.append(
+            f"{directory} has files, but none is PG_VERSION, so it holds no database; expected one of Postgres, or an "
+            "empty directory. Move the files away."
+        )
+    users = [each for each in storage.users if unit_of(each[1]) != "gevulot-postgres.service"]
+    if users:
+        process, group, program = users[0]
+        unit = printable(unit_of(group), 80)
+        by = f"{printable(program, 40)} (pid {process}{f', {unit}' if unit else ''})"
+        found.refusals.append(
+            f"{directory} is in use by {by}; expected the node's own Postgres alone, since two servers destroy the "
+            "data. Stop that server, and keep it from starting again."
+        )
