@@ -15,9 +15,10 @@ from pyinfra.context import ctx_state
 
 from deploys import preflight
 from deploys.connection import send_at_once
+from deploys.inventory import settings_of_run
 from deploys.platforms import Family
 from deploys.preflight import HostState, Verdict
-from deploys.settings import Settings, SettingsError, read_all
+from deploys.settings import Settings, SettingsError
 from deploys.steps import key, vsock
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
@@ -57,9 +58,8 @@ def _settings_of_this_run() -> dict[str, Settings]:
     """The settings of every host that ``--limit`` leaves in, checked once a run."""
     state = ctx_state.get()
     if state not in _read:
-        hosts = [each for each in state.inventory if state.is_host_in_limit(each)]
         try:
-            _read[state] = read_all((each.name, each.data.dict()) for each in hosts)
+            _read[state] = settings_of_run(state)
         except SettingsError as error:
             raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
     return _read[state]
@@ -107,7 +107,7 @@ def begin() -> Node:
 
 
 def _judge(settings: Settings) -> Verdict:
-    profile = (settings.seccomp_profile,) if settings.seccomp_profile else ()
+    profile = vsock.profile_paths(settings)
     found = ask(
         host,
         Part("platform", Platform, {"directory": settings.storage_directory}),
