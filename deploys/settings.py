@@ -113,7 +113,9 @@ class Settings(BaseModel):
     )
     postgres_release: Literal[15, 16] = Field(16, description="Release that the image carries; must fit its data.")
     postgres_password: Secret | None = Field(
-        None, description="Password of the node's own Postgres. Unset: generated on the node, and never leaves it."
+        None,
+        description="Password of the node's own Postgres. Unset: the one that the node has, at first one that is "
+        "generated there and never leaves it.",
     )
     postgres_port: Port = Field(5432, description="Loopback port of the node's own Postgres.")
     # --- the node's environment
@@ -128,7 +130,7 @@ class Settings(BaseModel):
     rust_log: Line = Field("warn,gevulot=debug,sqlx=error", description="RUST_LOG")
     p2p_listen: Listen = Field(
         "127.0.0.1:9999",
-        description="GEVULOT_P2P_LISTEN_ADDR; anything but loopback, such as `'0.0.0.0:9999'`, needs `gevulot_peers`",
+        description="GEVULOT_P2P_LISTEN_ADDR, as IP:PORT; anything but loopback, such as `'0.0.0.0:9999'`, needs `gevulot_peers`",
     )
     p2p_advertised: Reachable | None = Field(
         None, description="GEVULOT_P2P_ADVERTISED_LISTEN_ADDR; needs a listen address outside of loopback"
@@ -155,7 +157,8 @@ class Settings(BaseModel):
     )
     acl_whitelist_url: Link | None = Field(
         None,
-        description="GEVULOT_ACL_WHITELIST_URL: the node takes its whole list from there, which must have its own key.",
+        description="GEVULOT_ACL_WHITELIST_URL: the node takes its whole list from there, which must have its own key. "
+        "Unset again: what the node took from there stays on its list.",
     )
     cpus: Count | None = Field(None, description="GEVULOT_CPUS; unset: the node decides")
     mem_gb: Count | None = Field(None, description="GEVULOT_MEM_GB; unset: the node decides")
