@@ -130,7 +130,8 @@ class Settings(BaseModel):
     rust_log: Line = Field("warn,gevulot=debug,sqlx=error", description="RUST_LOG")
     p2p_listen: Listen = Field(
         "127.0.0.1:9999",
-        description="GEVULOT_P2P_LISTEN_ADDR, as IP:PORT; anything but loopback, such as `'0.0.0.0:9999'`, needs `gevulot_peers`",
+        description="GEVULOT_P2P_LISTEN_ADDR, as IP:PORT; anything but loopback, such as `'0.0.0.0:9999'`, needs "
+        "`gevulot_peers`",
     )
     p2p_advertised: Reachable | None = Field(
         None, description="GEVULOT_P2P_ADVERTISED_LISTEN_ADDR; needs a listen address outside of loopback"
