@@ -8,6 +8,7 @@ nothing in it tells whose host it is.
 """
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import quote
@@ -17,6 +18,9 @@ from pyinfra import logger
 from pyinfra.api import Host, State
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.operations import python
+
+# So that pyinfra may be started in any directory.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from deploys import heartbeat
 from deploys.connection import prepare

@@ -5,6 +5,12 @@
 The steps are those of the install guide, in the order in which they work.
 """
 
+import sys
+from pathlib import Path
+
+# So that pyinfra may be started in any directory.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from deploys.steps.access import grant_access
 from deploys.steps.account import make_account
 from deploys.steps.before import record_before

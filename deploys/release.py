@@ -6,6 +6,12 @@ The node stops first, since its virtual machines hold the boards; the boards go 
 that knows those drivers is removed. A deploy afterwards gives the same node again.
 """
 
+import sys
+from pathlib import Path
+
+# So that pyinfra may be started in any directory.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from deploys.steps.compare import compare, tell_what_stays
 from deploys.steps.handback import release_boards, remove_pcibind
 from deploys.steps.leaving import begin_release

@@ -9,31 +9,39 @@ checks all of them, and refuses what it does not know, before any host is touche
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from deploys import host_keys
+from deploys.secret_sources import from_environment
 from deploys.slips import meant
 from deploys.values import (
-    Board,
-    Directory,
-    Guard,
+    Boards,
+    Contacts,
+    Count,
+    DatabaseUrl,
+    Guards,
     Image,
     Line,
+    Link,
     Listen,
     LoopbackListen,
-    Network,
+    Networks,
     OwnDirectory,
     Passphrase,
+    Path,
     Port,
-    PublicKey,
+    PublicKeys,
     Reachable,
+    SeccompProfile,
     Secret,
     is_loopback,
+    is_pinned,
     port_of,
+    tag_of,
 )
 
 PREFIX = "gevulot_"
@@ -46,15 +54,15 @@ class SettingsError(ValueError):
 class Settings(BaseModel):
     """One host's checked settings. Frozen; secrets print as stars."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
     # --- boards
-    boards: Literal["supported"] | tuple[Board, ...] = Field(
+    boards: Boards = Field(
         "supported",
         description="Which boards the node gets: `'supported'` takes every supported NVIDIA board (RTX 3090, 4090); "
         "or a list of addresses, bridge-relative paths or models; `[]` for a node without GPU.",
     )
-    board_guards_allowed: tuple[Guard, ...] = Field(
+    board_guards_allowed: Guards = Field(
         (),
         description="Guards that may be overridden, each by its name (`boot-display`, `framebuffer`, …: "
         "[pcibind's table](helpers/pcibind/README.md#guards)), for the chosen boards.",
@@ -92,13 +100,13 @@ class Settings(BaseModel):
     start_timeout: Annotated[int, Field(ge=60, le=86400)] = Field(
         1800, description="Seconds a unit may take to start, a first pull of its image included."
     )
-    seccomp_profile: Directory | Literal[""] = Field(
+    seccomp_profile: SeccompProfile = Field(
         "",
         description="Path on the node of a seccomp profile for the node's container. Unset: Podman's own, with its "
         "refusal of AF_VSOCK lifted where it has one.",
     )
     # --- database
-    postgres_url: Secret | None = Field(
+    postgres_url: DatabaseUrl | None = Field(
         None,
         description="`postgres://user:password@host:port/name` of an external server; it stands in the node's "
         "environment. Unset: one on the node, without a password there.",
@@ -108,28 +116,35 @@ class Settings(BaseModel):
     )
     postgres_release: Literal[15, 16] = Field(16, description="Release that the image carries; must fit its data.")
     postgres_password: Secret | None = Field(
-        None, description="Password of the node's own Postgres. Unset: generated on the node, and never leaves it."
+        None,
+        description="Password of the node's own Postgres. Unset: the one that the node has, at first one that is "
+        "generated there and never leaves it.",
     )
     postgres_port: Port = Field(5432, description="Loopback port of the node's own Postgres.")
     # --- the node's environment
     psk_passphrase: Passphrase = Field(
-        description="The network's coordinated pre-shared key (GEVULOT_PSK_PASSPHRASE). Required; no default. "
-        "At least 8 characters, and not one that is public."
+        # A function in place of the secret, like any that an operator writes there.
+        default=from_environment("GEVULOT_PSK_PASSPHRASE"),
+        validate_default=True,
+        description="The network's coordinated pre-shared key (GEVULOT_PSK_PASSPHRASE). Unset: read from the "
+        "environment variable of that name, where you run pyinfra. At least 8 characters, and not one that is public "
+        "or easily guessed.",
     )
     rust_log: Line = Field("warn,gevulot=debug,sqlx=error", description="RUST_LOG")
     p2p_listen: Listen = Field(
         "127.0.0.1:9999",
-        description="GEVULOT_P2P_LISTEN_ADDR; anything but loopback, such as `'0.0.0.0:9999'`, needs `gevulot_peers`",
+        description="GEVULOT_P2P_LISTEN_ADDR, as IP:PORT; anything but loopback, such as `'0.0.0.0:9999'`, needs "
+        "`gevulot_peers`",
     )
     p2p_advertised: Reachable | None = Field(
         None, description="GEVULOT_P2P_ADVERTISED_LISTEN_ADDR; needs a listen address outside of loopback"
     )
-    peers: tuple[Network, ...] = Field(
+    peers: Networks = Field(
         (),
         description="Networks that may reach the ports of `gevulot_p2p_listen` and `gevulot_http_port`, such as "
         "`('203.0.113.0/24', '2001:db8::/32')`; `('any',)` for everybody: see [security](docs/security.md).",
     )
-    p2p_discovery: tuple[Listen, ...] = Field((), description="GEVULOT_P2P_DISCOVERY_ADDR")
+    p2p_discovery: Contacts = Field((), description="GEVULOT_P2P_DISCOVERY_ADDR")
     json_rpc_listen: Listen = Field(
         "127.0.0.1:9944", description="GEVULOT_JSON_RPC_LISTEN_ADDR; anything but loopback opens port 9944 outside."
     )
@@ -139,19 +154,20 @@ class Settings(BaseModel):
     metrics_listen: Listen | None = Field(None, description="GEVULOT_METRICS_LISTEN_ADDR")
     http_port: Port = Field(9995, description="GEVULOT_HTTP_PORT, on the P2P address")
     vsock_listen_port: Port = Field(8080, description="GEVULOT_VSOCK_LISTEN_PORT (AF_VSOCK)")
-    acl_whitelist: tuple[PublicKey, ...] = Field(
+    acl_whitelist: PublicKeys = Field(
         (),
         description="Public keys (130 hexadecimal digits) whose transactions the node accepts, beside its own key. "
         "A key that a deploy added is denied when it is taken out again.",
     )
-    acl_whitelist_url: Line | None = Field(
+    acl_whitelist_url: Link | None = Field(
         None,
-        description="GEVULOT_ACL_WHITELIST_URL: the node takes its whole list from there, which must have its own key.",
+        description="GEVULOT_ACL_WHITELIST_URL: the node takes its whole list from there, which must have its own key. "
+        "Unset again: what the node took from there stays on its list.",
     )
-    cpus: Annotated[int, Field(gt=0)] | None = Field(None, description="GEVULOT_CPUS; unset: the node decides")
-    mem_gb: Annotated[int, Field(gt=0)] | None = Field(None, description="GEVULOT_MEM_GB; unset: the node decides")
+    cpus: Count | None = Field(None, description="GEVULOT_CPUS; unset: the node decides")
+    mem_gb: Count | None = Field(None, description="GEVULOT_MEM_GB; unset: the node decides")
     provider: Line | None = Field(None, description="GEVULOT_PROVIDER; unset: qemu")
-    qemu_path: Directory | None = Field(None, description="GEVULOT_QEMU_PATH; unset: the image's own")
+    qemu_path: Path | None = Field(None, description="GEVULOT_QEMU_PATH; unset: the image's own")
     no_execution: bool = Field(
         False, description="GEVULOT_NODE_NO_EXECUTION: the node runs no programs, and has no health check."
     )
@@ -169,42 +185,53 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
+        problems = list(self._disagreements())
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _disagreements(self) -> Iterator[str]:
+        """Which settings do not fit one another, one sentence for each."""
         if self.acl_whitelist and self.acl_whitelist_url is not None:
-            raise ValueError(
+            yield (
                 "gevulot_acl_whitelist and gevulot_acl_whitelist_url are both set, and the node removes every key that "
                 "is not in the list at the URL: set one of them"
             )
-        if self.postgres_url is not None:
-            expected = (
-                "gevulot_postgres_url: expected postgres://user:password@host:port/name, "
-                "with the password percent-encoded"
+        if self.postgres_url is not None and self.postgres_password is not None:
+            yield (
+                "gevulot_postgres_password is for the node's own Postgres, and gevulot_postgres_url names another: set "
+                "one of them"
             )
-            try:
-                url = urlsplit(self.postgres_url.get_secret_value())
-                # Reading the port checks it. The library's own words would quote a part of the password.
-                complete = url.hostname and url.username and url.path not in ("", "/") and url.port != 0
-            except ValueError:
-                raise ValueError(expected) from None
-            # Libraries differ in what they make of a stray per cent sign, and some quote it in their error.
-            stray = re.search(r"%(?![0-9a-fA-F]{2})", self.postgres_url.get_secret_value())
-            if url.scheme not in ("postgres", "postgresql") or not complete or stray:
-                raise ValueError(expected)
-            if self.postgres_password is not None:
-                raise ValueError(
-                    "gevulot_postgres_password is for the node's own Postgres, and gevulot_postgres_url names "
-                    "another: set one of them"
-                )
+        if self.auto_update and is_pinned(self.node_image):
+            yield (
+                f"gevulot_auto_update is True, but gevulot_node_image is {self.node_image!r}, which its digest pins, "
+                "so that no update would ever come; expected a tag alone: remove the digest, or gevulot_auto_update"
+            )
+        if self.own_postgres:
+            yield from self._release_disagreement()
         ports: dict[int, str] = {}
         for key, port in self._listening():
             if port in ports:
-                raise ValueError(f"gevulot_{key} and gevulot_{ports[port]} are both port {port}; expected two ports")
-            ports[port] = key
+                yield f"gevulot_{key} and gevulot_{ports[port]} are both port {port}; expected two ports"
+            ports.setdefault(port, key)
         if self.vfio_ids and not self.boards:
-            raise ValueError("gevulot_vfio_ids is set, but gevulot_boards chooses no board")
+            yield "gevulot_vfio_ids is set, but gevulot_boards chooses no board"
         problem = self._peers_problem()
         if problem is not None:
-            raise ValueError(problem)
-        return self
+            yield problem
+
+    def _release_disagreement(self) -> Iterator[str]:
+        """Where the tag of the database's image says that it is another release, or that it may become one."""
+        tag = tag_of(self.postgres_image) or ""
+        # Images with Postgres and more have its release behind "pg"; others begin with it, as the official one does.
+        said = re.search(r"(?:^|[.-])pg-?([0-9]{1,2})(?![0-9])", tag) or re.match(r"v?([0-9]{1,2})(?![0-9])", tag)
+        moves = tag == "latest" and not is_pinned(self.postgres_image)
+        if moves or (said is not None and int(said[1]) != self.postgres_release):
+            yield (
+                f"gevulot_postgres_image is {self.postgres_image!r}, but gevulot_postgres_release is "
+                f"{self.postgres_release}; expected a tag of that release, such as '{self.postgres_release}-alpine': "
+                "change the image, or the release for a node whose data are of another"
+            )
 
     def _peers_problem(self) -> str | None:
         """Why the networks of peers do not fit the listen address, in one sentence."""
@@ -323,69 +350,97 @@ class Settings(BaseModel):
 
 # The checker's own words, where they do not say what was expected.
 _EXPECTED = {
-    "tuple_type": "expected a list",
     "dict_type": "expected a mapping, such as {5432: 40001}",
     "string_type": "expected text",
+    "string_sub_type": "expected text",
+    "string_unicode": "expected text of whole characters",
     "int_type": "expected a whole number",
-    "int_parsing": "expected a whole number",
-    "int_from_float": "expected a whole number",
     "bool_type": "expected True or False",
-    "bool_parsing": "expected True or False",
+    "missing": "missing",
 }
+_SHOWN = 200
+
+
+def _is_secret(key: str) -> bool:
+    field = Settings.model_fields.get(key)
+    return field is not None and "SecretStr" in str(field.annotation)
 
 
 def _shown(key: str, value: object) -> str:
     """A value as an error may show it: secrets, and functions that return them, stay hidden."""
-    field = Settings.model_fields.get(key)
-    if callable(value) or (field is not None and "SecretStr" in str(field.annotation)):
+    if callable(value) or _is_secret(key):
         return "(hidden)"
-    return repr(value)
+    try:
+        # The part of a URL that may hold a password.
+        text = re.sub(r"//.*@", "//(hidden)@", repr(value))
+    except Exception:
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+
+
+def _expected(kind: str, message: str) -> str:
+    number = message.replace("Input should be", "expected", 1)
+    return _EXPECTED.get(kind, number.removeprefix("Value error, "))
+
+
+def _unknown_key(key: object) -> str | None:
+    """What is wrong with a key of host data, if anything is."""
+    if not isinstance(key, str):
+        return f"{_shown('', key)}: expected text as the key of host data"
+    known = [PREFIX + name for name in Settings.model_fields]
+    if key in known:
+        return None
+    # A key may be anything, and has to stay one line.
+    shown = key if key.isidentifier() else _shown("", key)
+    if PREFIX + key in known:
+        return f"{shown}: unknown key; keys of this project start with {PREFIX}: {PREFIX}{key}"
+    if typo := meant(key, known):
+        return f"{shown}: unknown key; did you mean {typo}?"
+    if key.lower().startswith(PREFIX):
+        return f"{shown}: unknown key; the README's table of settings lists the known ones"
+    return None
+
+
+def _wrong_values(ours: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
+    """One line for each wrong value, without the host's name."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    for item in details:
+        message = item["msg"].removeprefix("Value error, ")
+        if not item["loc"]:
+            yield from message.splitlines()
+            continue
+        key = str(item["loc"][0])
+        if item["type"] == "literal_error" and sum(other["loc"][:1] == item["loc"][:1] for other in details) > 1:
+            # One half of a union: "not the word 'supported'" says nothing that the other half does not.
+            continue
+        value, where = ours.get(key), ""
+        for part in item["loc"][1:]:
+            if isinstance(part, int) and isinstance(value, list | tuple):
+                value, where = value[part], f"{where}[{part}]"
+        expected = _expected(item["type"], message)
+        yield f"{PREFIX}{key}{where} is {_shown(key, value) if key in ours else 'not set'}: {expected}"
 
 
 def read(host: str, data: Mapping[str, Any]) -> Settings:
     """Check one host's data.
 
     ``data`` is the host's whole data as pyinfra merged it: keys without the prefix are left alone, unless they look
-    like a slip of one of ours. Raises ``SettingsError`` naming the host, and for each key its value and what was
-    expected.
+    like a typo of one of ours or of pyinfra's own. Raises ``SettingsError`` naming the host, and for each key its value
+    and what was expected.
     """
-    known = set(Settings.model_fields)
-    ours = {key.removeprefix(PREFIX): value for key, value in data.items() if key.startswith(PREFIX)}
-    problems: list[str] = []
-    for key in data:
-        slip = meant(key, [PREFIX + name for name in known])
-        if key.removeprefix(PREFIX) in known and not key.startswith(PREFIX):
-            problems.append(f"{host}: {key}: unknown key; keys of this project start with {PREFIX}: {PREFIX}{key}")
-        elif slip and key != slip and (not key.startswith(PREFIX) or key.removeprefix(PREFIX) not in known):
-            problems.append(f"{host}: {key}: unknown key; did you mean {slip}?")
-        elif key.startswith(PREFIX) and key.removeprefix(PREFIX) not in known:
-            problems.append(f"{host}: {key}: unknown key; the README's table of settings lists the known ones")
+    ours = {
+        key.removeprefix(PREFIX): value
+        for key, value in data.items()
+        if isinstance(key, str) and key.startswith(PREFIX) and key.removeprefix(PREFIX) in Settings.model_fields
+    }
+    problems = [problem for key in data if (problem := _unknown_key(key))]
+    problems += host_keys.problems(data)
     try:
-        settings = Settings(**{key: value for key, value in ours.items() if key in known})
+        settings = Settings(**ours)
     except ValidationError as error:
-        found = error.errors()
-        for item in found:
-            alone = sum(other["loc"][:1] == item["loc"][:1] for other in found) == 1
-            if item["type"] == "literal_error" and not alone:
-                # One half of a union: "not the word 'supported'" says nothing that the other half does not.
-                continue
-            if not item["loc"]:
-                problems.append(f"{host}: {item['msg'].removeprefix('Value error, ')}")
-                continue
-            key = str(item["loc"][0])
-            value, where = ours.get(key), ""
-            for part in item["loc"][1:]:
-                if isinstance(part, int) and isinstance(value, Sequence) and not isinstance(value, str):
-                    value, where = value[part], f"{where}[{part}]"
-            expected = _EXPECTED.get(item["type"], item["msg"].removeprefix("Value error, "))
-            if key == "boards" and item["type"] == "tuple_type":
-                expected = "expected 'supported', or a list of addresses, paths or models"
-            if item["type"] == "missing":
-                problems.append(f"{host}: {PREFIX}{key}: missing; expected: {_meaning(key)}")
-                continue
-            problems.append(f"{host}: {PREFIX}{key}{where} is {_shown(key, value)}: {expected}")
+        problems += _wrong_values(ours, error)
     if problems:
-        raise SettingsError("\n".join(dict.fromkeys(problems)))
+        raise SettingsError("\n".join(dict.fromkeys(f"{host}: {problem}" for problem in problems)))
     return settings
 
 
@@ -403,10 +458,10 @@ def read_without_secrets(host: str, data: Mapping[str, Any]) -> Settings:
     return read(host, {**data, **needed, "gevulot_psk_passphrase": _STAND_INS["gevulot_psk_passphrase"]})
 
 
-def read_all(hosts: Iterable[tuple[str, Mapping[str, Any]]], found: Iterable[str] = ()) -> dict[str, Settings]:
-    """Check every host's data, and raise one ``SettingsError`` with the problems of all, those ``found`` among them."""
+def read_all(hosts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Settings]:
+    """Check every host's data, and raise one ``SettingsError`` with the problems of all."""
     checked: dict[str, Settings] = {}
-    problems = list(found)
+    problems: list[str] = []
     for name, data in hosts:
         try:
             checked[name] = read(name, data)
@@ -417,15 +472,11 @@ def read_all(hosts: Iterable[tuple[str, Mapping[str, Any]]], found: Iterable[str
     return checked
 
 
-def _meaning(key: str) -> str:
-    return Settings.model_fields[key].description or ""
-
-
 def table() -> str:
     """The README's table of settings, in Markdown."""
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "**required**" if field.is_required() else f"`{field.default!r}`"
+        default = "**required**" if callable(field.default) else f"`{field.default!r}`"
         rows.append(f"| `{PREFIX}{name}` | {default} | {field.description} |")
     return "\n".join(rows)
 

@@ -7,6 +7,12 @@
 answer even when no host can be reached: `python -m deploys.fleet inventories/prod.py`.
 """
 
+import sys
+from pathlib import Path
+
+# So that pyinfra may be started in any directory.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from pyinfra import host
 
 from deploys.fleet.gathering import report

@@ -4,6 +4,12 @@ Their images are stand-ins for Postgres and the node, and their boards are model
 boards are named here.
 """
 
+import sys
+from pathlib import Path
+
+# So that pyinfra may be started in any directory.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from tests.lab.inventory import hosts
 
 nodes = hosts()

@@ -5,7 +5,13 @@ pyinfra inventories/prod.py deploys/node.py --dry --diff
 pyinfra inventories/prod.py deploys/node.py
 """
 
-from inventories.template import refuse_unedited
+import sys
+from pathlib import Path
+
+# So that pyinfra may be started in any directory.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from inventories.template import check_inventory
 
 nodes = [
     (
@@ -19,4 +25,4 @@ nodes = [
     ),
 ]
 
-refuse_unedited(nodes)
+check_inventory(globals())

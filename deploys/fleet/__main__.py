@@ -29,6 +29,7 @@ from deploys.fleet import output  # noqa: E402
 from deploys.fleet.gathering import NOT_REACHED  # noqa: E402
 from deploys.fleet.look import look, unreached  # noqa: E402
 from deploys.fleet.state import HostState, Severity, worst  # noqa: E402
+from deploys.inventory import problems  # noqa: E402
 from deploys.settings import SettingsError  # noqa: E402
 
 _USAGE = 2
@@ -101,6 +102,8 @@ def _look_at_all(path: str, limit: tuple[str, ...], values: dict[str, Any]) -> l
         except Exception as error:
             # It is a program of the operator's: anything may go wrong in it.
             raise SettingsError(f"{path}: the inventory cannot be read: {type(error).__name__}: {error}") from error
+        if wrong := problems(inventory, path):
+            raise SettingsError("\n".join(wrong))
         chosen = _limited(inventory, limit)
         with ctx_inventory.use(inventory):
             state.init(inventory, Config(), initial_limit=chosen)

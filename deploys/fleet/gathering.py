@@ -12,6 +12,7 @@ from pyinfra.api.exceptions import PyinfraError
 from deploys.fleet import output
 from deploys.fleet.look import look, unreached
 from deploys.fleet.state import HostState
+from deploys.inventory import problems_of_run
 from deploys.settings import SettingsError
 
 NOT_REACHED = "not reached, or failed earlier in this run: pyinfra says why"
@@ -51,6 +52,8 @@ def report(host: Host) -> None:
 
 
 def _options(host: Host) -> output.Options:
+    if wrong := problems_of_run(host.state):
+        raise StatusError("\n".join(wrong))
     try:
         return output.options(host.data.dict())
     except SettingsError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from deploys.arguments import KERNEL_ARGUMENTS
 from deploys.preflight.boards import judge_boards, nvidia_stays, request
-from deploys.preflight.database import judge_data, judge_image
+from deploys.preflight.database import judge_data
 from deploys.preflight.kernel_line import ids_argument, judge_attempt, judge_kernels, judge_lines
 from deploys.preflight.network import judge_discovery, judge_peers, lost_reach
 from deploys.preflight.packages import judge_packages
@@ -40,7 +40,6 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     judge_packages(state, found)
     judge_peers(settings, found)
     judge_discovery(state.discovery, found)
-    judge_image(settings, found)
     judge_data(state.data_release, settings, found)
     judge_services(state.services, settings, state.data_release, found)
     boards = judge_boards(state, settings, config, found)

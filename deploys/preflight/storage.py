@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deploys.preflight.verdict import Findings
 from deploys.settings import Settings
-from deploys.values import directory, own_directory
+from deploys.values import own_directory
 from facts.listeners import unit_of
 from facts.storage import Storage
 from facts.untrusted import printable
@@ -72,7 +72,7 @@ def _path_problem(storage: Storage, asked: str) -> str | None:
     if storage.real == asked:
         return None
     try:
-        own_directory(directory(storage.real))
+        own_directory(storage.real)
     except ValueError as error:
         return f"a link to {printable(storage.real, 200)}: {error}. Choose another path."
     return None

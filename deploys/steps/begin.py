@@ -13,11 +13,12 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys import execution, heartbeat, login, preflight
+from deploys import heartbeat, login, preflight
 from deploys.connection import prepare
+from deploys.inventory import settings_of_run
 from deploys.platforms import Family
 from deploys.preflight import HostState, Verdict, key, services, storage
-from deploys.settings import Settings, SettingsError, read_all
+from deploys.settings import Settings, SettingsError
 from deploys.steps import vsock
 from deploys.steps.packages import PACKAGES
 from facts.attempt import RebootAttempts
@@ -61,9 +62,8 @@ def _settings_of_this_run() -> dict[str, Settings]:
     """The settings of every host that ``--limit`` leaves in, checked once a run."""
     state = ctx_state.get()
     if state not in _read:
-        hosts = [each for each in state.inventory if state.is_host_in_limit(each)]
         try:
-            _read[state] = read_all(((each.name, each.data.dict()) for each in hosts), execution.problems(hosts))
+            _read[state] = settings_of_run(state)
         except SettingsError as error:
             raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
     return _read[state]
@@ -114,7 +114,7 @@ def begin() -> Node:
 def _judge(settings: Settings) -> Verdict:
     if problem := login.trouble(host):
         return Verdict((problem,), ())
-    profile = (settings.seccomp_profile,) if settings.seccomp_profile else ()
+    profile = vsock.profile_paths(settings)
     found = ask(
         host,
         Part("platform", Platform, {"directory": settings.storage_directory}),

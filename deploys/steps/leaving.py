@@ -12,11 +12,12 @@ from pyinfra.api import State
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys import execution, heartbeat, login
+from deploys import heartbeat, login
 from deploys.connection import prepare
+from deploys.inventory import settings_of_run
 from deploys.pending import left_over
 from deploys.platforms import Family, Unsupported, family_of, generator_of
-from deploys.settings import PREFIX, Settings, SettingsError, read_all
+from deploys.settings import PREFIX, Settings, SettingsError
 from deploys.slips import meant
 from deploys.steps import differences, gevulot
 from deploys.steps.before import ARCHIVE, RECORD, STATE_DIRECTORY
@@ -93,10 +94,8 @@ _read: WeakKeyDictionary[State, dict[str, Settings]] = WeakKeyDictionary()
 def _settings_of_this_run() -> dict[str, Settings]:
     state = ctx_state.get()
     if state not in _read:
-        hosts = [each for each in state.inventory if state.is_host_in_limit(each)]
         try:
-            data = ((each.name, relevant(each.data.dict())) for each in hosts)
-            _read[state] = read_all(data, execution.problems(hosts))
+            _read[state] = settings_of_run(state, relevant)
         except SettingsError as error:
             raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
     return _read[state]

@@ -40,9 +40,17 @@ def trial_command(settings: Settings) -> str:
     return " ".join(quote(word) for word in ("python3", "-I", "-c", text, "check", *words))
 
 
+def profile_paths(settings: Settings) -> tuple[str, ...]:
+    """The paths to ask for that tell whether there is a profile; a directory alone has the second one."""
+    path = settings.seccomp_profile
+    return (path, f"{path}/.") if path else ()
+
+
 def missing_profile(settings: Settings, there: list[str]) -> tuple[str, ...]:
     """The refusal of a host that lacks the file of ``gevulot_seccomp_profile``. ``there`` are the paths that exist."""
     path = settings.seccomp_profile
+    if f"{path}/." in there:
+        return (f"gevulot_seccomp_profile is {path}, a directory; expected a JSON file: name it, or unset the key",)
     if not path or path in there:
         return ()
     return (f"gevulot_seccomp_profile is {path}, which the host does not have; put the file there, or unset the key",)

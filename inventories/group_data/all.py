@@ -1,7 +1,15 @@
 """Defaults of every node. The README's table of settings lists all keys; a host's own data wins over these."""
 
-from deploys.secret_sources import from_environment as _from_environment
+import sys
+from pathlib import Path
 
-# Read when a deploy needs it, so that this file also loads where the secret is not at hand.
-# For a file instead: from deploys.secret_sources import from_file as _from_file, then _from_file("/path/of/it").
-gevulot_psk_passphrase = _from_environment("GEVULOT_PSK_PASSPHRASE")
+# So that pyinfra may be started in any directory.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from deploys.inventory import check_run as _check_run
+
+_check_run()
+
+# The passphrase is read from the environment variable GEVULOT_PSK_PASSPHRASE. From a file instead:
+# from deploys.secret_sources import from_file as _from_file
+# gevulot_psk_passphrase = _from_file("/path/of/it")

@@ -356,22 +356,36 @@ def before(auto_update_timer: str) -> list[str]:
     return ["begin", "privileged", "archive", "archived /etc/hostname", "record", json.dumps(document)]
 
 
-def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str], Any]:
-    """What a Debian host answers after the run that ``watch`` wrote down in ``path``, where it was called ``name``.
+def left_by(path: str, name: str) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
+    """What runs leave on a host: mode and owner of each file and directory, and the digest of each file's content.
 
-    ``changed`` says of single secrets, spelt with underscores, what the node says of them instead of ``same``.
+    ``path`` is where ``watch`` wrote the runs down, one after the other.
     """
-    answers: dict[str | re.Pattern[str], Any] = {}
     modes: dict[str, tuple[str, str]] = {}
     for each in sent(Path(path)):
-        words = shlex.split(each.text) if each.host == name and each.kind == "command" else []
+        if each.host != name or each.kind != "command":
+            continue
+        words = shlex.split(each.text)
         if words[:2] == ["mkdir", "-p"] and len(words) == 3:
             modes[words[2]] = ("755", "root:root")
         elif words[:1] == ["chmod"] and len(words) == 3:
             modes[words[2]] = (words[1], modes.get(words[2], ("", "root:root"))[1])
         elif words[:1] == ["chown"] and len(words) == 3:
             modes[words[2]] = (modes.get(words[2], ("755",))[0], words[1])
+        for gone in re.findall(r"(?:^|[;&] )rm -r?f ([^;&|]+)", each.text):
+            for place in shlex.split(gone):
+                modes.pop(place, None)
     digests = dict(line.split("  ")[::-1] for line in Path(f"{path}.files").read_text().splitlines())
+    return modes, {place: digest for place, digest in digests.items() if place in modes}
+
+
+def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str], Any]:
+    """What a Debian host answers after the run that ``watch`` wrote down in ``path``, where it was called ``name``.
+
+    ``changed`` says of single secrets, spelt with underscores, what the node says of them instead of ``same``.
+    """
+    answers: dict[str | re.Pattern[str], Any] = {}
+    modes, digests = left_by(path, name)
     modes["/var/lib/gevulot-deploy/before.json"] = ("600", "root:root")
     digests["/var/lib/gevulot-deploy/before.json"] = ""
     for place in [place for place in modes if place in digests]:
