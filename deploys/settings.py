@@ -41,6 +41,7 @@ from deploys.values import (
     is_loopback,
     is_pinned,
     port_of,
+    release_of_image,
     tag_of,
 )
 
@@ -222,11 +223,9 @@ class Settings(BaseModel):
 
     def _release_disagreement(self) -> Iterator[str]:
         """Where the tag of the database's image says that it is another release, or that it may become one."""
-        tag = tag_of(self.postgres_image) or ""
-        # Images with Postgres and more have its release behind "pg"; others begin with it, as the official one does.
-        said = re.search(r"(?:^|[.-])pg-?([0-9]{1,2})(?![0-9])", tag) or re.match(r"v?([0-9]{1,2})(?![0-9])", tag)
-        moves = tag == "latest" and not is_pinned(self.postgres_image)
-        if moves or (said is not None and int(said[1]) != self.postgres_release):
+        release = release_of_image(self.postgres_image)
+        moves = tag_of(self.postgres_image) == "latest" and not is_pinned(self.postgres_image)
+        if moves or release not in (None, self.postgres_release):
             yield (
                 f"gevulot_postgres_image is {self.postgres_image!r}, but gevulot_postgres_release is "
                 f"{self.postgres_release}; expected a tag of that release, such as '{self.postgres_release}-alpine': "

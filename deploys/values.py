@@ -23,6 +23,9 @@ _LONGEST = 4096
 # IPv4 addresses as a program sees them that listens on [::] (RFC 4291, 2.5.5.2).
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
+# Images with Postgres and more have its release behind "pg"; others begin their tag with it, as the official one does.
+_BEHIND_PG = re.compile(r"(?:^|[.-])pg-?(\d{1,2})(?![\d])")
+_FIRST = re.compile(r"v?(\d{1,2})(?=$|[.-]|alpha|beta|rc)")
 _DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+)+")
 # As Docker's distribution defines references. The registry is written out: Podman asks or guesses where it is not.
 _REGISTRY = r"(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+|[a-z0-9-]+(?=:))(?::[1-9][0-9]{0,4})?"
@@ -176,6 +179,15 @@ def _seccomp_profile(path: str) -> str:
             "expected the absolute path of a JSON file on the node, such as '/etc/gevulot/seccomp.json', or '' for "
             "Podman's own profile"
         ) from None
+
+
+def release_of_image(image: str) -> int | None:
+    """The major release of Postgres that the image's tag names; ``None`` where it names none."""
+    path, _, tag = image.partition("@")[0].rpartition("/")[2].partition(":")
+    if match := _BEHIND_PG.search(tag):
+        return int(match[1])
+    match = _FIRST.match(tag) if "postgres" in path or path.startswith("pg") else None
+    return int(match[1]) if match else None
 
 
 def tag_of(image: str) -> str | None:

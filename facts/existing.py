@@ -169,7 +169,7 @@ class ExistingNodeParts(FactBase[ExistingNode]):
 
     def command(self, units: tuple[tuple[str, str, str], ...] = (), directory: str = "/var/lib/gevulot-deploy") -> str:
         words = (directory, *(word for unit in units for word in unit))
-        return f"sh -c {quote(_COMMAND)} existing {' '.join(map(quote, words))}"
+        return f"sh -c {quote(_COMMAND)} node-parts {' '.join(map(quote, words))}"
 
     def process(self, output: list[str]) -> ExistingNode:
         try:

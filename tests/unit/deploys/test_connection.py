@@ -17,7 +17,7 @@ from tests.unit.deploys.servers import ROOT, Server
 
 PROBES = Path(__file__).parent / "probes"
 PASSWORD = "a sudo 'password' with $signs"
-PASSPHRASE = "a passphrase of this network"
+PASSPHRASE = "mole harbour lantern 41"
 
 pytestmark = [
     pytest.mark.commands,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deploys import passphrases, secret_sources
 from deploys.settings import PREFIX, Settings, SettingsError, read, read_all
-from deploys.values import is_listen
+from deploys.values import is_listen, release_of_image
 
 PASSPHRASE = "our own passphrase"
 SECRETS = ("psk_passphrase", "postgres_url", "postgres_password")
@@ -398,6 +398,32 @@ def test_a_storage_that_belongs_to_others_is_refused(path: str) -> None:
         ),
     ],
 )
+@pytest.mark.parametrize(
+    ("image", "release"),
+    [
+        ("docker.io/library/postgres:16-alpine", 16),
+        ("docker.io/library/postgres:15", 15),
+        ("docker.io/library/postgres:18beta1-alpine", 18),
+        ("docker.io/library/postgres:16.4-bookworm@sha256:" + "0" * 64, 16),
+        ("registry.example.net:5000/mirror/postgres:17", 17),
+        ("docker.io/bitnami/postgresql:16.4.0-debian-12-r1", 16),
+        ("docker.io/pgvector/pgvector:pg16", 16),
+        ("docker.io/timescale/timescaledb:2.15.3-pg15", 15),
+        ("docker.io/timescale/timescaledb:2.15.3", None),
+        ("docker.io/library/postgres:latest", None),
+        ("quay.io/own/postgres:20240101", None),
+        ("registry.example.net:5000/mirror/postgres@sha256:" + "0" * 64, None),
+    ],
+)
+def test_a_tag_that_names_another_release_of_postgres_is_refused(image: str, release: int | None) -> None:
+    assert release_of_image(image) == release
+    for asked_for in (15, 16):
+        keys = {"postgres_image": image, "postgres_release": asked_for}
+        text = outcome({f"{PREFIX}{key}": value for key, value in keys.items()})
+        wrong = release not in (None, asked_for) or image.endswith(":latest")
+        assert ("but gevulot_postgres_release is" in text) == wrong
+
+
 @pytest.mark.parametrize("key", ["node_image", "postgres_image"])
 def test_an_image_without_registry_or_tag_is_refused(key: str, image: str) -> None:
     assert f"gpu1: gevulot_{key} is " in refusal(**{key: image})

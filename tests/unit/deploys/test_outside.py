@@ -102,7 +102,7 @@ def test_a_port_that_keeps_silent_is_open(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def settings(**asked: object) -> Settings:
-    return read("gpu1", {"gevulot_psk_passphrase": "a passphrase of this network", **asked})
+    return read("gpu1", {"gevulot_psk_passphrase": "mole harbour lantern 41", **asked})
 
 
 @pytest.mark.parametrize("doubt", ["behind a jump host", "behind a proxy", "not connected over SSH"])

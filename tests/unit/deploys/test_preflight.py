@@ -263,31 +263,6 @@ def test_postgres_data_of_the_same_release_is_accepted() -> None:
     assert verdict(data_release="15", postgres_url="postgres://a:b@c/d").refusals == ()
 
 
-@pytest.mark.parametrize(
-    ("image", "release"),
-    [
-        ("docker.io/library/postgres:16-alpine", 16),
-        ("docker.io/library/postgres:15", 15),
-        ("docker.io/library/postgres:18beta1-alpine", 18),
-        ("docker.io/library/postgres:16.4-bookworm@sha256:" + "0" * 64, 16),
-        ("registry.example.net:5000/mirror/postgres:17", 17),
-        ("docker.io/bitnami/postgresql:16.4.0-debian-12-r1", 16),
-        ("docker.io/pgvector/pgvector:pg16", 16),
-        ("docker.io/timescale/timescaledb:2.15.3-pg15", 15),
-        ("docker.io/timescale/timescaledb:2.15.3", None),
-        ("docker.io/library/postgres:latest", None),
-        ("docker.io/library/postgres", None),
-        ("quay.io/own/postgres:20240101", None),
-        ("registry.example.net:5000/mirror/postgres@sha256:" + "0" * 64, None),
-    ],
-)
-def test_a_tag_that_names_another_release_of_postgres_is_refused(image: str, release: int | None) -> None:
-    for asked_for in (15, 16):
-        refusals = verdict(postgres_image=image, postgres_release=asked_for).refusals
-        assert any("which names Postgres" in each for each in refusals) == (release not in (None, asked_for))
-    assert verdict(postgres_image=image, postgres_url="postgres://a:b@192.0.2.1/d").refusals == ()
-
-
 @pytest.mark.parametrize("state", ["lost", "changed", "size", "dangling", "legacy-size"])
 def test_a_key_that_is_not_the_nodes_is_refused_before_anything_is_changed(state: str) -> None:
     (refusal,) = verdict(services=Services(key_state=state)).refusals

@@ -24,6 +24,7 @@ HOW: dict[str, Any] = {
     "enforce_minimum": True,
     "reboot": "never",
     "reboot_timeout": 600,
+    "reboot_batch": 2,
     "verify_virtual_machine": False,
     "probe_ports": {9999: 19999},
 }
@@ -122,7 +123,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
     done = {"never": _run(place(), None, {}, "{}", "-y")}
     never = done["never"]
     line = f'["live {r.KERNEL} {r.ARGUMENTS} {_IDS}", "configured {r.KERNEL} {r.ARGUMENTS} {_IDS}"]'
-    profile = '"existing": ["/etc/own.json"]'
+    profile = '"existing /etc/own.json": ["/etc/own.json"]'
     own = '"^Secret=gevulot-db-password": "1:Secret=gevulot-db-password"'
     done["how"] = _run(place(), never, HOW, "{}", "--dry", "--json")
     done["set own"] = _run(place(), never, WITH_OWN_DATABASE, f'{{"/proc/cmdline": {line}, {profile}}}', "-y")
