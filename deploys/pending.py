@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from deploys.preflight import KERNEL_ARGUMENTS
+from deploys.vfio_ids import is_ids
 from facts.kernel import CommandLines, effective
 from pcibind.model import Topology
 
 # Drivers whose unbind may never return while anything uses them: they are kept off by a reboot, never by force.
 _HOLD_ON = frozenset({"nvidia", "nouveau", "nova_core"})
-# The argument of gevulot_vfio_ids, whose value is the operator's.
-IDS = "vfio-pci.ids"
 OURS = tuple(dict.fromkeys(argument for arguments in KERNEL_ARGUMENTS.values() for argument in arguments))
 
 
@@ -39,21 +38,30 @@ def pending(lines: CommandLines, arguments: tuple[str, ...], topology: Topology,
     return reasons
 
 
-def added(line: Iterable[str], before: Iterable[str]) -> list[str]:
-    """The arguments of a command line that a deploy gives and that were not on it before."""
+def added(line: Iterable[str], before: Iterable[str], recorded: tuple[str, ...] | None = None) -> list[str]:
+    """The arguments of a command line that a deploy gave it, and that were not on it before.
+
+    ``recorded`` are those that deploys set by the host's record. Earlier versions kept none (``None``).
+    """
     known = set(before)
-    return [each for each in line if each not in known and (each in OURS or each.startswith(f"{IDS}="))]
+    return [
+        each
+        for each in line
+        if each not in known and (each in recorded if recorded is not None else each in OURS or is_ids(each))
+    ]
 
 
-def left_over(lines: CommandLines, before: Iterable[str], acted: bool) -> list[str]:
+def left_over(
+    lines: CommandLines, before: Iterable[str], acted: bool, recorded: tuple[str, ...] | None = None
+) -> list[str]:
     """Why a released host still needs a reboot, in words; empty when it does not.
 
     ``before`` are the arguments that the kernel ran with before the first deploy; ``acted`` is whether this boot set
-    driver overrides before any driver was loaded.
+    driver overrides before any driver was loaded; ``recorded`` as in ``added``.
     """
     reasons = []
     # One that an operator has configured by himself in the meantime would be there after a reboot too.
-    gone = [each for each in added(lines.live, before) if not any(each in line for line in lines.configured)]
+    gone = [each for each in added(lines.live, before, recorded) if not any(each in line for line in lines.configured)]
     if gone:
         reasons.append(f"the kernel runs with {' '.join(gone)}, which is configured no more")
     if acted:

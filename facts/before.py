@@ -16,6 +16,7 @@ echo begin
 [ "$(id -u)" = 0 ] && echo privileged
 for path in "$@"; do if [ -e "$path" ] || [ -L "$path" ]; then echo "trace $path"; fi; done
 if [ -e "$directory/before.tar" ]; then echo archive; tar -tf "$directory/before.tar" | sed 's|^|archived /|'; fi
+if [ -e "$directory/arguments" ]; then echo arguments; sed 's|^|argument |' "$directory/arguments"; fi
 if [ -e "$directory/before.json" ]; then echo record; cat "$directory/before.json"; fi
 """
 
@@ -36,7 +37,7 @@ class Past:
 
     ``archived`` are the files of it that were kept, ``shared_directories`` those of the directories for everybody's
     files that it had (``None`` where the record does not say), and ``auto_update_timer`` how systemd called the state
-    of Podman's timer.
+    of Podman's timer. ``arguments`` are the kernel arguments that deploys set since (``None``: not recorded).
     """
 
     command_line: tuple[str, ...]
@@ -46,6 +47,7 @@ class Past:
     archived: frozenset[str] = frozenset()
     shared_directories: frozenset[str] | None = None
     auto_update_timer: str = ""
+    arguments: tuple[str, ...] | None = None
 
     def made(self, directory: str) -> bool:
         """Whether a deploy made a directory for everybody's files, which the host had not."""
@@ -79,11 +81,11 @@ def parse(output: list[str]) -> Remains:
         words.setdefault(kind, []).append(rest)
         if kind == "record":
             break
-    past = _past(json.loads("\n".join(lines)), words.get("archived", [])) if "record" in words else None
+    past = _past(json.loads("\n".join(lines)), words) if "record" in words else None
     return Remains("privileged" in words, tuple(words.get("trace", ())), "archive" in words, past)
 
 
-def _past(record: dict[str, Any], archived: list[str]) -> Past:
+def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Past:
     if record["version"] != 1:
         raise ValueError(f"its version is {record['version']!r}, expected 1")
     shared = record.get("shared_directories")
@@ -95,9 +97,10 @@ def _past(record: dict[str, Any], archived: list[str]) -> Past:
             FunctionBefore(each["path"], each["model"], each["driver"], each["driver_override"])
             for each in record["functions"]
         ),
-        archived=frozenset(archived),
+        archived=frozenset(words.get("archived", ())),
         shared_directories=None if shared is None else frozenset(shared),
         auto_update_timer=record.get("auto_update_timer", ""),
+        arguments=tuple(words.get("argument", ())) if "arguments" in words else None,
     )
 
 
@@ -118,15 +121,18 @@ class Before(FactBase[Remains | None]):
 
 
 class ArchivedFile(FactBase[str]):
-    """Whether a file is as an archive has it (``same``: content, owner, mode, time), or ``different``."""
+    """Whether a file is as an archive has it (``same``: content, owner, mode; or where a link leads), or ``different``.
+
+    Its time may be another: a file that was only touched is what it was.
+    """
 
     @staticmethod
     def default() -> str:
         return "different"
 
     def command(self, archive: str, path: str) -> str:
-        compare = f"tar -C / --compare -f {quote(archive)} {quote(path.lstrip('/'))}"
-        return f"if {compare} >/dev/null 2>&1; then echo same; else echo different; fi"
+        compare = f"LC_ALL=C tar -C / --compare -f {quote(archive)} {quote(path.lstrip('/'))} 2>&1"
+        return f"if {compare} | grep -v ': Mod time differs$' >/dev/null; then echo different; else echo same; fi"
 
     def process(self, output: list[str]) -> str:
         return output[0].strip()

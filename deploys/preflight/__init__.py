@@ -6,10 +6,14 @@ Each module judges one thing of a ``HostState`` and adds to the findings. Live s
 
 from __future__ import annotations
 
-from deploys.preflight.boards import judge_boards, nvidia_stays, request
+from deploys import former, vfio_ids
+from deploys.manifest import BLACKLIST, FILES
+from deploys.preflight.boards import judge_boards, request
 from deploys.preflight.database import judge_data
+from deploys.preflight.drivers import judge_drivers
 from deploys.preflight.kernel_line import KERNEL_ARGUMENTS, ids_argument, judge_lines
 from deploys.preflight.network import judge_discovery, judge_peers, lost_reach
+from deploys.preflight.places import judge_places, real_paths
 from deploys.preflight.platform import NFTABLES_MODULES, judge_modules, judge_nftables, judge_platform, release_of
 from deploys.preflight.state import HostState
 from deploys.preflight.verdict import Findings, Verdict
@@ -39,24 +43,34 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     judge_lines(state.lines, found)
     judge_data(state.data_release, settings, found)
     boards = judge_boards(state, settings, config, found)
-    stays = nvidia_stays(state.topology, boards)
-    if stays:
-        found.warnings.append("an NVIDIA board stays with the host, so its drivers are not blacklisted.")
-    if warning := lost_reach(settings, state.listened):
-        found.warnings.append(warning)
+    files = state.files
+    blacklist = judge_drivers(files.drivers, files.users, boards, found)
+    judge_places(files.places, FILES, found)
+    found.warnings += former.written_through(files.texts, files.past)
+    taken_back = former.ours(files.texts, files.past)
+    options = {file: each for file, each in files.options.items() if file not in (BLACKLIST, *taken_back)}
     functions = [function for board in boards for function in board.functions]
     models = tuple(sorted({function.model for function in functions})) if settings.vfio_ids else ()
+    displays = [board for board in state.topology.boards() if board.display_functions]
+    theirs = vfio_ids.own(state.lines, files.past, options, displays)
+    arguments = (
+        *KERNEL_ARGUMENTS.get(state.platform.iommu_table or "", ()),
+        *ids_argument(models, state.modules, theirs),
+    )
+    if warning := lost_reach(settings, state.listened):
+        found.warnings.append(warning)
     return Verdict(
         refusals=tuple(found.refusals),
         warnings=tuple(found.warnings),
         family=family,
         boards=boards,
         config=config,
-        kernel_arguments=(
-            *KERNEL_ARGUMENTS.get(state.platform.iommu_table or "", ()),
-            *ids_argument(models, state.modules),
-        ),
+        kernel_arguments=arguments,
+        set_arguments=vfio_ids.set_until_now(state.lines, files.past, displays),
+        past=files.past,
         models=models,
         modules=present,
-        nvidia_stays=stays,
+        blacklist=blacklist,
+        former=taken_back,
+        real=real_paths(files.places, settings.directories),
     )

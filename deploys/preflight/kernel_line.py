@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from deploys import vfio_ids
 from deploys.preflight.verdict import Findings
 from facts.kernel import CommandLines, Module
 
 KERNEL_ARGUMENTS = {"DMAR": ("intel_iommu=on", "iommu=pt"), "IVRS": ("iommu=pt",)}
 
 
-def ids_argument(models: tuple[str, ...], modules: dict[str, Module]) -> tuple[str, ...]:
+def ids_argument(models: tuple[str, ...], modules: dict[str, Module], theirs: tuple[str, ...] = ()) -> tuple[str, ...]:
     """A vfio-pci that is built into the kernel (Ubuntu's) reads no file of /etc/modprobe.d."""
-    if not models or "vfio_pci" not in modules or modules["vfio_pci"].kind != "built-in":
-        return ()
-    return (f"vfio-pci.ids={','.join(models)}",)
+    return vfio_ids.argument(models, theirs, "vfio_pci" in modules and modules["vfio_pci"].kind == "built-in")
 
 
 def judge_lines(lines: CommandLines | None, found: Findings) -> None:

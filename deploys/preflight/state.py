@@ -5,11 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from facts.aliases import Aliases
+from facts.before import Past
+from facts.driver_users import Users
+from facts.file import Text
 from facts.kernel import CommandLines, Module
+from facts.place import Place
 from facts.platform import Host
 from pcibind.evidence import Evidence
 from pcibind.model import Topology
 from pcibind.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class FilesState:
+    """Files, and what they are about: ``past`` is the host before its first deploy, ``texts`` what is in the files of
+    earlier versions, ``places`` where ours land, ``drivers`` and ``users`` which display drivers there are and what
+    uses them, ``options`` the options of vfio-pci in modprobe's files.
+    """
+
+    past: Past | None = None
+    texts: Mapping[str, Text] = field(default_factory=dict)
+    places: Mapping[str, Place] = field(default_factory=dict)
+    drivers: Aliases | None = None
+    users: Users | None = None
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +39,8 @@ class HostState:
     ``usage`` is ``None`` where it could not be read. ``record`` is what pcibind recorded on the host, if it ever did: a
     board in it is followed by its identity, wherever its address has gone. ``data_release`` is the release of the
     Postgres data that the host already has, ``lines`` are the kernel's arguments as they are, ``discovery`` what came
-    of each of gevulot_p2p_discovery, ``listened`` the address at which the node listens until this run.
+    of each of gevulot_p2p_discovery, ``listened`` the address at which the node listens until this run, ``files`` what
+    was read of files.
     """
 
     platform: Host
@@ -31,3 +52,4 @@ class HostState:
     lines: CommandLines | None = None
     discovery: Mapping[str, str] = field(default_factory=dict)
     listened: str = ""
+    files: FilesState = field(default_factory=FilesState)

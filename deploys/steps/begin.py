@@ -13,21 +13,30 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys import preflight
+from deploys import former, preflight
 from deploys.connection import send_at_once
+from deploys.manifest import FILES, STATE_DIRECTORY
 from deploys.platforms import Family
 from deploys.preflight import HostState, Verdict
+from deploys.preflight.drivers import WORDS
+from deploys.preflight.state import FilesState
 from deploys.settings import Settings, SettingsError, read_all
 from deploys.steps import key, vsock
+from facts.aliases import DisplayDrivers
+from facts.before import Before
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
+from facts.driver_users import DriverUsers
+from facts.file import Texts
 from facts.kernel import MODULES, KernelCommandLine, KernelModules
 from facts.paths import Existing
 from facts.pci import PciRecord, PciTopology, PciUsage
+from facts.place import Places
 from facts.platform import Platform
 from facts.said import Said
 from facts.together import Part, ask
 from facts.unit import NODE_INPUTS
+from facts.vfio_options import VfioOptions
 
 
 class Refused(PyinfraError):
@@ -106,6 +115,18 @@ def begin() -> Node:
     raise Refused("\n".join(["the preflight refused, and no host was changed:", *lines, f"To go on without: {others}"]))
 
 
+def _files(settings: Settings) -> tuple[Part, ...]:
+    """What is asked about files, and about the drivers and the programs that they are for."""
+    return (
+        Part("before", Before, {"directory": STATE_DIRECTORY}),
+        Part("texts", Texts, {"paths": former.ASKED}),
+        Part("places", Places, {"paths": (*FILES, *settings.directories)}),
+        Part("drivers", DisplayDrivers),
+        Part("users", DriverUsers, {"words": WORDS}),
+        *((Part("options", VfioOptions),) if settings.vfio_ids else ()),
+    )
+
+
 def _judge(settings: Settings) -> Verdict:
     profile = (settings.seccomp_profile,) if settings.seccomp_profile else ()
     found = ask(
@@ -123,6 +144,7 @@ def _judge(settings: Settings) -> Verdict:
             Said,
             {"program": f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_INPUTS[1]} 2>/dev/null || true"},
         ),
+        *_files(settings),
         *([Part("discovery", DiscoveryPeers, {"addresses": peers})] if (peers := settings.p2p_discovery) else []),
         *((Part("profile", Existing, {"paths": profile}),) if profile else ()),
     )
@@ -138,6 +160,14 @@ def _judge(settings: Settings) -> Verdict:
         lines=found["lines"],
         discovery=found.get("discovery", {}),
         listened=found["listened"],
+        files=FilesState(
+            past=found["before"].past if found["before"] else None,
+            texts=found["texts"],
+            places=found["places"],
+            drivers=found["drivers"],
+            users=found["users"],
+            options=found.get("options", {}),
+        ),
     )
     verdict = preflight.judge(state, settings)
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))

@@ -29,7 +29,7 @@ def grubby(lines: CommandLines, past: Past) -> str | None:
     had of a name, and that the deploy replaced, comes back.
     """
     before = [argument for line in _entries(past) for argument in line]
-    extra = dict.fromkeys(argument for line in lines.configured for argument in added(line, before))
+    extra = dict.fromkeys(argument for line in lines.configured for argument in added(line, before, past.arguments))
     if not extra:
         return None
     names = dict.fromkeys(argument.partition("=")[0] for argument in extra)
@@ -51,8 +51,11 @@ def _last(line: Iterable[str], name: str) -> str | None:
 def command_lines(past: Past, lines: CommandLines) -> list[Check]:
     """The live command line and the boot loader's against the record."""
     before = [argument for line in _entries(past) for argument in line]
-    live = _line("kernel arguments, live", [lines.live], [past.command_line], past.command_line, lines.configured)
-    configured = _line("kernel arguments, configured", lines.configured, _entries(past), before, ())
+    recorded = past.arguments
+    live = _line(
+        "kernel arguments, live", [lines.live], [past.command_line], past.command_line, lines.configured, recorded
+    )
+    configured = _line("kernel arguments, configured", lines.configured, _entries(past), before, (), recorded)
     if not lines.configured:
         configured = Check("kernel arguments, configured", "no entry was found", False, "the boot loader's entries")
     return [live, configured]
@@ -64,13 +67,14 @@ def _line(
     then: Iterable[tuple[str, ...]],
     known: Iterable[str],
     asked: Iterable[tuple[str, ...]],
+    recorded: tuple[str, ...] | None,
 ) -> Check:
     """One row: the same; a deploy's argument that nobody configured himself; or other differences, which are told."""
     new, old = ({_plain(line) for line in lines} for lines in (now, then))
     if new == old:
         return Check(what, "as they were", True, "as they were")
     own = {argument for line in asked for argument in line}
-    left = [argument for line in sorted(new) for argument in added(line, known) if argument not in own]
+    left = [argument for line in sorted(new) for argument in added(line, known, recorded) if argument not in own]
     if left:
         return Check(what, f"with {' '.join(dict.fromkeys(left))}", False, "without")
     plus = sorted({each for line in new for each in line} - {each for line in old for each in line})

@@ -12,16 +12,18 @@ from pyinfra.api import State
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
+from deploys import former
 from deploys.connection import send_at_once
+from deploys.manifest import ARCHIVE, RECORD, STATE_DIRECTORY
 from deploys.pending import left_over
 from deploys.platforms import Family, Unsupported, family_of, generator_of
 from deploys.settings import PREFIX, Settings, SettingsError, read_all
 from deploys.slips import meant
 from deploys.steps import differences, gevulot
-from deploys.steps.before import ARCHIVE, RECORD, STATE_DIRECTORY
 from deploys.steps.begin import Refused
 from deploys.steps.passthrough import LIBRARY
 from facts.before import Before, Past
+from facts.file import Texts
 from facts.kernel import KernelCommandLine
 from facts.paths import Existing
 from facts.pci import PciTopology
@@ -54,6 +56,8 @@ class Leaving:
     past: Past
     others: tuple[str, ...]
     requested: frozenset[Selector]
+    # Files of an earlier version that are still ours.
+    former: tuple[str, ...] = ()
     unit_inputs: list[OperationMeta] = field(default_factory=list)
     board_inputs: list[OperationMeta] = field(default_factory=list)
     initramfs_inputs: list[OperationMeta] = field(default_factory=list)
@@ -63,7 +67,7 @@ class Leaving:
     def reasons(self) -> list[str]:
         """Why the current host, which is this one, still needs a reboot."""
         acted = not self.others and bool(host.get_fact(Existing, paths=(EARLY_DONE,)))
-        return left_over(host.get_fact(KernelCommandLine), self.past.command_line, acted)
+        return left_over(host.get_fact(KernelCommandLine), self.past.command_line, acted, self.past.arguments)
 
     @property
     def gate(self) -> Callable[[], bool] | None:
@@ -157,7 +161,8 @@ def begin_release() -> Leaving | None:
             "deploy; only the boards of the node are given back. The kernel arguments go: what else needs an IOMMU "
             "has to ask for it by itself."
         )
-    return Leaving(settings, family, past, others, requested)
+    texts = host.get_fact(Texts, paths=former.ASKED)
+    return Leaving(settings, family, past, others, requested, former.ours(texts, past))
 
 
 def _refused(reason: str) -> Refused:

@@ -9,22 +9,16 @@ from pyinfra.api import deploy, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
+from deploys.manifest import MODULE_FILES
 from deploys.planning import will_follow
 from deploys.steps import differences, initramfs
 from deploys.steps.leaving import Leaving
-from deploys.steps.putback import emptied, put_back
+from deploys.steps.putback import emptied, put_back, taken_back
 from deploys.steps.reboot import Errand, reboot_rolling, told
 from facts.before import Past
 from facts.grub import StaleMenu
 from facts.kernel import KernelCommandLine
 
-MODULE_FILES = (
-    "/etc/modprobe.d/nvidia.conf",
-    "/etc/modprobe.d/vfio.conf",
-    "/etc/modules-load.d/vfio.conf",
-    "/etc/modules-load.d/vsock.conf",
-    "/etc/udev/rules.d/99-vfio.rules",
-)
 DROP_IN = "/etc/default/grub.d/90-gevulot.cfg"
 
 
@@ -58,6 +52,9 @@ def restore_modules(leaving: Leaving) -> None:
     """Before the boards go back: a driver that is kept off could not take its board."""
     for path in host.loop(MODULE_FILES):
         leaving.initramfs_inputs.append(put_back(leaving.past, path))
+    leaving.initramfs_inputs.append(
+        taken_back(name="Take back the files of an earlier version", past=leaving.past, paths=leaving.former)
+    )
     leaving.changes.extend(leaving.initramfs_inputs)
 
 

@@ -11,8 +11,8 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
+from deploys.manifest import ARCHIVE
 from deploys.planning import DECIDED_LATER, will_follow
-from deploys.steps.before import ARCHIVE
 from facts.before import ArchivedFile, Past
 from facts.paths import EmptyDirectories
 
@@ -26,7 +26,11 @@ def brought_back(path: str) -> Generator[PyinfraCommand | str, None, None]:
     if host.get_fact(ArchivedFile, archive=ARCHIVE, path=path) == "same":
         host.noop(f"{path} is what it was")
         return
-    yield (
+    yield _restore(path)
+
+
+def _restore(path: str) -> str:
+    return (
         f"tar -C / -xpf {ARCHIVE} {quote(path.lstrip('/'))} && "
         f"{{ ! command -v restorecon >/dev/null || restorecon {quote(path)}; }}"
     )
@@ -37,6 +41,25 @@ def put_back(past: Past, path: str) -> OperationMeta:
     if path in past.archived:
         return brought_back(name=f"Bring back {path}", path=path)
     return files.file(name=f"Remove {path}", path=path, present=False)
+
+
+@operation()
+def taken_back(past: Past | None, paths: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
+    """Take back files that earlier versions wrote: each becomes what it was before the first deploy, or goes.
+
+    + past: the host before its first deploy
+    + paths: those of the files that are still ours
+    """
+    commands = []
+    for path in paths:
+        if past is None or path not in past.archived:
+            commands.append(f"rm -f {quote(path)}")
+        elif host.get_fact(ArchivedFile, archive=ARCHIVE, path=path) != "same":
+            commands.append(_restore(path))
+    if not commands:
+        host.noop("no file of an earlier version is left")
+        return
+    yield from commands
 
 
 def is_as_before(past: Past, path: str) -> bool:

@@ -295,7 +295,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         "is-system-running": "running",
         "list-units --failed": Answer(lambda: host.failed_after if host.rebooted else ""),
         "pcibind status": Answer(lambda: ["{}", "0" if host.rebooted else "1"]),
-        "-newercm": "/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/nvidia.conf",
+        "-newercm": "/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/gevulot-boards.conf",
         re.compile(r"node_key\.sh state /"): "missing",
         re.compile(r" check gevulot-"): "absent",
         "FROM acl_whitelist": [f"own {PUBLIC_KEY}", "answered"],
@@ -331,6 +331,7 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
     """
     answers: dict[str | re.Pattern[str], Any] = {}
     modes: dict[str, tuple[str, str]] = {}
+    uploads: dict[str, str] = {}
     for each in sent(Path(path)):
         words = shlex.split(each.text) if each.host == name and each.kind == "command" else []
         if words[:2] == ["mkdir", "-p"] and len(words) == 3:
@@ -339,7 +340,11 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
             modes[words[2]] = (words[1], modes.get(words[2], ("", "root:root"))[1])
         elif words[:1] == ["chown"] and len(words) == 3:
             modes[words[2]] = (modes.get(words[2], ("755",))[0], words[1])
+        elif words[3:4] == ["put_file.sh"]:
+            modes[words[5]] = (words[4], "root:root")
+            uploads[words[6]] = words[5]
     digests = dict(line.split("  ")[::-1] for line in Path(f"{path}.files").read_text().splitlines())
+    digests |= {place: digests[upload] for upload, place in uploads.items()}
     modes["/var/lib/gevulot-deploy/before.json"] = ("600", "root:root")
     digests["/var/lib/gevulot-deploy/before.json"] = ""
     for place in [place for place in modes if place in digests]:
@@ -362,6 +367,7 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
     boards = topology_text.parse(topology(*gpu(1, 1, drivers=BOUND, group=12))).boards()
     secrets = ("gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase")
     return answers | {
+        "echo privileged": before(),
         "dpkg -l": [f"ii  {package}  1.0  amd64  text" for package in PACKAGES["apt"]],
         "cat /etc/group": ["kvm:x:101:gevulot", "gevulot:x:999:"],
         "cat /etc/passwd": "gevulot:x:999:999::/var/lib/gevulot:/usr/sbin/nologin|gevulot|gevulot kvm||!",
@@ -382,6 +388,17 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
         "podman exec gevulot-postgres": ["release 160004", *(f"table {each}" for each in (*TABLES, MIGRATIONS))],
         **{f" check {each} ": changed.get(each.replace("-", "_"), "same") for each in secrets},
     }  # fmt: skip
+
+
+def before(arguments: str | None = ARGUMENTS, configured: str = KERNEL, archived: tuple[str, ...] = ()) -> list[str]:
+    """The answer about what a bare host was before, and about the arguments that deploys set since, if known."""
+    document = {
+        "version": 1, "kernel_command_line": configured.split(), "configured_command_lines": [configured.split()],
+        "system_state": "running", "functions": [],
+    }  # fmt: skip
+    files = [f"archived {path}" for path in ("/etc/hostname", *archived)]
+    known = [] if arguments is None else ["arguments", *(f"argument {each}" for each in arguments.split())]
+    return ["begin", "privileged", "archive", *files, *known, "record", *json.dumps(document).splitlines()]
 
 
 def saying(answers: dict[str | re.Pattern[str], Any], data: dict[str, Any]) -> dict[str, Any]:

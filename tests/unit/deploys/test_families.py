@@ -107,9 +107,28 @@ _RUNS = {
     ),
     "ids left over": (
         """
-    ("@fake/left", r.data(r.Recorded(
+    ("@fake/left", r.saying({"echo privileged": r.before(f"{r.ARGUMENTS} vfio-pci.ids=10de:2684")}, r.data(r.Recorded(
         r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt vfio-pci.ids=10de:2684"
+    )))),
+    ("@fake/former", r.saying({"echo privileged": r.before(None)}, r.data(r.Recorded(
+        r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt vfio-pci.ids=10de:2684"
+    )))),
+    ("@fake/own", r.data(r.Recorded(
+        r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt vfio-pci.ids=1000:0072"
     ))),
+    ("@fake/own-since", r.saying({"echo privileged": r.before()}, r.data(r.Recorded(
+        r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt vfio-pci.ids=10de:2684"
+    )))),
+    ("@fake/both", r.saying({"vfio[-_]pci": ["ids=1000:0072 /etc/modprobe.d/own.conf"]}, r.data(r.Recorded(
+        r.FEDORA, needs_reboot=False, configured="iommu=pt vfio-pci.ids=8086:1533"
+    ), vfio_ids=True))),
+    ("@fake/back", r.saying(
+        {"echo privileged": r.before(
+            f"{r.ARGUMENTS} vfio-pci.ids=8086:1533,10de:2684", "root=x vfio-pci.ids=8086:1533"
+        )},
+        r.data(r.Recorded(
+            r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt vfio-pci.ids=8086:1533,10de:2684"
+        )))),
     ("@fake/done", r.data(r.Recorded(r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt"))),
     ("@fake/lacking", r.data(r.Recorded(r.FEDORA, needs_reboot=False, configured="iommu=pt"))),
 """,
@@ -410,15 +429,27 @@ def test_a_host_whose_boot_cannot_be_told_apart_is_not_rebooted(runs: dict[str, 
 @pytest.mark.parametrize(
     ("host", "expected"),
     [
-        ("left", ["grubby --update-kernel=ALL --args='intel_iommu=on iommu=pt' --remove-args=vfio-pci.ids"]),
-        ("lacking", ["grubby --update-kernel=ALL --args='intel_iommu=on iommu=pt'"]),
+        ("left", ["--args='intel_iommu=on iommu=pt' --remove-args=vfio-pci.ids=10de:2684"]),
+        # Of an earlier version, which kept no record: told by the models of the host's display boards.
+        ("former", ["--args='intel_iommu=on iommu=pt' --remove-args=vfio-pci.ids=10de:2684"]),
+        # The operator's, before the first deploy and since.
+        ("own", []),
+        ("own-since", []),
+        # The kernel keeps the last one only: one argument has both, and the undo of that brings the operator's back.
+        ("both", ["--args='intel_iommu=on iommu=pt vfio-pci.ids=8086:1533,1000:0072,10de:22ba,10de:2684'"]),
+        (
+            "back",
+            ["--args='intel_iommu=on iommu=pt vfio-pci.ids=8086:1533' --remove-args=vfio-pci.ids=8086:1533,10de:2684"],
+        ),
+        ("lacking", ["--args='intel_iommu=on iommu=pt'"]),
         ("done", []),
     ],
 )
-def test_grubby_sets_what_lacks_and_takes_away_what_is_left_over(
+def test_grubby_sets_what_lacks_and_takes_away_what_a_deploy_set_and_nothing_else(
     runs: dict[str, Run], host: str, expected: list[str]
 ) -> None:
-    assert [each for each in runs["ids left over"].commands(host) if "grubby --update" in each] == expected
+    commands = [each for each in runs["ids left over"].commands(host) if "grubby --update" in each]
+    assert [each.partition("--update-kernel=ALL ")[2] for each in commands] == expected
 
 
 def test_a_settled_host_has_an_empty_plan(plans: dict[str, Run]) -> None:
@@ -477,7 +508,7 @@ def test_a_plan_for_a_settled_host_changes_nothing(plans: dict[str, Run], name: 
 
 def test_the_files_of_a_step_are_asked_for_in_one_command(plans: dict[str, Run]) -> None:
     asked = [each.text for each in plans["applied"].sent if "' files " in each.text]
-    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [6, 5, 3, 4, 7]
+    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [4, 5, 3, 4, 7]
 
 
 def test_a_host_that_can_be_asked_nothing_is_said_once(runs: dict[str, Run]) -> None:
