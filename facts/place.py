@@ -21,7 +21,8 @@ for path; do
     if [ -d "$parent" ]; then break; fi
     if [ -e "$parent" ] || [ -L "$parent" ]; then echo "blocked $parent"; continue 2; fi
   done
-  real=$(readlink -m -- "$path") && home=$(readlink -f -- "$parent") || exit 1
+  home=$(readlink -f -- "$parent") || exit 1
+  real=$(readlink -m -- "$path" 2>/dev/null) || real=$path # a link to itself
   echo "real $real"
   echo "mount $(stat -c %m -- "$home")"
   if [ -L "$path" ]; then echo "link $(readlink -- "$path")"; [ -e "$path" ] || echo dangling

@@ -401,6 +401,19 @@ def before(arguments: str | None = ARGUMENTS, configured: str = KERNEL, archived
     return ["begin", "privileged", "archive", *files, *known, "record", *json.dumps(document).splitlines()]
 
 
+# What an earlier version wrote under names that others use too, as the host answers for the texts.
+FORMER = (
+    *(
+        "file /etc/modprobe.d/nvidia.conf",
+        "text # The boards belong to virtual machines: keep the host's drivers off them.",
+    ),
+    *("text blacklist nvidia", "text blacklist nouveau"),
+    *("file /etc/modprobe.d/vfio.conf", "text # Binding is per device, by pcibind's driver override."),
+    *("file /etc/modules-load.d/vfio.conf", "text # the operator's", "text vfio"),
+    *("file /etc/udev/rules.d/99-vfio.rules", 'text SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"'),
+)
+
+
 def saying(answers: dict[str | re.Pattern[str], Any], data: dict[str, Any]) -> dict[str, Any]:
     """A fake host's data with these answers before its own."""
     own = {key: text for key, text in data["fake_responses"].items() if key not in answers}

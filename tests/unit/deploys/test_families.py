@@ -62,6 +62,15 @@ _RUNS = {
     ("@fake/one", r.data(r.Recorded(r.DEBIAN))),
     ("@fake/two", r.data(r.Recorded(r.DEBIAN_12))),
     ("@fake/three", r.data(r.Recorded(r.FEDORA), seccomp_profile="/etc/own.json")),
+    ("@fake/four", r.saying(
+        {"places /etc": ["root", "place /etc/gevulot/node.env", "real /etc/gevulot/node.env", "mount /", "directory"]},
+        r.data(r.Recorded(r.DEBIAN)))),
+    ("@fake/five", r.saying(
+        {"list-unit-files --no-legend": ["unit nvidia-persistenced.service runs /usr/bin/nvidia-persistenced"],
+         "modules.alias; do": [
+            f"{kind} nvidia /devices/pci0000:00/0000:00:01.0/0000:01:00.0" for kind in ("offers", "drives")
+         ] + ["tables 1"]},
+        r.data(r.Recorded(r.DEBIAN)))),
 """,
         ("-y",),
     ),
@@ -131,6 +140,19 @@ _RUNS = {
         )))),
     ("@fake/done", r.data(r.Recorded(r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt"))),
     ("@fake/lacking", r.data(r.Recorded(r.FEDORA, needs_reboot=False, configured="iommu=pt"))),
+""",
+        ("-y",),
+    ),
+    "former": (
+        """
+    ("@fake/former", r.saying(
+        {"echo privileged": r.before(None, archived=("/etc/modprobe.d/vfio.conf",)), "texts /etc": r.FORMER,
+         "--compare": "different"},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
+    ("@fake/strange", r.saying({"texts /etc": r.FORMER}, r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
+    ("@fake/through", r.saying(
+        {"echo privileged": r.before(None), "texts /etc": [r.FORMER[0], "link /etc/nvidia/a.conf", *r.FORMER[1:4]]},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
 """,
         ("-y",),
     ),
@@ -362,6 +384,8 @@ def test_a_refused_host_stops_the_run_before_any_host_is_changed(runs: dict[str,
     assert "no host was changed" in run.output
     assert "@fake/two: Podman 4.3.1 is installed" in run.output
     assert "@fake/three: gevulot_seccomp_profile is /etc/own.json, which the host does not have" in run.output
+    assert "@fake/four: /etc/gevulot/node.env is a directory; expected a file of the deploy" in run.output
+    assert "@fake/five: nvidia-persistenced.service runs /usr/bin/nvidia-persistenced, which needs the" in run.output
     assert "Traceback" not in run.output
 
 
@@ -424,6 +448,32 @@ def test_a_host_whose_boot_cannot_be_told_apart_is_not_rebooted(runs: dict[str, 
     assert "[@fake/one] did not come back right: its boot identifier could not be read, so it was not" in run.output
     assert "[@fake/two] not rebooted, because @fake/one is not well" in run.output
     assert run.exit_code != 0
+
+
+_TAKEN_BACK = "Configure the kernel | Take back the files of an earlier version"
+
+
+def test_the_files_of_an_earlier_version_are_taken_back_without_a_reboot(runs: dict[str, Run]) -> None:
+    run = runs["former"]
+    commands = run.commands("former")
+    taken = [each.text for each in run.sent if each.host == "@fake/former" and each.operation == _TAKEN_BACK]
+    changes = [text for text in taken if text in commands]
+    assert changes[0] == "rm -f /etc/modprobe.d/nvidia.conf"
+    assert "tar -C / -xpf /var/lib/gevulot-deploy/before.tar etc/modprobe.d/vfio.conf" in changes[1]
+    assert changes[2:] == ["rm -f /etc/udev/rules.d/99-vfio.rules"], (
+        "and the operator's own modules-load.d/vfio.conf stays"
+    )
+    assert not any("systemctl reboot" in each for each in commands)
+    assert sum("update-initramfs -u" in each for each in commands) == 1
+
+
+def test_files_of_those_names_on_a_host_without_a_record_are_not_touched(runs: dict[str, Run]) -> None:
+    assert _TAKEN_BACK not in runs["former"].operations("strange")
+
+
+def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_told(runs: dict[str, Run]) -> None:
+    assert _TAKEN_BACK not in runs["former"].operations("through")
+    assert "an earlier deploy wrote through it into /etc/nvidia/a.conf" in runs["former"].output
 
 
 @pytest.mark.parametrize(

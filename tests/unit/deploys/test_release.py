@@ -188,6 +188,12 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("-y",),
     ),
     "archived": ('("@fake/by-hand", t.deployed(t.r.DEBIAN, archived=(t.VFIO_RULE,))),', ("-y",)),
+    "former": (
+        """("@fake/one", t.r.saying(
+            {"texts /etc": t.r.FORMER, "etc/modprobe.d/vfio.conf 2>&1": "different"},
+            t.deployed(t.r.DEBIAN, archived=("/etc/modprobe.d/vfio.conf",)))),""",
+        ("-y",),
+    ),
     "others": ('("@fake/shared", t.deployed(t.r.DEBIAN, others=True)),', ("-y",)),
     "never": ('("@fake/one", t.deployed(t.r.DEBIAN, reboot="never")),', ("-y",)),
     "board gone": ('("@fake/one", t.deployed(t.r.DEBIAN, functions=(*t._BARE, *t.r.gpu(2, 2)))),', ("-y",)),
@@ -436,6 +442,14 @@ def test_without_permission_the_reboot_is_told_and_nothing_is_compared(runs: dic
     assert "a reboot is pending: this boot set driver overrides before any driver was loaded" in run.output
     assert "What was verified" not in run.output
     assert "What stays on @fake/one" in run.output
+
+
+def test_a_host_that_an_earlier_version_deployed_goes_back_from_its_files(runs: dict[str, Run]) -> None:
+    commands = runs["former"].commands("one")
+    assert [each for each in commands if "modprobe.d/nvidia.conf" in each] == ["rm -f /etc/modprobe.d/nvidia.conf"]
+    (restored,) = [each for each in commands if "modprobe.d/vfio.conf" in each]
+    assert restored.startswith("tar -C / -xpf /var/lib/gevulot-deploy/before.tar")
+    assert not [each for each in commands if "modules-load.d/vfio.conf" in each], "somebody else's"
 
 
 def test_a_board_that_is_gone_is_told_and_is_no_error(runs: dict[str, Run]) -> None:

@@ -34,7 +34,8 @@ def judged(places: dict[str, Place], *files: Path | str) -> Findings:
 
 @root
 def test_what_is_in_a_files_place_is_named(tmp_path: Path) -> None:
-    names = ("file", "link", "dangling", "directory", "fifo", "none/of/it")
+    names = ("file", "link", "dangling", "loop", "directory", "fifo", "none/of/it")
+    (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "dangling").symlink_to("gone")
@@ -42,8 +43,11 @@ def test_what_is_in_a_files_place_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     found = read(*(tmp_path / name for name in names))
     kinds = [found[str(tmp_path / name)].kind for name in names]
-    assert kinds == ["file", "link", "link", "directory", "special", ""]
-    assert [path for path, place in found.items() if place.dangling] == [f"{tmp_path}/dangling"]
+    assert kinds == ["file", "link", "link", "link", "directory", "special", ""]
+    assert [path for path, place in found.items() if place.dangling] == [
+        f"{tmp_path}/dangling",
+        f"{tmp_path}/loop",
+    ]
     assert found[f"{tmp_path}/link"].real == f"{tmp_path}/file"
     refusals = judged(found, *(tmp_path / name for name in names)).refusals
     assert [text.partition(";")[0] for text in refusals] == [
