@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from deploys.manifest import BLACKLIST
-from facts.before import Past
+from deploys.manifest import BLACKLIST, RECORD
+from facts.before import Past, Remains
 from facts.file import Text
 
 # Path → everything that an earlier version wrote there, and nothing that anybody added to it.
@@ -54,6 +54,14 @@ def written_through(texts: Mapping[str, Text], past: Past | None) -> tuple[str, 
         f"(dpkg -S {texts[path].link} or rpm -qf {texts[path].link} names it), or restore the file from a backup."
         for path in FORMER
         if path in texts and texts[path].link and _is_written(path, texts)
+    )
+
+
+def damaged(remains: Remains) -> str:
+    """The sentence about a record of the host before its first deploy that nobody can read."""
+    return (
+        f"{RECORD} cannot be read ({remains.damaged}); expected the record that the first deploy wrote. Bring it back "
+        "from a backup: without it nobody can say what the host was before."
     )
 
 

@@ -8,7 +8,6 @@ from shlex import quote
 from typing import Any
 
 from pyinfra.api import FactBase
-from pyinfra.api.exceptions import FactProcessError
 
 _COMMAND = r"""
 directory=$1; shift
@@ -56,12 +55,16 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """What deploys left on a host. ``traces`` are those of the paths asked for that exist."""
+    """What deploys left on a host. ``traces`` are those of the paths asked for that exist.
+
+    ``damaged`` says why the record cannot be understood, where there is one that cannot be.
+    """
 
     privileged: bool
     traces: tuple[str, ...]
     archive: bool
     past: Past | None
+    damaged: str = ""
 
     def to_json(self) -> dict[str, Any]:
         found = asdict(self)
@@ -73,7 +76,7 @@ class Remains:
 
 
 def parse(output: list[str]) -> Remains:
-    """What the command printed. Raises ``ValueError`` for a record that cannot be read, ``KeyError`` for a part."""
+    """What the command printed."""
     lines = iter(output)
     words: dict[str, list[str]] = {}
     for line in lines:
@@ -81,8 +84,14 @@ def parse(output: list[str]) -> Remains:
         words.setdefault(kind, []).append(rest)
         if kind == "record":
             break
-    past = _past(json.loads("\n".join(lines)), words) if "record" in words else None
-    return Remains("privileged" in words, tuple(words.get("trace", ())), "archive" in words, past)
+    past, damaged = None, ""
+    try:
+        past = _past(json.loads("\n".join(lines)), words) if "record" in words else None
+    except (ValueError, TypeError) as error:
+        damaged = str(error)
+    except KeyError as error:
+        damaged = f"{error} is missing"
+    return Remains("privileged" in words, tuple(words.get("trace", ())), "archive" in words, past, damaged)
 
 
 def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Past:
@@ -112,12 +121,7 @@ class Before(FactBase[Remains | None]):
         return f"sh -c {quote(_COMMAND)} before {words}"
 
     def process(self, output: list[str]) -> Remains:
-        try:
-            return parse(output)
-        except (ValueError, TypeError) as error:
-            raise FactProcessError(f"the record before.json cannot be read: {error}") from error
-        except KeyError as error:
-            raise FactProcessError(f"the record before.json cannot be read: {error} is missing") from error
+        return parse(output)
 
 
 class ArchivedFile(FactBase[str]):

@@ -170,6 +170,8 @@ def _judge(settings: Settings) -> Verdict:
         ),
     )
     verdict = preflight.judge(state, settings)
+    if found["before"] and found["before"].damaged:
+        verdict = replace(verdict, refusals=(*verdict.refusals, former.damaged(found["before"])))
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))
     warning = key.readable_until_now(settings) if found["key_was_readable"] else None
     return replace(verdict, warnings=(*verdict.warnings, *([warning] if warning else [])))

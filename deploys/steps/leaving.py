@@ -134,6 +134,8 @@ def begin_release() -> Leaving | None:
     if not remains.privileged:
         raise _refused(f"{STATE_DIRECTORY} can be read by root only. Connect as root, or with sudo (_sudo: True).")
     past = remains.past
+    if remains.damaged:
+        raise _refused(former.damaged(remains))
     if past is None:
         if remains.traces:
             raise _refused(

@@ -9,12 +9,11 @@ from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import files
 
 from deploys.manifest import ARCHIVE
 from deploys.planning import DECIDED_LATER, will_follow
 from facts.before import ArchivedFile, Past
-from facts.paths import EmptyDirectories
+from facts.paths import EmptyDirectories, Existing
 
 
 @operation()
@@ -40,7 +39,19 @@ def put_back(past: Past, path: str) -> OperationMeta:
     """Bring a file of the deploy back to what it was, or remove it where there was none."""
     if path in past.archived:
         return brought_back(name=f"Bring back {path}", path=path)
-    return files.file(name=f"Remove {path}", path=path, present=False)
+    return removed(name=f"Remove {path}", path=path)
+
+
+@operation()
+def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
+    """Remove a file of the deploy, or a link that somebody put in its place; what that leads to stays.
+
+    + path: the file
+    """
+    if not host.get_fact(Existing, paths=(path,)):
+        host.noop(f"{path} does not exist")
+        return
+    yield f"rm -f {quote(path)}"
 
 
 @operation()

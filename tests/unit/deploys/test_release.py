@@ -57,6 +57,7 @@ def before(*functions: r.Pci, archived: tuple[str, ...] = (), configured: str = 
 def file(path: str) -> dict[str | re.Pattern[str], Any]:
     kind = "drwxr-xr-x" if path in DIRECTORIES else "-rw-r--r--"
     return {
+        re.compile(rf"existing {re.escape(path)}$"): path,
         f"test -e {path} ||": f"user=root group=root mode={kind} atime=1 mtime=1 ctime=1 size=1 '{path}'",
     }
 
