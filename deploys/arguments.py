@@ -148,10 +148,22 @@ def table_of(wanted: Iterable[str]) -> str | None:
     return next((name for name, needed in KERNEL_ARGUMENTS.items() if set(needed) <= given), None)
 
 
-def added(line: Iterable[str], before: Iterable[str]) -> list[str]:
-    """The arguments of a command line that a deploy gives and that were not on it before."""
+def is_ids(argument: str) -> bool:
+    """Whether an argument gives models to vfio-pci; the kernel takes both spellings."""
+    return argument.replace("_", "-").partition("=")[0] == IDS
+
+
+def added(line: Iterable[str], before: Iterable[str], recorded: tuple[str, ...] | None = None) -> list[str]:
+    """The arguments of a command line that a deploy gave it, and that were not on it before.
+
+    ``recorded`` are those that deploys set by the host's record. Earlier versions kept none (``None``).
+    """
     known = set(before)
-    return [each for each in line if each not in known and (each in OURS or each.startswith(f"{IDS}="))]
+    return [
+        each
+        for each in line
+        if each not in known and (each in recorded if recorded is not None else each in OURS or is_ids(each))
+    ]
 
 
 def _holds(given: list[tuple[str, str, str | None]], name: str, wanted: str) -> bool:

@@ -299,7 +299,7 @@ _LOADED_AT_BOOT = ("/etc/nftables.conf", "/etc/sysconfig/nftables.conf")
 
 
 def initramfs(stale: list[str], contents: Contents) -> Check:
-    wrong = [*stale, *contents.differences]
+    wrong = contents.outdated(stale)
     right = f"newer than /etc; {contents.unknown[0]}" if contents.unknown else "holds what /etc says"
     return Check("initramfs", wrong[0] if wrong else right, not wrong, "what /etc says")
 

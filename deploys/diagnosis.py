@@ -56,7 +56,9 @@ def _cause(pattern: str, text: str, step: str) -> _Cause:
 
 _DATABASE = "see `journalctl -u gevulot-postgres -u gevulot-migrate`, or the server that gevulot_postgres_url names"
 _SECCOMP = "set gevulot_seccomp_profile to a profile that allows AF_VSOCK, and run deploys/node.py"
-_VSOCK_MODULES = "load them (`modprobe -a vsock vhost_vsock`), and see why /etc/modules-load.d/vsock.conf did not"
+_VSOCK_MODULES = (
+    "load them (`modprobe -a vsock vhost_vsock`), and see why /etc/modules-load.d/gevulot-node.conf did not"
+)
 _KEY = "see `journalctl -u gevulot-key`; if {key} is lost, restore it from your backup"
 _PEERS = "correct gevulot_p2p_discovery ({peers}) or unset it, and run deploys/node.py"
 _IMAGE = "check gevulot_node_image and gevulot_postgres_image, and that the host reaches the registry"

@@ -38,15 +38,17 @@ def pending(lines: CommandLines, arguments: tuple[str, ...], topology: Topology,
     return reasons
 
 
-def left_over(lines: CommandLines, before: Iterable[str], acted: bool) -> list[str]:
+def left_over(
+    lines: CommandLines, before: Iterable[str], acted: bool, recorded: tuple[str, ...] | None = None
+) -> list[str]:
     """Why a released host still needs a reboot, in words; empty when it does not.
 
     ``before`` are the arguments that the kernel ran with before the first deploy; ``acted`` is whether this boot set
-    driver overrides before any driver was loaded.
+    driver overrides before any driver was loaded; ``recorded`` as in ``added``.
     """
     reasons = []
     # One that an operator has configured by himself in the meantime would be there after a reboot too.
-    gone = [each for each in added(lines.live, before) if not any(each in line for line in lines.configured)]
+    gone = [each for each in added(lines.live, before, recorded) if not any(each in line for line in lines.configured)]
     if gone:
         reasons.append(f"the kernel runs with {' '.join(gone)}, which is no longer configured")
     if acted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Generator
 from hashlib import sha256
 from io import StringIO
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pyinfra import host
-from pyinfra.api import operation
+from pyinfra import host, logger
+from pyinfra.api import FileUploadCommand, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import files
+from pyinfra.context import ctx_state
+from pyinfra.facts.files import FileContents
 
+from deploys import scripts
+from deploys.manifest import ARCHIVE
 from deploys.planning import is_planning
 from facts.file import PlainFiles, State
 
@@ -56,7 +60,7 @@ class Files:
 
 @operation()
 def written(path: str, content: str, mode: str, among: Files) -> Generator[PyinfraCommand | str, None, None]:
-    """A file of root's with this content.
+    """A file of root's with this content. What a link in its place leads to is left alone, and the undo restores it.
 
     + path: where it lands
     + content: text
@@ -66,6 +70,24 @@ def written(path: str, content: str, mode: str, among: Files) -> Generator[Pyinf
     if among.state(path) == State(mode, "root:root", sha256(content.encode()).hexdigest()):
         host.noop(f"file {path} is already there as it should be")
         return
-    yield from files.put._inner(
-        src=StringIO(content), dest=path, user="root", group="root", mode=mode, create_remote_dir=True
-    )
+    if ctx_state.get().config.DIFF and (is_planning() or not ctx_state.get().should_check_for_changes()):
+        _show_difference(path, content)
+    yield scripts.shell("make_room.sh", path, ARCHIVE)
+    # Hidden, so that nothing which reads that directory takes it for one of its files.
+    upload = uploaded(path)
+    yield FileUploadCommand(StringIO(content), upload, remote_temp_filename=host.get_temp_filename(upload))
+    yield scripts.shell("put_file.sh", mode, path, upload)
+
+
+def uploaded(path: str) -> str:
+    """Where a file lies before it takes its place."""
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/.gevulot-new.{name}"
+
+
+def _show_difference(path: str, content: str) -> None:
+    """Print what changes, for pyinfra's --diff."""
+    current = host.get_fact(FileContents, path=path) or []
+    host.log(f"Will change {path}", logger.info)
+    for line in difflib.unified_diff(current, content.splitlines(), lineterm="", n=1):
+        logger.info(f"  {line}")

@@ -304,6 +304,11 @@ class Settings(BaseModel):
         return self.postgres_url is None
 
     @property
+    def directories(self) -> tuple[str, ...]:
+        """The node's own directories, the outermost first."""
+        return (self.storage_directory, self.data_directory, self.key_directory, self.postgres_directory)
+
+    @property
     def data_directory(self) -> str:
         """What the container sees as /var/lib/gevulot. The node may serve any file of it to its peers."""
         return f"{self.storage_directory}/data"

@@ -8,7 +8,6 @@ from shlex import quote
 from typing import Any
 
 from pyinfra.api import FactBase
-from pyinfra.api.exceptions import FactProcessError
 
 _COMMAND = r"""
 directory=$1; shift
@@ -16,6 +15,7 @@ echo begin
 [ "$(id -u)" = 0 ] && echo privileged
 for path in "$@"; do if [ -e "$path" ] || [ -L "$path" ]; then echo "trace $path"; fi; done
 if [ -e "$directory/before.tar" ]; then echo archive; tar -tf "$directory/before.tar" | sed 's|^|archived /|'; fi
+if [ -e "$directory/arguments" ]; then echo arguments; sed 's|^|argument |' "$directory/arguments"; fi
 if [ -e "$directory/before.json" ]; then echo record; cat "$directory/before.json"; fi
 """
 
@@ -36,7 +36,7 @@ class Past:
 
     ``archived`` are the files of it that were kept, ``shared_directories`` those of the directories for everybody's
     files that it had (``None`` where the record does not say), and ``auto_update_timer`` how systemd called the state
-    of Podman's timer.
+    of Podman's timer. ``arguments`` are the kernel arguments that deploys set since (``None``: not recorded).
     """
 
     command_line: tuple[str, ...]
@@ -46,6 +46,7 @@ class Past:
     archived: frozenset[str] = frozenset()
     shared_directories: frozenset[str] | None = None
     auto_update_timer: str = ""
+    arguments: tuple[str, ...] | None = None
 
     def made(self, directory: str) -> bool:
         """Whether a deploy made a directory for everybody's files, which the host had not."""
@@ -54,12 +55,16 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """What deploys left on a host. ``traces`` are those of the paths asked for that exist."""
+    """What deploys left on a host. ``traces`` are those of the paths asked for that exist.
+
+    ``damaged`` says why the record cannot be understood, where there is one that cannot be.
+    """
 
     privileged: bool
     traces: tuple[str, ...]
     archive: bool
     past: Past | None
+    damaged: str = ""
 
     def to_json(self) -> dict[str, Any]:
         found = asdict(self)
@@ -71,7 +76,7 @@ class Remains:
 
 
 def parse(output: list[str]) -> Remains:
-    """What the command printed. Raises ``ValueError`` for a record that cannot be read, ``KeyError`` for a part."""
+    """What the command printed."""
     lines = iter(output)
     words: dict[str, list[str]] = {}
     for line in lines:
@@ -79,11 +84,17 @@ def parse(output: list[str]) -> Remains:
         words.setdefault(kind, []).append(rest)
         if kind == "record":
             break
-    past = _past(json.loads("\n".join(lines)), words.get("archived", [])) if "record" in words else None
-    return Remains("privileged" in words, tuple(words.get("trace", ())), "archive" in words, past)
+    past, damaged = None, ""
+    try:
+        past = _past(json.loads("\n".join(lines)), words) if "record" in words else None
+    except (ValueError, TypeError) as error:
+        damaged = str(error)
+    except KeyError as error:
+        damaged = f"{error} is missing"
+    return Remains("privileged" in words, tuple(words.get("trace", ())), "archive" in words, past, damaged)
 
 
-def _past(record: dict[str, Any], archived: list[str]) -> Past:
+def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Past:
     if record["version"] != 1:
         raise ValueError(f"its version is {record['version']!r}, expected 1")
     shared = record.get("shared_directories")
@@ -95,9 +106,10 @@ def _past(record: dict[str, Any], archived: list[str]) -> Past:
             FunctionBefore(each["path"], each["model"], each["driver"], each["driver_override"])
             for each in record["functions"]
         ),
-        archived=frozenset(archived),
+        archived=frozenset(words.get("archived", ())),
         shared_directories=None if shared is None else frozenset(shared),
         auto_update_timer=record.get("auto_update_timer", ""),
+        arguments=tuple(words.get("argument", ())) if "arguments" in words else None,
     )
 
 
@@ -109,24 +121,22 @@ class Before(FactBase[Remains | None]):
         return f"sh -c {quote(_COMMAND)} before {words}"
 
     def process(self, output: list[str]) -> Remains:
-        try:
-            return parse(output)
-        except (ValueError, TypeError) as error:
-            raise FactProcessError(f"the record before.json cannot be read: {error}") from error
-        except KeyError as error:
-            raise FactProcessError(f"the record before.json cannot be read: {error} is missing") from error
+        return parse(output)
 
 
 class ArchivedFile(FactBase[str]):
-    """Whether a file is as an archive has it (``same``: content, owner, mode, time), or ``different``."""
+    """Whether a file is as an archive has it (``same``: content, owner, mode; or where a link leads), or ``different``.
+
+    Its time may be another: a file that was only touched is what it was.
+    """
 
     @staticmethod
     def default() -> str:
         return "different"
 
     def command(self, archive: str, path: str) -> str:
-        compare = f"tar -C / --compare -f {quote(archive)} {quote(path.lstrip('/'))}"
-        return f"if {compare} >/dev/null 2>&1; then echo same; else echo different; fi"
+        compare = f"LC_ALL=C tar -C / --compare -f {quote(archive)} {quote(path.lstrip('/'))} 2>&1"
+        return f"if {compare} | grep -v ': Mod time differs$' >/dev/null; then echo different; else echo same; fi"
 
     def process(self, output: list[str]) -> str:
         return output[0].strip()

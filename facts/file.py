@@ -49,3 +49,51 @@ class PlainFiles(FactBase[dict[str, State]]):
                 case _:
                     raise FactProcessError(f"a file's state is {line!r}, expected MODE OWNER DIGEST - PATH")
         return found
+
+
+_TEXTS = r"""
+for file; do
+  [ -f "$file" ] || continue
+  echo "file $file"
+  [ ! -L "$file" ] || echo "link $(readlink -f -- "$file")"
+  head -c 4096 -- "$file" | sed 's/^/text /;$a\'
+done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A short text file: its first 4,096 bytes, and what it leads to where it is a link."""
+
+    content: str
+    link: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Texts(FactBase[dict[str, Text]]):
+    """The text of each of these files that is there, in one command."""
+
+    @staticmethod
+    def default() -> dict[str, Text]:
+        return {}
+
+    def command(self, paths: tuple[str, ...] = ()) -> str:
+        return f"sh -c {quote(_TEXTS)} texts {' '.join(map(quote, paths))}"
+
+    def process(self, output: list[str]) -> dict[str, Text]:
+        found: dict[str, Text] = {}
+        path = ""
+        for line in output:
+            kind, _, rest = line.partition(" ")
+            if kind == "file":
+                path = rest
+                found[path] = Text("")
+            elif kind == "link" and path:
+                found[path] = Text(found[path].content, rest)
+            elif kind == "text" and path:
+                found[path] = Text(f"{found[path].content}{rest}\n", found[path].link)
+            else:
+                raise FactProcessError(f"texts of files: expected file, link or text, found {line!r}")
+        return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -56,7 +56,16 @@ class StaleInitramfs(FactBase[list[str]]):
 # What takes a board before any driver can; of use only all together, and only with a list that names a function.
 LIST = "/etc/pcibind/early.list"
 EARLY = ("/etc/udev/rules.d/05-pcibind.rules", "/usr/local/lib/pcibind/early", LIST)
-_FILES = (*EARLY, "/etc/modprobe.d/nvidia.conf", "/etc/modprobe.d/vfio.conf")
+# And what keeps drivers off there, with the files of an earlier version. Others' files are their owners' affair.
+_FILES = (
+    *EARLY,
+    "/etc/modprobe.d/gevulot-boards.conf",
+    "/etc/modprobe.d/nvidia.conf",
+    "/etc/modprobe.d/vfio.conf",
+    "/etc/modules-load.d/gevulot-node.conf",
+    "/etc/modules-load.d/vfio.conf",
+    "/etc/modules-load.d/vsock.conf",
+)
 _NOTHING = hashlib.sha256(b"").hexdigest()
 _READER = Path(__file__).with_name("initramfs_reader.py")
 
@@ -65,8 +74,8 @@ _READER = Path(__file__).with_name("initramfs_reader.py")
 class Contents:
     """The files that act at a boot before the root is there: path → SHA-256, on the host and in each image.
 
-    Files that are not there are not in it. Images are those that may boot next: the running kernel's and the newest
-    one's. ``damaged`` are images that nothing can boot from, ``unlisted`` those that could not be read: image → reason.
+    Files that are not there are not in it. Images are those of the running kernel and of the newest
+    ones. ``damaged`` are images that nothing can boot from, ``unlisted`` those that could not be read: image → reason.
     ``without`` is the release of the running kernel when it has no image.
     """
 
@@ -91,6 +100,14 @@ class Contents:
             found += _differences(image, held, self.host, needed)
         return tuple(found)
 
+    def outdated(self, stale: Iterable[str]) -> tuple[str, ...]:
+        """What the next boot would miss, a sentence each. ``stale`` are the images that are older than their inputs.
+
+        Times count only for an image that was not read: a file that was touched, or that another package put there,
+        changes nothing in what an image holds of ours.
+        """
+        return (*self.differences, *(each for each in stale if each.partition(" ")[0] not in self.images))
+
     @property
     def unknown(self) -> tuple[str, ...]:
         """Which images could not be read and why, a sentence each."""
@@ -111,7 +128,7 @@ def _differences(
 
 
 class InitramfsContents(FactBase[Contents]):
-    """What the initramfs images that may boot next hold of the files that act early, beside the host's own."""
+    """What the initramfs images that may boot hold of the files that act early, beside the host's own."""
 
     @staticmethod
     def default() -> Contents:

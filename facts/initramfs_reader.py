@@ -2,7 +2,7 @@
 
     python3 -I -c "$(cat initramfs_reader.py)" PATH… [@RELEASE…]
 
-For each image that may boot next (the running kernel's, the newest one's, those of RELEASE) it prints `image FILE`, and
+For each image that may boot (the running kernel's, the newest ones', those of RELEASE) it prints `image FILE`, and
 under it `holds SHA256 PATH` for each of the files; before them `host SHA256 PATH` for the host's own. `damaged FILE
 REASON` and `unlisted FILE REASON` stand for images that nothing can boot from, and that this cannot read; `none KERNEL`
 for a running kernel without image. The format is the kernel's:
@@ -22,6 +22,8 @@ import sys
 from collections.abc import Collection
 from typing import IO, BinaryIO
 
+# Of how many older kernels the images are read, beside the newest one's: each takes a second or two.
+OLDER = 3
 HEADER = 110
 MAGICS = (b"070701", b"070702")
 # The first bytes of a compressed archive → what unpacks it from standard input.
@@ -112,7 +114,10 @@ def order(version: str) -> list[tuple[int, str]]:
 
 
 def images(boot: str, modules: str, others: Collection[str] = ()) -> list[str]:
-    """The paths of the images that may boot next. ``others`` are further releases of kernels."""
+    """The images that may boot: those of the running kernel, of the newest one, and of a few older ones.
+
+    ``others`` are further releases of kernels.
+    """
     running = platform.release()
     found = {}
     for pattern in ("initrd.img-*", "initramfs-*.img", "*/*/initrd"):
@@ -120,10 +125,18 @@ def images(boot: str, modules: str, others: Collection[str] = ()) -> list[str]:
             name = re.sub(r".*/(?:initrd[.]img-|initramfs-|(?=[^/]*/initrd$))|(?:[.]img|/initrd)$", "", path)
             if os.path.isdir(os.path.join(modules, name)):
                 found[path] = name
-    newest = max(found.values(), key=order, default=running)
+    releases = sorted(set(found.values()), key=order)
+    # No generator would rebuild an older one whose kernel is gone.
+    older = [each for each in releases[:-1] if is_installed(each, boot, modules)]
+    may_boot = {running, *releases[-1:], *older[-OLDER:]}
     if running not in found.values():
         print("none", running)
-    return [path for path, name in sorted(found.items()) if name in (running, newest, *others)]
+    return [path for path, name in sorted(found.items()) if name in {*may_boot, *others}]
+
+
+def is_installed(release: str, boot: str, modules: str) -> bool:
+    """Whether there is a kernel to boot with an image."""
+    return any(map(os.path.exists, (f"{boot}/vmlinuz-{release}", f"{modules}/{release}/vmlinuz")))
 
 
 def main(arguments: Collection[str], boot: str = "/boot", modules: str = "/lib/modules") -> None:

@@ -13,7 +13,11 @@ _COMMAND = r"""
 for device in /dev/kvm /dev/vsock /dev/vhost-vsock /dev/vfio/*; do
   [ -c "$device" ] && stat -c "device %n %a %U:%G" "$device"; done
 echo "groups $(id -nG gevulot 2>/dev/null)"
-for path in "$@"; do stat -c "path %n %a %U:%G %s" "$path" 2>/dev/null; done
+for path in "$@"; do
+  # A directory may be reached through a link; a file is none of ours then.
+  if [ -d "$path" ]; then follow=-L; else follow=; fi
+  stat $follow -c "path %n %a %U:%G %s" "$path" 2>/dev/null
+done
 echo "public $(cat /etc/gevulot/node-key.public 2>/dev/null)"
 echo "rooted $(df -P "$1" 2>/dev/null | sed -n '2s/.* //p')"
 echo "required $(systemctl show -p RequiresMountsFor --value gevulot-node.service 2>/dev/null)"

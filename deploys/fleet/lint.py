@@ -13,8 +13,7 @@ def lint(seen: Seen, arguments: KernelArguments, boards: list[Board]) -> list[st
     """What of the layers that act at a boot is not as the next boot needs it."""
     said: list[str] = []
     if seen.record.record:
-        said += seen.stale_initramfs
-        said += seen.initramfs.differences
+        said += seen.initramfs.outdated(seen.stale_initramfs)
         said += seen.initramfs.unknown
     said += next_boot.outdated(seen.lines)
     if arguments.wanted and arguments.live and arguments.configured is False:

@@ -6,12 +6,16 @@ Each module judges one thing of a ``HostState`` and adds to the findings. Live s
 
 from __future__ import annotations
 
+from deploys import former, vfio_ids
 from deploys.arguments import KERNEL_ARGUMENTS
-from deploys.preflight.boards import judge_boards, nvidia_stays, request
+from deploys.manifest import BLACKLIST, FILES
+from deploys.preflight.boards import judge_boards, request
 from deploys.preflight.database import judge_data
+from deploys.preflight.drivers import judge_drivers
 from deploys.preflight.kernel_line import ids_argument, judge_attempt, judge_kernels, judge_lines
 from deploys.preflight.network import judge_discovery, judge_peers, lost_reach
 from deploys.preflight.packages import judge_packages
+from deploys.preflight.places import judge_places, real_paths
 from deploys.preflight.platform import NFTABLES_MODULES, judge_modules, judge_nftables, judge_platform, release_of
 from deploys.preflight.services import judge_services
 from deploys.preflight.state import HostState
@@ -43,18 +47,26 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     judge_data(state.data_release, settings, found)
     judge_services(state.services, settings, state.data_release, found)
     boards = judge_boards(state, settings, config, found)
-    stays = nvidia_stays(state.topology, boards)
-    if stays:
-        found.warnings.append("an NVIDIA board stays with the host, so its drivers are not blacklisted.")
-    if warning := lost_reach(settings, state.listened):
-        found.warnings.append(warning)
+    files = state.files
+    blacklist = judge_drivers(files.drivers, files.users, boards, found)
+    judge_places(files.places, FILES, found)
+    found.warnings += former.written_through(files.texts, files.past)
+    taken_back = former.ours(files.texts, files.past)
+    options = {file: each for file, each in files.options.items() if file not in (BLACKLIST, *taken_back)}
     functions = [function for board in boards for function in board.functions]
     models = tuple(sorted({function.model for function in functions})) if settings.vfio_ids else ()
-    arguments = (*KERNEL_ARGUMENTS.get(state.platform.iommu_table or "", ()), *ids_argument(models, state.modules))
+    displays = [board for board in state.topology.boards() if board.display_functions]
+    theirs = vfio_ids.own(state.lines, files.past, options, displays)
+    arguments = (
+        *KERNEL_ARGUMENTS.get(state.platform.iommu_table or "", ()),
+        *ids_argument(models, state.modules, theirs),
+    )
     judge_lines(state, arguments if config.boards else (), found)
     judge_kernels(state, bool(config.boards), found)
     if settings.reboot != "never":
         judge_attempt(state, arguments, tuple(board.path for board in boards), found)
+    if warning := lost_reach(settings, state.listened):
+        found.warnings.append(warning)
     return Verdict(
         refusals=tuple(found.refusals),
         warnings=tuple(found.warnings),
@@ -62,9 +74,13 @@ def judge(state: HostState, settings: Settings) -> Verdict:
         boards=boards,
         config=config,
         kernel_arguments=arguments,
+        set_arguments=vfio_ids.set_until_now(state.lines, files.past, displays),
+        past=files.past,
         models=models,
         modules=present,
-        nvidia_stays=stays,
+        blacklist=blacklist,
+        former=taken_back,
+        real=real_paths(files.places, settings.directories),
         storage=state.services.storage,
         failed_before=state.services.failed,
     )

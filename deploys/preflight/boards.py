@@ -16,7 +16,6 @@ SUPPORTED_MODELS = {
     "10de:2204": "GeForce RTX 3090 (GA102)",
     "10de:2684": "GeForce RTX 4090 (AD102)",
 }
-NVIDIA = 0x10DE
 
 
 def is_supported(board: Board) -> bool:
@@ -85,14 +84,3 @@ def judge_boards(state: HostState, settings: Settings, config: Config, found: Fi
         allow = frozenset(settings.board_guards_allowed)
         found.refusals += [str(refusal) for refusal in guards.check(board, usage, allow, selector)]
     return tuple(board for board, _ in chosen)
-
-
-def nvidia_stays(topology: Topology, boards: tuple[Board, ...]) -> bool:
-    """Whether a display function of NVIDIA's is on none of the chosen boards, so that its driver is needed."""
-    taken = {board.path for board in boards}
-    return any(
-        function.vendor == NVIDIA
-        for board in topology.boards()
-        if board.path not in taken
-        for function in board.display_functions
-    )

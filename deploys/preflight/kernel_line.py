@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from deploys import attempt, next_boot
-from deploys.arguments import IDS
+from deploys import attempt, next_boot, vfio_ids
 from deploys.pending import pending
 from deploys.preflight.state import HostState
 from deploys.preflight.verdict import Findings
 from facts.kernel import Module
 
 
-def ids_argument(models: tuple[str, ...], modules: dict[str, Module]) -> tuple[str, ...]:
+def ids_argument(models: tuple[str, ...], modules: dict[str, Module], theirs: tuple[str, ...] = ()) -> tuple[str, ...]:
     """A vfio-pci that is built into the kernel (Ubuntu's) reads no file of /etc/modprobe.d."""
-    if not models or "vfio_pci" not in modules or modules["vfio_pci"].kind != "built-in":
-        return ()
-    return (f"{IDS}={','.join(models)}",)
+    return vfio_ids.argument(models, theirs, "vfio_pci" in modules and modules["vfio_pci"].kind == "built-in")
 
 
 def judge_lines(state: HostState, wanted: tuple[str, ...], found: Findings) -> None:

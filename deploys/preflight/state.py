@@ -6,13 +6,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from deploys.preflight.services import Services
+from facts.aliases import Aliases
 from facts.attempt import Attempts
+from facts.before import Past
+from facts.driver_users import Users
+from facts.file import Text
 from facts.installed_kernels import Installed
 from facts.kernel import CommandLines, Module
+from facts.place import Place
 from facts.platform import Host
 from pcibind.evidence import Evidence
 from pcibind.model import Topology
 from pcibind.record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class FilesState:
+    """Files, and what they are about: ``past`` is the host before its first deploy, ``texts`` what is in the files of
+    earlier versions, ``places`` where ours land, ``drivers`` and ``users`` which display drivers there are and what
+    uses them, ``options`` the options of vfio-pci in modprobe's files.
+    """
+
+    past: Past | None = None
+    texts: Mapping[str, Text] = field(default_factory=dict)
+    places: Mapping[str, Place] = field(default_factory=dict)
+    drivers: Aliases | None = None
+    users: Users | None = None
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +44,7 @@ class HostState:
     Postgres data that the host already has, ``lines`` are the kernel's arguments as they are, ``discovery`` what came
     of each of gevulot_p2p_discovery, ``listened`` the address at which the node listens until this run, ``kernels``
     those that the host could boot, ``attempts`` what an earlier run rebooted it for, ``services`` what there is where
-    the node's services are to be.
+    the node's services are to be, ``files`` what was read of files.
     """
 
     platform: Host
@@ -41,3 +61,4 @@ class HostState:
     kernels: Installed | None = None
     attempts: Attempts = field(default_factory=Attempts)
     services: Services = field(default_factory=Services)
+    files: FilesState = field(default_factory=FilesState)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deploys.platforms import Family
+from facts.before import Past
 from facts.storage import Storage
 from pcibind.model import Board
 from pcibind.request import Config
@@ -28,10 +30,21 @@ class Verdict:
     boards: tuple[Board, ...] = ()
     config: Config = field(default_factory=lambda: Config(()))
     kernel_arguments: tuple[str, ...] = ()
+    # Those that deploys set until now, and the host before the first of them.
+    set_arguments: tuple[str, ...] = ()
+    past: Past | None = None
     # Models of every function of the chosen boards, where gevulot_vfio_ids asks for them.
     models: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
-    nvidia_stays: bool = False
     storage: Storage | None = None
     # Units of others that had failed before the run.
     failed_before: tuple[str, ...] = ()
+    # Modules that are kept off, and those files of an earlier version that are still ours.
+    blacklist: tuple[str, ...] = ()
+    former: tuple[str, ...] = ()
+    # Directories that are reached through a link, and where they lie.
+    real: Mapping[str, str] = field(default_factory=dict)
+
+    def mounts(self, directory: str) -> str:
+        """What a unit names in RequiresMountsFor=, which resolves no links by itself."""
+        return f"{directory} {self.real[directory]}" if directory in self.real else directory

@@ -17,11 +17,11 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
 from deploys import forward, remote
+from deploys.manifest import STATE_DIRECTORY
 from deploys.planning import DECIDED_LATER, is_planning, will_follow
 from deploys.preflight import key
 from deploys.settings import Settings
 from deploys.steps import gevulot, postgres
-from deploys.steps.before import STATE_DIRECTORY
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
 from facts.access import ACCESS_QUERY, Access, AccessList, PublishedAccess

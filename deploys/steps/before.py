@@ -12,32 +12,20 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.files import File
 from pyinfra.operations import files
 
+from deploys.former import FORMER
+from deploys.manifest import ARCHIVE, FILES, RECORD, STATE_DIRECTORY
 from deploys.next_boot import DROP_IN, OLD_DROP_IN
 from facts.kernel import KernelCommandLine
 from facts.paths import Existing
 from facts.pci import PciTopology
 from facts.unit import SystemState, Units
 
-STATE_DIRECTORY = "/var/lib/gevulot-deploy"
-RECORD = f"{STATE_DIRECTORY}/before.json"
-ARCHIVE = f"{STATE_DIRECTORY}/before.tar"
-
 # Directories for everybody's files that a host may lack, and then a deploy makes them.
 SHARED_DIRECTORIES = ("/etc/default/grub.d", "/usr/local/libexec")
 TIMER = "podman-auto-update.timer"
 
-# Files that the guide writes too: a host set up by hand may have them, and undoing must bring those back.
-MAY_EXIST = (
-    DROP_IN,
-    OLD_DROP_IN,
-    "/etc/modprobe.d/nvidia.conf",
-    "/etc/modprobe.d/vfio.conf",
-    "/etc/modules-load.d/vfio.conf",
-    "/etc/modules-load.d/vsock.conf",
-    "/etc/udev/rules.d/99-vfio.rules",
-    "/etc/containers/systemd/gevulot-node.container",
-    "/etc/containers/systemd/gevulot-postgres.container",
-)
+# Whatever is there in our files' places, and what the guide and earlier versions wrote: undoing brings it back.
+MAY_EXIST = (DROP_IN, OLD_DROP_IN, *FILES, *FORMER)
 
 
 @operation()
@@ -70,7 +58,8 @@ def recorded() -> Generator[PyinfraCommand | str, None, None]:
     # The copies first: the record says that they are complete. The host's name, as tar wants at least one file.
     yield (
         f"mkdir -p -m 700 {STATE_DIRECTORY} && tar -C / -cf {ARCHIVE} --ignore-failed-read "
-        f"$(cd / && ls -d {' '.join(path.lstrip('/') for path in MAY_EXIST)} 2>/dev/null) etc/hostname"
+        f"$(cd / && for each in {' '.join(path.lstrip('/') for path in MAY_EXIST)}; do "
+        f'if [ -f "$each" ] || [ -L "$each" ]; then echo "$each"; fi; done) etc/hostname'
     )
     # Renamed when it is whole, since it is never written again.
     yield from files.put._inner(src=StringIO(json.dumps(before, indent=1) + "\n"), dest=f"{RECORD}.new", mode="600")

@@ -13,26 +13,35 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys import heartbeat, login, preflight
+from deploys import former, heartbeat, login, preflight
 from deploys.connection import prepare
 from deploys.inventory import settings_of_run
+from deploys.manifest import FILES, STATE_DIRECTORY
 from deploys.platforms import Family
 from deploys.preflight import HostState, Verdict, key, services, storage
+from deploys.preflight.drivers import WORDS
+from deploys.preflight.state import FilesState
 from deploys.settings import Settings, SettingsError
 from deploys.steps import vsock
 from deploys.steps.packages import PACKAGES
+from facts.aliases import DisplayDrivers
 from facts.attempt import RebootAttempts
+from facts.before import Before
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
+from facts.driver_users import DriverUsers
+from facts.file import Texts
 from facts.installed_kernels import InstalledKernels
 from facts.kernel import MODULES, KernelCommandLine, KernelModules
 from facts.packages import HeldPackages
 from facts.paths import Existing
 from facts.pci import PciRecord, PciTopology, PciUsage
+from facts.place import Places
 from facts.platform import Platform
 from facts.said import Said
 from facts.together import Part, ask
 from facts.unit import NODE_INPUTS
+from facts.vfio_options import VfioOptions
 
 
 class Refused(PyinfraError):
@@ -111,6 +120,18 @@ def begin() -> Node:
     raise Refused("\n".join(["the preflight refused, and no host was changed:", *lines, f"To go on without: {others}"]))
 
 
+def _files(settings: Settings) -> tuple[Part, ...]:
+    """What is asked about files, and about the drivers and the programs that they are for."""
+    return (
+        Part("before", Before, {"directory": STATE_DIRECTORY}),
+        Part("texts", Texts, {"paths": former.ASKED}),
+        Part("places", Places, {"paths": (*FILES, *settings.directories)}),
+        Part("drivers", DisplayDrivers),
+        Part("users", DriverUsers, {"words": WORDS}),
+        *((Part("options", VfioOptions),) if settings.vfio_ids else ()),
+    )
+
+
 def _judge(settings: Settings) -> Verdict:
     if problem := login.trouble(host):
         return Verdict((problem,), ())
@@ -134,6 +155,7 @@ def _judge(settings: Settings) -> Verdict:
             Said,
             {"program": f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_INPUTS[1]} 2>/dev/null || true"},
         ),
+        *_files(settings),
         *([Part("discovery", DiscoveryPeers, {"addresses": peers})] if (peers := settings.p2p_discovery) else []),
         *((Part("profile", Existing, {"paths": profile}),) if profile else ()),
     )
@@ -153,8 +175,18 @@ def _judge(settings: Settings) -> Verdict:
         kernels=found["kernels"],
         attempts=found["attempts"],
         services=services.Services.of(found),
+        files=FilesState(
+            past=found["before"].past if found["before"] else None,
+            texts=found["texts"],
+            places=found["places"],
+            drivers=found["drivers"],
+            users=found["users"],
+            options=found.get("options", {}),
+        ),
     )
     verdict = preflight.judge(state, settings)
+    if found["before"] and found["before"].damaged:
+        verdict = replace(verdict, refusals=(*verdict.refusals, former.damaged(found["before"])))
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))
     warning = key.readable_until_now(settings) if found["key_was_readable"] else None
     return replace(verdict, warnings=(*verdict.warnings, *([warning] if warning else [])))

@@ -10,9 +10,9 @@ from pyinfra.api.command import PyinfraCommand
 
 from deploys import attempt, checks, next_boot, remote
 from deploys.checks import Check
+from deploys.manifest import ARCHIVE, MODULE_FILES
 from deploys.planning import DECIDED_LATER, is_planning, will_follow
 from deploys.steps import differences, handback, original, standstill
-from deploys.steps.before import ARCHIVE
 from deploys.steps.leaving import REQUEST, Leaving
 from facts.before import ArchivedFile
 from facts.initramfs import InitramfsContents, StaleInitramfs
@@ -55,7 +55,8 @@ def _read(leaving: Leaving) -> list[Check]:
     names = (*standstill.units_of_deploy(past), *(() if others else (unit.NAME,)))
     paths = (
         *standstill.FILES,
-        *original.MODULE_FILES,
+        *MODULE_FILES,
+        *leaving.former,
         *(original.DROP_INS if leaving.family.boot == "grub" else ()),
         attempt.FILE,
         *((REQUEST,) if others else (*handback.FILES, *handback.LIBRARIES, handback.RUN)),

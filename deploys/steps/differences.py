@@ -26,7 +26,8 @@ def _entries(past: Past) -> tuple[tuple[str, ...], ...]:
 def left_in_menu(lines: CommandLines, past: Past) -> list[str]:
     """The arguments of a deploy that boot entries have, and that none had before it."""
     before = [argument for line in _entries(past) for argument in line]
-    return list(dict.fromkeys(argument for line in lines.configured for argument in added(line, before)))
+    left = (argument for line in lines.configured for argument in added(line, before, past.arguments))
+    return list(dict.fromkeys(left))
 
 
 def grubby(lines: CommandLines, past: Past) -> str | None:
@@ -57,8 +58,11 @@ def _last(line: Iterable[str], name: str) -> str | None:
 def command_lines(past: Past, lines: CommandLines) -> list[Check]:
     """The live command line and the boot loader's against the record."""
     before = [argument for line in _entries(past) for argument in line]
-    live = _line("kernel arguments, live", [lines.live], [past.command_line], past.command_line, lines.configured)
-    configured = _line("kernel arguments, configured", lines.configured, _entries(past), before, ())
+    recorded = past.arguments
+    live = _line(
+        "kernel arguments, live", [lines.live], [past.command_line], past.command_line, lines.configured, recorded
+    )
+    configured = _line("kernel arguments, configured", lines.configured, _entries(past), before, (), recorded)
     if not lines.configured:
         configured = Check("kernel arguments, configured", "no entry was found", False, "the boot loader's entries")
     return [live, configured]
@@ -70,13 +74,14 @@ def _line(
     then: Iterable[tuple[str, ...]],
     known: Iterable[str],
     asked: Iterable[tuple[str, ...]],
+    recorded: tuple[str, ...] | None,
 ) -> Check:
     """One row: the same; a deploy's argument that nobody configured himself; or other differences, which are told."""
     new, old = ({_plain(line) for line in lines} for lines in (now, then))
     if new == old:
         return Check(what, "as they were", True, "as they were")
     own = {argument for line in asked for argument in line}
-    left = [argument for line in sorted(new) for argument in added(line, known) if argument not in own]
+    left = [argument for line in sorted(new) for argument in added(line, known, recorded) if argument not in own]
     if left:
         return Check(what, f"with {' '.join(dict.fromkeys(left))}", False, "without")
     plus = sorted({each for line in new for each in line} - {each for line in old for each in line})

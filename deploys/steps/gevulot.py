@@ -57,14 +57,19 @@ def configure_node(node: Node) -> None:
     migration = files.template(
         MIGRATION_FILE,
         own_postgres=settings.own_postgres,
-        storage=settings.storage_directory,
+        storage=node.verdict.mounts(settings.storage_directory),
         database_host=database_host,
         database_port=database_port,
         image=settings.node_image,
     )
     program = files.template(KEY_PROGRAM, mode="755")
     allow_vsock = vsock.write_program(settings, files)
-    hand_over = files.template(KEY_UNIT_FILE, key=settings.key_directory, seconds=settings.start_timeout + _KEY_READ)
+    hand_over = files.template(
+        KEY_UNIT_FILE,
+        key=settings.key_directory,
+        mounts=node.verdict.mounts(settings.key_directory),
+        seconds=settings.start_timeout + _KEY_READ,
+    )
     if not settings.auto_update:
         timer.restored(name="Switch automatic updates off")
     quadlet = files.template(
@@ -75,7 +80,7 @@ def configure_node(node: Node) -> None:
         gpu=gpu,
         seccomp_profile=settings.seccomp_profile,
         allow_vsock=vsock.is_allowed_by_us(settings),
-        storage=settings.storage_directory,
+        storage=node.verdict.mounts(settings.storage_directory),
         data=settings.data_directory,
         socket=postgres.SOCKET,
         start_timeout=settings.start_timeout,

@@ -14,7 +14,7 @@ from pyinfra.operations import files
 from deploys.planning import DECIDED_LATER, will_follow
 from deploys.steps.leaving import EARLY_DONE, REQUEST, Leaving
 from deploys.steps.passthrough import LIBRARY
-from deploys.steps.putback import emptied
+from deploys.steps.putback import emptied, put_back
 from deploys.steps.standstill import forgotten
 from facts.paths import Existing
 from facts.pci import PciRecord
@@ -118,11 +118,11 @@ def release_boards(leaving: Leaving) -> None:
 def remove_pcibind(leaving: Leaving) -> None:
     """Only after the boards were given back; and only what an operator does not use for boards of his own."""
     if leaving.others:
-        leaving.changes.append(files.file(name=f"Remove {REQUEST}", path=REQUEST, present=False))
+        leaving.changes.append(put_back(leaving.past, REQUEST))
         return
     removed = [unit_disabled(name=f"Disable {unit.NAME}")]
     for path in host.loop(FILES):
-        gone = files.file(name=f"Remove {path}", path=path, present=False)
+        gone = put_back(leaving.past, path)
         removed.append(gone)
         if path in _INITRAMFS:
             leaving.initramfs_inputs.append(gone)

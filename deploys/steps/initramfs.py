@@ -1,4 +1,4 @@
-"""The initramfs: rebuilt when it is older than what goes into it."""
+"""The initramfs: rebuilt when it does not hold what goes into it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _REBUILD = {
 
 @operation()
 def current(generator: str, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
-    """Rebuild every initramfs when one is older than the configuration that it carries, or carries another one.
+    """Rebuild every initramfs when one carries another configuration than the host has.
 
     + generator: ``initramfs-tools`` or ``dracut``
     + inputs: operations of this run that write what goes into it
@@ -50,7 +50,7 @@ def current(generator: str, inputs: list[OperationMeta]) -> Generator[PyinfraCom
 
 def _is_current() -> bool:
     found = ask(host, Part("stale", StaleInitramfs), Part("contents", InitramfsContents))
-    return not found["stale"] and not found["contents"].differences
+    return not found["contents"].outdated(found["stale"])
 
 
 @deploy("Rebuild the initramfs")

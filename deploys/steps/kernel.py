@@ -11,13 +11,14 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import server
 
-from deploys import next_boot, push
-from deploys.arguments import IDS, lacking
+from deploys import next_boot, push, vfio_ids
+from deploys.arguments import is_ids, lacking
+from deploys.manifest import ARCHIVE, ARGUMENTS, BLACKLIST, MODULES_LOAD, VFIO_RULE
 from deploys.next_boot import DROP_IN, OLD_DROP_IN, OLD_MARK
 from deploys.planning import will_follow
-from deploys.steps.before import ARCHIVE
 from deploys.steps.begin import Node
-from facts.before import ArchivedFile
+from deploys.steps.putback import taken_back
+from facts.before import ArchivedFile, Past
 from facts.kernel import CommandLines, KernelCommandLine, KernelModules
 from facts.said import Said
 
@@ -55,40 +56,60 @@ def old_drop_in_removed() -> Generator[PyinfraCommand | str, None, None]:
 
 
 @operation()
-def grubby_arguments(arguments: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
+def grubby_arguments(
+    arguments: tuple[str, ...], known: tuple[str, ...], past: Past | None
+) -> Generator[PyinfraCommand | str, None, None]:
     """Set arguments on every boot entry with grubby, which also keeps them for kernels installed later.
 
     + arguments: kernel arguments that every entry must end up with
+    + known: those that deploys set until now
+    + past: the host before its first deploy
     """
-    lines = host.get_fact(KernelCommandLine)
-    wants_ids = any(argument.startswith(f"{IDS}=") for argument in arguments)
-    has_ids = any(argument.startswith(f"{IDS}=") for line in lines.configured for argument in line)
-    settled = lines.configured and not any(lacking(line, arguments) for line in lines.configured)
-    if settled and (wants_ids or not has_ids):
+    command = vfio_ids.grubby(host.get_fact(KernelCommandLine), arguments, known, past)
+    if not command:
         host.noop("every boot entry has the arguments")
         return
-    words = ["grubby", "--update-kernel=ALL", f"--args={shlex.quote(' '.join(arguments))}"]
-    if has_ids and not wants_ids:
-        words.append(f"--remove-args={IDS}")
-    yield " ".join(words)
+    yield command
+
+
+@operation()
+def arguments_recorded(
+    arguments: tuple[str, ...], known: tuple[str, ...], past: Past | None
+) -> Generator[PyinfraCommand | str, None, None]:
+    """Record which kernel arguments deploys set, before they are set: an undo takes away these and no others.
+
+    + arguments: those of this run
+    + known: those until now
+    + past: the host before its first deploy
+    """
+    every = tuple(dict.fromkeys((*known, *arguments)))
+    if past is not None and past.arguments == every:
+        host.noop(f"{ARGUMENTS} holds the arguments")
+        return
+    lines = " ".join(shlex.quote(each) for each in every)
+    yield f"printf '%s\\n' {lines} >{ARGUMENTS}.new && sync {ARGUMENTS}.new && mv {ARGUMENTS}.new {ARGUMENTS}"
 
 
 @deploy("Configure the kernel")
 def configure_kernel(node: Node) -> None:
     verdict = node.verdict
-    vsock = [name for name in verdict.modules if "vsock" in name]
-    vfio = [name for name in verdict.modules if name not in vsock]
+    # There the models are together with those of the host's own (deploys/vfio_ids.py).
+    on_line = any(is_ids(each) for each in verdict.kernel_arguments)
     files = push.Files()
     server.group(name="Add the group kvm", group="kvm", system=True)
     node.initramfs_inputs.extend(
         [
-            files.template("/etc/modules-load.d/vfio.conf", modules=vfio),
-            files.template("/etc/modules-load.d/vsock.conf", modules=vsock),
-            files.template("/etc/modprobe.d/nvidia.conf", nvidia_stays=verdict.nvidia_stays),
-            files.template("/etc/modprobe.d/vfio.conf", models=verdict.models),
-            files.template("/etc/udev/rules.d/99-vfio.rules"),
+            # First: the files of today's names say that it was done.
+            taken_back(name="Take back the files of an earlier version", past=verdict.past, paths=verdict.former),
+            files.template(VFIO_RULE),
+            files.template(MODULES_LOAD, modules=verdict.modules),
+            files.template(BLACKLIST, modules=verdict.blacklist, models=() if on_line else verdict.models),
         ]
     )
+    arguments_recorded(
+        name="Record the kernel's arguments",
+        arguments=verdict.kernel_arguments, known=verdict.set_arguments, past=verdict.past,
+    )  # fmt: skip
     if node.family.boot == "grub":
         inputs = [
             files.template(DROP_IN, arguments=verdict.kernel_arguments),
@@ -96,7 +117,10 @@ def configure_kernel(node: Node) -> None:
         ]
         grub_arguments(name="Switch the IOMMU on in GRUB", arguments=verdict.kernel_arguments, inputs=inputs)
     else:
-        grubby_arguments(name="Switch the IOMMU on with grubby", arguments=verdict.kernel_arguments)
+        grubby_arguments(
+            name="Switch the IOMMU on with grubby",
+            arguments=verdict.kernel_arguments, known=verdict.set_arguments, past=verdict.past,
+        )  # fmt: skip
 
 
 @operation()

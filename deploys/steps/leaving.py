@@ -12,19 +12,20 @@ from pyinfra.api import State
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
-from deploys import heartbeat, login
+from deploys import former, heartbeat, login
 from deploys.connection import prepare
 from deploys.inventory import settings_of_run
+from deploys.manifest import ARCHIVE, RECORD, STATE_DIRECTORY
 from deploys.pending import left_over
 from deploys.platforms import Family, Unsupported, family_of, generator_of
 from deploys.settings import PREFIX, Settings, SettingsError
 from deploys.slips import meant
 from deploys.steps import differences, gevulot
-from deploys.steps.before import ARCHIVE, RECORD, STATE_DIRECTORY
 from deploys.steps.begin import Refused
 from deploys.steps.passthrough import LIBRARY
 from facts.before import Before, Past
 from facts.failures import FailuresBefore
+from facts.file import Texts
 from facts.kernel import KernelCommandLine
 from facts.paths import Existing
 from facts.pci import PciTopology
@@ -59,6 +60,8 @@ class Leaving:
     requested: frozenset[Selector]
     # Units of others that had failed before the release.
     failed_before: tuple[str, ...] = ()
+    # Files of an earlier version that are still ours.
+    former: tuple[str, ...] = ()
     unit_inputs: list[OperationMeta] = field(default_factory=list)
     board_inputs: list[OperationMeta] = field(default_factory=list)
     initramfs_inputs: list[OperationMeta] = field(default_factory=list)
@@ -68,7 +71,7 @@ class Leaving:
     def reasons(self) -> list[str]:
         """Why the current host, which is this one, still needs a reboot."""
         acted = not self.others and bool(host.get_fact(Existing, paths=(EARLY_DONE,)))
-        return left_over(host.get_fact(KernelCommandLine), self.past.command_line, acted)
+        return left_over(host.get_fact(KernelCommandLine), self.past.command_line, acted, self.past.arguments)
 
     @property
     def gate(self) -> Callable[[], bool] | None:
@@ -137,6 +140,8 @@ def begin_release() -> Leaving | None:
     if not remains.privileged:
         raise _refused(f"{STATE_DIRECTORY} can be read by root only. Connect as root, or with sudo (_sudo: True).")
     past = remains.past
+    if remains.damaged:
+        raise _refused(former.damaged(remains))
     if past is None:
         if remains.traces:
             raise _refused(
@@ -164,7 +169,9 @@ def begin_release() -> Leaving | None:
             "deploy; only the boards of the node are given back. The kernel arguments go: what else needs an IOMMU "
             "has to ask for it by itself."
         )
-    return Leaving(settings, family, past, others, requested, host.get_fact(FailuresBefore))
+    texts = host.get_fact(Texts, paths=former.ASKED)
+    failed = host.get_fact(FailuresBefore)
+    return Leaving(settings, family, past, others, requested, failed, former.ours(texts, past))
 
 
 def _refused(reason: str) -> Refused:

@@ -11,21 +11,15 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
 from deploys import attempt, next_boot
+from deploys.manifest import MODULE_FILES
 from deploys.planning import will_follow
 from deploys.steps import differences, initramfs
 from deploys.steps.leaving import Leaving
-from deploys.steps.putback import emptied, put_back
+from deploys.steps.putback import emptied, put_back, taken_back
 from deploys.steps.reboot import Errand, reboot_rolling, told
 from facts.before import Past
 from facts.kernel import KernelCommandLine
 
-MODULE_FILES = (
-    "/etc/modprobe.d/nvidia.conf",
-    "/etc/modprobe.d/vfio.conf",
-    "/etc/modules-load.d/vfio.conf",
-    "/etc/modules-load.d/vsock.conf",
-    "/etc/udev/rules.d/99-vfio.rules",
-)
 DROP_INS = (next_boot.DROP_IN, next_boot.OLD_DROP_IN)
 
 
@@ -62,6 +56,9 @@ def restore_modules(leaving: Leaving) -> None:
     """Before the boards go back: a driver that is kept off could not take its board."""
     for path in host.loop(MODULE_FILES):
         leaving.initramfs_inputs.append(put_back(leaving.past, path))
+    leaving.initramfs_inputs.append(
+        taken_back(name="Take back the files of an earlier version", past=leaving.past, paths=leaving.former)
+    )
     leaving.changes.extend(leaving.initramfs_inputs)
 
 

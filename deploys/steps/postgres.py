@@ -13,10 +13,10 @@ from pyinfra.facts.files import FindInFile
 from pyinfra.operations import files
 
 from deploys import push
+from deploys.manifest import STATE_DIRECTORY
 from deploys.planning import DECIDED_LATER, will_follow
 from deploys.settings import Settings
 from deploys.steps import secrets, units
-from deploys.steps.before import STATE_DIRECTORY
 from deploys.steps.begin import Node
 from deploys.steps.later import Later
 from deploys.steps.putback import brought_back
@@ -111,13 +111,15 @@ def configure_postgres(node: Node) -> None:
     if not settings.own_postgres:
         return
     # Made by root; the image gives it to its own account, whose number differs from image to image.
-    files.directory(name=f"Make {settings.postgres_directory}", path=settings.postgres_directory)
+    directory = settings.postgres_directory
+    files.directory(name=f"Make {directory}", path=node.verdict.real.get(directory, directory))
     ours = push.Files()
     node.postgres_inputs.extend((ours.template(HBA), ours.template(IDENT)))
     quadlet = ours.template(
         QUADLET,
         image=settings.postgres_image,
         directory=settings.postgres_directory,
+        mounts=node.verdict.mounts(settings.postgres_directory),
         socket=SOCKET,
         socket_root=SOCKET_ROOT,
         port=settings.postgres_port,

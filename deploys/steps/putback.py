@@ -9,12 +9,11 @@ from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import files
 
+from deploys.manifest import ARCHIVE
 from deploys.planning import DECIDED_LATER, will_follow
-from deploys.steps.before import ARCHIVE
 from facts.before import ArchivedFile, Past
-from facts.paths import EmptyDirectories
+from facts.paths import EmptyDirectories, Existing
 
 
 @operation()
@@ -26,7 +25,11 @@ def brought_back(path: str) -> Generator[PyinfraCommand | str, None, None]:
     if host.get_fact(ArchivedFile, archive=ARCHIVE, path=path) == "same":
         host.noop(f"{path} is what it was")
         return
-    yield (
+    yield _restore(path)
+
+
+def _restore(path: str) -> str:
+    return (
         f"tar -C / -xpf {ARCHIVE} {quote(path.lstrip('/'))} && "
         f"{{ ! command -v restorecon >/dev/null || restorecon {quote(path)}; }}"
     )
@@ -36,7 +39,38 @@ def put_back(past: Past, path: str) -> OperationMeta:
     """Bring a file of the deploy back to what it was, or remove it where there was none."""
     if path in past.archived:
         return brought_back(name=f"Bring back {path}", path=path)
-    return files.file(name=f"Remove {path}", path=path, present=False)
+    return removed(name=f"Remove {path}", path=path)
+
+
+@operation()
+def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
+    """Remove a file of the deploy, or a link that somebody put in its place; what that leads to stays.
+
+    + path: the file
+    """
+    if not host.get_fact(Existing, paths=(path,)):
+        host.noop(f"{path} does not exist")
+        return
+    yield f"rm -f {quote(path)}"
+
+
+@operation()
+def taken_back(past: Past | None, paths: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
+    """Take back files that earlier versions wrote: each becomes what it was before the first deploy, or goes.
+
+    + past: the host before its first deploy
+    + paths: those of the files that are still ours
+    """
+    commands = []
+    for path in paths:
+        if past is None or path not in past.archived:
+            commands.append(f"rm -f {quote(path)}")
+        elif host.get_fact(ArchivedFile, archive=ARCHIVE, path=path) != "same":
+            commands.append(_restore(path))
+    if not commands:
+        host.noop("no file of an earlier version is left")
+        return
+    yield from commands
 
 
 def is_as_before(past: Past, path: str) -> bool:

@@ -9,7 +9,8 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.files import FindInFile
 
-from deploys.steps.before import STATE_DIRECTORY, TIMER
+from deploys.manifest import STATE_DIRECTORY
+from deploys.steps.before import TIMER
 from facts.before import Before, Past
 from facts.unit import NODE_INPUTS, Units
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from shlex import quote
 
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import files
 
 from deploys import push
 from deploys.checks import Check
 from deploys.settings import Settings
+from deploys.steps.putback import removed
 from facts.unit import Unit
 from facts.vsock import Trial
 
@@ -27,7 +27,7 @@ def write_program(settings: Settings, written: push.Files) -> OperationMeta:
     """Write the program that the node's unit runs at each start, or remove it."""
     if is_allowed_by_us(settings):
         return written.template(PROGRAM, mode="755")
-    return files.file(name=f"Remove {PROGRAM}", path=PROGRAM, present=False)
+    return removed(name=f"Remove {PROGRAM}", path=PROGRAM)
 
 
 def trial_command(settings: Settings) -> str:

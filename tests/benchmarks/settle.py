@@ -25,6 +25,7 @@ from pathlib import Path
 from shlex import quote
 
 from deploys import preflight, scripts
+from deploys.manifest import MODULE_FILES
 from deploys.preflight import key
 from deploys.settings import Settings
 from deploys.steps import gevulot, packages, passthrough, postgres, vsock
@@ -38,11 +39,7 @@ from pcibind import early
 TREE_DIGEST = TreeDigest().command(directory=passthrough.LIBRARY)
 
 FILES = (
-    "/etc/modules-load.d/vfio.conf",
-    "/etc/modules-load.d/vsock.conf",
-    "/etc/modprobe.d/nvidia.conf",
-    "/etc/modprobe.d/vfio.conf",
-    "/etc/udev/rules.d/99-vfio.rules",
+    *MODULE_FILES,
     "/etc/default/grub.d/zz-gevulot.cfg",
     "/usr/local/sbin/pcibind",
     "/etc/pcibind/gevulot.toml",

@@ -149,6 +149,18 @@ done
             _MENU,
         ),
         History(
+            "links-in-our-place",
+            "a file of ours is somebody's link, and the directories of Quadlets and of the node are links to a disk",
+            "readlink /etc/containers/systemd; readlink /var/lib/gevulot; cat /srv/other/boards.conf",
+            "/srv/quadlets\n/srv/node\noptions loop max_loop=8",
+            (File("/srv/other/boards.conf", "options loop max_loop=8\n"),),
+            "mkdir -p /srv/quadlets /srv/node /etc/containers\n"
+            "ln -s /srv/other/boards.conf /etc/modprobe.d/gevulot-boards.conf\n"
+            "rm -rf /etc/containers/systemd\n"
+            "ln -s /srv/quadlets /etc/containers/systemd\n"
+            "ln -s /srv/node /var/lib/gevulot\n",
+        ),
+        History(
             "port-5432-taken",
             "another program listens on 127.0.0.1:5432",
             "timeout 60 sh -c 'until ss -Htlnp sport = 5432 | grep python3; do sleep 1; done'",

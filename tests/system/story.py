@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from deploys.manifest import VFIO_RULE
 from tests.lab import stage
 from tests.lab.containers.node.stand_in import keys
 from tests.lab.machine import Machine
@@ -19,8 +20,8 @@ DRIVERS = (
 )
 SERVICES = "systemctl list-units --type=service --state=running --plain --no-legend --no-pager | cut -d' ' -f1 | sort"
 
-BY_HAND = "/etc/modprobe.d/vfio.conf"
-"""A file of the guide's that the host has already, as one that was set up by hand."""
+BY_HAND = VFIO_RULE
+"""A file in the place of one of ours, which the host has already."""
 
 STRANGER = keys.public_key((1).to_bytes(32, "big"))
 """A key that somebody else than the deploy puts on the node's access list."""

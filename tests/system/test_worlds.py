@@ -78,7 +78,7 @@ def takes_a_newer_kernel(machine: Machine, platform: Platform) -> None:
     machine.reboot()
     assert machine.ssh("uname -r").stdout.strip() == release
     wait_for_node(machine)
-    words = [sys.executable, "-m", "deploys.fleet", "inventories/lab.py", "--output", "json", "--limit", machine.name]
+    words = [sys.executable, "-m", "deploys.fleet", "inventories/lab.py", "--limit", machine.name]
     done = command([machine], words)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     machine.ssh("pcibind status")

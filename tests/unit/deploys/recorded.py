@@ -302,7 +302,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         "is-system-running": "running",
         "list-units --failed": Answer(lambda: host.failed_after if host.rebooted else ""),
         "pcibind status": Answer(lambda: ["{}", "0" if host.rebooted else "1"]),
-        "-newercm": "/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/nvidia.conf",
+        "-newercm": "/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/gevulot-boards.conf",
         re.compile(r"node_key\.sh state /"): "missing",
         re.compile(r" check gevulot-"): "absent",
         "FROM acl_whitelist": [f"own {PUBLIC_KEY}", "answered"],
@@ -347,21 +347,13 @@ def env_is_newer() -> dict[str | re.Pattern[str], Any]:
     return {'echo "since': newer}
 
 
-def before(auto_update_timer: str) -> list[str]:
-    """The record of a host as it was before its first deploy."""
-    document = {
-        "version": 1, "kernel_command_line": [], "configured_command_lines": [], "system_state": "running",
-        "auto_update_timer": auto_update_timer, "functions": [],
-    }  # fmt: skip
-    return ["begin", "privileged", "archive", "archived /etc/hostname", "record", json.dumps(document)]
-
-
 def left_by(path: str, name: str) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
     """What runs leave on a host: mode and owner of each file and directory, and the digest of each file's content.
 
     ``path`` is where ``watch`` wrote the runs down, one after the other.
     """
     modes: dict[str, tuple[str, str]] = {}
+    uploads: dict[str, str] = {}
     for each in sent(Path(path)):
         if each.host != name or each.kind != "command":
             continue
@@ -372,10 +364,14 @@ def left_by(path: str, name: str) -> tuple[dict[str, tuple[str, str]], dict[str,
             modes[words[2]] = (words[1], modes.get(words[2], ("", "root:root"))[1])
         elif words[:1] == ["chown"] and len(words) == 3:
             modes[words[2]] = (modes.get(words[2], ("755",))[0], words[1])
+        elif words[3:4] == ["put_file.sh"]:
+            modes[words[5]] = (words[4], "root:root")
+            uploads[words[6]] = words[5]
         for gone in re.findall(r"(?:^|[;&] )rm -r?f ([^;&|]+)", each.text):
             for place in shlex.split(gone):
                 modes.pop(place, None)
     digests = dict(line.split("  ")[::-1] for line in Path(f"{path}.files").read_text().splitlines())
+    digests |= {place: digests[upload] for upload, place in uploads.items()}
     return modes, {place: digest for place, digest in digests.items() if place in modes}
 
 
@@ -404,6 +400,7 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
     secrets = ("gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase")
     return answers | {
         'echo "since': ["since Thu 2026-11-26 05:25:38.123456 UTC", "end"],
+        "echo privileged": before(),
         "dpkg -l": [f"ii  {package}  1.0  amd64  text" for package in PACKAGES["apt"]],
         "cat /etc/group": ["kvm:x:101:gevulot", "gevulot:x:999:"],
         "cat /etc/passwd": "gevulot:x:999:999::/var/lib/gevulot:/usr/sbin/nologin|gevulot|gevulot kvm||!",
@@ -424,6 +421,35 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
         "podman exec gevulot-postgres": ["release 160004", *(f"table {each}" for each in (*TABLES, MIGRATIONS))],
         **{f" check {each} ": changed.get(each.replace("-", "_"), "same") for each in secrets},
     }  # fmt: skip
+
+
+def before(
+    arguments: str | None = ARGUMENTS,
+    configured: str = KERNEL,
+    archived: tuple[str, ...] = (),
+    auto_update_timer: str = "",
+) -> list[str]:
+    """The answer about what a bare host was before, and about the arguments that deploys set since, if known."""
+    document = {
+        "version": 1, "kernel_command_line": configured.split(), "configured_command_lines": [configured.split()],
+        "system_state": "running", "functions": [], "auto_update_timer": auto_update_timer,
+    }  # fmt: skip
+    files = [f"archived {path}" for path in ("/etc/hostname", *archived)]
+    known = [] if arguments is None else ["arguments", *(f"argument {each}" for each in arguments.split())]
+    return ["begin", "privileged", "archive", *files, *known, "record", *json.dumps(document).splitlines()]
+
+
+# What an earlier version wrote under names that others use too, as the host answers for the texts.
+FORMER = (
+    *(
+        "file /etc/modprobe.d/nvidia.conf",
+        "text # The boards belong to virtual machines: keep the host's drivers off them.",
+    ),
+    *("text blacklist nvidia", "text blacklist nouveau"),
+    *("file /etc/modprobe.d/vfio.conf", "text # Binding is per device, by pcibind's driver override."),
+    *("file /etc/modules-load.d/vfio.conf", "text # the operator's", "text vfio"),
+    *("file /etc/udev/rules.d/99-vfio.rules", 'text SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"'),
+)
 
 
 def saying(answers: dict[str | re.Pattern[str], Any], data: dict[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,15 @@ _RUNS = {
     ("@fake/one", r.data(r.Recorded(r.DEBIAN))),
     ("@fake/two", r.data(r.Recorded(r.DEBIAN_12))),
     ("@fake/three", r.data(r.Recorded(r.FEDORA), seccomp_profile="/etc/own.json")),
+    ("@fake/four", r.saying(
+        {"places /etc": ["root", "place /etc/gevulot/node.env", "real /etc/gevulot/node.env", "mount /", "directory"]},
+        r.data(r.Recorded(r.DEBIAN)))),
+    ("@fake/five", r.saying(
+        {"list-unit-files --no-legend": ["unit nvidia-persistenced.service runs /usr/bin/nvidia-persistenced"],
+         "modules.alias; do": [
+            f"{kind} nvidia /devices/pci0000:00/0000:00:01.0/0000:01:00.0" for kind in ("offers", "drives")
+         ] + ["tables 1"]},
+        r.data(r.Recorded(r.DEBIAN)))),
 """,
         ("-y",),
     ),
@@ -107,11 +116,43 @@ _RUNS = {
     ),
     "ids left over": (
         """
-    ("@fake/left", r.data(r.Recorded(
+    ("@fake/left", r.saying({"echo privileged": r.before(f"{r.ARGUMENTS} vfio-pci.ids=10de:2684")}, r.data(r.Recorded(
         r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt vfio-pci.ids=10de:2684"
+    )))),
+    ("@fake/former", r.saying({"echo privileged": r.before(None)}, r.data(r.Recorded(
+        r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt vfio-pci.ids=10de:2684"
+    )))),
+    ("@fake/own", r.data(r.Recorded(
+        r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt vfio-pci.ids=1000:0072"
     ))),
+    ("@fake/own-since", r.saying({"echo privileged": r.before()}, r.data(r.Recorded(
+        r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt vfio-pci.ids=10de:2684"
+    )))),
+    ("@fake/both", r.saying({"vfio[-_]pci": ["ids=1000:0072 /etc/modprobe.d/own.conf"]}, r.data(r.Recorded(
+        r.FEDORA, needs_reboot=False, configured="iommu=pt vfio-pci.ids=8086:1533"
+    ), vfio_ids=True))),
+    ("@fake/back", r.saying(
+        {"echo privileged": r.before(
+            f"{r.ARGUMENTS} vfio-pci.ids=8086:1533,10de:2684", "root=x vfio-pci.ids=8086:1533"
+        )},
+        r.data(r.Recorded(
+            r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt vfio-pci.ids=8086:1533,10de:2684"
+        )))),
     ("@fake/done", r.data(r.Recorded(r.FEDORA, needs_reboot=False, configured="intel_iommu=on iommu=pt"))),
     ("@fake/lacking", r.data(r.Recorded(r.FEDORA, needs_reboot=False, configured="iommu=pt"))),
+""",
+        ("-y",),
+    ),
+    "former": (
+        """
+    ("@fake/former", r.saying(
+        {"echo privileged": r.before(None, archived=("/etc/modprobe.d/vfio.conf",)), "texts /etc": r.FORMER,
+         "--compare": "different"},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
+    ("@fake/strange", r.saying({"texts /etc": r.FORMER}, r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
+    ("@fake/through", r.saying(
+        {"echo privileged": r.before(None), "texts /etc": [r.FORMER[0], "link /etc/nvidia/a.conf", *r.FORMER[1:4]]},
+        r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
 """,
         ("-y",),
     ),
@@ -418,6 +459,8 @@ def test_a_refused_host_stops_the_run_before_any_host_is_changed(runs: dict[str,
     assert "no host was changed" in run.output
     assert "@fake/two: Podman 4.3.1 is installed" in run.output
     assert "@fake/three: gevulot_seccomp_profile is /etc/own.json, which the host does not have" in run.output
+    assert "@fake/four: /etc/gevulot/node.env is a directory; expected a file of the deploy" in run.output
+    assert "@fake/five: nvidia-persistenced.service runs /usr/bin/nvidia-persistenced, which needs the" in run.output
     assert "Traceback" not in run.output
 
 
@@ -528,18 +571,56 @@ def test_a_host_whose_boot_cannot_be_told_apart_is_not_rebooted(runs: dict[str, 
     assert run.exit_code != 0
 
 
+_TAKEN_BACK = "Configure the kernel | Take back the files of an earlier version"
+
+
+def test_the_files_of_an_earlier_version_are_taken_back_without_a_reboot(runs: dict[str, Run]) -> None:
+    run = runs["former"]
+    commands = run.commands("former")
+    taken = [each.text for each in run.sent if each.host == "@fake/former" and each.operation == _TAKEN_BACK]
+    changes = [text for text in taken if text in commands]
+    assert changes[0] == "rm -f /etc/modprobe.d/nvidia.conf"
+    assert "tar -C / -xpf /var/lib/gevulot-deploy/before.tar etc/modprobe.d/vfio.conf" in changes[1]
+    assert changes[2:] == ["rm -f /etc/udev/rules.d/99-vfio.rules"], (
+        "and the operator's own modules-load.d/vfio.conf stays"
+    )
+    assert not any("systemctl reboot" in each for each in commands)
+    assert sum("update-initramfs -u" in each for each in commands) == 1
+
+
+def test_files_of_those_names_on_a_host_without_a_record_are_not_touched(runs: dict[str, Run]) -> None:
+    assert _TAKEN_BACK not in runs["former"].operations("strange")
+
+
+def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_told(runs: dict[str, Run]) -> None:
+    assert _TAKEN_BACK not in runs["former"].operations("through")
+    assert "an earlier deploy wrote through it into /etc/nvidia/a.conf" in runs["former"].output
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [
-        ("left", ["grubby --update-kernel=ALL --args='intel_iommu=on iommu=pt' --remove-args=vfio-pci.ids"]),
-        ("lacking", ["grubby --update-kernel=ALL --args='intel_iommu=on iommu=pt'"]),
+        ("left", ["--args='intel_iommu=on iommu=pt' --remove-args=vfio-pci.ids=10de:2684"]),
+        # Of an earlier version, which kept no record: told by the models of the host's display boards.
+        ("former", ["--args='intel_iommu=on iommu=pt' --remove-args=vfio-pci.ids=10de:2684"]),
+        # The operator's, before the first deploy and since.
+        ("own", []),
+        ("own-since", []),
+        # The kernel keeps the last one only: one argument has both, and the undo of that brings the operator's back.
+        ("both", ["--args='intel_iommu=on iommu=pt vfio-pci.ids=8086:1533,1000:0072,10de:22ba,10de:2684'"]),
+        (
+            "back",
+            ["--args='intel_iommu=on iommu=pt vfio-pci.ids=8086:1533' --remove-args=vfio-pci.ids=8086:1533,10de:2684"],
+        ),
+        ("lacking", ["--args='intel_iommu=on iommu=pt'"]),
         ("done", []),
     ],
 )
-def test_grubby_sets_what_lacks_and_takes_away_what_is_left_over(
+def test_grubby_sets_what_lacks_and_takes_away_what_a_deploy_set_and_nothing_else(
     runs: dict[str, Run], host: str, expected: list[str]
 ) -> None:
-    assert [each for each in runs["ids left over"].commands(host) if "grubby --update" in each] == expected
+    commands = [each for each in runs["ids left over"].commands(host) if "grubby --update" in each]
+    assert [each.partition("--update-kernel=ALL ")[2] for each in commands] == expected
 
 
 def test_a_settled_host_has_an_empty_plan(plans: dict[str, Run]) -> None:
@@ -598,7 +679,7 @@ def test_a_plan_for_a_settled_host_changes_nothing(plans: dict[str, Run], name: 
 
 def test_the_files_of_a_step_are_asked_for_in_one_command(plans: dict[str, Run]) -> None:
     asked = [each.text for each in plans["applied"].sent if "' files " in each.text]
-    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [6, 5, 3, 4, 7]
+    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [4, 5, 3, 4, 7]
 
 
 def test_a_host_that_can_be_asked_nothing_is_said_once(runs: dict[str, Run]) -> None:

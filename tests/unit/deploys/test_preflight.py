@@ -365,17 +365,6 @@ def test_all_supported_boards_are_chosen_by_default() -> None:
     assert [str(board.address) for board in verdict(functions=functions).boards] == ["0000:02:00.0", "0000:01:00.0"]
 
 
-def test_an_nvidia_board_that_stays_keeps_its_drivers() -> None:
-    found = verdict(functions=(*gpu(1, 1), *gpu(2, 2, RTX_2080)))
-    assert found.nvidia_stays
-    assert any("stays with the host" in warning for warning in found.warnings)
-
-
-@pytest.mark.parametrize("functions", [(*gpu(1, 1),), (*gpu(1, 1), *gpu(2, 2, RADEON, vendor=0x1002))])
-def test_drivers_are_kept_off_when_no_nvidia_board_stays(functions: tuple[Pci, ...]) -> None:
-    assert not verdict(functions=functions).nvidia_stays
-
-
 def test_the_default_keeps_what_the_node_follows_already() -> None:
     found = request(topology_text.parse(topology(*gpu(2, 2, RTX_3090))), asked(), recorded(*gpu(1, 1)))
     assert [str(board.selector) for board in found.boards] == ["model 10de:2204", "model 10de:2684"]

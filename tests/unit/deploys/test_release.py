@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from deploys.manifest import MODULE_FILES, VFIO_RULE
 from deploys.steps import handback, original, standstill
 from deploys.steps.before import TIMER
 from deploys.steps.leaving import EARLY_DONE
@@ -56,6 +57,7 @@ def before(*functions: r.Pci, archived: tuple[str, ...] = (), configured: str = 
 def file(path: str) -> dict[str | re.Pattern[str], Any]:
     kind = "drwxr-xr-x" if path in DIRECTORIES else "-rw-r--r--"
     return {
+        re.compile(rf"existing {re.escape(path)}$"): path,
         f"test -e {path} ||": f"user=root group=root mode={kind} atime=1 mtime=1 ctime=1 size=1 '{path}'",
     }
 
@@ -129,7 +131,7 @@ def deployed(
     }
     absent = {other["initramfs-tools" if "update-initramfs" in distribution.tools else "dracut"]}
     absent |= set() if "update-grub" in distribution.tools else {other["grub"]}
-    for path in (*standstill.FILES, *original.MODULE_FILES, *original.DROP_INS[:1], *handback.FILES, *DIRECTORIES):
+    for path in (*standstill.FILES, *MODULE_FILES, *original.DROP_INS[:1], *handback.FILES, *DIRECTORIES):
         if path not in absent and path not in archived:
             answers |= file(path)
     return r.saying(answers, r.data(host, **({"reboot_timeout": 60} | settings)))
@@ -185,7 +187,13 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
         '("@fake/one", t.deployed(t.r.DEBIAN, rebot="never")), ("@fake/two", t.deployed(t.r.DEBIAN, reboot="no"))',
         ("-y",),
     ),
-    "archived": ('("@fake/by-hand", t.deployed(t.r.DEBIAN, archived=("/etc/modprobe.d/vfio.conf",))),', ("-y",)),
+    "archived": ('("@fake/by-hand", t.deployed(t.r.DEBIAN, archived=(t.VFIO_RULE,))),', ("-y",)),
+    "former": (
+        """("@fake/one", t.r.saying(
+            {"texts /etc": t.r.FORMER, "etc/modprobe.d/vfio.conf 2>&1": "different"},
+            t.deployed(t.r.DEBIAN, archived=("/etc/modprobe.d/vfio.conf",)))),""",
+        ("-y",),
+    ),
     "others": ('("@fake/shared", t.deployed(t.r.DEBIAN, others=True)),', ("-y",)),
     "never": ('("@fake/one", t.deployed(t.r.DEBIAN, reboot="never")),', ("-y",)),
     "board gone": ('("@fake/one", t.deployed(t.r.DEBIAN, functions=(*t._BARE, *t.r.gpu(2, 2)))),', ("-y",)),
@@ -329,7 +337,7 @@ def test_the_steps_come_in_an_order_that_can_be_left_anywhere(runs: dict[str, Ru
             "gevulot-firewall.service gevulot-postgres.service",
         ),
         index(commands, "/etc/containers/systemd/gevulot-node.container"),
-        index(commands, "/etc/modprobe.d/nvidia.conf"),
+        index(commands, "/etc/modprobe.d/gevulot-boards.conf"),
         index(commands, "pcibind release"),
         index(commands, "systemctl disable --now pcibind.service"),
         index(commands, "/etc/pcibind/early.list"),
@@ -408,9 +416,11 @@ def test_host_data_that_a_release_needs_is_checked_for_all_hosts(runs: dict[str,
 
 def test_a_file_from_before_is_brought_back_and_not_removed(runs: dict[str, Run]) -> None:
     commands = runs["archived"].commands("by-hand")
-    (restored,) = [command for command in commands if "/etc/modprobe.d/vfio.conf" in command]
-    assert restored.startswith("tar -C / -xpf /var/lib/gevulot-deploy/before.tar etc/modprobe.d/vfio.conf")
-    assert "/etc/modprobe.d/vfio.conf as it was" in runs["archived"].output
+    (restored,) = [command for command in commands if VFIO_RULE in command]
+    assert restored.startswith(
+        "tar -C / -xpf /var/lib/gevulot-deploy/before.tar etc/udev/rules.d/99-gevulot-vfio.rules"
+    )
+    assert f"{VFIO_RULE} as it was" in runs["archived"].output
 
 
 def test_pcibind_stays_for_boards_of_the_operators_own(runs: dict[str, Run]) -> None:
@@ -432,6 +442,14 @@ def test_without_permission_the_reboot_is_told_and_nothing_is_compared(runs: dic
     assert "a reboot is pending: this boot set driver overrides before any driver was loaded" in run.output
     assert "What was verified" not in run.output
     assert "What stays on @fake/one" in run.output
+
+
+def test_a_host_that_an_earlier_version_deployed_goes_back_from_its_files(runs: dict[str, Run]) -> None:
+    commands = runs["former"].commands("one")
+    assert [each for each in commands if "modprobe.d/nvidia.conf" in each] == ["rm -f /etc/modprobe.d/nvidia.conf"]
+    (restored,) = [each for each in commands if "modprobe.d/vfio.conf" in each]
+    assert restored.startswith("tar -C / -xpf /var/lib/gevulot-deploy/before.tar")
+    assert not [each for each in commands if "modules-load.d/vfio.conf" in each], "somebody else's"
 
 
 def test_a_board_that_is_gone_is_told_and_is_no_error(runs: dict[str, Run]) -> None:

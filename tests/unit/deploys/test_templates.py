@@ -34,18 +34,17 @@ VARIABLES: dict[str, dict[str, Any]] = {
     f"{SYSTEMD}/gevulot-node.container": NODE,
     f"{SYSTEMD}/gevulot-postgres.container": {
         "image": "docker.io/library/postgres:16-alpine", "directory": "/srv/node/postgres", "port": 5432,
+        "mounts": "/srv/node/postgres",
         "start_timeout": 1800, "socket": "/run/gevulot-postgres/socket", "socket_root": "/run/gevulot-postgres",
     },
-    "etc/modules-load.d/vsock.conf": {"modules": ["vsock", "vhost_vsock"]},
-    "etc/modules-load.d/vfio.conf": {"modules": ["vfio", "vfio_pci"]},
-    "etc/udev/rules.d/99-vfio.rules": {},
+    "etc/modules-load.d/gevulot-node.conf": {"modules": ["vfio", "vfio_pci", "vsock"]},
+    "etc/udev/rules.d/99-gevulot-vfio.rules": {},
     MIGRATION: MIGRATE,
-    KEY: {"key": "/srv/node/key", "seconds": 1860},
+    KEY: {"key": "/srv/node/key", "mounts": "/srv/node/key", "seconds": 1860},
     "etc/gevulot/node.env": {"environment": ENVIRONMENT},
     "etc/gevulot/pg_hba.conf": {},
     "etc/gevulot/pg_ident.conf": {},
-    "etc/modprobe.d/nvidia.conf": {"nvidia_stays": False},
-    "etc/modprobe.d/vfio.conf": {"models": []},
+    "etc/modprobe.d/gevulot-boards.conf": {"modules": ["nouveau", "nvidia_current"], "models": []},
     "etc/default/grub.d/zz-gevulot.cfg": {"arguments": ("intel_iommu=on", "iommu=pt")},
     "usr/local/libexec/gevulot/migrate": {"options": ["--volume=/run/a:/run/b:ro,z", "--env=GEVULOT_DB_URL=c?d"]},
     "usr/local/libexec/gevulot/hand-over-key": {},
@@ -245,22 +244,20 @@ def test_the_environment_is_one_line_for_each_variable() -> None:
 
 
 def test_modules_are_listed_one_a_line() -> None:
-    assert keys(render("etc/modules-load.d/vfio.conf")) == ["vfio", "vfio_pci"]
+    assert keys(render("etc/modules-load.d/gevulot-node.conf")) == ["vfio", "vfio_pci", "vsock"]
 
 
-def test_all_drivers_that_grab_the_board_are_kept_off() -> None:
-    kept_off = {line.split()[1].replace("-", "_") for line in keys(render("etc/modprobe.d/nvidia.conf"))}
-    assert {"nvidia", "nvidia_drm", "nvidia_modeset", "nvidia_uvm", "nvidia_peermem", "nvidiafb", "nouveau"} <= kept_off
-
-
-def test_no_driver_is_kept_off_while_an_nvidia_board_stays() -> None:
-    assert keys(render("etc/modprobe.d/nvidia.conf", nvidia_stays=True)) == []
+def test_drivers_are_blacklisted_one_a_line() -> None:
+    path = "etc/modprobe.d/gevulot-boards.conf"
+    assert keys(render(path)) == ["blacklist nouveau", "blacklist nvidia_current"]
+    assert keys(render(path, modules=[])) == []
 
 
 def test_models_are_given_to_vfio_only_on_request() -> None:
-    assert keys(render("etc/modprobe.d/vfio.conf")) == []
     models = ["10de:2684", "10de:22ba"]
-    assert keys(render("etc/modprobe.d/vfio.conf", models=models)) == ["options vfio-pci ids=10de:2684,10de:22ba"]
+    assert keys(render("etc/modprobe.d/gevulot-boards.conf", modules=[], models=models)) == [
+        "options vfio-pci ids=10de:2684,10de:22ba"
+    ]
 
 
 @pytest.mark.parametrize(

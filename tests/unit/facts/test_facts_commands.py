@@ -15,19 +15,22 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts.access import AccessList, PublishedAccess
 from facts.activity import NodeActivity
+from facts.aliases import DisplayDrivers
 from facts.container import Container, DatabasePasswords
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
 from facts.discovery import DiscoveryPeers
 from facts.disk import DiskSpace
+from facts.driver_users import DriverUsers
 from facts.existing import ExistingNodeParts
 from facts.failures import FailuresBefore
-from facts.file import PlainFiles
+from facts.file import PlainFiles, Texts
 from facts.firewall import NodeFirewall
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import MODULES, InterruptRemapping, KernelCommandLine, KernelModules
 from facts.listeners import Listeners
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
+from facts.place import Places
 from facts.platform import Platform
 from facts.podman import ImageIds, SecretNames
 from facts.runs import NodeRuns
@@ -36,6 +39,7 @@ from facts.storage import StorageState
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
 from facts.verification import Verified
+from facts.vfio_options import VfioOptions
 from pcibind import topology_text
 from tests.unit.deploys import recorded
 
@@ -47,6 +51,11 @@ COMMANDS = {
     "InterruptRemapping": InterruptRemapping().command(),
     "StaleInitramfs": StaleInitramfs().command(),
     "InitramfsContents": InitramfsContents().command(),
+    "DisplayDrivers": DisplayDrivers().command(),
+    "DriverUsers": DriverUsers().command(words=("nvidia", "it's")),
+    "VfioOptions": VfioOptions().command(),
+    "Places": Places().command(paths=("/etc/it's here",)),
+    "Texts": Texts().command(paths=("/etc/it's here",)),
     "PlainFiles": PlainFiles().command(paths=("/etc/it's here", "/b")),
     "TreeDigest": TreeDigest().command(directory="/usr/local/lib/it's here"),
     "NodeParts": NodeParts().command(paths=("/var/lib/it's here",)),

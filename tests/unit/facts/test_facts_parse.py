@@ -333,6 +333,13 @@ def test_an_initramfs_is_unlike_its_host(host: dict[str, str], held: dict[str, s
     assert Contents(host, {IMAGE: held}).differences == ((difference,) if difference else ())
 
 
+def test_times_count_only_for_an_image_that_was_not_read() -> None:
+    contents = Contents(ON_HOST, {IMAGE: ON_HOST}, unlisted={"/boot/initrd.img-7": "there is no program zstd"})
+    stale = [f"{image} is older than /etc/modprobe.d" for image in (IMAGE, "/boot/initrd.img-7", "/boot/initrd.img-5")]
+    assert contents.outdated(stale) == tuple(stale[1:])
+    assert Contents(ON_HOST, {IMAGE: {}}).outdated([])[0] == f"{IMAGE} lacks {RULE}"
+
+
 def test_a_kernel_without_an_image_matters_when_a_board_is_to_be_taken_early() -> None:
     missing = "no initramfs of the running kernel 6.13 was found in /boot"
     assert Contents(ON_HOST, without="6.13").differences == (missing,)

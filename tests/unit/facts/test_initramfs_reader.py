@@ -109,13 +109,14 @@ def test_of_many_images_those_are_read_that_may_boot_next(tmp_path: Path, capsys
     for name in names:
         (modules / name).mkdir(parents=True)
         (boot / f"initrd.img-{name}").write_bytes(archive(FILES))
+    (boot / "vmlinuz-99999.2-new").touch()
     (boot / "initrd.img-99999.11-removed").write_bytes(archive({}))
     (boot / f"initrd.img-{RUNNING}.bak").write_bytes(archive({}))
     reader.main((RULE, LIST), str(boot), str(modules))
     said = capsys.readouterr().out.splitlines()
     read = [line.removeprefix("image ") for line in said if line.startswith("image ")]
-    assert set(read) == {f"{boot}/initrd.img-{RUNNING}", f"{boot}/initrd.img-99999.10-newest"}
-    assert sum(line.startswith("holds ") for line in said) == 4
+    assert set(read) == {f"{boot}/initrd.img-{each}" for each in (RUNNING, "99999.2-new", "99999.10-newest")}
+    assert sum(line.startswith("holds ") for line in said) == 6
     reader.main((RULE, "@0.1-old"), str(boot), str(modules))
     assert f"image {boot}/initrd.img-0.1-old" in capsys.readouterr().out.splitlines()
 

@@ -1,0 +1,143 @@
+"""Where a file would land: read by the fact's own command, on file systems of the test's, and judged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from pyinfra.api.exceptions import FactProcessError
+
+from deploys.preflight.places import judge_places, real_paths
+from deploys.preflight.verdict import Findings
+from facts.place import Place, Places
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can tell")
+
+
+def read(*paths: Path, before: str = "") -> dict[str, Place]:
+    """The places of these paths, in a mount namespace in which a shell line was executed before."""
+    command = Places().command(paths=tuple(map(str, paths)))
+    words = ["unshare", "-m", "sh", "-c", f"{before}\n{command}"] if before else ["sh", "-c", command]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return Places().process(done.stdout.splitlines())
+
+
+def judged(places: dict[str, Place], *files: Path | str) -> Findings:
+    found = Findings()
+    judge_places(places, tuple(map(str, files)), found)
+    return found
+
+
+@root
+def test_what_is_in_a_files_place_is_named(tmp_path: Path) -> None:
+    names = ("file", "link", "dangling", "loop", "directory", "fifo", "none/of/it")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("gone")
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    found = read(*(tmp_path / name for name in names))
+    kinds = [found[str(tmp_path / name)].kind for name in names]
+    assert kinds == ["file", "link", "link", "link", "directory", "special", ""]
+    assert [path for path, place in found.items() if place.dangling] == [
+        f"{tmp_path}/dangling",
+        f"{tmp_path}/loop",
+    ]
+    assert found[f"{tmp_path}/link"].real == f"{tmp_path}/file"
+    refusals = judged(found, *(tmp_path / name for name in names)).refusals
+    assert [text.partition(";")[0] for text in refusals] == [
+        f"{tmp_path}/directory is a directory",
+        f"{tmp_path}/fifo is a device, socket or FIFO",
+    ]
+
+
+@root
+@pytest.mark.parametrize("inside", ["file", "dangling"])
+def test_what_stands_in_a_directorys_place_is_refused_once_for_all_its_files(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("gone")
+    paths = [tmp_path / inside / name for name in ("a/one", "a/two")]
+    found = judged(read(*paths), *paths)
+    assert len(found.refusals) == 2
+    assert all(f"{tmp_path}/{inside} is no directory, or a link that leads nowhere" in each for each in found.refusals)
+
+
+@root
+def test_a_file_with_several_names_is_told(tmp_path: Path) -> None:
+    (tmp_path / "one").touch()
+    (tmp_path / "two").hardlink_to(tmp_path / "one")
+    (warning,) = judged(read(tmp_path / "one"), tmp_path / "one").warnings
+    assert f"{tmp_path}/one has 2 names" in warning
+
+
+@root
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+def test_a_file_system_that_is_mounted_read_only_is_refused_once(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    paths = [tmp_path / "there/one", tmp_path / "there/new/two"]
+    found = read(*paths, before=f"mount -t tmpfs -o ro none {tmp_path}/there")
+    refusals = judged(found, *paths).refusals
+    assert len(refusals) == 2
+    assert all(f"the file system at {tmp_path}/there is mounted read-only" in each for each in refusals)
+
+
+@root
+@pytest.mark.parametrize("protected", ["file", "."])
+def test_what_not_even_root_can_change_is_refused(tmp_path: Path, protected: str) -> None:
+    (tmp_path / "file").touch()
+    if subprocess.run(["chattr", "+i", tmp_path / protected], capture_output=True).returncode != 0:
+        pytest.skip("this file system has no attributes")
+    try:
+        (refusal,) = judged(read(tmp_path / "file"), tmp_path / "file").refusals
+    finally:
+        subprocess.run(["chattr", "-i", tmp_path / protected], check=True)
+    assert f"{tmp_path}/{protected}".removesuffix("/.") in refusal
+    assert "cannot be changed, even by root" in refusal
+
+
+@root
+def test_where_a_directory_really_lies_is_read_whether_it_exists_or_not(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "node").symlink_to("disk")
+    paths = (tmp_path / "node", tmp_path / "node/key", tmp_path / "disk/data")
+    found = read(*paths)
+    assert judged(found).refusals == []
+    assert real_paths(found, tuple(map(str, paths))) == {
+        f"{tmp_path}/node": f"{tmp_path}/disk",
+        f"{tmp_path}/node/key": f"{tmp_path}/disk/key",
+    }
+
+
+@root
+def test_a_directory_that_leads_nowhere_or_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("gone")
+    refusals = judged(read(tmp_path / "file", tmp_path / "dangling")).refusals
+    assert f"{tmp_path}/file is no directory" in refusals[0]
+    assert f"{tmp_path}/dangling is a link to gone, which does not exist" in refusals[1]
+
+
+QUADLET = "/etc/containers/systemd/gevulot-node.container"
+
+
+@pytest.mark.parametrize(("mount", "late"), [("/", False), ("/etc", False), ("/etc/containers", True), ("/data", True)])
+def test_a_quadlet_on_a_file_system_that_is_mounted_late_is_refused(mount: str, late: bool) -> None:
+    refusals = judged({QUADLET: Place(QUADLET, mount)}, QUADLET).refusals
+    assert [f"/etc/containers/systemd lies on {mount}, which is mounted only after" in each for each in refusals] == (
+        [True] if late else []
+    )
+
+
+def test_a_login_that_is_not_root_cannot_tell() -> None:
+    assert Places().process(["place /etc/x", "real /etc/x", "locked /etc/x"]) == {}
+
+
+@pytest.mark.parametrize("line", ["nonsense", "file many", ""])
+def test_another_line_is_refused(line: str) -> None:
+    with pytest.raises(FactProcessError):
+        Places().process(["root", "place /etc/x", line])
