@@ -16,6 +16,7 @@ from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module, effective
 from facts.node import Parts
 from facts.unit import Unit
+from pcibind import judgement
 from pcibind.model import Board, Topology
 
 
@@ -53,12 +54,7 @@ def board(topology: Topology, wanted: Board) -> list[Check]:
     drivers = [f".{function.number} {function.driver or 'no driver'}" for function in found.functions]
     bound = all(function.driver == "vfio-pci" for function in found.functions)
     grouped = bool(found.groups) and all(function.iommu_group is not None for function in found.functions)
-    strangers = [
-        str(each.address)
-        for group in found.groups
-        for each in topology.group(group)
-        if not each.is_bridge and each.driver not in ("vfio-pci", "pci-stub", None)
-    ]
+    strangers = judgement.strangers(topology, found)
     return [
         Check(
             f"board {found.address} ({found.model})",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from deploys.preflight import KERNEL_ARGUMENTS
+from deploys.kernel_arguments import KERNEL_ARGUMENTS
 from facts.kernel import CommandLines, effective
 from pcibind.model import Topology
 

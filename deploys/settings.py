@@ -20,7 +20,6 @@ from deploys.slips import meant
 from deploys.values import (
     Board,
     Directory,
-    Guard,
     Image,
     Line,
     Listen,
@@ -35,6 +34,7 @@ from deploys.values import (
     is_loopback,
     port_of,
 )
+from pcibind.request import Guard
 
 PREFIX = "gevulot_"
 

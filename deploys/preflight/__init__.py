@@ -47,7 +47,8 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     functions = [function for board in boards for function in board.functions]
     models = tuple(sorted({function.model for function in functions})) if settings.vfio_ids else ()
     return Verdict(
-        refusals=tuple(found.refusals),
+        refusals=(*found.refusals, *found.of_host),
+        of_host=tuple(found.of_host),
         warnings=tuple(found.warnings),
         family=family,
         boards=boards,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from deploys.kernel_arguments import KERNEL_ARGUMENTS as KERNEL_ARGUMENTS
 from deploys.preflight.verdict import Findings
 from facts.kernel import CommandLines, Module
-
-KERNEL_ARGUMENTS = {"DMAR": ("intel_iommu=on", "iommu=pt"), "IVRS": ("iommu=pt",)}
 
 
 def ids_argument(models: tuple[str, ...], modules: dict[str, Module]) -> tuple[str, ...]:

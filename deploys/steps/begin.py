@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from typing import NoReturn
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -71,6 +72,8 @@ class _Judgements:
 
     count: int = 0
     refusals: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # Hosts whose every refusal concerns them alone.
+    alone: set[str] = field(default_factory=set)
     latest: float = 0.0
 
 
@@ -83,7 +86,8 @@ def begin() -> Node:
     """Check the data of every host of the run, then judge this host.
 
     Raises ``Refused``, which ends the run for all hosts. It waits for the other hosts' judgements first, so that an
-    operator of many hosts hears of all refusals at once.
+    operator of many hosts hears of all refusals at once. A host that is refused for its own hardware only fails by
+    itself, and the others go on.
     """
     settings = _settings_of_this_run()[host.name]
     send_at_once(host)
@@ -98,12 +102,33 @@ def begin() -> Node:
     if verdict.family is not None and not verdict.refusals:
         return Node(settings, verdict, verdict.family)
     judged.refusals[host.name] = verdict.refusals
+    if verdict.of_host and set(verdict.refusals) == set(verdict.of_host):
+        judged.alone.add(host.name)
     # Hosts are judged side by side, but a pool that is full of refused hosts would never come to the others.
     while judged.count < len(ctx_state.get().active_hosts) and time.monotonic() - judged.latest < _PATIENCE:
         gevent.sleep(0.1)
+    if judged.alone >= judged.refusals.keys() and judged.count > len(judged.refusals):
+        _leave_out(verdict)
     lines = [f"{name}: {refusal}" for name, refusals in sorted(judged.refusals.items()) for refusal in refusals]
     others = " ".join(f"--exclude {name}" for name in sorted(judged.refusals))
     raise Refused("\n".join(["the preflight refused, and no host was changed:", *lines, f"To go on without: {others}"]))
+
+
+def refused_alone() -> frozenset[str]:
+    """The hosts of this run that the preflight left out for their own hardware: nothing was changed on them."""
+    judged = _judgements.get(ctx_state.get())
+    return frozenset(judged.alone) if judged else frozenset()
+
+
+def _leave_out(verdict: Verdict) -> NoReturn:
+    """Fail the current host, so that pyinfra ends with an error, and let the others go on."""
+    for refusal in verdict.refusals:
+        logger.error(f"{host.print_prefix}refused: {refusal}")
+    logger.error(f"{host.print_prefix}this host is left as it is; the others go on.")
+    state = ctx_state.get()
+    state.fail_hosts({state.inventory.get_host(host.name)})
+    # Ends the deploy file for this host; pyinfra takes every other exception for the whole run's.
+    raise gevent.GreenletExit
 
 
 def _judge(settings: Settings) -> Verdict:
