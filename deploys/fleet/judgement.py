@@ -125,7 +125,9 @@ def _judged(settings: Settings, seen: Seen, found: _Findings) -> Judgement:
     record = seen.record.record
     config = preflight.request(topology, settings, record)
     try:
-        return judgement.judge(topology, seen.usage.evidence if seen.usage else None, config, record)
+        # What could not be read is told beside the boards, and what a reboot ends is no fault.
+        evidence = seen.usage.evidence._replace(unreadable=()) if seen.usage else None
+        return judgement.judge(topology, evidence, config, record, next_boot=True)
     except ConfigError as error:
         found.add(Severity.WRONG, f"gevulot_boards: {error}")
         return Judgement(config, topology)
@@ -172,9 +174,7 @@ def _board(judged: BoardJudgement, seen: Seen, found: _Findings) -> state.Board:
     held = judgement.strangers(seen.topology, board) if board else []
     viable = not held if board and board.groups else None
     if viable is False and status == "bound":
-        found.add(
-            Severity.WRONG, f"board {resolution.label}: the host's drivers hold its IOMMU group: {', '.join(held)}"
-        )
+        found.add(Severity.WRONG, f"board {resolution.label}: its IOMMU group is held by the host: {', '.join(held)}")
     names = pciids.installed()
     display = (board.display_functions or board.functions)[0] if board else None
     return state.Board(

@@ -120,8 +120,8 @@ def missing(resolution: Resolution) -> str:
     if recorded is None:
         return f"{start}: no board has this {resolution.selector.kind}. Correct gevulot_boards, or fix the hardware."
     return (
-        f"{start}: nothing is there, last seen as {recorded.address}. Plug it in; or, to go on without it, run `pcibind "
-        f"release {recorded.label}` on the host, and do not name it in gevulot_boards."
+        f"{start}: nothing is there, last seen as {recorded.address}. Plug it in; or, to go on without it, run "
+        f"`pcibind release {recorded.label}` on the host, and do not name it in gevulot_boards."
     )
 
 
