@@ -7,6 +7,7 @@ Each module judges one thing of a ``HostState`` and adds to the findings. Live s
 from __future__ import annotations
 
 from deploys.preflight.boards import judge_boards, nvidia_stays, request
+from deploys.preflight.claims import judge_claims
 from deploys.preflight.database import judge_data
 from deploys.preflight.kernel_line import KERNEL_ARGUMENTS, ids_argument, judge_lines
 from deploys.preflight.network import judge_discovery, judge_peers, lost_reach
@@ -39,6 +40,7 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     judge_lines(state.lines, found)
     judge_data(state.data_release, settings, found)
     boards = judge_boards(state, settings, config, found)
+    judge_claims(state.claims, boards, settings, found)
     stays = nvidia_stays(state.topology, boards)
     if stays:
         found.warnings.append("an NVIDIA board stays with the host, so its drivers are not blacklisted.")

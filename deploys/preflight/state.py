@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from facts.claims import Claim
 from facts.kernel import CommandLines, Module
 from facts.platform import Host
 from pcibind.evidence import Evidence
@@ -19,7 +20,8 @@ class HostState:
     ``usage`` is ``None`` where it could not be read. ``record`` is what pcibind recorded on the host, if it ever did: a
     board in it is followed by its identity, wherever its address has gone. ``data_release`` is the release of the
     Postgres data that the host already has, ``lines`` are the kernel's arguments as they are, ``discovery`` what came
-    of each of gevulot_p2p_discovery, ``listened`` the address at which the node listens until this run.
+    of each of gevulot_p2p_discovery, ``listened`` the address at which the node listens until this run, ``claims`` what
+    others want with PCI devices.
     """
 
     platform: Host
@@ -31,3 +33,4 @@ class HostState:
     lines: CommandLines | None = None
     discovery: Mapping[str, str] = field(default_factory=dict)
     listened: str = ""
+    claims: tuple[Claim, ...] = ()

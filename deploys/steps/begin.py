@@ -20,6 +20,7 @@ from deploys.platforms import Family
 from deploys.preflight import HostState, Verdict
 from deploys.settings import Settings, SettingsError, read_all
 from deploys.steps import key, vsock
+from facts.claims import RivalClaims
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
 from facts.kernel import MODULES, KernelCommandLine, KernelModules
@@ -140,6 +141,7 @@ def _judge(settings: Settings) -> Verdict:
         Part("modules", KernelModules, {"modules": (*MODULES, *preflight.NFTABLES_MODULES)}),
         Part("topology", PciTopology),
         Part("record", PciRecord),
+        Part("claims", RivalClaims),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         Part("lines", KernelCommandLine),
         Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
@@ -163,6 +165,7 @@ def _judge(settings: Settings) -> Verdict:
         lines=found["lines"],
         discovery=found.get("discovery", {}),
         listened=found["listened"],
+        claims=tuple(found["claims"]),
     )
     verdict = preflight.judge(state, settings)
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))
