@@ -56,7 +56,7 @@ def _command(root: str) -> str:
             f"{{ find {trees} -type f -size -256k ! -name '*.pyc' -exec grep -lIsE {quote(_BINDS)} {{}} +; "
             f'find "$r"/usr/bin "$r"/usr/sbin -maxdepth 1 -type f "(" -name "*.sh" -o -name "*vfio*" ")" '
             f"-size -256k -exec grep -lIsE {quote(_BINDS)} {{}} +; "
-            f'grep -lsE {quote(_BINDS)} "$r/proc/cmdline"; }} 2>/dev/null | sort -u | while IFS= read -r f; do '
+            f'grep -lsE {quote(_BINDS)} "$r/proc"/cmdline; }} 2>/dev/null | sort -u | while IFS= read -r f; do '
             # A file of ours that an operator asked for by name.
             'grep -qs gevulot_vfio_ids "$f" && continue; '
             f'echo "file ${{f#"$r"}}"; grep -vE "^[[:space:]]*#" "$f" | grep -E {quote(f"{_BINDS}|{_NAMES}")} | '

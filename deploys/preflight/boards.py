@@ -51,7 +51,7 @@ def request(topology: Topology, settings: Settings, record: Record | None) -> Co
 
 def judge_boards(state: HostState, settings: Settings, config: Config, found: Findings) -> tuple[Board, ...]:
     """Return the chosen boards that are present."""
-    topology, usage = state.topology, state.usage
+    topology, usage, waits = state.topology, state.usage, False
     try:
         resolutions = plan.resolve(topology, config, state.record)
         waits = _waits_for_reboot(state, [each.board for each in resolutions if each.board])
@@ -62,6 +62,11 @@ def judge_boards(state: HostState, settings: Settings, config: Config, found: Fi
     for each in judged.boards:
         if each.standing is Standing.MISSING:
             found.refuse_host(f"{missing(each.resolution)} {_displays(topology)}")
+        if each.standing is Standing.STUCK and not waits:
+            found.refuse_host(
+                f"board {each.resolution.label} waits in the kernel for an operation that does not end; expected one "
+                "that can be bound. Reboot the host, then run again."
+            )
         for closed in each.closed:
             found.warnings.append(f"{closed.finding}. Nothing is unbound before the reboot, which ends this use.")
     if not config.boards and settings.boards == "supported":

@@ -127,7 +127,10 @@ def _leave_out(verdict: Verdict) -> NoReturn:
         logger.error(f"{host.print_prefix}refused: {refusal}")
     logger.error(f"{host.print_prefix}this host is left as it is; the others go on.")
     state = ctx_state.get()
-    state.fail_hosts({state.inventory.get_host(host.name)})
+    this = state.inventory.get_host(host.name)
+    # Not by `fail_hosts`, which asks a person whether to go on, in a dry run too.
+    state.failed_hosts.add(this)
+    state.active_hosts.discard(this)
     # Ends the deploy file for this host; pyinfra takes every other exception for the whole run's.
     raise gevent.GreenletExit
 

@@ -113,7 +113,7 @@ def test_what_a_stale_initramfs_took_is_refused_when_chosen_and_told_when_not() 
 # What a reboot ends.
 
 
-@pytest.mark.parametrize("reboot", ["auto", "never"])
+@pytest.mark.parametrize("reboot", ["when-needed", "never"])
 def test_a_program_that_has_the_board_open_is_named_and_refuses_nothing_that_the_reboot_binds(reboot: str) -> None:
     found = verdict(*ON_NVIDIA, NIC, NVME, more=OPEN, settings=asked(reboot=reboot))
     assert found.refusals == ()
@@ -138,6 +138,20 @@ def test_a_display_that_the_firmware_draws_on_refuses_though_a_reboot_comes() ->
     assert refusal.endswith('; or, to accept it, add "framebuffer" to gevulot_board_guards_allowed.')
     allowed = asked(board_guards_allowed=["framebuffer"])
     assert verdict(*gpu(1, 1), NIC, NVME, more=memory, settings=allowed).refusals == ()
+
+
+def test_a_board_that_hangs_in_the_kernel_is_refused_unless_a_reboot_comes_first() -> None:
+    there = [
+        line
+        for line in topology(*SNAPPED, NIC, NVME)
+        if not line.startswith("./0000:01:00.0/driver_override") and line != "pcibind-topology end"
+    ]
+    known, usage = KernelModules().process(modules()), evidence_text.parse(evidence())
+    found = topology_text.parse([*there, "pcibind-topology late", "pcibind-topology end"])
+    state = HostState(parse(platform(DEBIAN)), known, found, usage, lines=RUNS)
+    (refusal,) = judge(state, asked()).of_host
+    assert "waits in the kernel for an operation that does not end" in refusal
+    assert judge(replace(state, lines=CommandLines((), ())), asked()).refusals == ()
 
 
 # Messages name the inventory's keys.

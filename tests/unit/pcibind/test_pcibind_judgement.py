@@ -135,6 +135,18 @@ def test_every_command_sees_what_the_early_script_took(machine: Machine) -> None
         assert {refusal.guard for refusal in command(machine.host).refusals} == {"stale-initramfs"}
 
 
+def test_status_answers_though_the_use_of_the_host_cannot_be_read(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.configure(f'[[board]]\npath = "{LEFT}"\n')
+    assert apply(machine.host).exit_code is ExitCode.OK
+    monkeypatch.setattr("pcibind.evidence_text.COMMAND", "true")
+    report = status(machine.host)
+    assert [board.state for board in report.boards] == [State.BOUND]
+    assert "cannot tell what this host uses" in report.errors[0]
+    assert report.exit_code is ExitCode.UNEXPECTED
+
+
 # What the firmware leaves behind.
 
 GIB = 1 << 30

@@ -6,7 +6,7 @@ import os
 
 from pcibind import config, firmware, handover, proof, record, release, stuck
 from pcibind.bind import IOMMU_OFF
-from pcibind.errors import ConfigError, ExitCode
+from pcibind.errors import ConfigError, ExitCode, PcibindError
 from pcibind.evidence import Evidence
 from pcibind.host import Host
 from pcibind.judgement import Judgement, judge
@@ -31,8 +31,13 @@ def status(host: Host, *, everything: bool = False) -> Report:
     errors: list[str] = []
     code = ExitCode.OK
     wanted = Config(())
-    with host.gathering() as gathering:
-        evidence = gathering.evidence()
+    evidence = Evidence()
+    try:
+        with host.gathering() as gathering:
+            evidence = gathering.evidence()
+    except PcibindError as error:
+        errors.append(str(error))
+        code = error.exit_code
     try:
         if _is_configured(host.paths.configuration):
             wanted = config.read(host.paths.configuration)
