@@ -16,7 +16,11 @@ from facts.firewall import Firewall, Table
 from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module
 from facts.node import Parts
+from facts.pci import Usage
 from facts.unit import Unit
+from pcibind import judgement
+from pcibind.evidence import Evidence
+from pcibind.firmware import check as judge_firmware
 from pcibind.model import Board, Topology
 
 
@@ -55,12 +59,7 @@ def board(topology: Topology, wanted: Board) -> list[Check]:
     drivers = [f".{function.number} {function.driver or 'no driver'}" for function in found.functions]
     bound = all(function.driver == "vfio-pci" for function in found.functions)
     grouped = bool(found.groups) and all(function.iommu_group is not None for function in found.functions)
-    strangers = [
-        str(each.address)
-        for group in found.groups
-        for each in topology.group(group)
-        if not each.is_bridge and each.driver not in ("vfio-pci", "pci-stub", None)
-    ]
+    strangers = judgement.strangers(topology, found)
     return [
         Check(
             f"board {found.address} ({found.model})",
@@ -77,6 +76,21 @@ def board(topology: Topology, wanted: Board) -> list[Check]:
             "a group without host drivers",
         ),
     ]
+
+
+def firmware(usage: Usage | None, boards: Iterable[Board], allowed: Iterable[str]) -> list[Check]:
+    """Whether the firmware left each board so that a virtual machine can have it."""
+    right = "each function answers, all memory has an address"
+    checks = []
+    for each in boards:
+        wrong = [
+            refusal.found
+            for refusal in judge_firmware(each, usage.evidence if usage else Evidence())
+            if refusal.guard not in allowed
+        ]
+        found = "not read" if usage is None else "; ".join(wrong) or right
+        checks.append(Check(f"firmware's work on {each.address}", found, None if usage is None else not wrong, right))
+    return checks
 
 
 def devices(parts: Parts, boards: Iterable[Board]) -> list[Check]:

@@ -140,16 +140,23 @@ def _plain(value: Any) -> Any:
             return value
 
 
+# States of a board, by pcibind's report, in which it is chosen and not bound.
+_LACKING = frozenset({"planned", "recorded", "unbound", "refused", "failed", "stuck"})
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What ``pcibind status`` says. ``exit_code`` is 0 when all that is recorded is bound and handed over."""
+    """What ``pcibind status`` says. ``exit_code`` is 0 when enough of what is recorded is bound and handed over."""
 
     exit_code: int
     report: dict[str, object]
 
     @property
     def bound(self) -> bool:
-        return self.exit_code == 0
+        """Whether every board on record is bound and handed over, and not just enough of them."""
+        boards = self.report.get("boards")
+        states = [each.get("state") for each in boards if isinstance(each, dict)] if isinstance(boards, list) else []
+        return self.exit_code == 0 and not _LACKING.intersection(map(str, states))
 
     def to_json(self) -> dict[str, object]:
         return {"exit_code": self.exit_code, "report": self.report}

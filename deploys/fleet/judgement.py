@@ -13,15 +13,18 @@ from deploys.fleet import state
 from deploys.fleet.lint import lint
 from deploys.fleet.seen import Seen
 from deploys.fleet.state import HostState, Severity, down
+from deploys.preflight.boards import explain, missing
 from deploys.settings import Settings
 from deploys.steps import firewall, gevulot, postgres
 from facts import pciids
 from facts.disk import Space
 from facts.pci import Binding, Usage
-from pcibind import plan
+from pcibind import judgement, plan
 from pcibind.errors import ConfigError
-from pcibind.model import Board, Topology
-from pcibind.plan import DRIVER, Resolution
+from pcibind.judgement import BoardJudgement, Judgement, Standing
+from pcibind.model import Board
+from pcibind.plan import DRIVER
+from pcibind.request import Config
 
 # Below this part of a volume somebody has to make room.
 _LITTLE_SPACE = 0.1
@@ -56,8 +59,9 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
     found.add(Severity.ATTENTION, *(f"could not be read: {each}" for each in unreadable))
     if seen.platform.podman is None and "podman" in seen.platform.tools:
         found.add(Severity.ATTENTION, "Podman is installed, but does not say its version: it hangs or fails")
-    resolutions = _resolutions(settings, seen, found)
-    boards = _boards(resolutions, seen, found)
+    judged = _judged(settings, seen, found)
+    resolutions = judged.resolutions
+    boards = _boards(judged, seen, found)
     wanted = bool(boards.list)
     arguments = _arguments(seen, wanted, found)
     iommu = state.Iommu(
@@ -113,70 +117,28 @@ def _unseen(usage: Usage | None) -> Iterable[str]:
     return (f"the {guard}: {why}" for guard, why in unreadable if guard == "framebuffer")
 
 
-def _resolutions(settings: Settings, seen: Seen, found: _Findings) -> tuple[Resolution, ...]:
+def _judged(settings: Settings, seen: Seen, found: _Findings) -> Judgement:
+    topology = seen.topology
     if not seen.knows("topology", "record"):
         # All boards would seem to be gone.
-        return ()
+        return Judgement(Config(()), topology)
     record = seen.record.record
+    config = preflight.request(topology, settings, record)
     try:
-        return plan.resolve(seen.topology, preflight.request(seen.topology, settings, record), record)
+        # What could not be read is told beside the boards, and what a reboot ends is no fault.
+        evidence = seen.usage.evidence._replace(unreadable=()) if seen.usage else None
+        return judgement.judge(topology, evidence, config, record, next_boot=True)
     except ConfigError as error:
         found.add(Severity.WRONG, f"gevulot_boards: {error}")
-        return ()
+        return Judgement(config, topology)
 
 
-def _boards(resolutions: Iterable[Resolution], seen: Seen, found: _Findings) -> state.Boards:
-    reported = _reported(seen.binding)
-    boards = []
-    for resolution in resolutions:
-        place = resolution.board or resolution.recorded
-        path = place.path if place else ""
-        told = reported.get(path, {})
-        board = seen.topology.board_at(path) if path else None
-        wrong = [each for each in board.functions if each.driver != DRIVER] if board else []
-        bound = resolution.board is not None and not wrong
-        status = str(told.get("state") or ("bound" if bound else "unbound"))
-        if status == "bound" and not bound:
-            status = "unbound"
-        detail = resolution.detail or str(told.get("detail") or "")
-        if not detail and resolution.board is not None and wrong:
-            detail = ", ".join(f"{each.address} has {each.driver or 'no driver'}" for each in wrong)
-        label = resolution.label
-        if seen.record.record is None:
-            # Then there is no pcibind to ask, and the operator's inventory is the request.
-            detail = detail.removeprefix("request: ").replace("`pcibind status --all`", "`lspci -Dnn` on the host")
-        if resolution.verdict is not plan.Verdict.PRESENT:
-            found.add(Severity.WRONG, f"board {label} is {resolution.verdict}: {detail}")
-        elif status != "bound":
-            found.add(Severity.WRONG, f"board {label} is {status}: {detail}")
-        viable = _is_viable(seen.topology, board) if board and board.groups else None
-        if viable is False and status == "bound":
-            found.add(Severity.WRONG, f"board {label}: a host's driver holds another device of its IOMMU group")
-        names = pciids.installed()
-        display = (board.display_functions or board.functions)[0] if board else None
-        boards.append(
-            state.Board(
-                name=resolution.name,
-                path=path or None,
-                address=str(board.address) if board else None,
-                model=board.model if board else None,
-                model_name=names.device(display.vendor, display.device) if display else None,
-                verdict=resolution.verdict.value,
-                state=status,
-                detail=detail,
-                groups=board.groups if board else (),
-                viable=viable,
-            )
-        )
-    chosen = {each.path for each in boards}
-    recorded = seen.record.record.boards if seen.record.record and seen.knows("topology") else ()
+def _boards(judged: Judgement, seen: Seen, found: _Findings) -> state.Boards:
+    boards = [_board(each, seen, found) for each in judged.boards]
     found.add(
         Severity.ATTENTION,
-        *(
-            f"board {each.label} is on record but not asked for; run deploys/node.py"
-            for each in recorded
-            if each.path not in chosen
-        ),
+        *(f"board {each.label} is on record but not asked for; run deploys/node.py" for each in judged.removed),
+        *(f"board {each.path} is not asked for, but the initramfs gives it to vfio-pci" for each in judged.taken),
     )
     if boards and seen.knows("units", "record", "binding") and _is_deployed(seen):
         if seen.record.record is None:
@@ -186,6 +148,47 @@ def _boards(resolutions: Iterable[Resolution], seen: Seen, found: _Findings) -> 
     if seen.binding is not None and not seen.binding.bound:
         found.add(Severity.WRONG, *_complaints(seen.binding))
     return state.Boards(len(boards), sum(each.state == "bound" for each in boards), tuple(boards))
+
+
+def _board(judged: BoardJudgement, seen: Seen, found: _Findings) -> state.Board:
+    resolution = judged.resolution
+    place = resolution.board or resolution.recorded
+    path = place.path if place else ""
+    told = _reported(seen.binding).get(path, {})
+    board = seen.topology.board_at(path) if path else None
+    wrong = [each for each in board.functions if each.driver != DRIVER] if board else []
+    bound = judged.standing is Standing.BOUND or (resolution.board is not None and not wrong)
+    status = str(told.get("state") or ("bound" if bound else "unbound"))
+    if status == "bound" and not bound:
+        status = "unbound"
+    if resolution.verdict is not plan.Verdict.PRESENT:
+        # What pcibind says of it is for who configures pcibind by hand.
+        detail = missing(resolution)
+        found.add(Severity.WRONG, detail)
+    else:
+        detail = str(told.get("detail") or ", ".join(f"{f.address} has {f.driver or 'no driver'}" for f in wrong))
+        if status != "bound":
+            found.add(Severity.WRONG, f"board {resolution.label} is {status}: {detail}")
+        # Of a board that is not bound yet, what a deploy would refuse; of another, why a program's start fails.
+        found.add(Severity.WRONG, *(explain(refusal) for refusal in judged.refusals))
+    held = judgement.strangers(seen.topology, board) if board else []
+    viable = not held if board and board.groups else None
+    if viable is False and status == "bound":
+        found.add(Severity.WRONG, f"board {resolution.label}: its IOMMU group is held by the host: {', '.join(held)}")
+    names = pciids.installed()
+    display = (board.display_functions or board.functions)[0] if board else None
+    return state.Board(
+        name=resolution.name,
+        path=path or None,
+        address=str(board.address) if board else None,
+        model=board.model if board else None,
+        model_name=names.device(display.vendor, display.device) if display else None,
+        verdict=resolution.verdict.value,
+        state=status,
+        detail=detail,
+        groups=board.groups if board else (),
+        viable=viable,
+    )
 
 
 def _is_deployed(seen: Seen) -> bool:
@@ -208,15 +211,6 @@ def _complaints(binding: Binding) -> list[str]:
     if not said and all(each.get("state") == "bound" for each in boards):
         said = [f"pcibind status ends with {binding.exit_code}; run `pcibind status` there"]
     return said
-
-
-def _is_viable(topology: Topology, board: Board) -> bool:
-    """Whether the kernel lets the board's groups go to VFIO: nothing in them is on a driver of the host."""
-    return not any(
-        each.is_in_the_way and each.driver not in (DRIVER, "pci-stub", None)
-        for group in board.groups
-        for each in topology.group(group)
-    )
 
 
 def _arguments(seen: Seen, wanted: bool, found: _Findings) -> state.KernelArguments:

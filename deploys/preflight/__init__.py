@@ -10,6 +10,7 @@ from deploys import former, vfio_ids
 from deploys.arguments import KERNEL_ARGUMENTS
 from deploys.manifest import BLACKLIST, FILES
 from deploys.preflight.boards import judge_boards, request
+from deploys.preflight.claims import judge_claims
 from deploys.preflight.database import judge_data
 from deploys.preflight.drivers import judge_drivers
 from deploys.preflight.kernel_line import ids_argument, judge_attempt, judge_kernels, judge_lines
@@ -47,6 +48,7 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     judge_data(state.data_release, settings, found)
     judge_services(state.services, settings, state.data_release, found)
     boards = judge_boards(state, settings, config, found)
+    judge_claims(state.claims, boards, settings, found)
     files = state.files
     blacklist = judge_drivers(files.drivers, files.users, boards, found)
     judge_places(files.places, FILES, found)
@@ -68,7 +70,8 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     if warning := lost_reach(settings, state.listened):
         found.warnings.append(warning)
     return Verdict(
-        refusals=tuple(found.refusals),
+        refusals=(*found.refusals, *found.of_host),
+        of_host=tuple(found.of_host),
         warnings=tuple(found.warnings),
         family=family,
         boards=boards,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from deploys.arguments import KERNEL_ARGUMENTS
+from deploys.pending import pending
 from deploys.preflight.state import HostState
 from deploys.preflight.verdict import Findings
 from deploys.settings import Settings
-from pcibind import guards, plan
+from facts.kernel import CommandLines
+from pcibind import judgement, plan
 from pcibind.errors import ConfigError
+from pcibind.judgement import Standing
 from pcibind.model import Board, Topology
+from pcibind.plan import Resolution
 from pcibind.record import Record
+from pcibind.refusal import Refusal
 from pcibind.request import BoardRequest, Config, Selector
 
 # Display functions of the supported models, as in the pci.ids database.
@@ -38,34 +44,37 @@ def request(topology: Topology, settings: Settings, record: Record | None) -> Co
         selectors = sorted(models | kept, key=str)
     else:
         selectors = [Selector.parse(text) for text in settings.boards]
-    return Config(tuple(BoardRequest(selector, allow=allow) for selector in selectors))
+    # One dead board must not keep a node's others from being handed over at a boot.
+    return Config(tuple(BoardRequest(selector, allow=allow) for selector in selectors), "any")
 
 
 def judge_boards(state: HostState, settings: Settings, config: Config, found: Findings) -> tuple[Board, ...]:
     """Return the chosen boards that are present."""
-    topology, record, usage = state.topology, state.record, state.usage
-    chosen: list[tuple[Board, Selector]] = []
+    topology, usage, waits = state.topology, state.usage, False
     try:
-        resolutions = plan.resolve(topology, config, record)
+        resolutions = plan.resolve(topology, config, state.record)
+        waits = _waits_for_reboot(state, [each.board for each in resolutions if each.board])
+        judged = judgement.judge(topology, usage, config, state.record, next_boot=waits)
     except ConfigError as error:
         found.refusals.append(f"gevulot_boards: {error}")
-        resolutions = ()
-    for resolution in resolutions:
-        if resolution.board is not None:
-            chosen.append((resolution.board, resolution.selector))
-            continue
-        displays = [board for board in topology.boards() if board.display_functions]
-        there = ", ".join(f"{board.address} ({board.model}, {board.path})" for board in displays)
-        found.refusals.append(
-            f"the chosen board {resolution.label} is {resolution.verdict}: {resolution.detail}. "
-            f"Boards with a display function: {there or 'none'}. Correct gevulot_boards, or fix the hardware."
-        )
+        judged = judgement.Judgement(config, topology)
+    for each in judged.boards:
+        if each.standing is Standing.MISSING:
+            found.refuse_host(f"{missing(each.resolution)} {_displays(topology)}")
+        if each.standing is Standing.STUCK and not waits:
+            found.refuse_host(
+                f"board {each.resolution.label} waits in the kernel for an operation that does not end; expected one "
+                "that can be bound. Reboot the host, then run again."
+            )
+        for closed in each.closed:
+            found.warnings.append(f"{closed.finding}. Nothing is unbound before the reboot, which ends this use.")
     if not config.boards and settings.boards == "supported":
         found.warnings.append(
             "no supported GPU (RTX 3090, 4090) was found, so the node will run without one; "
             "name other boards in gevulot_boards."
         )
-    for board, selector in chosen:
+    present = [(each.standing, each.resolution.board) for each in judged.boards if each.resolution.board]
+    for standing, board in present:
         if not is_supported(board):
             found.warnings.append(f"board {board.address} ({board.model}) is not a model that the guide supports.")
         if settings.gpu_functions == "display" and not board.display_functions:
@@ -73,14 +82,61 @@ def judge_boards(state: HostState, settings: Settings, config: Config, found: Fi
                 f"board {board.address} ({board.model}) has no display function, so there is nothing to list for the "
                 "node. Set gevulot_gpu_functions to 'all', or choose another board."
             )
-        if usage is None:
-            found.refusals.append(
+        if usage is None and standing is not Standing.BOUND:
+            found.refuse_host(
                 f"board {board.address}: whether the host uses it could not be read; expected routes, mounts and "
                 "disks to be readable. Connect as root or with sudo."
             )
-            continue
-        if all(function.driver == plan.DRIVER for function in board.functions):
-            continue  # handed over already, and perhaps at work in a virtual machine: nothing will touch it
-        allow = frozenset(settings.board_guards_allowed)
-        found.refusals += [str(refusal) for refusal in guards.check(board, usage, allow, selector)]
-    return tuple(board for board, _ in chosen)
+    for refusal in judged.refusals:
+        found.refuse_host(explain(refusal))
+    for board in judged.taken:
+        found.warnings.append(
+            f"board {board.address} ({board.path}) is not chosen, but an older list in the initramfs gave it to "
+            "vfio-pci at this boot; the initramfs of this run leaves it to the host from the next boot on."
+        )
+    return tuple(board for _, board in present)
+
+
+def explain(refusal: Refusal) -> str:
+    """A refusal of pcibind's with what to do, as who writes an inventory says it."""
+    remedy = _REMEDIES.get(refusal.guard, refusal.remedy)
+    if not refusal.is_overridable:
+        return f"{refusal.finding}. {remedy}."
+    return f'{refusal.finding}. {remedy}; or, to accept it, add "{refusal.guard}" to gevulot_board_guards_allowed.'
+
+
+_REMEDIES = {
+    "class": "Choose the board by its address in gevulot_boards",
+    "foreign-device": "A group goes to one user as a whole: choose that board too in gevulot_boards, or plug one of "
+    "the two into a slot with an IOMMU group of its own",
+    "stale-initramfs": "Rebuild the initramfs, reboot the host, then run again",
+    "vfio-open": "Stop what uses it, then run again",
+}
+
+
+def missing(resolution: Resolution) -> str:
+    """What is wrong with a chosen board that is not at its place, and what to do."""
+    recorded = resolution.recorded
+    label = recorded.path if recorded else str(resolution.selector)
+    start = f"the chosen board {label} is {resolution.verdict}"
+    if resolution.verdict is not plan.Verdict.ABSENT:
+        return f"{start}: {resolution.detail}. Correct gevulot_boards, or fix the hardware."
+    if recorded is None:
+        return f"{start}: no board has this {resolution.selector.kind}. Correct gevulot_boards, or fix the hardware."
+    return (
+        f"{start}: nothing is there, last seen as {recorded.address}. Plug it in; or, to go on without it, run "
+        f"`pcibind release {recorded.label}` on the host, and do not name it in gevulot_boards."
+    )
+
+
+def _displays(topology: Topology) -> str:
+    displays = [board for board in topology.boards() if board.display_functions]
+    there = ", ".join(f"{board.address} ({board.model}, {board.path})" for board in displays)
+    return f"Boards with a display function: {there or 'none'}."
+
+
+def _waits_for_reboot(state: HostState, boards: list[Board]) -> bool:
+    """Whether a reboot binds the boards, so that none is unbound before it."""
+    arguments = KERNEL_ARGUMENTS.get(state.platform.iommu_table or "", ())
+    lines = state.lines or CommandLines(arguments, ())
+    return bool(pending(lines, arguments, state.topology, [board.path for board in boards]))

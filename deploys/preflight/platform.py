@@ -65,11 +65,11 @@ def judge_platform(host: Host, settings: Settings, boards_wanted: bool, found: F
     elif podman is None and isinstance(family, Family) and family.packages == "apt":
         found.warnings.append("apt does not know of Podman yet; its lists are refreshed before it is installed.")
     if host.virtualisation is None:
-        found.refusals.append(
+        found.refuse_host(
             "the processor shows neither vmx nor svm; expected hardware virtualisation. Switch it on in the firmware."
         )
     if host.iommu_table is None and boards_wanted:
-        found.refusals.append(
+        found.refuse_host(
             "the firmware has no IOMMU table (ACPI DMAR or IVRS); expected one. "
             "Switch VT-d or AMD-Vi on in the firmware."
         )

@@ -9,6 +9,7 @@ from deploys.preflight.services import Services
 from facts.aliases import Aliases
 from facts.attempt import Attempts
 from facts.before import Past
+from facts.claims import Claim
 from facts.driver_users import Users
 from facts.file import Text
 from facts.installed_kernels import Installed
@@ -44,7 +45,7 @@ class HostState:
     Postgres data that the host already has, ``lines`` are the kernel's arguments as they are, ``discovery`` what came
     of each of gevulot_p2p_discovery, ``listened`` the address at which the node listens until this run, ``kernels``
     those that the host could boot, ``attempts`` what an earlier run rebooted it for, ``services`` what there is where
-    the node's services are to be, ``files`` what was read of files.
+    the node's services are to be, ``files`` what was read of files, ``claims`` what others want with PCI devices.
     """
 
     platform: Host
@@ -62,3 +63,4 @@ class HostState:
     attempts: Attempts = field(default_factory=Attempts)
     services: Services = field(default_factory=Services)
     files: FilesState = field(default_factory=FilesState)
+    claims: tuple[Claim, ...] = ()

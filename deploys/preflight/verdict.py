@@ -14,18 +14,31 @@ from pcibind.request import Config
 
 @dataclass(slots=True)
 class Findings:
-    """What the rules have against a host, and what its operator should know; each rule adds its own."""
+    """What the rules have against a host, and what its operator should know; each rule adds its own.
+
+    ``refusals`` stop the run for all hosts; ``refuse_host`` is for what concerns one host's hardware, which the other
+    hosts need not wait for.
+    """
 
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    of_host: list[str] = field(default_factory=list)
+
+    def refuse_host(self, reason: str) -> None:
+        """Refuse this host, and no other."""
+        self.of_host.append(reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome: what forbids the deploy, what an operator should know, and what the steps work with."""
+    """The outcome: what forbids the deploy, what an operator should know, and what the steps work with.
+
+    Those of ``refusals`` that are in ``of_host`` too forbid it on this host only.
+    """
 
     refusals: tuple[str, ...]
     warnings: tuple[str, ...]
+    of_host: tuple[str, ...] = ()
     family: Family | None = None
     boards: tuple[Board, ...] = ()
     config: Config = field(default_factory=lambda: Config(()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from typing import NoReturn
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -27,6 +28,7 @@ from deploys.steps.packages import PACKAGES
 from facts.aliases import DisplayDrivers
 from facts.attempt import RebootAttempts
 from facts.before import Before
+from facts.claims import RivalClaims
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
 from facts.driver_users import DriverUsers
@@ -84,6 +86,8 @@ class _Judgements:
 
     count: int = 0
     refusals: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # Hosts whose every refusal concerns them alone.
+    alone: set[str] = field(default_factory=set)
     latest: float = 0.0
 
 
@@ -96,7 +100,8 @@ def begin() -> Node:
     """Check the data of every host of the run, then judge this host.
 
     Raises ``Refused``, which ends the run for all hosts. It waits for the other hosts' judgements first, so that an
-    operator of many hosts hears of all refusals at once.
+    operator of many hosts hears of all refusals at once. A host that is refused for its own hardware only fails by
+    itself, and the others go on.
     """
     settings = _settings_of_this_run()[host.name]
     prepare(host)
@@ -112,9 +117,13 @@ def begin() -> Node:
     if verdict.family is not None and not verdict.refusals:
         return Node(storage.without_links(settings, verdict.storage), verdict, verdict.family)
     judged.refusals[host.name] = verdict.refusals
+    if verdict.of_host and set(verdict.refusals) == set(verdict.of_host):
+        judged.alone.add(host.name)
     # Hosts are judged side by side, but a pool that is full of refused hosts would never come to the others.
     while judged.count < len(ctx_state.get().active_hosts) and time.monotonic() - judged.latest < _PATIENCE:
         gevent.sleep(0.1)
+    if judged.alone >= judged.refusals.keys() and judged.count > len(judged.refusals):
+        _leave_out(verdict)
     lines = [f"{name}: {refusal}" for name, refusals in sorted(judged.refusals.items()) for refusal in refusals]
     others = " ".join(f"--exclude {name}" for name in sorted(judged.refusals))
     raise Refused("\n".join(["the preflight refused, and no host was changed:", *lines, f"To go on without: {others}"]))
@@ -132,6 +141,26 @@ def _files(settings: Settings) -> tuple[Part, ...]:
     )
 
 
+def refused_alone() -> frozenset[str]:
+    """The hosts of this run that the preflight left out for their own hardware: nothing was changed on them."""
+    judged = _judgements.get(ctx_state.get())
+    return frozenset(judged.alone) if judged else frozenset()
+
+
+def _leave_out(verdict: Verdict) -> NoReturn:
+    """Fail the current host, so that pyinfra ends with an error, and let the others go on."""
+    for refusal in verdict.refusals:
+        logger.error(f"{host.print_prefix}refused: {refusal}")
+    logger.error(f"{host.print_prefix}this host is left as it is; the others go on.")
+    state = ctx_state.get()
+    this = state.inventory.get_host(host.name)
+    # Not by `fail_hosts`, which asks a person whether to go on, in a dry run too.
+    state.failed_hosts.add(this)
+    state.active_hosts.discard(this)
+    # Ends the deploy file for this host; pyinfra takes every other exception for the whole run's.
+    raise gevent.GreenletExit
+
+
 def _judge(settings: Settings) -> Verdict:
     if problem := login.trouble(host):
         return Verdict((problem,), ())
@@ -143,6 +172,7 @@ def _judge(settings: Settings) -> Verdict:
         Part("modules", KernelModules, {"modules": (*MODULES, *preflight.NFTABLES_MODULES)}),
         Part("topology", PciTopology),
         Part("record", PciRecord),
+        Part("claims", RivalClaims),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         Part("lines", KernelCommandLine),
         Part("held_packages", HeldPackages, {"packages": PACKAGES["apt"]}),
@@ -183,6 +213,7 @@ def _judge(settings: Settings) -> Verdict:
             users=found["users"],
             options=found.get("options", {}),
         ),
+        claims=tuple(found["claims"]),
     )
     verdict = preflight.judge(state, settings)
     if found["before"] and found["before"].damaged:

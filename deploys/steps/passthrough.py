@@ -95,9 +95,8 @@ def boards_recorded(
     """
     record = host.get_fact(PciRecord).record or Record()
     paths = {board.path for board in record.boards}
-    if paths == set(boards) and {board.selector for board in record.boards} == {
-        board.selector for board in wanted.boards
-    }:
+    same = {board.selector for board in record.boards} == {board.selector for board in wanted.boards}
+    if paths == set(boards) and same and (not paths or record.require_boards == wanted.require_boards):
         host.noop("the boards are recorded")
         return
     if paths - set(boards) and not later.reasons():
@@ -109,10 +108,10 @@ def boards_recorded(
 @deploy("Prepare the passthrough")
 def prepare_passthrough(node: Node, later: Later) -> None:
     """Everything that the next boot needs to bind the boards by itself. Touches no driver."""
-    inputs, files = node.initramfs_inputs, push.Files()
+    inputs, files, wanted = node.initramfs_inputs, push.Files(), node.verdict.config
     inputs.append(library_installed(name="Install pcibind"))
     files.text("/usr/local/sbin/pcibind", WRAPPER, mode="755")
-    files.text("/etc/pcibind/gevulot.toml", config.render(*node.verdict.config.boards))
+    files.text("/etc/pcibind/gevulot.toml", config.render(*wanted.boards, require_boards=wanted.require_boards))
     inputs.append(files.text(early.RULE_PATH, early.rule()))
     if node.family.initramfs == "dracut":
         inputs.append(files.text(early.DRACUT_PATH, early.dracut()))
@@ -124,7 +123,7 @@ def prepare_passthrough(node: Node, later: Later) -> None:
     )
     recorded = boards_recorded(
         name="Record the chosen boards",
-        wanted=node.verdict.config,
+        wanted=wanted,
         boards=tuple(board.path for board in node.verdict.boards),
         later=later,
     )

@@ -20,7 +20,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from deploys import attempt, connection, failures, heartbeat, remote
 from deploys.planning import will_follow
-from deploys.steps.begin import Node
+from deploys.steps.begin import Node, refused_alone
 from deploys.steps.later import Later, Wish, reasons, wish_of
 from facts.attempt import RebootAttempts
 from facts.installed_kernels import InstalledKernels
@@ -139,7 +139,12 @@ def _is_due(state: State, each: Host, current: str) -> bool:
 
 def _reboot_all(state: State, roll: _Roll) -> None:
     wanted = [each for each in state.inventory if state.is_host_in_limit(each)]
-    unwell = [each.name for each in wanted if each not in state.active_hosts or roll.outcome.get(each.name) is False]
+    left_out = refused_alone()
+    unwell = [
+        each.name
+        for each in wanted
+        if (each not in state.active_hosts or roll.outcome.get(each.name) is False) and each.name not in left_out
+    ]
     current = ctx_host.get().executing_op_hash
     batch: dict[Host, _Due] = {}
     canary = True
@@ -294,7 +299,7 @@ def _cannot_hand_over() -> str | None:
     """What keeps a node that is back from handing its boards over."""
     binding = host.get_fact(PciBinding)
     if binding is not None and not binding.bound:
-        return f"pcibind status ends with {binding.exit_code}: not every board is bound; see journalctl -b -u pcibind"
+        return f"not every board is bound (pcibind status ends with {binding.exit_code}); see journalctl -b -u pcibind"
     if not host.get_fact(InterruptRemapping):
         return "interrupt remapping is off, so VFIO would refuse to attach; switch it on in the firmware"
     return None

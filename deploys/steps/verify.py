@@ -40,7 +40,7 @@ from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.paths import Existing
-from facts.pci import PciTopology
+from facts.pci import PciTopology, PciUsage
 from facts.runs import NodeRuns, Runs
 from facts.said import Said
 from facts.together import Part, ask
@@ -105,6 +105,7 @@ def _read(host: Host, node: Node) -> list[Check]:
         found += checks.kernel(seen["lines"], verdict.kernel_arguments, seen["remapping"])
         for board in verdict.boards:
             found += checks.board(topology, board)
+        found += checks.firmware(seen["usage"], boards, settings.board_guards_allowed)
         found.append(checks.initramfs(seen["stale_initramfs"], seen["initramfs"]))
         found.append(checks.enabled(units.get("pcibind.service")))
     found.append(checks.modules(seen["modules"], verdict.modules))
@@ -149,6 +150,7 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
     )
     state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
     boards = (
+        Part("usage", PciUsage),
         Part("lines", KernelCommandLine),
         Part("remapping", InterruptRemapping),
         Part("stale_initramfs", StaleInitramfs),

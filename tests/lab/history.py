@@ -206,6 +206,26 @@ done
             "/srv/disk/gevulot",
             script="mkdir -p /srv/disk/gevulot\nln -s /srv/disk/gevulot /var/lib/gevulot\n",
         ),
+        History(
+            "boards-of-others",
+            "driverctl gives one board to the host's driver; libvirt and an initramfs script want another",
+            "cat /etc/driverctl.d/0000:01:00.0; tail -n 1 /etc/initramfs-tools/scripts/init-top/own-boards",
+            "bochs-drm\necho vfio-pci >/sys/bus/pci/devices/0000:02:00.1/driver_override",
+            (
+                File("/etc/driverctl.d/0000:01:00.0", "bochs-drm\n"),
+                File(
+                    "/etc/libvirt/qemu/other.xml",
+                    "<domain type='kvm'><devices>\n<hostdev mode='subsystem' type='pci' managed='yes'>\n<source>\n"
+                    "<address domain='0x0000' bus='0x02' slot='0x00' function='0x0'/>\n</source>\n</hostdev>\n"
+                    "</devices></domain>\n",
+                ),
+                # Not made executable, so that no initramfs runs it.
+                File(
+                    "/etc/initramfs-tools/scripts/init-top/own-boards",
+                    "#!/bin/sh\necho vfio-pci >/sys/bus/pci/devices/0000:02:00.1/driver_override\n",
+                ),
+            ),
+        ),
     )
 }
 

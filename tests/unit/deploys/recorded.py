@@ -233,6 +233,19 @@ def evidence(route: Pci | None = NIC, disk: Pci | None = NVME) -> list[str]:
     return ["pcibind-evidence 1", *lines, "ssh ", "pcibind-evidence end"]
 
 
+def evidence_of_silence() -> list[str]:
+    """As ``evidence``, of a host whose first board does not answer."""
+    lines = evidence()
+    return [*lines[:-1], f"config 0000:01:00.0 {' '.join(['ffffffff'] * 16)}", lines[-1]]
+
+
+def recorded_boards(*functions: Pci) -> list[str]:
+    """The answer about pcibind's record, of a host on which it recorded these."""
+    boards = topology_text.parse(topology(*functions)).boards()
+    known = (RecordedBoard.of(board, Selector.parse(board.model), None) for board in boards)
+    return record.dump(Record(tuple(known), "any")).splitlines()
+
+
 # --- whole hosts
 
 
@@ -407,7 +420,7 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
         "cd /usr/local/lib/pcibind": f"{passthrough.digest(passthrough.library())}  -",
         "UnitFileState pcibind.service": ["Id=pcibind.service", "UnitFileState=enabled"],
         "record.json": record.dump(
-            Record(tuple(RecordedBoard.of(board, Selector.parse(board.model), None) for board in boards))
+            Record(tuple(RecordedBoard.of(board, Selector.parse(board.model), None) for board in boards), "any")
         ).splitlines(),
         "/proc/cmdline": [f"live {KERNEL} {ARGUMENTS}", f"configured {KERNEL} {ARGUMENTS}"],
         "modinfo -F": modules(loaded=True),

@@ -19,10 +19,11 @@ from facts.firewall import Firewall, parse
 from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module
 from facts.node import Entry, Parts
+from facts.pci import PciUsage
 from facts.unit import Unit
 from pcibind import topology_text
 from pcibind.model import Topology
-from tests.unit.deploys.recorded import BOUND, Pci, gpu, topology
+from tests.unit.deploys.recorded import BOUND, Pci, evidence, gpu, topology
 
 ARGUMENTS = ("intel_iommu=on", "iommu=pt")
 ON = ("ro", *ARGUMENTS)
@@ -107,6 +108,26 @@ class Node:
             checks.enabled(self.binder),
         ]
         return [check for check in found if check.ok is False]
+
+
+@pytest.mark.parametrize(
+    ("lines", "ok", "found"),
+    [
+        ((), True, "each function answers, all memory has an address"),
+        ((f"config 0000:01:00.0 {' '.join(['ffffffff'] * 16)}",), False, "0000:01:00.0 does not answer"),
+        (("memory 0000:01:00.0 1 0x0 0x1ffffffff 0x2014220c",), False, "memory range 1 of 0000:01:00.0 has no address"),
+    ],
+)
+def test_the_firmware_s_work_on_a_board_has_a_row(lines: tuple[str, ...], ok: bool, found: str) -> None:
+    usage = evidence()
+    seen = PciUsage().process([*usage[:-1], *lines, usage[-1]])
+    boards = read(*gpu(1, 1, drivers=BOUND, group=12)).boards()
+    (check,) = checks.firmware(seen, boards, ())
+    assert (check.ok, found in check.found) == (ok, True)
+    (accepted,) = checks.firmware(seen, boards, ("no-response", "unassigned-memory"))
+    assert accepted.ok
+    (unread,) = checks.firmware(None, boards, ())
+    assert unread.ok is None
 
 
 def with_parts(**changes: Any) -> Callable[[Node], Node]:

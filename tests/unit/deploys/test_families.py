@@ -74,6 +74,37 @@ _RUNS = {
 """,
         ("-y",),
     ),
+    "one host's own": (
+        """
+    ("@fake/dead", r.saying({"record.json": r.recorded_boards(*r.gpu(1, 1), *r.gpu(2, 2))}, r.data(
+        r.Recorded(r.DEBIAN)))),
+    ("@fake/silent", r.saying({"pcibind-evidence": r.evidence_of_silence()}, r.data(r.Recorded(r.DEBIAN)))),
+    ("@fake/good", r.data(r.Recorded(r.DEBIAN))),
+    ("@fake/ready", r.data(r.Recorded(r.DEBIAN, needs_reboot=False))),
+""",
+        ("-y",),
+    ),
+    "one host's own, planned": (
+        """
+    ("@fake/silent", r.saying({"pcibind-evidence": r.evidence_of_silence()}, r.data(r.Recorded(r.DEBIAN)))),
+    ("@fake/good", r.data(r.Recorded(r.DEBIAN))),
+""",
+        ("--dry",),
+    ),
+    "all their own": (
+        """
+    ("@fake/silent", r.saying({"pcibind-evidence": r.evidence_of_silence()}, r.data(r.Recorded(r.DEBIAN)))),
+""",
+        ("-y",),
+    ),
+    "one's own and another's": (
+        """
+    ("@fake/silent", r.saying({"pcibind-evidence": r.evidence_of_silence()}, r.data(r.Recorded(r.DEBIAN)))),
+    ("@fake/old", r.data(r.Recorded(r.DEBIAN_12))),
+    ("@fake/good", r.data(r.Recorded(r.DEBIAN))),
+""",
+        ("-y",),
+    ),
     "never": (
         """
     ("@fake/pending", r.saying(
@@ -508,6 +539,47 @@ def test_a_storage_that_is_a_link_is_used_by_its_own_path(runs: dict[str, Run]) 
 def test_a_key_where_the_guide_puts_it_is_said_and_taken_over(runs: dict[str, Run]) -> None:
     assert "/var/lib/gevulot/node.key is a key of a node that was set up before" in runs["degraded"].output
     assert any("node_key.sh adopt /var/lib/gevulot/key" in each for each in runs["degraded"].commands("guide"))
+
+
+def test_a_host_with_a_dead_board_is_left_as_it_is_and_the_others_go_on(runs: dict[str, Run]) -> None:
+    run = runs["one host's own"]
+    assert run.exit_code != 0
+    for name in ("dead", "silent"):
+        assert run.commands(name) == []
+    assert "[@fake/dead] refused: the chosen board 0000:00/02.0/00 is absent" in run.output
+    assert "[@fake/silent] refused: board 0000:00/01.0/00 (0000:01:00.0): no-response" in run.output
+    assert "Traceback" not in run.output
+    for name in ("good", "ready"):
+        assert "Start the node | Start the node" in run.operations(name)
+
+
+def test_a_host_that_was_left_out_holds_up_nobodys_reboot(runs: dict[str, Run]) -> None:
+    run = runs["one host's own"]
+    assert [each.host for each in run.sent if "systemctl reboot" in each.text] == ["@fake/good"]
+    assert "is not well" not in run.output
+
+
+def test_a_plan_ends_with_an_error_when_a_host_would_be_left_out(runs: dict[str, Run]) -> None:
+    run = runs["one host's own, planned"]
+    assert run.exit_code != 0
+    assert "[@fake/silent] refused: board 0000:00/01.0/00" in run.output
+    assert "Start the node" in run.output
+
+
+def test_a_run_whose_every_host_is_refused_says_why_and_changes_nothing(runs: dict[str, Run]) -> None:
+    run = runs["all their own"]
+    assert run.exit_code != 0
+    assert run.commands("silent") == []
+    assert "no host was changed" in run.output
+    assert "@fake/silent: board 0000:00/01.0/00 (0000:01:00.0): no-response" in run.output
+
+
+def test_a_refusal_that_stops_all_stops_the_others_too(runs: dict[str, Run]) -> None:
+    run = runs["one's own and another's"]
+    assert run.exit_code != 0
+    assert [each for each in run.sent if each.kind != "question"] == []
+    assert "@fake/old: Podman 4.3.1 is installed" in run.output
+    assert "Traceback" not in run.output
 
 
 def test_no_reboot_allowed_means_that_nothing_runs_after_the_pending_reboot(runs: dict[str, Run]) -> None:

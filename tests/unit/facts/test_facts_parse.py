@@ -181,6 +181,14 @@ def test_a_binding_is_judged_by_the_exit_code(code: str, bound: bool) -> None:
     assert (found.bound, found.report) == (bound, {"boards": []})
 
 
+@pytest.mark.parametrize("state", ["unbound", "failed", "stuck", "refused", "recorded"])
+def test_enough_boards_for_pcibind_are_not_every_board(state: str) -> None:
+    report = json.dumps({"boards": [{"state": "bound"}, {"state": state}]})
+    assert not PciBinding().process([report, "0"]).bound
+    released = json.dumps({"boards": [{"state": "bound"}, {"state": "released"}]})
+    assert PciBinding().process([released, "0"]).bound
+
+
 @pytest.mark.parametrize(
     ("fact", "output", "found"),
     [

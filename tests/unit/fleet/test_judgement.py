@@ -211,9 +211,51 @@ def test_a_board_on_its_hosts_driver_is_named_with_what_pcibind_says() -> None:
     assert (host.boards.bound, host.boards.list[0].state) == (0, "unbound")
 
 
-def test_a_recorded_board_that_is_gone_is_absent() -> None:
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"config 0000:01:00.1 {' '.join(['ffffffff'] * 16)}", "no-response: 0000:01:00.1 does not answer"),
+        ("memory 0000:01:00.0 1 0x0 0x1ffffffff 0x2014220c", "unassigned-memory: memory range 1 of 0000:01:00.0"),
+        ("reserved iommu_groups/12/reserved_regions:0x1 0x2 direct", "reserved-memory: the firmware keeps memory"),
+    ],
+)
+def test_why_a_guest_cannot_have_a_bound_board_is_a_reason(line: str, words: str) -> None:
+    usage = recorded.evidence()
+    host = look(replace(well(), usage=PciUsage().process([*usage[:-1], line, usage[-1]])))
+    assert host.severity is Severity.WRONG
+    assert any(words in reason and "gevulot_board_guards_allowed" in reason for reason in host.reasons)
+
+
+def test_a_device_of_the_host_in_the_boards_group_is_a_reason() -> None:
+    disk = recorded.Pci("pci0000:00/0000:00:0a.0", 0x144D, 0xA80A, 0x010802, "nvme", 12)
+    host = look(replace(well(), topology=topology(*gpu(1, 1, drivers=BOUND, group=12), disk)))
+    assert any("also holds 0000:00:0a.0" in reason for reason in host.reasons)
+    assert host.boards is not None
+    assert host.boards.list[0].viable is False
+
+
+def test_a_board_that_the_initramfs_took_and_nobody_asked_for_is_named() -> None:
+    seen = well()
+    usage = recorded.evidence()
+    text = recorded.topology(*gpu(1, 1, drivers=BOUND, group=12), *gpu(2, 2, 0x1E87, group=13))
+    text = [line.replace("(null)", "vfio-pci") if "0000:02:00.0/driver_override" in line else line for line in text]
+    early = PciUsage().process([*usage[:-1], "early 0000:02:00.0", usage[-1]])
+    host = look(replace(seen, topology=PciTopology().process(text), usage=early))
+    assert any("0000:00/02.0/00 is not asked for, but the initramfs gives it" in reason for reason in host.reasons)
+
+
+def test_what_the_login_may_not_read_is_no_refusal_of_a_board() -> None:
+    usage = recorded.evidence()
+    blind = [f"unreadable {guard} not allowed" for guard in ("vfio-open", "disk", "default-route")]
+    found = topology(*gpu(1, 1, group=12))
+    host = look(replace(well(), topology=found, usage=PciUsage().process([*usage[:-1], *blind, usage[-1]])))
+    assert not any("cannot tell" in reason for reason in host.reasons)
+
+
+def test_a_recorded_board_that_is_gone_is_absent_and_nobody_is_sent_to_a_configuration_by_hand() -> None:
     host = look(replace(well(), topology=topology(recorded.NIC)))
     assert any("is absent" in reason for reason in host.reasons)
+    assert not any("take it out of the configuration" in reason for reason in host.reasons)
     assert host.boards is not None
     assert host.boards.list[0].verdict == "absent"
 

@@ -287,9 +287,20 @@ ALL_AGAINST = Evidence(
     open_nvidia=(OpenNvidia(None, "open"),),
     physical_functions=frozenset({ADDRESS}),
     open_vfio=(OpenVfio(12, None, "process 1"),),
+    reserved_groups=frozenset({12}),
+    unassigned=(Use(ADDRESS, "no address"),),
+    silent=frozenset({ADDRESS}),
 )
 NOTHING_SEEN = Evidence(unreadable=tuple((guard, "why") for guard in (*OVERRIDABLE_GUARDS, "vfio-open")))
-ON_NVIDIA = Board(LEFT, (Function(ADDRESS, f"{LEFT}.0", 1, 2, 3, 4, 0x020000, driver="nvidia", iommu_group=12),))
+CLASSES = (0x020000, 0x030000, 0x010802)
+ON_NVIDIA = Board(
+    LEFT,
+    tuple(
+        Function(Address(0, 1, 0, n), f"{LEFT}.{n}", 1, 2, 3, 4, code, driver="nvidia", iommu_group=12)
+        for n, code in enumerate(CLASSES)
+    ),
+)
+"""A board that could be used for anything."""
 
 
 @pytest.mark.parametrize("evidence", [ALL_AGAINST, NOTHING_SEEN], ids=["all against", "nothing seen"])
@@ -303,7 +314,7 @@ def test_an_override_silences_its_own_guard_and_no_other(evidence: Evidence, all
 @pytest.mark.parametrize("evidence", [ALL_AGAINST, NOTHING_SEEN], ids=["all against", "nothing seen"])
 def test_every_refusal_names_its_override_or_that_there_is_none(evidence: Evidence) -> None:
     for refusal in guards.check(ON_NVIDIA, evidence):
-        has_one = f'add "{refusal.guard}" to the board\'s allow list' in refusal.remedy
+        has_one = f'add "{refusal.guard}" to the board\'s allow list' in refusal.advice
         assert has_one == (refusal.guard in OVERRIDABLE_GUARDS)
         assert ("no override" in refusal.remedy) == (refusal.guard == "vfio-open")
     assert {r.guard for r in guards.check(ON_NVIDIA, evidence, OVERRIDABLE_GUARDS)} == {"vfio-open"}
@@ -380,6 +391,8 @@ def everything(machine: Machine) -> None:
     subsystem = machine.root / "sys/class/nvme-subsystem/nvme-subsys0"
     subsystem.mkdir(parents=True)
     (subsystem / "nvme0").symlink_to(f"../../../{left}/nvme/nvme0")
+    machine.firmware("0000:01:00.0", header=[0xFFFFFFFF] * 16, ranges=[(0, 0xFFFFF, 0x20040200)])
+    machine.file("sys/kernel/iommu_groups/12/reserved_regions", f"{0xC0000000:#018x} {0xC00FFFFF:#018x} direct\n")
     machine.open("/dev/nvidia0", 99)
     machine.open("/dev/vfio/devices/vfio0", 98)
     links = machine.root / "sys/class/vfio-dev"

@@ -97,10 +97,20 @@ def test_an_ssh_address_that_no_interface_has_refuses(machine: Machine) -> None:
     machine.file("proc/net/route", "Iface\tDestination\n")
     evidence = look(machine.root, SSH_CONNECTION="192.0.2.9 50000 192.0.2.1 22")
     assert [guard for guard, _ in evidence.unreadable] == ["ssh"]
-    (refusal,) = guards.check(at(machine), evidence)
+    (refusal,) = guards.check(at(machine, "0000:00/03"), evidence, {"class"})
     assert refusal.guard == "ssh"
     assert "cannot tell" in refusal.found
-    assert guards.check(at(machine), evidence, {"ssh"}) == []
+    assert guards.check(at(machine, "0000:00/03"), evidence, {"class", "ssh"}) == []
+
+
+def test_a_connection_whose_interface_is_not_found_concerns_no_board_without_a_network_function(
+    machine: Machine,
+) -> None:
+    machine.file("proc/net/route", "Iface\tDestination\n")
+    evidence = look(machine.root, SSH_CONNECTION="192.0.2.9 50000 198.51.100.77 22")
+    assert [guard for guard, _ in evidence.unreadable] == ["ssh"]
+    assert guards.check(at(machine), evidence) == []
+    assert guards.check(at(machine, "0000:00/04"), evidence, {"class", "disk"}) == []
 
 
 def test_the_controller_of_a_mounted_disk_is_found(machine: Machine) -> None:
@@ -134,9 +144,35 @@ def test_the_controllers_of_a_multipath_nvme_disk_are_found(machine: Machine) ->
 
 def test_a_filesystem_that_hides_its_disks_refuses(machine: Machine) -> None:
     machine.mount("0:40", "/tank", "tank/data", "zfs")
-    (refusal,) = guards.check(at(machine), look(machine.root))
+    (refusal,) = guards.check(at(machine, "0000:00/04"), look(machine.root), {"class"})[1:]
     assert refusal.guard == "disk"
     assert "/tank is zfs" in refusal.found
+
+
+@pytest.mark.parametrize("kind", ["zfs", "bcachefs"])
+def test_a_filesystem_that_hides_its_disks_concerns_only_boards_that_could_have_one(
+    machine: Machine, kind: str
+) -> None:
+    machine.mount("0:40", "/tank", "tank/data", kind)
+    assert guards.check(at(machine), look(machine.root)) == []
+    assert guards.check(at(machine, "0000:00/03"), look(machine.root), {"class", "default-route"}) == []
+    # A disk at the USB port of the board itself.
+    machine.block("8:16", "pci0000:00/0000:00:01.0/0000:01:00.2/usb1/1-1/host3/target3:0:0/3:0:0:0/block/sdb")
+    assert [r.guard for r in guards.check(at(machine), look(machine.root))] == ["disk"]
+
+
+def test_an_unreadable_network_concerns_only_boards_that_could_have_an_interface(machine: Machine) -> None:
+    (machine.root / "proc/net/route").unlink()
+    assert guards.check(at(machine), look(machine.root)) == []
+    machine.interface("wwan0", "pci0000:00/0000:00:01.0/0000:01:00.2/usb1/1-2")
+    assert {r.guard for r in guards.check(at(machine), look(machine.root))} == {"default-route", "ssh"}
+
+
+def test_an_unreadable_framebuffer_concerns_only_displays(machine: Machine) -> None:
+    (machine.root / "proc/iomem").unlink()
+    assert {r.guard for r in guards.check(at(machine), look(machine.root))} == {"framebuffer"}
+    allowed = {"class", "disk"}
+    assert guards.check(at(machine, "0000:00/04"), look(machine.root), allowed) == []
 
 
 def test_the_boot_display_and_virtual_functions_are_found(machine: Machine) -> None:
@@ -192,7 +228,8 @@ def test_open_files_that_cannot_be_read_refuse(machine: Machine) -> None:
 def test_evidence_that_is_missing_refuses(machine: Machine, missing: str, guard: str) -> None:
     path = machine.root / missing
     path.rename(path.with_name("gone"))
-    assert guard in [r.guard for r in guards.check(at(machine), look(machine.root))]
+    concerned = {"default-route": "0000:00/03", "disk": "0000:00/04"}[guard]
+    assert guard in [r.guard for r in guards.check(at(machine, concerned), look(machine.root))]
 
 
 def test_network_storage_and_unknown_classes_are_named_one_by_one(machine: Machine) -> None:

@@ -95,6 +95,15 @@ class Machine:
         """Let a function have a first virtual one; only the link to it is there."""
         (self.root / "sys/bus/pci/devices" / address / "virtfn0").symlink_to("../0000:f0:10.0")
 
+    def firmware(
+        self, address: str, *, header: Sequence[int] = (), ranges: Sequence[tuple[int, int, int]] = ()
+    ) -> None:
+        """Give a function the first words of its configuration space, and its memory ranges: start, end, flags."""
+        device = self.root / "sys/bus/pci/devices" / address
+        (device / "config").write_bytes(b"".join(word.to_bytes(4, "little") for word in header))
+        lines = [*ranges, *[(0, 0, 0)] * (13 - len(ranges))]
+        (device / "resource").write_text("".join("{:#018x} {:#018x} {:#018x}\n".format(*line) for line in lines))
+
     def configure(self, text: str, name: str = "boards.toml") -> None:
         self.file(f"etc/pcibind/{name}", text)
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from pcibind import boards, handover, record, release
 from pcibind.host import Host
-from pcibind.judge import Judgement, judge
+from pcibind.judge import held as held_back
+from pcibind.judge import judge, report_on
+from pcibind.judgement import Judgement
 from pcibind.plan import Resolution
 from pcibind.record import Record, RecordedBoard
 from pcibind.report import INITRAMFS_NOTE, BoardReport, Report, State
@@ -20,14 +22,14 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
     back first. Raises ConfigError, RecordError, PcibindError, OSError.
     """
     with host.locked():
-        judgement = judge(host)
+        judgement = judge(host, next_boot=next_boot)
         topology = judgement.topology
         require = judgement.config.require_boards
         held = [board for board in judgement.removed if judgement.refused(board.path)]
-        kept = judgement.held()
+        kept = held_back(judgement)
         refused = [r for r in judgement.resolutions if r.board and judgement.refused(r.board.path)]
         if judgement.refusals and (require == "all" or len(refused) == len(judgement.resolutions)):
-            untouched = [judgement.report(r, State.PLANNED) for r in judgement.resolutions]
+            untouched = [report_on(judgement, r, State.PLANNED) for r in judgement.resolutions]
             return Report(
                 "apply", require, (*untouched, *kept), judgement.refusals, topology=topology
             )
@@ -56,9 +58,9 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
         # What is on record since a moment ago is reported as such, too.
         known = {board.path: board for board in wanted}
         judged = [_on_record(r, known) for r in judgement.resolutions if r not in refused]
-        reports = [judgement.report(resolution, State.REFUSED) for resolution in refused]
+        reports = [report_on(judgement, resolution, State.REFUSED) for resolution in refused]
         if next_boot:
-            reports += [judgement.report(resolution, State.RECORDED) for resolution in judged]
+            reports += [report_on(judgement, resolution, State.RECORDED) for resolution in judged]
         else:
             found, topology = boards.take(host, topology, judged, judgement.plan, require)
             reports += found

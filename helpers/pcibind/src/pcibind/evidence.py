@@ -37,7 +37,14 @@ class Evidence(NamedTuple):
 
     `framebuffers` are the functions whose memory a framebuffer of the firmware's owns.
     `unreadable` holds, by guard name, why that guard's evidence could not be read: a guard that
-    cannot see refuses.
+    cannot see refuses the boards that it could concern. `network` and `storage` are the functions
+    that an interface or a block device hangs on; `blind` names the guards for which even that
+    could not be read.
+
+    Of the firmware: `reserved_groups` are the IOMMU groups with memory that it keeps mapped for
+    itself (RMRR, type `direct`), `unassigned` are functions with a memory range that has no
+    address, `silent` those whose configuration space reads as ones. `early` are the functions
+    whose override the early script set at this boot.
     """
 
     route_nics: tuple[Use, ...] = ()
@@ -49,3 +56,10 @@ class Evidence(NamedTuple):
     physical_functions: frozenset[Address] = frozenset()
     open_vfio: tuple[OpenVfio, ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
+    network: frozenset[Address] = frozenset()
+    storage: frozenset[Address] = frozenset()
+    blind: frozenset[str] = frozenset()
+    reserved_groups: frozenset[int] = frozenset()
+    unassigned: tuple[Use, ...] = ()
+    silent: frozenset[Address] = frozenset()
+    early: frozenset[Address] = frozenset()

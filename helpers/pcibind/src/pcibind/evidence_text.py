@@ -25,6 +25,12 @@ _LINES = "; ".join(
         f"echo '{_BEGIN}'",
         's="${PCIBIND_SYS:-/sys}"',
         'p="${PCIBIND_PROC:-/proc}"',
+        # What the early script took at this boot.
+        'sed "s/^/early /" "${PCIBIND_RUN:-/run/pcibind}"/early.initramfs '
+        '"${PCIBIND_RUN:-/run/pcibind}"/early.done 2>/dev/null',
+        # Memory that the firmware keeps mapped for itself; of another kind it is given up.
+        "( cd \"$s/kernel\" 2>/dev/null && grep -Hs ' direct$' iommu_groups/*/reserved_regions "
+        "| sed 's/^/reserved /' )",
         # Interfaces and what they are made of; block devices and what they lie on; the device
         # nodes of VFIO. Link targets hold the way through the PCI tree.
         '( cd "$s" && find class/net class/net/*/lower_* dev/block class/block/*/slaves/* '
@@ -65,6 +71,17 @@ _LINES = "; ".join(
         'while read -r f n; do d=${f%/fd/*}; c=?; read -r c 2>/dev/null <"$d/comm"; '
         'printf \'open %s %s %s\\n\' "$n" "${d##*/}" "$c"; done; '
         'else echo "unreadable vfio-open the open files of other processes cannot be read"; fi',
+        # The standard header of the configuration space, and the ranges that the kernel gave: of
+        # endpoints that may be chosen. To read it may hang where a device does.
+        '( cd "$s/bus/pci/devices" 2>/dev/null || exit 0; '
+        "{ for d in ./*; do c=; read -r c 2>/dev/null <$d/class; "
+        "case $c in 0x06*|0x08*|0x11*) continue;; esac; "
+        "echo config ${d#./} $(od -An -v -tx4 -N64 $d/config); "
+        "n=0; while [ $n -lt 6 ] && read -r w; do "
+        # Only those that have no address, or are marked so (IORESOURCE_UNSET).
+        "case $w in 0x0000000000000000\\ *|*\\ 0x00000000[2367abef]*) "
+        "echo memory ${d#./} $n $w;; esac; n=$((n+1)); done <$d/resource; "
+        "done 2>/dev/null & } | timeout 10 cat )",
         f"echo '{_END}'",
     )
 )
@@ -72,7 +89,8 @@ _LINES = "; ".join(
 COMMAND = f"{{ {_LINES}; }} | LC_ALL=C tr '\\200-\\377' '?'"
 """A POSIX shell line that prints the evidence; it sees everything only as root.
 
-The environment variables PCIBIND_SYS and PCIBIND_PROC replace /sys and /proc, for tests.
+The environment variables PCIBIND_SYS, PCIBIND_PROC and PCIBIND_RUN replace /sys, /proc and
+/run/pcibind, for tests.
 """
 
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
@@ -83,6 +101,10 @@ _NEVER_EMPTY = (
     ("swap", "disk", "swaps"),
     ("iomem", "framebuffer", "iomem"),
 )
+# include/linux/ioport.h, include/uapi/linux/pci_regs.h
+_IS_MEMORY, _IS_UNSET = 0x200, 0x20000000
+_TYPE_BITS, _IS_WIDE = 0xE, 0x4
+_HEADER_WORDS, _ONES = 16, 0xFFFFFFFF
 _REJECT = 0x0200  # RTF_REJECT of linux/route.h: an unreachable default, on interface lo.
 
 
@@ -103,6 +125,12 @@ class _Host:
         self.memory: list[tuple[int, str]] = []
         self.minors: dict[str, Address] = {}
         self.unreadable: list[tuple[str, str]] = []
+        self.blind: set[str] = set()
+        self.early: list[Address] = []
+        self.reserved: list[int] = []
+        # The words of each function's configuration header, and start, end and flags of its ranges.
+        self.headers: dict[Address, list[int]] = {}
+        self.ranges: dict[Address, dict[int, list[int]]] = {}
         # Kinds of lines of which there must be one, as the kernel prints a header or a first entry.
         self.seen: set[str] = set()
 
@@ -130,6 +158,10 @@ def parse(lines: list[str]) -> Evidence:
             host.unreadable.append((guard, f"/proc/{file} has nothing in it"))
             if guard == "default-route":
                 host.unreadable.append(("ssh", f"/proc/{file} has nothing in it"))
+    if not any(name.startswith("class/net/") for name in host.links):
+        host.blind |= {"default-route", "ssh"}
+    if not any(name.startswith("dev/block/") for name in host.links):
+        host.blind.add("disk")
     routed = set(_default_interfaces(host))
     ssh = set(_ssh_interfaces(host))
     return Evidence(
@@ -143,8 +175,15 @@ def parse(lines: list[str]) -> Evidence:
         framebuffers=tuple(_framebuffers(host)),
         open_nvidia=tuple(_open_nvidia(host)),
         open_vfio=tuple(_open(host)),
-        # Last, since the readers above add to it.
+        network=frozenset(_below(host, "class/net/")),
+        storage=frozenset(_below(host, "dev/block/", "class/nvme-subsystem/")),
+        reserved_groups=frozenset(host.reserved),
+        unassigned=tuple(_unassigned(host)),
+        silent=frozenset(a for a, words in host.headers.items() if set(words) == {_ONES}),
+        early=frozenset(host.early),
+        # Last, since the readers above add to them.
         unreadable=tuple(dict.fromkeys(host.unreadable)),
+        blind=frozenset(host.blind),
     )
 
 
@@ -190,6 +229,18 @@ def _sort(host: _Host, line: str) -> None:
                 host.unreadable.append(("ssh", why))
             if guard == "vfio-open":
                 host.unreadable.append(("nvidia-open", why))
+        case "early":
+            host.early += [Address.parse(word) for word in words]
+        case "reserved":
+            host.reserved.append(int(rest.split("/")[1]))
+        case "config":
+            # One that vanished meanwhile has no words.
+            if len(words) == 1 + _HEADER_WORDS:
+                host.headers[Address.parse(words[0])] = [int(word, 16) for word in words[1:]]
+        case "memory":
+            if len(words) == 5:
+                ranges = host.ranges.setdefault(Address.parse(words[0]), {})
+                ranges[int(words[1])] = [int(word, 16) for word in words[2:]]
         case "iomem":
             host.seen.add(kind)
             _range, range_name = rest.split(" : ", 1)
@@ -208,6 +259,46 @@ def _parents(target: str) -> list[Address]:
     The bridges among them are nobody's board.
     """
     return [Address.parse(text) for text in _PCI.findall(target)]
+
+
+def _below(host: _Host, *kinds: str) -> Iterator[Address]:
+    """The functions that links of these kinds lead through."""
+    for name, target in host.links.items():
+        if name.startswith(kinds):
+            yield from _parents(target)
+
+
+def _unassigned(host: _Host) -> Iterator[Use]:
+    """The functions with a memory range that neither firmware nor kernel gave an address.
+
+    Some kernels keep its size and mark it, others clear it; that it is one, and not just a range
+    that the function does not have, is then told by the type bits of its register.
+    """
+    for address, ranges in host.ranges.items():
+        registers = _memory_registers(host.headers.get(address, []))
+        missing = []
+        for number, (start, end, flags) in sorted(ranges.items()):
+            marked = flags & _IS_MEMORY and (flags & _IS_UNSET or (start == 0 and end > 0))
+            cleared = not (start or end or flags) and registers.get(number, 0) & _TYPE_BITS
+            if marked or cleared:
+                missing.append(str(number))
+        if missing:
+            yield Use(address, f"memory range {', '.join(missing)} of {address} has no address")
+
+
+def _memory_registers(words: list[int]) -> dict[int, int]:
+    """A header's base address registers of memory, by number; upper halves are left out."""
+    if not words or words[3] >> 16 & 0x7F:
+        # Of another type than an endpoint's, or all ones.
+        return {}
+    found = {}
+    number = 0
+    while number < 6:
+        value = words[4 + number]
+        if not value & 1:
+            found[number] = value
+        number += 2 if value & 7 == _IS_WIDE else 1
+    return found
 
 
 def _default_interfaces(host: _Host) -> Iterator[str]:
@@ -274,6 +365,7 @@ def _nics(host: _Host, interfaces: Iterable[str], what: str, guard: str) -> tupl
         lowest = set(_lower(host, interface, set()))
         if f"class/net/{interface}" not in host.links and interface != "lo":
             host.unreadable.append((guard, f"interface {interface} is not in /sys/class/net"))
+            host.blind.add(guard)
         for name in sorted(lowest):
             for address in _parents(host.links.get(f"class/net/{name}", "")):
                 by = f"{name} {what}" if name == interface else f"{interface} on {name} {what}"
@@ -317,6 +409,7 @@ def _disks(host: _Host) -> tuple[Use, ...]:
             used[device] = f"{device} is mounted at {point}"
         elif not number.startswith("0:"):
             host.unreadable.append(("disk", f"{point} is on {number}, which is not in /sys"))
+            host.blind.add("disk")
         elif kind in ("zfs", "bcachefs"):
             host.unreadable.append(
                 ("disk", f"{point} is {kind}, which does not tell its disks in /sys")

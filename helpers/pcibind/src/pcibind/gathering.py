@@ -22,6 +22,7 @@ class Gathering:
     def __init__(self, paths: Paths) -> None:
         """Start it. Raises PcibindError when there is no shell to start."""
         environment = {**os.environ, "PCIBIND_SYS": paths.sys, "PCIBIND_PROC": paths.proc}
+        environment["PCIBIND_RUN"] = paths.run
         self._output, output = os.pipe()
         try:
             # Not by `subprocess`, which takes longer to import than the shell to start.

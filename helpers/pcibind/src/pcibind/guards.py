@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
-from pcibind import classes
+from pcibind import classes, firmware
 from pcibind.evidence import Evidence, Use
-from pcibind.model import Board, Function
+from pcibind.model import Board, Function, Topology
 from pcibind.plan import DRIVER
+from pcibind.record import RecordedBoard, RecordedFunction
 from pcibind.refusal import Refusal
 from pcibind.request import Selector
 
@@ -38,12 +39,16 @@ def check(
     evidence: Evidence,
     allow: Collection[str] = (),
     selector: Selector | None = None,
+    *,
+    with_vfio: bool = True,
 ) -> list[Refusal]:
     """Every reason against taking `board`, but those that `allow` names.
 
     A board that is selected by its address was named one by one, so its classes are not
     questioned. An open VFIO group cannot be allowed; it is no reason while nothing would be bound
-    anew, so that applying twice leaves a running consumer in peace.
+    anew, so that applying twice leaves a running consumer in peace. A guard that cannot tell
+    speaks against the boards that it could concern. `with_vfio` says whether any driver of VFIO has
+    a device of the board's groups: of other groups nobody can have the node open.
     """
     refusals = [
         *_used(board, "default-route", evidence.route_nics, "Move the route to another interface"),
@@ -53,21 +58,67 @@ def check(
         *_used(board, "framebuffer", evidence.framebuffers, _FRAMEBUFFER),
         *_virtual_functions(board, evidence),
         *_open_nvidia(board, evidence),
+        *firmware.check(board, evidence),
     ]
     if selector is None or selector.kind != "address":
         refusals.extend(_class(board))
     refusals.extend(
-        Refusal(board.path, guard, None, f"cannot tell: {why}", "Run as root on the host itself")
+        Refusal(board.path, guard, None, f"cannot tell: {why}", "Check it yourself, as root")
         for guard, why in evidence.unreadable
-        if guard != VFIO_OPEN and (guard != "nvidia-open" or _by_nvidia(board))
+        if guard != VFIO_OPEN and _concerns(guard, board, evidence)
     )
-    kept = [_with_override(refusal) for refusal in refusals if refusal.guard not in allow]
+    kept = [refusal for refusal in refusals if refusal.guard not in allow]
     if any(function.driver != DRIVER for function in board.functions):
-        kept.extend(check_open(board, evidence))
+        kept.extend(check_open(board, evidence, with_vfio=with_vfio))
     return kept
 
 
-def check_open(board: Board, evidence: Evidence) -> list[Refusal]:
+# Network and storage by class. InfiniBand and Fibre Channel are serial buses by theirs.
+_NETWORK = frozenset({0x02, 0x0D})
+_STORAGE = frozenset({0x01})
+# What neither a disk nor an interface can hang on.
+_LEAVES = frozenset({0x03, 0x04, 0x05, 0x0B, 0x10, 0x11, 0x12})
+
+
+def _concerns(guard: str, board: Board, evidence: Evidence) -> bool:
+    """Whether a guard that cannot tell could be about this board."""
+    match guard:
+        case "disk":
+            kinds, below = _STORAGE, evidence.storage
+        case "default-route" | "ssh":
+            kinds, below = _NETWORK, evidence.network
+        case "framebuffer":
+            return any(f.is_display or f.class_code >> 8 == 0x0001 for f in board.functions)
+        case "nvidia-open":
+            return bool(_by_nvidia(board))
+        case _:
+            return True
+    return any(
+        function.base_class in kinds
+        or function.class_code >> 8 in _HARMFUL_SUBCLASSES
+        or function.address in below
+        or (guard in evidence.blind and function.base_class not in _LEAVES)
+        for function in board.functions
+    )
+
+
+def check_leaving(topology: Topology, recorded: RecordedBoard, evidence: Evidence) -> list[Refusal]:
+    """Refuse to take a board from under a process that has its VFIO group open."""
+    board = topology.board_at(recorded.path)
+    return check_open(board, evidence) if board and ours(board, recorded) else []
+
+
+def ours(board: Board, recorded: RecordedBoard) -> Sequence[tuple[Function, RecordedFunction]]:
+    """Those functions at a recorded board's place that are what was recorded."""
+    return [
+        (function, old)
+        for function in board.functions
+        if (old := recorded.function(function.number)) is not None
+        and old.identity == function.identity
+    ]
+
+
+def check_open(board: Board, evidence: Evidence, *, with_vfio: bool = True) -> list[Refusal]:
     """Refuse a board whose VFIO group or device is open, or may be."""
     groups = set(board.groups)
     addresses = {function.address for function in board.functions}
@@ -91,23 +142,13 @@ def check_open(board: Board, evidence: Evidence) -> list[Refusal]:
             "Run as root on the host itself; this guard has no override",
         )
         for guard, why in evidence.unreadable
-        if guard == VFIO_OPEN
+        if guard == VFIO_OPEN and with_vfio
     ]
     return open_ones + unreadable
 
 
 def _node(group: int | None) -> str:
     return "its VFIO device" if group is None else f"/dev/vfio/{group}"
-
-
-def _with_override(refusal: Refusal) -> Refusal:
-    return Refusal(
-        refusal.board,
-        refusal.guard,
-        refusal.address,
-        refusal.found,
-        f'{refusal.remedy}; or, knowing better, add "{refusal.guard}" to the board\'s allow list',
-    )
 
 
 def _used(board: Board, guard: str, uses: Iterable[Use], remedy: str) -> list[Refusal]:

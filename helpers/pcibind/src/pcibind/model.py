@@ -25,6 +25,9 @@ DISPLAY_CLASS = 0x03
 # PCI-to-PCI, CardBus, semi-transparent: what the kernel lets be in any IOMMU group.
 PCI_BRIDGES = frozenset({0x0604, 0x0607, 0x0609})
 
+# drivers/vfio: a group is viable while its endpoints have no driver or one that leaves DMA alone.
+VIABLE = frozenset({None, "vfio-pci", "pci-stub"})
+
 _ROOT_BUS = re.compile(r"pci([0-9a-f]{4,8}:[0-9a-f]{2})")
 _BOARD_PATH = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}(/[01][0-9a-f]\.[0-7])*/[01][0-9a-f]")
 _MODEL = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")

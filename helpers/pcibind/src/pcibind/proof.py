@@ -11,12 +11,9 @@ from collections.abc import Iterable
 
 from pcibind import access, sysfs
 from pcibind.access import Task
-from pcibind.model import PCI_BRIDGES, Address, Board
+from pcibind.model import PCI_BRIDGES, VIABLE, Address, Board
 from pcibind.paths import Paths
 from pcibind.plan import DRIVER
-
-# drivers/vfio: a group is viable while its endpoints have no driver or one that leaves DMA alone.
-_VIABLE = frozenset({None, DRIVER, "pci-stub"})
 
 
 def prove(paths: Paths, board: Board) -> list[str]:
@@ -79,6 +76,6 @@ def _not_viable(paths: Paths, group: int) -> list[str]:
             # Not a PCI device, or gone since.
             continue
         driver = sysfs.driver_of(paths, address)
-        if not is_pci_bridge and driver not in _VIABLE:
+        if not is_pci_bridge and driver not in VIABLE:
             problems.append(f"IOMMU group {group} is not viable: {address} is on {driver}")
     return problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pcibind.model import Address
+from pcibind.request import OVERRIDABLE_GUARDS
 
 
 class Refusal(NamedTuple):
@@ -19,6 +20,23 @@ class Refusal(NamedTuple):
     found: str
     remedy: str
 
-    def __str__(self) -> str:
+    @property
+    def is_overridable(self) -> bool:
+        """Whether a configuration may allow it."""
+        return self.guard in OVERRIDABLE_GUARDS
+
+    @property
+    def advice(self) -> str:
+        """The remedy, and where there is an override, how the configuration says it."""
+        if not self.is_overridable:
+            return self.remedy
+        return f'{self.remedy}; or, to accept it, add "{self.guard}" to the board\'s allow list'
+
+    @property
+    def finding(self) -> str:
+        """What was found, without what to do."""
         where = f" ({self.address})" if self.address else ""
-        return f"board {self.board}{where}: {self.guard}: {self.found}. {self.remedy}"
+        return f"board {self.board}{where}: {self.guard}: {self.found}"
+
+    def __str__(self) -> str:
+        return f"{self.finding}. {self.advice}"

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pcibind import boards, guards, handover, opened, record, stuck
 from pcibind.access import Task
 from pcibind.errors import ConfigError, NotBoundError, StuckError
-from pcibind.evidence import Evidence
 from pcibind.host import Host
-from pcibind.model import Board, Function, Topology
+from pcibind.model import Function, Topology
 from pcibind.paths import Paths
 from pcibind.plan import DRIVER, compare
 from pcibind.record import Record, RecordedBoard, RecordedFunction
@@ -72,12 +71,6 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         )
 
 
-def check(topology: Topology, recorded: RecordedBoard, evidence: Evidence) -> list[Refusal]:
-    """Refuse to take a board from under a process that has its VFIO group open."""
-    board = topology.board_at(recorded.path)
-    return guards.check_open(board, evidence) if board and ours(board, recorded) else []
-
-
 def give_back(
     paths: Paths, topology: Topology, recorded: RecordedBoard, *, booting: bool = False
 ) -> Task[BoardReport]:
@@ -93,7 +86,7 @@ def give_back(
         return report._replace(state=State.GONE)
     mine = [
         (function, old)
-        for function, old in ours(board, recorded)
+        for function, old in guards.ours(board, recorded)
         if not _has_gone_on(function, old, booting)
     ]
     if any(function.driver == DRIVER for function, _ in mine):
@@ -143,16 +136,6 @@ def report_on(topology: Topology, recorded: RecordedBoard, state: State) -> Boar
     )
 
 
-def ours(board: Board, recorded: RecordedBoard) -> Sequence[tuple[Function, RecordedFunction]]:
-    """Those functions at a recorded board's place that are what was recorded."""
-    return [
-        (function, old)
-        for function in board.functions
-        if (old := recorded.function(function.number)) is not None
-        and old.identity == function.identity
-    ]
-
-
 def _named(known: Record, names: Sequence[str]) -> list[RecordedBoard]:
     there = [*known.boards, *known.leaving]
     if not names:
@@ -191,4 +174,4 @@ def _refusals(host: Host, topology: Topology, chosen: Sequence[RecordedBoard]) -
     there = [board for old in chosen if (board := topology.board_at(old.path))]
     with host.gathering() as gathering:
         evidence = opened.add_hidden(host, gathering.evidence(), there)
-    return [refusal for board in chosen for refusal in check(topology, board, evidence)]
+    return [r for board in chosen for r in guards.check_leaving(topology, board, evidence)]

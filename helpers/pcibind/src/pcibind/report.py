@@ -192,7 +192,7 @@ class Report(NamedTuple):
                         "guard": refusal.guard,
                         "address": str(refusal.address) if refusal.address else None,
                         "found": refusal.found,
-                        "remedy": refusal.remedy,
+                        "remedy": refusal.advice,
                     }
                     for refusal in self.refusals
                 ],

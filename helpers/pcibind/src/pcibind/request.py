@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from pcibind.model import Address, parse_board_path, parse_model
 
@@ -11,7 +11,7 @@ RequireBoards = Literal["all", "any"]
 
 SELECTOR_KINDS: tuple[SelectorKind, ...] = ("address", "path", "model")
 
-OVERRIDABLE_GUARDS = (
+Guard = Literal[
     "default-route",
     "ssh",
     "disk",
@@ -20,7 +20,11 @@ OVERRIDABLE_GUARDS = (
     "virtual-functions",
     "nvidia-open",
     "class",
-)
+    "no-response",
+    "reserved-memory",
+    "unassigned-memory",
+]
+OVERRIDABLE_GUARDS: tuple[Guard, ...] = get_args(Guard)
 """The guards that `allow` may name. An open VFIO group is not among them."""
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 
-from pcibind import config, handover, proof, record, release, stuck
+from pcibind import config, firmware, handover, proof, record, release, stuck
 from pcibind.bind import IOMMU_OFF
-from pcibind.errors import ConfigError, ExitCode
+from pcibind.errors import ConfigError, ExitCode, PcibindError
+from pcibind.evidence import Evidence
 from pcibind.host import Host
+from pcibind.judgement import Judgement, judge
 from pcibind.model import Topology
-from pcibind.plan import Resolution, Verdict, follow, plan, resolve
+from pcibind.plan import Resolution, Verdict, follow, plan
 from pcibind.record import Record, RecordedBoard
 from pcibind.report import BoardReport, Report, State
 from pcibind.request import Config, Selector
+
+_UNAPPLIED = "configured, but not applied; run `pcibind apply`"
 
 
 def status(host: Host, *, everything: bool = False) -> Report:
@@ -27,22 +31,36 @@ def status(host: Host, *, everything: bool = False) -> Report:
     errors: list[str] = []
     code = ExitCode.OK
     wanted = Config(())
-    unrecorded: list[Resolution] = []
-    if _is_configured(host.paths.configuration):
-        try:
+    evidence = Evidence()
+    try:
+        with host.gathering() as gathering:
+            evidence = gathering.evidence()
+    except PcibindError as error:
+        errors.append(str(error))
+        code = error.exit_code
+    try:
+        if _is_configured(host.paths.configuration):
             wanted = config.read(host.paths.configuration)
-            unrecorded = [r for r in resolve(topology, wanted, known) if r.recorded is None]
-        except ConfigError as error:
-            errors.append(str(error))
-            code = error.exit_code
+        judged = judge(topology, evidence, wanted, known)
+    except ConfigError as error:
+        errors.append(str(error))
+        code = error.exit_code
+        judged = judge(topology, evidence, Config(()), known)
+    unrecorded = [r for r in judged.resolutions if r.recorded is None]
     followed = follow(topology, known)
-    boards = [_look(host, topology, resolution) for resolution in followed]
-    boards += [_unrecorded(host, resolution) for resolution in unrecorded]
+    boards = [_look(host, evidence, resolution) for resolution in followed]
+    boards += [_unrecorded(host, judged, resolution) for resolution in unrecorded]
     bound = [r.board for r in boards if r.board is not None and r.state is State.BOUND]
     enough = len(bound) == len(followed) or known.require_boards == "any"
     bound.sort(key=lambda board: board.address)
     if bound and enough and not handover.is_there(host.paths, bound):
         errors.append("bound, but not handed over; run `pcibind apply`")
+        code = code or ExitCode.NOT_BOUND
+    for board in judged.taken:
+        errors.append(
+            f"board {board.path} ({board.address}) is not chosen, but was taken at this boot by "
+            "an older list in the initramfs; rebuild the initramfs, then reboot"
+        )
         code = code or ExitCode.NOT_BOUND
     boards += [_look_at_leaving(host, topology, board) for board in known.leaving]
     if everything:
@@ -62,6 +80,8 @@ def status(host: Host, *, everything: bool = False) -> Report:
         ]
     require = known.require_boards if known.boards else wanted.require_boards
     refusals = plan(topology, [r.board for r in followed if r.board]).refusals
+    new = {r.board.path for r in unrecorded if r.board}
+    refusals += tuple(each for each in judged.refusals if each.board in new)
     return Report("status", require, tuple(boards), refusals, tuple(errors), code, topology)
 
 
@@ -81,7 +101,7 @@ def _look_at_leaving(host: Host, topology: Topology, leaving: RecordedBoard) -> 
     return report._replace(detail=detail)
 
 
-def _look(host: Host, topology: Topology, resolution: Resolution) -> BoardReport:
+def _look(host: Host, evidence: Evidence, resolution: Resolution) -> BoardReport:
     board = resolution.board
     if resolution.verdict is not Verdict.PRESENT or board is None:
         return BoardReport.of(resolution, State.UNBOUND)
@@ -92,12 +112,17 @@ def _look(host: Host, topology: Topology, resolution: Resolution) -> BoardReport
     problems = proof.prove(host.paths, board)
     if problems:
         return BoardReport.of(resolution, State.UNBOUND, detail="; ".join(problems))
-    return BoardReport.of(resolution, State.BOUND)
+    trouble = "; ".join(refusal.found for refusal in firmware.check(board, evidence))
+    if any(function.address in evidence.silent for function in board.functions):
+        return BoardReport.of(resolution, State.FAILED, detail=trouble)
+    return BoardReport.of(resolution, State.BOUND, detail=trouble)
 
 
-def _unrecorded(host: Host, resolution: Resolution) -> BoardReport:
+def _unrecorded(host: Host, judged: Judgement, resolution: Resolution) -> BoardReport:
     functions = resolution.board.functions if resolution.board else ()
     if any(stuck.is_stuck(host.paths, function) for function in functions):
         return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
-    todo = resolution.detail or "configured, but not applied; run `pcibind apply`"
+    refused = resolution.board and judged.refused(resolution.board.path)
+    unapplied = "configured, but refused: see the refusals" if refused else _UNAPPLIED
+    todo = resolution.detail or unapplied
     return BoardReport.of(resolution, State.UNBOUND, detail=todo)
