@@ -17,7 +17,8 @@ archive=$directory/before.tar
 [ -e "$directory/before.json" ] && echo record
 mine() {
   [ -e "$directory/before.json" ] && [ ! -L "$1" ] && grep -qsF -e "$2" "$1" &&
-    ! { [ -e "$archive" ] && tar -C / --compare -f "$archive" "${1#/}" >/dev/null 2>&1; }; }
+    ! { [ -e "$archive" ] && ! LC_ALL=C tar -C / --compare -f "$archive" "${1#/}" 2>&1 |
+      grep -qv ': Mod time differs$'; }; }
 volumes() { sed -n "s/^ *Volume *= *\([^ ]*\).*/volume $1 \1/p" "$2"; }
 units=; files=
 while [ $# -ge 3 ]; do
