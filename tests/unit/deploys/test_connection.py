@@ -226,7 +226,8 @@ def test_a_sudo_password_that_sudo_refuses_is_one_sentence(site: Site, tmp_path:
     run = servers.pyinfra(tmp_path, site.inventory("alias", **data), str(ROOT / "deploys/node.py"), "--dry")
     found = words(run)
     assert run.returncode != 0
-    assert "[alias] sudo: 1 incorrect password attempt" in found
+    assert "alias: commands cannot be run as root" in found, found
+    assert "sudo: 1 incorrect password attempt" in found, found
     assert "another password" not in found
 
 
