@@ -13,7 +13,14 @@ from tests.lab.progress import Printer, Progress, silent
 
 LONGEST_FIRST = (
     *("test_node", "test_rolling_reboot", "test_interrupted", "test_release", "test_peers"),
-    *("test_pcibind", "test_pcibind_boot", "test_fleet", "test_pcibind_guards", "test_breakdown"),
+    *(
+        "test_pcibind",
+        "test_pcibind_boot",
+        "test_other_platform",
+        "test_fleet",
+        "test_pcibind_guards",
+        "test_breakdown",
+    ),
 )
 """Modules in the order in which two workers end together; the second one that needs the same stage comes later."""
 

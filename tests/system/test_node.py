@@ -406,6 +406,7 @@ def test_a_second_run_changes_nothing_and_neither_would_a_third(machine: Machine
     assert treasure(machine) == before
 
 
+@pytest.mark.soak
 def test_an_emptied_access_list_gets_the_nodes_own_key_back(machine: Machine, say: Progress) -> None:
     own = machine.ssh("cat /etc/gevulot/node-key.public").stdout.strip()
     before = access_list(machine)
@@ -466,6 +467,7 @@ def wait_for_status(machine: Machine, state: str, reason: str = "") -> tuple[int
         time.sleep(2)
 
 
+@pytest.mark.soak
 def test_a_program_that_cannot_start_is_named_with_qemus_words(machine: Machine, say: Progress) -> None:
     firmware = "bios-256k.bin"
     find = "podman exec gevulot-node find /usr/share -name"
