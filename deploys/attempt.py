@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from deploys.push import TEMPLATES
-from facts.attempt import Attempt
+from facts.attempt import Attempts
 from facts.installed_kernels import Installed
 from facts.kernel import CommandLines
 from facts.untrusted import printable
@@ -40,14 +40,20 @@ def digest(lines: CommandLines, wanted: tuple[str, ...], boards: tuple[str, ...]
     return sha256(json.dumps(inputs).encode()).hexdigest()
 
 
-def render(reasons: list[str], digest: str) -> str:
-    """The record's text, of one line."""
+def render(reasons: list[str], digest: str, boot: str) -> str:
+    """The record's text, of one line. ``boot`` identifies the boot that ends."""
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return json.dumps({"reasons": reasons, "when": when, "digest": digest})
+    return json.dumps({"reasons": reasons, "when": when, "digest": digest, "boot": boot})
 
 
-def refusal(last: Attempt, reasons: list[str], digest: str) -> str | None:
-    """Why another reboot for the same reasons would be in vain, or ``None``."""
+def refusal(attempts: Attempts, reasons: list[str], digest: str) -> str | None:
+    """Why another reboot for the same reasons would be in vain, or ``None``.
+
+    A host that still runs the boot which the last one was to end has not been rebooted.
+    """
+    last = attempts.last
+    if last is None or (last.boot and last.boot == attempts.boot):
+        return None
     same = [reason for reason in reasons if reason in last.reasons]
     if not same or digest != last.digest:
         return None

@@ -73,7 +73,8 @@ def written(path: str, content: str, mode: str, among: Files) -> Generator[Pyinf
     if ctx_state.get().config.DIFF and (is_planning() or not ctx_state.get().should_check_for_changes()):
         _show_difference(path, content)
     yield scripts.shell("make_room.sh", path, ARCHIVE)
-    # Hidden, so that nothing which reads that directory takes it for one of its files.
+    # Hidden and with an ending of its own, so that nothing which reads that directory takes it for one of its files:
+    # Quadlet goes by the ending alone.
     upload = uploaded(path)
     yield FileUploadCommand(StringIO(content), upload, remote_temp_filename=host.get_temp_filename(upload))
     yield scripts.shell("put_file.sh", mode, path, upload)
@@ -82,7 +83,7 @@ def written(path: str, content: str, mode: str, among: Files) -> Generator[Pyinf
 def uploaded(path: str) -> str:
     """Where a file lies before it takes its place."""
     directory, _, name = path.rpartition("/")
-    return f"{directory}/.gevulot-new.{name}"
+    return f"{directory}/.{name}.gevulot-new"
 
 
 def _show_difference(path: str, content: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from pyinfra.api import FactBase
 
 _COMMAND = r"""
+echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 [ -e "$1/before.json" ] && echo deployed
 [ -f "$1/reboot.json" ] && head -c 20000 "$1/reboot.json"
 true
@@ -18,19 +19,24 @@ true
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A reboot: why it was due, when it was (in words of the operator's clock), and the digest of what decided it."""
+    """A reboot: why it was due, when it was (in words of the operator's clock), and the digest of what decided it.
+
+    ``boot`` is the identifier of the boot that it was to end.
+    """
 
     reasons: tuple[str, ...]
     when: str
     digest: str
+    boot: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Whether a deploy was here before, and its last reboot that is on record."""
+    """Whether a deploy was here before, its last reboot that is on record, and the identifier of the present boot."""
 
     deployed: bool = False
     last: Attempt | None = None
+    boot: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -47,10 +53,13 @@ class RebootAttempts(FactBase[Attempts]):
         return f"sh -c {quote(_COMMAND)} attempt {quote(directory)}"
 
     def process(self, output: list[str]) -> Attempts:
-        deployed = output[:1] == ["deployed"]
+        boot = output[0].removeprefix("boot ") if output[0].startswith("boot ") else ""
+        rest = output[1:] if boot else output
+        deployed = rest[:1] == ["deployed"]
         try:
-            each = json.loads("\n".join(output[deployed:]))
-            last = Attempt(tuple(map(str, each["reasons"])), str(each["when"]), str(each["digest"]))
+            each = json.loads("\n".join(rest[deployed:]))
+            words = str(each["when"]), str(each["digest"]), str(each.get("boot", ""))
+            last = Attempt(tuple(map(str, each["reasons"])), *words)
         except (ValueError, TypeError, KeyError):
             last = None
-        return Attempts(deployed, last)
+        return Attempts(deployed, last, boot)

@@ -23,6 +23,7 @@ volumes() { sed -n "s/^ *Volume *= *\([^ ]*\).*/volume $1 \1/p" "$2"; }
 units=; files=
 while [ $# -ge 3 ]; do
   unit=$1 file=$2 mark=$3; shift 3; units="$units $unit"; files="$files $file"
+  real=$(readlink -f -- "${file%/*}") && echo "real $unit $real/${file##*/}"
   if [ ! -e "$file" ] && [ ! -L "$file" ]; then echo "file $unit missing $file"
   elif mine "$file" "$mark"; then echo "file $unit ours $file"
   else echo "file $unit other $file"; [ -f "$file" ] && volumes "$unit" "$file"; fi
@@ -55,7 +56,8 @@ echo end
 class ExistingUnit:
     """One of the node's units. ``file`` is what a deploy makes it from: ``ours``, ``other``, or ``missing``.
 
-    ``source`` is what systemd made it from, ``volumes`` the ``Volume=`` of a file of others, ``also`` other Quadlets
+    ``real`` is the path with the links of its directories resolved, as Quadlet names it. ``source`` is what systemd
+    made it from, ``volumes`` the ``Volume=`` of a file of others, ``also`` other Quadlets
     that make a unit or a container of its name.
     """
 
@@ -67,6 +69,12 @@ class ExistingUnit:
     source: str = ""
     volumes: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    real: str = ""
+
+    @property
+    def is_from_its_file(self) -> bool:
+        """Whether systemd made it from the file of a deploy."""
+        return self.source in (self.path, self.real)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,7 @@ def parse(output: list[str]) -> ExistingNode:
     if not output or output[-1] != "end":
         raise ValueError("the answer ended too early")
     files: dict[str, tuple[str, str]] = {}
+    real: dict[str, str] = {}
     volumes: dict[str, list[str]] = {}
     also: dict[str, list[str]] = {}
     shown: dict[str, dict[str, str]] = {}
@@ -117,6 +126,9 @@ def parse(output: list[str]) -> ExistingNode:
         elif kind == "file":
             unit, state, path = rest.split(" ", 2)
             files[unit] = (state, path)
+        elif kind == "real":
+            unit, _, path = rest.partition(" ")
+            real[unit] = path
         elif kind in ("volume", "also"):
             unit, _, text = rest.partition(" ")
             (volumes if kind == "volume" else also).setdefault(unit, []).append(text)
@@ -133,7 +145,7 @@ def parse(output: list[str]) -> ExistingNode:
             data.append((name, path.rstrip("/"), what))
     return ExistingNode(
         record="record" in output,
-        units=tuple(_unit(name, *each, shown.get(name, {}), volumes, also) for name, each in files.items()),
+        units=tuple(_unit(name, *each, shown.get(name, {}), volumes, also, real) for name, each in files.items()),
         containers=tuple(
             ExistingContainer(*each, tuple(mounted)) for each, mounted in zip(containers, mounts, strict=True)
         ),
@@ -148,6 +160,7 @@ def _unit(
     shown: dict[str, str],
     volumes: dict[str, list[str]],
     also: dict[str, list[str]],
+    real: dict[str, str],
 ) -> ExistingUnit:
     return ExistingUnit(
         name,
@@ -158,6 +171,7 @@ def _unit(
         source=shown.get("SourcePath") or shown.get("FragmentPath", ""),
         volumes=tuple(volumes.get(name, ())),
         also=tuple(also.get(name, ())),
+        real=real.get(name, ""),
     )
 
 

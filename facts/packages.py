@@ -6,9 +6,13 @@ from shlex import quote
 
 from pyinfra.api import FactBase
 
-# As apt itself looks for what dpkg has to finish: files whose names are digits.
+# As apt itself looks for what dpkg has to finish: files whose names are digits. A dpkg that runs has such files too; it
+# holds its lock, and is waited for.
 _SCRIPT = r"""
 ls /var/lib/dpkg/updates 2>/dev/null | grep -q -E '^[0-9]+$' || exit 0
+for lock in /var/lib/dpkg/lock /var/lib/dpkg/lock-frontend; do
+  inode=$(stat -c %i "$lock" 2>/dev/null) && grep -q " POSIX .* WRITE .*:$inode 0 EOF" /proc/locks && exit 0
+done
 for package in "$@"; do
   case $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) in "install ok installed") ;; *) echo "$package" ;; esac
 done

@@ -52,7 +52,7 @@ def judge_existing(existing: ExistingNode, settings: Settings, data: bool, key: 
 def _made_by_others(unit: ExistingUnit, container: ExistingContainer | None) -> str | None:
     """What there is of a unit that no deploy made, in one clause; ``None`` when there is nothing of others."""
     # A file that was moved away without a daemon-reload: nothing is left of the unit when it is stopped.
-    gone = unit.file == "missing" and unit.source == unit.path
+    gone = unit.file == "missing" and unit.is_from_its_file
     source = printable(unit.source or "a transient unit", 200)
     if unit.load == "masked":
         return f"{unit.name} is masked; expected it not to be"
@@ -61,7 +61,7 @@ def _made_by_others(unit: ExistingUnit, container: ExistingContainer | None) -> 
     if unit.also:
         also = printable(unit.also[0], 200)
         return f"{also}, which no deploy wrote, makes {unit.name} or a container of its name; expected none"
-    if unit.load not in ("", "not-found") and not gone and unit.source != unit.path:
+    if unit.load not in ("", "not-found") and not gone and not unit.is_from_its_file:
         return f"{unit.name} is made from {source}, which no deploy wrote; expected none"
     if container is not None:
         by = f"started by {printable(container.unit, 80)}" if container.unit else "started by hand"
@@ -78,7 +78,7 @@ def _way(unit: ExistingUnit, container: ExistingContainer | None, settings: Sett
         return f"run `systemctl unmask {unit.name}`, then run again."
     name = unit.name.removesuffix(".service")
     files = [path for path in ((unit.path,) if unit.file == "other" else ()) + unit.also]
-    if not files and unit.load not in ("", "not-found") and unit.source != unit.path and unit.source.startswith("/"):
+    if not files and unit.load not in ("", "not-found") and not unit.is_from_its_file and unit.source.startswith("/"):
         files = [unit.source]
     steps = [f"systemctl stop {unit.name}"] if unit.active in _RUNS else []
     if container is not None and container.unit and container.unit != unit.name:

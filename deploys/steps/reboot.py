@@ -174,8 +174,8 @@ def _reboot_all(state: State, roll: _Roll) -> None:
                 continue
             with ctx_host.use(each):
                 digest = errand.digest() if errand.digest else None
-                last = each.get_fact(RebootAttempts).last if digest else None
-            if last and digest and (in_vain := attempt.refusal(last, why, digest)):
+                in_vain = attempt.refusal(each.get_fact(RebootAttempts), why, digest) if digest else None
+            if in_vain:
                 each.log_styled(f"not rebooted: {in_vain}", fg="red", log_func=logger.error)
                 roll.outcome[each.name] = False
                 continue
@@ -199,12 +199,12 @@ def _reboot_one(each: Host, due: _Due, roll: _Roll) -> None:
     errand = due.errand
     with ctx_host.use(each):
         try:
-            problem = _reboot(each, errand, attempt.render(due.why, due.digest) if due.digest else None)
+            problem = _reboot(each, due)
             if problem is None and due.digest:
                 remote.run(each, f"rm -f {attempt.FILE}", timeout=30)
-            elif errand.digest and each.connected and each.get_fact(RebootAttempts).last:
+            elif errand.digest and each.connected and (last := each.get_fact(RebootAttempts).last):
                 # As it came back: only a change since then makes another reboot worth a try.
-                _record(each, attempt.render(due.why, errand.digest()))
+                _record(each, attempt.render(due.why, errand.digest(), last.boot))
         except Exception as error:  # whatever a host says must not end the roll without a word about it
             problem = f"{type(error).__name__}: {error}"
     roll.outcome[each.name] = problem is None
@@ -231,16 +231,16 @@ def _boot_id(each: Host) -> str | None:
     return output[0].strip() if success and output else None
 
 
-def _reboot(each: Host, errand: Errand, record: str | None) -> str | None:
-    """Reboot one host and judge it. Returns what is wrong, or ``None``. ``record`` is kept for the case that it fails.
+def _reboot(each: Host, due: _Due) -> str | None:
+    """Reboot one host and judge it. Returns what is wrong, or ``None``.
 
     pyinfra's own operation tells a reboot by the uptime, which fails on a host that boots slower than it had been up.
     """
-    before = _boot_id(each)
+    errand, before = due.errand, _boot_id(each)
     if before is None:
         return "its boot identifier could not be read, so it was not rebooted"
-    if record is not None:
-        _record(each, record)
+    if due.digest:
+        _record(each, attempt.render(due.why, due.digest, before))
     failed_before = each.get_fact(FailedUnits)
     ran_before = _node_runs(each)
     way = connection.Way(each)

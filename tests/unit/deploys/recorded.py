@@ -302,6 +302,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
     return {
         login.PROBE: list(login.ANSWER),
         "systemctl reboot": Answer(reboot),
+        "/reboot.json": "",
         "boot_id": Answer(boot_id) if host.boot_id_readable else {"success": False, "stderr": "Permission denied"},
         "iommu_table=": platform(host.distribution, **host.changes),
         "uname -s": "Linux",

@@ -212,6 +212,16 @@ def test_a_file_is_ours_when_a_deploy_was_here_and_it_has_what_ours_have(tmp_pat
     assert read(tmp_path, asked).units[0].file == "other", "a link is nobody's but its owner's"
 
 
+def test_a_node_whose_quadlets_lie_behind_a_link_is_ours(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "linked").symlink_to("real")
+    (unit,) = read(tmp_path, (NODE, str(tmp_path / "linked/node.container"), "x")).units
+    # Quadlet resolves the links of its directories.
+    generated = replace(unit, file="ours", load="loaded", source=str(tmp_path / "real/node.container"))
+    assert refusals(ExistingNode(units=(generated,))) == []
+    assert len(refusals(ExistingNode(units=(replace(generated, source="/etc/other"),)))) == 1
+
+
 def test_a_file_that_an_undo_brought_back_is_not_ours(tmp_path: Path) -> None:
     file = tmp_path / "gevulot-node.container"
     file.write_text("EnvironmentFile=/etc/gevulot/node.env\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploys import attempt, next_boot
-from facts.attempt import Attempt, Attempts, RebootAttempts
+from facts.attempt import Attempts, RebootAttempts
 from facts.installed_kernels import Installed, InstalledKernels
 from facts.kernel import CommandLines, KernelCommandLine, Source
 from facts.platform import parse
@@ -248,16 +248,17 @@ def test_kernels_are_read_from_their_lines() -> None:
 REASONS = ["the kernel does not run with intel_iommu=on iommu=pt"]
 
 
-def last(found: CommandLines, reasons: list[str] = REASONS) -> Attempt:
-    text = attempt.render(reasons, attempt.digest(found, WANTED, ("0000:00/01.0/00",), KERNELS))
-    read = RebootAttempts().process(["deployed", text]).last
-    assert read is not None
-    return read
+def last(found: CommandLines, boot: str) -> Attempts:
+    """The record of a reboot that was to end the boot "first"; the host runs ``boot`` now."""
+    digest = attempt.digest(found, WANTED, ("0000:00/01.0/00",), KERNELS)
+    return RebootAttempts().process([f"boot {boot}", "deployed", attempt.render(REASONS, digest, "first")])
 
 
-def again(found: CommandLines, reasons: list[str] = REASONS, kernels: Installed = KERNELS) -> str | None:
+def again(
+    found: CommandLines, reasons: list[str] = REASONS, kernels: Installed = KERNELS, boot: str = "second"
+) -> str | None:
     digest = attempt.digest(found, WANTED, ("0000:00/01.0/00",), kernels)
-    return attempt.refusal(last(lines()), reasons, digest)
+    return attempt.refusal(last(lines(), boot), reasons, digest)
 
 
 def test_a_reboot_that_brought_nothing_is_not_repeated_and_says_what_it_was_for() -> None:
@@ -272,6 +273,10 @@ def test_a_reboot_is_repeated_after_a_change_or_for_another_reason() -> None:
     assert again(lines(), kernels=replace(KERNELS, stamps={"/boot/initrd.img-6.12.0": "1 2"})) is None
     assert again(lines(), ["0000:01:00.0 is held by nouveau"]) is None
     assert again(lines(), []) is None
+
+
+def test_a_reboot_that_never_happened_is_tried_again() -> None:
+    assert again(lines(), boot="first") is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"reasons": 1}', '{"reasons": ["a"], "when": "b"}', "null"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,16 +39,27 @@ def test_a_host_that_has_what_it_needs_is_not_refused() -> None:
 def test_only_what_is_not_installed_is_held_by_an_interrupted_installation(
     tmp_path: Path, updates: tuple[str, ...], installed: str, held: list[str]
 ) -> None:
-    (tmp_path / "updates").mkdir()
+    assert held_on(tmp_path, updates, installed) == held
+
+
+def test_an_installation_that_runs_is_waited_for(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        assert held_on(tmp_path, ("0001",), "") == []
+    assert held_on(tmp_path, ("0001",), "") == ["a", "b"]
+
+
+def held_on(directory: Path, updates: tuple[str, ...], installed: str) -> list[str]:
+    """What the command says of a host whose dpkg has these files to finish, and its files in a directory."""
+    (directory / "updates").mkdir(exist_ok=True)
     for name in updates:
-        (tmp_path / "updates" / name).touch()
+        (directory / "updates" / name).touch()
     query = (
         f'#!/bin/sh\nfor last; do :; done\ncase " {installed} " in *" $last "*) echo "install ok installed" ;; esac\n'
     )
-    (tmp_path / "dpkg-query").write_text(query)
-    (tmp_path / "dpkg-query").chmod(0o755)
-    command = HeldPackages().command(packages=("a", "b")).replace("/var/lib/dpkg/updates", str(tmp_path / "updates"))
-    done = subprocess.run(
-        command, shell=True, capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    )
-    assert HeldPackages().process(done.stdout.splitlines()) == held
+    (directory / "dpkg-query").write_text(query)
+    (directory / "dpkg-query").chmod(0o755)
+    command = HeldPackages().command(packages=("a", "b")).replace("/var/lib/dpkg/", f"{directory}/")
+    environment = {"PATH": f"{directory}:/usr/bin:/bin"}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment)
+    return HeldPackages().process(done.stdout.splitlines())

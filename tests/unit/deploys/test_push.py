@@ -55,6 +55,13 @@ def test_a_new_file_and_its_directory_are_roots_own(tmp_path: Path, archive: Pat
     assert [each.name for each in path.parent.iterdir()] == ["file.conf"]
 
 
+def test_a_file_that_a_killed_run_left_on_its_way_is_no_file_of_its_directory() -> None:
+    for path in FILES:
+        left = Path(uploaded(path))
+        assert (left.parent, left.name[0]) == (Path(path).parent, ".")
+        assert left.suffix not in (".conf", ".container", ".rules", ".service")
+
+
 @pytest.mark.parametrize("target", ["theirs.conf", "nowhere.conf", "loop.conf"])
 def test_a_link_is_kept_for_the_undo_and_nothing_is_written_through_it(
     tmp_path: Path, archive: Path, target: str
