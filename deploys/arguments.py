@@ -38,7 +38,7 @@ _KVM_INITCALLS = {"vmx": ("vmx_init", "vt_init"), "svm": ("svm_init",)}
 # As a number: word 4, bit 5, and word 6, bit 2, of the x86 features.
 _FEATURES = {"vmx": ("vmx", "133"), "svm": ("svm", "194")}
 _Off = Callable[[str, str, str, bool], None]
-_UNITS = ("pcibind", "gevulot-node", "gevulot-key", "gevulot-firewall")
+_UNITS = ("pcibind", *(f"gevulot-{name}" for name in ("node", "key", "firewall", "migrate", "postgres")))
 
 
 @dataclass(frozen=True, slots=True)
