@@ -65,10 +65,10 @@ class Storage:
 
     ``real`` is its path without links. ``parents`` are it and its parents, ``parts`` the directories that a deploy
     makes in it: path → ``directory``, ``link`` (to a directory), ``dangling`` (to nothing), ``file``, ``missing``.
-    ``by_hand`` says that no boot mounts its file system. ``used`` says that the deployed node's unit names it; then ``entries``, ``package`` and ``homes`` are not asked for.
-    ``package`` are the nearest path that belongs to a package, and the package; ``homes`` are the accounts whose home
-    it is. ``users`` are processes that work in the database's directory: process, control group, program; ``foreign``
-    says that files of others lie in it.
+    ``by_hand`` says that no boot mounts its file system. ``used`` says that the deployed node's unit names it; then
+    ``entries``, ``package`` and ``homes`` are not asked for. ``package`` are the nearest path that belongs to a
+    package, and the package; ``homes`` are the accounts whose home it is. ``users`` are processes that work in the
+    database's directory: process, control group, program; ``foreign`` says that files of others lie in it.
     """
 
     real: str
