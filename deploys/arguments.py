@@ -202,6 +202,11 @@ def _modules(processors: Iterable[str]) -> tuple[str, ...]:
     return (*_MODULES, *(_KVM[each] for each in processors))
 
 
+def modules_of(virtualisation: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The modules that a node needs by name, and those that they are linked to."""
+    return _modules([virtualisation] if virtualisation in _KVM else []), _BENEATH
+
+
 def _parameters(arguments: Iterable[str]) -> Iterator[tuple[str, str, str | None]]:
     """Each argument as it is spelt, its name with underscores, and its value. Quotes are the kernel's own."""
     for argument in arguments:
