@@ -38,7 +38,7 @@ _KVM_INITCALLS = {"vmx": ("vmx_init", "vt_init"), "svm": ("svm_init",)}
 # As a number: word 4, bit 5, and word 6, bit 2, of the x86 features.
 _FEATURES = {"vmx": ("vmx", "133"), "svm": ("svm", "194")}
 _Off = Callable[[str, str, str, bool], None]
-_UNITS = ("pcibind", "gevulot-node", "gevulot-key", "gevulot-firewall")
+_UNITS = ("pcibind", *(f"gevulot-{name}" for name in ("node", "key", "firewall", "migrate", "postgres")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +200,11 @@ def _blacklisted(names: list[str], needed: Iterable[str], argument: str, subject
 
 def _modules(processors: Iterable[str]) -> tuple[str, ...]:
     return (*_MODULES, *(_KVM[each] for each in processors))
+
+
+def modules_of(virtualisation: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The modules that a node needs by name, and those that they are linked to."""
+    return _modules([virtualisation] if virtualisation in _KVM else []), _BENEATH
 
 
 def _parameters(arguments: Iterable[str]) -> Iterator[tuple[str, str, str | None]]:

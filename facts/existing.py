@@ -28,7 +28,7 @@ while [ $# -ge 3 ]; do
   elif mine "$file" "$mark"; then echo "file $unit ours $file"
   else echo "file $unit other $file"; [ -f "$file" ] && volumes "$unit" "$file"; fi
 done
-systemctl show --property=Id,LoadState,ActiveState,FragmentPath,SourcePath $units 2>/dev/null | sed 's/^/show /'
+systemctl show --property=Id,Names,LoadState,ActiveState,FragmentPath,SourcePath $units 2>/dev/null | sed 's/^/show /'
 for place in /etc/containers/systemd /run/containers/systemd /usr/share/containers/systemd \
   /usr/local/share/containers/systemd; do
   [ -d "$place" ] || continue
@@ -121,8 +121,9 @@ def parse(output: list[str]) -> ExistingNode:
                 values = {}
             if rest:
                 values[key] = value
-            if key == "Id":
-                shown[value] = values
+            # By all its names: a unit of others may have one of ours as its alias.
+            for name in value.split() if key in ("Id", "Names") else ():
+                shown[name] = values
         elif kind == "file":
             unit, state, path = rest.split(" ", 2)
             files[unit] = (state, path)

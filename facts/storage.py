@@ -21,7 +21,14 @@ echo "real $real"
 path=$directory
 while [ "$path" != / ]; do echo "parent $(kind "$path") $path"; path=$(dirname "$path"); done
 path=$real; while [ ! -d "$path" ]; do path=$(dirname "$path"); done
-echo "mount $(findmnt -n -o FSTYPE,OPTIONS,TARGET -T "$path" 2>/dev/null | tail -n1 | tr -s ' ')"
+mount=$(findmnt -n -o FSTYPE,OPTIONS,TARGET -T "$path" 2>/dev/null | tail -n1 | tr -s ' ')
+echo "mount $mount"
+target=${mount#* * }
+# A mount that systemd has no file for was made by hand, and a boot does not make it. ZFS mounts its own.
+case $mount in "" | zfs\ * | *" /") ;; *)
+  unit=$(systemd-escape --path --suffix=mount "$target" 2>/dev/null) &&
+    [ "$(systemctl show -p ActiveState -p FragmentPath "$unit" 2>/dev/null | sort | tr '\n' ' ')" = \
+      "ActiveState=active FragmentPath= " ] && echo byhand ;; esac
 if grep -qsFx -e "RequiresMountsFor=$real" -e "RequiresMountsFor=$directory" "$quadlet"; then echo used
 else
   [ -d "$real" ] && find "$real" -mindepth 1 -maxdepth 1 -printf 'entry %f\n' | head -n 40
@@ -58,10 +65,10 @@ class Storage:
 
     ``real`` is its path without links. ``parents`` are it and its parents, ``parts`` the directories that a deploy
     makes in it: path → ``directory``, ``link`` (to a directory), ``dangling`` (to nothing), ``file``, ``missing``.
-    ``used`` says that the deployed node's unit names it; then ``entries``, ``package`` and ``homes`` are not asked for.
-    ``package`` are the nearest path that belongs to a package, and the package; ``homes`` are the accounts whose home
-    it is. ``users`` are processes that work in the database's directory: process, control group, program; ``foreign``
-    says that files of others lie in it.
+    ``by_hand`` says that no boot mounts its file system. ``used`` says that the deployed node's unit names it; then
+    ``entries``, ``package`` and ``homes`` are not asked for. ``package`` are the nearest path that belongs to a
+    package, and the package; ``homes`` are the accounts whose home it is. ``users`` are processes that work in the
+    database's directory: process, control group, program; ``foreign`` says that files of others lie in it.
     """
 
     real: str
@@ -71,6 +78,7 @@ class Storage:
     options: frozenset[str]
     mount: str
     used: bool
+    by_hand: bool = False
     entries: tuple[str, ...] = ()
     package: tuple[str, str] | None = None
     homes: tuple[str, ...] = ()
@@ -100,6 +108,7 @@ def parse(output: list[str]) -> Storage:
         options=frozenset(options.split(",")) - {""},
         mount=mount,
         used="used" in words,
+        by_hand="byhand" in words,
         entries=tuple(words.get("entry", ())),
         package=(package[0], package[2]) if package[0] else None,
         homes=tuple(words.get("home", ())),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from deploys import former, vfio_ids
 from deploys.arguments import KERNEL_ARGUMENTS
 from deploys.manifest import BLACKLIST, FILES
+from deploys.preflight.barred import judge_barred
 from deploys.preflight.boards import judge_boards, request
 from deploys.preflight.claims import judge_claims
 from deploys.preflight.database import judge_data
@@ -41,6 +42,7 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     config = request(state.topology, settings, state.record)
     family = judge_platform(state.platform, settings, bool(config.boards), found)
     present = judge_modules(state.modules, bool(config.boards), found)
+    judge_barred(state.barred, state.modules, state.platform.virtualisation, bool(config.boards), found)
     judge_nftables(state.platform, state.modules, found)
     judge_packages(state, found)
     judge_peers(settings, found)

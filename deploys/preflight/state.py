@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from deploys.preflight.services import Services
 from facts.aliases import Aliases
 from facts.attempt import Attempts
+from facts.barred_modules import Bar
 from facts.before import Past
 from facts.claims import Claim
 from facts.driver_users import Users
@@ -64,3 +65,5 @@ class HostState:
     services: Services = field(default_factory=Services)
     files: FilesState = field(default_factory=FilesState)
     claims: tuple[Claim, ...] = ()
+    # Lines of modprobe's files against modules.
+    barred: tuple[Bar, ...] = ()

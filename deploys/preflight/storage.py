@@ -15,7 +15,12 @@ _KNOWN = frozenset(("data", "key", "postgres", "node.key", "lost+found"))
 _GENERAL = frozenset("/ /var /var/lib /var/opt /var/local /var/cache /var/log /srv /opt /mnt /media".split())  # noqa: SIM905
 _LOST = {"tmpfs", "ramfs"}
 # They keep neither owners nor modes, or nothing can be written.
-_UNFIT = {"vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "iso9660", "udf", "squashfs", "erofs", "hfsplus"}
+_UNFIT = frozenset(
+    """
+    vfat msdos exfat ntfs ntfs3 fuseblk iso9660 udf squashfs erofs hfsplus cifs smb3 vboxsf fuse.sshfs fuse.rclone
+    fuse.s3fs fuse.gcsfuse fuse.vmhgfs-fuse
+    """.split()  # noqa: SIM905
+)
 
 
 def parts(settings: Settings) -> tuple[str, ...]:
@@ -42,6 +47,12 @@ def judge_storage(storage: Storage | None, settings: Settings, key_state: str, f
     where = asked if storage.real == asked else f"{asked} ({storage.real})"
     if problem := _volume_problem(storage, where):
         found.refusals.append(f"gevulot_storage_directory: {problem}")
+    if storage.by_hand:
+        found.refusals.append(
+            f"gevulot_storage_directory: {where} is on {storage.mount}, which was mounted by hand; expected a volume "
+            "that a boot mounts, or the node would start beside its data. Add that mount to /etc/fstab, run "
+            "`systemctl daemon-reload`, then run again."
+        )
     # The fingerprint beside the node's configuration, or the unit of the deployed node, says that it is ours.
     if not storage.used and key_state not in ("ok", "mode") and (problem := _others_problem(storage)):
         found.refusals.append(

@@ -27,6 +27,7 @@ from deploys.steps import vsock
 from deploys.steps.packages import PACKAGES
 from facts.aliases import DisplayDrivers
 from facts.attempt import RebootAttempts
+from facts.barred_modules import BarredModules
 from facts.before import Before
 from facts.claims import RivalClaims
 from facts.database import PostgresDataRelease
@@ -173,6 +174,7 @@ def _judge(settings: Settings) -> Verdict:
         Part("topology", PciTopology),
         Part("record", PciRecord),
         Part("claims", RivalClaims),
+        Part("barred", BarredModules),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         Part("lines", KernelCommandLine),
         Part("held_packages", HeldPackages, {"packages": PACKAGES["apt"]}),
@@ -214,6 +216,7 @@ def _judge(settings: Settings) -> Verdict:
             options=found.get("options", {}),
         ),
         claims=tuple(found["claims"]),
+        barred=found["barred"],
     )
     verdict = preflight.judge(state, settings)
     if found["before"] and found["before"].damaged:

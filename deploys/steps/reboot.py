@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from shlex import quote
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -29,6 +30,7 @@ from facts.paths import Existing
 from facts.pci import PciBinding
 from facts.together import Part, ask
 from facts.unit import FailedUnits, SystemState, Units
+from facts.untrusted import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class _Due:
 
 # Seconds after which one try to reach a host again is given up.
 _TRY_SECONDS = 90
+# Letters of a line of the journal that are shown.
+_LENGTH = 400
 
 
 @dataclass(slots=True)
@@ -288,8 +292,10 @@ def _came_back_wrong(each: Host, errand: Errand, failed_before: list[str], secon
     failed = [unit for unit in each.get_fact(FailedUnits) if unit not in failed_before]
     if failed:
         remote.run(each, failures.remember(failed), timeout=60)
-        _, said = remote.run(each, f"journalctl -b _SYSTEMD_UNIT={failed[0]} -n 30 -o cat --no-pager", timeout=60)
-        words = "\n    ".join(said)
+        # The names of units may have backslashes, and their programs may print what steers a terminal.
+        unit = quote(f"_SYSTEMD_UNIT={failed[0]}")
+        _, said = remote.run(each, f"journalctl -b {unit} -n 30 -o cat --no-pager", timeout=60)
+        words = "\n    ".join(printable(line, _LENGTH) for line in said)
         return f"units failed that had not before: {', '.join(failed)}. {failed[0]} said:\n    {words}"
     still = errand.reasons()
     return "; ".join(still) if still else errand.wrong()

@@ -87,6 +87,7 @@ def test_the_arguments_hold_as_the_kernel_reads_the_line(line: str, holds: bool)
         "systemd.unified_cgroup_hierarchy=no",
         "systemd.mask=pcibind.service",
         "systemd.mask=gevulot-node",
+        "systemd.mask=gevulot-migrate.service",
     ],
 )
 def test_what_defeats_a_node_is_found_and_named_as_it_is_spelt(line: str) -> None:

@@ -235,6 +235,20 @@ def test_a_file_that_an_undo_brought_back_is_not_ours(tmp_path: Path) -> None:
     assert read(tmp_path, asked).units[0].file == "ours"
 
 
+def test_a_unit_of_others_that_has_one_of_ours_as_its_alias_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alias = """#!/bin/sh
+printf 'Id=my-node.service\\nNames=my-node.service gevulot-node.service\\nLoadState=loaded\\nActiveState=active\\n'
+printf 'FragmentPath=/etc/systemd/system/my-node.service\\nSourcePath=\\n\\nId=gevulot-postgres.service\\n'
+printf 'Names=gevulot-postgres.service\\nLoadState=not-found\\nActiveState=inactive\\n'
+"""
+    monkeypatch.setattr(f"{__name__}.SYSTEMCTL", alias)
+    found = read(tmp_path, (NODE, str(tmp_path / "n"), "x"), (POSTGRES, str(tmp_path / "p"), "x"))
+    (text,) = refusals(replace(found, containers=()))
+    assert text.startswith(f"{NODE} is made from /etc/systemd/system/my-node.service, which no deploy wrote")
+
+
 def test_units_containers_and_volumes_are_read(tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/PG_VERSION").write_text("16")

@@ -117,7 +117,8 @@ _RUNS = {
     ),
     "rolling": (
         """
-    ("@fake/one", r.data(r.Recorded(r.DEBIAN, failed_after="gpu-power.service"))),
+    ("@fake/one", r.saying({"_SYSTEMD_UNIT=gpu-power": "no power\\x1b[2J"}, r.data(
+        r.Recorded(r.DEBIAN, failed_after="gpu-power.service")))),
     ("@fake/two", r.data(r.Recorded(r.DEBIAN))),
     ("@fake/three", r.data(r.Recorded(r.FEDORA))),
 """,
@@ -620,6 +621,11 @@ def test_a_host_that_comes_back_wrong_stops_every_later_reboot(runs: dict[str, R
         assert f"[@fake/{host}] not rebooted, because @fake/one is not well" in run.output
         assert "Start the node | Start the node" not in run.operations(host)
     assert run.exit_code != 0
+
+
+def test_what_a_failed_unit_printed_is_shown_without_what_steers_a_terminal(runs: dict[str, Run]) -> None:
+    assert "gpu-power.service said:\n no power" in runs["rolling"].output
+    assert "\x1b[2J" not in runs["rolling"].output
 
 
 def test_hosts_one_after_the_other_reboot_when_it_is_their_turn(runs: dict[str, Run]) -> None:

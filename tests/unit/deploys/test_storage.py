@@ -114,12 +114,34 @@ def test_a_link_to_a_path_that_units_cannot_name_is_refused() -> None:
     ("change", "words"),
     [({"options": frozenset({"ro"})}, "mounted read-only; expected one that can be written"),
      ({"file_system": "tmpfs"}, "which a reboot empties; expected a disk"),
-     ({"file_system": "vfat"}, "which keeps no owners and modes")],
+     ({"file_system": "vfat"}, "which keeps no owners and modes"),
+     ({"file_system": "cifs"}, "which keeps no owners and modes"),
+     ({"by_hand": True}, "which was mounted by hand; expected a volume that a boot mounts")],
 )  # fmt: skip
 def test_a_volume_that_cannot_keep_the_nodes_data_is_refused(change: dict[str, Any], words: str) -> None:
     (text,) = refusals(replace(EMPTY, mount="/data", **change))
     assert words in text
     assert "/data" in text
+
+
+@pytest.mark.parametrize(
+    ("volume", "shown", "by_hand"),
+    [("ext4 rw,relatime /data", "ActiveState=active\nFragmentPath=", True),
+     ("ext4 rw,relatime /data", "FragmentPath=/run/systemd/generator/data.mount\nActiveState=active", False),
+     ("zfs rw,xattr /data", "ActiveState=active\nFragmentPath=", False),
+     ("ext4 rw,relatime /", "ActiveState=active\nFragmentPath=", False),
+     ("ext4 rw,relatime /data", "", False)],
+)  # fmt: skip
+def test_a_volume_that_no_boot_mounts_is_told_from_the_others(
+    place: Path, monkeypatch: pytest.MonkeyPatch, volume: str, shown: str, by_hand: bool
+) -> None:
+    programs = {"findmnt": volume, "systemd-escape": "data.mount", "systemctl": shown, "dpkg-query": ""}
+    (place / "bin").mkdir()
+    for name, text in programs.items():
+        (place / "bin" / name).write_text(f"#!/bin/sh\ncat <<'E'\n{text}\nE\n")
+        (place / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}/bin:{os.environ['PATH']}")
+    assert read(place / "s").by_hand is by_hand
 
 
 def test_programs_need_not_be_started_from_the_volume() -> None:

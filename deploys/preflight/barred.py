@@ -1,0 +1,31 @@
+"""Lines of modprobe's files that keep a module of the node's from being loaded at a boot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from deploys.arguments import modules_of
+from deploys.preflight.verdict import Findings
+from facts.barred_modules import Bar
+from facts.kernel import Module
+from facts.untrusted import printable
+
+_LENGTH = 200
+
+
+def judge_barred(
+    bars: Iterable[Bar], modules: Mapping[str, Module], virtualisation: str | None, boards: bool, found: Findings
+) -> None:
+    """Refuse them. systemd loads what a node needs by name, and skips a module on a blacklist without an error."""
+    needed, beneath = modules_of(virtualisation)
+    for bar in bars:
+        # What another module is linked to is loaded with it, whatever a blacklist says.
+        names = needed if bar.kind == "blacklist" else (*needed, *beneath)
+        built_in = bar.module in modules and modules[bar.module].kind == "built-in"
+        if bar.module not in names or built_in or not (boards or "vsock" in bar.module or "kvm" in bar.module):
+            continue
+        place = printable(bar.place, _LENGTH)
+        found.refusals.append(
+            f"{place} keeps the module {bar.module} from being loaded ({bar.kind}), which a node needs; expected no "
+            "such line. Remove it, rebuild the initramfs, then run again."
+        )
