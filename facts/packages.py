@@ -29,7 +29,7 @@ class HeldPackages(FactBase[list[str]]):
     def requires_command(self, packages: tuple[str, ...]) -> str:
         return "dpkg-query"
 
-    def command(self, packages: tuple[str, ...]) -> str:
+    def command(self, packages: tuple[str, ...] = ("podman",)) -> str:
         return f"sh -c {quote(_SCRIPT)} held {' '.join(map(quote, packages))}"
 
     def process(self, output: list[str]) -> list[str]:
