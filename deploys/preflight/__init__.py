@@ -1,8 +1,8 @@
 """What a host must be capable of, judged before anything is changed. Pure: facts in, verdicts out.
 
-Each module judges one thing of a ``HostState`` and adds to the findings. That the IOMMU, interrupt remapping or /dev/kvm
-is off is not judged here: switching them on is the deploy's work, and they are read back after the reboot. What can be
-seen of groups and drivers already is judged, as pcibind will judge it.
+Each module judges one thing of a ``HostState`` and adds to the findings. That the IOMMU, interrupt remapping or
+/dev/kvm is off is not judged here: switching them on is the deploy's work, and they are read back after the reboot.
+What can be seen of groups and drivers already is judged, as pcibind will judge it.
 """
 
 from __future__ import annotations
