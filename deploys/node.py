@@ -43,7 +43,7 @@ reboot_when_needed(node, later)
 # With gevulot_reboot="never" and a reboot pending, nothing below runs: it would change what runs.
 load_modules(node, _if=later.gate)
 bind_boards(node, later, _if=later.gate)
-make_account(node.settings, node.verdict.real, _if=later.gate)
+make_account(node.settings, _if=later.gate)
 pull_images(node.settings, _if=later.gate)
 make_database_secrets(node, _if=later.gate)
 make_key(node.settings, node.access_inputs, _if=later.gate)

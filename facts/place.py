@@ -22,10 +22,8 @@ for path; do
     if [ -e "$parent" ] || [ -L "$parent" ]; then echo "blocked $parent"; continue 2; fi
   done
   home=$(readlink -f -- "$parent") || exit 1
-  real=$(readlink -m -- "$path" 2>/dev/null) || real=$path # a link to itself
-  echo "real $real"
   echo "mount $(stat -c %m -- "$home")"
-  if [ -L "$path" ]; then echo "link $(readlink -- "$path")"; [ -e "$path" ] || echo dangling
+  if [ -L "$path" ]; then echo link
   elif [ -d "$path" ]; then echo directory
   elif [ -f "$path" ]; then echo "file $(stat -c %h -- "$path")"; [ -w "$path" ] || echo "locked $path"
   elif [ -e "$path" ]; then echo special; fi
@@ -40,18 +38,14 @@ done
 class Place:
     """A path: ``kind`` is ``link``, ``directory``, ``file``, ``special``, or empty where nothing is.
 
-    ``real`` is the path with every link resolved, ``mount`` the mount point of the directory that is or will be its
-    parent, ``names`` how many names (hard links) the file has, ``dangling`` whether a link leads nowhere. ``blocked``
-    is what stands in a directory's place, ``locked`` what cannot be changed on a file system that can be written
-    (chattr +i), ``readonly`` whether the file system cannot be.
+    ``mount`` is the mount point of the directory that is or will be its parent, ``names`` how many names (hard links)
+    the file has. ``blocked`` is what stands in a directory's place, ``locked`` what cannot be changed on a file system
+    that can be written (chattr +i), ``readonly`` whether the file system cannot be.
     """
 
-    real: str = ""
     mount: str = "/"
     kind: str = ""
-    target: str = ""
     names: int = 1
-    dangling: bool = False
     blocked: str = ""
     locked: str = ""
     readonly: bool = False
@@ -80,16 +74,14 @@ class Places(FactBase[dict[str, Place]]):
                     continue
                 case "place":
                     rest = read[value] = {}
-                case "real" | "mount" | "blocked" | "locked":
+                case "mount" | "blocked" | "locked":
                     rest.setdefault(word, value)
-                case "link":
-                    rest |= {"kind": "link", "target": value}
                 case "file" if value.isdigit():
                     rest |= {"kind": "file", "names": int(value)}
-                case "directory" | "special":
+                case "link" | "directory" | "special":
                     rest["kind"] = word
-                case "readonly" | "dangling":
-                    rest[word] = True
+                case "readonly":
+                    rest["readonly"] = True
                 case _:
                     raise FactProcessError(f"places of files: unexpected line {line!r}")
         return {path: Place(**values) for path, values in read.items()} if "root" in output else {}

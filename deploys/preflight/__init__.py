@@ -1,7 +1,8 @@
 """What a host must be capable of, judged before anything is changed. Pure: facts in, verdicts out.
 
-Each module judges one thing of a ``HostState`` and adds to the findings. Live state (IOMMU groups, interrupt remapping,
-/dev/kvm, bindings) is not judged here: switching it on is the deploy's work, and it is read back after the reboot.
+Each module judges one thing of a ``HostState`` and adds to the findings. That the IOMMU, interrupt remapping or
+/dev/kvm is off is not judged here: switching them on is the deploy's work, and they are read back after the reboot.
+What can be seen of groups and drivers already is judged, as pcibind will judge it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from deploys.preflight.drivers import judge_drivers
 from deploys.preflight.kernel_line import ids_argument, judge_attempt, judge_kernels, judge_lines
 from deploys.preflight.network import judge_discovery, judge_peers, lost_reach
 from deploys.preflight.packages import judge_packages
-from deploys.preflight.places import judge_places, real_paths
+from deploys.preflight.places import judge_places
 from deploys.preflight.platform import NFTABLES_MODULES, judge_modules, judge_nftables, judge_platform, release_of
 from deploys.preflight.services import judge_services
 from deploys.preflight.state import HostState
@@ -85,7 +86,6 @@ def judge(state: HostState, settings: Settings) -> Verdict:
         modules=present,
         blacklist=blacklist,
         former=taken_back,
-        real=real_paths(files.places, settings.directories),
         storage=state.services.storage,
         failed_before=state.services.failed,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 
 from deploys.manifest import READ_FIRST
 from deploys.preflight.verdict import Findings
@@ -11,40 +10,41 @@ from facts.place import Place
 
 
 def judge_places(places: Mapping[str, Place], files: tuple[str, ...], found: Findings) -> None:
-    """Refuse what stands in the way of a file; one sentence for each thing, however many files it concerns."""
-    sentences: dict[str, None] = {}
+    """Refuse what stands in the way of one of ``files``; one sentence for each thing, however many it concerns.
+
+    The other places are directories of the storage, which may be missing: only a protected parent is refused here.
+    """
+    # What stands in the way → the sentence about it, with the first file that it concerns.
+    sentences: dict[str, str] = {}
     late: dict[str, None] = {}
     for path, place in places.items():
         is_file = path in files
-        is_there = place.kind in ("directory", "link")
+        # Where the storage lies is judged by storage.py, which cannot tell what is protected.
+        if not is_file and (place.kind or place.blocked or not place.locked):
+            continue
         if place.blocked:
-            sentences[
+            sentences.setdefault(
+                place.blocked,
                 f"{place.blocked} is no directory, or a link that leads nowhere; expected a directory for {path}. Move "
-                f"it away (mv {place.blocked} {place.blocked}.old), or mount what it leads to."
-            ] = None
-        elif is_file and place.kind in ("directory", "special"):
+                f"it away (mv {place.blocked} {place.blocked}.old), or mount what it leads to.",
+            )
+        elif place.kind in ("directory", "special"):
             what = "a directory" if place.kind == "directory" else "a device, socket or FIFO"
-            sentences[
+            sentences[path] = (
                 f"{path} is {what}; expected a file of the deploy, or nothing. Move it away: mv {path} {path}.old"
-            ] = None
-        elif not is_file and (place.dangling or place.kind in ("file", "special")):
-            what = f"a link to {place.target}, which does not exist" if place.dangling else "no directory"
-            sentences[
-                f"{path} is {what}; expected a directory of the node. Make or mount what it leads to, or move it away: "
-                f"mv {path} {path}.old"
-            ] = None
-        elif not is_file and is_there:
-            continue  # Its parent needs no change.
+            )
         elif place.readonly:
-            sentences[
+            sentences.setdefault(
+                f"read-only {place.mount}",
                 f"the file system at {place.mount} is mounted read-only; expected that {path} can be written. Make it "
-                f"writable: mount -o remount,rw {place.mount}, and correct its options in /etc/fstab."
-            ] = None
+                f"writable: mount -o remount,rw {place.mount}, and correct its options in /etc/fstab.",
+            )
         elif place.locked:
-            sentences[
+            sentences.setdefault(
+                place.locked,
                 f"{place.locked} cannot be changed, even by root; expected that the deploy can write {path}. Take the "
-                f"attribute away that protects it (lsattr -d {place.locked} shows it): chattr -i {place.locked}"
-            ] = None
+                f"attribute away that protects it (lsattr -d {place.locked} shows it): chattr -i {place.locked}",
+            )
         if is_file and place.names > 1:
             found.warnings.append(
                 f"{path} has {place.names} names (hard links). When it changes, only this name does; the others keep "
@@ -57,18 +57,9 @@ def judge_places(places: Mapping[str, Place], files: tuple[str, ...], found: Fin
                 "generated those of containers, so the node would not exist after a boot; expected it on the file "
                 f"system of /etc. Move it there: umount {place.mount}, or replace the link {directory} by a directory."
             ] = None
-    found.refusals += [*sentences, *late]
+    found.refusals += [*sentences.values(), *late]
 
 
 def _is_early(mount: str) -> bool:
     """Whether a file system is there when systemd starts: the root, or one that the initramfs mounts for /etc."""
     return mount in ("/", "/etc", "/usr")
-
-
-def real_paths(places: Mapping[str, Place], directories: tuple[str, ...]) -> dict[str, str]:
-    """Directory → where it really lies, for those that are reached through a link."""
-    return {
-        each: places[each].real
-        for each in directories
-        if each in places and places[each].real and PurePosixPath(places[each].real) != PurePosixPath(each)
-    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deploys.platforms import Family
@@ -55,9 +54,3 @@ class Verdict:
     # Modules that are kept off, and those files of an earlier version that are still ours.
     blacklist: tuple[str, ...] = ()
     former: tuple[str, ...] = ()
-    # Directories that are reached through a link, and where they lie.
-    real: Mapping[str, str] = field(default_factory=dict)
-
-    def mounts(self, directory: str) -> str:
-        """What a unit names in RequiresMountsFor=, which resolves no links by itself."""
-        return f"{directory} {self.real[directory]}" if directory in self.real else directory

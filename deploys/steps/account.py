@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.facts.server import Users
@@ -13,8 +11,7 @@ from deploys.settings import Settings
 
 
 @deploy("Make the account and the storage")
-def make_account(settings: Settings, real: Mapping[str, str]) -> None:
-    """``real`` says where directories that are reached through a link lie: a link stays one."""
+def make_account(settings: Settings) -> None:
     server.group(name="Add the group gevulot", group="gevulot", system=True)
     if "gevulot" in host.get_fact(Users):
         # Perhaps an account that people log in with: its home and its shell are theirs.
@@ -34,9 +31,9 @@ def make_account(settings: Settings, real: Mapping[str, str]) -> None:
         )
     files.directory(
         name=f"Make {settings.storage_directory}",
-        path=real.get(settings.storage_directory, settings.storage_directory), user="root", group="gevulot", mode="750",
+        path=settings.storage_directory, user="root", group="gevulot", mode="750",
     )  # fmt: skip
     files.directory(
         name=f"Make {settings.data_directory}",
-        path=real.get(settings.data_directory, settings.data_directory), user="root", group="gevulot", mode="2770",
+        path=settings.data_directory, user="root", group="gevulot", mode="2770",
     )  # fmt: skip

@@ -57,7 +57,7 @@ def configure_node(node: Node) -> None:
     migration = files.template(
         MIGRATION_FILE,
         own_postgres=settings.own_postgres,
-        storage=node.verdict.mounts(settings.storage_directory),
+        storage=settings.storage_directory,
         database_host=database_host,
         database_port=database_port,
         image=settings.node_image,
@@ -67,7 +67,6 @@ def configure_node(node: Node) -> None:
     hand_over = files.template(
         KEY_UNIT_FILE,
         key=settings.key_directory,
-        mounts=node.verdict.mounts(settings.key_directory),
         seconds=settings.start_timeout + _KEY_READ,
     )
     if not settings.auto_update:
@@ -80,7 +79,7 @@ def configure_node(node: Node) -> None:
         gpu=gpu,
         seccomp_profile=settings.seccomp_profile,
         allow_vsock=vsock.is_allowed_by_us(settings),
-        storage=node.verdict.mounts(settings.storage_directory),
+        storage=settings.storage_directory,
         data=settings.data_directory,
         socket=postgres.SOCKET,
         start_timeout=settings.start_timeout,

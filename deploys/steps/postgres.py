@@ -112,14 +112,13 @@ def configure_postgres(node: Node) -> None:
         return
     # Made by root; the image gives it to its own account, whose number differs from image to image.
     directory = settings.postgres_directory
-    files.directory(name=f"Make {directory}", path=node.verdict.real.get(directory, directory))
+    files.directory(name=f"Make {directory}", path=directory)
     ours = push.Files()
     node.postgres_inputs.extend((ours.template(HBA), ours.template(IDENT)))
     quadlet = ours.template(
         QUADLET,
         image=settings.postgres_image,
         directory=settings.postgres_directory,
-        mounts=node.verdict.mounts(settings.postgres_directory),
         socket=SOCKET,
         socket_root=SOCKET_ROOT,
         port=settings.postgres_port,

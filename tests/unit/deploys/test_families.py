@@ -63,7 +63,7 @@ _RUNS = {
     ("@fake/two", r.data(r.Recorded(r.DEBIAN_12))),
     ("@fake/three", r.data(r.Recorded(r.FEDORA), seccomp_profile="/etc/own.json")),
     ("@fake/four", r.saying(
-        {"places /etc": ["root", "place /etc/gevulot/node.env", "real /etc/gevulot/node.env", "mount /", "directory"]},
+        {"places /etc": ["root", "place /etc/gevulot/node.env", "mount /", "directory"]},
         r.data(r.Recorded(r.DEBIAN)))),
     ("@fake/five", r.saying(
         {"list-unit-files --no-legend": ["unit nvidia-persistenced.service runs /usr/bin/nvidia-persistenced"],

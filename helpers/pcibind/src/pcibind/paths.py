@@ -66,11 +66,6 @@ class Paths(NamedTuple):
         return f"{self.root}/etc/pcibind/early.list"
 
     @property
-    def early_marks(self) -> tuple[str, ...]:
-        """Where the early script says which functions it set the override of during this boot."""
-        return (f"{self.run}/early.initramfs", f"{self.run}/early.done")
-
-    @property
     def record(self) -> str:
         """What was chosen, and how it was before."""
         return f"{self.root}/var/lib/pcibind/record.json"
