@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from pyinfra.operations import python
@@ -28,12 +29,14 @@ def go_and_come(state, host):  # type: ignore[no-untyped-def]
     counts.append(len(children(JUMP)))
     server = subprocess.Popen([SSHD, "-f", CONFIGURATION, "-D"], stderr=subprocess.DEVNULL)
     try:
-        tries = [way.reconnect() for _ in range(5)]
+        end = time.monotonic() + 60
+        while not (back := way.reconnect()) and time.monotonic() < end:
+            time.sleep(0.1)
         counts.append(len(children(JUMP)))
         answer = remote.run(host, "echo answered", timeout=10)[1]
     finally:
         server.terminate()
-    found = {"up": up, "down": down, "back": tries[-1], "answer": answer, "counts": counts}
+    found = {"up": up, "down": down, "back": back, "answer": answer, "counts": counts}
     Path(os.environ["PROBED"], host.name).write_text(json.dumps(found))
     return True
 
