@@ -81,9 +81,15 @@ def note(platform: str, machine_says: Mapping[str, str], passed: tuple[str, ...]
 
 
 def missing(text: str) -> list[str]:
-    """Return the platforms without a row, and those of which a check did not pass."""
+    """Return the platforms without a row."""
     found = rows(text)
-    return [name for name in PLATFORMS if name not in found or any(found[name][check] != "yes" for check in CHECKS)]
+    return [name for name in PLATFORMS if name not in found]
+
+
+def gaps(text: str) -> dict[str, list[str]]:
+    """Return for each platform with a row those checks that were not seen to pass."""
+    open_ = {name: [check for check in CHECKS if row[check] != "yes"] for name, row in rows(text).items()}
+    return {name: checks for name, checks in open_.items() if checks}
 
 
 def stale(text: str) -> list[str]:
