@@ -40,9 +40,9 @@ def judge_kernels(state: HostState, boards_wanted: bool, found: Findings) -> Non
 
 
 def judge_attempt(state: HostState, wanted: tuple[str, ...], boards: tuple[str, ...], found: Findings) -> None:
-    """Refuse the reboot that an earlier run did for the same reasons, and that changed nothing."""
+    """Refuse the reboot that an earlier run did for the same reasons, and that changed nothing. Other hosts go on."""
     if state.attempts.last is None or state.lines is None:
         return
     reasons = pending(state.lines, wanted, state.topology, boards)
     if refusal := attempt.refusal(state.attempts, reasons, attempt.digest(state.lines, wanted, boards, state.kernels)):
-        found.refusals.append(refusal)
+        found.refuse_host(refusal)
