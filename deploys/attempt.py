@@ -8,6 +8,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from deploys.manifest import STATE_DIRECTORY
 from deploys.push import TEMPLATES
 from facts.attempt import Attempts
 from facts.installed_kernels import Installed
@@ -15,8 +16,7 @@ from facts.kernel import CommandLines
 from facts.untrusted import printable
 from pcibind import early
 
-# Beside the record of the host as it was.
-FILE = "/var/lib/gevulot-deploy/reboot.json"
+FILE = f"{STATE_DIRECTORY}/reboot.json"
 _LENGTH = 300
 
 

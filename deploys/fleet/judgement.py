@@ -125,7 +125,7 @@ def _judged(settings: Settings, seen: Seen, found: _Findings) -> Judgement:
     record = seen.record.record
     config = preflight.request(topology, settings, record)
     try:
-        # What could not be read is told beside the boards, and what a reboot ends is no fault.
+        # What could not be read is shown beside the boards, and what a reboot ends is no fault.
         evidence = seen.usage.evidence._replace(unreadable=()) if seen.usage else None
         return judgement.judge(topology, evidence, config, record, next_boot=True)
     except ConfigError as error:
@@ -154,11 +154,11 @@ def _board(judged: BoardJudgement, seen: Seen, found: _Findings) -> state.Board:
     resolution = judged.resolution
     place = resolution.board or resolution.recorded
     path = place.path if place else ""
-    told = _reported(seen.binding).get(path, {})
+    reported = _reported(seen.binding).get(path, {})
     board = seen.topology.board_at(path) if path else None
     wrong = [each for each in board.functions if each.driver != DRIVER] if board else []
     bound = judged.standing is Standing.BOUND or (resolution.board is not None and not wrong)
-    status = str(told.get("state") or ("bound" if bound else "unbound"))
+    status = str(reported.get("state") or ("bound" if bound else "unbound"))
     if status == "bound" and not bound:
         status = "unbound"
     if resolution.verdict is not plan.Verdict.PRESENT:
@@ -166,7 +166,7 @@ def _board(judged: BoardJudgement, seen: Seen, found: _Findings) -> state.Board:
         detail = missing(resolution)
         found.add(Severity.WRONG, detail)
     else:
-        detail = str(told.get("detail") or ", ".join(f"{f.address} has {f.driver or 'no driver'}" for f in wrong))
+        detail = str(reported.get("detail") or ", ".join(f"{f.address} has {f.driver or 'no driver'}" for f in wrong))
         if status != "bound":
             found.add(Severity.WRONG, f"board {resolution.label} is {status}: {detail}")
         # Of a board that is not bound yet, what a deploy would refuse; of another, why a program's start fails.

@@ -14,19 +14,11 @@ _TEXT = "'\"' $HOME \\n *"
 PROBE = f"printf '%s\\n' login-begins\nid -u\nprintf '%s\\n' {quote(_TEXT)} login-ends"
 ANSWER = ("login-begins", "0", _TEXT, "login-ends")
 # pyinfra's keys by which a host's data says how commands are run, with the values that change nothing.
-_UNSET = (None, False, "")
+# deploys.execution refuses the others before a host is asked.
 _KEYS: Mapping[str, tuple[Any, ...]] = {
-    "_shell_executable": (*_UNSET, "sh"),
-    "_chdir": _UNSET,
-    "_sudo": _UNSET,
-    "_sudo_user": (*_UNSET, "root"),
-    "_su_user": (*_UNSET, "root"),
-    "_use_su_login": _UNSET,
-    "_su_shell": _UNSET,
-    "_doas": _UNSET,
-    "_doas_user": (*_UNSET, "root"),
-    "_dzdo": _UNSET,
-    "_dzdo_user": (*_UNSET, "root"),
+    "_shell_executable": (None, "", "sh"),
+    "_sudo": (None, False),
+    "_sudo_user": (None, "", "root"),
 }
 
 
@@ -66,7 +58,7 @@ def _without_shell(last: str, keys: str, user: str) -> str:
             f"sudo asks for a password ({last}); expected none, or '_sudo_password' in the host's data. Set it, or "
             "allow the account to use sudo without one (NOPASSWD in /etc/sudoers)."
         )
-    if any(word in last for word in ("sudo:", "sudoers", "su:", "doas:", "dzdo:")) or last[1:].startswith("sh: "):
+    if any(word in last for word in ("sudo:", "sudoers")) or last[1:].startswith("sh: "):
         return (
             f"commands cannot be run as root{f' ({keys})' if keys else ''}: {last}; expected that they can. Correct "
             "that on the host, or log in as root (ssh_user)."

@@ -12,9 +12,10 @@ from deploys import attempt, checks, next_boot, remote
 from deploys.checks import Check
 from deploys.manifest import ARCHIVE, MODULE_FILES
 from deploys.planning import DECIDED_LATER, is_planning, will_follow
-from deploys.steps import differences, handback, original, standstill
+from deploys.steps import differences, handback, standstill
 from deploys.steps.leaving import REQUEST, Leaving
 from facts.before import ArchivedFile
+from facts.failures import CAUSED
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import KernelCommandLine
 from facts.node import NodeParts
@@ -57,8 +58,11 @@ def _read(leaving: Leaving) -> list[Check]:
         *standstill.FILES,
         *MODULE_FILES,
         *leaving.former,
-        *(original.DROP_INS if leaving.family.boot == "grub" else ()),
+        *((next_boot.DROP_IN,) if leaving.family.boot == "grub" else ()),
+        # Another file of this name, without a deploy's text, is left as it is.
+        *(path for path in (next_boot.OLD_DROP_IN,) if path in past.archived),
         attempt.FILE,
+        CAUSED,
         *((REQUEST,) if others else (*handback.FILES, *handback.LIBRARIES, handback.RUN)),
     )
     there = host.get_fact(Existing, paths=paths)

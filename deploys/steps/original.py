@@ -14,13 +14,13 @@ from deploys import attempt, next_boot
 from deploys.manifest import MODULE_FILES
 from deploys.planning import will_follow
 from deploys.steps import differences, initramfs
+from deploys.steps.kernel import old_drop_in_removed
 from deploys.steps.leaving import Leaving
 from deploys.steps.putback import emptied, put_back, taken_back
 from deploys.steps.reboot import Errand, reboot_rolling, told
 from facts.before import Past
+from facts.failures import CAUSED
 from facts.kernel import KernelCommandLine
-
-DROP_INS = (next_boot.DROP_IN, next_boot.OLD_DROP_IN)
 
 
 @operation()
@@ -66,7 +66,10 @@ def restore_modules(leaving: Leaving) -> None:
 def restore_arguments(leaving: Leaving) -> None:
     past = leaving.past
     if leaving.family.boot == "grub":
-        drop_ins = [put_back(past, path) for path in host.loop(DROP_INS)]
+        drop_ins = [
+            put_back(past, next_boot.DROP_IN),
+            old_drop_in_removed(name=f"Remove {next_boot.OLD_DROP_IN} of an earlier deploy"),
+        ]
         leaving.changes.extend(drop_ins)
         if past.made("/etc/default/grub.d"):
             leaving.changes.append(
@@ -76,7 +79,8 @@ def restore_arguments(leaving: Leaving) -> None:
     else:
         menu = entries_restored(name="Restore the boot entries with grubby", past=past)
     leaving.boot_inputs.append(menu)
-    leaving.changes.extend([menu, files.file(name=f"Remove {attempt.FILE}", path=attempt.FILE, present=False)])
+    notes = [files.file(name=f"Remove {path}", path=path, present=False) for path in host.loop((attempt.FILE, CAUSED))]
+    leaving.changes.extend([menu, *notes])
 
 
 @deploy("Rebuild the initramfs")

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from deploys import next_boot
 from deploys.manifest import MODULE_FILES, VFIO_RULE
-from deploys.steps import handback, original, standstill
+from deploys.steps import handback, standstill
 from deploys.steps.before import TIMER
 from deploys.steps.leaving import EARLY_DONE
 from pcibind import config, record, topology_text
@@ -125,13 +126,13 @@ def deployed(
         'stat -c "path': ["path /var/lib/gevulot/key/node.key 600 root:root 32"],
     }
     other = {
-        "grub": original.DROP_INS[0],
+        "grub": next_boot.DROP_IN,
         "initramfs-tools": "/etc/dracut.conf.d/pcibind.conf",
         "dracut": "/etc/initramfs-tools/hooks/pcibind",
     }
     absent = {other["initramfs-tools" if "update-initramfs" in distribution.tools else "dracut"]}
     absent |= set() if "update-grub" in distribution.tools else {other["grub"]}
-    for path in (*standstill.FILES, *MODULE_FILES, *original.DROP_INS[:1], *handback.FILES, *DIRECTORIES):
+    for path in (*standstill.FILES, *MODULE_FILES, next_boot.DROP_IN, *handback.FILES, *DIRECTORIES):
         if path not in absent and path not in archived:
             answers |= file(path)
     return r.saying(answers, r.data(host, **({"reboot_timeout": 60} | settings)))
@@ -192,6 +193,11 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
         """("@fake/one", t.r.saying(
             {"texts /etc": t.r.FORMER, "etc/modprobe.d/vfio.conf 2>&1": "different"},
             t.deployed(t.r.DEBIAN, archived=("/etc/modprobe.d/vfio.conf",)))),""",
+        ("-y",),
+    ),
+    "drop-in of an earlier version": (
+        """*((f"@fake/{name}", t.r.saying({"head -n1 /etc/default/grub.d/90": first}, t.deployed(t.r.DEBIAN)))
+        for name, first in (("ours", t.next_boot.OLD_MARK), ("theirs", "# mine"))),""",
         ("-y",),
     ),
     "others": ('("@fake/shared", t.deployed(t.r.DEBIAN, others=True)),', ("-y",)),
@@ -456,3 +462,9 @@ def test_a_board_that_is_gone_is_told_and_is_no_error(runs: dict[str, Run]) -> N
     run = runs["board gone"]
     assert run.exit_code == 0, run.output
     assert "[@fake/one] board 0000:00/02.0/00 (10de:2684 10de:22ba) was there before the first deploy" in run.output
+
+
+def test_only_a_drop_in_with_a_deploys_own_text_is_taken_away(runs: dict[str, Run]) -> None:
+    run = runs["drop-in of an earlier version"]
+    taken = [[each for each in run.commands(name) if next_boot.OLD_DROP_IN in each] for name in ("ours", "theirs")]
+    assert (len(taken[0]), taken[1]) == (1, [])
