@@ -26,7 +26,7 @@ class HeldPackages(FactBase[list[str]]):
     def default() -> list[str]:
         return []
 
-    def requires_command(self, packages: tuple[str, ...]) -> str:
+    def requires_command(self, packages: tuple[str, ...] = ("podman",)) -> str:
         return "dpkg-query"
 
     def command(self, packages: tuple[str, ...] = ("podman",)) -> str:
