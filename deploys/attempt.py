@@ -14,7 +14,7 @@ from facts.attempt import Attempts
 from facts.installed_kernels import Installed
 from facts.kernel import CommandLines
 from facts.untrusted import printable
-from pcibind import early
+from pcibind.change import early
 
 FILE = f"{STATE_DIRECTORY}/reboot.json"
 _LENGTH = 300

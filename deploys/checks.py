@@ -18,10 +18,10 @@ from facts.kernel import CommandLines, Module
 from facts.node import Parts
 from facts.pci import Usage
 from facts.unit import Unit
-from pcibind import judgement
-from pcibind.evidence import Evidence
-from pcibind.firmware import check as judge_firmware
-from pcibind.model import Board, Topology
+from pcibind.decide import judgement
+from pcibind.decide.firmware import check as judge_firmware
+from pcibind.model.evidence import Evidence
+from pcibind.model.pci import Board, Topology
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pcibind import early
+from pcibind.change import early
 
 BLACKLIST = "/etc/modprobe.d/gevulot-boards.conf"
 MODULES_LOAD = "/etc/modules-load.d/gevulot-node.conf"

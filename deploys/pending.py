@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from deploys.arguments import added, defeats, lacking, table_of
 from facts.kernel import CommandLines
-from pcibind.model import Topology
+from pcibind.model.pci import Topology
 
 # Drivers whose unbind may never return while anything uses them: they are kept off by a reboot, never by force.
 _HOLD_ON = frozenset({"nvidia", "nouveau", "nova_core"})

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from deploys import database_url, passphrases
 from deploys.addresses import address_of, is_contact, is_listen, is_loopback, is_server, port_of
 from deploys.secret_sources import call
-from pcibind.request import OVERRIDABLE_GUARDS, Selector
+from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
 
 __all__ = ["is_listen", "is_loopback", "port_of"]
 

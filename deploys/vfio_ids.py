@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from deploys.arguments import IDS, is_ids, lacking
 from facts.before import Past
 from facts.kernel import CommandLines
-from pcibind.model import Board
+from pcibind.model.pci import Board
 
 
 def _models(argument: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from deploys.checks import Check
 from facts.virtual_machine import Trial
-from pcibind.model import Board
+from pcibind.model.pci import Board
 
 _NEEDED = ("/dev/kvm", "/dev/vsock", "/dev/vhost-vsock")
 _UNIT = "see `systemctl cat gevulot-node` for a file that overrides the unit"

@@ -13,7 +13,7 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 from facts.untrusted import printable
-from pcibind import early, unit
+from pcibind.change import early, unit
 
 _BEGIN, _END = "claims 1", "claims end"
 # Letters of a line, and lines of a file, that are looked at; and letters of a name that are shown.

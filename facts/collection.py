@@ -19,7 +19,8 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts import os_release
 from facts.redaction import Redaction
-from pcibind import evidence_text, topology_text
+from pcibind.read import evidence_text
+from pcibind.remote import topology_text
 
 FORMAT = "gevulot-collection"
 VERSION = 1
@@ -93,7 +94,7 @@ class Seen:
     tables, ``modules`` lines ``NAME module|built-in|missing|unknown loaded|-``, ``units`` lines ``UNIT KEY=VALUE…``.
     ``devices`` are lines ``network KIND ADDRESS`` and ``disk BUS ADDRESS…``, the addresses being those of the PCI
     functions that they hang on; ``uses`` are lines ``WHAT ADDRESS`` (``vfio-open group NUMBER`` among them): what the
-    host uses a function for, and the bridges above it. ``topology`` is what ``pcibind.topology_text`` parses.
+    host uses a function for, and the bridges above it. ``topology`` is what ``pcibind.remote.topology_text`` parses.
     """
 
     unreadable: tuple[str, ...]

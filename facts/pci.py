@@ -10,13 +10,15 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 from facts import pciids
-from pcibind import classes, evidence_text, record, topology_text
-from pcibind.detail import Detail
-from pcibind.errors import PcibindError
-from pcibind.evidence import Evidence
-from pcibind.model import Address, Function, Topology
-from pcibind.record import Record
-from pcibind.report import function_json
+from pcibind.model import classes, record
+from pcibind.model.errors import PcibindError
+from pcibind.model.evidence import Evidence
+from pcibind.model.pci import Address, Function, Topology
+from pcibind.model.record import Record
+from pcibind.model.report import function_json
+from pcibind.read import evidence_text
+from pcibind.remote import topology_text
+from pcibind.remote.detail import Detail
 
 
 class NamedTopology(Topology):

@@ -19,12 +19,12 @@ from deploys.steps import firewall, gevulot, postgres
 from facts import pciids
 from facts.disk import Space
 from facts.pci import Binding, Usage
-from pcibind import judgement, plan
-from pcibind.errors import ConfigError
-from pcibind.judgement import BoardJudgement, Judgement, Standing
-from pcibind.model import Board
-from pcibind.plan import DRIVER
-from pcibind.request import Config
+from pcibind.decide import judgement, plan
+from pcibind.decide.judgement import BoardJudgement, Judgement, Standing
+from pcibind.decide.plan import DRIVER
+from pcibind.model.errors import ConfigError
+from pcibind.model.pci import Board
+from pcibind.model.request import Config
 
 # Below this part of a volume somebody has to make room.
 _LITTLE_SPACE = 0.1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from deploys import next_boot
 from deploys.fleet.seen import Seen
 from deploys.fleet.state import KernelArguments
-from pcibind import unit
-from pcibind.model import Board
+from pcibind.change import unit
+from pcibind.model.pci import Board
 
 
 def lint(seen: Seen, arguments: KernelArguments, boards: list[Board]) -> list[str]:

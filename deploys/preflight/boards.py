@@ -8,14 +8,14 @@ from deploys.preflight.state import HostState
 from deploys.preflight.verdict import Findings
 from deploys.settings import Settings
 from facts.kernel import CommandLines
-from pcibind import judgement, plan
-from pcibind.errors import ConfigError
-from pcibind.judgement import Standing
-from pcibind.model import Board, Topology
-from pcibind.plan import Resolution
-from pcibind.record import Record
-from pcibind.refusal import Refusal
-from pcibind.request import BoardRequest, Config, Selector
+from pcibind.decide import judgement, plan
+from pcibind.decide.judgement import Standing
+from pcibind.decide.plan import Resolution
+from pcibind.model.errors import ConfigError
+from pcibind.model.pci import Board, Topology
+from pcibind.model.record import Record
+from pcibind.model.refusal import Refusal
+from pcibind.model.request import BoardRequest, Config, Selector
 
 # Display functions of the supported models, as in the pci.ids database.
 SUPPORTED_MODELS = {

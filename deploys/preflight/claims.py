@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from deploys.preflight.verdict import Findings
 from deploys.settings import Settings
 from facts.claims import Claim, Kind
-from pcibind.model import Board
-from pcibind.plan import DRIVER
+from pcibind.decide.plan import DRIVER
+from pcibind.model.pci import Board
 
 
 def judge_claims(claims: Iterable[Claim], boards: Iterable[Board], settings: Settings, found: Findings) -> None:

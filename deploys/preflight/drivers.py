@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from deploys.preflight.verdict import Findings
 from facts.aliases import Aliases
 from facts.driver_users import Users
-from pcibind.model import Board
+from pcibind.model.pci import Board
 
 # Words by which services of a vendor's driver are found: the first letters of its modules → words.
 _WORDS = {

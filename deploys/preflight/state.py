@@ -17,9 +17,9 @@ from facts.installed_kernels import Installed
 from facts.kernel import CommandLines, Module
 from facts.place import Place
 from facts.platform import Host
-from pcibind.evidence import Evidence
-from pcibind.model import Topology
-from pcibind.record import Record
+from pcibind.model.evidence import Evidence
+from pcibind.model.pci import Topology
+from pcibind.model.record import Record
 
 
 @dataclass(frozen=True, slots=True)

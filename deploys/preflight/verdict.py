@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from deploys.platforms import Family
 from facts.before import Past
 from facts.storage import Storage
-from pcibind.model import Board
-from pcibind.request import Config
+from pcibind.model.pci import Board
+from pcibind.model.request import Config
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from facts.node import NodeParts
 from facts.paths import Existing
 from facts.pci import PciRecord, PciTopology
 from facts.unit import FailedUnits, SystemState, Units
-from pcibind import unit
+from pcibind.change import unit
 
 
 @operation()

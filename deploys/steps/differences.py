@@ -11,8 +11,8 @@ from deploys.checks import Check
 from facts.before import FunctionBefore, Past
 from facts.kernel import CommandLines
 from facts.unit import Unit
-from pcibind.model import Function, Topology, board_path
-from pcibind.plan import DRIVER
+from pcibind.decide.plan import DRIVER
+from pcibind.model.pci import Function, Topology, board_path
 
 # The path of a kernel is not an argument: an update changes it.
 _IMAGE = "BOOT_IMAGE="

@@ -19,8 +19,8 @@ from deploys.steps.standstill import forgotten
 from facts.paths import Existing
 from facts.pci import PciRecord
 from facts.unit import Units
-from pcibind import early, unit
-from pcibind.record import Record, RecordedBoard
+from pcibind.change import early, unit
+from pcibind.model.record import Record, RecordedBoard
 
 UNIT_FILE = f"/etc/systemd/system/{unit.NAME}"
 COMMAND = "/usr/local/sbin/pcibind"

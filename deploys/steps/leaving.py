@@ -31,9 +31,9 @@ from facts.paths import Existing
 from facts.pci import PciTopology
 from facts.platform import Host, Platform
 from facts.requests import BoardRequests
-from pcibind import config
-from pcibind.errors import ConfigError
-from pcibind.request import Selector
+from pcibind.model.errors import ConfigError
+from pcibind.model.request import Selector
+from pcibind.read import configuration as config
 
 REQUEST = "/etc/pcibind/gevulot.toml"
 # In /run, so that it says of this boot alone that driver overrides were set before any driver was loaded.

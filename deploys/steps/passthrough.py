@@ -24,9 +24,10 @@ from deploys.steps.later import Later
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord
 from facts.tree import TreeDigest
-from pcibind import config, early, unit
-from pcibind.record import Record
-from pcibind.request import Config
+from pcibind.change import early, unit
+from pcibind.model.record import Record
+from pcibind.model.request import Config
+from pcibind.read import configuration as config
 
 GROUP_DEVICE = re.compile(r"/dev/vfio/[0-9]+")
 LIBRARY = "/usr/local/lib/pcibind"

@@ -65,10 +65,10 @@ done"""
 _ITSELF = """\
 import sys, time
 sys.path.insert(0, "/usr/local/lib/pcibind")
-from pcibind.bind import bind
-from pcibind.host import Host
-from pcibind.plan import follow, plan
-from pcibind import record
+from pcibind.change.bind import bind
+from pcibind.commands.host import Host
+from pcibind.decide.plan import follow, plan
+from pcibind.model import record
 host = Host()
 topology = host.topology()
 planned = plan(topology, [r.board for r in follow(topology, record.read(host.paths.record))])

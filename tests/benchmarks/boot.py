@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from pcibind import early
+from pcibind.change import early
 from tests.lab.machine import Machine
 from tests.lab.preparation import IOMMU
 from tests.lab.progress import Printer

@@ -34,7 +34,7 @@ from facts.initramfs import LIST, StaleInitramfs
 from facts.kernel import KernelModules
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, SystemState
-from pcibind import early
+from pcibind.change import early
 
 TREE_DIGEST = TreeDigest().command(directory=passthrough.LIBRARY)
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from shlex import quote
 
 from facts.pci import PciTopology
-from pcibind import topology_text
+from pcibind.remote import topology_text
 from tests.benchmarks.cost import Cost, cost
 from tests.benchmarks.peer import install_ansible
 from tests.lab import inventory

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facts.collection import FORMAT, PARTS, VERSION, Seen
-from pcibind import surroundings, topology_text
-from pcibind.model import Topology
+from pcibind.model.pci import Topology
+from pcibind.remote import surroundings, topology_text
 from tests.corpus.dump import BlockDevice, Dump, Interface, PciDevice
 from tests.corpus.synthesis import Synthesis
 

@@ -6,11 +6,13 @@ import os
 import subprocess
 from pathlib import Path
 
-from pcibind import early, evidence_text, topology_text
-from pcibind.evidence import Evidence
-from pcibind.host import Host
-from pcibind.model import Topology
-from pcibind.paths import Paths
+from pcibind.change import early
+from pcibind.commands.host import Host
+from pcibind.model.evidence import Evidence
+from pcibind.model.pci import Topology
+from pcibind.read import evidence_text
+from pcibind.read.paths import Paths
+from pcibind.remote import topology_text
 
 
 def direct(root: str) -> Topology:

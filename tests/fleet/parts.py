@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pcibind import classes
+from pcibind.model import classes
 
 Json = dict[str, Any]
 

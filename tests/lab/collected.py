@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pcibind.model import Board as HostBoard
-from pcibind.model import Function
-from pcibind.model import Topology as HostTopology
+from pcibind.model.pci import Board as HostBoard
+from pcibind.model.pci import Function
+from pcibind.model.pci import Topology as HostTopology
 from tests.corpus import collection
 from tests.corpus.collection import CollectionError
 from tests.lab.board import Board

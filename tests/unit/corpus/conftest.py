@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pcibind.evidence import Evidence
-from pcibind.model import Topology
+from pcibind.model.evidence import Evidence
+from pcibind.model.pci import Topology
 from tests.corpus import machines, readers, sysfs_tree
 from tests.corpus.sysfs_tree import Tree
 

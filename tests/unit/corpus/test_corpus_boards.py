@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pcibind.model import Topology
-from pcibind.plan import Verdict, follow
-from pcibind.record import Record, RecordedBoard
-from pcibind.request import Selector
+from pcibind.decide.plan import Verdict, follow
+from pcibind.model.pci import Topology
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.request import Selector
 from tests.corpus.dump import Dump
 from tests.corpus.sysfs_tree import Tree
 

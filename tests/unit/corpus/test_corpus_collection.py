@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from facts.collection import Collection, Seen
-from pcibind.model import Address
+from pcibind.model.pci import Address
 from tests.corpus import collection, readers, sysfs_tree
 from tests.corpus.collection import Collected, CollectionError
 from tests.corpus.dump import BlockDevice, Dump, Interface, PciDevice

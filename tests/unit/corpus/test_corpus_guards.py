@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pcibind import guards
-from pcibind.evidence import Evidence
-from pcibind.model import Board, Topology
-from pcibind.request import Selector
+from pcibind.decide import guards
+from pcibind.model.evidence import Evidence
+from pcibind.model.pci import Board, Topology
+from pcibind.model.request import Selector
 from tests.corpus import readers, sysfs_tree
 from tests.corpus.sysfs_tree import Tree
 

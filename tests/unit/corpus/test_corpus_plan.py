@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pcibind.model import Topology
-from pcibind.plan import Verdict, closure, plan, resolve, select
-from pcibind.request import BoardRequest, Config, Selector
+from pcibind.decide.plan import Verdict, closure, plan, resolve, select
+from pcibind.model.pci import Topology
+from pcibind.model.request import BoardRequest, Config, Selector
 from tests.corpus import readers, sysfs_tree
 from tests.corpus.sysfs_tree import Tree
 

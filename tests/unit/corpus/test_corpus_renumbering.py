@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pcibind.model import Board, Topology
-from pcibind.plan import Verdict, follow, resolve
-from pcibind.record import Record, RecordedBoard, early_list
-from pcibind.request import BoardRequest, Config, Selector
+from pcibind.decide.plan import Verdict, follow, resolve
+from pcibind.model.pci import Board, Topology
+from pcibind.model.record import Record, RecordedBoard, early_list
+from pcibind.model.request import BoardRequest, Config, Selector
 from tests.corpus import dump, readers, sysfs_tree
 from tests.corpus.dump import Dump
 from tests.corpus.renumbering import renumbered, shifted

@@ -31,9 +31,10 @@ from deploys.preflight import login
 from deploys.steps import passthrough
 from deploys.steps.packages import PACKAGES
 from facts.database import MIGRATIONS, TABLES
-from pcibind import record, topology_text
-from pcibind.record import Record, RecordedBoard
-from pcibind.request import Selector
+from pcibind.model import record
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.request import Selector
+from pcibind.remote import topology_text
 
 PASSPHRASE = "a passphrase of this network only"
 ARGUMENTS = "intel_iommu=on iommu=pt"

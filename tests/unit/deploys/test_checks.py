@@ -21,8 +21,8 @@ from facts.kernel import CommandLines, Module
 from facts.node import Entry, Parts
 from facts.pci import PciUsage
 from facts.unit import Unit
-from pcibind import topology_text
-from pcibind.model import Topology
+from pcibind.model.pci import Topology
+from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import BOUND, Pci, evidence, gpu, topology
 
 ARGUMENTS = ("intel_iommu=on", "iommu=pt")

@@ -8,8 +8,8 @@ from deploys.preflight.drivers import judge_drivers, kept_off
 from deploys.preflight.verdict import Findings
 from facts.aliases import Aliases
 from facts.driver_users import Unit, Users
-from pcibind import topology_text
-from pcibind.model import Board
+from pcibind.model.pci import Board
+from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import Pci, gpu, topology
 
 ROOT = "/devices/pci0000:00"

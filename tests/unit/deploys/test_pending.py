@@ -6,7 +6,7 @@ import pytest
 
 from deploys.pending import pending
 from facts.kernel import CommandLines
-from pcibind import topology_text
+from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import BOUND, gpu, topology
 
 ON = CommandLines(("ro", "intel_iommu=on", "iommu=pt"), ())

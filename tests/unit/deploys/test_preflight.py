@@ -17,9 +17,10 @@ from facts.attempt import Attempt, Attempts
 from facts.installed_kernels import Installed
 from facts.kernel import MARK, MODULES, KernelCommandLine, KernelModules
 from facts.platform import parse
-from pcibind import evidence_text, topology_text
-from pcibind.record import Record, RecordedBoard
-from pcibind.request import Selector
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.request import Selector
+from pcibind.read import evidence_text
+from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import (
     BOUND,
     DEBIAN,

@@ -12,9 +12,10 @@ from deploys.settings import Settings, SettingsError, read
 from facts.claims import Claim, Kind
 from facts.kernel import CommandLines, KernelModules
 from facts.platform import parse
-from pcibind import evidence_text, topology_text
-from pcibind.record import Record, RecordedBoard
-from pcibind.request import OVERRIDABLE_GUARDS, Guard, Selector
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.request import OVERRIDABLE_GUARDS, Guard, Selector
+from pcibind.read import evidence_text
+from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import (
     ARGUMENTS,
     BOUND,

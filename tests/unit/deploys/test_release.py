@@ -18,9 +18,11 @@ from deploys.manifest import MODULE_FILES, VFIO_RULE
 from deploys.steps import handback, standstill
 from deploys.steps.before import TIMER
 from deploys.steps.leaving import EARLY_DONE
-from pcibind import config, record, topology_text
-from pcibind.record import Record, RecordedBoard
-from pcibind.request import BoardRequest, Selector
+from pcibind.model import record
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.request import BoardRequest, Selector
+from pcibind.read import configuration as config
+from pcibind.remote import topology_text
 from tests.unit.deploys import recorded as r
 from tests.unit.deploys.recorded import Sent, sent
 

@@ -24,10 +24,10 @@ from facts.kernel import CommandLines, KernelCommandLine
 from facts.paths import EmptyDirectories, Existing
 from facts.requests import BoardRequests
 from facts.unit import Unit
-from pcibind import topology_text
-from pcibind.model import Topology
-from pcibind.record import Record, RecordedBoard
-from pcibind.request import Selector
+from pcibind.model.pci import Topology
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.request import Selector
+from pcibind.remote import topology_text
 from tests.unit.deploys import recorded
 from tests.unit.deploys.recorded import BOUND, Pci, gpu, topology
 

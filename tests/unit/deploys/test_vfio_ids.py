@@ -10,7 +10,7 @@ from deploys import vfio_ids
 from deploys.pending import added
 from facts.before import Past, parse
 from facts.kernel import CommandLines
-from pcibind import topology_text
+from pcibind.remote import topology_text
 from tests.unit.deploys import recorded as r
 
 BOARDS = topology_text.parse(r.topology(*r.gpu(1, 1))).boards()

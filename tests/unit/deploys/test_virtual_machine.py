@@ -12,7 +12,7 @@ import pytest
 
 from deploys import checks, virtual_machine
 from facts.virtual_machine import SECONDS, VirtualMachine, parse
-from pcibind import topology_text
+from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import BOUND, gpu, topology
 
 STARTED = (

@@ -10,7 +10,7 @@ import pytest
 from pyinfra.api.exceptions import FactProcessError
 
 from facts.claims import Claim, Kind, RivalClaims
-from pcibind import early, unit
+from pcibind.change import early, unit
 
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
 GUEST = """\

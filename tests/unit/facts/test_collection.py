@@ -21,7 +21,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts.collection import PARTS, Collection, Seen, parse
 from facts.redaction import REDACTED, Redaction
-from pcibind import topology_text
+from pcibind.remote import topology_text
 from tests.corpus import sysfs_tree
 from tests.corpus.dump import BlockDevice, Dump, Interface, PciDevice
 from tests.unit.deploys import recorded

@@ -40,7 +40,7 @@ from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
 from facts.verification import Verified
 from facts.vfio_options import VfioOptions
-from pcibind import topology_text
+from pcibind.remote import topology_text
 from tests.unit.deploys import recorded
 
 SHELLS = [shell for shell in ("dash", "bash", "sh") if shutil.which(shell)]

@@ -20,9 +20,9 @@ from facts.platform import Host, Platform
 from facts.podman import ImageIds
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
-from pcibind import record
-from pcibind.record import Record, RecordedBoard
-from pcibind.request import Selector
+from pcibind.model import record
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.request import Selector
 from tests.unit.deploys import recorded
 
 DEBIAN = recorded.platform(recorded.DEBIAN)

@@ -25,9 +25,9 @@ from facts.platform import parse
 from facts.runs import NodeRuns
 from facts.together import Unreadable
 from facts.unit import Unit
-from pcibind.model import Topology
-from pcibind.record import Record, RecordedBoard
-from pcibind.request import Selector
+from pcibind.model.pci import Topology
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.request import Selector
 from tests.unit.deploys import recorded
 from tests.unit.deploys.recorded import BOUND, DEBIAN, gpu
 

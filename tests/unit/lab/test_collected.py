@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from facts.collection import Seen
-from pcibind.detail import Detail
-from pcibind.model import Address, Function, Topology, function_path
+from pcibind.model.pci import Address, Function, Topology, function_path
+from pcibind.remote.detail import Detail
 from tests.lab import __main__ as command_line
 from tests.lab import collected
 from tests.lab.collected import HOLDS, imitate

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from topologies import somewhere, unused
 from tree import DISPLAY, NIC, Machine, gpu_host, stuck
 
-from pcibind import record, tree
-from pcibind.access import Access
-from pcibind.apply import apply
-from pcibind.boot import apply_recorded
-from pcibind.errors import ConfigError, ExitCode, RecordError
-from pcibind.judge import show
-from pcibind.release import release as release_boards
-from pcibind.report import State
-from pcibind.status import status
+from pcibind.commands import text as tree
+from pcibind.commands.apply import apply
+from pcibind.commands.boot import apply_recorded
+from pcibind.commands.plan import show
+from pcibind.commands.release import release as release_boards
+from pcibind.commands.status import status
+from pcibind.model import record
+from pcibind.model.errors import ConfigError, ExitCode, RecordError
+from pcibind.model.report import State
+from pcibind.read.access import Access
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 BOARDS = [f"0000:0{bus}:00.{number}" for bus in (1, 2) for number in range(3)]

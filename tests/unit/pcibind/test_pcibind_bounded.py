@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pcibind import access
-from pcibind.access import Access, Task
-from pcibind.bounded import PATIENCE, BoundedKernel
-from pcibind.errors import StuckError
-from pcibind.worker import Worker
+from pcibind.model.errors import StuckError
+from pcibind.read import access
+from pcibind.read.access import Access, Task
+from pcibind.read.bounded import PATIENCE, BoundedKernel
+from pcibind.read.worker import Worker
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from tree import Machine
 
 import pcibind
-from pcibind.apply import apply
-from pcibind.errors import MEANINGS
+from pcibind.commands.apply import apply
+from pcibind.model.errors import MEANINGS
 
 SOURCE = Path(pcibind.__file__).parent.parent
 
@@ -59,7 +59,7 @@ def test_errors_have_codes_of_their_own(machine: Machine) -> None:
 
 def test_boot_imports_neither_click_nor_pyudev() -> None:
     code = (
-        "import sys; from pcibind import attempt, boot, host;"
+        "import sys; from pcibind.commands import attempt, boot, host;"
         "heavy = {'click', 'pyudev', 'tomllib', 'subprocess', 'dataclasses', 'pathlib', 'socket'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcibind import config
-from pcibind.config import OVERRIDABLE_GUARDS, BoardRequest, Selector
-from pcibind.errors import ConfigError
+from pcibind.model.errors import ConfigError
+from pcibind.read import configuration as config
+from pcibind.read.configuration import OVERRIDABLE_GUARDS, BoardRequest, Selector
 
 
 def test_several_files_are_one_configuration(tmp_path: Path) -> None:

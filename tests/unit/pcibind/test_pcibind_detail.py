@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tree import AUDIO, DISPLAY, NIC, Machine
 
-from pcibind import topology_text
-from pcibind.detail import Detail, Link, Module, Sriov
-from pcibind.model import Address, Topology
-from pcibind.surroundings import modalias
+from pcibind.model.pci import Address, Topology
+from pcibind.remote import topology_text
+from pcibind.remote.detail import Detail, Link, Module, Sriov
+from pcibind.remote.surroundings import modalias
 
 LEFT = Address.parse("0000:01:00.0")
 ALIASES = """\

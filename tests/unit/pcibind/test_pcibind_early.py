@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from tree import DISPLAY, Machine, board
 
-from pcibind import early, record, unit
-from pcibind.apply import apply
-from pcibind.errors import ExitCode
-from pcibind.release import release
+from pcibind.change import early, unit
+from pcibind.commands.apply import apply
+from pcibind.commands.release import release
+from pcibind.model import record
+from pcibind.model.errors import ExitCode
 
 SHELLS = [shell for shell in ("dash", "busybox", "bash") if shutil.which(shell)]
 

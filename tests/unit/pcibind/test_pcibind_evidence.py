@@ -9,17 +9,18 @@ import pytest
 from topologies import unused
 from tree import Machine
 
-from pcibind import config, guards
-from pcibind.apply import apply
-from pcibind.errors import ConfigError, ExitCode, PcibindError
-from pcibind.evidence import Evidence, OpenNvidia, OpenVfio, Use
-from pcibind.host import Host
-from pcibind.judge import show
-from pcibind.model import Address, Board, Function
-from pcibind.paths import Paths
-from pcibind.release import release
-from pcibind.request import OVERRIDABLE_GUARDS, Selector
-from pcibind.status import status
+from pcibind.commands.apply import apply
+from pcibind.commands.host import Host
+from pcibind.commands.plan import show
+from pcibind.commands.release import release
+from pcibind.commands.status import status
+from pcibind.decide import guards
+from pcibind.model.errors import ConfigError, ExitCode, PcibindError
+from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
+from pcibind.model.pci import Address, Board, Function
+from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
+from pcibind.read import configuration as config
+from pcibind.read.paths import Paths
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from tree import DISPLAY, NIC, NVME, USB, Machine
 
-from pcibind import evidence_text, guards
-from pcibind.evidence import Evidence, OpenVfio, Use
-from pcibind.model import Address, Board
-from pcibind.request import OVERRIDABLE_GUARDS, Selector
+from pcibind.decide import guards
+from pcibind.model.evidence import Evidence, OpenVfio, Use
+from pcibind.model.pci import Address, Board
+from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
+from pcibind.read import evidence_text
 
 LEFT = "0000:00/01.0/00"
 

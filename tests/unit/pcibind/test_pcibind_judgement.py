@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from tree import Machine
 
-from pcibind import record
-from pcibind.apply import apply
-from pcibind.errors import ExitCode
-from pcibind.evidence import Evidence, OpenNvidia, OpenVfio, Use
-from pcibind.judge import show
-from pcibind.judgement import Judgement, Standing, judge
-from pcibind.model import Address
-from pcibind.record import Record
-from pcibind.release import release
-from pcibind.report import State
-from pcibind.request import BoardRequest, Config, Selector
-from pcibind.status import status
+from pcibind.commands.apply import apply
+from pcibind.commands.plan import show
+from pcibind.commands.release import release
+from pcibind.commands.status import status
+from pcibind.decide.judgement import Judgement, Standing, judge
+from pcibind.model import record
+from pcibind.model.errors import ExitCode
+from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
+from pcibind.model.pci import Address
+from pcibind.model.record import Record
+from pcibind.model.report import State
+from pcibind.model.request import BoardRequest, Config, Selector
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 FIRST = Address(0, 1, 0, 0)
@@ -140,7 +140,7 @@ def test_status_answers_though_the_use_of_the_host_cannot_be_read(
 ) -> None:
     machine.configure(f'[[board]]\npath = "{LEFT}"\n')
     assert apply(machine.host).exit_code is ExitCode.OK
-    monkeypatch.setattr("pcibind.evidence_text.COMMAND", "true")
+    monkeypatch.setattr("pcibind.read.evidence_text.COMMAND", "true")
     report = status(machine.host)
     assert [board.state for board in report.boards] == [State.BOUND]
     assert "cannot tell what this host uses" in report.errors[0]

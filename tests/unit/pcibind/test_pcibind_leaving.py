@@ -10,16 +10,17 @@ import pytest
 from topologies import unused
 from tree import DISPLAY, NIC, Fault, Machine, stuck
 
-from pcibind import record, tree
-from pcibind.apply import apply
-from pcibind.boot import apply_recorded
-from pcibind.errors import ExitCode
-from pcibind.host import Host
-from pcibind.judge import show
-from pcibind.record import Record, RecordedBoard
-from pcibind.release import release
-from pcibind.report import Report, State
-from pcibind.status import status
+from pcibind.commands import text as tree
+from pcibind.commands.apply import apply
+from pcibind.commands.boot import apply_recorded
+from pcibind.commands.host import Host
+from pcibind.commands.plan import show
+from pcibind.commands.release import release
+from pcibind.commands.status import status
+from pcibind.model import record
+from pcibind.model.errors import ExitCode
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.report import Report, State
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 LEFTS, RIGHTS = ([f"0000:0{bus}:00.{number}" for number in range(3)] for bus in (1, 2))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tree import Machine
 
-from pcibind.model import Address, board_path, function_path, parse_board_path
+from pcibind.model.pci import Address, board_path, function_path, parse_board_path
 
 addresses = st.builds(
     Address,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from pcibind.nodes import wait
+from pcibind.read.nodes import wait
 
 
 def test_what_is_there_is_not_waited_for(tmp_path: Path) -> None:

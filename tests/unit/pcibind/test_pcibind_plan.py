@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tree import AUDIO, DISPLAY, NIC, Machine, board, gpu_host
 
-from pcibind.errors import ConfigError
-from pcibind.model import Address, Function, Topology, board_path
-from pcibind.plan import Action, Verdict, closure, follow, plan, resolve
-from pcibind.record import Record, RecordedBoard, dump, early_list, parse
-from pcibind.request import BoardRequest, Config, Selector
+from pcibind.decide.plan import Action, Verdict, closure, follow, plan, resolve
+from pcibind.model.errors import ConfigError
+from pcibind.model.pci import Address, Function, Topology, board_path
+from pcibind.model.record import Record, RecordedBoard, dump, early_list, parse
+from pcibind.model.request import BoardRequest, Config, Selector
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 

@@ -16,20 +16,22 @@ from hypothesis import strategies as st
 from topologies import PORT, Part, Plant, choices, configure, groups_with, plants, somewhere, unused
 from tree import Fault, Machine, stuck
 
-from pcibind import record, topology_text, tree
-from pcibind.access import Access, T, Task
-from pcibind.apply import apply
-from pcibind.boot import apply_recorded
-from pcibind.errors import ExitCode, StuckError
-from pcibind.host import Host
-from pcibind.judge import show
-from pcibind.model import Board, Topology, board_path
-from pcibind.plan import Action, Resolution, Verdict, closure, follow, plan, resolve
-from pcibind.record import Record, RecordedBoard
-from pcibind.release import release
-from pcibind.report import BoardReport, Report, State
-from pcibind.request import BoardRequest, Config, Selector
-from pcibind.status import status
+from pcibind.commands import text as tree
+from pcibind.commands.apply import apply
+from pcibind.commands.boot import apply_recorded
+from pcibind.commands.host import Host
+from pcibind.commands.plan import show
+from pcibind.commands.release import release
+from pcibind.commands.status import status
+from pcibind.decide.plan import Action, Resolution, Verdict, closure, follow, plan, resolve
+from pcibind.model import record
+from pcibind.model.errors import ExitCode, StuckError
+from pcibind.model.pci import Board, Topology, board_path
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.read.access import Access, T, Task
+from pcibind.remote import topology_text
 
 Drivers = dict[str, tuple[str | None, str]]
 Command = Callable[[Host], Report]

@@ -9,14 +9,15 @@ import pytest
 from topologies import somewhere, unused
 from tree import AUDIO, DISPLAY, NIC, PORT, Machine, board, stuck
 
-from pcibind import record, tree
-from pcibind.apply import apply
-from pcibind.boot import apply_recorded
-from pcibind.errors import ExitCode
-from pcibind.judge import show
-from pcibind.release import release
-from pcibind.report import State
-from pcibind.status import status
+from pcibind.commands import text as tree
+from pcibind.commands.apply import apply
+from pcibind.commands.boot import apply_recorded
+from pcibind.commands.plan import show
+from pcibind.commands.release import release
+from pcibind.commands.status import status
+from pcibind.model import record
+from pcibind.model.errors import ExitCode
+from pcibind.model.report import State
 
 LEFT, RIGHT, THIRD = (f"0000:00/0{port}.0/00" for port in (1, 2, 5))
 SHARED = [f"0000:0{bus}:00.{number}" for bus in (1, 2) for number in range(3)]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tree import DISPLAY, Machine, gpu_host
 
-from pcibind import topology_text
-from pcibind.host import Host
-from pcibind.paths import Paths
+from pcibind.commands.host import Host
+from pcibind.read.paths import Paths
+from pcibind.remote import topology_text
 
 
 def print_topology(root: Path) -> list[str]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from topologies import unused
 from tree import AUDIO, DISPLAY, PORT, Machine, board
 
-from pcibind import tree
-from pcibind.apply import apply
-from pcibind.judge import show
-from pcibind.report import Report
-from pcibind.status import status
+from pcibind.commands import text as tree
+from pcibind.commands.apply import apply
+from pcibind.commands.plan import show
+from pcibind.commands.status import status
+from pcibind.model.report import Report
 
 SWITCH = dict(vendor=0x10B5, device=0x8747, subsystem=(0, 0), class_code=0x060400)
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 from tree import AUDIO, DISPLAY, NIC, NVME, USB, Machine
 
-from pcibind.config import render
-from pcibind.evidence import Evidence
-from pcibind.host import Host
-from pcibind.model import Address, Board, Function, Identity, Topology, board_path
-from pcibind.request import OVERRIDABLE_GUARDS, BoardRequest, Selector
+from pcibind.commands.host import Host
+from pcibind.model.evidence import Evidence
+from pcibind.model.pci import Address, Board, Function, Identity, Topology, board_path
+from pcibind.model.request import OVERRIDABLE_GUARDS, BoardRequest, Selector
+from pcibind.read.configuration import render
 
 DRIVERS = {
     0x01: "nvme",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from pcibind.attempt import attempt
-from pcibind.host import Host
-from pcibind.report import Report
+from pcibind.commands.attempt import attempt
+from pcibind.commands.host import Host
+from pcibind.model.report import Report
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     # Click takes longer to import than all the rest: the plain commands, and so a boot, do without.
     run = plain.get(" ".join(words))
     if run is None or sys.argv[1:].count("--json") > 1:
-        from pcibind import cli
+        from pcibind.commands import cli
 
         cli.main()
         return
@@ -29,32 +29,32 @@ def main() -> None:
     if "--json" in sys.argv:
         print(report.to_json(), flush=True)
     else:
-        from pcibind import tree
+        from pcibind.commands import text as tree
 
         print(tree.text(report), flush=True)
     sys.exit(int(report.exit_code))
 
 
 def _plan() -> Report:
-    from pcibind.judge import show
+    from pcibind.commands.plan import show
 
     return show(Host(udev=True))
 
 
 def _apply() -> Report:
-    from pcibind.apply import apply
+    from pcibind.commands.apply import apply
 
     return apply(Host(udev=True))
 
 
 def _apply_recorded() -> Report:
-    from pcibind.boot import apply_recorded
+    from pcibind.commands.boot import apply_recorded
 
     return apply_recorded(Host())
 
 
 def _status() -> Report:
-    from pcibind.status import status
+    from pcibind.commands.status import status
 
     return status(Host(udev=True))
 

@@ -1,0 +1,1 @@
+"""Writes: drivers, the record's consequences, the hand-over, and what a boot needs."""

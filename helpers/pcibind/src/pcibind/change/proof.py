@@ -1,0 +1,81 @@
+"""The proof that a board is bound: asked of the kernel, not remembered from what was written.
+
+A group's status could also be asked of VFIO itself, but only by opening its device node, which
+only one process at a time may do: a virtual machine that starts at that moment would fail.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from pcibind.decide.plan import DRIVER
+from pcibind.model.pci import PCI_BRIDGES, VIABLE, Address, Board
+from pcibind.read import access, sysfs
+from pcibind.read.access import Task
+from pcibind.read.paths import Paths
+
+
+def prove(paths: Paths, board: Board) -> list[str]:
+    """What keeps `board` from being usable through VFIO; empty when nothing does.
+
+    Every function is on vfio-pci, every endpoint of its groups is out of the host's hands, and
+    each group has its device node.
+    """
+    missing = [node for node in nodes(paths, [board]) if not os.path.exists(node)]
+    return binding(paths, board) or [f"{board.address}: {node} is not there" for node in missing]
+
+
+def prove_soon(paths: Paths, boards: Iterable[Board], seconds: float) -> Task[list[str]]:
+    """As `prove` of several boards at once; udev gets `seconds` to make the device nodes."""
+    boards = tuple(boards)
+    problems = [problem for board in boards for problem in binding(paths, board)]
+    wanted = nodes(paths, boards)
+    if problems or all(os.path.exists(node) for node in wanted):
+        return problems
+    missing = yield access.wait(wanted, seconds)
+    return [
+        f"{node} not there after {seconds:g} s; see `udevadm monitor`" for node in missing.split()
+    ]
+
+
+def binding(paths: Paths, board: Board) -> list[str]:
+    """What is wrong with the drivers of `board` and of its groups; empty when nothing is."""
+    problems = []
+    for function in board.functions:
+        driver = sysfs.driver_of(paths, function.address)
+        if driver != DRIVER:
+            problems.append(
+                f"{function.address}: expected driver {DRIVER}, found {driver or 'none'}"
+            )
+    if not board.groups:
+        problems.append(f"{board.address}: no IOMMU group")
+    for group in board.groups:
+        problems.extend(_not_viable(paths, group))
+    return problems
+
+
+def nodes(paths: Paths, boards: Iterable[Board]) -> list[str]:
+    """The device nodes of the boards' groups, each once."""
+    groups = dict.fromkeys(group for board in boards for group in board.groups)
+    return [paths.group_node(group) for group in groups]
+
+
+def _not_viable(paths: Paths, group: int) -> list[str]:
+    try:
+        members = sorted(os.listdir(paths.group_devices(group)))
+    except OSError as error:
+        return [f"IOMMU group {group}: cannot be read: {error.strerror}"]
+    problems = []
+    for member in members:
+        try:
+            address = Address.parse(member)
+            with open(f"{paths.device(address)}/class", encoding="ascii") as file:
+                is_pci_bridge = int(file.read(), 16) >> 8 in PCI_BRIDGES
+        except (ValueError, OSError):
+            # Not a PCI device, or gone since.
+            continue
+        driver = sysfs.driver_of(paths, address)
+        if not is_pci_bridge and driver not in VIABLE:
+            problems.append(f"IOMMU group {group} is not viable: {address} is on {driver}")
+    return problems

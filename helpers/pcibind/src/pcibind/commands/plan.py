@@ -1,0 +1,79 @@
+"""The judgement of this machine, and its report: what is read for it, before any change."""
+
+from __future__ import annotations
+
+from pcibind.change.bind import IOMMU_OFF
+from pcibind.commands import release
+from pcibind.commands.host import Host
+from pcibind.decide import judgement
+from pcibind.decide.judgement import Judgement, Standing
+from pcibind.decide.plan import Resolution
+from pcibind.model import record
+from pcibind.model.report import BoardReport, Report, State
+from pcibind.read import configuration as config
+from pcibind.read import opened, stuck
+
+_SEE = "see the refusals"
+
+
+def judge(host: Host, *, next_boot: bool = False) -> Judgement:
+    """Look at everything; change nothing. Raises ConfigError, RecordError, PcibindError."""
+    with host.gathering() as gathering:
+        wanted = config.read(host.paths.configuration)
+        known = record.read(host.paths.record)
+        topology = host.topology()
+        first = judgement.judge(topology, None, wanted, known)
+        if not first.boards and not first.removed:
+            return first
+        evidence = gathering.evidence()
+        if not next_boot:
+            evidence = opened.add_hidden(host, evidence, first.changing())
+        return judgement.judge(topology, evidence, wanted, known, next_boot=next_boot)
+
+
+def held(judged: Judgement) -> list[BoardReport]:
+    """Boards that are configured no more, but must not be given back now."""
+    return [
+        release.report_on(judged.topology, board, State.REFUSED)._replace(detail=_SEE)
+        for board in judged.removed
+        if judged.refused(board.path)
+    ]
+
+
+def report_on(judged: Judgement, resolution: Resolution, state: State) -> BoardReport:
+    """A wanted board in `state`, or refused, or not there."""
+    found = judged.board(resolution.board.path if resolution.board else None)
+    if found is None or found.standing is Standing.MISSING:
+        return BoardReport.of(resolution, State.UNBOUND)
+    if found.standing is Standing.REFUSED or found.plan is None:
+        return BoardReport.of(resolution, State.REFUSED, detail=_SEE)
+    if found.standing is Standing.STUCK:
+        return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
+    if state is State.RECORDED:
+        return BoardReport.of(resolution, state, detail="bound at the next boot")
+    if found.plan.iommu_off:
+        return BoardReport.of(resolution, State.UNBOUND, detail=IOMMU_OFF)
+    if state is State.PLANNED and not found.plan.steps:
+        return BoardReport.of(resolution, State.BOUND)
+    return BoardReport.of(resolution, state, steps=found.plan.steps)
+
+
+def show(host: Host) -> Report:
+    """What `apply` would do; changes nothing. Raises ConfigError, RecordError, PcibindError."""
+    judged = judge(host)
+    boards = [report_on(judged, resolution, State.PLANNED) for resolution in judged.resolutions]
+    boards += [
+        release.report_on(judged.topology, board, State.PLANNED)._replace(
+            steps=("restore the original drivers",)
+        )
+        for board in judged.removed
+        if not judged.refused(board.path)
+    ]
+    boards += held(judged)
+    return Report(
+        "plan",
+        judged.config.require_boards,
+        tuple(boards),
+        judged.refusals,
+        topology=judged.topology,
+    )

@@ -1,0 +1,133 @@
+"""How the chosen boards stand, without changing anything."""
+
+from __future__ import annotations
+
+import os
+
+from pcibind.change import handover, proof
+from pcibind.change.bind import IOMMU_OFF
+from pcibind.commands import release
+from pcibind.commands.host import Host
+from pcibind.decide import firmware
+from pcibind.decide.judgement import Judgement, judge
+from pcibind.decide.plan import Resolution, Verdict, follow, plan
+from pcibind.model import record
+from pcibind.model.errors import ConfigError, ExitCode, PcibindError
+from pcibind.model.evidence import Evidence
+from pcibind.model.pci import Topology
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.request import Config, Selector
+from pcibind.read import configuration as config
+from pcibind.read import stuck
+
+_UNAPPLIED = "configured, but not applied; run `pcibind apply`"
+
+
+def status(host: Host, *, everything: bool = False) -> Report:
+    """Look at every recorded board, and at every configured one that is not on record.
+
+    With `everything`, at all other boards too, which are not chosen.
+
+    Raises RecordError. A wrong configuration is reported beside the boards.
+    """
+    known = record.read(host.paths.record) or Record()
+    topology = host.topology()
+    errors: list[str] = []
+    code = ExitCode.OK
+    wanted = Config(())
+    evidence = Evidence()
+    try:
+        with host.gathering() as gathering:
+            evidence = gathering.evidence()
+    except PcibindError as error:
+        errors.append(str(error))
+        code = error.exit_code
+    try:
+        if _is_configured(host.paths.configuration):
+            wanted = config.read(host.paths.configuration)
+        judged = judge(topology, evidence, wanted, known)
+    except ConfigError as error:
+        errors.append(str(error))
+        code = error.exit_code
+        judged = judge(topology, evidence, Config(()), known)
+    unrecorded = [r for r in judged.resolutions if r.recorded is None]
+    followed = follow(topology, known)
+    boards = [_look(host, evidence, resolution) for resolution in followed]
+    boards += [_unrecorded(host, judged, resolution) for resolution in unrecorded]
+    bound = [r.board for r in boards if r.board is not None and r.state is State.BOUND]
+    enough = len(bound) == len(followed) or known.require_boards == "any"
+    bound.sort(key=lambda board: board.address)
+    if bound and enough and not handover.is_there(host.paths, bound):
+        errors.append("bound, but not handed over; run `pcibind apply`")
+        code = code or ExitCode.NOT_BOUND
+    for board in judged.taken:
+        errors.append(
+            f"board {board.path} ({board.address}) is not chosen, but was taken at this boot by "
+            "an older list in the initramfs; rebuild the initramfs, then reboot"
+        )
+        code = code or ExitCode.NOT_BOUND
+    boards += [_look_at_leaving(host, topology, board) for board in known.leaving]
+    if everything:
+        seen = {report.path for report in boards}
+        boards += [
+            BoardReport(
+                None,
+                board.path,
+                Selector("path", board.path),
+                Verdict.PRESENT,
+                State.NOT_CHOSEN,
+                board,
+                wanted=False,
+            )
+            for board in topology.boards()
+            if board.path not in seen
+        ]
+    require = known.require_boards if known.boards else wanted.require_boards
+    refusals = plan(topology, [r.board for r in followed if r.board]).refusals
+    new = {r.board.path for r in unrecorded if r.board}
+    refusals += tuple(each for each in judged.refusals if each.board in new)
+    return Report("status", require, tuple(boards), refusals, tuple(errors), code, topology)
+
+
+def _is_configured(directory: str) -> bool:
+    try:
+        return any(name.endswith(".toml") for name in os.listdir(directory))
+    except OSError:
+        return False
+
+
+def _look_at_leaving(host: Host, topology: Topology, leaving: RecordedBoard) -> BoardReport:
+    report = release.report_on(topology, leaving, State.RELEASED)
+    functions = report.board.functions if report.board else ()
+    if any(stuck.is_stuck(host.paths, function) for function in functions):
+        return report._replace(state=State.STUCK, detail=stuck.WAITING)
+    detail = "let go, but not back on its drivers: given back at the next boot, or by release"
+    return report._replace(detail=detail)
+
+
+def _look(host: Host, evidence: Evidence, resolution: Resolution) -> BoardReport:
+    board = resolution.board
+    if resolution.verdict is not Verdict.PRESENT or board is None:
+        return BoardReport.of(resolution, State.UNBOUND)
+    if any(stuck.is_stuck(host.paths, function) for function in board.functions):
+        return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
+    if not board.groups:
+        return BoardReport.of(resolution, State.UNBOUND, detail=IOMMU_OFF)
+    problems = proof.prove(host.paths, board)
+    if problems:
+        return BoardReport.of(resolution, State.UNBOUND, detail="; ".join(problems))
+    trouble = "; ".join(refusal.found for refusal in firmware.check(board, evidence))
+    if any(function.address in evidence.silent for function in board.functions):
+        return BoardReport.of(resolution, State.FAILED, detail=trouble)
+    return BoardReport.of(resolution, State.BOUND, detail=trouble)
+
+
+def _unrecorded(host: Host, judged: Judgement, resolution: Resolution) -> BoardReport:
+    functions = resolution.board.functions if resolution.board else ()
+    if any(stuck.is_stuck(host.paths, function) for function in functions):
+        return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
+    refused = resolution.board and judged.refused(resolution.board.path)
+    unapplied = "configured, but refused: see the refusals" if refused else _UNAPPLIED
+    todo = resolution.detail or unapplied
+    return BoardReport.of(resolution, State.UNBOUND, detail=todo)

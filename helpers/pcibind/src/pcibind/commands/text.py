@@ -1,0 +1,79 @@
+"""Boards as people see them: a tree from the root port through the switches to each function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pcibind.model import classes
+from pcibind.model.pci import Function, Topology
+from pcibind.model.report import BoardReport, Report, State
+
+
+class _Branch:
+    """A line or two of text, and what hangs below it."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = list(lines)
+        self.below: dict[str, _Branch] = {}
+
+
+def text(report: Report) -> str:
+    """A report for people: boards, their functions, and what is the matter."""
+    lines = [f"error: {error}" for error in report.errors]
+    lines += [f"refused: {refusal}" for refusal in report.refusals]
+    lines += render(report.topology, report.boards)
+    if not lines:
+        lines = ["no board is chosen; `pcibind status --all` shows those that there are"]
+    lines += [f"note: {note}" for note in report.notes]
+    return "\n".join(lines)
+
+
+def render(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
+    """The lines of the tree, in the order of the addresses; boards that are not there come last."""
+    root = _Branch()
+    missing = []
+    for report in sorted(reports, key=lambda report: report.board.address if report.board else ()):
+        if report.board is None:
+            missing += _headline(report)
+            continue
+        branch = root
+        for bridge in topology.bridges_to(report.board.path):
+            text = f"{bridge.address}  {bridge.model}  {classes.name(bridge.class_code)}"
+            branch = branch.below.setdefault(bridge.path, _Branch(text))
+        board = branch.below.setdefault(report.board.path, _Branch(*_headline(report)))
+        for function in report.board.functions:
+            board.below[function.path] = _Branch(_function(report, function))
+    lines = [line for branch in root.below.values() for line in _lines(branch)]
+    return lines + missing
+
+
+def _lines(branch: _Branch) -> Iterator[str]:
+    below = list(branch.below.values())
+    yield branch.lines[0]
+    # A board's further lines stand beside the way down to its functions.
+    yield from (f"{'|' if below else ' '}  {line}" for line in branch.lines[1:])
+    for each in below:
+        last = each is below[-1]
+        for number, line in enumerate(_lines(each)):
+            yield f"{('`- ' if last else '|- ') if number == 0 else '   ' if last else '|  '}{line}"
+
+
+def _headline(report: BoardReport) -> list[str]:
+    label = report.name or report.path or str(report.selector)
+    place = f" at {report.path}" if report.name and report.path else ""
+    changed = "" if report.changed or report.state is not State.BOUND else ", nothing to do"
+    lines = [f"board {label}{place}: {report.verdict}, {report.state}{changed}"]
+    lines += [report.detail] if report.detail else []
+    return lines + [f"to do: {step}" for step in report.steps]
+
+
+def _function(report: BoardReport, function: Function) -> str:
+    group = "no group" if function.iommu_group is None else f"group {function.iommu_group}"
+    wanted = report.wanted_driver(function)
+    driver = f"driver {function.driver or 'none'}"
+    if function.driver != wanted:
+        driver += f", wanted {wanted or 'none'}"
+    if function.locked:
+        driver += ", stuck: an access to it hangs in the kernel"
+    kind = classes.name(function.class_code)
+    return f"{function.address}  {function.model}  {kind:<11}  {group}  {driver}"

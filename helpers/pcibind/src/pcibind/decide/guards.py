@@ -1,0 +1,231 @@
+"""Whether a board may be taken from the host: one guard for each reason, one override each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from pcibind.decide import firmware
+from pcibind.decide.plan import DRIVER
+from pcibind.model import classes
+from pcibind.model.evidence import Evidence, Use
+from pcibind.model.pci import Board, Function, Topology
+from pcibind.model.record import RecordedBoard, RecordedFunction
+from pcibind.model.refusal import Refusal
+from pcibind.model.request import Selector
+
+VFIO_OPEN = "vfio-open"
+
+# Base classes of the PCI Code and ID Assignment Specification that are taken without being named
+# one by one: they come on accelerator boards, or serve nothing that a host cannot be without.
+_HARMLESS = frozenset(
+    {
+        0x03,  # display
+        0x04,  # multimedia: a display's audio
+        0x05,  # memory
+        0x07,  # simple communication: serial ports
+        0x08,  # system peripherals
+        0x0B,  # processors
+        0x0C,  # serial buses: a display's USB and USB-C controllers
+        0x10,  # encryption
+        0x11,  # signal processing
+        0x12,  # accelerators
+    }
+)
+# Storage and network in the guise of serial buses: Fibre Channel, InfiniBand.
+_HARMFUL_SUBCLASSES = frozenset({0x0C04, 0x0C06})
+
+
+def check(
+    board: Board,
+    evidence: Evidence,
+    allow: Collection[str] = (),
+    selector: Selector | None = None,
+    *,
+    with_vfio: bool = True,
+) -> list[Refusal]:
+    """Every reason against taking `board`, but those that `allow` names.
+
+    A board that is selected by its address was named one by one, so its classes are not
+    questioned. An open VFIO group cannot be allowed; it is no reason while nothing would be bound
+    anew, so that applying twice leaves a running consumer in peace. A guard that cannot tell
+    speaks against the boards that it could concern. `with_vfio` says whether any driver of VFIO has
+    a device of the board's groups: of other groups nobody can have the node open.
+    """
+    refusals = [
+        *_used(board, "default-route", evidence.route_nics, "Move the route to another interface"),
+        *_used(board, "ssh", evidence.ssh_nics, "Log in through another interface"),
+        *_used(board, "disk", evidence.disks, "Unmount, swapoff, or free what is on it"),
+        *_boot_display(board, evidence),
+        *_used(board, "framebuffer", evidence.framebuffers, _FRAMEBUFFER),
+        *_virtual_functions(board, evidence),
+        *_open_nvidia(board, evidence),
+        *firmware.check(board, evidence),
+    ]
+    if selector is None or selector.kind != "address":
+        refusals.extend(_class(board))
+    refusals.extend(
+        Refusal(board.path, guard, None, f"cannot tell: {why}", "Check it yourself, as root")
+        for guard, why in evidence.unreadable
+        if guard != VFIO_OPEN and _concerns(guard, board, evidence)
+    )
+    kept = [refusal for refusal in refusals if refusal.guard not in allow]
+    if any(function.driver != DRIVER for function in board.functions):
+        kept.extend(check_open(board, evidence, with_vfio=with_vfio))
+    return kept
+
+
+# Network and storage by class. InfiniBand and Fibre Channel are serial buses by theirs.
+_NETWORK = frozenset({0x02, 0x0D})
+_STORAGE = frozenset({0x01})
+# What neither a disk nor an interface can hang on.
+_LEAVES = frozenset({0x03, 0x04, 0x05, 0x0B, 0x10, 0x11, 0x12})
+
+
+def _concerns(guard: str, board: Board, evidence: Evidence) -> bool:
+    """Whether a guard that cannot tell could be about this board."""
+    match guard:
+        case "disk":
+            kinds, below = _STORAGE, evidence.storage
+        case "default-route" | "ssh":
+            kinds, below = _NETWORK, evidence.network
+        case "framebuffer":
+            return any(f.is_display or f.class_code >> 8 == 0x0001 for f in board.functions)
+        case "nvidia-open":
+            return bool(_by_nvidia(board))
+        case _:
+            return True
+    return any(
+        function.base_class in kinds
+        or function.class_code >> 8 in _HARMFUL_SUBCLASSES
+        or function.address in below
+        or (guard in evidence.blind and function.base_class not in _LEAVES)
+        for function in board.functions
+    )
+
+
+def check_leaving(topology: Topology, recorded: RecordedBoard, evidence: Evidence) -> list[Refusal]:
+    """Refuse to take a board from under a process that has its VFIO group open."""
+    board = topology.board_at(recorded.path)
+    return check_open(board, evidence) if board and ours(board, recorded) else []
+
+
+def ours(board: Board, recorded: RecordedBoard) -> Sequence[tuple[Function, RecordedFunction]]:
+    """Those functions at a recorded board's place that are what was recorded."""
+    return [
+        (function, old)
+        for function in board.functions
+        if (old := recorded.function(function.number)) is not None
+        and old.identity == function.identity
+    ]
+
+
+def check_open(board: Board, evidence: Evidence, *, with_vfio: bool = True) -> list[Refusal]:
+    """Refuse a board whose VFIO group or device is open, or may be."""
+    groups = set(board.groups)
+    addresses = {function.address for function in board.functions}
+    open_ones = [
+        Refusal(
+            board.path,
+            VFIO_OPEN,
+            use.address,
+            f"{_node(use.group)} is open: {use.holder}",
+            "Stop what uses it, then try again; this guard has no override",
+        )
+        for use in evidence.open_vfio
+        if use.group in groups or use.address in addresses
+    ]
+    unreadable = [
+        Refusal(
+            board.path,
+            VFIO_OPEN,
+            None,
+            f"cannot tell: {why}",
+            "Run as root on the host itself; this guard has no override",
+        )
+        for guard, why in evidence.unreadable
+        if guard == VFIO_OPEN and with_vfio
+    ]
+    return open_ones + unreadable
+
+
+def _node(group: int | None) -> str:
+    return "its VFIO device" if group is None else f"/dev/vfio/{group}"
+
+
+def _used(board: Board, guard: str, uses: Iterable[Use], remedy: str) -> list[Refusal]:
+    addresses = {function.address for function in board.functions}
+    return [
+        Refusal(board.path, guard, use.address, f"{use.address} is in use: {use.what}", remedy)
+        for use in uses
+        if use.address in addresses
+    ]
+
+
+_FRAMEBUFFER = (
+    "Boot with initcall_blacklist=sysfb_init (video=efifb:off on older kernels), so that the "
+    "firmware's framebuffer is left alone; a virtual machine could not map this memory"
+)
+
+
+def _open_nvidia(board: Board, evidence: Evidence) -> list[Refusal]:
+    """Unbinding waits in NVIDIA's driver until nobody has the device open any more."""
+    addresses = {function.address for function in board.functions}
+    by_nvidia = _by_nvidia(board)
+    return [
+        Refusal(
+            board.path,
+            "nvidia-open",
+            use.address or by_nvidia[0].address,
+            use.what,
+            "Stop what uses it, nvidia-persistenced too",
+        )
+        for use in evidence.open_nvidia
+        if use.address in addresses or (use.address is None and by_nvidia)
+    ]
+
+
+def _by_nvidia(board: Board) -> list[Function]:
+    return [function for function in board.functions if function.driver == "nvidia"]
+
+
+def _boot_display(board: Board, evidence: Evidence) -> list[Refusal]:
+    return [
+        Refusal(
+            board.path,
+            "boot-display",
+            function.address,
+            f"{function.address} is the display that the firmware and the console use (boot_vga)",
+            "Make another display the primary one in the firmware's setup",
+        )
+        for function in board.functions
+        if function.boot_vga or function.address in evidence.boot_displays
+    ]
+
+
+def _virtual_functions(board: Board, evidence: Evidence) -> list[Refusal]:
+    return [
+        Refusal(
+            board.path,
+            "virtual-functions",
+            function.address,
+            f"{function.address} has virtual functions, and vfio-pci refuses such a device",
+            f"Write 0 to /sys/bus/pci/devices/{function.address}/sriov_numvfs",
+        )
+        for function in board.functions
+        if function.address in evidence.physical_functions
+    ]
+
+
+def _class(board: Board) -> list[Refusal]:
+    return [
+        Refusal(
+            board.path,
+            "class",
+            function.address,
+            f"{function.address} {function.identity} is {classes.name(function.class_code)}, "
+            "which a host may not be able to do without",
+            "Choose the board by its address",
+        )
+        for function in board.functions
+        if function.base_class not in _HARMLESS or function.class_code >> 8 in _HARMFUL_SUBCLASSES
+    ]

@@ -1,0 +1,207 @@
+"""What is to be done with each board, and what speaks against it.
+
+Pure: a topology, evidence, a configuration and a record go in, decisions come out. Every command,
+and whoever looks at a host from afar, decides by this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+from pcibind.decide import firmware, guards
+from pcibind.decide.plan import DRIVER, BoardPlan, Plan, Resolution, Verdict, plan, resolve
+from pcibind.model.evidence import Evidence
+from pcibind.model.pci import VIABLE, Board, Topology
+from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.refusal import Refusal
+from pcibind.model.request import Config
+
+CLOSED_BY_REBOOT = frozenset({guards.VFIO_OPEN, "nvidia-open", "virtual-functions"})
+"""Guards against a use that ends with a reboot, where nothing is unbound before it."""
+
+
+class Standing(StrEnum):
+    """How a wanted board stands: `live` is bound at once, `boot` at the next boot."""
+
+    MISSING = "missing"
+    REFUSED = "refused"
+    STUCK = "stuck"
+    LIVE = "live"
+    BOOT = "boot"
+    BOUND = "bound"
+
+
+class BoardJudgement(NamedTuple):
+    """A wanted board: how it stands, what speaks against it, and what is planned for it.
+
+    `closed` is what would speak against it now, but ends with the reboot that binds it. `plan` is
+    None for a board that is missing or refused.
+    """
+
+    resolution: Resolution
+    standing: Standing
+    refusals: tuple[Refusal, ...] = ()
+    closed: tuple[Refusal, ...] = ()
+    plan: BoardPlan | None = None
+
+
+class Judgement(NamedTuple):
+    """All decisions.
+
+    `removed` are boards on record that are configured no more, `taken` those that nobody chose and
+    the initramfs took all the same. `refusals` are those of all boards, removed ones among them.
+    """
+
+    config: Config
+    topology: Topology
+    boards: tuple[BoardJudgement, ...] = ()
+    removed: tuple[RecordedBoard, ...] = ()
+    taken: tuple[Board, ...] = ()
+    plan: Plan = Plan((), ())
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def resolutions(self) -> tuple[Resolution, ...]:
+        """The wanted boards, in the order in which they are configured."""
+        return tuple(board.resolution for board in self.boards)
+
+    def board(self, path: str | None) -> BoardJudgement | None:
+        """The judgement of the wanted board that is at a path, or None."""
+        return next(
+            (b for b in self.boards if b.resolution.board and b.resolution.board.path == path), None
+        )
+
+    def refused(self, path: str | None) -> bool:
+        """Whether anything speaks against the board at `path`."""
+        return any(refusal.board == path for refusal in self.refusals)
+
+    def changing(self) -> list[Board]:
+        """The boards that a run without a reboot takes from vfio-pci, in whole or in part."""
+        changing = [each.board for each in self.plan.boards if each.rebinds]
+        changing += [b for old in self.removed if (b := self.topology.board_at(old.path))]
+        return [b for b in changing if any(f.driver == DRIVER for f in b.functions)]
+
+
+def judge(
+    topology: Topology,
+    evidence: Evidence | None,
+    config: Config,
+    record: Record | None,
+    *,
+    next_boot: bool = False,
+) -> Judgement:
+    """Decide about every board that is wanted, on record, or taken.
+
+    Without evidence no guard is asked. With `next_boot` nothing is unbound before a reboot, so that
+    what ends with it is no refusal. Raises ConfigError when two requests mean the same board.
+    """
+    known = record or Record()
+    # A board that is leaving is still on record: choosing it again is no first time.
+    known = known._replace(boards=(*known.boards, *known.leaving), leaving=())
+    resolutions = resolve(topology, config, known)
+    kept = {r.recorded.path for r in resolutions if r.recorded}
+    removed = tuple(board for board in known.boards if board.path not in kept)
+    boards = [r.board for r in resolutions if r.board]
+    planned = plan(topology, boards)
+    refusals = list(planned.refusals)
+    closed: list[Refusal] = []
+    taken: tuple[Board, ...] = ()
+    if evidence is not None:
+        against = [
+            *(refusal for each in resolutions for refusal in _against(topology, each, evidence)),
+            *(refusal for b in removed for refusal in guards.check_leaving(topology, b, evidence)),
+        ]
+        closed = [each for each in against if next_boot and each.guard in CLOSED_BY_REBOOT]
+        refusals += [each for each in against if each not in closed]
+        # Whatever shares a group with a board that stays with the host stays there too.
+        refused = {refusal.board for refusal in refusals}
+        planned = plan(topology, [board for board in boards if board.path not in refused])
+        refusals += planned.refusals
+        chosen = {b.path for b in boards} | {b.path for b in known.boards}
+        taken = tuple(_taken(topology, evidence, chosen))
+    plans = {each.board.path: each for each in planned.boards}
+    judged = [_judged(r, refusals, closed, plans, next_boot=next_boot) for r in resolutions]
+    return Judgement(config, topology, tuple(judged), removed, taken, planned, tuple(refusals))
+
+
+def strangers(topology: Topology, board: Board) -> list[str]:
+    """The functions whose drivers keep the kernel from giving the board's groups to VFIO."""
+    return [
+        f"{function.address} on {function.driver}"
+        for group in board.groups
+        for function in topology.group(group)
+        if function.is_in_the_way and function.driver not in VIABLE
+    ]
+
+
+def _against(topology: Topology, resolution: Resolution, evidence: Evidence) -> Iterator[Refusal]:
+    """What the guards have against a board that is there."""
+    board = resolution.board
+    if board is None:
+        return
+    if resolution.recorded is None:
+        yield from _stale(board, evidence)
+    if all(function.driver == DRIVER for function in board.functions):
+        # The host does not use it any more, and nothing will be done to it.
+        found = firmware.check(board, evidence)
+        yield from (refusal for refusal in found if refusal.guard not in resolution.allow)
+        return
+    members = [f for group in board.groups for f in topology.group(group)]
+    yield from guards.check(
+        board,
+        evidence,
+        resolution.allow,
+        resolution.selector,
+        with_vfio=any("vfio" in (function.driver or "") for function in members),
+    )
+
+
+def _stale(board: Board, evidence: Evidence) -> Iterator[Refusal]:
+    """Refuse to record as original what an older list of the initramfs made of a board."""
+    for function in board.functions:
+        if function.driver_override == DRIVER and function.address in evidence.early:
+            yield Refusal(
+                board.path,
+                "stale-initramfs",
+                function.address,
+                f"{function.address} is not on record, but was taken at this boot by an older "
+                "list in the initramfs: its original driver is not known",
+                "Rebuild the initramfs, reboot, then apply",
+            )
+
+
+def _taken(topology: Topology, evidence: Evidence, known: set[str]) -> Iterator[Board]:
+    for board in topology.boards():
+        if board.path not in known and any(
+            f.driver_override == DRIVER and f.address in evidence.early for f in board.functions
+        ):
+            yield board
+
+
+def _judged(
+    resolution: Resolution,
+    refusals: Iterable[Refusal],
+    closed: Iterable[Refusal],
+    plans: dict[str, BoardPlan],
+    *,
+    next_boot: bool,
+) -> BoardJudgement:
+    board = resolution.board
+    if resolution.verdict is not Verdict.PRESENT or board is None:
+        return BoardJudgement(resolution, Standing.MISSING)
+    against = tuple(refusal for refusal in refusals if refusal.board == board.path)
+    ending = tuple(refusal for refusal in closed if refusal.board == board.path)
+    planned = plans.get(board.path)
+    if against or planned is None:
+        return BoardJudgement(resolution, Standing.REFUSED, against, ending)
+    if any(function.locked for function in board.functions):
+        standing = Standing.STUCK
+    elif planned.iommu_off:
+        standing = Standing.BOOT
+    elif not planned.rebinds:
+        standing = Standing.BOUND
+    else:
+        standing = Standing.BOOT if next_boot else Standing.LIVE
+    return BoardJudgement(resolution, standing, against, ending, planned)

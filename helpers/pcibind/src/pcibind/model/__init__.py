@@ -1,0 +1,1 @@
+"""What things are: PCI, what is asked for, what is on record, what a command answers. Pure."""

@@ -1,0 +1,65 @@
+"""What a host uses its PCI devices for right now."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pcibind.model.pci import Address
+
+
+class Use(NamedTuple):
+    """A function that something depends on: its address, and by what, in a few words."""
+
+    address: Address
+    what: str
+
+
+class OpenVfio(NamedTuple):
+    """An open VFIO device node: of a group, or of one function; and by which process.
+
+    All three are None or empty for what cannot be told from outside, such as /dev/iommu.
+    """
+
+    group: int | None
+    address: Address | None
+    holder: str
+
+
+class OpenNvidia(NamedTuple):
+    """A device node of NVIDIA's driver that is open: of which function, if known, and by whom."""
+
+    address: Address | None
+    what: str
+
+
+class Evidence(NamedTuple):
+    """What the guards decide by.
+
+    `framebuffers` are the functions whose memory a framebuffer of the firmware's owns.
+    `unreadable` holds, by guard name, why that guard's evidence could not be read: a guard that
+    cannot see refuses the boards that it could concern. `network` and `storage` are the functions
+    that an interface or a block device hangs on; `blind` names the guards for which even that
+    could not be read.
+
+    Of the firmware: `reserved_groups` are the IOMMU groups with memory that it keeps mapped for
+    itself (RMRR, type `direct`), `unassigned` are functions with a memory range that has no
+    address, `silent` those whose configuration space reads as ones. `early` are the functions
+    whose override the early script set at this boot.
+    """
+
+    route_nics: tuple[Use, ...] = ()
+    ssh_nics: tuple[Use, ...] = ()
+    disks: tuple[Use, ...] = ()
+    boot_displays: frozenset[Address] = frozenset()
+    framebuffers: tuple[Use, ...] = ()
+    open_nvidia: tuple[OpenNvidia, ...] = ()
+    physical_functions: frozenset[Address] = frozenset()
+    open_vfio: tuple[OpenVfio, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+    network: frozenset[Address] = frozenset()
+    storage: frozenset[Address] = frozenset()
+    blind: frozenset[str] = frozenset()
+    reserved_groups: frozenset[int] = frozenset()
+    unassigned: tuple[Use, ...] = ()
+    silent: frozenset[Address] = frozenset()
+    early: frozenset[Address] = frozenset()

@@ -1,0 +1,247 @@
+"""What was chosen and how it was before: written once, before anything is changed."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+from pcibind.model.errors import RecordError
+from pcibind.model.pci import Address, Board, Identity, Topology
+from pcibind.model.request import SELECTOR_KINDS, RequireBoards, Selector
+from pcibind.read import files
+from pcibind.read.paths import Paths
+
+VERSION = 1
+
+
+class RecordedFunction(NamedTuple):
+    """A function's number and identity, and its driver and override from before pcibind."""
+
+    number: int
+    identity: Identity
+    driver: str | None
+    driver_override: str | None
+
+
+class RecordedBoard(NamedTuple):
+    """A chosen board. `address` is where it was when chosen, for people only: it may change.
+
+    `twins` are the paths of boards of the same functions that were there too: none of those is
+    this one, moved.
+    """
+
+    name: str | None
+    selector: Selector
+    path: str
+    address: Address
+    functions: tuple[RecordedFunction, ...]
+    twins: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        board: Board,
+        selector: Selector,
+        name: str | None,
+        topology: Topology | None = None,
+    ) -> RecordedBoard:
+        """Record a board as it is now, on a host of this topology."""
+        there = topology.boards() if topology else ()
+        twins = (each.path for each in there if each.identities == board.identities)
+        return cls(
+            name,
+            selector,
+            board.path,
+            board.address,
+            tuple(
+                RecordedFunction(f.number, f.identity, f.driver, f.driver_override)
+                for f in board.functions
+            ),
+            tuple(path for path in twins if path != board.path),
+        )
+
+    @property
+    def label(self) -> str:
+        """What people call it: its name, or else its path."""
+        return self.name or self.path
+
+    @property
+    def identities(self) -> dict[int, Identity]:
+        """What each function is, by function number."""
+        return {function.number: function.identity for function in self.functions}
+
+    def function(self, number: int) -> RecordedFunction | None:
+        """The function of that number, or None."""
+        return next((f for f in self.functions if f.number == number), None)
+
+
+class Record(NamedTuple):
+    """All chosen boards, and whether each of them must be there.
+
+    `leaving` are boards that are chosen no more, but not yet back on their drivers: they are given
+    back at the next boot.
+    """
+
+    boards: tuple[RecordedBoard, ...] = ()
+    require_boards: RequireBoards = "all"
+    leaving: tuple[RecordedBoard, ...] = ()
+
+    def board(self, path: str) -> RecordedBoard | None:
+        """The board recorded at a path, or None."""
+        return next((board for board in self.boards if board.path == path), None)
+
+
+def dump(record: Record) -> str:
+    """The record as JSON text."""
+    document = {
+        "version": VERSION,
+        "require_boards": record.require_boards,
+        "boards": [_board_json(board) for board in record.boards],
+        "leaving": [_board_json(board) for board in record.leaving],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def parse(text: str) -> Record:
+    """Read what `dump` wrote; raise RecordError for anything else."""
+    try:
+        document = json.loads(text)
+        if document["version"] != VERSION:
+            raise ValueError(f"version is {document['version']!r}, expected {VERSION}")
+        require = document["require_boards"]
+        if require not in ("all", "any"):
+            raise ValueError(f"require_boards is {require!r}")
+        boards, leaving = (
+            tuple(_board(item) for item in items)
+            for items in (document["boards"], document.get("leaving", []))
+        )
+        return Record(boards, require, leaving)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RecordError(str(error)) from error
+    except KeyError as error:
+        raise RecordError(f"{error.args[0]} is missing") from error
+
+
+def read(path: str) -> Record | None:
+    """Read the record file; None when nothing was ever recorded.
+
+    Raises RecordError, naming the file and the way out, when it cannot be understood: without
+    it the original drivers are unknown, so it is never quietly replaced.
+    """
+    try:
+        text = files.read(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from error
+    try:
+        return None if text is None else parse(text)
+    except RecordError as error:
+        raise RecordError(
+            f"{path}: {error}. Restore it from a backup; or remove it, reboot, and apply anew"
+        ) from error
+
+
+def write(paths: Paths, record: Record) -> bool:
+    """Write the record, then the early list; without boards, remove them. Raises OSError.
+
+    Returns whether the early list changed, which an initramfs may carry.
+    """
+    if record.boards or record.leaving:
+        files.write_atomically(paths.record, dump(record))
+    if record.boards:
+        changed = files.write_atomically(paths.early_list, early_list(record))
+    else:
+        changed = files.remove(paths.early_list)
+    if not record.boards and not record.leaving:
+        files.remove(paths.record)
+    return changed
+
+
+def early_list(record: Record) -> str:
+    """The list for the early script: a line for each function.
+
+    `PATH VENDOR DEVICE SUBVENDOR SUBDEVICE CLASS`, the numbers as sysfs prints them, so that a
+    shell compares text only.
+    """
+    return "".join(
+        f"{board.path}.{function.number:x} {identity.vendor:#06x} {identity.device:#06x} "
+        f"{identity.subsystem_vendor:#06x} {identity.subsystem_device:#06x} "
+        f"{identity.class_code:#08x}\n"
+        for board in record.boards
+        for function in board.functions
+        for identity in (function.identity,)
+    )
+
+
+def _board_json(board: RecordedBoard) -> dict[str, object]:
+    return {
+        "name": board.name,
+        "selector": {"kind": board.selector.kind, "value": board.selector.value},
+        "path": board.path,
+        "address": str(board.address),
+        "functions": [
+            {
+                "number": function.number,
+                "vendor": f"{function.identity.vendor:04x}",
+                "device": f"{function.identity.device:04x}",
+                "subsystem_vendor": f"{function.identity.subsystem_vendor:04x}",
+                "subsystem_device": f"{function.identity.subsystem_device:04x}",
+                "class": f"{function.identity.class_code:06x}",
+                "original_driver": function.driver,
+                "original_driver_override": function.driver_override,
+            }
+            for function in board.functions
+        ],
+        "twins": list(board.twins),
+    }
+
+
+# A driver's name becomes part of a sysfs path; an override may be any line of text.
+_DRIVER = re.compile(r"(?!\.{1,2}$)[^/\n\0]+")
+
+
+def _board(item: dict[str, object]) -> RecordedBoard:
+    selector = item["selector"]
+    functions = item["functions"]
+    name = item["name"]
+    if not isinstance(selector, dict) or selector["kind"] not in SELECTOR_KINDS:
+        raise ValueError(f"selector is {selector!r}")
+    if not isinstance(functions, list) or not functions:
+        raise ValueError(f"functions is {functions!r}")
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"name is {name!r}")
+    return RecordedBoard(
+        name,
+        Selector.of(selector["kind"], str(selector["value"])),
+        Selector.of("path", str(item["path"])).value,
+        Address.parse(str(item["address"])),
+        tuple(_function(function) for function in functions),
+        tuple(Selector.of("path", str(path)).value for path in _list(item.get("twins", []))),
+    )
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is not a list")
+    return value
+
+
+def _function(item: dict[str, object]) -> RecordedFunction:
+    number = item["number"]
+    if not isinstance(number, int) or not 0 <= number <= 7:
+        raise ValueError(f"function number is {number!r}")
+    keys = ("vendor", "device", "subsystem_vendor", "subsystem_device", "class")
+    return RecordedFunction(
+        number,
+        Identity(*(int(str(item[key]), 16) for key in keys)),
+        _driver(item["original_driver"]),
+        _driver(item["original_driver_override"]),
+    )
+
+
+def _driver(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _DRIVER.fullmatch(value):
+        raise ValueError(f"driver name is {value!r}")
+    return value

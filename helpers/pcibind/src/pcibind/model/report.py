@@ -1,0 +1,259 @@
+"""What every command answers: one document, as JSON or for people.
+
+Schema `pcibind/1`:
+
+    schema            "pcibind/1"
+    command           plan | apply | status | release
+    exit_code         as listed by --help
+    require_boards    all | any
+    boards            list of
+      name, path, address, model   name may be null; address and model null while it is not there
+      selector                     {kind, value}
+      verdict                      present | moved | replaced | absent | extra-function
+      state                        planned | recorded | bound | unbound | refused | failed | stuck
+                                   | released | gone | not-chosen
+      changed                      whether this run wrote anything for it
+      detail                       what was found, expected, and what to do; "" when all is well
+      groups                       IOMMU group numbers
+      steps                        what is to be done, as text
+      bridges                      the way to it, root port first: list of {address, path, vendor,
+                                   device, iommu_group}
+      functions                    list of {address, path, vendor, device, subsystem_vendor,
+                                   subsystem_device, class, driver, driver_override, wanted_driver,
+                                   original_driver, iommu_group, verdict}, where verdict is
+                                   right | wrong (another driver than wanted) | stuck
+    refusals          list of {board, guard, address, found, remedy}; address may be null
+    errors            list of text
+    notes             list of text: what else is to be done
+
+Null: the path of an absent board that was chosen by its address or model; drivers and overrides
+where there is none; IOMMU groups while the IOMMU is off. Numbers of the configuration space are
+hexadecimal text without 0x, as lspci -n prints them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+from pcibind.decide.plan import DRIVER, Resolution, Verdict
+from pcibind.model.errors import ExitCode
+from pcibind.model.pci import Board, Function, Topology
+from pcibind.model.record import RecordedBoard
+from pcibind.model.refusal import Refusal
+from pcibind.model.request import RequireBoards, Selector
+
+SCHEMA = "pcibind/1"
+
+
+INITRAMFS_NOTE = (
+    "/etc/pcibind/early.list changed, and an initramfs may carry it: rebuild that "
+    "(update-initramfs -u -k all, or dracut --regenerate-all --force) before the next boot"
+)
+
+
+class State(StrEnum):
+    """How a board stands at the end of a command."""
+
+    PLANNED = "planned"
+    RECORDED = "recorded"
+    BOUND = "bound"
+    UNBOUND = "unbound"
+    REFUSED = "refused"
+    FAILED = "failed"
+    STUCK = "stuck"
+    RELEASED = "released"
+    GONE = "gone"
+    NOT_CHOSEN = "not-chosen"
+
+
+_GOOD = frozenset({State.PLANNED, State.RECORDED, State.BOUND, State.RELEASED, State.NOT_CHOSEN})
+
+
+class BoardReport(NamedTuple):
+    """One board in the answer. `wanted` is false for one that is given back."""
+
+    name: str | None
+    path: str | None
+    selector: Selector
+    verdict: Verdict
+    state: State
+    board: Board | None = None
+    recorded: RecordedBoard | None = None
+    changed: bool = False
+    detail: str = ""
+    steps: tuple[str, ...] = ()
+    wanted: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        resolution: Resolution,
+        state: State,
+        *,
+        board: Board | None = None,
+        changed: bool = False,
+        detail: str = "",
+        steps: Iterable[object] = (),
+    ) -> BoardReport:
+        """Report on a wanted board; `board` is how it looks now, if that is known better."""
+        board = board or resolution.board
+        recorded = resolution.recorded
+        return cls(
+            resolution.name,
+            board.path if board else recorded.path if recorded else None,
+            resolution.selector,
+            resolution.verdict,
+            state,
+            board,
+            recorded,
+            changed,
+            detail or resolution.detail,
+            tuple(str(step) for step in steps),
+        )
+
+    def original_driver(self, function: Function) -> str | None:
+        """The driver that a function had before its board was chosen, None for none or unknown."""
+        old = self.recorded.function(function.number) if self.recorded else None
+        return old.driver if old else None
+
+    def wanted_driver(self, function: Function) -> str | None:
+        """The driver that a function is to have, None for none."""
+        if self.wanted:
+            return DRIVER
+        return self.original_driver(function) if self.recorded else function.driver
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing is the matter with it."""
+        return self.exit_code is ExitCode.OK
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What this board alone would make the command exit with."""
+        if self.state is State.STUCK:
+            return ExitCode.STUCK
+        if self.state is State.REFUSED:
+            return ExitCode.REFUSED
+        if self.wanted and self.verdict is not Verdict.PRESENT:
+            return ExitCode.IDENTITY
+        if self.state in _GOOD or (self.state is State.GONE and not self.wanted):
+            return ExitCode.OK
+        return ExitCode.NOT_BOUND
+
+
+class Report(NamedTuple):
+    """The answer of a command. `topology` holds the way to its boards."""
+
+    command: str
+    require_boards: RequireBoards = "all"
+    boards: tuple[BoardReport, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    errors: tuple[str, ...] = ()
+    error_code: ExitCode = ExitCode.OK
+    topology: Topology = Topology(())
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The most serious of all boards' codes; with "any", one good wanted board outweighs."""
+        wanted = [board.exit_code for board in self.boards if board.wanted]
+        codes = [board.exit_code for board in self.boards if not board.wanted]
+        if self.require_boards == "any" and ExitCode.OK in wanted:
+            # Enough boards are there; but what is stuck in the kernel is nothing to pass over.
+            wanted = [code for code in wanted if code is ExitCode.STUCK]
+        codes += wanted
+        codes.append(self.error_code)
+        # A configuration error or a refusal touched nothing, so it is not the most serious.
+        order = (
+            ExitCode.UNEXPECTED,
+            ExitCode.STUCK,
+            ExitCode.CONFIGURATION,
+            ExitCode.REFUSED,
+            ExitCode.IDENTITY,
+            ExitCode.NOT_BOUND,
+        )
+        return next((code for code in order if code in codes), ExitCode.OK)
+
+    def to_json(self) -> str:
+        """The document that the module's text describes."""
+        return json.dumps(
+            {
+                "schema": SCHEMA,
+                "command": self.command,
+                "exit_code": int(self.exit_code),
+                "require_boards": self.require_boards,
+                "boards": [_board_json(board, self.topology) for board in self.boards],
+                "refusals": [
+                    {
+                        "board": refusal.board,
+                        "guard": refusal.guard,
+                        "address": str(refusal.address) if refusal.address else None,
+                        "found": refusal.found,
+                        "remedy": refusal.advice,
+                    }
+                    for refusal in self.refusals
+                ],
+                "errors": list(self.errors),
+                "notes": list(self.notes),
+            },
+            indent=2,
+        )
+
+
+def _board_json(report: BoardReport, topology: Topology) -> dict[str, object]:
+    board = report.board
+    return {
+        "name": report.name,
+        "path": report.path,
+        "address": str(board.address) if board else None,
+        "model": board.model if board else None,
+        "selector": {"kind": report.selector.kind, "value": report.selector.value},
+        "verdict": report.verdict.value,
+        "state": report.state.value,
+        "changed": report.changed,
+        "detail": report.detail,
+        "groups": list(board.groups) if board else [],
+        "steps": list(report.steps),
+        "bridges": [_bridge_json(f) for f in topology.bridges_to(board.path)] if board else [],
+        "functions": [_function_json(report, f) for f in board.functions] if board else [],
+    }
+
+
+def _bridge_json(bridge: Function) -> dict[str, object]:
+    return {
+        "address": str(bridge.address),
+        "path": bridge.path,
+        "vendor": f"{bridge.vendor:04x}",
+        "device": f"{bridge.device:04x}",
+        "iommu_group": bridge.iommu_group,
+    }
+
+
+def function_json(function: Function) -> dict[str, object]:
+    """A function as it is, in the words of the schema."""
+    return {
+        "address": str(function.address),
+        "path": function.path,
+        "vendor": f"{function.vendor:04x}",
+        "device": f"{function.device:04x}",
+        "subsystem_vendor": f"{function.subsystem_vendor:04x}",
+        "subsystem_device": f"{function.subsystem_device:04x}",
+        "class": f"{function.class_code:06x}",
+        "driver": function.driver,
+        "driver_override": function.driver_override,
+        "iommu_group": function.iommu_group,
+    }
+
+
+def _function_json(report: BoardReport, function: Function) -> dict[str, object]:
+    wanted = report.wanted_driver(function)
+    right = "right" if function.driver == wanted else "wrong"
+    return {
+        **function_json(function),
+        "wanted_driver": wanted,
+        "original_driver": report.original_driver(function),
+        "verdict": "stuck" if function.locked else right,
+    }

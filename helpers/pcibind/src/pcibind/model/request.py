@@ -1,0 +1,78 @@
+"""What is asked for: boards by selector, guards overridden, how many must be there."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+from pcibind.model.pci import Address, parse_board_path, parse_model
+
+SelectorKind = Literal["address", "path", "model"]
+RequireBoards = Literal["all", "any"]
+
+SELECTOR_KINDS: tuple[SelectorKind, ...] = ("address", "path", "model")
+
+Guard = Literal[
+    "default-route",
+    "ssh",
+    "disk",
+    "boot-display",
+    "framebuffer",
+    "virtual-functions",
+    "nvidia-open",
+    "class",
+    "no-response",
+    "reserved-memory",
+    "unassigned-memory",
+]
+OVERRIDABLE_GUARDS: tuple[Guard, ...] = get_args(Guard)
+"""The guards that `allow` may name. An open VFIO group is not among them."""
+
+
+class Selector(NamedTuple):
+    """How a board is named: by a function's address, by its path, or by its display's model."""
+
+    kind: SelectorKind
+    value: str
+
+    @classmethod
+    def of(cls, kind: SelectorKind, value: str) -> Selector:
+        """Check and normalise; raise ValueError for a value that is not of that kind."""
+        match kind:
+            case "address":
+                return cls(kind, str(Address.parse(value)))
+            case "path":
+                return cls(kind, parse_board_path(value))
+            case "model":
+                return cls(kind, parse_model(value))
+
+    @classmethod
+    def parse(cls, text: str) -> Selector:
+        """Tell the kind by the form of the text; raise ValueError when it is of none."""
+        for kind in SELECTOR_KINDS:
+            try:
+                return cls.of(kind, text)
+            except ValueError:
+                continue
+        raise ValueError(
+            f"{text!r} names no board: expected an address (0000:01:00.0), a path "
+            "(0000:00/01.0/00) or a model (10de:2684)"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.value}"
+
+
+class BoardRequest(NamedTuple):
+    """One `[[board]]`: a selector, the guards it overrides, and where it was written."""
+
+    selector: Selector
+    name: str | None = None
+    allow: frozenset[str] = frozenset()
+    source: str = "request"
+
+
+class Config(NamedTuple):
+    """All requests. `require_boards` says whether every board must be bound, or one is enough."""
+
+    boards: tuple[BoardRequest, ...]
+    require_boards: RequireBoards = "all"

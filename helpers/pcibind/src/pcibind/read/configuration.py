@@ -1,0 +1,175 @@
+"""Which boards are wanted: the TOML files of /etc/pcibind, read as a whole."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pcibind.model.errors import ConfigError
+from pcibind.model.request import (
+    OVERRIDABLE_GUARDS,
+    SELECTOR_KINDS,
+    BoardRequest,
+    Config,
+    RequireBoards,
+    Selector,
+)
+
+
+def read(directory: str) -> Config:
+    """Read every *.toml of a directory, in the order of the names.
+
+    Raises ConfigError, naming file, line and expectation, when there is no file, when one cannot
+    be read, and when they contradict each other.
+    """
+    try:
+        names = sorted(name for name in os.listdir(directory) if name.endswith(".toml"))
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}; expected TOML files there") from error
+    if not names:
+        # Nothing written is not the same as nothing wanted: that takes a file without boards.
+        raise ConfigError(f"{directory}: no *.toml file; expected at least one with [[board]]")
+    texts = []
+    for name in names:
+        path = os.path.join(directory, name)
+        try:
+            with open(path, encoding="utf-8") as file:
+                texts.append((path, file.read()))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return parse(texts)
+
+
+def parse(texts: Iterable[tuple[str, str]]) -> Config:
+    """Read (file name, content) pairs as one configuration; raises ConfigError as `read` does."""
+    # Not needed at boot, and a third of the start-up time.
+    import tomllib
+
+    requests: list[BoardRequest] = []
+    require: tuple[RequireBoards, str] | None = None
+    for name, text in texts:
+        file = _File(name, text)
+        try:
+            document: dict[str, object] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{name}: {error}") from error
+        for key in document:
+            if key not in ("require_boards", "board"):
+                raise file.error(key, f"unknown key {key!r}; expected require_boards or [[board]]")
+        if "require_boards" in document:
+            wish = document["require_boards"]
+            if wish not in ("all", "any"):
+                raise file.error("require_boards", f'is {wish!r}; expected "all" or "any"')
+            if require is not None and require[0] != wish:
+                raise file.error(
+                    "require_boards", f"is {wish!r}, but {require[0]!r} in {require[1]}"
+                )
+            require = (wish, name)
+        tables = document.get("board", [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise file.error("board", "expected an array of tables, each headed [[board]]")
+        requests.extend(_request(file, index, table) for index, table in enumerate(tables))
+    _refuse_repetition(requests)
+    return Config(tuple(requests), require[0] if require else "all")
+
+
+def render(*boards: BoardRequest, require_boards: RequireBoards = "all") -> str:
+    """The TOML text of a configuration; `parse` reads the same back."""
+    parts = [f'# Boards that pcibind hands to vfio-pci.\nrequire_boards = "{require_boards}"\n']
+    for board in boards:
+        lines = ["", "[[board]]"]
+        if board.name is not None:
+            lines.append(f'name = "{board.name}"')
+        lines.append(f'{board.selector.kind} = "{board.selector.value}"')
+        if board.allow:
+            lines.append(
+                "allow = [" + ", ".join(f'"{guard}"' for guard in sorted(board.allow)) + "]"
+            )
+        parts.append("\n".join(lines) + "\n")
+    return "".join(parts)
+
+
+class _File(NamedTuple):
+    name: str
+    text: str
+
+    def line(self, key: str | None, board: int | None = None) -> int | None:
+        """The line of a key at the top, or of the board with that index; None if not found.
+
+        tomllib keeps no positions. Only messages depend on this.
+        """
+        seen = -1
+        header: int | None = None
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if re.match(r"\s*\[\[\s*board\s*\]\]", line):
+                seen += 1
+                if seen == board:
+                    header = number
+            inside = seen == -1 if board is None else seen == board
+            if key is not None and re.match(rf"\s*\[+\s*{re.escape(key)}\s*\]", line):
+                header = header or number
+            if key is not None and inside and re.match(rf'\s*"?{re.escape(key)}"?\s*[=.]', line):
+                return number
+        return header
+
+    def error(self, key: str | None, message: str, board: int | None = None) -> ConfigError:
+        line = self.line(key, board)
+        where = self.name if line is None else f"{self.name}:{line}"
+        return ConfigError(f"{where}: {message}" if key is None else f"{where}: {key}: {message}")
+
+
+def _request(file: _File, index: int, table: dict[str, object]) -> BoardRequest:
+    for key in table:
+        if key not in ("name", "allow", *SELECTOR_KINDS):
+            raise file.error(
+                key, "unknown key; expected name, allow, and one of address, path, model", index
+            )
+    chosen = [kind for kind in SELECTOR_KINDS if kind in table]
+    if len(chosen) != 1:
+        found = " and ".join(chosen) or "none"
+        raise file.error(
+            None, f"[[board]] has {found}; expected exactly one of address, path, model", index
+        )
+    kind = chosen[0]
+    value = table[kind]
+    try:
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} is not a string")
+        selector = Selector.of(kind, value)
+    except ValueError as error:
+        raise file.error(kind, str(error), index) from error
+    name = table.get("name")
+    if name is not None and (not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name)):
+        raise file.error("name", f"{name!r}; expected letters, digits, '.', '_' and '-'", index)
+    allow = table.get("allow", [])
+    if not isinstance(allow, list):
+        raise file.error("allow", f"{allow!r}; expected a list of guard names", index)
+    for guard in allow:
+        if guard not in OVERRIDABLE_GUARDS:
+            raise file.error(
+                "allow", f"{guard!r}; expected some of {', '.join(OVERRIDABLE_GUARDS)}", index
+            )
+    line = file.line(None, index)
+    source = file.name if line is None else f"{file.name}:{line}"
+    return BoardRequest(selector, name, frozenset(allow), source)
+
+
+def _refuse_repetition(requests: list[BoardRequest]) -> None:
+    selectors: dict[Selector, str] = {}
+    names: dict[str, str] = {}
+    for request in requests:
+        if request.selector in selectors:
+            raise ConfigError(
+                f"{request.source}: {request.selector} is also chosen at "
+                f"{selectors[request.selector]}; expected each board once"
+            )
+        selectors[request.selector] = request.source
+        if request.name is not None:
+            if request.name in names:
+                raise ConfigError(
+                    f"{request.source}: the name {request.name!r} is also given at "
+                    f"{names[request.name]}; expected each name once"
+                )
+            names[request.name] = request.source

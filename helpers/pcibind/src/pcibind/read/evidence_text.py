@@ -1,0 +1,477 @@
+"""A host's use of its PCI devices as text: the command that prints it, and its reader.
+
+The same command serves from afar and on the host itself. It reads /sys and /proc only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
+from pcibind.model.pci import Address
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address
+
+_BEGIN = "pcibind-evidence 1"
+_END = "pcibind-evidence end"
+
+# One process for each kind of question, however many devices there are. The comments in `parse`
+# say what each line is good for.
+_LINES = "; ".join(
+    (
+        f"echo '{_BEGIN}'",
+        's="${PCIBIND_SYS:-/sys}"',
+        'p="${PCIBIND_PROC:-/proc}"',
+        # What the early script took at this boot.
+        'sed "s/^/early /" "${PCIBIND_RUN:-/run/pcibind}"/early.initramfs '
+        '"${PCIBIND_RUN:-/run/pcibind}"/early.done 2>/dev/null',
+        # Memory that the firmware keeps mapped for itself; of another kind it is given up.
+        "( cd \"$s/kernel\" 2>/dev/null && grep -Hs ' direct$' iommu_groups/*/reserved_regions "
+        "| sed 's/^/reserved /' )",
+        # Interfaces and what they are made of; block devices and what they lie on; the device
+        # nodes of VFIO. Link targets hold the way through the PCI tree.
+        '( cd "$s" && find class/net class/net/*/lower_* dev/block class/block/*/slaves/* '
+        "class/nvme-subsystem/*/nvme* fs/btrfs/*/devices/* class/vfio-dev "
+        # A function that has virtual ones has a first. Their number takes its lock, which may hang.
+        "bus/pci/devices/*/virtfn0 -maxdepth 1 -type l "
+        "-printf 'link %p %l\\n' 2>/dev/null )",
+        '[ -d "$s/class/net" ] || echo "unreadable default-route $s/class/net is not there"',
+        '[ -d "$s/dev/block" ] && [ -d "$s/class/block" ] || '
+        'echo "unreadable disk $s/dev/block and $s/class/block are not there"',
+        '( cd "$s/bus/pci/devices" 2>/dev/null && '
+        "grep -Hs '^[1-9]' ./*/boot_vga | sed 's/^/boot_vga /' )",
+        "sed 's/^/route4 /' \"$p/net/route\" 2>/dev/null || "
+        'echo "unreadable default-route $p/net/route cannot be read"',
+        # Without IPv6 in the kernel the file is not there, and there is no IPv6 route either.
+        'if [ -e "$p/net/ipv6_route" ]; then sed \'s/^/route6 /\' "$p/net/ipv6_route" 2>/dev/null '
+        '|| echo "unreadable default-route $p/net/ipv6_route cannot be read"; fi',
+        'if [ -e "$p/net/if_inet6" ]; then sed \'s/^/address6 /\' "$p/net/if_inet6"; fi',
+        "sed 's/^/mount /' \"$p/self/mountinfo\" 2>/dev/null || "
+        'echo "unreadable disk $p/self/mountinfo cannot be read"',
+        "sed 's/^/swap /' \"$p/swaps\" 2>/dev/null || "
+        'echo "unreadable disk $p/swaps cannot be read"',
+        # sudo drops SSH_CONNECTION; the environment of the login shell still has it.
+        '{ echo "SSH_CONNECTION=${SSH_CONNECTION-}"; '
+        "grep -azhs '^SSH_CONNECTION=' \"$p\"/[0-9]*/environ | tr '\\000' '\\n'; } | "
+        "sort -u | sed -n 's/^SSH_CONNECTION=/ssh /p'",
+        # What of a function's memory the firmware's framebuffer owns: the ranges, one inside the
+        # other, as indentation tells.
+        # All of them: without those between, one would look to be inside of the last one printed.
+        "sed 's/^/iomem /' \"$p/iomem\" 2>/dev/null || "
+        'echo "unreadable framebuffer $p/iomem cannot be read"',
+        "grep -Hs 'Device Minor' \"$p\"/driver/nvidia/gpus/*/information | sed 's/^/nvidia /'",
+        # Whoever may read the links of process 1 may read everybody's.
+        'set -- "$p"/1/fd/*',
+        'if readlink "$1" >/dev/null 2>&1; then '
+        "find \"$p\"/[0-9]*/fd -type l '(' -lname '/dev/vfio/*' -o -lname '/dev/nvidia*' ')' "
+        "-printf '%p %l\\n' 2>/dev/null | "
+        'while read -r f n; do d=${f%/fd/*}; c=?; read -r c 2>/dev/null <"$d/comm"; '
+        'printf \'open %s %s %s\\n\' "$n" "${d##*/}" "$c"; done; '
+        'else echo "unreadable vfio-open the open files of other processes cannot be read"; fi',
+        # The standard header of the configuration space, and the ranges that the kernel gave: of
+        # endpoints that may be chosen. To read it may hang where a device does.
+        '( cd "$s/bus/pci/devices" 2>/dev/null || exit 0; '
+        "{ for d in ./*; do c=; read -r c 2>/dev/null <$d/class; "
+        "case $c in 0x06*|0x08*|0x11*) continue;; esac; "
+        "echo config ${d#./} $(od -An -v -tx4 -N64 $d/config); "
+        "n=0; while [ $n -lt 6 ] && read -r w; do "
+        # Only those that have no address, or are marked so (IORESOURCE_UNSET).
+        "case $w in 0x0000000000000000\\ *|*\\ 0x00000000[2367abef]*) "
+        "echo memory ${d#./} $n $w;; esac; n=$((n+1)); done <$d/resource; "
+        "done 2>/dev/null & } | timeout 10 cat )",
+        f"echo '{_END}'",
+    )
+)
+# What users call their processes and mounts need not be text in any encoding.
+COMMAND = f"{{ {_LINES}; }} | LC_ALL=C tr '\\200-\\377' '?'"
+"""A POSIX shell line that prints the evidence; it sees everything only as root.
+
+The environment variables PCIBIND_SYS, PCIBIND_PROC and PCIBIND_RUN replace /sys, /proc and
+/run/pcibind, for tests.
+"""
+
+_PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+_FRAMEBUFFER = re.compile(r"BOOTFB|efifb|vesafb|simple-?f|efidrm|vesadrm")
+_NEVER_EMPTY = (
+    ("route4", "default-route", "net/route"),
+    ("mount", "disk", "self/mountinfo"),
+    ("swap", "disk", "swaps"),
+    ("iomem", "framebuffer", "iomem"),
+)
+# include/linux/ioport.h, include/uapi/linux/pci_regs.h
+_IS_MEMORY, _IS_UNSET = 0x200, 0x20000000
+_TYPE_BITS, _IS_WIDE = 0xE, 0x4
+_HEADER_WORDS, _ONES = 16, 0xFFFFFFFF
+_REJECT = 0x0200  # RTF_REJECT of linux/route.h: an unreachable default, on interface lo.
+
+
+class _Host:
+    """The lines, sorted into tables."""
+
+    def __init__(self) -> None:
+        self.links: dict[str, str] = {}
+        self.boot_displays: list[Address] = []
+        self.routes4: list[list[str]] = []
+        self.routes6: list[list[str]] = []
+        self.addresses6: list[list[str]] = []
+        self.mounts: list[list[str]] = []
+        self.swaps: list[list[str]] = []
+        self.ssh: list[list[str]] = []
+        self.opened: list[list[str]] = []
+        # Indentation and name of each memory range; NVIDIA's minor numbers.
+        self.memory: list[tuple[int, str]] = []
+        self.minors: dict[str, Address] = {}
+        self.unreadable: list[tuple[str, str]] = []
+        self.blind: set[str] = set()
+        self.early: list[Address] = []
+        self.reserved: list[int] = []
+        # The words of each function's configuration header, and start, end and flags of its ranges.
+        self.headers: dict[Address, list[int]] = {}
+        self.ranges: dict[Address, dict[int, list[int]]] = {}
+        # Kinds of lines of which there must be one, as the kernel prints a header or a first entry.
+        self.seen: set[str] = set()
+
+
+def parse(lines: list[str]) -> Evidence:
+    """Read what COMMAND printed, one line an item, with or without line ends.
+
+    What could not be read ends up in `Evidence.unreadable`. Raises ValueError, quoting the line,
+    for text that COMMAND does not print, and for output that was cut short.
+    """
+    text = [line.rstrip("\r\n") for line in lines]
+    if not text or text[0] != _BEGIN:
+        found = repr(text[0]) if text else "nothing"
+        raise ValueError(f"PCI evidence: found {found}, expected the line {_BEGIN!r} first")
+    if text[-1] != _END:
+        raise ValueError(f"PCI evidence: cut short after {text[-1]!r}, expected {_END!r} last")
+    host = _Host()
+    for line in text[1:-1]:
+        try:
+            _sort(host, line)
+        except (IndexError, ValueError) as error:
+            raise ValueError(f"PCI evidence: line {line!r} cannot be understood") from error
+    for kind, guard, file in _NEVER_EMPTY:
+        if kind not in host.seen:
+            host.unreadable.append((guard, f"/proc/{file} has nothing in it"))
+            if guard == "default-route":
+                host.unreadable.append(("ssh", f"/proc/{file} has nothing in it"))
+    if not any(name.startswith("class/net/") for name in host.links):
+        host.blind |= {"default-route", "ssh"}
+    if not any(name.startswith("dev/block/") for name in host.links):
+        host.blind.add("disk")
+    routed = set(_default_interfaces(host))
+    ssh = set(_ssh_interfaces(host))
+    return Evidence(
+        route_nics=_nics(host, routed, "carries the default route", "default-route"),
+        ssh_nics=_nics(host, ssh, "carries an SSH connection", "ssh"),
+        disks=_disks(host),
+        boot_displays=frozenset(host.boot_displays),
+        physical_functions=frozenset(
+            Address.parse(name.split("/")[3]) for name in host.links if name.endswith("/virtfn0")
+        ),
+        framebuffers=tuple(_framebuffers(host)),
+        open_nvidia=tuple(_open_nvidia(host)),
+        open_vfio=tuple(_open(host)),
+        network=frozenset(_below(host, "class/net/")),
+        storage=frozenset(_below(host, "dev/block/", "class/nvme-subsystem/")),
+        reserved_groups=frozenset(host.reserved),
+        unassigned=tuple(_unassigned(host)),
+        silent=frozenset(a for a, words in host.headers.items() if set(words) == {_ONES}),
+        early=frozenset(host.early),
+        # Last, since the readers above add to them.
+        unreadable=tuple(dict.fromkeys(host.unreadable)),
+        blind=frozenset(host.blind),
+    )
+
+
+def _sort(host: _Host, line: str) -> None:
+    kind, _, rest = line.partition(" ")
+    words = rest.split()
+    match kind:
+        case "link":
+            # Names of interfaces and devices have no blanks in them.
+            name, _, target = rest.partition(" ")
+            host.links[name] = target
+        case "boot_vga":
+            host.boot_displays.append(Address.parse(rest.split("/")[1]))
+        case "route4":
+            if words[0] == "Iface":
+                host.seen.add(kind)
+            else:
+                host.routes4.append([words[0], words[1], words[3], words[7]])
+        case "route6":
+            host.routes6.append([words[9], words[0], words[1], words[8]])
+        case "address6":
+            host.addresses6.append([words[5], words[0]])
+        case "mount":
+            host.seen.add(kind)
+            tail = words[words.index("-") + 1 :]
+            host.mounts.append([words[2], words[4], tail[0], tail[1]])
+        case "swap":
+            if words[0] == "Filename":
+                host.seen.add(kind)
+            else:
+                host.swaps.append(words)
+        case "ssh":
+            # Of any process, whatever it calls so: sshd's own has four words.
+            if len(words) == 4:
+                host.ssh.append([words[0], words[2]])
+        case "open":
+            node, pid, *comm = words
+            host.opened.append([node, pid, " ".join(comm)])
+        case "unreadable":
+            guard, _, why = rest.partition(" ")
+            host.unreadable.append((guard, why))
+            if guard == "default-route":
+                host.unreadable.append(("ssh", why))
+            if guard == "vfio-open":
+                host.unreadable.append(("nvidia-open", why))
+        case "early":
+            host.early += [Address.parse(word) for word in words]
+        case "reserved":
+            host.reserved.append(int(rest.split("/")[1]))
+        case "config":
+            # One that vanished meanwhile has no words.
+            if len(words) == 1 + _HEADER_WORDS:
+                host.headers[Address.parse(words[0])] = [int(word, 16) for word in words[1:]]
+        case "memory":
+            if len(words) == 5:
+                ranges = host.ranges.setdefault(Address.parse(words[0]), {})
+                ranges[int(words[1])] = [int(word, 16) for word in words[2:]]
+        case "iomem":
+            host.seen.add(kind)
+            _range, range_name = rest.split(" : ", 1)
+            host.memory.append((len(rest) - len(rest.lstrip()), range_name))
+        case "nvidia":
+            file, _, value = rest.partition(":Device Minor:")
+            host.minors[value.strip()] = Address.parse(file.split("/")[-2])
+        case _:
+            raise ValueError(line)
+
+
+def _parents(target: str) -> list[Address]:
+    """The PCI functions that a device hangs on, out of its path.
+
+    All on the way: behind a volume management device a disk's own controller is the last of two.
+    The bridges among them are nobody's board.
+    """
+    return [Address.parse(text) for text in _PCI.findall(target)]
+
+
+def _below(host: _Host, *kinds: str) -> Iterator[Address]:
+    """The functions that links of these kinds lead through."""
+    for name, target in host.links.items():
+        if name.startswith(kinds):
+            yield from _parents(target)
+
+
+def _unassigned(host: _Host) -> Iterator[Use]:
+    """The functions with a memory range that neither firmware nor kernel gave an address.
+
+    Some kernels keep its size and mark it, others clear it; that it is one, and not just a range
+    that the function does not have, is then told by the type bits of its register.
+    """
+    for address, ranges in host.ranges.items():
+        registers = _memory_registers(host.headers.get(address, []))
+        missing = []
+        for number, (start, end, flags) in sorted(ranges.items()):
+            marked = flags & _IS_MEMORY and (flags & _IS_UNSET or (start == 0 and end > 0))
+            cleared = not (start or end or flags) and registers.get(number, 0) & _TYPE_BITS
+            if marked or cleared:
+                missing.append(str(number))
+        if missing:
+            yield Use(address, f"memory range {', '.join(missing)} of {address} has no address")
+
+
+def _memory_registers(words: list[int]) -> dict[int, int]:
+    """A header's base address registers of memory, by number; upper halves are left out."""
+    if not words or words[3] >> 16 & 0x7F:
+        # Of another type than an endpoint's, or all ones.
+        return {}
+    found = {}
+    number = 0
+    while number < 6:
+        value = words[4 + number]
+        if not value & 1:
+            found[number] = value
+        number += 2 if value & 7 == _IS_WIDE else 1
+    return found
+
+
+def _default_interfaces(host: _Host) -> Iterator[str]:
+    for interface, destination, _flags, mask in host.routes4:
+        if int(destination, 16) == 0 and int(mask, 16) == 0:
+            yield interface
+    for interface, destination, length, flags in host.routes6:
+        if int(destination, 16) == 0 and int(length, 16) == 0 and not int(flags, 16) & _REJECT:
+            yield interface
+
+
+def _ssh_interfaces(host: _Host) -> Iterator[str]:
+    """The interfaces that hold the local addresses of SSH connections."""
+    if not host.ssh:
+        return
+    # Costs as much to import as all the rest here.
+    import ipaddress
+
+    for _peer, text in host.ssh:
+        try:
+            local = ipaddress.ip_address(text.partition("%")[0])
+        except ValueError:
+            host.unreadable.append(("ssh", f"{text!r} is not an address"))
+            continue
+        if isinstance(local, ipaddress.IPv6Address) and local.ipv4_mapped is not None:
+            local = local.ipv4_mapped
+        if local.is_loopback:
+            continue
+        if isinstance(local, ipaddress.IPv4Address):
+            found = _interfaces_of_ipv4(host, local)
+        else:
+            found = {name for name, digits in host.addresses6 if int(digits, 16) == int(local)}
+        if not found:
+            host.unreadable.append(("ssh", f"no interface found that holds {local}"))
+        yield from found
+
+
+def _interfaces_of_ipv4(host: _Host, local: IPv4Address) -> set[str]:
+    """The interfaces of the narrowest routes to an address.
+
+    /proc has no table of IPv4 addresses by interface. An address brings the route to its own
+    network along, on its interface; a lone address (/32) is reached through the default route.
+    """
+    narrowest = -1
+    found: set[str] = set()
+    for interface, destination, _flags, mask in host.routes4:
+        # The kernel prints them in the byte order of the machine, which is little on all that
+        # pcibind runs on.
+        network, bits = (
+            int.from_bytes(int(text, 16).to_bytes(4, "little"), "big")
+            for text in (destination, mask)
+        )
+        if int(local) & bits == network:
+            if bits > narrowest:
+                narrowest, found = bits, set()
+            if bits == narrowest:
+                found.add(interface)
+    return found
+
+
+def _nics(host: _Host, interfaces: Iterable[str], what: str, guard: str) -> tuple[Use, ...]:
+    uses = []
+    for interface in sorted(interfaces):
+        lowest = set(_lower(host, interface, set()))
+        if f"class/net/{interface}" not in host.links and interface != "lo":
+            host.unreadable.append((guard, f"interface {interface} is not in /sys/class/net"))
+            host.blind.add(guard)
+        for name in sorted(lowest):
+            for address in _parents(host.links.get(f"class/net/{name}", "")):
+                by = f"{name} {what}" if name == interface else f"{interface} on {name} {what}"
+                uses.append(Use(address, by))
+    return tuple(uses)
+
+
+def _lower(host: _Host, interface: str, seen: set[str]) -> Iterator[str]:
+    """An interface and all that it is made of: ports of a bridge, links of a bond."""
+    if interface in seen:
+        return
+    seen.add(interface)
+    yield interface
+    prefix = f"class/net/{interface}/lower_"
+    for name in host.links:
+        if name.startswith(prefix):
+            yield from _lower(host, name.removeprefix(prefix), seen)
+
+
+def _disks(host: _Host) -> tuple[Use, ...]:
+    """The controllers of all block devices that are mounted, swapped to, or held by another."""
+    numbers: dict[str, str] = {}
+    targets: dict[str, str] = {}
+    controllers: dict[str, list[str]] = {}
+    used: dict[str, str] = {}
+    for name, target in host.links.items():
+        parts = name.split("/")
+        last = target.rpartition("/")[2]
+        if name.startswith("dev/block/"):
+            numbers[parts[2]] = last
+            targets[last] = target
+        elif name.startswith("class/block/") and parts[3] == "slaves":
+            used.setdefault(parts[4], f"{parts[2]} lies on {parts[4]}")
+        elif name.startswith("class/nvme-subsystem/"):
+            controllers.setdefault(parts[2], []).append(target)
+        elif name.startswith("fs/btrfs/"):
+            used.setdefault(last, f"{last} belongs to a mounted btrfs")
+    for number, point, kind, source in host.mounts:
+        device = numbers.get(number) or _named(source, targets)
+        if device is not None:
+            used[device] = f"{device} is mounted at {point}"
+        elif not number.startswith("0:"):
+            host.unreadable.append(("disk", f"{point} is on {number}, which is not in /sys"))
+            host.blind.add("disk")
+        elif kind in ("zfs", "bcachefs"):
+            host.unreadable.append(
+                ("disk", f"{point} is {kind}, which does not tell its disks in /sys")
+            )
+    for source, *_ in host.swaps:
+        device = _named(source, targets)
+        if device is not None:
+            used[device] = f"{device} is swapped to"
+    uses: dict[Address, str] = {}
+    for device, why in sorted(used.items()):
+        for target in _ways(targets.get(device, ""), controllers):
+            for address in _parents(target):
+                uses.setdefault(address, why)
+    return tuple(Use(address, why) for address, why in sorted(uses.items()))
+
+
+def _named(source: str, targets: dict[str, str]) -> str | None:
+    name = source.rpartition("/")[2] if source.startswith("/dev/") else ""
+    return name if name in targets else None
+
+
+def _ways(target: str, controllers: dict[str, list[str]]) -> list[str]:
+    """The paths to a disk: its own, or those of the controllers of an NVMe subsystem.
+
+    With multipath on, an NVMe disk is a virtual device of its subsystem, off the PCI tree.
+    """
+    match = re.search(r"/nvme-subsystem/([^/]+)/", target)
+    return [target, *controllers.get(match[1], [])] if match else [target]
+
+
+def _framebuffers(host: _Host) -> Iterator[Use]:
+    """The functions that have a range of a framebuffer inside one of theirs."""
+    around: list[tuple[int, Address]] = []
+    found = set()
+    for depth, name in host.memory:
+        around = [(above, address) for above, address in around if above < depth]
+        if _PCI.fullmatch(name):
+            around.append((depth, Address.parse(name)))
+        elif around and _FRAMEBUFFER.match(name) and around[-1][1] not in found:
+            found.add(around[-1][1])
+            yield Use(around[-1][1], f"{name}, the firmware's framebuffer, owns memory of it")
+
+
+def _open_nvidia(host: _Host) -> Iterator[OpenNvidia]:
+    for node, pid, comm in host.opened:
+        # Everybody who has a device open has the control node open beside it.
+        if node.startswith("/dev/nvidia") and node != "/dev/nvidiactl":
+            address = host.minors.get(node.removeprefix("/dev/nvidia"))
+            yield OpenNvidia(address, f"{node} is open: process {pid} ({comm})")
+
+
+def _open(host: _Host) -> Iterator[OpenVfio]:
+    for node, pid, comm in host.opened:
+        if not node.startswith("/dev/vfio/"):
+            continue
+        name = node.removeprefix("/dev/vfio/")
+        group = int(name) if name.isdecimal() else None
+        address = None
+        if name.startswith("devices/"):
+            link = host.links.get(f"class/vfio-dev/{name.removeprefix('devices/')}", "")
+            address = next(reversed(_parents(link)), None)
+            if address is None:
+                host.unreadable.append(("vfio-open", f"{node} is open, whose it is is not told"))
+        if group is not None or address is not None:
+            yield OpenVfio(group, address, f"process {pid} ({comm})")

@@ -1,0 +1,1 @@
+"""A host's PCI seen from afar: what only remote facts use."""
