@@ -1,4 +1,4 @@
-"""Defaults of every node. The README's table of settings lists all keys; a host's own data wins over these."""
+"""Defaults of every node. docs/settings.md lists all keys; a host's own data takes precedence."""
 
 import sys
 from pathlib import Path

@@ -21,7 +21,7 @@ from tests.browser.page import Page
 from tests.fleet import documents
 
 PATH: Final = Path(__file__).parents[2] / "docs/images/fleet.png"
-SIZE: Final = (1400, 760)
+SIZE: Final = (1400, 650)
 """Width and height in pixels."""
 
 _HOSTS: Final = 14
