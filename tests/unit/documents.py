@@ -101,7 +101,7 @@ def strings() -> tuple[str, ...]:
 
 
 def is_printed(sentence: str) -> bool:
-    """Return whether the programs can print a sentence in which capitals, digits and an ellipsis stand for other text."""
+    """Return whether the programs can print a sentence; capitals, digits and an ellipsis in it stand for other text."""
     parts = re.split(r"…|\b[A-Z]+\b|[\"'(),;:\d]", sentence)
     return all(_is_printed(part.split()) for part in parts)
 
