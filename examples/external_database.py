@@ -9,7 +9,7 @@ from pathlib import Path
 # So that pyinfra may be started in any directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from deploys.secret_sources import from_environment as _from_environment
+from deploys.inputs.secret_sources import from_environment as _from_environment
 from inventories.template import check_inventory
 
 nodes = [

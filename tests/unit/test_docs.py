@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 from pyinfra.api import Config
 
-from deploys import attempt, checks, execution, manifest, next_boot, settings
-from deploys.addresses import port_of
-from deploys.arguments import defeats
+from deploys import manifest, settings
+from deploys.assessment import checks, next_boot, reboot_attempt
+from deploys.assessment.kernel_arguments import defeats
+from deploys.assessment.legacy_files import FORMER
 from deploys.fleet.output import Options
 from deploys.fleet.state import Severity
-from deploys.former import FORMER
-from deploys.heartbeat import Heartbeat
+from deploys.inputs import execution
+from deploys.inputs.addresses import port_of
 from deploys.settings import Settings
+from deploys.transport.heartbeat import Heartbeat
 from pcibind.commands.cli import cli
 from pcibind.model.errors import MEANINGS
 from pcibind.model.request import OVERRIDABLE_GUARDS
@@ -33,7 +35,7 @@ MADE = {
     manifest.ARCHIVE,
     manifest.ARGUMENTS,
     manifest.STATE_DIRECTORY,
-    attempt.FILE,
+    reboot_attempt.FILE,
     next_boot.DROP_IN,
     *manifest.FILES,
 }
@@ -120,6 +122,12 @@ def test_every_fact_that_is_named_exists(page: Path) -> None:
     for line in code(page):
         for module, name in re.findall(r"\b(facts\.\w+)\.([A-Z]\w+)", line):
             assert hasattr(importlib.import_module(module), name), line
+
+
+@pytest.mark.parametrize("page", [*documents.pages(), ROOT / "inventories/group_data/all.py"])
+def test_every_import_that_is_shown_works(page: Path) -> None:
+    for module, name in re.findall(r"from ((?:deploys|inventories)[\w.]*) import (\w+)", text(page)):
+        assert hasattr(importlib.import_module(module), name), (module, name)
 
 
 @pages

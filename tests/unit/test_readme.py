@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from deploys import next_boot, platforms
-from deploys.former import FORMER
+from deploys.assessment import next_boot, platforms
+from deploys.assessment.legacy_files import FORMER
 from tests.browser import screenshot
 from tests.unit import documents
 from tests.unit.documents import ROOT, section, text
