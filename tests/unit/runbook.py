@@ -13,7 +13,7 @@ _FEWEST_LETTERS = 4
 
 @functools.cache
 def _names() -> dict[str, str]:
-    """Return the text in `@deploy("text")` for each function that has one."""
+    """Return the text in `@step("text")` for each function that has one."""
     functions = [
         node
         for file in (ROOT / "deploys").rglob("*.py")
@@ -25,7 +25,7 @@ def _names() -> dict[str, str]:
 
 def _text(decorator: ast.expr) -> str | None:
     match decorator:
-        case ast.Call(func=ast.Name(id="deploy"), args=[ast.Constant(value=str(text)), *_]):
+        case ast.Call(func=ast.Name(id="step"), args=[ast.Constant(value=str(text)), *_]):
             return text
     return None
 

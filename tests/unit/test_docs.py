@@ -166,8 +166,8 @@ def test_the_undo_is_told_in_its_order() -> None:
 
 
 def test_the_files_on_a_node_are_those_that_are_written() -> None:
-    named = {path for row in rows(section("docs/files-on-a-node.md", "What a deploy writes")) for path in spans(row[1])}
-    assert named == {*manifest.FILES, next_boot.DROP_IN}
+    shown = rows(section("docs/files-on-a-node.md", "What a deploy writes"))
+    assert shown == [[f"`{each.path}`", each.mode, each.consumer] for each in manifest.MANAGED]
 
 
 def test_the_arguments_that_are_refused_defeat_a_node() -> None:
