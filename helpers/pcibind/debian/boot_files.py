@@ -6,8 +6,9 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from pcibind.change.setup import package_files
-from pcibind.read.files import write_atomically
+# After the path is set, from which they come.
+from pcibind.change.setup import package_files  # noqa: E402
+from pcibind.read.files import write_atomically  # noqa: E402
 
 for each in package_files():
     write_atomically(sys.argv[1] + each.path, each.text, each.mode)
