@@ -106,6 +106,8 @@ initialise() {
     # Through a descriptor, so that the password is never in a process's arguments.
     initdb --username="$POSTGRES_USER" --pwfile=<(printf '%s\n' "$POSTGRES_PASSWORD") \
         "${initdb_arguments[@]}"
+    # The official image's server has this as its default; that of release 16 here would use /tmp.
+    printf "unix_socket_directories = '/var/run/postgresql'\n" >>"$PGDATA/postgresql.conf"
 
     local method=$POSTGRES_HOST_AUTH_METHOD
     [ -n "$method" ] || method=$(postgres -C password_encryption "${server_arguments[@]}")
