@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deploys import manifest, preflight
-from deploys.assessment import activity, checks, diagnosis, platforms, qmp
-from deploys.assessment import pending_reboot as pending
+from deploys.assessment import activity, checks, diagnosis, pending_reboot, platforms, qmp
 from deploys.assessment.checks import Check
 from deploys.assessment.kernel_arguments import REMAPPING_OFF, effective
 from deploys.fleet import state
@@ -77,7 +76,11 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
     paths = [each.path for each in boards.list if each.path]
     waiting = tuple(
         [
-            *(pending.pending(seen.lines, arguments.wanted, seen.topology, paths) if seen.knows("lines") else ()),
+            *(
+                pending_reboot.pending(seen.lines, arguments.wanted, seen.topology, paths)
+                if seen.knows("lines")
+                else ()
+            ),
             *("the distribution asks for one" for _ in seen.reboot_required),
         ]
     )

@@ -7,8 +7,7 @@ What can be seen of groups and drivers already is judged, as pcibind will judge 
 
 from __future__ import annotations
 
-from deploys.assessment import legacy_files as former
-from deploys.assessment import vfio_ids
+from deploys.assessment import legacy_files, vfio_ids
 from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.assessment.verdict import Findings, Verdict
 from deploys.manifest import BLACKLIST, FILES
@@ -56,8 +55,8 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     files = state.files
     blacklist = judge_drivers(files.drivers, files.users, boards, found)
     judge_places(files.places, FILES, found)
-    found.warnings += former.written_through(files.texts, files.past)
-    taken_back = former.ours(files.texts, files.past)
+    found.warnings += legacy_files.written_through(files.texts, files.past)
+    taken_back = legacy_files.ours(files.texts, files.past)
     options = {file: each for file, each in files.options.items() if file not in (BLACKLIST.path, *taken_back)}
     functions = [function for board in boards for function in board.functions]
     models = tuple(sorted({function.model for function in functions})) if settings.vfio_ids else ()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from deploys.assessment import next_boot, vfio_ids
-from deploys.assessment import reboot_attempt as attempt
+from deploys.assessment import next_boot, reboot_attempt, vfio_ids
 from deploys.assessment.pending_reboot import pending
 from deploys.assessment.verdict import Findings
 from deploys.preflight.state import HostState
@@ -45,5 +44,6 @@ def judge_attempt(state: HostState, wanted: tuple[str, ...], boards: tuple[str, 
     if state.attempts.last is None or state.lines is None:
         return
     reasons = pending(state.lines, wanted, state.topology, boards)
-    if refusal := attempt.refusal(state.attempts, reasons, attempt.digest(state.lines, wanted, boards, state.kernels)):
+    digest = reboot_attempt.digest(state.lines, wanted, boards, state.kernels)
+    if refusal := reboot_attempt.refusal(state.attempts, reasons, digest):
         found.refuse_host(refusal)

@@ -23,8 +23,7 @@ from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_f
 from deploys.preflight import key
 from deploys.settings import Settings
 from deploys.steps import gevulot, postgres
-from deploys.transport import remote
-from deploys.transport import tunnel as forward
+from deploys.transport import remote, tunnel
 from facts.access import ACCESS_QUERY, Access, AccessList, PublishedAccess
 
 # The keys that deploys put on the list, one a line. Others' keys are left alone.
@@ -73,8 +72,8 @@ def read(host: Host, settings: Settings) -> Access:
         return access
     address, port = gevulot.database_address(settings)
     try:
-        rows = forward.read_rows(host, address, port, settings.postgres_url.get_secret_value(), ACCESS_QUERY)
-    except (forward.NotForwarded, psycopg.Error):
+        rows = tunnel.read_rows(host, address, port, settings.postgres_url.get_secret_value(), ACCESS_QUERY)
+    except (tunnel.NotForwarded, psycopg.Error):
         return access
     return replace(access, listed=frozenset(each for (each,) in rows))
 

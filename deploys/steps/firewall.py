@@ -9,8 +9,8 @@ from pyinfra.api.operation import OperationMeta
 
 from deploys.assessment import qmp
 from deploys.manifest import FIREWALL_PROGRAM, FIREWALL_RULES, FIREWALL_SERVICE, FIREWALL_UNIT, QMP_RULES, consumed_by
-from deploys.operations import files as push
 from deploys.operations import units
+from deploys.operations.files import Files
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import step
 from deploys.settings import Settings
@@ -31,7 +31,7 @@ def variables(settings: Settings) -> dict[str, Any]:
 
 @step("Configure the firewall")
 def configure_firewall(settings: Settings) -> list[OperationMeta]:
-    files = push.Files()
+    files = Files()
     table = files.template(FIREWALL_RULES, **variables(settings))
     rules = files.template(QMP_RULES, **qmp.variables(settings))
     program = files.template(FIREWALL_PROGRAM)

@@ -24,8 +24,8 @@ from deploys.manifest import (
     URL_SECRET,
     consumed_by,
 )
-from deploys.operations import files as push
 from deploys.operations import secrets, timer, units
+from deploys.operations.files import Files
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import step
 from deploys.settings import Settings
@@ -59,7 +59,7 @@ def configure_node(node: Node, after: list[OperationMeta]) -> list[OperationMeta
         source="stdin",
         value=settings.psk_passphrase,
     )
-    files = push.Files()
+    files = Files()
     environment = files.template(
         NODE_ENVIRONMENT,
         environment=settings.environment()

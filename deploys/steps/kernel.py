@@ -15,7 +15,7 @@ from deploys.assessment import next_boot, vfio_ids
 from deploys.assessment.kernel_arguments import is_ids, lacking
 from deploys.assessment.next_boot import OLD_DROP_IN, OLD_MARK
 from deploys.manifest import ARCHIVE, ARGUMENTS, BLACKLIST, GRUB_DROP_IN, MODULES_LOAD, VFIO_RULE
-from deploys.operations import files as push
+from deploys.operations.files import Files
 from deploys.operations.planning import step, will_follow
 from deploys.operations.restore import taken_back
 from deploys.steps.preflight import Node
@@ -97,7 +97,7 @@ def configure_kernel(node: Node) -> list[OperationMeta]:
     verdict = node.verdict
     # There the models are together with those of the host's own (deploys/assessment/vfio_ids.py).
     on_line = any(is_ids(each) for each in verdict.kernel_arguments)
-    files = push.Files()
+    files = Files()
     server.group(name="Add the group kvm", group="kvm", system=True)
     written = [
         # First: the files of today's names say that it was done.

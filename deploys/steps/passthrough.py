@@ -19,7 +19,7 @@ from pyinfra.operations import systemd
 
 import pcibind
 from deploys import manifest
-from deploys.operations import files as push
+from deploys.operations.files import Files
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.steps.preflight import Node
@@ -29,7 +29,7 @@ from facts.tree import TreeDigest
 from pcibind.change import early, unit
 from pcibind.model.record import Record
 from pcibind.model.request import Config
-from pcibind.read import configuration as config
+from pcibind.read import configuration
 
 GROUP_DEVICE = re.compile(r"/dev/vfio/[0-9]+")
 LIBRARY = "/usr/local/lib/pcibind"
@@ -118,10 +118,10 @@ class Passthrough(NamedTuple):
 @step("Prepare the passthrough")
 def prepare_passthrough(node: Node, reboot: PendingReboot) -> Passthrough:
     """Everything that the next boot needs to bind the boards by itself. Touches no driver."""
-    files, wanted = push.Files(), node.verdict.config
+    files, wanted = Files(), node.verdict.config
     inputs = [library_installed(name="Install pcibind")]
     files.text(manifest.PCIBIND, WRAPPER)
-    files.text(manifest.PCIBIND_BOARDS, config.render(*wanted.boards, require_boards=wanted.require_boards))
+    files.text(manifest.PCIBIND_BOARDS, configuration.render(*wanted.boards, require_boards=wanted.require_boards))
     inputs.append(files.text(manifest.EARLY_RULE, early.rule()))
     if node.family.initramfs == "dracut":
         inputs.append(files.text(manifest.DRACUT_CONF, early.dracut()))

@@ -22,8 +22,8 @@ from deploys.manifest import (
     URL_SECRET,
     consumed_by,
 )
-from deploys.operations import files as push
 from deploys.operations import secrets, units
+from deploys.operations.files import Files
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.operations.restore import brought_back
@@ -110,7 +110,7 @@ def configure_postgres(settings: Settings) -> list[OperationMeta]:
     # Made by root; the image gives it to its own account, whose number differs from image to image.
     directory = settings.postgres_directory
     files.directory(name=f"Make {directory}", path=directory)
-    ours = push.Files()
+    ours = Files()
     return [
         ours.template(HBA),
         ours.template(IDENT),

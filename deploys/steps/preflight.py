@@ -14,7 +14,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_state
 
 from deploys import preflight
-from deploys.assessment import legacy_files as former
+from deploys.assessment import legacy_files
 from deploys.assessment.platforms import Family
 from deploys.inventory import settings_of_run
 from deploys.manifest import FILES, STATE_DIRECTORY
@@ -128,7 +128,7 @@ def _files(settings: Settings) -> tuple[Part, ...]:
     """What is asked about files, and about the drivers and the programs that they are for."""
     return (
         Part("before", Before, {"directory": STATE_DIRECTORY}),
-        Part("texts", Texts, {"paths": former.ASKED}),
+        Part("texts", Texts, {"paths": legacy_files.ASKED}),
         Part("places", Places, {"paths": (*FILES, *settings.directories)}),
         Part("drivers", DisplayDrivers),
         Part("users", DriverUsers, {"words": WORDS}),
@@ -214,7 +214,7 @@ def _judge(settings: Settings) -> Verdict:
     )
     verdict = preflight.judge(state, settings)
     if found["before"] and found["before"].damaged:
-        verdict = replace(verdict, refusals=(*verdict.refusals, former.damaged(found["before"])))
+        verdict = replace(verdict, refusals=(*verdict.refusals, legacy_files.damaged(found["before"])))
     verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))
     warning = key.readable_until_now(settings) if found["key_was_readable"] else None
     return replace(verdict, warnings=(*verdict.warnings, *([warning] if warning else [])))

@@ -19,11 +19,11 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host, ctx_state
 
-from deploys.assessment import failures
-from deploys.assessment import reboot_attempt as attempt
+from deploys.assessment import failures, reboot_attempt
 from deploys.assessment.kernel_arguments import REMAPPING_OFF
 from deploys.operations.pending_reboot import PendingReboot, Wish, reasons, wish_of
 from deploys.operations.planning import step, will_follow
+from deploys.settings import Settings
 from deploys.steps.preflight import Node, refused_alone
 from deploys.transport import connection, heartbeat, remote
 from facts.attempt import RebootAttempts
@@ -100,7 +100,7 @@ def rebooted(errand: Errand, inputs: list[OperationMeta]) -> Generator[PyinfraCo
 
 
 @operation()
-def told(reasons: Callable[[], Iterable[str]], advice: str) -> Generator[PyinfraCommand, None, None]:
+def report_pending(reasons: Callable[[], Iterable[str]], advice: str) -> Generator[PyinfraCommand, None, None]:
     """Say what is pending where no reboot is allowed. Changes nothing.
 
     + reasons: why a reboot is pending, asked of the current host
@@ -120,10 +120,10 @@ def forgotten(reasons: Callable[[], Iterable[str]]) -> Generator[PyinfraCommand 
 
     + reasons: why a reboot is pending, asked of the current host
     """
-    if not host.get_fact(Existing, paths=(attempt.FILE,)) or reasons():
+    if not host.get_fact(Existing, paths=(reboot_attempt.FILE,)) or reasons():
         host.noop("no earlier reboot is on record, or its reason still holds")
         return
-    yield f"rm -f {attempt.FILE}"
+    yield f"rm -f {reboot_attempt.FILE}"
 
 
 def _roll_of_this_run() -> _Roll:
@@ -181,7 +181,7 @@ def _reboot_all(state: State, roll: _Roll) -> None:
                 continue
             with ctx_host.use(each):
                 digest = errand.digest() if errand.digest else None
-                in_vain = attempt.refusal(each.get_fact(RebootAttempts), why, digest) if digest else None
+                in_vain = reboot_attempt.refusal(each.get_fact(RebootAttempts), why, digest) if digest else None
             if in_vain:
                 each.log_styled(f"not rebooted: {in_vain}", fg="red", log_func=logger.error)
                 roll.outcome[each.name] = False
@@ -208,10 +208,10 @@ def _reboot_one(each: Host, due: _Due, roll: _Roll) -> None:
         try:
             problem = _reboot(each, due)
             if problem is None and due.digest:
-                remote.run(each, f"rm -f {attempt.FILE}", timeout=30)
+                remote.run(each, f"rm -f {reboot_attempt.FILE}", timeout=30)
             elif errand.digest and each.connected and (last := each.get_fact(RebootAttempts).last):
                 # As it came back: only a change since then makes another reboot worth a try.
-                _record(each, attempt.render(due.why, errand.digest(), last.boot))
+                _record(each, reboot_attempt.render(due.why, errand.digest(), last.boot))
         except Exception as error:  # whatever a host says must not end the roll without a word about it
             problem = f"{type(error).__name__}: {error}"
     roll.outcome[each.name] = problem is None
@@ -226,11 +226,11 @@ def _reboot_one(each: Host, due: _Due, roll: _Roll) -> None:
 
 def _record(each: Host, text: str) -> None:
     """Remember what the reboot is for, until it has brought that. A host that cannot is rebooted all the same."""
-    new = f"{attempt.FILE}.new"
-    command = f"umask 077; cat >{new} && sync {new} && mv {new} {attempt.FILE}"
+    new = f"{reboot_attempt.FILE}.new"
+    command = f"umask 077; cat >{new} && sync {new} && mv {new} {reboot_attempt.FILE}"
     success, output = remote.run(each, command, stdin=text, timeout=60)
     if not success:
-        logger.debug("%s: %s was not written: %s", each.name, attempt.FILE, output)
+        logger.debug("%s: %s was not written: %s", each.name, reboot_attempt.FILE, output)
 
 
 def _boot_id(each: Host) -> str | None:
@@ -247,7 +247,7 @@ def _reboot(each: Host, due: _Due) -> str | None:
     if before is None:
         return "its boot identifier could not be read, so it was not rebooted"
     if due.digest:
-        _record(each, attempt.render(due.why, due.digest, before))
+        _record(each, reboot_attempt.render(due.why, due.digest, before))
     failed_before = each.get_fact(FailedUnits)
     ran_before = _node_runs(each)
     way = connection.Way(each)
@@ -319,7 +319,7 @@ def _cannot_hand_over() -> str | None:
 
 def _digest(wish: Wish) -> str:
     found = ask(host, Part("lines", KernelCommandLine), Part("kernels", InstalledKernels))
-    return attempt.digest(found["lines"], wish.arguments, wish.boards, found["kernels"])
+    return reboot_attempt.digest(found["lines"], wish.arguments, wish.boards, found["kernels"])
 
 
 @step("Reboot when needed")
@@ -327,21 +327,23 @@ def reboot_when_needed(node: Node, reboot: PendingReboot) -> None:
     """Reboot, or with ``reboot='never'`` say what is pending."""
     wish = wish_of(node.settings, node.verdict)
     forgotten(name="Forget a reboot that brought what it was for", reasons=reboot.reasons)
-    if node.settings.reboot == "never":
-        told(
-            name="Say which reboot is pending",
-            reasons=reboot.reasons,
-            advice="Nothing that runs was changed; reboot the host, then run again.",
-        )
-    else:
-        pending = partial(reasons, wish.arguments, wish.boards)
-        digest = partial(_digest, wish)
-        errand = Errand(wish.timeout, pending, _cannot_hand_over, at_once=node.settings.reboot_batch, digest=digest)
-        reboot_rolling(errand, [])
+    pending, digest = partial(reasons, wish.arguments, wish.boards), partial(_digest, wish)
+    reboot_as_allowed(
+        node.settings,
+        Errand(wish.timeout, pending, _cannot_hand_over, at_once=node.settings.reboot_batch, digest=digest),
+        advice="Nothing that runs was changed; reboot the host, then run again.",
+        after=[],
+    )
 
 
-def reboot_rolling(errand: Errand, inputs: list[OperationMeta]) -> None:
-    """Reboot the current host when it is due and its turn. ``inputs`` are operations that may make it due."""
+def reboot_as_allowed(settings: Settings, errand: Errand, advice: str, after: list[OperationMeta]) -> None:
+    """Reboot the current host when it is due and its turn, or say what is pending where no reboot is allowed.
+
+    ``advice`` is what an operator has to know and to do then; ``after`` are operations that may make a reboot due.
+    """
+    if settings.reboot == "never":
+        report_pending(name="Say which reboot is pending", reasons=errand.reasons, advice=advice)
+        return
     # Registered here, because a plan that was skipped (-y) never evaluates the operation of a later host.
     _roll_of_this_run().errands[host.name] = errand
-    rebooted(name="Reboot when the live state needs it", errand=errand, inputs=inputs, _serial=True)
+    rebooted(name="Reboot when the live state needs it", errand=errand, inputs=after, _serial=True)

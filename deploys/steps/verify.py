@@ -21,9 +21,7 @@ from deploys.preflight import Verdict, key
 from deploys.settings import Settings
 from deploys.steps import access, gevulot, vsock
 from deploys.steps.preflight import Node
-from deploys.transport import connection, remote
-from deploys.transport import ports as outside
-from deploys.transport import tunnel as forward
+from deploys.transport import connection, ports, remote, tunnel
 from facts.activity import Activity, NodeActivity
 from facts.batch import Part, ask
 from facts.container import Container, DatabasePasswords
@@ -127,7 +125,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     found.append(checks.peers(seen["firewall"], settings))
     found.append(qmp.check(seen["firewall"], settings, units.get(manifest.NODE_UNIT)))
     found += checks.saved_rules(seen["firewall"])
-    found += outside.look(connection.peer(host), settings)
+    found += ports.look(connection.peer(host), settings)
     if trouble is not None:
         for line in trouble.lines:
             logger.info(f"{host.print_prefix}the journal of {trouble.unit}: {line}")
@@ -200,10 +198,10 @@ def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:
         if settings.postgres_url is not None:
             url = settings.postgres_url.get_secret_value()
         else:
-            password = quote(forward.read_secret(host, manifest.PASSWORD_SECRET), safe="")
+            password = quote(tunnel.read_secret(host, manifest.PASSWORD_SECRET), safe="")
             url = f"postgres://gevulot:{password}@{address}:{port}/gevulot"
-        seen = forward.read_schema(host, address, port, url)
-    except forward.NotForwarded as reason:
+        seen = tunnel.read_schema(host, address, port, url)
+    except tunnel.NotForwarded as reason:
         place = f"on the node; no forwarding: {reason}"
         if settings.own_postgres:
             seen = host.get_fact(PostgresSchema, port=settings.postgres_port)

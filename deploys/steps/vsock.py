@@ -8,7 +8,7 @@ from pyinfra.api.operation import OperationMeta
 
 from deploys.assessment.checks import Check
 from deploys.manifest import ALLOW_VSOCK, TEMPLATES
-from deploys.operations import files as push
+from deploys.operations.files import Files
 from deploys.operations.restore import removed
 from deploys.settings import Settings
 from facts.unit import Unit
@@ -22,7 +22,7 @@ def is_allowed_by_us(settings: Settings) -> bool:
     return not settings.seccomp_profile and not settings.no_execution
 
 
-def write_program(settings: Settings, written: push.Files) -> OperationMeta:
+def write_program(settings: Settings, written: Files) -> OperationMeta:
     """Write the program that the node's unit runs at each start, or remove it."""
     if is_allowed_by_us(settings):
         return written.template(ALLOW_VSOCK)

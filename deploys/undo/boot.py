@@ -11,15 +11,13 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
-from deploys.assessment import comparison as differences
-from deploys.assessment import next_boot
-from deploys.assessment import reboot_attempt as attempt
+from deploys.assessment import comparison, next_boot, reboot_attempt
 from deploys.manifest import MODULE_FILES
 from deploys.operations.planning import step, will_follow
 from deploys.operations.restore import emptied, put_back, taken_back
 from deploys.steps import initramfs
 from deploys.steps.kernel import old_drop_in_removed
-from deploys.steps.reboot import Errand, reboot_rolling, told
+from deploys.steps.reboot import Errand, reboot_as_allowed
 from deploys.undo.start import Undo
 from facts.baseline import Past
 from facts.failures import CAUSED
@@ -34,7 +32,7 @@ def menu_restored(past: Past, inputs: list[OperationMeta]) -> Generator[PyinfraC
     + inputs: operations of this run that take away or bring back what the menu is made from
     """
     lines = host.get_fact(KernelCommandLine)
-    left = set(differences.left_in_menu(lines, past)) - set(lines.made or ())
+    left = set(comparison.left_in_menu(lines, past)) - set(lines.made or ())
     if not will_follow(inputs) and not left and not next_boot.outdated(lines):
         host.noop("GRUB's menu is what its sources say")
         return
@@ -47,7 +45,7 @@ def entries_restored(past: Past) -> Generator[PyinfraCommand | str, None, None]:
 
     + past: the host before its first deploy
     """
-    command = differences.grubby(host.get_fact(KernelCommandLine), past)
+    command = comparison.grubby(host.get_fact(KernelCommandLine), past)
     if command is None:
         host.noop("no boot entry has an argument of a deploy")
         return
@@ -86,7 +84,8 @@ def restore_arguments(undo: Undo) -> Arguments:
         menu = menu_restored(name="Restore GRUB's menu", past=past, inputs=drop_ins)
     else:
         menu = entries_restored(name="Restore the boot entries with grubby", past=past)
-    notes = [files.file(name=f"Remove {path}", path=path, present=False) for path in host.loop((attempt.FILE, CAUSED))]
+    made = (reboot_attempt.FILE, CAUSED)
+    notes = [files.file(name=f"Remove {path}", path=path, present=False) for path in host.loop(made)]
     return Arguments(menu, [menu, *changes, *notes])
 
 
@@ -99,13 +98,10 @@ def rebuild_initramfs(undo: Undo, after: list[OperationMeta]) -> OperationMeta:
 
 @step("Reboot when needed")
 def reboot_when_left_over(undo: Undo, after: list[OperationMeta]) -> None:
-    if undo.settings.reboot == "never":
-        told(
-            name="Say which reboot is pending",
-            reasons=undo.reasons,
-            advice="The boards are back on their drivers; reboot the host, then run this release again to compare it.",
-        )
-    else:
-        settings = undo.settings
-        errand = Errand(settings.reboot_timeout, undo.reasons, lambda: None, at_once=settings.reboot_batch)
-        reboot_rolling(errand, after)
+    settings = undo.settings
+    reboot_as_allowed(
+        settings,
+        Errand(settings.reboot_timeout, undo.reasons, lambda: None, at_once=settings.reboot_batch),
+        advice="The boards are back on their drivers; reboot the host, then run this release again to compare it.",
+        after=after,
+    )

@@ -9,15 +9,12 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
-from deploys.assessment import checks, next_boot
-from deploys.assessment import comparison as differences
-from deploys.assessment import reboot_attempt as attempt
+from deploys.assessment import checks, comparison, next_boot, reboot_attempt
 from deploys.assessment.checks import Check
 from deploys.manifest import ARCHIVE, MODULE_FILES
 from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_follow
 from deploys.transport import remote
-from deploys.undo import boards as handback
-from deploys.undo import node as standstill
+from deploys.undo import boards, node
 from deploys.undo.start import REQUEST, Undo
 from facts.baseline import ArchivedFile
 from facts.failures import CAUSED
@@ -59,17 +56,17 @@ def _read(undo: Undo) -> list[Check]:
     topology = host.get_fact(PciTopology)
     record = host.get_fact(PciRecord).record if others else None
     kept = [board.path for board in record.boards] if record else []
-    names = (*standstill.units_of_deploy(past), *(() if others else (unit.NAME,)))
+    names = (*node.units_of_deploy(past), *(() if others else (unit.NAME,)))
     paths = (
-        *standstill.FILES,
+        *node.FILES,
         *MODULE_FILES,
         *undo.former,
         *((next_boot.DROP_IN,) if undo.family.boot == "grub" else ()),
         # Another file of this name, without a deploy's text, is left as it is.
         *(path for path in (next_boot.OLD_DROP_IN,) if path in past.archived),
-        attempt.FILE,
+        reboot_attempt.FILE,
         CAUSED,
-        *((REQUEST,) if others else (*handback.FILES, *handback.LIBRARIES, handback.RUN)),
+        *((REQUEST,) if others else (*boards.FILES, *boards.LIBRARIES, boards.RUN)),
     )
     there = host.get_fact(Existing, paths=paths)
     archived = {
@@ -80,13 +77,13 @@ def _read(undo: Undo) -> list[Check]:
     state = host.get_fact(SystemState)
     lines = host.get_fact(KernelCommandLine)
     found = [
-        *differences.command_lines(past, lines),
-        *differences.functions(past, topology, kept),
+        *comparison.command_lines(past, lines),
+        *comparison.functions(past, topology, kept),
         checks.initramfs(host.get_fact(StaleInitramfs), host.get_fact(InitramfsContents)),
-        *([differences.menu(next_boot.outdated(lines))] if undo.family.boot == "grub" else []),
-        *differences.units(host.get_fact(Units, units=names), names),
-        *differences.files([path for path in there if path not in archived], archived),
-        differences.system(
+        *([comparison.menu(next_boot.outdated(lines))] if undo.family.boot == "grub" else []),
+        *comparison.units(host.get_fact(Units, units=names), names),
+        *comparison.files([path for path in there if path not in archived], archived),
+        comparison.system(
             state, host.get_fact(FailedUnits) if state != "running" else [], past.system_state, undo.failed_before
         ),
         _key(undo),
@@ -111,7 +108,7 @@ def stays_told(undo: Undo) -> Generator[PyinfraCommand, None, None]:
     """
     if not is_planning():
         logger.info(f"What stays on {host.name}, so that a deploy gives the same node again, and how you remove it:")
-        for line in differences.stays(undo.settings.storage_directory):
+        for line in comparison.stays(undo.settings.storage_directory):
             logger.info(f"  {line}")
     yield from ()
 

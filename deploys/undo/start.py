@@ -13,8 +13,7 @@ from pyinfra.api import State
 from pyinfra.context import ctx_state
 
 from deploys import manifest
-from deploys.assessment import comparison as differences
-from deploys.assessment import legacy_files as former
+from deploys.assessment import comparison, legacy_files
 from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family, Unsupported, family_of, generator_of
 from deploys.inputs.spelling import meant
@@ -35,7 +34,7 @@ from facts.platform import Host, Platform
 from facts.requests import BoardRequests
 from pcibind.model.errors import ConfigError
 from pcibind.model.request import Selector
-from pcibind.read import configuration as config
+from pcibind.read import configuration
 
 REQUEST = manifest.PCIBIND_BOARDS.path
 # In /run, so that it says of this boot alone that driver overrides were set before any driver was loaded.
@@ -137,7 +136,7 @@ def begin_release() -> Undo | None:
         raise _refused(f"{STATE_DIRECTORY} can be read by root only. Connect as root, or with sudo (_sudo: True).")
     past = remains.past
     if remains.damaged:
-        raise _refused(former.damaged(remains))
+        raise _refused(legacy_files.damaged(remains))
     if past is None:
         if remains.traces:
             raise _refused(
@@ -157,7 +156,7 @@ def begin_release() -> Undo | None:
     if isinstance(family, str):
         raise _refused(family)
     others, requested = _requests(host.get_fact(BoardRequests))
-    for warning in differences.hardware(past, host.get_fact(PciTopology)):
+    for warning in comparison.hardware(past, host.get_fact(PciTopology)):
         logger.warning(f"{host.print_prefix}{warning}")
     if others:
         logger.warning(
@@ -165,9 +164,9 @@ def begin_release() -> Undo | None:
             "deploy; only the boards of the node are given back. The kernel arguments go: what else needs an IOMMU "
             "has to ask for it by itself."
         )
-    texts = host.get_fact(Texts, paths=former.ASKED)
+    texts = host.get_fact(Texts, paths=legacy_files.ASKED)
     failed = host.get_fact(FailuresBefore)
-    return Undo(settings, family, past, others, requested, failed, former.ours(texts, past))
+    return Undo(settings, family, past, others, requested, failed, legacy_files.ours(texts, past))
 
 
 def _refused(reason: str) -> Refused:
@@ -179,6 +178,6 @@ def _requests(files: dict[str, str]) -> tuple[tuple[str, ...], frozenset[Selecto
     others = tuple(sorted(path for path in files if path != REQUEST))
     ours = [(REQUEST, files[REQUEST])] if others and REQUEST in files else []
     try:
-        return others, frozenset(board.selector for board in config.parse(ours).boards)
+        return others, frozenset(board.selector for board in configuration.parse(ours).boards)
     except ConfigError as error:
         raise _refused(f"which boards are the node's cannot be told: {error}") from None

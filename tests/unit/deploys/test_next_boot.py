@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploys.assessment import next_boot
-from deploys.assessment import reboot_attempt as attempt
+from deploys.assessment import next_boot, reboot_attempt
 from facts.attempt import Attempts, RebootAttempts
 from facts.installed_kernels import Installed, InstalledKernels
 from facts.kernel import CommandLines, KernelCommandLine, Source
@@ -251,22 +250,22 @@ REASONS = ["the kernel does not run with intel_iommu=on iommu=pt"]
 
 def last(found: CommandLines, boot: str) -> Attempts:
     """The record of a reboot that was to end the boot "first"; the host runs ``boot`` now."""
-    digest = attempt.digest(found, WANTED, ("0000:00/01.0/00",), KERNELS)
-    return RebootAttempts().process([f"boot {boot}", "deployed", attempt.render(REASONS, digest, "first")])
+    digest = reboot_attempt.digest(found, WANTED, ("0000:00/01.0/00",), KERNELS)
+    return RebootAttempts().process([f"boot {boot}", "deployed", reboot_attempt.render(REASONS, digest, "first")])
 
 
 def again(
     found: CommandLines, reasons: list[str] = REASONS, kernels: Installed = KERNELS, boot: str = "second"
 ) -> str | None:
-    digest = attempt.digest(found, WANTED, ("0000:00/01.0/00",), kernels)
-    return attempt.refusal(last(lines(), boot), reasons, digest)
+    digest = reboot_attempt.digest(found, WANTED, ("0000:00/01.0/00",), kernels)
+    return reboot_attempt.refusal(last(lines(), boot), reasons, digest)
 
 
 def test_a_reboot_that_brought_nothing_is_not_repeated_and_says_what_it_was_for() -> None:
     refusal = again(lines())
     assert refusal is not None
     assert REASONS[0] in refusal
-    assert attempt.FILE in refusal
+    assert reboot_attempt.FILE in refusal
 
 
 def test_a_reboot_is_repeated_after_a_change_or_for_another_reason() -> None:

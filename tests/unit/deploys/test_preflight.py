@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploys import settings
-from deploys.assessment import reboot_attempt as attempt
+from deploys.assessment import reboot_attempt
 from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, lost_reach, release_of, request
 from deploys.preflight.services import Services
 from deploys.settings import Settings
@@ -345,7 +345,9 @@ def test_a_reboot_in_vain_is_refused_unless_no_reboot_is_allowed_or_a_board_chan
     wanted = ("intel_iommu=on", "iommu=pt")
     boards = tuple(each.path for each in verdict().boards)
     last = Attempt(
-        ("the kernel does not run with intel_iommu=on iommu=pt",), "today", attempt.digest(LINES, wanted, boards, None)
+        ("the kernel does not run with intel_iommu=on iommu=pt",),
+        "today",
+        reboot_attempt.digest(LINES, wanted, boards, None),
     )
     more = {"lines": LINES, "attempts": Attempts(True, last)}
     assert "was for this and did not bring it" in verdict(more=more).refusals[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploys.assessment import legacy_files as former
+from deploys.assessment import legacy_files
 from deploys.manifest import BLACKLIST, FILES
 from deploys.operations.files import TEMPLATES, uploaded
 from facts.baseline import ArchivedFile, Past
@@ -166,29 +166,29 @@ STAYS = (
 )
 def test_what_an_earlier_version_wrote_is_ours_where_the_host_has_a_record(path: str, content: str) -> None:
     texts = {path: Text(content)}
-    assert former.ours(texts, PAST) == (path,)
-    assert former.ours(texts, None) == ()
+    assert legacy_files.ours(texts, PAST) == (path,)
+    assert legacy_files.ours(texts, None) == ()
 
 
 @pytest.mark.parametrize("path", WRITTEN)
 @pytest.mark.parametrize("added", ["options nvidia NVreg_EnableMSI=1\n", "# mine\n"])
 def test_what_somebody_added_to_or_wrote_under_that_name_is_not_ours(path: str, added: str) -> None:
-    assert former.ours({path: Text(WRITTEN[path] + added)}, PAST) == ()
-    assert former.ours({path: Text(added)}, PAST) == ()
+    assert legacy_files.ours({path: Text(WRITTEN[path] + added)}, PAST) == ()
+    assert legacy_files.ours({path: Text(added)}, PAST) == ()
 
 
 def test_a_host_that_was_converted_has_no_former_files_of_ours() -> None:
     path = "/etc/udev/rules.d/99-vfio.rules"
-    assert former.ours({path: Text(WRITTEN[path]), BLACKLIST.path: Text("")}, PAST) == ()
+    assert legacy_files.ours({path: Text(WRITTEN[path]), BLACKLIST.path: Text("")}, PAST) == ()
 
 
 def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_told() -> None:
     path = "/etc/modprobe.d/nvidia.conf"
     texts = {path: Text(WRITTEN[path], "/etc/nvidia/current/nvidia-modprobe.conf")}
-    assert former.ours(texts, PAST) == ()
-    (sentence,) = former.written_through(texts, PAST)
+    assert legacy_files.ours(texts, PAST) == ()
+    (sentence,) = legacy_files.written_through(texts, PAST)
     assert "wrote through it into /etc/nvidia/current/nvidia-modprobe.conf" in sentence
-    assert former.written_through({path: Text("options nvidia-current a=1\n", "/x")}, PAST) == ()
+    assert legacy_files.written_through({path: Text("options nvidia-current a=1\n", "/x")}, PAST) == ()
 
 
 def test_texts_of_files_and_of_links_are_read(tmp_path: Path) -> None:

@@ -17,13 +17,12 @@ from deploys import manifest
 from deploys.assessment import next_boot
 from deploys.manifest import MODULE_FILES, VFIO_RULE
 from deploys.manifest import UPDATE_TIMER as TIMER
-from deploys.undo import boards as handback
-from deploys.undo import node as standstill
+from deploys.undo import boards, node
 from deploys.undo.start import EARLY_DONE
 from pcibind.model import record
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import BoardRequest, Selector
-from pcibind.read import configuration as config
+from pcibind.read import configuration
 from pcibind.remote import topology_text
 from tests.unit.deploys import recorded as r
 from tests.unit.deploys.recorded import Sent, sent
@@ -37,7 +36,7 @@ OTHER = "/etc/pcibind/mine.toml"
 
 _BOUND = (*r.gpu(1, 1, drivers=r.BOUND, group=12), r.NIC, r.NVME)
 _BARE = (*r.gpu(1, 1), r.NIC, r.NVME)
-DIRECTORIES = (handback.LIBRARIES[0],)
+DIRECTORIES = (boards.LIBRARIES[0],)
 
 
 def before(*functions: r.Pci, archived: tuple[str, ...] = (), configured: str = "quiet") -> list[str]:
@@ -89,7 +88,7 @@ def deployed(
     # An operator's own board, which nothing here has.
     mine = board._replace(selector=Selector.parse("10de:2204"), path="0000:00/09.0/00")
     known = record.dump(Record((board, mine) if others else (board,))).splitlines()
-    request = config.render(BoardRequest(board.selector)).splitlines()
+    request = configuration.render(BoardRequest(board.selector)).splitlines()
     toml = ["file /etc/pcibind/gevulot.toml", *(f"text {line}" for line in request)]
     toml += [f"file {OTHER}", "text [[board]]", 'text model = "10de:2204"'] if others else []
     units = (*manifest.NODE_UNITS, "pcibind.service", TIMER)
@@ -121,7 +120,7 @@ def deployed(
         "pcibind-topology": r.Answer(lambda: r.topology(*(_BARE if "release" in done else _BOUND))),
         "/proc/cmdline": r.Answer(command_line),
         f"existing {EARLY_DONE}": r.Answer(lambda: "" if host.rebooted else EARLY_DONE),
-        f"existing {handback.RUN}": r.Answer(lambda: "" if host.rebooted else [handback.RUN, EARLY_DONE]),
+        f"existing {boards.RUN}": r.Answer(lambda: "" if host.rebooted else [boards.RUN, EARLY_DONE]),
         "--compare": r.Answer(lambda: "same" if host.rebooted else "different"),
         "-newercm": r.Answer(lambda: "" if host.rebooted else "/boot/initrd.img-6 is older than /etc/modprobe.d"),
         "systemctl show --timestamp=unix -p Id": r.Answer(shown),
@@ -136,7 +135,7 @@ def deployed(
     }
     absent = {other["initramfs-tools" if "update-initramfs" in distribution.tools else "dracut"]}
     absent |= set() if "update-grub" in distribution.tools else {other["grub"]}
-    for path in (*standstill.FILES, *MODULE_FILES, next_boot.DROP_IN, *handback.FILES, *DIRECTORIES):
+    for path in (*node.FILES, *MODULE_FILES, next_boot.DROP_IN, *boards.FILES, *DIRECTORIES):
         if path not in absent and path not in archived:
             answers |= file(path)
     return r.saying(answers, r.data(host, **({"reboot_timeout": 60} | settings)))
@@ -380,7 +379,7 @@ def test_when_pcibind_refuses_its_words_are_quoted_and_nothing_of_it_is_removed(
     assert run.exit_code != 0
     assert f"[@fake/held] {PCIBIND_SAYS}" in run.output
     assert run.commands("held")[-1].startswith("for id in ")
-    assert not any(path in command for command in run.commands("held") for path in handback.FILES[:-1])
+    assert not any(path in command for command in run.commands("held") for path in boards.FILES[:-1])
 
 
 def test_a_host_that_pcibind_refused_stops_the_reboots_of_the_others(runs: dict[str, Run]) -> None:
@@ -441,7 +440,7 @@ def test_pcibind_stays_for_boards_of_the_operators_own(runs: dict[str, Run]) -> 
         "said=$(/usr/local/sbin/pcibind release 0000:00/01.0/00 2>&1)" in commands[index(commands, "pcibind release")]
     )
     assert any("/etc/pcibind/gevulot.toml" in command for command in commands)
-    kept = [path for path in handback.FILES if path != "/etc/pcibind/gevulot.toml" and path != handback.COMMAND]
+    kept = [path for path in boards.FILES if path != "/etc/pcibind/gevulot.toml" and path != boards.COMMAND]
     assert [command for command in commands if any(path in command for path in kept)] == []
 
 

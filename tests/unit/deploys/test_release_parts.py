@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from deploys.assessment import comparison as differences
+from deploys.assessment import comparison
 from deploys.assessment.kernel_arguments import added
 from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family
 from deploys.settings import Settings
-from deploys.undo import boards as handback
+from deploys.undo.boards import COMMAND, chosen, release_command
 from deploys.undo.start import Undo, relevant, tools_of
 from facts import platform
 from facts.attempt import RebootAttempts
@@ -79,23 +79,23 @@ def test_a_boot_with_early_overrides_is_a_reason() -> None:
 
 def test_grubby_takes_exactly_what_no_entry_had_and_gives_back_what_was_replaced() -> None:
     now = ("root=UUID=1", "ro", "intel_iommu=on", "iommu=pt")
-    command = differences.grubby(CommandLines(now, (now, now)), PAST)
+    command = comparison.grubby(CommandLines(now, (now, now)), PAST)
     assert command is not None
     assert command.endswith("grubby --update-kernel=ALL --remove-args='intel_iommu=on iommu=pt' --args=intel_iommu=off")
 
 
 def test_grubby_leaves_an_argument_that_an_entry_had_before() -> None:
     before = replace(PAST, configured=(OFF, ("ro", "iommu=pt")))
-    command = differences.grubby(CommandLines(ON, (ON,)), before)
+    command = comparison.grubby(CommandLines(ON, (ON,)), before)
     assert command is not None
     assert "--remove-args=intel_iommu=on" in command
     assert "--args=intel_iommu" not in command.replace("--remove-args=intel_iommu", "")
 
 
 def test_grubby_has_nothing_to_do_on_entries_that_are_as_they_were() -> None:
-    assert differences.grubby(CommandLines(OFF, (OFF,)), PAST) is None
+    assert comparison.grubby(CommandLines(OFF, (OFF,)), PAST) is None
     before = replace(PAST, configured=(ON,))
-    assert differences.grubby(CommandLines(ON, (ON,)), before) is None
+    assert comparison.grubby(CommandLines(ON, (ON,)), before) is None
 
 
 # --- the boards
@@ -105,7 +105,7 @@ def boards_to_go(*others: str, record: Record) -> list[str]:
     requested = frozenset({Selector.parse("10de:2684")})
     settings = Settings.model_construct()
     undo = Undo(settings, Family("", "apt", "dracut", "grub"), PAST, others, requested)
-    return [board.path for board in handback.chosen(record, undo)]
+    return [board.path for board in chosen(record, undo)]
 
 
 def test_all_recorded_boards_go_back_and_what_an_earlier_attempt_left() -> None:
@@ -124,7 +124,7 @@ def recorded_board(slot: int, model: str) -> RecordedBoard:
 
 
 def marks(lines: CommandLines, before: Past = PAST) -> list[bool | None]:
-    return [check.ok for check in differences.command_lines(before, lines)]
+    return [check.ok for check in comparison.command_lines(before, lines)]
 
 
 def test_a_command_line_that_is_as_it_was_is_right_whatever_the_kernels_path() -> None:
@@ -139,7 +139,7 @@ def test_a_deploys_argument_that_is_left_is_wrong() -> None:
 
 def test_what_others_changed_on_the_command_line_is_only_told() -> None:
     lines = CommandLines((*OFF, "hugepages=9"), ((*OFF, "hugepages=9"),))
-    live, configured = differences.command_lines(PAST, lines)
+    live, configured = comparison.command_lines(PAST, lines)
     assert (live.ok, configured.ok) == (None, None)
     assert live.found == "changed since by others: +hugepages=9"
 
@@ -156,22 +156,22 @@ def test_what_others_changed_on_the_command_line_is_only_told() -> None:
     ],
 )
 def test_every_function_has_the_driver_that_it_had(now: list[Pci], right: list[bool | None]) -> None:
-    assert [check.ok for check in differences.functions(past(*gpu(1, 1)), read(*now))] == right
+    assert [check.ok for check in comparison.functions(past(*gpu(1, 1)), read(*now))] == right
 
 
 def test_an_override_that_was_not_there_is_wrong() -> None:
     now = read(*gpu(1, 1))
     functions = tuple(each._replace(driver_override="vfio-pci") for each in now.functions)
-    assert differences.functions(past(*gpu(1, 1)), Topology(functions))[0].ok is False
+    assert comparison.functions(past(*gpu(1, 1)), Topology(functions))[0].ok is False
 
 
 def test_a_board_that_its_operator_keeps_bound_is_told() -> None:
-    rows = differences.functions(past(*gpu(1, 1)), read(*gpu(1, 1, drivers=BOUND)), kept=("0000:00/01.0/00",))
+    rows = comparison.functions(past(*gpu(1, 1)), read(*gpu(1, 1, drivers=BOUND)), kept=("0000:00/01.0/00",))
     assert [row.ok for row in rows] == [True, None]
 
 
 def test_a_board_that_is_gone_is_a_sentence() -> None:
-    assert differences.hardware(past(*gpu(1, 1), *gpu(2, 2)), read(*gpu(1, 1), gpu(2, 2)[0])) == [
+    assert comparison.hardware(past(*gpu(1, 1), *gpu(2, 2)), read(*gpu(1, 1), gpu(2, 2)[0])) == [
         "board 0000:00/02.0/00 (10de:2684 10de:22ba) was there before the first deploy and is not there now"
     ]
 
@@ -179,20 +179,20 @@ def test_a_board_that_is_gone_is_a_sentence() -> None:
 def test_units_and_files_that_are_left_are_wrong() -> None:
     unit = Unit("pcibind.service", "loaded", "active", "exited", "success", False, "enabled", 1)
     gone = replace(unit, load="not-found", active="inactive")
-    assert [row.ok for row in differences.units({unit.name: unit}, (unit.name,))] == [False]
-    assert [row.ok for row in differences.units({unit.name: gone}, (unit.name, "other.service"))] == [True]
-    assert [row.ok for row in differences.files(["/etc/x"], {"/etc/y": False, "/etc/z": True})] == [False, False, True]
-    assert [row.ok for row in differences.files([], {})] == [True]
+    assert [row.ok for row in comparison.units({unit.name: unit}, (unit.name,))] == [False]
+    assert [row.ok for row in comparison.units({unit.name: gone}, (unit.name, "other.service"))] == [True]
+    assert [row.ok for row in comparison.files(["/etc/x"], {"/etc/y": False, "/etc/z": True})] == [False, False, True]
+    assert [row.ok for row in comparison.files([], {})] == [True]
 
 
 def test_a_system_may_be_as_degraded_as_it_was() -> None:
-    assert differences.system("degraded", ["x.service"], "degraded", ()).ok
-    assert not differences.system("degraded", ["x.service"], "running", ()).ok
+    assert comparison.system("degraded", ["x.service"], "degraded", ()).ok
+    assert not comparison.system("degraded", ["x.service"], "running", ()).ok
 
 
 def test_a_unit_of_others_that_had_failed_before_the_release_is_shown_and_not_judged() -> None:
-    assert differences.system("degraded", ["x.service"], "running", ("x.service",)).ok is None
-    assert differences.system("degraded", ["x.service", "y.service"], "running", ("x.service",)).ok is False
+    assert comparison.system("degraded", ["x.service"], "running", ("x.service",)).ok is None
+    assert comparison.system("degraded", ["x.service", "y.service"], "running", ("x.service",)).ok is False
 
 
 # --- host data and tools
@@ -242,7 +242,7 @@ def sh(command: str) -> subprocess.CompletedProcess[str]:
         Existing().command(paths=("/a'b",)),
         EmptyDirectories().command(directories=("/a'b",)),
         BoardRequests().command(),
-        handback.release_command((), named=True),
+        release_command((), named=True),
     ],
 )
 def test_every_command_can_be_read_by_a_posix_shell(command: str) -> None:
@@ -310,7 +310,7 @@ def stand_in(tmp_path: Path, script: str) -> str:
     program.chmod(0o755)
     (board,) = read(*gpu(1, 1)[1:]).boards()
     boards = (RecordedBoard.of(board, Selector.parse("10de:2684"), None),)
-    return handback.release_command(boards, named=True).replace(handback.COMMAND, str(program))
+    return release_command(boards, named=True).replace(COMMAND, str(program))
 
 
 def test_a_failed_release_quotes_pcibind_and_says_what_to_do(tmp_path: Path) -> None:

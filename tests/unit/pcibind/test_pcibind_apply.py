@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from topologies import somewhere, unused
 from tree import DISPLAY, NIC, Machine, gpu_host, stuck
 
-from pcibind.commands import text as tree
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.plan import show
 from pcibind.commands.release import release as release_boards
 from pcibind.commands.status import status
+from pcibind.commands.text import describe
 from pcibind.model import record
 from pcibind.model.errors import ConfigError, ExitCode, RecordError
 from pcibind.model.report import State
@@ -48,7 +48,7 @@ def is_bound(machine: Machine, *addresses: str) -> bool:
 def test_apply_binds_whole_boards_and_nothing_else(both: Machine) -> None:
     before = both.drivers()
     report = apply(both.host)
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
     assert is_bound(both, *BOARDS)
     others = before.keys() - set(BOARDS)
     assert {name: both.drivers()[name] for name in others} == {n: before[n] for n in others}
@@ -108,7 +108,7 @@ def test_release_restores_drivers_and_overrides(both: Machine) -> None:
     before = both.drivers()
     apply(both.host)
     report = release_boards(both.host)
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
     assert both.drivers() == before
     assert not handed_over(both)
     assert not Path(both.paths.record).exists()
@@ -143,7 +143,7 @@ def test_a_board_taken_out_of_the_configuration_is_given_back(both: Machine) -> 
     apply(both.host)
     both.configure('[[board]]\npath = "0000:00/02.0/00"\n')
     report = apply(both.host)
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
     assert both.driver("0000:01:00.2") == "xhci_hcd"
     assert both.override("0000:01:00.2") == "(null)"
     assert environment(both)["PCIBIND_BOARDS"] == "1"
@@ -183,7 +183,7 @@ def test_a_foreign_device_is_refused_and_touches_nothing(both: Machine) -> None:
     both.function("pci0000:00/0000:00:06.0", **NIC, driver="e1000e", group=13)
     report = apply(both.host)
     assert report.exit_code is ExitCode.REFUSED
-    assert "0000:00:06.0" in tree.text(report)
+    assert "0000:00:06.0" in describe(report)
     assert both.writes == []
 
 
@@ -213,7 +213,7 @@ def test_next_boot_records_and_touches_no_driver_even_without_iommu(tmp_path: Pa
     assert record.read(machine.paths.record)
     late = apply_recorded(machine.host)
     assert late.exit_code is ExitCode.NOT_BOUND
-    assert "IOMMU is off" in tree.text(late)
+    assert "IOMMU is off" in describe(late)
     assert machine.writes == []
 
 
@@ -260,7 +260,7 @@ def test_a_driver_that_does_not_let_go_puts_its_board_back_and_holds_up_no_other
     both.sticky.discard("none")
     report = apply(both.host)
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert "expected no driver" in tree.text(report)
+    assert "expected no driver" in describe(report)
     assert both.drivers() == before
     assert not handed_over(both)
 
@@ -270,7 +270,7 @@ def test_a_refusal_of_vfio_pci_names_its_reason(both: Machine) -> None:
     both.refusing.add("vfio-pci")
     report = apply(both.host)
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert "vfio-pci refused it: Invalid argument" in tree.text(report)
+    assert "vfio-pci refused it: Invalid argument" in describe(report)
     assert both.drivers() == before
 
 
@@ -278,7 +278,7 @@ def test_a_missing_module_is_told(both: Machine) -> None:
     both.faults["modprobe", "vfio-pci"] = OSError(1, "modprobe vfio-pci: not found")
     report = apply(both.host)
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert "not found" in tree.text(report)
+    assert "not found" in describe(report)
 
 
 def test_a_stuck_unbind_is_left_alone_and_holds_up_no_other(both: Machine) -> None:
@@ -311,7 +311,7 @@ def test_a_group_that_is_not_viable_is_no_success(both: Machine) -> None:
     (members / "0000:00:04.0").symlink_to("../../../../devices/pci0000:00/0000:00:04.0")
     report = apply_recorded(both.host)
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert "IOMMU group 12 is not viable: 0000:00:04.0 is on nvme" in tree.text(report)
+    assert "IOMMU group 12 is not viable: 0000:00:04.0 is on nvme" in describe(report)
 
 
 def test_a_missing_device_node_is_no_success(both: Machine) -> None:
@@ -319,7 +319,7 @@ def test_a_missing_device_node_is_no_success(both: Machine) -> None:
     (both.root / "dev/vfio/12").unlink()
     report = status(both.host)
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert "/dev/vfio/12" in tree.text(report)
+    assert "/dev/vfio/12" in describe(report)
 
 
 def test_status_tells_wanted_from_bound(both: Machine) -> None:
@@ -327,13 +327,13 @@ def test_status_tells_wanted_from_bound(both: Machine) -> None:
     apply(both.host)
     assert status(both.host).exit_code is ExitCode.OK
     (both.root / "run/pcibind/devices.env").unlink()
-    assert "not handed over" in tree.text(status(both.host))
+    assert "not handed over" in describe(status(both.host))
 
 
 def test_plan_shows_the_steps_and_changes_nothing(both: Machine) -> None:
     report = show(both.host)
     assert report.exit_code is ExitCode.OK
-    assert "0000:01:00.0: unbind from nouveau" in tree.text(report)
+    assert "0000:01:00.0: unbind from nouveau" in describe(report)
     assert both.writes == []
     assert not Path(both.paths.record).exists()
 
@@ -395,7 +395,7 @@ def test_a_driver_whose_module_is_just_being_loaded_does_not_keep_what_it_takes(
 
     both.write = late  # type: ignore[method-assign]
     report = apply(both.host)
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
     assert is_bound(both, *BOARDS)
 
 
@@ -412,7 +412,7 @@ def test_a_driver_that_is_just_being_loaded_is_waited_for(both: Machine) -> None
 
     both.answer = loaded  # type: ignore[method-assign]
     report = apply(both.host)
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
     assert is_bound(both, *BOARDS)
 
 
@@ -430,7 +430,7 @@ def test_a_driver_that_is_given_up_while_it_is_loaded_leaves_its_devices_to_us(b
 
     both.answer = given_up  # type: ignore[method-assign]
     report = apply(both.host)
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
     assert is_bound(both, *BOARDS)
 
 
@@ -445,7 +445,7 @@ def test_a_driver_that_lets_go_by_itself_is_no_error(both: Machine) -> None:
 
     both.answer = first  # type: ignore[method-assign]
     report = apply(both.host)
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
     assert is_bound(both, *BOARDS)
 
 
@@ -454,7 +454,7 @@ def test_a_driver_that_never_lets_go_is_named(both: Machine) -> None:
     (both.root / "sys/bus/pci/drivers/snd_hda_intel/unbind").unlink()
     report = apply(both.host)
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert "snd_hda_intel is still being loaded after 120 s, or never lets a device go" in tree.text(report)
+    assert "snd_hda_intel is still being loaded after 120 s, or never lets a device go" in describe(report)
     assert both.drivers() == before
 
 
@@ -524,7 +524,7 @@ def test_the_plan_says_what_apply_would_say(tmp_path: Path, machine: Machine) ->
     off = gpu_host(tmp_path / "off", iommu=False)
     off.configure('[[board]]\nmodel = "10de:2684"\n')
     assert show(off.host).exit_code is ExitCode.NOT_BOUND
-    assert "the IOMMU is off" in tree.text(show(off.host))
+    assert "the IOMMU is off" in describe(show(off.host))
 
 
 def test_boards_that_nobody_chose_are_shown_when_asked_for(machine: Machine) -> None:
@@ -532,4 +532,4 @@ def test_boards_that_nobody_chose_are_shown_when_asked_for(machine: Machine) -> 
     assert report.exit_code is ExitCode.OK
     assert {board.path for board in report.boards} == {LEFT, RIGHT, "0000:00/03", "0000:00/04"}
     assert {board.state for board in report.boards} == {State.NOT_CHOSEN}
-    assert "wanted" not in tree.text(report)
+    assert "wanted" not in describe(report)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pcibind.model.errors import ConfigError
-from pcibind.read import configuration as config
+from pcibind.read import configuration
 from pcibind.read.configuration import OVERRIDABLE_GUARDS, BoardRequest, Selector
 
 
@@ -17,7 +17,7 @@ def test_several_files_are_one_configuration(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('[[board]]\naddress = "0000:01:00.0"\nname = "left"\n')
     (tmp_path / "b.toml").write_text('require_boards = "any"\n[[board]]\nmodel = "10DE:2684"\n')
     (tmp_path / "early.list").write_text("not TOML")
-    read = config.read(tmp_path)
+    read = configuration.read(tmp_path)
     assert read.require_boards == "any"
     assert [str(board.selector) for board in read.boards] == [
         "address 0000:01:00.0",
@@ -43,26 +43,26 @@ def test_several_files_are_one_configuration(tmp_path: Path) -> None:
 )
 def test_an_error_names_file_line_and_expectation(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        config.parse([("x.toml", text)])
+        configuration.parse([("x.toml", text)])
 
 
 def test_the_same_board_or_name_twice_is_refused_across_files() -> None:
     one = '[[board]]\naddress = "0000:01:00.0"\nname = "a"\n'
     with pytest.raises(ConfigError, match=r"y.toml:1: address .* also chosen at x.toml:1"):
-        config.parse([("x.toml", one), ("y.toml", one)])
+        configuration.parse([("x.toml", one), ("y.toml", one)])
     with pytest.raises(ConfigError, match="the name 'a' is also given"):
-        config.parse([("x.toml", one), ("y.toml", one.replace("01", "02"))])
+        configuration.parse([("x.toml", one), ("y.toml", one.replace("01", "02"))])
     with pytest.raises(ConfigError, match=r"'any', but 'all' in x\.toml"):
-        config.parse([("x.toml", 'require_boards="all"'), ("y.toml", 'require_boards="any"')])
+        configuration.parse([("x.toml", 'require_boards="all"'), ("y.toml", 'require_boards="any"')])
 
 
 def test_no_file_is_an_error_but_a_file_without_boards_is_not(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no \*\.toml file"):
-        config.read(tmp_path)
+        configuration.read(tmp_path)
     with pytest.raises(ConfigError, match="No such file"):
-        config.read(tmp_path / "missing")
+        configuration.read(tmp_path / "missing")
     (tmp_path / "none.toml").write_text("")
-    assert config.read(tmp_path).boards == ()
+    assert configuration.read(tmp_path).boards == ()
 
 
 selectors = st.one_of(
@@ -75,7 +75,7 @@ selectors = st.one_of(
 @given(st.lists(selectors, unique=True, max_size=4), st.frozensets(st.sampled_from(OVERRIDABLE_GUARDS)))
 def test_what_is_rendered_is_read_back(some: list[Selector], allow: frozenset[str]) -> None:
     requests = [BoardRequest(s, f"board-{n}", allow) for n, s in enumerate(some)]
-    read = config.parse([("x", config.render(*requests, require_boards="any"))])
+    read = configuration.parse([("x", configuration.render(*requests, require_boards="any"))])
     assert [(b.selector, b.name, b.allow) for b in read.boards] == [(b.selector, b.name, b.allow) for b in requests]
     assert read.require_boards == "any"
 

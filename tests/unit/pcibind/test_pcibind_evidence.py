@@ -19,7 +19,7 @@ from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model.pci import Address, Board, Function
 from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
-from pcibind.read import configuration as config
+from pcibind.read import configuration
 from pcibind.read.paths import Paths
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
@@ -325,10 +325,10 @@ def test_every_refusal_names_its_override_or_that_there_is_none(evidence: Eviden
 def test_a_configuration_may_name_every_guard_that_has_an_override_and_no_other(guard: str) -> None:
     text = f'[[board]]\npath = "{LEFT}"\nallow = ["{guard}"]\n'
     if guard in OVERRIDABLE_GUARDS:
-        assert config.parse([("a.toml", text)]).boards[0].allow == {guard}
+        assert configuration.parse([("a.toml", text)]).boards[0].allow == {guard}
     else:
         with pytest.raises(ConfigError, match="allow"):
-            config.parse([("a.toml", text)])
+            configuration.parse([("a.toml", text)])
 
 
 # A guard that cannot see refuses.

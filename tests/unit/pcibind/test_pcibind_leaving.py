@@ -10,13 +10,13 @@ import pytest
 from topologies import unused
 from tree import DISPLAY, NIC, Fault, Machine, stuck
 
-from pcibind.commands import text as tree
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
+from pcibind.commands.text import describe
 from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.record import Record, RecordedBoard
@@ -61,7 +61,7 @@ def originals(board: RecordedBoard) -> dict[str, tuple[str | None, str]]:
 def let_go(machine: Machine, text: str = ONLY_RIGHT) -> None:
     machine.configure(text)
     report = apply(unused(machine), next_boot=True)
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
 
 
 @pytest.mark.parametrize("text", [ONLY_RIGHT, NONE], ids=["the other stays", "none stays"])
@@ -91,7 +91,7 @@ def test_boot_gives_it_back_and_forgets_it(applied: Machine, rebooted: bool) -> 
     if rebooted:
         applied.reboot()
     report = apply_recorded(unused(applied))
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
     assert left_of(applied) == ORIGINAL
     assert known(applied).leaving == ()
     assert [board.path for board in known(applied).boards] == [RIGHT]
@@ -121,7 +121,7 @@ def test_chosen_again_it_has_the_drivers_from_before_the_first_time(
         applied.reboot()
     applied.configure(BOTH.replace('"left"', '"again"'))
     report = apply(unused(applied), next_boot=next_boot)
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
     assert known(applied).leaving == ()
     (again,) = [board for board in known(applied).boards if board.path == LEFT]
     assert again.name == "again"
@@ -143,7 +143,7 @@ def test_chosen_again_by_another_selector_it_is_no_first_time_either(applied: Ma
 def test_release_gives_it_back_too(applied: Machine, names: list[str]) -> None:
     let_go(applied)
     report = release(unused(applied), names)
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
     assert left_of(applied) == ORIGINAL
     assert known(applied).leaving == ()
     assert [board.path for board in known(applied).boards] == ([RIGHT] if names else [])
@@ -163,7 +163,7 @@ def test_status_tells_that_it_is_let_go(applied: Machine) -> None:
     report = status(unused(applied))
     (left,) = [each for each in report.boards if each.path == LEFT]
     assert (left.state, left.wanted) == (State.RELEASED, False)
-    assert "given back at the next boot, or by release" in tree.text(report)
+    assert "given back at the next boot, or by release" in describe(report)
     document = json.loads(report.to_json())
     wanted = {f["wanted_driver"] for board in document["boards"] if board["name"] == "left" for f in board["functions"]}
     assert wanted == {"nouveau", "snd_hda_intel", None}

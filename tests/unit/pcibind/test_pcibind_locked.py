@@ -9,13 +9,13 @@ import pytest
 from topologies import unused
 from tree import Fault, Machine, gpu_host
 
-from pcibind.commands import text as tree
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
+from pcibind.commands.text import describe
 from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.report import Report, State
@@ -84,7 +84,7 @@ def test_status_says_that_it_is_stuck(chosen: Machine) -> None:
     report = status(unused(chosen))
     assert report.exit_code is ExitCode.STUCK
     assert states(report)[LEFT] is State.STUCK
-    assert "stuck: an access to it hangs in the kernel" in tree.text(report)
+    assert "stuck: an access to it hangs in the kernel" in describe(report)
     assert '"verdict": "stuck"' in report.to_json()
     assert chosen.writes == []
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from topologies import PORT, Part, Plant, choices, configure, groups_with, plants, somewhere, unused
 from tree import Fault, Machine, stuck
 
-from pcibind.commands import text as tree
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
+from pcibind.commands.text import describe
 from pcibind.decide.plan import Action, Resolution, Verdict, closure, follow, plan, resolve
 from pcibind.model import record
 from pcibind.model.errors import ExitCode, StuckError
@@ -261,7 +261,7 @@ def well_formed(report: Report) -> None:
             assert all(item.keys() == KEYS[name] for item in board[name])
         assert bool(board["functions"]) == (board["address"] is not None) == (board["model"] is not None)
         assert all(f["path"].startswith(f"{board['path']}.") for f in board["functions"])
-    text = tree.text(report)
+    text = describe(report)
     assert text
     for board in report.boards:
         for function in board.board.functions if board.board else ():
@@ -344,7 +344,7 @@ def test_release_undoes_what_apply_did(plant: Plant, data: st.DataObject) -> Non
         well_formed(status(host))
         given_back = release(host)
         well_formed(given_back)
-        assert given_back.exit_code is ExitCode.OK, tree.text(given_back)
+        assert given_back.exit_code is ExitCode.OK, describe(given_back)
         touched = addresses(chosen) if bindable else set()
         for address, standing in machine.drivers().items():
             if address in touched or how in ("at once", "for the next boot"):
@@ -549,7 +549,7 @@ def test_two_failing_accesses_are_never_an_exception_and_no_success(
         assert {a: now[a] for a in now.keys() - mine} == {a: before[a] for a in before.keys() - mine}
         handed_over(machine)
         if report.exit_code is ExitCode.OK:
-            assert is_right(machine, plant, chosen, scene), tree.text(report)
+            assert is_right(machine, plant, chosen, scene), describe(report)
         # When the trouble is over, and the access that hung has come back, another run makes it right.
         machine.failing.clear()
         machine.file("proc/77/stat", "77 (other) S " + "0 " * 18 + "999 0\n")
@@ -580,7 +580,7 @@ def test_killed_at_any_access_the_next_run_ends_where_an_undisturbed_one_does(
         event(f"{scene.name}: {other.asked[position].kind}")
         handed_over(other)
         report = scene.command(unused(other))
-        assert report.exit_code is ExitCode.OK, tree.text(report)
+        assert report.exit_code is ExitCode.OK, describe(report)
         # The record among it, so the original drivers too.
         assert end_of(machine) == end_of(other)
 

@@ -9,12 +9,12 @@ import pytest
 from topologies import somewhere, unused
 from tree import AUDIO, DISPLAY, NIC, PORT, Machine, board, stuck
 
-from pcibind.commands import text as tree
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
+from pcibind.commands.text import describe
 from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.report import State
@@ -52,7 +52,7 @@ def test_chosen_together_they_are_bound_together(machine: Machine) -> None:
     choose(machine, LEFT, RIGHT)
     before = machine.drivers()
     report = apply(unused(machine))
-    assert report.exit_code is ExitCode.OK, tree.text(report)
+    assert report.exit_code is ExitCode.OK, describe(report)
     assert is_bound(machine, SHARED)
     assert {a: machine.drivers()[a] for a in ALONE} == {a: before[a] for a in ALONE}
     assert 'PCIBIND_GROUP_DEVICES="/dev/vfio/12"' in handed_over(machine)
@@ -207,7 +207,7 @@ def test_at_boot_the_one_is_bound_without_the_other_only_when_nothing_is_in_its_
     machine.writes.clear()
     report = apply_recorded(unused(machine))
     assert report.exit_code is ExitCode.REFUSED
-    assert "0000:02:00.0 8086:10d3" in tree.text(report)
+    assert "0000:02:00.0 8086:10d3" in describe(report)
     assert machine.writes == []
     machine.unplug("0000:02:00.0")
     assert apply_recorded(unused(machine)).exit_code is ExitCode.OK
@@ -233,7 +233,7 @@ def test_one_of_two_in_a_group_is_not_released_alone(machine: Machine) -> None:
     machine.writes.clear()
     report = release(unused(machine), [LEFT])
     assert report.exit_code is ExitCode.REFUSED
-    assert f"`pcibind release {LEFT} {RIGHT}`" in tree.text(report)
+    assert f"`pcibind release {LEFT} {RIGHT}`" in describe(report)
     assert machine.writes == []
     assert status(unused(machine)).exit_code is ExitCode.OK
     assert release(unused(machine), [LEFT, RIGHT]).exit_code is ExitCode.OK

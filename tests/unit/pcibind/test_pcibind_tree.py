@@ -7,10 +7,10 @@ from pathlib import Path
 from topologies import unused
 from tree import AUDIO, DISPLAY, PORT, Machine, board
 
-from pcibind.commands import text as tree
 from pcibind.commands.apply import apply
 from pcibind.commands.plan import show
 from pcibind.commands.status import status
+from pcibind.commands.text import describe
 from pcibind.model.report import Report
 
 SWITCH = dict(vendor=0x10B5, device=0x8747, subsystem=(0, 0), class_code=0x060400)
@@ -38,7 +38,7 @@ LONE = '[[board]]\nname = "lone"\npath = "0000:00/05.0/00"\n'
 def test_a_board_behind_a_switch_hangs_below_its_bridges(tmp_path: Path) -> None:
     machine = twins_behind_a_switch(tmp_path)
     machine.configure(TWINS.split("[[board]]\naddress")[0])
-    text = tree.text(apply(unused(machine)))
+    text = describe(apply(unused(machine)))
     assert [line for line in text.splitlines() if not line.startswith("note: ")] == [
         "0000:00:01.0  8086:4c01  PCI bridge",
         "`- 0000:01:00.0  10b5:8747  PCI bridge",
@@ -53,7 +53,7 @@ def test_twins_below_one_switch_share_the_way_to_it(tmp_path: Path) -> None:
     machine = twins_behind_a_switch(tmp_path)
     machine.configure(LONE + TWINS)
     apply(unused(machine))
-    assert tree.text(status(unused(machine))).splitlines() == [
+    assert describe(status(unused(machine))).splitlines() == [
         "0000:00:01.0  8086:4c01  PCI bridge",
         "`- 0000:01:00.0  10b5:8747  PCI bridge",
         "   |- 0000:02:08.0  10b5:8747  PCI bridge",
@@ -78,7 +78,7 @@ def test_an_absent_board_comes_last_and_says_what_to_do(tmp_path: Path) -> None:
     apply(unused(machine))
     machine.unplug("0000:03:00.0")
     machine.unplug("0000:03:00.1")
-    lines = tree.text(status(unused(machine))).splitlines()
+    lines = describe(status(unused(machine))).splitlines()
     assert lines[-2:] == [
         "board upper at 0000:00/01.0/00.0/08.0/00: absent, unbound",
         "nothing at 0000:00/01.0/00.0/08.0/00, last seen as 0000:03:00.0; plug it in, or take it out of the "
@@ -92,7 +92,7 @@ def test_a_planned_board_lists_its_steps(tmp_path: Path) -> None:
     machine.configure(LONE)
     machine.leave("0000:05:00.1")
     machine.file("sys/bus/pci/devices/0000:05:00.2/driver_override", "vfio-pci\n")
-    assert tree.text(show(unused(machine))).splitlines() == [
+    assert describe(show(unused(machine))).splitlines() == [
         "0000:00:05.0  8086:4c01  PCI bridge",
         "`- board lone at 0000:00/05.0/00: present, planned",
         "   |  to do: 0000:05:00.0: set driver_override to vfio-pci",
@@ -113,7 +113,7 @@ def test_a_stuck_function_says_so_beside_its_board(tmp_path: Path) -> None:
     machine.configure(LONE)
     apply(unused(machine), next_boot=True)
     machine.locked.add("0000:05:00.1")
-    assert tree.text(status(unused(machine))).splitlines() == [
+    assert describe(status(unused(machine))).splitlines() == [
         "0000:00:05.0  8086:4c01  PCI bridge",
         "`- board lone at 0000:00/05.0/00: present, stuck",
         "   |  an earlier access to it still waits in the kernel; it is left alone, reboot",
@@ -125,4 +125,4 @@ def test_a_stuck_function_says_so_beside_its_board(tmp_path: Path) -> None:
 
 
 def test_without_a_board_it_says_so() -> None:
-    assert tree.text(Report("status")) == "no board is chosen; `pcibind status --all` shows those that there are"
+    assert describe(Report("status")) == "no board is chosen; `pcibind status --all` shows those that there are"

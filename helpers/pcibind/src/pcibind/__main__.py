@@ -29,9 +29,9 @@ def main() -> None:
     if "--json" in sys.argv:
         print(report.to_json(), flush=True)
     else:
-        from pcibind.commands import text as tree
+        from pcibind.commands.text import describe
 
-        print(tree.text(report), flush=True)
+        print(describe(report), flush=True)
     sys.exit(int(report.exit_code))
 
 

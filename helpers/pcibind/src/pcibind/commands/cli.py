@@ -13,9 +13,9 @@ from pcibind.commands import boot
 from pcibind.commands import plan as judge
 from pcibind.commands import release as releasing
 from pcibind.commands import status as looking
-from pcibind.commands import text as tree
 from pcibind.commands.attempt import attempt
 from pcibind.commands.host import Host
+from pcibind.commands.text import describe
 from pcibind.model import record
 from pcibind.model.errors import MEANINGS, ExitCode, RecordError
 from pcibind.model.report import Report
@@ -105,7 +105,7 @@ def setup(host: Host, remove: bool) -> None:
 
 def _answer(command: str, run: Callable[[], Report], as_json: bool) -> None:
     report = attempt(command, run)
-    click.echo(report.to_json() if as_json else tree.text(report))
+    click.echo(report.to_json() if as_json else describe(report))
     raise SystemExit(int(report.exit_code))
 
 

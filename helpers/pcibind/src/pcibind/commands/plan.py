@@ -10,8 +10,7 @@ from pcibind.decide.judgement import Judgement, Standing
 from pcibind.decide.plan import Resolution
 from pcibind.model import record
 from pcibind.model.report import BoardReport, Report, State
-from pcibind.read import configuration as config
-from pcibind.read import opened, stuck
+from pcibind.read import configuration, opened, stuck
 
 _SEE = "see the refusals"
 
@@ -19,7 +18,7 @@ _SEE = "see the refusals"
 def judge(host: Host, *, next_boot: bool = False) -> Judgement:
     """Look at everything; change nothing. Raises ConfigError, RecordError, PcibindError."""
     with host.gathering() as gathering:
-        wanted = config.read(host.paths.configuration)
+        wanted = configuration.read(host.paths.configuration)
         known = record.read(host.paths.record)
         topology = host.topology()
         first = judgement.judge(topology, None, wanted, known)

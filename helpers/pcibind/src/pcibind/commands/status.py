@@ -18,8 +18,7 @@ from pcibind.model.pci import Topology
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import Config, Selector
-from pcibind.read import configuration as config
-from pcibind.read import stuck
+from pcibind.read import configuration, stuck
 
 _UNAPPLIED = "configured, but not applied; run `pcibind apply`"
 
@@ -45,7 +44,7 @@ def status(host: Host, *, everything: bool = False) -> Report:
         code = error.exit_code
     try:
         if _is_configured(host.paths.configuration):
-            wanted = config.read(host.paths.configuration)
+            wanted = configuration.read(host.paths.configuration)
         judged = judge(topology, evidence, wanted, known)
     except ConfigError as error:
         errors.append(str(error))

@@ -17,7 +17,7 @@ class _Branch:
         self.below: dict[str, _Branch] = {}
 
 
-def text(report: Report) -> str:
+def describe(report: Report) -> str:
     """A report for people: boards, their functions, and what is the matter."""
     lines = [f"error: {error}" for error in report.errors]
     lines += [f"refused: {refusal}" for refusal in report.refusals]
