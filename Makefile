@@ -39,7 +39,7 @@ test: $(VENV)/ready ## each behaviour once, on real kernels; at most 30 minutes
 	@$(RUN)/python -m pytest -q -m "not worlds and not soak" $(LAB) tests
 
 worlds: $(VENV)/ready ## the matrices over hosts; hours. PLATFORM=NAME: the life of a host of one platform
-	@$(RUN)/python -m tests.lab ready
+	@$(RUN)/python -m tests.lab ready $(if $(PLATFORM),--platform "$(PLATFORM)")
 	@$(RUN)/python -m pytest -q -m worlds $(if $(PLATFORM),"tests/system/test_worlds.py::test_a_host_of_a_platform_is_deployed_and_undone[$(PLATFORM)]",$(LAB) tests)
 
 soak: $(VENV)/ready ## the matrices over moments: kills, power cuts, boots in a row; hours

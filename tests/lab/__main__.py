@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     unplug.set_defaults(run=_unplug)
 
     ready = commands.add_parser("ready", help="make what machines start from: packages here, image, container images")
+    ready.add_argument("--platform", choices=PLATFORMS, default="debian13", help="whose image (default: debian13)")
     ready.set_defaults(run=_ready)
 
     down = commands.add_parser("down", help="end it and remove its disk; its logs stay")
@@ -99,12 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _ready(_: argparse.Namespace, progress: Progress) -> int:
+def _ready(options: argparse.Namespace, progress: Progress) -> int:
     hostpackages.ensure(progress)
     for path in cache.prune(kept=record.registries()):
         progress(f"removed from the cache, unused: {path.name}")
     emulator.ensure(progress)
-    image.ensure(progress)
+    image.ensure(progress, platform=PLATFORMS[options.platform])
     accelerator.choose(progress)
     _registry(progress)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,4 +99,5 @@ def stale(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m tests.system.evidence", description="Print the support table.").parse_args()
     print(support(PATH.read_text()))
