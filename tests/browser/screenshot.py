@@ -1,7 +1,7 @@
 """Write the README's picture of the fleet's page: `python -m tests.browser.screenshot`.
 
-It shows the fleet of the browser's tests (`tests/fleet`), whose hosts are made up, in the page as it is. A digest of what
-it was made from lies beside it, so that a test can tell when the page has changed since.
+It shows the fleet of the browser's tests (`tests/fleet`), whose hosts are made up, in the page as it is. A digest of
+what it was made from lies beside it, so that a test can tell when the page has changed since.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.fleet import documents
 PATH: Final = Path(__file__).parents[2] / "docs/images/fleet.png"
 SOURCE: Final = PATH.with_suffix(".source")
 """The digest of the page that the picture shows."""
-SIZE: Final = (1400, 650)
+SIZE: Final = (1400, 680)
 """Width and height in pixels."""
 
 _HOSTS: Final = 14

@@ -259,6 +259,8 @@ class Recorded:
     functions_after: tuple[Pci, ...] = (*gpu(1, 1, drivers=BOUND, group=12), NIC, NVME)
     needs_reboot: bool = True
     failed_after: str = ""
+    # Whether it starts the entry that was written.
+    boots_as_configured: bool = True
     route: Pci = NIC
     changes: dict[str, str | None] = field(default_factory=dict)
     # Arguments that the boot loader's entries have.
@@ -295,7 +297,8 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         return ""
 
     def line() -> list[str]:
-        return [f"live {KERNEL} {ARGUMENTS if host.ready else ''}", f"configured {KERNEL} {host.configured}"]
+        live = ARGUMENTS if host.ready and host.boots_as_configured else ""
+        return [f"live {KERNEL} {live}", f"configured {KERNEL} {host.configured}"]
 
     def boot_id() -> str:
         return "second" if host.rebooted else "first"

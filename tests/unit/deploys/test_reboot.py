@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,18 @@ pytestmark = pytest.mark.commands
 ROLL = servers.ROOT / "tests/system/roll.py"
 
 
+def run_roll(directory: Path, *hosts: str) -> subprocess.CompletedProcess[str]:
+    watch = f"from tests.unit.deploys import recorded as r\n\nr.watch({str(directory / 'sent.jsonl')!r})\n"
+    run = servers.pyinfra(directory, f"{watch}nodes = [{', '.join(hosts)}]\n", str(ROLL), "-y")
+    assert "Traceback" not in run.stderr, run.stderr
+    return run
+
+
 def roll(directory: Path, *hosts: str) -> tuple[list[str], list[str], int]:
     """What a run says of each reboot, in its order, the hosts that were rebooted, and its exit code."""
-    log = directory / "sent.jsonl"
-    watch = f"from tests.unit.deploys import recorded as r\n\nr.watch({str(log)!r})\n"
-    inventory = f"{watch}nodes = [{', '.join(hosts)}]\n"
-    run = servers.pyinfra(directory, inventory, str(ROLL), "-y")
-    assert "Traceback" not in run.stderr, run.stderr
+    run = run_roll(directory, *hosts)
     said = re.findall(r"\[@fake/(\w+)\] *(Rebooting|came back right|did not come back right|not rebooted)", run.stderr)
+    log = directory / "sent.jsonl"
     rebooted = [each.host.removeprefix("@fake/") for each in sent(log) if "systemctl reboot" in each.text]
     return [": ".join(each) for each in said], rebooted, run.returncode
 
@@ -67,3 +72,14 @@ def test_a_host_that_allows_no_batch_reboots_alone(tmp_path: Path) -> None:
         f"{name}: {word}" for name in ("one", "two", "three", "four") for word in ("Rebooting", "came back right")
     ]
     assert (said, code) == (expected, 0)
+
+
+def test_a_missing_argument_is_named_before_the_unit_that_fails_for_it(
+    tmp_path: Path,
+) -> None:
+    run = run_roll(tmp_path, host("one", 1, failed_after="pcibind.service", boots_as_configured=False))
+    assert run.returncode != 0
+    assert (
+        "did not come back right: the kernel does not run with intel_iommu=on iommu=pt; "
+        "units failed: pcibind.service. No later host" in run.stderr
+    ), run.stderr[-2000:]
