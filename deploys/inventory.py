@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -122,7 +122,9 @@ def problems_of_run(state: State) -> list[str]:
     return problems(state.inventory, path)
 
 
-def settings_of_run(state: State, relevant: Any = dict) -> dict[str, Settings]:
+def settings_of_run(
+    state: State, relevant: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+) -> dict[str, Settings]:
     """The settings of every host that ``--limit`` leaves in.
 
     ``relevant`` chooses among a host's data. Raises ``SettingsError`` with the problems of the inventory and of all

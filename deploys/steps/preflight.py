@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -64,12 +65,15 @@ class Node:
 _read: WeakKeyDictionary[State, dict[str, Settings]] = WeakKeyDictionary()
 
 
-def _settings_of_this_run() -> dict[str, Settings]:
-    """The settings of every host that ``--limit`` leaves in, checked once a run."""
+def settings_of_this_run(relevant: Callable[[Mapping[str, Any]], dict[str, Any]] = dict) -> dict[str, Settings]:
+    """The settings of every host that ``--limit`` leaves in, checked once a run; ``relevant`` chooses the keys.
+
+    Raises ``Refused``, which ends the run for all hosts.
+    """
     state = ctx_state.get()
     if state not in _read:
         try:
-            _read[state] = settings_of_run(state)
+            _read[state] = settings_of_run(state, relevant)
         except SettingsError as error:
             raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
     return _read[state]
@@ -98,7 +102,7 @@ def begin() -> Node:
     operator of many hosts hears of all refusals at once. A host that is refused for its own hardware only fails by
     itself, and the others go on.
     """
-    settings = _settings_of_this_run()[host.name]
+    settings = settings_of_this_run()[host.name]
     prepare(host)
     heartbeat.of_run(host.state)
     judged = _judgements.setdefault(ctx_state.get(), _Judgements())

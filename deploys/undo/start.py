@@ -6,22 +6,18 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from pyinfra import host, logger
-from pyinfra.api import State
-from pyinfra.context import ctx_state
 
 from deploys import manifest
 from deploys.assessment import comparison, legacy_files
 from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family, Unsupported, family_of, generator_of
 from deploys.inputs.spelling import meant
-from deploys.inventory import settings_of_run
 from deploys.manifest import ARCHIVE, RECORD, STATE_DIRECTORY
-from deploys.settings import PREFIX, Settings, SettingsError
+from deploys.settings import PREFIX, Settings
 from deploys.steps.passthrough import LIBRARY
-from deploys.steps.preflight import Refused
+from deploys.steps.preflight import Refused, settings_of_this_run
 from deploys.transport import heartbeat, login
 from deploys.transport.connection import prepare
 from facts.baseline import Before, Past
@@ -86,19 +82,6 @@ def relevant(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if is_meant(key)} | {_PASSPHRASE: "not read by a release"}
 
 
-_read: WeakKeyDictionary[State, dict[str, Settings]] = WeakKeyDictionary()
-
-
-def _settings_of_this_run() -> dict[str, Settings]:
-    state = ctx_state.get()
-    if state not in _read:
-        try:
-            _read[state] = settings_of_run(state, relevant)
-        except SettingsError as error:
-            raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
-    return _read[state]
-
-
 def tools_of(platform: Host) -> Family | str:
     """How to manage the host, or why that is not known. A release that no deploy supports any more can be left too."""
     family = family_of(platform)
@@ -123,7 +106,7 @@ def begin_release() -> Undo | None:
     Returns ``None`` for a host that was never deployed: it is already what a release would make of it, and an operator
     who releases a whole inventory wants no error from it. Raises ``Refused``, which ends the run for all hosts.
     """
-    settings = _settings_of_this_run()[host.name]
+    settings = settings_of_this_run(relevant)[host.name]
     prepare(host)
     heartbeat.of_run(host.state)
     if problem := login.trouble(host):
