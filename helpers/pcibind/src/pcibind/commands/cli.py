@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 
 import click
@@ -12,14 +14,14 @@ from pcibind.commands import boot
 from pcibind.commands import plan as judge
 from pcibind.commands import release as releasing
 from pcibind.commands import status as looking
-from pcibind.commands import text as tree
-from pcibind.commands.attempt import attempt
+from pcibind.commands.attempt import DEBUG, answer, attempt, silence
 from pcibind.commands.host import Host
 from pcibind.model.errors import MEANINGS, ExitCode
 from pcibind.model.report import Report
 from pcibind.read.paths import Paths
 
 _CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:d}  {MEANINGS[code]}" for code in ExitCode)
+_USAGE = ExitCode.CONFIGURATION
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 _json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, schema pcibind/1.")
@@ -27,10 +29,13 @@ _json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, sc
 
 @click.group(context_settings=_SETTINGS, epilog=_CODES)
 @click.option("--root", default="", hidden=True)
+@click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
 @click.version_option(package_name=None, version="0.1.0", prog_name="pcibind")
 @click.pass_context
-def cli(context: click.Context, root: str) -> None:
+def cli(context: click.Context, root: str, debug: bool) -> None:
     """Hand whole PCI boards to vfio-pci, prove it, and say which devices to use."""
+    if debug:
+        os.environ[DEBUG] = "1"
     context.obj = Host(Paths(root), udev=True)
 
 
@@ -91,11 +96,21 @@ def setup(host: Host, remove: bool) -> None:
 
 
 def _answer(command: str, run: Callable[[], Report], as_json: bool) -> None:
-    report = attempt(command, run)
-    click.echo(report.to_json() if as_json else tree.text(report))
-    raise SystemExit(int(report.exit_code))
+    answer(attempt(command, run), as_json=as_json)
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    cli(prog_name="pcibind")
+    try:
+        cli(prog_name="pcibind", standalone_mode=False)
+    except click.ClickException as error:
+        if "--json" in sys.argv:
+            command = next((word for word in sys.argv[1:] if word in cli.commands), "")
+            wrong = Report(command, errors=(error.format_message(),), error_code=_USAGE)
+            answer(wrong, as_json=True)
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except BrokenPipeError:
+        silence()
