@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from pcibind.model import classes
@@ -25,7 +26,18 @@ def text(report: Report) -> str:
     if not lines:
         lines = ["no board is chosen; `pcibind status --all` shows those that there are"]
     lines += [f"note: {note}" for note in report.notes]
-    return "\n".join(lines)
+    return shorten("\n".join(lines), report.topology)
+
+
+# Not in the name of a file, which is to be copied as it is.
+_IN_DOMAIN_0 = re.compile(r"(?<![\w/:])0000:(?=[0-9a-f]{2}:[01][0-9a-f]\.[0-7](?!\w))")
+
+
+def shorten(text: str, topology: Topology) -> str:
+    """The text with addresses as lspci prints them: without the domain where there is but one."""
+    if any(function.address.domain for function in topology.functions):
+        return text
+    return _IN_DOMAIN_0.sub("", text)
 
 
 def render(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:

@@ -27,7 +27,7 @@ PCI_BRIDGES = frozenset({0x0604, 0x0607, 0x0609})
 VIABLE = frozenset({None, "vfio-pci", "pci-stub"})
 
 # Domains are four digits by the specification; Linux gives volume management devices five.
-_ADDRESS = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
+_ADDRESS = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
 _ROOT_BUS = re.compile(r"pci([0-9a-f]{4,8}:[0-9a-f]{2})")
 _BOARD_PATH = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}(/[01][0-9a-f]\.[0-7])*/[01][0-9a-f]")
 _MODEL = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
@@ -47,14 +47,14 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read sysfs's form, `0000:01:00.0`; raise ValueError for anything else."""
+        """Read `0000:01:00.0`, or `01:00.0` of domain 0; raise ValueError for anything else."""
         match = _ADDRESS.fullmatch(text.lower())
         if match is None:
             raise ValueError(
                 f"{text!r} is not a PCI address: expected DOMAIN:BUS:DEVICE.FUNCTION in "
-                "hexadecimal, as in 0000:01:00.0"
+                "hexadecimal, as in 0000:01:00.0, or 01:00.0 in domain 0"
             )
-        domain, bus, device, function = (int(part, 16) for part in match.groups())
+        domain, bus, device, function = (int(part, 16) for part in match.groups("0"))
         return cls(domain, bus, device, function)
 
     def __str__(self) -> str:

@@ -54,7 +54,7 @@ class Selector(NamedTuple):
             except ValueError:
                 continue
         raise ValueError(
-            f"{text!r} names no board: expected an address (0000:01:00.0), a path "
+            f"{text!r} names no board: expected an address (01:00.0), a path "
             "(0000:00/01.0/00) or a model (10de:2684)"
         )
 
