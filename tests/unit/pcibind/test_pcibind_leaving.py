@@ -162,8 +162,8 @@ def test_status_tells_that_it_is_let_go(applied: Machine) -> None:
     let_go(applied)
     report = status(unused(applied))
     (left,) = [each for each in report.boards if each.path == LEFT]
-    assert (left.state, left.wanted) == (State.RELEASED, False)
-    assert "given back at the next boot, or by release" in tree.text(report)
+    assert (left.state, left.wanted) == (State.LEAVING, False)
+    assert "reboot, or run `pcibind release`" in tree.text(report)
     document = json.loads(report.to_json())
     wanted = {f["wanted_driver"] for board in document["boards"] if board["name"] == "left" for f in board["functions"]}
     assert wanted == {"nouveau", "snd_hda_intel", None}

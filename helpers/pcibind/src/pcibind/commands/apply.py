@@ -42,7 +42,7 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
         listed = record.write(host.paths, Record(wanted, require, tuple(leaving)))
         if next_boot:
             given_back = [
-                release.report_on(topology, board, State.RELEASED)._replace(
+                release.report_on(topology, board, State.LEAVING)._replace(
                     detail="back on its drivers at the next boot"
                 )
                 for board in leaving

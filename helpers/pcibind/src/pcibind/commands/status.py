@@ -98,11 +98,11 @@ def _is_configured(directory: str) -> bool:
 
 
 def _look_at_leaving(host: Host, topology: Topology, leaving: RecordedBoard) -> BoardReport:
-    report = release.report_on(topology, leaving, State.RELEASED)
+    report = release.report_on(topology, leaving, State.LEAVING)
     functions = report.board.functions if report.board else ()
     if any(stuck.is_stuck(host.paths, function) for function in functions):
         return report._replace(state=State.STUCK, detail=stuck.WAITING)
-    detail = "let go, but not back on its drivers: given back at the next boot, or by release"
+    detail = "released, but its drivers are not restored: reboot, or run `pcibind release`"
     return report._replace(detail=detail)
 
 

@@ -11,7 +11,8 @@ Schema `pcibind/1`:
       selector                     {kind, value}
       verdict                      present | moved | replaced | absent | extra-function
       state                        planned | recorded | bound | unbound | refused | failed | stuck
-                                   | released | gone | not-chosen
+                                   | leaving (given back at the next boot) | released | gone
+                                   | not-chosen
       changed                      whether this run wrote anything for it
       detail                       what was found, expected, and what to do; "" when all is well
       groups                       IOMMU group numbers
@@ -64,12 +65,22 @@ class State(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     STUCK = "stuck"
+    LEAVING = "leaving"
     RELEASED = "released"
     GONE = "gone"
     NOT_CHOSEN = "not-chosen"
 
 
-_GOOD = frozenset({State.PLANNED, State.RECORDED, State.BOUND, State.RELEASED, State.NOT_CHOSEN})
+_GOOD = frozenset(
+    {
+        State.PLANNED,
+        State.RECORDED,
+        State.BOUND,
+        State.LEAVING,
+        State.RELEASED,
+        State.NOT_CHOSEN,
+    }
+)
 
 
 class BoardReport(NamedTuple):
@@ -174,6 +185,7 @@ class Report(NamedTuple):
             ExitCode.REFUSED,
             ExitCode.IDENTITY,
             ExitCode.NOT_BOUND,
+            ExitCode.PENDING,
         )
         return next((code for code in order if code in codes), ExitCode.OK)
 
