@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-RECORDED = ["apply", "--recorded"]
-"""What the unit runs. Click takes longer to import than all else: a boot does without."""
+if TYPE_CHECKING:
+    from pcibind.model.report import Report
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    if sys.argv[1:] not in (RECORDED, [*RECORDED, "--json"]):
+    # Click takes longer to import than all else: what a unit runs does without.
+    of_units = {"apply --recorded": _apply_recorded}
+    words = sys.argv[1:-1] if sys.argv[-1] == "--json" else sys.argv[1:]
+    run = of_units.get(" ".join(words))
+    if run is None:
         from pcibind.commands import cli
 
         cli.main()
         return
     from pcibind.commands.attempt import answer, attempt
+
+    answer(attempt(words[0], run), as_json=sys.argv[-1] == "--json")
+
+
+def _apply_recorded() -> Report:
     from pcibind.commands.boot import apply_recorded
     from pcibind.commands.host import Host
 
-    report = attempt("apply", lambda: apply_recorded(Host()))
-    answer(report, as_json="--json" in sys.argv)
+    return apply_recorded(Host())
 
 
 if __name__ == "__main__":

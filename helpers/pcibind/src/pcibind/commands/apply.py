@@ -13,7 +13,7 @@ from pcibind.decide.judgement import Judgement
 from pcibind.decide.plan import Resolution
 from pcibind.model import record
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.report import INITRAMFS_NOTE, BoardReport, Report, State
+from pcibind.model.report import BoardReport, Report, State
 
 
 def apply(host: Host, *, next_boot: bool = False) -> Report:
@@ -75,7 +75,7 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
             (*reports, *kept, *given_back),
             judgement.refusals,
             topology=topology,
-            notes=(INITRAMFS_NOTE,) if listed else (),
+            notes=host.initramfs_notes(listed=listed),
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pcibind.change.bind import NODE_SECONDS
 from pcibind.model.pci import Topology
+from pcibind.model.report import INITRAMFS_NOTE, REBUILD
 from pcibind.read import sysfs
 from pcibind.read.access import T, Task
 from pcibind.read.bounded import BoundedKernel, Kernel
@@ -49,6 +50,19 @@ class Host:
         from pcibind.read.gathering import Gathering
 
         return Gathering(self.paths)
+
+    def initramfs_notes(self, *, listed: bool = False) -> tuple[str, ...]:
+        """Which initramfs that may boot does not hold what this host has, and how to rebuild it.
+
+        `listed` says that the list has just changed, of which an image elsewhere may have the old.
+        """
+        from pcibind.read import initramfs
+
+        early = [path for paths in initramfs.EARLY for path in paths]
+        cache = f"{self.paths.run}/initramfs.json"
+        contents = initramfs.look(early, root=self.paths.root, cache=cache)
+        found = (*contents.differences, *contents.unknown)
+        return (*found, REBUILD) if found else (INITRAMFS_NOTE,) * (listed and not contents.images)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

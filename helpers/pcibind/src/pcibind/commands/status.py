@@ -87,7 +87,8 @@ def status(host: Host, *, everything: bool = False) -> Report:
     refusals = plan(topology, [r.board for r in followed if r.board]).refusals
     new = {r.board.path for r in unrecorded if r.board}
     refusals += tuple(each for each in judged.refusals if each.board in new)
-    return Report("status", require, tuple(boards), refusals, tuple(errors), code, topology)
+    notes = host.initramfs_notes()
+    return Report("status", require, tuple(boards), refusals, tuple(errors), code, topology, notes)
 
 
 def _is_configured(directory: str) -> bool:

@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
     IDENTITY = 4
     NOT_BOUND = 5
     STUCK = 6
-    PENDING = 7
+    PENDING = 8
 
 
 MEANINGS = {

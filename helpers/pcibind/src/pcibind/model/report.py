@@ -49,10 +49,11 @@ from pcibind.model.request import RequireBoards, Selector
 SCHEMA = "pcibind/1"
 
 
-INITRAMFS_NOTE = (
-    "/etc/pcibind/early.list changed, and an initramfs may carry it: rebuild that "
-    "(update-initramfs -u -k all, or dracut --regenerate-all --force) before the next boot"
+REBUILD = (
+    "rebuild the initramfs (update-initramfs -u -k all, or dracut --regenerate-all --force) before "
+    "the next boot"
 )
+INITRAMFS_NOTE = f"/etc/pcibind/early.list changed, and an initramfs may carry it: {REBUILD}"
 
 
 class State(StrEnum):
