@@ -1,4 +1,4 @@
-"""The command line: `pcibind plan | apply | status | release`."""
+"""The command line, as people use it. What a unit runs is in `__main__`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from pcibind.change import setup as boot_setup
 from pcibind.commands import apply as applying
-from pcibind.commands import boot
+from pcibind.commands import boot, choose
 from pcibind.commands import plan as judge
 from pcibind.commands import release as releasing
 from pcibind.commands import status as looking
@@ -69,6 +69,42 @@ def apply(host: Host, next_boot: bool, recorded: bool, as_json: bool) -> None:
 def status(host: Host, everything: bool, as_json: bool) -> None:
     """Show how the chosen boards stand; change nothing."""
     _answer("status", lambda: looking.status(host, everything=everything), as_json)
+
+
+@cli.command("list", epilog=_CODES)
+@_json
+@click.pass_obj
+def list_(host: Host, as_json: bool) -> None:
+    """Show all boards: where, what, on which driver, whether chosen, and by whom they are used."""
+    _answer("list", lambda: choose.show(host), as_json)
+
+
+@cli.command(epilog=_CODES)
+@click.argument("address", nargs=-1, required=True)
+@click.option("--name", help="What to call the board, if it is one.")
+@click.option("--allow", multiple=True, metavar="GUARD", help="Accept what this guard refuses.")
+@_json
+@click.pass_obj
+def add(
+    host: Host, address: tuple[str, ...], name: str | None, allow: tuple[str, ...], as_json: bool
+) -> None:
+    """Choose boards, in a file of its own; bind nothing.
+
+    ADDRESS is an address as lspci prints it, or a path as `pcibind list` does.
+    """
+    _answer("add", lambda: choose.add(host, address, name=name, allow=allow), as_json)
+
+
+@cli.command(epilog=_CODES)
+@click.argument("board", nargs=-1, required=True)
+@_json
+@click.pass_obj
+def remove(host: Host, board: tuple[str, ...], as_json: bool) -> None:
+    """Take boards out of the file that `add` writes; restore nothing.
+
+    BOARD is a name, an address or a path.
+    """
+    _answer("remove", lambda: choose.remove(host, board), as_json)
 
 
 @cli.command(epilog=_CODES)

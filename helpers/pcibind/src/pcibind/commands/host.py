@@ -62,6 +62,8 @@ class Host:
         cache = f"{self.paths.run}/initramfs.json"
         contents = initramfs.look(early, root=self.paths.root, cache=cache)
         found = (*contents.differences, *contents.unknown)
+        if any(each.startswith("the host lacks") for each in found):
+            return (*found, f"run `pcibind setup`, then {REBUILD}")
         return (*found, REBUILD) if found else (INITRAMFS_NOTE,) * (listed and not contents.images)
 
     @contextlib.contextmanager

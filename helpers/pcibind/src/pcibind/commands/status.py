@@ -19,7 +19,7 @@ from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import Config, Selector
 from pcibind.read import configuration as config
-from pcibind.read import stuck
+from pcibind.read import stuck, sysfs
 
 _UNAPPLIED = "configured, but not applied; run `pcibind apply`"
 
@@ -61,6 +61,17 @@ def status(host: Host, *, everything: bool = False) -> Report:
     if bound and enough and not handover.is_there(host.paths, bound):
         errors.append("bound, but not handed over; run `pcibind apply`")
         code = code or ExitCode.NOT_BOUND
+    notes = list(host.initramfs_notes())
+    if bound and not errors and not handover.is_in_cdi(host.paths, bound):
+        notes.append(
+            "the boards are not in /run/cdi, from where containers take them by name; run "
+            "`pcibind setup`, then `pcibind apply`"
+        )
+    if bound and not sysfs.has_group_nodes(host.paths):
+        notes.append(
+            "this kernel has no VFIO group nodes (CONFIG_VFIO_GROUP): /dev/vfio/devices/* alone "
+            "are handed over"
+        )
     for board in judged.taken:
         errors.append(
             f"board {board.path} ({board.address}) is not chosen, but was taken at this boot by "
@@ -87,8 +98,8 @@ def status(host: Host, *, everything: bool = False) -> Report:
     refusals = plan(topology, [r.board for r in followed if r.board]).refusals
     new = {r.board.path for r in unrecorded if r.board}
     refusals += tuple(each for each in judged.refusals if each.board in new)
-    notes = host.initramfs_notes()
-    return Report("status", require, tuple(boards), refusals, tuple(errors), code, topology, notes)
+    found = tuple(errors)
+    return Report("status", require, tuple(boards), refusals, found, code, topology, tuple(notes))
 
 
 def _is_configured(directory: str) -> bool:

@@ -193,7 +193,7 @@ def _places(topology: Topology, record: Record, recorded: RecordedBoard) -> tupl
 
 
 def _nothing(topology: Topology, request: BoardRequest) -> Resolution:
-    hint = "see `pcibind status --all` for what is there"
+    hint = "see `pcibind list` for what is there"
     like = [str(f.address) for f in topology.functions if f.model == request.selector.value]
     if like:
         hint = f"{like[0]} is one, but no display; choose its board by its address or path"

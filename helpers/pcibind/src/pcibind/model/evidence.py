@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pcibind.model.pci import Address
+from pcibind.model.pci import Address, Board
 
 
 class Use(NamedTuple):
@@ -63,3 +63,21 @@ class Evidence(NamedTuple):
     unassigned: tuple[Use, ...] = ()
     silent: frozenset[Address] = frozenset()
     early: frozenset[Address] = frozenset()
+
+    def users(self, board: Board) -> tuple[str, ...]:
+        """Who is seen to use a board, and for what, in a few words each."""
+        addresses = {function.address for function in board.functions}
+        by_nvidia = any(function.driver == "nvidia" for function in board.functions)
+        # Memory without an address is no use of it.
+        uses = (use for name in self._fields if name != "unassigned" for use in getattr(self, name))
+        found = []
+        for use in uses:
+            if isinstance(use, Use) and use.address in addresses:
+                found.append(use.what)
+            elif isinstance(use, OpenNvidia) and (use.address in addresses or not use.address):
+                found += [use.what] if by_nvidia else []
+            elif isinstance(use, OpenVfio) and (
+                use.group in board.groups or use.address in addresses
+            ):
+                found.append(f"VFIO: {use.holder}")
+        return tuple(dict.fromkeys(found))

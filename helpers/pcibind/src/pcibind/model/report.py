@@ -3,7 +3,7 @@
 Schema `pcibind/1`:
 
     schema            "pcibind/1"
-    command           plan | apply | status | release
+    command           plan | apply | status | release | list | add | remove; "" for a wrong one
     exit_code         as listed by --help
     require_boards    all | any
     boards            list of
@@ -12,11 +12,12 @@ Schema `pcibind/1`:
       verdict                      present | moved | replaced | absent | extra-function
       state                        planned | recorded | bound | unbound | refused | failed | stuck
                                    | leaving (given back at the next boot) | released | gone
-                                   | not-chosen
+                                   | chosen | not-chosen
       changed                      whether this run wrote anything for it
       detail                       what was found, expected, and what to do; "" when all is well
       groups                       IOMMU group numbers
       steps                        what is to be done, as text
+      users                        list only: who is seen to use it, as text
       bridges                      the way to it, root port first: list of {address, path, vendor,
                                    device, iommu_group}
       functions                    list of {address, path, vendor, device, subsystem_vendor,
@@ -69,6 +70,7 @@ class State(StrEnum):
     LEAVING = "leaving"
     RELEASED = "released"
     GONE = "gone"
+    CHOSEN = "chosen"
     NOT_CHOSEN = "not-chosen"
 
 
@@ -79,6 +81,7 @@ _GOOD = frozenset(
         State.BOUND,
         State.LEAVING,
         State.RELEASED,
+        State.CHOSEN,
         State.NOT_CHOSEN,
     }
 )
@@ -98,6 +101,7 @@ class BoardReport(NamedTuple):
     detail: str = ""
     steps: tuple[str, ...] = ()
     wanted: bool = True
+    users: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -230,6 +234,7 @@ def _board_json(report: BoardReport, topology: Topology) -> dict[str, object]:
         "detail": report.detail,
         "groups": list(board.groups) if board else [],
         "steps": list(report.steps),
+        "users": list(report.users),
         "bridges": [_bridge_json(f) for f in topology.bridges_to(board.path)] if board else [],
         "functions": [_function_json(report, f) for f in board.functions] if board else [],
     }
