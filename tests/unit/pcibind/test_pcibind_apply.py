@@ -68,7 +68,8 @@ def test_what_is_bound_is_handed_over(both: Machine) -> None:
     assert environment(both) == {
         "PCIBIND_BOARDS": "2",
         "PCIBIND_GROUP_DEVICES": "/dev/vfio/12 /dev/vfio/13",
-        "PCIBIND_PODMAN_DEVICES": ("--device=/dev/vfio/vfio --device=/dev/vfio/12 --device=/dev/vfio/13"),
+        "PCIBIND_CDEVS": "",
+        "PCIBIND_PODMAN_DEVICES": "--device=/dev/vfio/12 --device=/dev/vfio/13",
         "PCIBIND_FUNCTIONS": ",".join(BOARDS),
         "PCIBIND_DISPLAY_FUNCTIONS": "0000:01:00.0,0000:02:00.0",
     }

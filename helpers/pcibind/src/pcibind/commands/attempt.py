@@ -42,10 +42,6 @@ def answer(report: Report, *, as_json: bool) -> NoReturn:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        silence()
+        # Python flushes standard output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(int(report.exit_code))
-
-
-def silence() -> None:
-    """Replace standard output, whose pipe is closed: Python flushes it once more when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -81,6 +81,8 @@ def add(
     """
     if name is not None and len(words) != 1:
         raise ConfigError(f"--name is for one board; found {len(words)}")
+    if name is not None and not configuration.NAME.fullmatch(name):
+        raise ConfigError(f"--name: {name!r}; expected letters, digits, '.', '_' and '-'")
     with host.locked():
         topology = host.topology()
         known = record.read(host.paths.record)

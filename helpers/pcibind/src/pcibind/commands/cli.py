@@ -14,13 +14,15 @@ from pcibind.commands import boot, choose
 from pcibind.commands import plan as judge
 from pcibind.commands import release as releasing
 from pcibind.commands import status as looking
-from pcibind.commands.attempt import DEBUG, answer, attempt, silence
+from pcibind.commands.attempt import DEBUG, answer, attempt
 from pcibind.commands.host import Host
 from pcibind.model.errors import MEANINGS, ExitCode
 from pcibind.model.report import Report
+from pcibind.model.request import OVERRIDABLE_GUARDS
 from pcibind.read.paths import Paths
 
 _CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:d}  {MEANINGS[code]}" for code in ExitCode)
+_GUARDS = click.Choice(OVERRIDABLE_GUARDS)
 _USAGE = ExitCode.CONFIGURATION
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -82,7 +84,7 @@ def list_(host: Host, as_json: bool) -> None:
 @cli.command(epilog=_CODES)
 @click.argument("address", nargs=-1, required=True)
 @click.option("--name", help="What to call the board, if it is one.")
-@click.option("--allow", multiple=True, metavar="GUARD", help="Accept what this guard refuses.")
+@click.option("--allow", multiple=True, type=_GUARDS, help="Accept what this guard refuses.")
 @_json
 @click.pass_obj
 def add(
@@ -148,5 +150,3 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
-    except BrokenPipeError:
-        silence()

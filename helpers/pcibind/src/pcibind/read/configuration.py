@@ -18,6 +18,10 @@ from pcibind.model.request import (
 )
 
 
+NAME = re.compile(r"[\w.-]+")
+"""What a board may be called."""
+
+
 def read(directory: str) -> Config:
     """Read every *.toml of a directory, in the order of the names.
 
@@ -149,7 +153,7 @@ def _request(file: _File, index: int, table: dict[str, object]) -> BoardRequest:
     except ValueError as error:
         raise file.error(kind, str(error), index) from error
     name = table.get("name")
-    if name is not None and (not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name)):
+    if name is not None and (not isinstance(name, str) or not NAME.fullmatch(name)):
         raise file.error("name", f"{name!r}; expected letters, digits, '.', '_' and '-'", index)
     allow = table.get("allow", [])
     if not isinstance(allow, list):

@@ -273,9 +273,11 @@ def look(
 def _known(cache: str) -> dict[str, Any]:
     try:
         with open(cache, encoding="utf-8") as file:
-            return dict(json.load(file))
-    except (OSError, ValueError, TypeError):
+            known = json.load(file)
+    except (OSError, ValueError):
         return {}
+    entries = known.items() if isinstance(known, dict) else ()
+    return {path: entry for path, entry in entries if isinstance(entry, dict)}
 
 
 def main(arguments: Collection[str]) -> None:
