@@ -184,7 +184,7 @@ def test_a_foreign_device_is_refused_and_touches_nothing(both: Machine) -> None:
     both.function("pci0000:00/0000:00:06.0", **NIC, driver="e1000e", group=13)
     report = apply(both.host)
     assert report.exit_code is ExitCode.REFUSED
-    assert "0000:00:06.0" in tree.text(report)
+    assert "00:06.0" in tree.text(report)
     assert both.writes == []
 
 
@@ -312,7 +312,7 @@ def test_a_group_that_is_not_viable_is_no_success(both: Machine) -> None:
     (members / "0000:00:04.0").symlink_to("../../../../devices/pci0000:00/0000:00:04.0")
     report = apply_recorded(both.host)
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert "IOMMU group 12 is not viable: 0000:00:04.0 is on nvme" in tree.text(report)
+    assert "IOMMU group 12 is not viable: 00:04.0 is on nvme" in tree.text(report)
 
 
 def test_a_missing_device_node_is_no_success(both: Machine) -> None:

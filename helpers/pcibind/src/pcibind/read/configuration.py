@@ -17,7 +17,6 @@ from pcibind.model.request import (
     Selector,
 )
 
-
 NAME = re.compile(r"[\w.-]+")
 """What a board may be called."""
 
