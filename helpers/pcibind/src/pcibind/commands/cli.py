@@ -111,7 +111,7 @@ def add(
 
 
 @cli.command(epilog=_CODES)
-@click.argument("board", nargs=-1, required=True)
+@click.argument("board", nargs=-1, required=True, shell_complete=_complete_recorded)
 @_json
 @click.pass_obj
 def remove(host: Host, board: tuple[str, ...], as_json: bool) -> None:
