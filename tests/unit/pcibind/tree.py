@@ -364,6 +364,12 @@ class Machine:
         with file.open("a") as lines:
             lines.write(f"   1: {ends} 01 00000000:00000000 02:0009C5A2 00000000     0        0 31415 4 0\n")
 
+    def ssh_server(self, process: int, inode: int, program: str = "/usr/lib/openssh/sshd-session") -> None:
+        """Let a process run a program, and have a socket."""
+        (self.root / f"proc/{process}/fd").mkdir(parents=True)
+        (self.root / f"proc/{process}/exe").symlink_to(program)
+        (self.root / f"proc/{process}/fd/4").symlink_to(f"socket:[{inode}]")
+
     def interface(self, name: str, place: str) -> None:
         (self.root / "sys/class/net" / name).symlink_to(f"../../devices/{place}/net/{name}")
 

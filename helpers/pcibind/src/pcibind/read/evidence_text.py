@@ -5,6 +5,7 @@ The same command serves from afar and on the host itself. It reads /sys and /pro
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -63,20 +64,25 @@ _LINES = "; ".join(
         "'^[0-9]+ [0-9]+ ([1-9]|0:[0-9]+ .* - (btrfs|zfs|bcachefs) )' \"$@\" | sed 's/^/mounted /'",
         "sed 's/^/swap /' \"$p/swaps\" 2>/dev/null || "
         'echo "unreadable disk $p/swaps cannot be read"',
-        # sudo drops SSH_CONNECTION; the environment of the login shell, an ancestor of this one,
-        # still has it. Other processes' environments are anybody's to make up.
+        # The connections of servers that run as root; only root has processes of that owner.
+        'set -- $(find "$p"/[0-9]*/exe -maxdepth 0 -user 0 '
+        "'(' -lname '*/sshd*' -o -lname '*/dropbear*' ')' -printf '%h/fd ' 2>/dev/null)",
+        "[ $# = 0 ] || find \"$@\" -lname 'socket:*' -printf 'sshd %l\\n' 2>/dev/null",
+        # Whatever else this was logged in by: sudo drops SSH_CONNECTION, but the environment of the
+        # login shell, an ancestor, has it. Other processes' environments are anybody's to make up,
+        # and a shell may outlive its connection, so that the kernel is asked for it.
         "set --; i=self; while [ $# -lt 64 ]; do b=; "
         'while read -r k v; do [ "$k" = PPid: ] && b=$v && break; '
         'done 2>/dev/null <"$p/$i/status"; case $b in ""|0|1) break;; esac; '
         'set -- "$@" "$p/$b/environ"; i=$b; done',
-        "c=$({ printf 'SSH_CONNECTION=%s\\n' \"${SSH_CONNECTION-}\"; [ $# = 0 ] || "
+        "{ printf 'SSH_CONNECTION=%s\\n' \"${SSH_CONNECTION-}\"; [ $# = 0 ] || "
         "grep -azhs '^SSH_CONNECTION=' \"$@\" | tr '\\000' '\\n'; } | "
-        "sort -u | sed -n 's/^SSH_CONNECTION=\\(.\\)/ssh \\1/p')",
-        # A shell may outlive its connection, and say so still.
-        'if [ "$c" ]; then printf \'%s\\n\' "$c"; '
-        "sed -n 's/^ *[0-9]*: \\([0-9A-F:]*\\) \\([0-9A-F:]*\\) 01 .*/tcp \\1 \\2/p' "
-        '"$p/net/tcp" "$p/net/tcp6" 2>/dev/null; [ -r "$p/net/tcp" ] || '
-        'echo "unreadable ssh $p/net/tcp cannot be read"; fi',
+        "sort -u | sed -n 's/^SSH_CONNECTION=\\(.\\)/ssh \\1/p'",
+        # Local end, remote end and inode of what is established.
+        "sed -n 's/^ *[0-9]*: \\([0-9A-F:]*\\) \\([0-9A-F:]*\\) 01 "
+        "[^ ]* [^ ]* [^ ]* *[0-9]* *[0-9]* \\([0-9]*\\).*/tcp \\1 \\2 \\3/p' "
+        '"$p/net/tcp" "$p/net/tcp6" 2>/dev/null; [ -f "$p/net/tcp" ] && [ -r "$p/net/tcp" ] || '
+        'echo "unreadable ssh $p/net/tcp cannot be read"',
         # What of a function's memory the firmware's framebuffer owns: the ranges, one inside the
         # other, as indentation tells.
         # All of them: without those between, one would look to be inside of the last one printed.
@@ -173,9 +179,11 @@ class _Host:
         self.addresses6: list[list[str]] = []
         self.mounts: list[list[str]] = []
         self.swaps: list[list[str]] = []
-        # Each connection as address and port of both ends: of SSH, and all that TCP has.
-        self.ssh: list[_Ends] = []
-        self.established: set[_Ends] = set()
+        # Connections: those that shells call SSH's, all that TCP has with their inodes, and the
+        # inodes of those that a server of SSH has.
+        self.ssh: set[_Ends] = set()
+        self.established: dict[_Ends, str] = {}
+        self.sshd: set[str] = set()
         # By descriptor: the node's name and its process; its kind and number. Of the kernel's
         # console the number alone. Major numbers by the name of their driver.
         self.opened: dict[str, tuple[str, str]] = {}
@@ -279,12 +287,14 @@ def _sort(host: _Host, line: str) -> None:
             else:
                 host.swaps.append(words)
         case "ssh":
-            # Whatever a shell calls so: sshd's own has four words.
-            if len(words) == 4 and words[1].isdecimal() and words[3].isdecimal():
-                host.ssh.append((words[0], int(words[1]), words[2], int(words[3])))
+            # Whatever a shell calls so.
+            with contextlib.suppress(ValueError):
+                peer, peer_port, local, port = words
+                host.ssh.add((str(_ip(peer)), int(peer_port), str(_ip(local)), int(port)))
+        case "sshd":
+            host.sshd.add(rest.strip("socket:[]"))
         case "tcp":
-            local, peer = (_end(word) for word in words)
-            host.established.add((*peer, *local))
+            host.established[*_end(words[1]), *_end(words[0])] = words[2]
         case "open":
             descriptor, node, *comm = words
             pid = descriptor.partition("/")[0]
@@ -405,13 +415,11 @@ def _default_interfaces(host: _Host) -> Iterator[str]:
 def _ssh_interfaces(host: _Host) -> Iterator[str]:
     """The interfaces that hold the local addresses of SSH connections."""
     barred = any(guard == "ssh" and "/net/tcp " in why for guard, why in host.unreadable)
-    for peer, peer_port, text, port in host.ssh:
-        try:
-            local, ends = _ip(text), (str(_ip(peer)), peer_port, str(_ip(text)), port)
-        except ValueError:
-            # No sshd wrote that.
-            continue
-        if local.is_loopback or (ends not in host.established and not barred):
+    served = {ends for ends, inode in host.established.items() if inode in host.sshd}
+    said = host.ssh if barred else host.ssh & host.established.keys()
+    for peer, _, text, _ in sorted(served | said):
+        local = _ip(text)
+        if local.is_loopback or peer == text:
             continue
         if local.version == 4:
             found = _interfaces_of_ipv4(host, local)
