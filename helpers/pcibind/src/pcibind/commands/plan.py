@@ -10,8 +10,8 @@ from pcibind.decide.judgement import Judgement, Standing
 from pcibind.decide.plan import Resolution
 from pcibind.model import record
 from pcibind.model.report import BoardReport, Report, State
+from pcibind.read import claims, opened, stuck
 from pcibind.read import configuration as config
-from pcibind.read import opened, stuck
 
 _SEE = "see the refusals"
 
@@ -29,6 +29,11 @@ def judge(host: Host, *, next_boot: bool = False) -> Judgement:
         if not next_boot:
             evidence = opened.add_hidden(host, evidence, first.changing())
         return judgement.judge(topology, evidence, wanted, known, next_boot=next_boot)
+
+
+def claimed(host: Host, judged: Judgement) -> tuple[str, ...]:
+    """What of the wanted boards other tools are configured to bind."""
+    return claims.notes(host.paths, [r.board for r in judged.resolutions if r.board])
 
 
 def held(judged: Judgement) -> list[BoardReport]:
@@ -76,4 +81,5 @@ def show(host: Host) -> Report:
         tuple(boards),
         judged.refusals,
         topology=judged.topology,
+        notes=claimed(host, judged),
     )
