@@ -12,8 +12,8 @@ from pcibind.decide.plan import Resolution
 from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.report import BoardReport, Report, State
+from pcibind.read import claims, opened, stuck
 from pcibind.read import configuration as config
-from pcibind.read import opened, stuck
 
 _SEE = "see the refusals"
 _NONE_SEEN = (
@@ -39,6 +39,11 @@ def judge(host: Host, *, next_boot: bool = False, opens: bool = True) -> Judgeme
         if opens and not next_boot:
             evidence = opened.add_hidden(host, evidence, first.changing())
         return judgement.judge(topology, evidence, wanted, known, next_boot=next_boot)
+
+
+def claimed(host: Host, judged: Judgement) -> tuple[str, ...]:
+    """What of the wanted boards other tools are configured to bind."""
+    return claims.notes(host.paths, [r.board for r in judged.resolutions if r.board])
 
 
 def held(judged: Judgement) -> list[BoardReport]:
@@ -97,5 +102,5 @@ def show(host: Host) -> Report:
         judged.refusals,
         error_code=ExitCode.PENDING if pending else ExitCode.OK,
         topology=judged.topology,
-        notes=tuple(notes),
+        notes=(*notes, *claimed(host, judged)),
     )

@@ -186,6 +186,7 @@ class Report(NamedTuple):
         order = (
             ExitCode.UNEXPECTED,
             ExitCode.STUCK,
+            ExitCode.BUSY,
             ExitCode.CONFIGURATION,
             ExitCode.REFUSED,
             ExitCode.IDENTITY,

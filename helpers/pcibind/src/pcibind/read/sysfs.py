@@ -112,6 +112,7 @@ def _device(path: str) -> RawDevice:
         return raw
     raw.driver = _link_name(f"{path}/driver")
     raw.iommu_group = _link_name(f"{path}/iommu_group")
+    raw.physfn = _link_name(f"{path}/physfn")
     for name in ATTRIBUTES:
         with contextlib.suppress(OSError):
             raw.attributes[name] = _text(f"{path}/{name}")
