@@ -237,11 +237,14 @@ def test_no_half_bound_board_whose_group_is_open_in_secret_is_bound_anew(
 ) -> None:
     half_bound(machine)
     machine.held.add("12")
-    for command in (show, apply):
-        report = command(unused(machine))
-        assert report.exit_code is ExitCode.REFUSED
-        assert [(refusal.board, refusal.guard) for refusal in report.refusals] == [(LEFT, "vfio-open")]
+    report = apply(unused(machine))
+    assert report.exit_code is ExitCode.REFUSED
+    assert [(refusal.board, refusal.guard) for refusal in report.refusals] == [(LEFT, "vfio-open")]
     assert machine.writes == []
+    # A plan opens no node, so it cannot know; it says so.
+    plan = show(unused(machine))
+    assert plan.exit_code is ExitCode.PENDING
+    assert any("only what /proc shows" in note for note in plan.notes)
     machine.held.clear()
     assert apply(unused(machine)).exit_code is ExitCode.OK
     assert machine.driver("0000:01:00.1") == "vfio-pci"
