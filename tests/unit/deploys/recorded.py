@@ -231,6 +231,7 @@ def evidence(route: Pci | None = NIC, disk: Pci | None = NVME) -> list[str]:
         lines.append("mount 28 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw")
     lines.append("swap Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority")
     lines.append("iomem 00000000-00000fff : Reserved")
+    lines.append("major Character devices:")
     return ["pcibind-evidence 1", *lines, "ssh ", "pcibind-evidence end"]
 
 

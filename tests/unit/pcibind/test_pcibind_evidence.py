@@ -457,8 +457,8 @@ def barred(machine: Machine, guard: str, path: str, how: str) -> bool:
     everything(machine)
     if guard in ("default-route", "ssh", "network") and path != "proc/net/route":
         machine.file("proc/net/route", "Iface\tDestination\tGateway\n")
-    if guard == "network" and path == "proc/net/if_inet6":
-        machine.file(path, f"{'2001':0<32} 03 40 00 80     eth1\n")
+    if guard == "network" and path != "proc/net/route":
+        machine.file("proc/net/if_inet6", f"{'2001':0<32} 03 40 00 80     eth1\n")
     if path == "proc/net/route":
         (machine.root / "proc/net/ipv6_route").unlink()
         machine.route("eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0")

@@ -63,7 +63,7 @@ def status(host: Host, *, everything: bool = False) -> Report:
     enough = len(bound) == len(followed) or known.require_boards == "any"
     bound.sort(key=lambda board: board.address)
     if bound and enough and not handover.is_there(host.paths, bound):
-        errors.append("what is bound is not what is handed over; run `pcibind apply`")
+        errors.append("bound, but not handed over; run `pcibind apply`")
         code = code or ExitCode.NOT_BOUND
     notes = list(host.initramfs_notes())
     if bound and not errors and not handover.is_in_cdi(host.paths, bound):

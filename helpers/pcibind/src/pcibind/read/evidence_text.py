@@ -90,8 +90,7 @@ _LINES = "; ".join(
         'echo "unreadable framebuffer $p/iomem cannot be read"',
         "grep -Hs 'Device Minor' \"$p\"/driver/nvidia/gpus/*/information | sed 's/^/nvidia /'",
         "sed -n 's/.* \\([0-9]*:[0-9]*\\)$/console \\1/p' \"$p/consoles\" 2>/dev/null",
-        'if [ -r "$p/devices" ]; then grep -E \'^ *[0-9]+ (nvidia|vfio)\' "$p/devices" | '
-        "sed 's/^/major /'; else echo \"unreadable nvidia-open $p/devices cannot be read\"; fi",
+        "grep -Ehs '^(Character| *[0-9]+ (nvidia|vfio))' \"$p/devices\" | sed 's/^/major /'",
         # Whoever may read the links of process 1 may read everybody's. Names are what anybody may
         # put in a mount namespace of his own, and a descriptor that was opened with O_PATH, whose
         # link has no permissions, opens no device: what counts is the number of what is open.
@@ -134,6 +133,7 @@ _NEVER_EMPTY = (
     ("mount", "disk", "self/mountinfo"),
     ("swap", "disk", "swaps"),
     ("iomem", "framebuffer", "iomem"),
+    ("major", "nvidia-open", "devices"),
 )
 # include/linux/ioport.h, include/uapi/linux/pci_regs.h
 _IS_MEMORY, _IS_UNSET = 0x200, 0x20000000
@@ -306,7 +306,9 @@ def _sort(host: _Host, line: str) -> None:
         case "console":
             host.consoles.append(_Node("char", *map(int, words[-1].split(":"))))
         case "major":
-            host.majors.setdefault(words[1], set()).add(int(words[0]))
+            host.seen.add(kind)
+            if words[0] != "Character":
+                host.majors.setdefault(words[1], set()).add(int(words[0]))
         case "unreadable":
             guard, _, why = rest.partition(" ")
             _cannot_tell(host, guard, why)
