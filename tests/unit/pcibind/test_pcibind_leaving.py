@@ -162,8 +162,8 @@ def test_status_tells_that_it_is_let_go(applied: Machine) -> None:
     let_go(applied)
     report = status(unused(applied))
     (left,) = [each for each in report.boards if each.path == LEFT]
-    assert (left.state, left.wanted) == (State.RELEASED, False)
-    assert "given back at the next boot, or by release" in tree.text(report)
+    assert (left.state, left.wanted) == (State.LEAVING, False)
+    assert "reboot, or run `pcibind release`" in tree.text(report)
     document = json.loads(report.to_json())
     wanted = {f["wanted_driver"] for board in document["boards"] if board["name"] == "left" for f in board["functions"]}
     assert wanted == {"nouveau", "snd_hda_intel", None}
@@ -257,9 +257,20 @@ def test_a_board_in_use_is_not_given_back_and_stays_on_record(applied: Machine, 
 def test_a_refusal_to_give_a_board_back_is_no_success(
     applied: Machine, require: str, text: str, command: Callable[[Host], Report]
 ) -> None:
-    applied.held.add("12")
+    applied.open("/dev/vfio/12")
     applied.configure(f'require_boards = "{require}"\n{text}')
-    assert command(unused(applied)).exit_code is ExitCode.REFUSED
+    assert command(applied.host).exit_code is ExitCode.REFUSED
+
+
+def test_plan_opens_no_node_and_says_what_it_could_not_see(applied: Machine) -> None:
+    applied.held.add("12")
+    applied.configure(ONLY_RIGHT)
+    applied.asked.clear()
+    report = show(unused(applied))
+    assert report.exit_code is ExitCode.PENDING
+    assert any("only what /proc shows was looked at" in note for note in report.notes)
+    assert not [access for access in applied.asked if access.kind == "open"]
+    assert apply(unused(applied)).exit_code is ExitCode.REFUSED
 
 
 @pytest.mark.parametrize("by", ["apply", "boot"])

@@ -3,60 +3,33 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from pcibind.commands.attempt import attempt
-from pcibind.commands.host import Host
-from pcibind.model.report import Report
+if TYPE_CHECKING:
+    from pcibind.model.report import Report
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    words = [word for word in sys.argv[1:] if word != "--json"]
-    plain = {
-        "plan": _plan,
-        "apply": _apply,
-        "apply --recorded": _apply_recorded,
-        "status": _status,
-    }
-    # Click takes longer to import than all the rest: the plain commands, and so a boot, do without.
-    run = plain.get(" ".join(words))
-    if run is None or sys.argv[1:].count("--json") > 1:
+    # Click takes longer to import than all else: what a unit runs does without.
+    of_units = {"apply --recorded": _apply_recorded}
+    words = sys.argv[1:-1] if sys.argv[-1] == "--json" else sys.argv[1:]
+    run = of_units.get(" ".join(words))
+    if run is None:
         from pcibind.commands import cli
 
         cli.main()
         return
-    report = attempt(words[0], run)
-    if "--json" in sys.argv:
-        print(report.to_json(), flush=True)
-    else:
-        from pcibind.commands import text as tree
+    from pcibind.commands.attempt import answer, attempt
 
-        print(tree.text(report), flush=True)
-    sys.exit(int(report.exit_code))
-
-
-def _plan() -> Report:
-    from pcibind.commands.plan import show
-
-    return show(Host(udev=True))
-
-
-def _apply() -> Report:
-    from pcibind.commands.apply import apply
-
-    return apply(Host(udev=True))
+    answer(attempt(words[0], run), as_json=sys.argv[-1] == "--json")
 
 
 def _apply_recorded() -> Report:
     from pcibind.commands.boot import apply_recorded
+    from pcibind.commands.host import Host
 
     return apply_recorded(Host())
-
-
-def _status() -> Report:
-    from pcibind.commands.status import status
-
-    return status(Host(udev=True))
 
 
 if __name__ == "__main__":

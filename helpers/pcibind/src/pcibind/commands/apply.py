@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pcibind.change import boards, handover
 from pcibind.commands import release
 from pcibind.commands.host import Host
+from pcibind.commands.plan import claimed, judge, report_on
 from pcibind.commands.plan import held as held_back
-from pcibind.commands.plan import judge, report_on
 from pcibind.decide.judgement import Judgement
 from pcibind.decide.plan import Resolution
 from pcibind.model import record
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.report import INITRAMFS_NOTE, BoardReport, Report, State
+from pcibind.model.report import BoardReport, Report, State
 
 
 def apply(host: Host, *, next_boot: bool = False) -> Report:
@@ -33,7 +33,12 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
         if judgement.refusals and (require == "all" or len(refused) == len(judgement.resolutions)):
             untouched = [report_on(judgement, r, State.PLANNED) for r in judgement.resolutions]
             return Report(
-                "apply", require, (*untouched, *kept), judgement.refusals, topology=topology
+                "apply",
+                require,
+                (*untouched, *kept),
+                judgement.refusals,
+                topology=topology,
+                notes=claimed(host, judgement),
             )
 
         # Before the first write to a driver: whatever happens next, the way back is on disk.
@@ -42,7 +47,7 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
         listed = record.write(host.paths, Record(wanted, require, tuple(leaving)))
         if next_boot:
             given_back = [
-                release.report_on(topology, board, State.RELEASED)._replace(
+                release.report_on(topology, board, State.LEAVING)._replace(
                     detail="back on its drivers at the next boot"
                 )
                 for board in leaving
@@ -75,7 +80,7 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
             (*reports, *kept, *given_back),
             judgement.refusals,
             topology=topology,
-            notes=(INITRAMFS_NOTE,) if listed else (),
+            notes=(*claimed(host, judgement), *host.initramfs_notes(listed=listed)),
         )
 
 

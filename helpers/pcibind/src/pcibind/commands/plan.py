@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pcibind.change import handover
 from pcibind.change.bind import IOMMU_OFF
 from pcibind.commands import release
 from pcibind.commands.host import Host
@@ -9,15 +10,24 @@ from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
 from pcibind.decide.plan import Resolution
 from pcibind.model import record
+from pcibind.model.errors import ExitCode
 from pcibind.model.report import BoardReport, Report, State
+from pcibind.read import claims, opened, stuck
 from pcibind.read import configuration as config
-from pcibind.read import opened, stuck
 
 _SEE = "see the refusals"
+_NONE_SEEN = (
+    "of a board that leaves vfio-pci, only what /proc shows was looked at; apply asks the kernel "
+    "whether another process has it open"
+)
 
 
-def judge(host: Host, *, next_boot: bool = False) -> Judgement:
-    """Look at everything; change nothing. Raises ConfigError, RecordError, PcibindError."""
+def judge(host: Host, *, next_boot: bool = False, opens: bool = True) -> Judgement:
+    """Look at everything; change nothing. Raises ConfigError, RecordError, PcibindError.
+
+    With `opens`, the kernel is asked who has a group open, which keeps others from opening it for
+    that moment; without, only /proc is.
+    """
     with host.gathering() as gathering:
         wanted = config.read(host.paths.configuration)
         known = record.read(host.paths.record)
@@ -26,9 +36,14 @@ def judge(host: Host, *, next_boot: bool = False) -> Judgement:
         if not first.boards and not first.removed:
             return first
         evidence = gathering.evidence()
-        if not next_boot:
+        if opens and not next_boot:
             evidence = opened.add_hidden(host, evidence, first.changing())
         return judgement.judge(topology, evidence, wanted, known, next_boot=next_boot)
+
+
+def claimed(host: Host, judged: Judgement) -> tuple[str, ...]:
+    """What of the wanted boards other tools are configured to bind."""
+    return claims.notes(host.paths, [r.board for r in judged.resolutions if r.board])
 
 
 def held(judged: Judgement) -> list[BoardReport]:
@@ -54,13 +69,15 @@ def report_on(judged: Judgement, resolution: Resolution, state: State) -> BoardR
     if found.plan.iommu_off:
         return BoardReport.of(resolution, State.UNBOUND, detail=IOMMU_OFF)
     if state is State.PLANNED and not found.plan.steps:
+        if resolution.recorded is None:
+            return BoardReport.of(resolution, state, steps=("write it to the record",))
         return BoardReport.of(resolution, State.BOUND)
     return BoardReport.of(resolution, state, steps=found.plan.steps)
 
 
 def show(host: Host) -> Report:
     """What `apply` would do; changes nothing. Raises ConfigError, RecordError, PcibindError."""
-    judged = judge(host)
+    judged = judge(host, opens=False)
     boards = [report_on(judged, resolution, State.PLANNED) for resolution in judged.resolutions]
     boards += [
         release.report_on(judged.topology, board, State.PLANNED)._replace(
@@ -70,10 +87,20 @@ def show(host: Host) -> Report:
         if not judged.refused(board.path)
     ]
     boards += held(judged)
+    notes = []
+    ready = [b.board for b in boards if b.board and b.state is State.BOUND]
+    ready.sort(key=lambda board: board.address)
+    if ready and len(ready) == len(boards) and not handover.is_there(host.paths, ready):
+        notes.append("bound, but not handed over")
+    pending = bool(notes) or any(board.steps for board in boards)
+    if judged.changing():
+        notes.append(_NONE_SEEN)
     return Report(
         "plan",
         judged.config.require_boards,
         tuple(boards),
         judged.refusals,
+        error_code=ExitCode.PENDING if pending else ExitCode.OK,
         topology=judged.topology,
+        notes=(*notes, *claimed(host, judged)),
     )

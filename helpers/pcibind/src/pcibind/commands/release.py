@@ -11,7 +11,7 @@ from pcibind.decide import guards
 from pcibind.decide.plan import DRIVER, compare
 from pcibind.model import record
 from pcibind.model.errors import ConfigError, NotBoundError, StuckError
-from pcibind.model.pci import Function, Topology
+from pcibind.model.pci import Address, Function, Topology
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction
 from pcibind.model.refusal import Refusal
 from pcibind.model.report import INITRAMFS_NOTE, BoardReport, Report, State
@@ -145,12 +145,20 @@ def _named(known: Record, names: Sequence[str]) -> list[RecordedBoard]:
         return there
     chosen: list[RecordedBoard] = []
     for name in names:
-        found = [b for b in there if name in (b.name, b.path, str(b.address))]
+        found = [b for b in there if name in (b.name, b.path) or same_address(name, b.address)]
         if not found:
             labels = ", ".join(board.label for board in there) or "none"
             raise ConfigError(f"no board {name!r} is on record; expected one of: {labels}")
         chosen += [board for board in found if board not in chosen]
     return chosen
+
+
+def same_address(text: str, address: Address) -> bool:
+    """Whether a text is this address, with or without its domain."""
+    try:
+        return Address.parse(text) == address
+    except ValueError:
+        return False
 
 
 def _sharing(

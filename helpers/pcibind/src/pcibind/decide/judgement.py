@@ -18,7 +18,7 @@ from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.refusal import Refusal
 from pcibind.model.request import Config
 
-CLOSED_BY_REBOOT = frozenset({guards.VFIO_OPEN, "nvidia-open", "virtual-functions"})
+CLOSED_BY_REBOOT = frozenset({guards.VFIO_OPEN, "nvidia-open", "device-open", "virtual-functions"})
 """Guards against a use that ends with a reboot, where nothing is unbound before it."""
 
 
@@ -98,6 +98,15 @@ def judge(
     what ends with it is no refusal. Raises ConfigError when two requests mean the same board.
     """
     known = record or Record()
+    settled = {board.path for board in known.boards}
+
+    def at_rest(each: Resolution) -> bool:
+        """Whether nothing is done to a board that is there: it was judged when it was recorded."""
+        functions = each.board.functions if each.board else ()
+        waits = next_boot or any(function.iommu_group is None for function in functions)
+        kept = each.recorded is not None and each.recorded.path in settled
+        return (waits and kept) or all(function.driver == DRIVER for function in functions)
+
     # A board that is leaving is still on record: choosing it again is no first time.
     known = known._replace(boards=(*known.boards, *known.leaving), leaving=())
     resolutions = resolve(topology, config, known)
@@ -110,7 +119,11 @@ def judge(
     taken: tuple[Board, ...] = ()
     if evidence is not None:
         against = [
-            *(refusal for each in resolutions for refusal in _against(topology, each, evidence)),
+            *(
+                refusal
+                for each in resolutions
+                for refusal in _against(topology, each, evidence, at_rest(each))
+            ),
             *(refusal for b in removed for refusal in guards.check_leaving(topology, b, evidence)),
         ]
         closed = [each for each in against if next_boot and each.guard in CLOSED_BY_REBOOT]
@@ -136,15 +149,17 @@ def strangers(topology: Topology, board: Board) -> list[str]:
     ]
 
 
-def _against(topology: Topology, resolution: Resolution, evidence: Evidence) -> Iterator[Refusal]:
+def _against(
+    topology: Topology, resolution: Resolution, evidence: Evidence, at_rest: bool
+) -> Iterator[Refusal]:
     """What the guards have against a board that is there."""
     board = resolution.board
     if board is None:
         return
     if resolution.recorded is None:
         yield from _stale(board, evidence)
-    if all(function.driver == DRIVER for function in board.functions):
-        # The host does not use it any more, and nothing will be done to it.
+    if at_rest:
+        # How the host uses it is no matter now. What the firmware makes of it may be new.
         found = firmware.check(board, evidence)
         yield from (refusal for refusal in found if refusal.guard not in resolution.allow)
         return

@@ -74,3 +74,8 @@ class Paths(NamedTuple):
     def run(self) -> str:
         """State of this boot."""
         return f"{self.root}/run/pcibind"
+
+    @property
+    def lock(self) -> str:
+        """Locked by the run that changes something; for root alone to open."""
+        return f"{self.root}/run/pcibind/lock"

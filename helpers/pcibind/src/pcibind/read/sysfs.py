@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from pcibind.model.errors import StuckError
-from pcibind.model.pci import Address, Topology
+from pcibind.model.pci import Address, Board, Topology
 from pcibind.read import access, stuck
 from pcibind.read.access import Task
 from pcibind.read.paths import Paths
@@ -40,6 +40,31 @@ def read(paths: Paths, *, udev: bool = False) -> Task[Topology]:
 def driver_of(paths: Paths, address: Address) -> str | None:
     """The driver that a function has right now, or None. Takes no lock."""
     return _link_name(f"{paths.device(address)}/driver")
+
+
+def has_group_nodes(paths: Paths) -> bool:
+    """Whether the kernel makes a device node for each IOMMU group (CONFIG_VFIO_GROUP).
+
+    Class `vfio` is registered by vfio_group_init() of drivers/vfio/group.c, and `vfio-dev` by
+    vfio_init() of drivers/vfio/vfio_main.c: without both, VFIO is not loaded.
+    """
+    classes = f"{paths.sys}/class"
+    return os.path.isdir(f"{classes}/vfio") or not os.path.isdir(f"{classes}/vfio-dev")
+
+
+def cdevs(paths: Paths, board: Board) -> list[str]:
+    """The device nodes of a board's functions, as processes see them; none without cdevs.
+
+    See vfio_device_devnode() of drivers/vfio/vfio_main.c.
+    """
+    found = []
+    for function in board.functions:
+        with contextlib.suppress(OSError):
+            for name in sorted(os.listdir(f"{paths.device(function.address)}/vfio-dev")):
+                # Without CONFIG_VFIO_DEVICE_CDEV the device has no number, and no node.
+                if os.path.exists(f"{paths.device(function.address)}/vfio-dev/{name}/dev"):
+                    found.append(f"/dev/vfio/devices/{name}")
+    return found
 
 
 def override_of(paths: Paths, address: Address) -> Task[str | None]:
@@ -87,6 +112,7 @@ def _device(path: str) -> RawDevice:
         return raw
     raw.driver = _link_name(f"{path}/driver")
     raw.iommu_group = _link_name(f"{path}/iommu_group")
+    raw.physfn = _link_name(f"{path}/physfn")
     for name in ATTRIBUTES:
         with contextlib.suppress(OSError):
             raw.attributes[name] = _text(f"{path}/{name}")
