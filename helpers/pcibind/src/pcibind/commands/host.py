@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pcibind.change.bind import NODE_SECONDS
@@ -34,10 +34,12 @@ class Host:
         self.kernel = kernel or BoundedKernel()
         self.udev = udev
         self.node_seconds = node_seconds
+        self.boards: Container[str] | None = None
+        """The boards whose overrides are read, by their paths: None for all."""
 
     def topology(self) -> Topology:
         """The PCI functions as they are now."""
-        return self.carry_out([sysfs.read(self.paths, udev=self.udev)])[0]
+        return self.carry_out([sysfs.read(self.paths, udev=self.udev, boards=self.boards)])[0]
 
     def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
         """Run tasks that need accesses which may hang; return their results, in their order."""

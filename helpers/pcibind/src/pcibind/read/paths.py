@@ -74,3 +74,13 @@ class Paths(NamedTuple):
     def run(self) -> str:
         """State of this boot."""
         return f"{self.root}/run/pcibind"
+
+    @property
+    def taken(self) -> str:
+        """The functions whose overrides were set at this boot, by the early script or by us."""
+        return f"{self.root}/run/pcibind/taken"
+
+    @property
+    def events(self) -> str:
+        """A file for each later event of a chosen function: ACTION.ADDRESS."""
+        return f"{self.root}/run/pcibind/events"
