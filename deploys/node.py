@@ -13,20 +13,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from deploys.steps.access import grant_access
 from deploys.steps.account import make_account
-from deploys.steps.before import record_before
-from deploys.steps.begin import begin
+from deploys.steps.baseline import record_before
 from deploys.steps.firewall import configure_firewall, start_firewall
 from deploys.steps.gevulot import configure_node, start_node
 from deploys.steps.images import pull_images
 from deploys.steps.initramfs import rebuild_initramfs
 from deploys.steps.kernel import configure_kernel, load_modules
 from deploys.steps.key import make_key
-from deploys.steps.later import Later
 from deploys.steps.next_boot import check_next_boot
 from deploys.steps.packages import install_packages
 from deploys.steps.passthrough import bind_boards, prepare_passthrough
 from deploys.steps.postgres import configure_postgres, make_database_secrets, retire_postgres, start_postgres
+from deploys.steps.preflight import begin
 from deploys.steps.reboot import reboot_when_needed
+from deploys.steps.reboot_condition import Later
 from deploys.steps.verify import verify
 
 node = begin()

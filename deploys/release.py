@@ -12,11 +12,11 @@ from pathlib import Path
 # So that pyinfra may be started in any directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from deploys.steps.compare import compare, tell_what_stays
-from deploys.steps.handback import release_boards, remove_pcibind
-from deploys.steps.leaving import begin_release
-from deploys.steps.original import reboot_when_left_over, rebuild_initramfs, restore_arguments, restore_modules
-from deploys.steps.standstill import remove_node, stop_node
+from deploys.undo.boards import release_boards, remove_pcibind
+from deploys.undo.boot import reboot_when_left_over, rebuild_initramfs, restore_arguments, restore_modules
+from deploys.undo.comparison import compare, tell_what_stays
+from deploys.undo.node import remove_node, stop_node
+from deploys.undo.start import begin_release
 
 leaving = begin_release()
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from deploys import host_keys
-from deploys.secret_sources import from_environment
-from deploys.slips import meant
-from deploys.values import (
+from deploys.inputs import host_keys
+from deploys.inputs.secret_sources import from_environment
+from deploys.inputs.spelling import meant
+from deploys.inputs.values import (
     Boards,
     Contacts,
     Count,

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys.inventory import group_problem
+from deploys.inputs.inventory import group_problem
 
 # Names and addresses that are reserved for documentation (RFC 2606, RFC 5737): nobody's node.
 _NAMES = (".example.com", ".example.net", ".example.org", ".example")

@@ -7,8 +7,9 @@ What can be seen of groups and drivers already is judged, as pcibind will judge 
 
 from __future__ import annotations
 
-from deploys import former, vfio_ids
-from deploys.arguments import KERNEL_ARGUMENTS
+from deploys.assessment import legacy_files as former
+from deploys.assessment import vfio_ids
+from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.manifest import BLACKLIST, FILES
 from deploys.preflight.barred import judge_barred
 from deploys.preflight.boards import judge_boards, request

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deploys.arguments import KERNEL_ARGUMENTS
-from deploys.pending import pending
+from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
+from deploys.assessment.pending_reboot import pending
 from deploys.preflight.state import HostState
 from deploys.preflight.verdict import Findings
 from deploys.settings import Settings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from deploys.platforms import Family
-from facts.before import Past
+from deploys.assessment.platforms import Family
+from facts.baseline import Past
 from facts.storage import Storage
 from pcibind.model.pci import Board
 from pcibind.model.request import Config

@@ -16,14 +16,15 @@ from pyinfra.api import Host, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
-from deploys import forward, remote
 from deploys.manifest import STATE_DIRECTORY
-from deploys.planning import DECIDED_LATER, is_planning, will_follow
+from deploys.operations.planning import DECIDED_LATER, is_planning, will_follow
 from deploys.preflight import key
 from deploys.settings import Settings
 from deploys.steps import gevulot, postgres
-from deploys.steps.begin import Node
-from deploys.steps.later import Later
+from deploys.steps.preflight import Node
+from deploys.steps.reboot_condition import Later
+from deploys.transport import remote
+from deploys.transport import tunnel as forward
 from facts.access import ACCESS_QUERY, Access, AccessList, PublishedAccess
 
 # The keys that deploys put on the list, one a line. Others' keys are left alone.

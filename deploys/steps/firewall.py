@@ -7,11 +7,12 @@ from typing import Any
 
 from pyinfra.api import deploy
 
-from deploys import push, qmp
+from deploys.assessment import qmp
+from deploys.operations import files as push
+from deploys.operations import units
 from deploys.settings import Settings
-from deploys.steps import units
-from deploys.steps.begin import Node
-from deploys.steps.later import Later
+from deploys.steps.preflight import Node
+from deploys.steps.reboot_condition import Later
 
 UNIT = "gevulot-firewall.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"

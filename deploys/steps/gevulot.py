@@ -7,11 +7,12 @@ from urllib.parse import urlsplit
 from pyinfra.api import deploy
 from pyinfra.operations import systemd
 
-from deploys import push
+from deploys.operations import files as push
+from deploys.operations import secrets, timer, units
 from deploys.settings import Settings
-from deploys.steps import postgres, secrets, timer, units, vsock
-from deploys.steps.begin import Node
-from deploys.steps.later import Later
+from deploys.steps import postgres, vsock
+from deploys.steps.preflight import Node
+from deploys.steps.reboot_condition import Later
 
 PASSPHRASE = "gevulot-psk-passphrase"
 UNIT = "gevulot-node.service"

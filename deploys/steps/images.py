@@ -8,7 +8,7 @@ from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys import scripts
+from deploys.operations import scripts
 from deploys.settings import PREFIX, Settings
 from facts.podman import ImageIds
 

@@ -9,10 +9,10 @@ from pyinfra.api import deploy, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
-from deploys.planning import will_follow
-from deploys.steps.begin import Node
+from deploys.operations.planning import will_follow
+from deploys.steps.preflight import Node
+from facts.batch import Part, ask
 from facts.initramfs import InitramfsContents, StaleInitramfs
-from facts.together import Part, ask
 
 
 def dracut_command(boot: str = "/boot", modules: str = "/lib/modules") -> str:

@@ -11,16 +11,17 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import server
 
-from deploys import next_boot, push, vfio_ids
-from deploys.arguments import is_ids, lacking
+from deploys.assessment import next_boot, vfio_ids
+from deploys.assessment.kernel_arguments import is_ids, lacking
+from deploys.assessment.next_boot import DROP_IN, OLD_DROP_IN, OLD_MARK
 from deploys.manifest import ARCHIVE, ARGUMENTS, BLACKLIST, MODULES_LOAD, VFIO_RULE
-from deploys.next_boot import DROP_IN, OLD_DROP_IN, OLD_MARK
-from deploys.planning import will_follow
-from deploys.steps.begin import Node
-from deploys.steps.putback import taken_back
-from facts.before import ArchivedFile, Past
+from deploys.operations import files as push
+from deploys.operations.planning import will_follow
+from deploys.operations.restore import taken_back
+from deploys.steps.preflight import Node
+from facts.baseline import ArchivedFile, Past
 from facts.kernel import CommandLines, KernelCommandLine, KernelModules
-from facts.said import Said
+from facts.output import Said
 
 
 @operation()
@@ -93,7 +94,7 @@ def arguments_recorded(
 @deploy("Configure the kernel")
 def configure_kernel(node: Node) -> None:
     verdict = node.verdict
-    # There the models are together with those of the host's own (deploys/vfio_ids.py).
+    # There the models are together with those of the host's own (deploys/assessment/vfio_ids.py).
     on_line = any(is_ids(each) for each in verdict.kernel_arguments)
     files = push.Files()
     server.group(name="Add the group kvm", group="kvm", system=True)

@@ -9,10 +9,11 @@ from pyinfra.api import StringCommand, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
-from deploys import remote, scripts
-from deploys.planning import DECIDED_LATER, will_follow
+from deploys.operations import scripts
+from deploys.operations.planning import DECIDED_LATER, will_follow
 from deploys.preflight.key import FINGERPRINT, PUBLIC, arguments, refusal
 from deploys.settings import Settings
+from deploys.transport import remote
 from facts.access import AccessList
 
 

@@ -8,14 +8,15 @@ from pyinfra import host
 from pyinfra.api import deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys import next_boot, remote
-from deploys.planning import is_planning
-from deploys.steps.begin import Node
+from deploys.assessment import next_boot
+from deploys.operations.planning import is_planning
+from deploys.steps.preflight import Node
+from deploys.transport import remote
+from facts.batch import Part, ask
 from facts.initramfs import InitramfsContents
 from facts.installed_kernels import InstalledKernels
 from facts.kernel import KernelCommandLine
 from facts.platform import Platform
-from facts.together import Part, ask
 
 
 @operation()

@@ -10,8 +10,8 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import apt, dnf
 
-from deploys import scripts
-from deploys.platforms import Family
+from deploys.assessment.platforms import Family
+from deploys.operations import scripts
 
 PACKAGES = {
     "apt": (

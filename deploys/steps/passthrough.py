@@ -17,10 +17,10 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import systemd
 
 import pcibind
-from deploys import push
-from deploys.planning import DECIDED_LATER, will_follow
-from deploys.steps.begin import Node
-from deploys.steps.later import Later
+from deploys.operations import files as push
+from deploys.operations.planning import DECIDED_LATER, will_follow
+from deploys.steps.preflight import Node
+from deploys.steps.reboot_condition import Later
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord
 from facts.tree import TreeDigest

@@ -12,15 +12,15 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import FindInFile
 from pyinfra.operations import files
 
-from deploys import push
 from deploys.manifest import STATE_DIRECTORY
-from deploys.planning import DECIDED_LATER, will_follow
+from deploys.operations import files as push
+from deploys.operations import secrets, units
+from deploys.operations.planning import DECIDED_LATER, will_follow
+from deploys.operations.restore import brought_back
 from deploys.settings import Settings
-from deploys.steps import secrets, units
-from deploys.steps.begin import Node
-from deploys.steps.later import Later
-from deploys.steps.putback import brought_back
-from facts.before import Before
+from deploys.steps.preflight import Node
+from deploys.steps.reboot_condition import Later
+from facts.baseline import Before
 from facts.database import PostgresSchema, psql
 
 PASSWORD = "gevulot-db-password"

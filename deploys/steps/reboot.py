@@ -19,16 +19,18 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host, ctx_state
 
-from deploys import attempt, connection, failures, heartbeat, remote
-from deploys.planning import will_follow
-from deploys.steps.begin import Node, refused_alone
-from deploys.steps.later import Later, Wish, reasons, wish_of
+from deploys.assessment import failures
+from deploys.assessment import reboot_attempt as attempt
+from deploys.operations.planning import will_follow
+from deploys.steps.preflight import Node, refused_alone
+from deploys.steps.reboot_condition import Later, Wish, reasons, wish_of
+from deploys.transport import connection, heartbeat, remote
 from facts.attempt import RebootAttempts
+from facts.batch import Part, ask
 from facts.installed_kernels import InstalledKernels
 from facts.kernel import InterruptRemapping, KernelCommandLine
 from facts.paths import Existing
 from facts.pci import PciBinding
-from facts.together import Part, ask
 from facts.unit import FailedUnits, SystemState, Units
 from facts.untrusted import printable
 

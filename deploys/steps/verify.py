@@ -12,38 +12,30 @@ from pyinfra import host, logger
 from pyinfra.api import Host, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys import (
-    activity,
-    checks,
-    connection,
-    diagnosis,
-    failures,
-    forward,
-    outside,
-    qmp,
-    remote,
-    scripts,
-    virtual_machine,
-)
-from deploys.checks import Check
-from deploys.planning import DECIDED_LATER, is_planning
+from deploys.assessment import activity, checks, diagnosis, failures, qmp, virtual_machine
+from deploys.assessment.checks import Check
+from deploys.operations import scripts
+from deploys.operations.planning import DECIDED_LATER, is_planning
 from deploys.preflight import Verdict, key
 from deploys.settings import Settings
 from deploys.steps import access, firewall, gevulot, postgres, vsock
-from deploys.steps.begin import Node
-from deploys.steps.later import Later
+from deploys.steps.preflight import Node
+from deploys.steps.reboot_condition import Later
+from deploys.transport import connection, remote
+from deploys.transport import ports as outside
+from deploys.transport import tunnel as forward
 from facts.activity import Activity, NodeActivity
+from facts.batch import Part, ask
 from facts.container import Container, DatabasePasswords
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.firewall import NodeFirewall
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
+from facts.output import Said
 from facts.paths import Existing
 from facts.pci import PciTopology, PciUsage
 from facts.runs import NodeRuns, Runs
-from facts.said import Said
-from facts.together import Part, ask
 from facts.unit import FailedUnits, SystemState, Units
 from facts.verification import MARK
 from facts.virtual_machine import VirtualMachine

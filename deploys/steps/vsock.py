@@ -6,10 +6,10 @@ from shlex import quote
 
 from pyinfra.api.operation import OperationMeta
 
-from deploys import push
-from deploys.checks import Check
+from deploys.assessment.checks import Check
+from deploys.operations import files as push
+from deploys.operations.restore import removed
 from deploys.settings import Settings
-from deploys.steps.putback import removed
 from facts.unit import Unit
 from facts.vsock import Trial
 

@@ -6,7 +6,7 @@ from pathlib import Path
 # So that pyinfra may be started in any directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deploys.inventory import check_run as _check_run
+from deploys.inputs.inventory import check_run as _check_run
 
 _check_run()
 

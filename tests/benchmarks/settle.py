@@ -24,8 +24,9 @@ import shlex
 from pathlib import Path
 from shlex import quote
 
-from deploys import preflight, scripts
+from deploys import preflight
 from deploys.manifest import MODULE_FILES
+from deploys.operations import scripts
 from deploys.preflight import key
 from deploys.settings import Settings
 from deploys.steps import gevulot, packages, passthrough, postgres, vsock

@@ -1,9 +1,9 @@
 """The part of the runbook that leads to the reboot, as a deploy of its own."""
 
-from deploys.steps.begin import begin
 from deploys.steps.kernel import configure_kernel
-from deploys.steps.later import Later
+from deploys.steps.preflight import begin
 from deploys.steps.reboot import reboot_when_needed
+from deploys.steps.reboot_condition import Later
 
 node = begin()
 configure_kernel(node)

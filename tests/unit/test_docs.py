@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deploys import attempt, manifest, next_boot
-from deploys.former import FORMER
+from deploys import manifest
+from deploys.assessment import next_boot
+from deploys.assessment import reboot_attempt as attempt
+from deploys.assessment.legacy_files import FORMER
 from deploys.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deploys import platforms, settings
+from deploys import settings
+from deploys.assessment import platforms
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

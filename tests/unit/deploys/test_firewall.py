@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from deploys import checks, qmp, settings
+from deploys import settings
+from deploys.assessment import checks, qmp
 from deploys.settings import Settings
 from deploys.steps import firewall
 from facts.firewall import NodeFirewall

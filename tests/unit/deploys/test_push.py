@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from deploys import former
+from deploys.assessment import legacy_files as former
 from deploys.manifest import BLACKLIST, FILES
-from deploys.push import TEMPLATES, uploaded
-from facts.before import ArchivedFile, Past
+from deploys.operations.files import TEMPLATES, uploaded
+from facts.baseline import ArchivedFile, Past
 from facts.file import Text, Texts
 
-SCRIPTS = Path(__file__).parents[3] / "deploys/scripts"
+SCRIPTS = Path(__file__).parents[3] / "deploys/operations/scripts"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to root")
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from deploys import next_boot
+from deploys.assessment import next_boot
 from deploys.manifest import MODULE_FILES, VFIO_RULE
-from deploys.steps import handback, standstill
-from deploys.steps.before import TIMER
-from deploys.steps.leaving import EARLY_DONE
+from deploys.steps.baseline import TIMER
+from deploys.undo import boards as handback
+from deploys.undo import node as standstill
+from deploys.undo.start import EARLY_DONE
 from pcibind.model import record
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import BoardRequest, Selector

@@ -12,7 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from deploys import secret_sources, settings
+from deploys import settings
+from deploys.inputs import secret_sources
 from deploys.settings import PREFIX, Settings, SettingsError, read, read_all
 from tests.unit.deploys.recorded import PUBLIC_KEY
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deploys import scripts, settings
-from deploys.steps import units
+from deploys import settings
+from deploys.operations import scripts, units
 
 # Each line of `states` is what systemctl shows in one second: NRestarts, Job and ActiveState. The last one stays.
 _SYSTEMCTL = r"""#!/bin/sh

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from deploys import push, settings
+from deploys import settings
+from deploys.operations import files as push
 from deploys.settings import Settings
 from deploys.steps import vsock
 from facts.unit import Unit
