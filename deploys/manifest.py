@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pcibind.change import early
+from pcibind.change import early, unit
 
 BLACKLIST = "/etc/modprobe.d/gevulot-boards.conf"
 MODULES_LOAD = "/etc/modules-load.d/gevulot-node.conf"
@@ -24,12 +24,12 @@ FILES = (
     "/etc/systemd/system/gevulot-firewall.service",
     "/etc/systemd/system/gevulot-key.service",
     "/etc/systemd/system/gevulot-migrate.service",
-    "/etc/systemd/system/pcibind.service",
     "/usr/local/libexec/gevulot/allow-vsock",
     "/usr/local/libexec/gevulot/firewall",
     "/usr/local/libexec/gevulot/hand-over-key",
     "/usr/local/libexec/gevulot/migrate",
     "/usr/local/sbin/pcibind",
+    *unit.PATHS,
     early.RULE_PATH,
     early.INITRAMFS_HOOK_PATH,
     early.DRACUT_PATH,

@@ -118,7 +118,8 @@ def prepare_passthrough(node: Node, later: Later) -> None:
         inputs.append(files.text(early.DRACUT_PATH, early.dracut()))
     else:
         inputs.append(files.text(early.INITRAMFS_HOOK_PATH, early.initramfs_hook(), mode="755"))
-    files.text("/etc/systemd/system/pcibind.service", unit.render())
+    for path, text in unit.files().items():
+        files.text(path, text)
     systemd.service(
         name="Enable pcibind.service", service="pcibind.service", enabled=True, running=None, daemon_reload=False
     )
@@ -162,7 +163,8 @@ def groups_given_to_kvm() -> Generator[PyinfraCommand | str, None, None]:
     if all(each.owner == "root:kvm" for each in groups):
         host.noop("the VFIO groups belong to kvm")
         return
-    yield "udevadm control --reload && udevadm trigger --action=change --subsystem-match=vfio && udevadm settle"
+    matches = "--subsystem-match=vfio --subsystem-match=vfio-dev"
+    yield f"udevadm control --reload && udevadm trigger --action=change {matches} && udevadm settle"
 
 
 @deploy("Bind the boards")

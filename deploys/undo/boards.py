@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import PurePath
 from shlex import quote
 
 from pyinfra import host
@@ -22,12 +23,11 @@ from facts.unit import Units
 from pcibind.change import early, unit
 from pcibind.model.record import Record, RecordedBoard
 
-UNIT_FILE = f"/etc/systemd/system/{unit.NAME}"
 COMMAND = "/usr/local/sbin/pcibind"
 RUN = "/run/pcibind"
 # The files that pcibind has on a host, in an order in which none is missed by one that is still there.
 FILES = (
-    UNIT_FILE,
+    *unit.PATHS,
     early.RULE_PATH,
     early.INITRAMFS_HOOK_PATH,
     early.DRACUT_PATH,
@@ -90,7 +90,12 @@ def unit_disabled() -> Generator[PyinfraCommand | str, None, None]:
     if found is None or (not found.enabled.startswith("enabled") and found.active == "inactive"):
         host.noop(f"{unit.NAME} is not enabled")
         return
-    yield f"systemctl disable --now {unit.NAME} && {{ systemctl reset-failed {unit.NAME} 2>/dev/null || true; }}"
+    # The others are pulled in by it: they are not enabled.
+    rest = " ".join(PurePath(path).name for path in unit.PATHS if path != unit.PATH)
+    yield (
+        f"systemctl disable --now {unit.NAME} && {{ systemctl stop {rest} 2>/dev/null; "
+        f"systemctl reset-failed {unit.NAME} {rest} 2>/dev/null; true; }}"
+    )
 
 
 @operation()
