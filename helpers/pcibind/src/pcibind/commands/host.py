@@ -7,7 +7,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pcibind.change.bind import NODE_SECONDS
@@ -42,10 +42,12 @@ class Host:
         self.udev = udev
         self.node_seconds = node_seconds
         self.lock_seconds = lock_seconds
+        self.boards: Container[str] | None = None
+        """The boards whose overrides are read, by their paths: None for all."""
 
     def topology(self) -> Topology:
         """The PCI functions as they are now."""
-        return self.carry_out([sysfs.read(self.paths, udev=self.udev)])[0]
+        return self.carry_out([sysfs.read(self.paths, udev=self.udev, boards=self.boards)])[0]
 
     def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
         """Run tasks that need accesses which may hang; return their results, in their order."""

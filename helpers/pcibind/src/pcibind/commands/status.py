@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-from pcibind.change import handover, proof
+from pcibind.change import handover, original, proof
 from pcibind.change.bind import IOMMU_OFF
 from pcibind.commands import release
 from pcibind.commands.host import Host
+from pcibind.commands.plan import notes
 from pcibind.decide import firmware
 from pcibind.decide.judgement import Judgement, judge
 from pcibind.decide.plan import Resolution, Verdict, follow, plan
@@ -65,12 +64,14 @@ def status(host: Host, *, everything: bool = False) -> Report:
     if bound and enough and not handover.is_there(host.paths, bound):
         errors.append("what is bound is not what is handed over; run `pcibind apply`")
         code = code or ExitCode.NOT_BOUND
-    for board in judged.taken:
+    errors += original.tell(judged.taken)
+    unbacked = record.unbacked(host.paths, known)
+    if unbacked:
         errors.append(
-            f"board {board.path} ({board.address}) is not chosen, but was taken at this boot by "
-            "an older list in the initramfs; rebuild the initramfs, then reboot"
+            f"{host.paths.early_list} names boards that are not on record: "
+            f"{', '.join(unbacked)}; run `pcibind apply`, or `pcibind release` for all boards"
         )
-        code = code or ExitCode.NOT_BOUND
+    code = code or (ExitCode.TAKEN if judged.taken or unbacked else ExitCode.OK)
     boards += [_look_at_leaving(host, topology, board) for board in known.leaving]
     if everything:
         seen = {report.path for report in boards}
@@ -93,13 +94,20 @@ def status(host: Host, *, everything: bool = False) -> Report:
     refusals += tuple(each for each in judged.refusals if each.board in new)
     claimed = claims.notes(host.paths, [r.board for r in (*followed, *unrecorded) if r.board])
     return Report(
-        "status", require, tuple(boards), refusals, tuple(errors), code, topology, notes=claimed
+        "status",
+        require,
+        tuple(boards),
+        refusals,
+        tuple(errors),
+        code,
+        topology,
+        (*notes(host), *claimed),
     )
 
 
 def _is_configured(directory: str) -> bool:
     try:
-        return any(name.endswith(".toml") for name in os.listdir(directory))
+        return bool(config.names_in(directory))
     except OSError:
         return False
 

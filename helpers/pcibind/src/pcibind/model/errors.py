@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     IDENTITY = 4
     NOT_BOUND = 5
     STUCK = 6
+    TAKEN = 7
     BUSY = 9
 
 
@@ -26,6 +27,7 @@ MEANINGS = {
     ExitCode.IDENTITY: "a board is absent, moved, replaced or has an extra function",
     ExitCode.NOT_BOUND: "a board is wanted but not bound, or could not be restored",
     ExitCode.STUCK: "a device is stuck in the kernel; reboot",
+    ExitCode.TAKEN: "a board was taken at this boot that is not on record; run pcibind release",
     ExitCode.BUSY: "another run of pcibind did not end in time; nothing was touched",
 }
 
