@@ -33,7 +33,7 @@ _TREES = (
     *("/etc/initramfs-tools", "/usr/share/initramfs-tools", "/etc/dracut.conf.d", "/usr/lib/dracut/modules.d"),
     *("/etc/libvirt/hooks", "/etc/cron.d", "/etc/init.d", "/etc/rc.local", "/usr/local/bin", "/usr/local/sbin"),
 )
-_OURS = frozenset({early.RULE_PATH, early.SCRIPT_PATH, early.INITRAMFS_HOOK_PATH, early.DRACUT_PATH, unit.PATH})
+_OURS = frozenset({early.RULE_PATH, early.SCRIPT_PATH, early.INITRAMFS_HOOK_PATH, early.DRACUT_PATH, *unit.PATHS})
 
 
 def _command(root: str) -> str:

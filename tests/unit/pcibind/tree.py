@@ -27,6 +27,9 @@ PORT = dict(vendor=0x8086, device=0x4C01, subsystem=(0, 0), class_code=0x060400)
 NIC = dict(vendor=0x8086, device=0x10D3, subsystem=(0x8086, 0xA01F), class_code=0x020000)
 NVME = dict(vendor=0x144D, device=0xA80A, subsystem=(0x144D, 0xA801), class_code=0x010802)
 
+# The modules whose drivers have another name.
+MODULES = {"xhci_hcd": "xhci_pci"}
+
 
 class Fault(NamedTuple):
     """What an access fails with; a late one does what it was asked before it fails."""
@@ -49,6 +52,8 @@ class Machine:
     refusing: set[str] = field(default_factory=set)
     # Groups that are open, though no process shows it.
     held: set[str] = field(default_factory=set)
+    # Modules that no alias loads.
+    blacklist: set[str] = field(default_factory=set)
     # Functions whose lock somebody holds for good: every access that takes it hangs.
     locked: set[str] = field(default_factory=set)
     # Every access so far, and what those at some positions fail with.
@@ -77,6 +82,7 @@ class Machine:
         self.file("proc/net/route", "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n")
         self.file("proc/self/mountinfo", "22 1 0:21 / /proc rw - proc proc rw\n")
         self.file("proc/net/tcp", "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt\n")
+        self.file("proc/cmdline", "BOOT_IMAGE=/vmlinuz root=/dev/vda1 ro quiet\n")
         self.file("proc/swaps", "Filename Type Size Used Priority\n")
         self.file("proc/iomem", "00000000-00000fff : Reserved\n")
         majors = "195 nvidia\n195 nvidiactl\n235 nvidia-uvm\n236 nvidia-caps\n242 vfio-dev\n243 vfio\n"
@@ -223,6 +229,8 @@ class Machine:
                 self.opens(paths[0])
             case "modprobe":
                 self.load_module(access.targets[0])
+            case "modules":
+                return "\n".join(MODULES.get(driver, driver) for driver in self.drivers_for(access.targets[0]))
             case "wait":
                 return " ".join(str(path) for path in paths if not path.exists())
         return ""
@@ -272,16 +280,30 @@ class Machine:
             if end == ("modprobe", name):
                 raise fault
         if name.startswith("pci:"):
-            for address, driver in self.defaults.items():
-                if Path(self.paths.device(Address.parse(address)), "modalias").read_text() == (f"{name}\n"):
+            for driver in self.drivers_for(name):
+                if MODULES.get(driver, driver) not in self.blacklist:
                     self.load(driver)
         else:
-            self.load(name)
+            self.load({module: driver for driver, module in MODULES.items()}.get(name, name))
+
+    def drivers_for(self, alias: str) -> list[str]:
+        """The drivers of the modules that an alias leads to, blacklisted or not."""
+        return list(
+            dict.fromkeys(
+                driver
+                for address, driver in self.defaults.items()
+                if os.path.exists(path := Path(self.paths.device(Address.parse(address)), "modalias"))
+                and path.read_text() == f"{alias}\n"
+            )
+        )
 
     def load(self, driver: str) -> None:
         directory = self.root / "sys/bus/pci/drivers" / driver
         directory.mkdir(exist_ok=True)
         (directory / "unbind").touch()
+        links = self.root / "sys/module" / MODULES.get(driver, driver) / "drivers"
+        links.mkdir(parents=True, exist_ok=True)
+        (links / f"pci:{driver}").touch()
 
     def probe(self, address: str) -> None:
         directory = self.root / "sys/bus/pci/devices" / address

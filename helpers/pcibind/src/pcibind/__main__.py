@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line and exit with its code."""
     # Click takes longer to import than all else: what a unit runs does without.
-    of_units = {"apply --recorded": _apply_recorded}
+    of_units = {
+        "apply --recorded": _apply_recorded,
+        "apply --arrived": _apply_arrived,
+        "release --this-boot": _release_for_this_boot,
+    }
     words = sys.argv[1:-1] if sys.argv[-1] == "--json" else sys.argv[1:]
     run = of_units.get(" ".join(words))
     if run is None:
@@ -30,6 +34,20 @@ def _apply_recorded() -> Report:
     from pcibind.commands.host import Host
 
     return apply_recorded(Host())
+
+
+def _apply_arrived() -> Report:
+    from pcibind.commands.host import Host
+    from pcibind.commands.hotplug import apply_arrived
+
+    return apply_arrived(Host())
+
+
+def _release_for_this_boot() -> Report:
+    from pcibind.commands.host import Host
+    from pcibind.commands.off import release_for_this_boot
+
+    return release_for_this_boot(Host())
 
 
 if __name__ == "__main__":

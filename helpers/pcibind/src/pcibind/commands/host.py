@@ -7,13 +7,14 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pcibind.change.bind import NODE_SECONDS
 from pcibind.model.errors import BusyError
 from pcibind.model.pci import Topology
-from pcibind.model.report import INITRAMFS_NOTE, REBUILD
+from pcibind.model.record import REBUILD
+from pcibind.model.report import INITRAMFS_NOTE
 from pcibind.read import files, sysfs
 from pcibind.read.access import T, Task
 from pcibind.read.bounded import BoundedKernel, Kernel
@@ -43,10 +44,12 @@ class Host:
         self.udev = udev
         self.node_seconds = node_seconds
         self.lock_seconds = lock_seconds
+        self.boards: Container[str] | None = None
+        """The boards whose overrides are read, by their paths: None for all."""
 
     def topology(self) -> Topology:
         """The PCI functions as they are now."""
-        return self.carry_out([sysfs.read(self.paths, udev=self.udev)])[0]
+        return self.carry_out([sysfs.read(self.paths, udev=self.udev, boards=self.boards)])[0]
 
     def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
         """Run tasks that need accesses which may hang; return their results, in their order."""
@@ -71,8 +74,12 @@ class Host:
         contents = initramfs.look(early, root=self.paths.root, cache=cache)
         found = (*contents.differences, *contents.unknown)
         if any(each.startswith("the host lacks") for each in found):
-            return (*found, f"run `pcibind setup`, then {REBUILD}")
-        return (*found, REBUILD) if found else (INITRAMFS_NOTE,) * (listed and not contents.images)
+            return (*found, f"run `pcibind setup`, then `{REBUILD}`, before the next boot")
+        return (
+            (*found, f"run `{REBUILD}` before the next boot")
+            if found
+            else (INITRAMFS_NOTE,) * (listed and not contents.images)
+        )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pcibind.change import handover
+from pcibind.change import handover, original
 from pcibind.change.bind import IOMMU_OFF
-from pcibind.commands import release
+from pcibind.commands import off, release
 from pcibind.commands.host import Host
 from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
@@ -33,7 +33,7 @@ def judge(host: Host, *, next_boot: bool = False, opens: bool = True) -> Judgeme
         known = record.read(host.paths.record)
         topology = host.topology()
         first = judgement.judge(topology, None, wanted, known)
-        if not first.boards and not first.removed:
+        if not first.boards and not first.removed and not original.noted(host.paths):
             return first
         evidence = gathering.evidence()
         if opens and not next_boot:
@@ -44,6 +44,11 @@ def judge(host: Host, *, next_boot: bool = False, opens: bool = True) -> Judgeme
 def claimed(host: Host, judged: Judgement) -> tuple[str, ...]:
     """What of the wanted boards other tools are configured to bind."""
     return claims.notes(host.paths, [r.board for r in judged.resolutions if r.board])
+
+
+def notes(host: Host) -> tuple[str, ...]:
+    """What is special about this boot."""
+    return (off.NOTE,) if off.is_off(host.paths) else ()
 
 
 def held(judged: Judgement) -> list[BoardReport]:
@@ -87,20 +92,21 @@ def show(host: Host) -> Report:
         if not judged.refused(board.path)
     ]
     boards += held(judged)
-    notes = []
+    said = []
     ready = [b.board for b in boards if b.board and b.state is State.BOUND]
     ready.sort(key=lambda board: board.address)
     if ready and len(ready) == len(boards) and not handover.is_there(host.paths, ready):
-        notes.append("bound, but not handed over")
-    pending = bool(notes) or any(board.steps for board in boards)
+        said.append("bound, but not handed over")
+    pending = bool(said) or any(board.steps for board in boards)
     if judged.changing():
-        notes.append(_NONE_SEEN)
+        said.append(_NONE_SEEN)
     return Report(
         "plan",
         judged.config.require_boards,
         tuple(boards),
         judged.refusals,
-        error_code=ExitCode.PENDING if pending else ExitCode.OK,
-        topology=judged.topology,
-        notes=(*notes, *claimed(host, judged)),
+        original.tell(judged.taken),
+        ExitCode.TAKEN if judged.taken else ExitCode.PENDING if pending else ExitCode.OK,
+        judged.topology,
+        (*notes(host), *said, *claimed(host, judged)),
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-from pcibind.change import handover, proof
+from pcibind.change import handover, original, proof
 from pcibind.change.bind import IOMMU_OFF
 from pcibind.commands import release
 from pcibind.commands.host import Host
+from pcibind.commands.plan import notes
 from pcibind.decide import firmware
 from pcibind.decide.judgement import Judgement, judge
 from pcibind.decide.plan import Resolution, Verdict, follow, plan
@@ -65,23 +64,25 @@ def status(host: Host, *, everything: bool = False) -> Report:
     if bound and enough and not handover.is_there(host.paths, bound):
         errors.append("bound, but not handed over; run `pcibind apply`")
         code = code or ExitCode.NOT_BOUND
-    notes = list(host.initramfs_notes())
+    remarks = [*notes(host), *host.initramfs_notes()]
     if bound and not errors and not handover.is_in_cdi(host.paths, bound):
-        notes.append(
+        remarks.append(
             "the boards are not in /run/cdi, from where containers take them by name; run "
             "`pcibind setup`, then `pcibind apply`"
         )
     if bound and not sysfs.has_group_nodes(host.paths):
-        notes.append(
+        remarks.append(
             "this kernel has no VFIO group nodes (CONFIG_VFIO_GROUP): /dev/vfio/devices/* alone "
             "are handed over"
         )
-    for board in judged.taken:
+    errors += original.tell(judged.taken)
+    unbacked = record.unbacked(host.paths, known)
+    if unbacked:
         errors.append(
-            f"board {board.path} ({board.address}) is not chosen, but was taken at this boot by "
-            "an older list in the initramfs; rebuild the initramfs, then reboot"
+            f"{host.paths.early_list} names boards that are not on record: "
+            f"{', '.join(unbacked)}; run `pcibind apply`, or `pcibind release` for all boards"
         )
-        code = code or ExitCode.NOT_BOUND
+    code = code or (ExitCode.TAKEN if judged.taken or unbacked else ExitCode.OK)
     boards += [_look_at_leaving(host, topology, board) for board in known.leaving]
     if everything:
         seen = {report.path for report in boards}
@@ -102,14 +103,14 @@ def status(host: Host, *, everything: bool = False) -> Report:
     refusals = plan(topology, [r.board for r in followed if r.board]).refusals
     new = {r.board.path for r in unrecorded if r.board}
     refusals += tuple(each for each in judged.refusals if each.board in new)
-    notes += claims.notes(host.paths, [r.board for r in (*followed, *unrecorded) if r.board])
+    remarks += claims.notes(host.paths, [r.board for r in (*followed, *unrecorded) if r.board])
     found = tuple(errors)
-    return Report("status", require, tuple(boards), refusals, found, code, topology, tuple(notes))
+    return Report("status", require, tuple(boards), refusals, found, code, topology, tuple(remarks))
 
 
 def _is_configured(directory: str) -> bool:
     try:
-        return any(name.endswith(".toml") for name in os.listdir(directory))
+        return bool(config.names_in(directory))
     except OSError:
         return False
 

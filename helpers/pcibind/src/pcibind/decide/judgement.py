@@ -6,14 +6,14 @@ and whoever looks at a host from afar, decides by this.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
 from pcibind.decide import firmware, guards
 from pcibind.decide.plan import DRIVER, BoardPlan, Plan, Resolution, Verdict, plan, resolve
 from pcibind.model.evidence import Evidence
-from pcibind.model.pci import VIABLE, Board, Topology
+from pcibind.model.pci import VIABLE, Address, Board, Topology
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.refusal import Refusal
 from pcibind.model.request import Config
@@ -116,7 +116,7 @@ def judge(
     planned = plan(topology, boards)
     refusals = list(planned.refusals)
     closed: list[Refusal] = []
-    taken: tuple[Board, ...] = ()
+    stray: tuple[Board, ...] = ()
     if evidence is not None:
         against = [
             *(
@@ -133,10 +133,10 @@ def judge(
         planned = plan(topology, [board for board in boards if board.path not in refused])
         refusals += planned.refusals
         chosen = {b.path for b in boards} | {b.path for b in known.boards}
-        taken = tuple(_taken(topology, evidence, chosen))
+        stray = tuple(taken(topology, evidence.early, chosen))
     plans = {each.board.path: each for each in planned.boards}
     judged = [_judged(r, refusals, closed, plans, next_boot=next_boot) for r in resolutions]
-    return Judgement(config, topology, tuple(judged), removed, taken, planned, tuple(refusals))
+    return Judgement(config, topology, tuple(judged), removed, stray, planned, tuple(refusals))
 
 
 def strangers(topology: Topology, board: Board) -> list[str]:
@@ -174,23 +174,26 @@ def _against(
 
 
 def _stale(board: Board, evidence: Evidence) -> Iterator[Refusal]:
-    """Refuse to record as original what an older list of the initramfs made of a board."""
+    """Refuse to record as original what was made of a board at this boot."""
     for function in board.functions:
         if function.driver_override == DRIVER and function.address in evidence.early:
             yield Refusal(
                 board.path,
                 "stale-initramfs",
                 function.address,
-                f"{function.address} is not on record, but was taken at this boot by an older "
+                f"{function.address} is not on record, but was taken at this boot, as by an older "
                 "list in the initramfs: its original driver is not known",
-                "Rebuild the initramfs, reboot, then apply",
+                "Run `pcibind release`, rebuild the initramfs, then apply",
             )
 
 
-def _taken(topology: Topology, evidence: Evidence, known: set[str]) -> Iterator[Board]:
+def taken(
+    topology: Topology, early: Collection[Address], known: Collection[str]
+) -> Iterator[Board]:
+    """The boards, but for those at the `known` paths, that were taken at this boot."""
     for board in topology.boards():
         if board.path not in known and any(
-            f.driver_override == DRIVER and f.address in evidence.early for f in board.functions
+            f.driver_override == DRIVER and f.address in early for f in board.functions
         ):
             yield board
 

@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     IDENTITY = 4
     NOT_BOUND = 5
     STUCK = 6
+    TAKEN = 7
     PENDING = 8
     BUSY = 9
 
@@ -28,6 +29,7 @@ MEANINGS = {
     ExitCode.NOT_BOUND: "a board is wanted but not bound, or could not be restored",
     ExitCode.STUCK: "a device is stuck in the kernel; reboot",
     ExitCode.PENDING: "plan only: changes are pending, which apply would make",
+    ExitCode.TAKEN: "a board was taken at this boot that is not on record; run pcibind release",
     ExitCode.BUSY: "another run of pcibind did not end in time; nothing was touched",
 }
 

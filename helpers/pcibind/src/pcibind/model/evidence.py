@@ -47,7 +47,7 @@ class Evidence(NamedTuple):
     Of the firmware: `reserved_groups` are the IOMMU groups with memory that it keeps mapped for
     itself (RMRR, type `direct`), `unassigned` are functions with a memory range that has no
     address, `silent` those whose configuration space reads as ones. `early` are the functions
-    whose override the early script set at this boot.
+    whose override the early script, or pcibind, set at this boot.
     """
 
     route_nics: tuple[Use, ...] = ()

@@ -43,18 +43,17 @@ from typing import NamedTuple
 from pcibind.decide.plan import DRIVER, Resolution, Verdict
 from pcibind.model.errors import ExitCode
 from pcibind.model.pci import Board, Function, Topology
-from pcibind.model.record import RecordedBoard
+from pcibind.model.record import REBUILD, RecordedBoard
 from pcibind.model.refusal import Refusal
 from pcibind.model.request import RequireBoards, Selector
 
 SCHEMA = "pcibind/1"
 
 
-REBUILD = (
-    "rebuild the initramfs (update-initramfs -u -k all, or dracut --regenerate-all --force) before "
-    "the next boot"
+INITRAMFS_NOTE = (
+    "/etc/pcibind/early.list changed, and an initramfs may carry it: rebuild that "
+    f"(`{REBUILD}`) before the next boot"
 )
-INITRAMFS_NOTE = f"/etc/pcibind/early.list changed, and an initramfs may carry it: {REBUILD}"
 
 
 class State(StrEnum):
@@ -191,6 +190,7 @@ class Report(NamedTuple):
             ExitCode.REFUSED,
             ExitCode.IDENTITY,
             ExitCode.NOT_BOUND,
+            ExitCode.TAKEN,
             ExitCode.PENDING,
         )
         return next((code for code in order if code in codes), ExitCode.OK)

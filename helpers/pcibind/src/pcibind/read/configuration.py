@@ -37,7 +37,7 @@ def read(directory: str) -> Config:
 def texts(directory: str) -> dict[str, str]:
     """The content of every TOML file, by its path; raises ConfigError for what cannot be read."""
     try:
-        names = sorted(name for name in os.listdir(directory) if name.endswith(".toml"))
+        names = names_in(directory)
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -50,6 +50,15 @@ def texts(directory: str) -> dict[str, str]:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read: {error}") from error
     return found
+
+
+def names_in(directory: str) -> list[str]:
+    """The names of the TOML files, in order; without hidden ones, as an editor's locks are.
+
+    Raises OSError.
+    """
+    names = sorted(os.listdir(directory))
+    return [name for name in names if name.endswith(".toml") and not name.startswith(".")]
 
 
 def parse(texts: Iterable[tuple[str, str]]) -> Config:

@@ -28,9 +28,9 @@ _LINES = "; ".join(
         "export LC_ALL=C",
         's="${PCIBIND_SYS:-/sys}"',
         'p="${PCIBIND_PROC:-/proc}"',
-        # What the early script took at this boot.
-        'sed "s/^/early /" "${PCIBIND_RUN:-/run/pcibind}"/early.initramfs '
-        '"${PCIBIND_RUN:-/run/pcibind}"/early.done 2>/dev/null',
+        # What the early script took at this boot (early.*: that of earlier versions), or pcibind.
+        '( cd "${PCIBIND_RUN:-/run/pcibind}" 2>/dev/null && '
+        "sed 's/^/early /' taken early.initramfs early.done 2>/dev/null )",
         # Memory that the firmware keeps mapped for itself; of another kind it is given up.
         "( cd \"$s/kernel\" 2>/dev/null && grep -Hs ' direct$' iommu_groups/*/reserved_regions "
         "| sed 's/^/reserved /' )",
