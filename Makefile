@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 # Only what is not there already asks for more rights.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-CODE := deploys facts inventories helpers/pcibind/src tests
+CODE := deploys facts inventories examples helpers/pcibind/src tests
 
 .PHONY: help setup demo test worlds soak check bench lock clean
 help: ## show this list
