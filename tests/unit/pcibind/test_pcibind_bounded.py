@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from pcibind.model.errors import StuckError
-from pcibind.read import access
-from pcibind.read.access import Access, Task
-from pcibind.read.bounded import PATIENCE, BoundedKernel
-from pcibind.read.worker import Worker
+from pcibind.read import kernel as access
+from pcibind.read.kernel import PATIENCE, Access, BoundedKernel, Task, Worker
 
 
 @pytest.fixture

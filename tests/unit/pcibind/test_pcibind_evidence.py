@@ -202,7 +202,7 @@ CHOSEN = f'[[board]]\nmodel = "10de:2684"\nallow = [{EVERY}]\n'
 def test_no_group_that_is_open_in_secret_is_released(machine: Machine) -> None:
     machine.configure(CHOSEN)
     apply(unused(machine))
-    machine.held.add("12")
+    machine.busy.add("12")
     machine.writes.clear()
     report = release(unused(machine), [LEFT])
     assert report.exit_code is ExitCode.REFUSED
@@ -216,7 +216,7 @@ def test_no_group_that_is_open_in_secret_is_released(machine: Machine) -> None:
 def test_no_board_whose_group_is_open_in_secret_is_given_back_by_apply(machine: Machine) -> None:
     machine.configure(CHOSEN)
     apply(unused(machine))
-    machine.held.add("12")
+    machine.busy.add("12")
     machine.configure(f'[[board]]\npath = "{RIGHT}"\nallow = [{EVERY}]\n')
     machine.writes.clear()
     report = apply(unused(machine))
@@ -236,20 +236,20 @@ def test_no_half_bound_board_whose_group_is_open_in_secret_is_bound_anew(
     machine: Machine, why: tuple[int, str]
 ) -> None:
     half_bound(machine)
-    machine.held.add("12")
+    machine.busy.add("12")
     for command in (show, apply):
         report = command(unused(machine))
         assert report.exit_code is ExitCode.REFUSED
         assert [(refusal.board, refusal.guard) for refusal in report.refusals] == [(LEFT, "vfio-open")]
     assert machine.writes == []
-    machine.held.clear()
+    machine.busy.clear()
     assert apply(unused(machine)).exit_code is ExitCode.OK
     assert machine.driver("0000:01:00.1") == "vfio-pci"
 
 
 def test_what_the_processes_show_is_not_told_twice(machine: Machine) -> None:
     half_bound(machine)
-    machine.held.add("12")
+    machine.busy.add("12")
     machine.open("/dev/vfio/12")
     (refusal,) = apply(machine.host).refusals
     assert "process 4242" in refusal.found

@@ -241,7 +241,7 @@ def test_a_device_that_came_in_its_place_is_left_alone(applied: Machine) -> None
 @pytest.mark.parametrize("require", ["all", "any"])
 @pytest.mark.parametrize("text", [ONLY_RIGHT, ""], ids=["the other stays", "none stays"])
 def test_a_board_in_use_is_not_given_back_and_stays_on_record(applied: Machine, require: str, text: str) -> None:
-    applied.held.add("12")
+    applied.busy.add("12")
     applied.configure(f'require_boards = "{require}"\n{text}')
     applied.writes.clear()
     report = apply(unused(applied))
@@ -257,7 +257,7 @@ def test_a_board_in_use_is_not_given_back_and_stays_on_record(applied: Machine, 
 def test_a_refusal_to_give_a_board_back_is_no_success(
     applied: Machine, require: str, text: str, command: Callable[[Host], Report]
 ) -> None:
-    applied.held.add("12")
+    applied.busy.add("12")
     applied.configure(f'require_boards = "{require}"\n{text}')
     assert command(unused(applied)).exit_code is ExitCode.REFUSED
 

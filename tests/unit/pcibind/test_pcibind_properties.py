@@ -30,7 +30,7 @@ from pcibind.model.pci import Board, Topology, board_path
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import BoardRequest, Config, Selector
-from pcibind.read.access import Access, T, Task
+from pcibind.read.kernel import Access, T, Task
 from pcibind.remote import topology_text
 
 Drivers = dict[str, tuple[str | None, str]]

@@ -8,11 +8,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pcibind.change.bind import NODE_SECONDS
+from pcibind.change.drivers import NODE_SECONDS
 from pcibind.model.pci import Topology
 from pcibind.read import sysfs
-from pcibind.read.access import T, Task
-from pcibind.read.bounded import BoundedKernel, Kernel
+from pcibind.read.kernel import BoundedKernel, Kernel, T, Task
 from pcibind.read.paths import Paths
 
 if TYPE_CHECKING:

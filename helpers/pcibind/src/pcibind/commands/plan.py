@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pcibind.change.bind import IOMMU_OFF
-from pcibind.commands import release
+from pcibind.change.drivers import IOMMU_OFF
+from pcibind.commands import boot
 from pcibind.commands.host import Host
 from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
@@ -11,7 +11,7 @@ from pcibind.decide.plan import Resolution
 from pcibind.model import record
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.read import configuration as config
-from pcibind.read import opened, stuck
+from pcibind.read import stuck
 
 _SEE = "see the refusals"
 
@@ -26,15 +26,13 @@ def judge(host: Host, *, next_boot: bool = False) -> Judgement:
         if not first.boards and not first.removed:
             return first
         evidence = gathering.evidence()
-        if not next_boot:
-            evidence = opened.add_hidden(host, evidence, first.changing())
         return judgement.judge(topology, evidence, wanted, known, next_boot=next_boot)
 
 
-def held(judged: Judgement) -> list[BoardReport]:
+def refused_to_leave(judged: Judgement) -> list[BoardReport]:
     """Boards that are configured no more, but must not be given back now."""
     return [
-        release.report_on(judged.topology, board, State.REFUSED)._replace(detail=_SEE)
+        boot.report_on(judged.topology, board, State.REFUSED)._replace(detail=_SEE)
         for board in judged.removed
         if judged.refused(board.path)
     ]
@@ -63,13 +61,13 @@ def show(host: Host) -> Report:
     judged = judge(host)
     boards = [report_on(judged, resolution, State.PLANNED) for resolution in judged.resolutions]
     boards += [
-        release.report_on(judged.topology, board, State.PLANNED)._replace(
+        boot.report_on(judged.topology, board, State.PLANNED)._replace(
             steps=("restore the original drivers",)
         )
         for board in judged.removed
         if not judged.refused(board.path)
     ]
-    boards += held(judged)
+    boards += refused_to_leave(judged)
     return Report(
         "plan",
         judged.config.require_boards,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from pcibind.change import handover, proof
-from pcibind.change.bind import IOMMU_OFF
-from pcibind.commands import release
+from pcibind.change.drivers import IOMMU_OFF
+from pcibind.commands import boot
 from pcibind.commands.host import Host
 from pcibind.decide import firmware
 from pcibind.decide.judgement import Judgement, judge
@@ -98,7 +98,7 @@ def _is_configured(directory: str) -> bool:
 
 
 def _look_at_leaving(host: Host, topology: Topology, leaving: RecordedBoard) -> BoardReport:
-    report = release.report_on(topology, leaving, State.RELEASED)
+    report = boot.report_on(topology, leaving, State.RELEASED)
     functions = report.board.functions if report.board else ()
     if any(stuck.is_stuck(host.paths, function) for function in functions):
         return report._replace(state=State.STUCK, detail=stuck.WAITING)

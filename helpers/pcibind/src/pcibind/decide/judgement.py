@@ -77,12 +77,6 @@ class Judgement(NamedTuple):
         """Whether anything speaks against the board at `path`."""
         return any(refusal.board == path for refusal in self.refusals)
 
-    def changing(self) -> list[Board]:
-        """The boards that a run without a reboot takes from vfio-pci, in whole or in part."""
-        changing = [each.board for each in self.plan.boards if each.rebinds]
-        changing += [b for old in self.removed if (b := self.topology.board_at(old.path))]
-        return [b for b in changing if any(f.driver == DRIVER for f in b.functions)]
-
 
 def judge(
     topology: Topology,

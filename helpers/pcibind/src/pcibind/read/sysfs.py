@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from pcibind.model.errors import StuckError
 from pcibind.model.pci import Address, Topology
-from pcibind.read import access, stuck
-from pcibind.read.access import Task
+from pcibind.read import kernel, stuck
+from pcibind.read.kernel import Task
 from pcibind.read.paths import Paths
 from pcibind.read.raw import ATTRIBUTES, LOCKED_ATTRIBUTE, RawDevice, build
 
@@ -29,7 +29,7 @@ def read(paths: Paths, *, udev: bool = False) -> Task[Topology]:
         raw.locked = stuck.is_marked(paths, raw.name)
     left = [raw for raw in devices if raw.target is not None and not raw.locked]
     try:
-        overrides = yield access.read_all(f"{paths.devices}/{r.name}/driver_override" for r in left)
+        overrides = yield kernel.read_all(f"{paths.devices}/{r.name}/driver_override" for r in left)
         for raw, text in zip(left, overrides.split("\n"), strict=False):
             raw.attributes[LOCKED_ATTRIBUTE] = text
     except (StuckError, OSError):
@@ -44,7 +44,7 @@ def driver_of(paths: Paths, address: Address) -> str | None:
 
 def override_of(paths: Paths, address: Address) -> Task[str | None]:
     """The override that a function has right now, or None; raises StuckError and OSError."""
-    text = yield access.read(paths.override(address))
+    text = yield kernel.read(paths.override(address))
     return None if text in ("", "(null)") else text
 
 
@@ -53,7 +53,7 @@ def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
     for raw in devices:
         path = f"{paths.devices}/{raw.name}/driver_override"
         try:
-            raw.attributes[LOCKED_ATTRIBUTE] = yield access.read(path, 1.0)
+            raw.attributes[LOCKED_ATTRIBUTE] = yield kernel.read(path, 1.0)
         except StuckError as error:
             raw.locked = True
             # So that the next look does not leave another process behind.
