@@ -27,11 +27,11 @@ RuntimeDirectory=pcibind
 RuntimeDirectoryPreserve=yes
 UMask=0077
 
-# What is missing here is needed: /sys is written, and the open files of other processes are looked
-# at (CAP_SYS_PTRACE sees through ProtectProc). Groups' device nodes are opened before a board leaves
-# vfio-pci: char-vfio is all of them, also those that are made later, since systemd looks their major
-# number up in /proc/devices when this starts, after modprobe@vfio_pci.service, from which modules
-# come, and not from a capability.
+# What is missing here is needed: /sys is written, and the open files of other processes are
+# looked at (CAP_SYS_PTRACE sees through ProtectProc). Modules come from modprobe@vfio_pci.service,
+# not from a capability. Before a board leaves vfio-pci, its groups' device nodes are opened:
+# char-vfio is all of them, also those made later, by the major number that vfio has in
+# /proc/devices when this starts, so after that service.
 CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH
 NoNewPrivileges=yes
 PrivateMounts=yes
