@@ -215,4 +215,3 @@ def test_it_is_closed_when_the_program_is_killed(tmp_path: Path) -> None:
     while Path(f"/proc/{child}/fd").exists() and any(Path(f"/proc/{child}/fd").iterdir()):
         assert time.monotonic() < end
         time.sleep(0.01)
-
