@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from topologies import PORT, Part, Plant, choices, configure, groups_with, plants, somewhere, unused
 from tree import Fault, Machine, stuck
 
+from pcibind.change import handover
 from pcibind.commands import text as tree
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
@@ -447,6 +448,7 @@ def _in_part(machine: Machine) -> None:
             if names[1:]:
                 machine.leave(names[-1])
             machine.file(f"sys/bus/pci/devices/{names[0]}/driver_override", "(null)\n")
+    handover.remove(machine.paths)
 
 
 APPLY = Scene("apply", (), apply)

@@ -232,7 +232,10 @@ def _has_gone_on(function: Function, old: RecordedFunction, booting: bool) -> bo
     """Whether another driver has since taken this function, or while `booting` is about to."""
     if DRIVER in (function.driver, function.driver_override) or old.driver in (DRIVER, None):
         return False
-    return booting if function.driver is None else function.driver != old.driver
+    if function.driver is None:
+        # An override for the old driver may be that of a `restore` that was killed.
+        return booting and function.driver_override != old.driver
+    return function.driver != old.driver
 
 
 def _refusals(reports: Iterable[BoardReport]) -> tuple[Refusal, ...]:
