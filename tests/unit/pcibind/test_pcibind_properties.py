@@ -615,6 +615,7 @@ class User:
         self.names = [str(function.address) for function in board.functions]
         self.before: Drivers = {}
         self.stays: set[str] = set()
+        self.in_use = False
         machine.watchers.append(self.watch)
 
     def watch(self, position: int) -> None:
@@ -642,15 +643,18 @@ class User:
             (machine.root / "proc/4242/fd").mkdir(exist_ok=True)
             (machine.root / "proc/4242/fd/9").unlink(missing_ok=True)
             (machine.root / "proc/4242/fd/9").symlink_to(node)
+        self.in_use = True
         self.before = {a: machine.drivers()[a] for a in self.names}
         untouched = not any(a in path or a == text for path, text in machine.writes for a in self.names)
         # An open node that is not bound, and without groups' nodes any, is seen in /proc only, so not after that.
         is_seen = (position == 0 and not self.hidden) or (self.how != "open cdev" and machine.has_groups)
         self.stays = {a for a, (driver, _) in self.before.items() if driver == "vfio-pci" and self.how != "open cdev"}
-        self.stays |= {self.address} | (set(self.names) if untouched and is_seen else set())
+        self.stays |= set(self.names) if untouched and is_seen else set()
 
     def check(self) -> None:
         now = self.machine.drivers()
+        # What it has open is never taken from it, seen or not: the unbind waits.
+        assert not self.in_use or now[self.address][0] == "vfio-pci"
         assert {a: now[a] for a in self.stays} == {a: self.before[a] for a in self.stays}
 
     def go(self) -> None:
@@ -659,6 +663,7 @@ class User:
         self.machine.in_use.discard(self.address)
         (self.machine.root / "proc/4242/fd/9").unlink(missing_ok=True)
         self.stays = set()
+        self.in_use = False
 
 
 def watch_displays(machine: Machine, chosen: Iterable[Board]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Sequence
 
@@ -58,9 +57,9 @@ def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
             raw.locked = True
             # So that the next look does not leave another process behind.
             stuck.mark(paths, Address.parse(raw.name), error)
-        except OSError as error:
+        except OSError:
             # One that is gone has no override; of any other it is not known.
-            raw.locked = error.errno not in (errno.ENOENT, errno.ENODEV)
+            raw.locked = os.path.lexists(f"{paths.devices}/{raw.name}")
 
 
 def _udev_devices() -> list[str] | None:
