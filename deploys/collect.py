@@ -22,9 +22,9 @@ from pyinfra.operations import python
 # So that pyinfra may be started in any directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from deploys import heartbeat
-from deploys.connection import prepare
-from deploys.slips import unknown
+from deploys.inputs.spelling import unknown
+from deploys.transport import heartbeat
+from deploys.transport.connection import prepare
 from facts import kernel
 from facts.collection import Collection
 from facts.unit import UNITS

@@ -20,9 +20,9 @@ from pyinfra.api import Inventory, State
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_inventory, ctx_state
 
-from deploys import execution, host_keys
+from deploys.inputs import execution, host_keys
+from deploys.inputs.spelling import meant
 from deploys.settings import PREFIX, Settings, SettingsError, read_all
-from deploys.slips import meant
 
 _NAME = re.compile(r"[\w.-]+")
 # What other tools call the place of such data. pyinfra reads group_data only, and in it only Python.

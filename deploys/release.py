@@ -12,24 +12,23 @@ from pathlib import Path
 # So that pyinfra may be started in any directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from deploys.steps.compare import compare, tell_what_stays
-from deploys.steps.handback import release_boards, remove_pcibind
-from deploys.steps.leaving import begin_release
-from deploys.steps.original import reboot_when_left_over, rebuild_initramfs, restore_arguments, restore_modules
-from deploys.steps.standstill import remove_node, stop_node
+from deploys.undo.boards import release_boards, remove_pcibind
+from deploys.undo.boot import reboot_when_left_over, rebuild_initramfs, restore_arguments, restore_modules
+from deploys.undo.comparison import compare, tell_what_stays
+from deploys.undo.node import remove_node, stop_node
+from deploys.undo.start import begin_release
 
-leaving = begin_release()
+undo = begin_release()
 
-if leaving is not None:
-    stop_node(leaving=leaving)
-    remove_node(leaving=leaving)
-    restore_modules(leaving=leaving)
-    release_boards(leaving=leaving)
-    remove_pcibind(leaving=leaving)
-    restore_arguments(leaving=leaving)
-    rebuild_initramfs(leaving=leaving)
-    reboot_when_left_over(leaving=leaving)
+if undo is not None:
+    stopped = [*stop_node(undo), *remove_node(undo)]
+    modules = restore_modules(undo)
+    released = release_boards(undo)
+    pcibind = remove_pcibind(undo, after=[released])
+    arguments = restore_arguments(undo)
+    initramfs = rebuild_initramfs(undo, after=[*modules, released, *pcibind.early_files])
+    reboot_when_left_over(undo, after=[arguments.menu])
 
-    # With gevulot_reboot="never" and a reboot pending, there is nothing to compare yet.
-    compare(leaving=leaving, _if=leaving.gate)
-    tell_what_stays(leaving=leaving)
+    with undo.steps_after_reboot():
+        compare(undo, after=[*stopped, *modules, released, *pcibind.changes, *arguments.changes, initramfs])
+    tell_what_stays(undo)

@@ -98,8 +98,9 @@ def _refuse_unedited(name: str, data: Mapping[str, Any]) -> None:
     left += [f"{key} = {value!r}" for key, value in data.items() if any(map(_is_reserved, _texts(value)))]
     if left:
         raise PyinfraError(
-            f"the inventory is still the template ({', '.join(left)}). In inventories/prod.py, edit the four "
-            "lines marked 'edit me': your node's name, its account, its public address, the networks of its peers."
+            f"the inventory is still the template ({', '.join(left)}). Replace these by your own; in "
+            "inventories/prod.py edit the four lines marked 'edit me': your node's name, its account, its public "
+            "address, the networks of its peers."
         )
 
 

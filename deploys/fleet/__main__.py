@@ -27,7 +27,7 @@ from pyinfra_cli.util import parse_cli_arg  # type: ignore[import-untyped]  # no
 
 from deploys.fleet import output  # noqa: E402
 from deploys.fleet.gathering import NOT_REACHED  # noqa: E402
-from deploys.fleet.look import look, unreached  # noqa: E402
+from deploys.fleet.inspection import look, unreached  # noqa: E402
 from deploys.fleet.state import HostState, Severity, worst  # noqa: E402
 from deploys.inventory import problems  # noqa: E402
 from deploys.settings import SettingsError  # noqa: E402

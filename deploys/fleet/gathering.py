@@ -10,7 +10,7 @@ from pyinfra.api import Host, State
 from pyinfra.api.exceptions import PyinfraError
 
 from deploys.fleet import output
-from deploys.fleet.look import look, unreached
+from deploys.fleet.inspection import look, unreached
 from deploys.fleet.state import HostState
 from deploys.inventory import problems_of_run
 from deploys.settings import SettingsError

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deploys.fleet import drift, page, table
 from deploys.fleet.images import with_other_images
 from deploys.fleet.state import HostState, Severity, document
+from deploys.inputs.spelling import unknown
 from deploys.settings import SettingsError
-from deploys.slips import unknown
 
 _PREFIX = "status_"
 _VARIABLES = "GEVULOT_STATUS_"

@@ -14,7 +14,7 @@ _TEXT = "'\"' $HOME \\n *"
 PROBE = f"printf '%s\\n' login-begins\nid -u\nprintf '%s\\n' {quote(_TEXT)} login-ends"
 ANSWER = ("login-begins", "0", _TEXT, "login-ends")
 # pyinfra's keys by which a host's data says how commands are run, with the values that change nothing.
-# deploys.execution refuses the others before a host is asked.
+# deploys.inputs.execution refuses the others before a host is asked.
 _KEYS: Mapping[str, tuple[Any, ...]] = {
     "_shell_executable": (None, "", "sh"),
     "_sudo": (None, False),

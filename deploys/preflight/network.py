@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deploys.preflight.verdict import Findings
+from deploys.assessment.verdict import Findings
+from deploys.inputs.values import is_listen, is_loopback
 from deploys.settings import Settings
-from deploys.values import is_listen, is_loopback
 from facts.discovery import ANSWERS
 
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from deploys.preflight.verdict import Findings
+from deploys.assessment.verdict import Findings
+from deploys.inputs.values import is_loopback
 from deploys.settings import Settings
-from deploys.values import is_loopback
 from facts.listeners import Listener
 
 Address = IPv4Address | IPv6Address

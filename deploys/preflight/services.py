@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploys import scripts
+from deploys.assessment.verdict import Findings
 from deploys.preflight import existing, key, ports, secrets, storage
-from deploys.preflight.verdict import Findings
 from deploys.settings import Settings
+from facts.batch import Part
 from facts.existing import ExistingNode, ExistingNodeParts
 from facts.failures import FailuresBefore
 from facts.listeners import Listener, Listeners
-from facts.said import Said
+from facts.output import Said
 from facts.secret_store import SecretStore, Store
 from facts.storage import Storage, StorageState
-from facts.together import Part
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from deploys.preflight.services import Services
 from facts.aliases import Aliases
 from facts.attempt import Attempts
 from facts.barred_modules import Bar
-from facts.before import Past
+from facts.baseline import Past
 from facts.claims import Claim
 from facts.driver_users import Users
 from facts.file import Text

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deploys.preflight.verdict import Findings
+from deploys.assessment.verdict import Findings
+from deploys.inputs.values import own_directory
 from deploys.settings import Settings
-from deploys.values import own_directory
 from facts.listeners import unit_of
 from facts.storage import Storage
 from facts.untrusted import printable

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import deploy, operation
+from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys import next_boot, remote
-from deploys.planning import is_planning
-from deploys.steps.begin import Node
+from deploys.assessment import next_boot
+from deploys.operations.planning import is_planning, step
+from deploys.steps.preflight import Node
+from deploys.transport import remote
+from facts.batch import Part, ask
 from facts.initramfs import InitramfsContents
 from facts.installed_kernels import InstalledKernels
 from facts.kernel import KernelCommandLine
 from facts.platform import Platform
-from facts.together import Part, ask
 
 
 @operation()
@@ -45,7 +46,7 @@ def checked(arguments: tuple[str, ...], directory: str) -> Generator[PyinfraComm
         host.noop("the next boot has what the node needs")
 
 
-@deploy("Check the next boot")
+@step("Check the next boot")
 def check_next_boot(node: Node) -> None:
     if node.verdict.boards:
         checked(

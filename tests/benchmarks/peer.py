@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deploys.fleet.look import parts
+from deploys.fleet.inspection import parts
 from deploys.settings import read_without_secrets
-from facts.together import Together
+from facts.batch import Together
 from tests.lab import cache
 from tests.lab.progress import Progress, step
 

@@ -30,7 +30,8 @@ _RECENT_SECONDS: Final = 6 * 3600
 """Entries used this recently are never removed: a run may be about to use them again."""
 
 _KINDS: Final = (
-    *("emulators/*", "images/*", "prepared/*", "warm/*", "stages/*", "containers/*", "kernels/*", "accelerator-*.json"),
+    *("emulators/*", "images/*", "prepared/*", "warm/*", "stages/*", "containers/*", "kernels/*", "packages/*"),
+    "accelerator-*.json",
     # Where images of containers lay before.
     *("containers-*", "containers.tmp-*"),
 )

@@ -26,10 +26,10 @@ from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_state
 
-from deploys import remote
 from deploys.preflight import login
 from deploys.steps import passthrough
 from deploys.steps.packages import PACKAGES
+from deploys.transport import remote
 from facts.database import MIGRATIONS, TABLES
 from pcibind.model import record
 from pcibind.model.record import Record, RecordedBoard

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from deploys.activity import State, arguments, check, judge
+from deploys.assessment.activity import State, arguments, check, judge
 from deploys.duration import in_words
 from deploys.settings import Settings
 from facts.activity import Activity, Failure, Machine

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploys.arguments import defeats, effective, lacking
+from deploys.assessment.kernel_arguments import defeats, effective, lacking
 
 INTEL = ("intel_iommu=on", "iommu=pt")
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from deploys import checks, settings
-from deploys.checks import Check
+from deploys import settings
+from deploys.assessment import checks
+from deploys.assessment.checks import Check
 from deploys.preflight import Verdict
 from deploys.settings import Settings
 from facts.access import Access

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from deploys import settings
-from deploys.checks import Check
-from deploys.diagnosis import Diagnosis, diagnose, explained
+from deploys.assessment.checks import Check
+from deploys.assessment.diagnosis import Diagnosis, diagnose, explained
 from facts.runs import NODE, NodeRuns, Runs
 from tests.unit.deploys.recorded import QUIT, loop, shown, started, wrote
 

@@ -8,7 +8,7 @@ import pytest
 from pyinfra.api import Config, HiddenValue
 from pyinfra.api.arguments import all_argument_meta
 
-from deploys.execution import judge
+from deploys.inputs.execution import judge
 
 _TYPICAL: dict[str, Any] = {
     "_success_exit_codes": [0, 1],

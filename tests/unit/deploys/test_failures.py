@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploys import failures
+from deploys.assessment import failures
 from facts.failures import FailuresBefore
 
 OTHERS = ("fail2ban.service", "gevulot-backup.mount")

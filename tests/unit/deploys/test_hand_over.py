@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from deploys.push import TEMPLATES
+from deploys.operations.files import TEMPLATES
 
 PROGRAM = TEMPLATES / "usr/local/libexec/gevulot/hand-over-key.j2"
 KEY = bytes(range(32))

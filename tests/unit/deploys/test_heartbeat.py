@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from deploys.heartbeat import EVERY, Heartbeat
+from deploys.transport.heartbeat import EVERY, Heartbeat
 from tests.unit.deploys import servers
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploys import passphrases, secret_sources
+from deploys.inputs import passphrases, secret_sources
+from deploys.inputs.values import is_listen, release_of_image
 from deploys.settings import PREFIX, Settings, SettingsError, read, read_all
-from deploys.values import is_listen, release_of_image
 
 PASSPHRASE = "our own passphrase"
 SECRETS = ("psk_passphrase", "postgres_url", "postgres_password")

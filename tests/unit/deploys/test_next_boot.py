@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploys import attempt, next_boot
+from deploys.assessment import next_boot
+from deploys.assessment import reboot_attempt as attempt
 from facts.attempt import Attempts, RebootAttempts
 from facts.installed_kernels import Installed, InstalledKernels
 from facts.kernel import CommandLines, KernelCommandLine, Source

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from deploys import outside
-from deploys.checks import Check
-from deploys.connection import Peer
+from deploys.assessment.checks import Check
 from deploys.settings import Settings, read
+from deploys.transport import ports as outside
+from deploys.transport.connection import Peer
 
 
 @contextmanager

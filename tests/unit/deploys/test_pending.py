@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploys.pending import pending
+from deploys.assessment.pending_reboot import pending
 from facts.kernel import CommandLines
 from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import BOUND, gpu, topology

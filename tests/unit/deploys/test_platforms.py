@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from deploys.platforms import Family, family_of, untried
+from deploys.assessment.platforms import Family, family_of, untried
 from facts.platform import Host, parse
 
 DEBIAN_13 = """PRETTY_NAME="Debian GNU/Linux 13 (trixie)"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploys import attempt, settings
+from deploys import settings
+from deploys.assessment import reboot_attempt as attempt
 from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, lost_reach, release_of, request
 from deploys.preflight.services import Services
 from deploys.settings import Settings

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploys import checks, qmp, settings
+from deploys import settings
+from deploys.assessment import checks, qmp
 from facts.firewall import NodeFirewall, parse
 from facts.unit import Unit
 from tests.unit.deploys.recorded import guard

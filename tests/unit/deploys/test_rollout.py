@@ -8,7 +8,7 @@ from typing import Any
 import gevent
 import pytest
 
-from deploys.steps.rollout import turn
+from deploys.operations.rollout import turn
 
 
 class _State:

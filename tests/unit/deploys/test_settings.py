@@ -12,7 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from deploys import secret_sources, settings
+from deploys import settings
+from deploys.inputs import secret_sources
 from deploys.settings import PREFIX, Settings, SettingsError, read, read_all
 from tests.unit.deploys.recorded import PUBLIC_KEY
 
@@ -164,7 +165,7 @@ def test_a_slip_in_a_key_is_answered_with_what_was_meant(key: str, meant: str) -
 
 
 def test_a_key_like_no_other_is_refused_too() -> None:
-    with pytest.raises(SettingsError, match="gpu1: gevulot_colour: unknown key; the README's table"):
+    with pytest.raises(SettingsError, match=r"gpu1: gevulot_colour: unknown key; docs/settings\.md lists"):
         read("gpu1", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_colour": "red"})
 
 

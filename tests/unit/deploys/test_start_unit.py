@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploys import scripts, settings
-from deploys.steps import units
+from deploys.operations import units
 
 # Each line of `states` is what systemctl shows in one second: NRestarts, Job and ActiveState. The last one stays.
 _SYSTEMCTL = r"""#!/bin/sh

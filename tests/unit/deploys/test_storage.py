@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from deploys import settings
+from deploys.assessment.verdict import Findings
 from deploys.preflight.storage import judge_storage, parts, without_links
-from deploys.preflight.verdict import Findings
 from facts.storage import Storage, StorageState
 
 OWN = "/var/lib/gevulot"
@@ -183,7 +183,7 @@ def read(directory: Path | str, quadlet: Path | str = "/nonexistent") -> Storage
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory that settings accept and this machine has: only its name is checked."""
-    monkeypatch.setattr("deploys.values._SYSTEM_DIRECTORIES", frozenset())
+    monkeypatch.setattr("deploys.inputs.values._SYSTEM_DIRECTORIES", frozenset())
     return tmp_path
 
 
@@ -229,7 +229,7 @@ def test_a_database_is_told_from_other_files_and_who_works_in_it_is_found(place:
 
 @pytest.mark.skipif(not os.path.exists("/var/lib/dpkg/status"), reason="a machine of Debian's family")
 def test_a_directory_of_a_package_is_known_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploys.values._OF_PACKAGES", frozenset())
+    monkeypatch.setattr("deploys.inputs.values._OF_PACKAGES", frozenset())
     assert read("/var/lib/dpkg").package == ("/var/lib/dpkg", "dpkg")
     (place, _) = read("/var/lib/gevulot-that-is-not-there").package or ("", "")
     assert place == "/var/lib"

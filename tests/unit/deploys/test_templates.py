@@ -11,7 +11,7 @@ import pytest
 from jinja2 import Environment, StrictUndefined
 
 from deploys import settings
-from deploys.push import TEMPLATES
+from deploys.operations.files import TEMPLATES
 
 IMAGE = "quay.io/gevulot/node:latest"
 SYSTEMD = "etc/containers/systemd"

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from deploys import vfio_ids
-from deploys.pending import added
-from facts.before import Past, parse
+from deploys.assessment import vfio_ids
+from deploys.assessment.pending_reboot import added
+from facts.baseline import Past, parse
 from facts.kernel import CommandLines
 from pcibind.remote import topology_text
 from tests.unit.deploys import recorded as r

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploys import checks, virtual_machine
+from deploys.assessment import checks, virtual_machine
 from facts.virtual_machine import SECONDS, VirtualMachine, parse
 from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import BOUND, gpu, topology

@@ -11,7 +11,7 @@ import pytest
 from pyinfra.api import FactBase, Host
 from pyinfra.api.exceptions import FactError, FactProcessError
 
-from facts.together import Part, Together, Unreadable, ask
+from facts.batch import Part, Together, Unreadable, ask
 
 
 class Echo(FactBase[list[str]]):

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from deploys.fleet.judgement import judge
-from deploys.fleet.seen import Seen
+from deploys.fleet.assessment import judge
+from deploys.fleet.observations import Seen
 from deploys.fleet.state import HostState, Severity
 from deploys.settings import Settings
 from facts import firewall
 from facts.access import Access
 from facts.activity import Activity, Failure, Machine
+from facts.batch import Unreadable
 from facts.container import State as Container
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.disk import Space
@@ -23,7 +24,6 @@ from facts.kernel import MODULES, CommandLines, KernelModules
 from facts.pci import Binding, PciTopology, PciUsage, Recorded
 from facts.platform import parse
 from facts.runs import NodeRuns
-from facts.together import Unreadable
 from facts.unit import Unit
 from pcibind.model.pci import Topology
 from pcibind.model.record import Record, RecordedBoard

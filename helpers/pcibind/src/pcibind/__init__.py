@@ -1,3 +1,3 @@
 """Hand whole PCI boards to vfio-pci, prove it, and tell other units which devices to use."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyinfra.operations import python
 
-from deploys import connection, remote
+from deploys.transport import connection, remote
 
 SSHD, PID, CONFIGURATION, JUMP = (os.environ[name] for name in ("SSHD", "TARGET", "CONFIGURATION", "JUMP"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pyinfra import host
 from pyinfra.operations import python
 
-from deploys import connection, remote
+from deploys.transport import connection, remote
 
 connection.KEEP_ALIVE = 1
 if host.data.prepared:

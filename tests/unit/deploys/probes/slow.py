@@ -3,7 +3,7 @@
 from pyinfra import host
 from pyinfra.operations import server
 
-from deploys import heartbeat
+from deploys.transport import heartbeat
 
 heartbeat.EVERY = 1.0
 heartbeat.of_run(host.state)

@@ -8,8 +8,8 @@ from pathlib import Path
 import paramiko
 from pyinfra import host
 
-from deploys.connection import peer, prepare, transport
-from facts.said import Said
+from deploys.transport.connection import peer, prepare, transport
+from facts.output import Said
 
 prepare(host)
 reached = peer(host)

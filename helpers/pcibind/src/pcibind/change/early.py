@@ -35,5 +35,10 @@ def dracut() -> str:
     return _text("dracut.conf")
 
 
+def known_digests() -> list[str]:
+    """Digests (`setup.digest`) of every boot file that any version wrote."""
+    return [line.split()[0] for line in _text("written.sha256").splitlines()]
+
+
 def _text(name: str) -> str:
     return (_DATA / name).read_text(encoding="utf-8")

@@ -1,9 +1,15 @@
-"""What a boot needs, put on this host: udev rule and script, initramfs hook, and the unit."""
+"""What a boot needs, put on this host: udev rule and script, initramfs hook, and the unit.
+
+A distribution's package has these files itself, at a package's paths; there `pcibind setup` takes
+away the copies in /etc that it once wrote, since those would win over the package's.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pcibind.change import early, unit
@@ -28,21 +34,43 @@ _REBUILD = {
     early.DRACUT_PATH: "dracut --regenerate-all --force",
 }
 
+PACKAGE_LIBRARY = "/usr/lib/pcibind"
+_PACKAGED = {
+    "/usr/local/lib/pcibind": PACKAGE_LIBRARY,
+    "/etc/udev/rules.d": "/usr/lib/udev/rules.d",
+    "/etc/initramfs-tools": "/usr/share/initramfs-tools",
+    "/etc/dracut.conf.d": "/usr/lib/dracut/dracut.conf.d",
+    "/etc/systemd/system": "/usr/lib/systemd/system",
+}
+"""Where a package has what is elsewhere on a host that was set up by hand."""
 
-def boot_files(paths: Paths) -> list[BootFile]:
-    """The files for this host: hooks for those generators of an initramfs that it has."""
-    hooks = [hook for directory, hook in _HOOKS.items() if os.path.isdir(paths.root + directory)]
+
+def boot_files(hooks: Iterable[BootFile], command: str = unit.COMMAND) -> list[BootFile]:
+    """The files, with these hooks; the unit runs pcibind by `command`."""
     return [
         BootFile(early.RULE_PATH, early.rule(), 0o644),
         BootFile(early.SCRIPT_PATH, early.script(), 0o755),
         *hooks,
-        BootFile(unit.PATH, unit.render(this_command()), 0o644),
+        BootFile(unit.PATH, unit.render(command), 0o644),
     ]
 
 
-def install(paths: Paths) -> list[str]:
-    """Write the files; return what was done and what to run next. Raises OSError."""
-    wanted = boot_files(paths)
+def package_files() -> list[BootFile]:
+    """The files as a package has them, with the hooks for every generator of an initramfs."""
+    return [
+        BootFile(_packaged(each.path), _packaged(each.text), each.mode)
+        for each in boot_files(_HOOKS.values())
+    ]
+
+
+def install(paths: Paths, library: str | None = None) -> list[str]:
+    """Write the files; return what was done and what to run next. Raises OSError.
+
+    `library` is the directory that this pcibind runs from: that of a package has them already.
+    """
+    if (library or _library()) == PACKAGE_LIBRARY:
+        return _supersede(paths)
+    wanted = boot_files(_hooks(paths), this_command())
     said = [
         f"wrote {each.path}"
         for each in wanted
@@ -54,9 +82,11 @@ def install(paths: Paths) -> list[str]:
     ]
 
 
-def remove(paths: Paths) -> list[str]:
+def remove(paths: Paths, library: str | None = None) -> list[str]:
     """Remove the files; return what was done and what to run next. Raises OSError."""
-    there = [*boot_files(paths), *_HOOKS.values()]
+    if (library or _library()) == PACKAGE_LIBRARY:
+        return _supersede(paths)
+    there = boot_files(_HOOKS.values())
     gone = [each for each in dict.fromkeys(there) if files.remove(paths.root + each.path)]
     said = [f"removed {each.path}" for each in gone]
     return [*said, *_next(gone, "systemctl daemon-reload")] if said else ["no boot file is there"]
@@ -64,9 +94,59 @@ def remove(paths: Paths) -> list[str]:
 
 def this_command() -> str:
     """How to run the pcibind that is running now, without what else is installed beside it."""
-    library = os.path.abspath(f"{__file__}/../../..")
-    code = f"import sys; sys.path.insert(0, '{library}'); from pcibind.__main__ import main; main()"
+    where = f"sys.path.insert(0, '{_library()}')"
+    code = f"import sys; {where}; from pcibind.__main__ import main; main()"
     return f'{sys.executable} -I -S -c "{code}"'
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a boot file, in hexadecimal; how a unit runs pcibind is left out."""
+    lines = [line for line in text.splitlines(True) if not line.startswith("ExecStart=")]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _supersede(paths: Paths) -> list[str]:
+    """Remove what `setup` of any version wrote; name what was changed since, which stays."""
+    local = f"{paths.root}{early.SCRIPT_PATH}".replace("/early", "/__main__.py")
+    if os.path.exists(local):
+        return [f"{local} is another pcibind, and its boot files in /etc win over the package's"]
+    ours = set(early.known_digests())
+    gone, said = [], []
+    for each in boot_files(_HOOKS.values()):
+        text = files.read(paths.root + each.path)
+        if text is None:
+            continue
+        if digest(text) in ours:
+            files.remove(paths.root + each.path)
+            gone.append(each)
+            said.append(f"removed {each.path}: the package has it")
+        else:
+            said.append(f"{each.path} was changed: it stays, and wins over the package's")
+    enabled = f"{paths.root}/etc/systemd/system/sysinit.target.wants/{unit.NAME}"
+    if unit.PATH in {each.path for each in gone} and os.path.islink(enabled):
+        files.remove(enabled)
+    other = f"{paths.root}/usr/local/sbin/pcibind"
+    if os.path.lexists(other):
+        said.append(f"{other} is another pcibind, and comes before the package's in PATH")
+    if not gone:
+        return said or ["the package has all boot files"]
+    return [*said, *_next(gone, f"systemctl enable {unit.NAME}")]
+
+
+def _library() -> str:
+    """The directory that holds the package `pcibind` which is running."""
+    return os.path.abspath(f"{__file__}/../../..")
+
+
+def _hooks(paths: Paths) -> list[BootFile]:
+    """Hooks for those generators of an initramfs that this host has."""
+    return [hook for directory, hook in _HOOKS.items() if os.path.isdir(paths.root + directory)]
+
+
+def _packaged(text: str) -> str:
+    for local, packaged in _PACKAGED.items():
+        text = text.replace(local, packaged)
+    return text
 
 
 def _next(changed: list[BootFile], systemctl: str) -> list[str]:

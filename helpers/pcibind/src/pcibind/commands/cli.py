@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import click
 
+from pcibind import __version__
 from pcibind.change import setup as boot_setup
 from pcibind.commands import apply as applying
 from pcibind.commands import boot
@@ -15,7 +16,8 @@ from pcibind.commands import status as looking
 from pcibind.commands import text as tree
 from pcibind.commands.attempt import attempt
 from pcibind.commands.host import Host
-from pcibind.model.errors import MEANINGS, ExitCode
+from pcibind.model import record
+from pcibind.model.errors import MEANINGS, ExitCode, RecordError
 from pcibind.model.report import Report
 from pcibind.read.paths import Paths
 
@@ -25,9 +27,20 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 _json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, schema pcibind/1.")
 
 
+def _complete_recorded(context: click.Context, _: click.Parameter, word: str) -> list[str]:
+    """Names (else paths) of the boards on record that begin with `word`."""
+    root = context.find_root().params.get("root") or ""
+    try:
+        known = record.read(Paths(root).record) or record.Record()
+    except RecordError:
+        return []
+    labels = dict.fromkeys(board.label for board in (*known.boards, *known.leaving))
+    return [label for label in labels if label.startswith(word)]
+
+
 @click.group(context_settings=_SETTINGS, epilog=_CODES)
 @click.option("--root", default="", hidden=True)
-@click.version_option(package_name=None, version="0.1.0", prog_name="pcibind")
+@click.version_option(__version__, prog_name="pcibind")
 @click.pass_context
 def cli(context: click.Context, root: str) -> None:
     """Hand whole PCI boards to vfio-pci, prove it, and say which devices to use."""
@@ -67,7 +80,7 @@ def status(host: Host, everything: bool, as_json: bool) -> None:
 
 
 @cli.command(epilog=_CODES)
-@click.argument("board", nargs=-1)
+@click.argument("board", nargs=-1, shell_complete=_complete_recorded)
 @_json
 @click.pass_obj
 def release(host: Host, board: tuple[str, ...], as_json: bool) -> None:

@@ -1,0 +1,1 @@
+"""What a host's state means. Pure: each rule once, for preflight, table, undo and fleet."""

@@ -1,0 +1,76 @@
+"""What the facts of one host said, for who judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from facts.access import Access
+from facts.activity import Activity
+from facts.batch import Unreadable
+from facts.container import State as Container
+from facts.database import Schema
+from facts.disk import Space
+from facts.firewall import Firewall
+from facts.initramfs import Contents
+from facts.kernel import CommandLines, Module
+from facts.node import Parts
+from facts.pci import Binding, NamedTopology, Recorded, Usage
+from facts.platform import Host
+from facts.runs import Runs
+from facts.unit import Unit
+
+_OF_ROOT = ("key", "container", "secrets", "schema", "access", "parts", "firewall", "runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the facts of one host said. ``None``, or empty, for what the host does not have or could not tell."""
+
+    platform: Host | None = None
+    topology: NamedTopology = field(default_factory=NamedTopology)
+    usage: Usage | None = None
+    record: Recorded = field(default_factory=Recorded)
+    binding: Binding | None = None
+    lines: CommandLines = field(default_factory=lambda: CommandLines((), ()))
+    remapping: bool = False
+    modules: dict[str, Module] = field(default_factory=dict)
+    stale_initramfs: list[str] = field(default_factory=list)
+    initramfs: Contents = field(default_factory=Contents)
+    reboot_required: list[str] = field(default_factory=list)
+    units: dict[str, Unit] = field(default_factory=dict)
+    runs: Runs = field(default_factory=Runs)
+    parts: Parts | None = None
+    container: Container | None = None
+    firewall: Firewall | None = None
+    secrets: list[str] = field(default_factory=list)
+    schema: Schema | None = None
+    access: Access | None = None
+    activity: Activity | None = None
+    key: str = ""
+    space: Space | None = None
+    verified: int | None = None
+    user: str = "0"
+    # Why parts could not be read, in words; and the names of those parts.
+    unreadable: tuple[str, ...] = ()
+    unknown: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Seen:
+        """Out of the parts by their names, as ``facts.batch.Together`` reads them."""
+        readable = {name: value for name, value in found.items() if not isinstance(value, Unreadable)}
+        reasons = {name: value.reason for name, value in found.items() if isinstance(value, Unreadable)}
+        if readable.get("user", "0") != "0":
+            # Podman would tell of this user's own containers, and what is root's looks as if it were not there.
+            reasons |= {name: "needs root; connect as root, or with _sudo" for name in _OF_ROOT if name in found}
+            readable = {name: value for name, value in readable.items() if name not in _OF_ROOT}
+        return cls(
+            **readable,
+            unreadable=tuple(f"{name}: {why}" for name, why in reasons.items()),
+            unknown=frozenset(reasons),
+        )
+
+    def knows(self, *parts: str) -> bool:
+        """Whether all of these parts could be read."""
+        return self.unknown.isdisjoint(parts)

@@ -1,0 +1,1 @@
+"""What an operator writes: inventories and host data, each value with its check."""

@@ -1,0 +1,1 @@
+"""What changes a host: every custom operation, with the programs that it runs there."""

@@ -1,0 +1,91 @@
+"""Configuration files, pushed by pyinfra from templates that lie as the files land."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Generator
+from hashlib import sha256
+from io import StringIO
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pyinfra import host, logger
+from pyinfra.api import FileUploadCommand, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
+from pyinfra.context import ctx_state
+from pyinfra.facts.files import FileContents
+
+from deploys import scripts
+from deploys.manifest import ARCHIVE, TEMPLATES, ManagedFile
+from deploys.operations.planning import is_planning
+from facts.file import PlainFiles, State
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+)
+
+
+class Files:
+    """The files of root's that one step writes on one host, asked for together.
+
+    pyinfra's own operation asks three questions a file: what is there, what its directory is, and what is in it. With
+    a dozen and a half files these were most of what a run with nothing to do asks of a host.
+    """
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+        self._found: dict[str, State] | None = None
+
+    def template(self, file: ManagedFile, **variables: Any) -> OperationMeta:
+        """Write a file from the template of its path."""
+        return self.text(file, _TEMPLATES.get_template(f"{file.path.lstrip('/')}.j2").render(variables))
+
+    def text(self, file: ManagedFile, content: str) -> OperationMeta:
+        """Write a file with this content."""
+        self._paths.append(file.path)
+        return written(name=f"Write {file.path}", path=file.path, content=content, mode=file.mode, among=self)
+
+    def state(self, path: str) -> State | None:
+        """What is there now. A plan asks for one file at a time, as it knows of no later one."""
+        if is_planning():
+            return host.get_fact(PlainFiles, paths=(path,)).get(path)
+        if self._found is None:
+            self._found = host.get_fact(PlainFiles, paths=tuple(self._paths))
+        return self._found.get(path)
+
+
+@operation()
+def written(path: str, content: str, mode: str, among: Files) -> Generator[PyinfraCommand | str, None, None]:
+    """A file of root's with this content. What a link in its place leads to is left alone, and the undo restores it.
+
+    + path: where it lands
+    + content: text
+    + mode: octal digits
+    + among: the step's files, this one among them
+    """
+    if among.state(path) == State(mode, "root:root", sha256(content.encode()).hexdigest()):
+        host.noop(f"file {path} is already there as it should be")
+        return
+    if ctx_state.get().config.DIFF and (is_planning() or not ctx_state.get().should_check_for_changes()):
+        _show_difference(path, content)
+    yield scripts.shell("make_room.sh", path, ARCHIVE)
+    # Hidden and with an ending of its own, so that nothing which reads that directory takes it for one of its files:
+    # Quadlet goes by the ending alone.
+    upload = uploaded(path)
+    yield FileUploadCommand(StringIO(content), upload, remote_temp_filename=host.get_temp_filename(upload))
+    yield scripts.shell("put_file.sh", mode, path, upload)
+
+
+def uploaded(path: str) -> str:
+    """Where a file lies before it takes its place."""
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/.{name}.gevulot-new"
+
+
+def _show_difference(path: str, content: str) -> None:
+    """Print what changes, for pyinfra's --diff."""
+    current = host.get_fact(FileContents, path=path) or []
+    host.log(f"Will change {path}", logger.info)
+    for line in difflib.unified_diff(current, content.splitlines(), lineterm="", n=1):
+        logger.info(f"  {line}")

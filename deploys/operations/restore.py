@@ -1,0 +1,97 @@
+"""One file or directory at a time brought to what it was before the first deploy."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from shlex import quote
+
+from pyinfra import host
+from pyinfra.api import operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
+
+from deploys.manifest import ARCHIVE
+from deploys.operations.planning import DECIDED_LATER, will_follow
+from facts.baseline import ArchivedFile, Past
+from facts.paths import EmptyDirectories, Existing
+
+
+@operation()
+def brought_back(path: str) -> Generator[PyinfraCommand | str, None, None]:
+    """Make a file what it was before the first deploy: content, owner, mode.
+
+    + path: the file, which the archive has
+    """
+    if host.get_fact(ArchivedFile, archive=ARCHIVE, path=path) == "same":
+        host.noop(f"{path} is what it was")
+        return
+    yield _restore(path)
+
+
+def _restore(path: str) -> str:
+    return (
+        f"tar -C / -xpf {ARCHIVE} {quote(path.lstrip('/'))} && "
+        f"{{ ! command -v restorecon >/dev/null || restorecon {quote(path)}; }}"
+    )
+
+
+def put_back(past: Past, path: str) -> OperationMeta:
+    """Bring a file of the deploy back to what it was, or remove it where there was none."""
+    if path in past.archived:
+        return brought_back(name=f"Bring back {path}", path=path)
+    return removed(name=f"Remove {path}", path=path)
+
+
+@operation()
+def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
+    """Remove a file of the deploy, or a link that somebody put in its place; what that leads to stays.
+
+    + path: the file
+    """
+    if not host.get_fact(Existing, paths=(path,)):
+        host.noop(f"{path} does not exist")
+        return
+    yield f"rm -f {quote(path)}"
+
+
+@operation()
+def taken_back(past: Past | None, paths: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
+    """Take back files that earlier versions wrote: each becomes what it was before the first deploy, or goes.
+
+    + past: the host before its first deploy
+    + paths: those of the files that are still ours
+    """
+    commands = []
+    for path in paths:
+        if past is None or path not in past.archived:
+            commands.append(f"rm -f {quote(path)}")
+        elif host.get_fact(ArchivedFile, archive=ARCHIVE, path=path) != "same":
+            commands.append(_restore(path))
+    if not commands:
+        host.noop("no file of an earlier version is left")
+        return
+    yield from commands
+
+
+def is_as_before(past: Past, path: str) -> bool:
+    """Whether the current host has a file of its own from before the first deploy at a path now."""
+    return path in past.archived and host.get_fact(ArchivedFile, archive=ARCHIVE, path=path) == "same"
+
+
+@operation()
+def emptied(directories: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
+    """Remove those directories that have nothing in them any more.
+
+    + directories: paths, the innermost first
+    + inputs: operations of this run that take files out of them
+    """
+    if will_follow(inputs):
+        yield DECIDED_LATER
+        return
+    empty = host.get_fact(EmptyDirectories, directories=directories)
+    if not empty:
+        host.noop("none of the directories is empty")
+        return
+    # One may be empty only when those inside of it are gone.
+    words = " ".join(quote(directory) for directory in directories)
+    yield f'for each in {words}; do [ ! -d "$each" ] || rmdir --ignore-fail-on-non-empty "$each"; done'

@@ -1,0 +1,37 @@
+"""Podman's timer of automatic updates, which an operator's other containers may use too."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.facts.files import FindInFile
+
+from deploys.manifest import STATE_DIRECTORY, UPDATE_TIMER
+from facts.baseline import Before, Past
+from facts.unit import NODE_INPUTS, Units
+
+
+@operation()
+def restored(past: Past | None = None) -> Generator[PyinfraCommand | str, None, None]:
+    """Switch the timer off again, where it was off and the node's Quadlet asks for automatic updates.
+
+    For use before the Quadlet is changed: it is what says that a deploy switched the timer on.
+
+    + past: the host before its first deploy; read from the host where it is not given
+    """
+    timer = host.get_fact(Units, units=(UPDATE_TIMER,)).get(UPDATE_TIMER)
+    asked = host.get_fact(FindInFile, path=NODE_INPUTS[0], pattern="^AutoUpdate=")
+    if not asked or timer is None or timer.enabled != "enabled" or _was(past) != "disabled":
+        host.noop("automatic updates are not ours to switch off")
+        return
+    yield f"systemctl disable --now {UPDATE_TIMER}"
+
+
+def _was(past: Past | None) -> str:
+    if past is None:
+        remains = host.get_fact(Before, directory=STATE_DIRECTORY)
+        past = remains.past if remains else None
+    return past.auto_update_timer if past else ""

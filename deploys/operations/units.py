@@ -1,0 +1,189 @@
+"""systemd units brought to what their files say now: reloaded, started, or restarted when an input is newer."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from shlex import quote
+from typing import Any
+
+from pyinfra import host, logger
+from pyinfra.api import Host, State, StringCommand, operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
+from pyinfra.connectors.util import CommandOutput
+
+from deploys import scripts
+from deploys.assessment import diagnosis
+from deploys.operations import rollout
+from deploys.operations.pending_reboot import PendingReboot
+from deploys.operations.planning import DECIDED_LATER, will_follow
+from deploys.settings import Settings
+from deploys.transport import heartbeat, remote
+from facts.runs import NEEDED, NODE, NodeRuns
+from facts.unit import ChangedSince, Unit, Units
+from facts.untrusted import printable
+
+_MIGRATION = "gevulot-migrate.service"
+# Seconds that the node may take until its last port is open: it waits for its database and its peers before.
+_NODE_SECONDS = 300
+# Letters of a line of the journal that are shown.
+_LENGTH = 400
+
+
+@operation()
+def reloaded(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
+    """Let systemd read its files again, and Quadlet generate, when a unit is newer on disk or not known yet.
+
+    + units: unit names with their suffixes
+    + inputs: operations of this run that write the units
+    """
+    if will_follow(inputs):
+        yield DECIDED_LATER
+        return
+    known = host.get_fact(Units, units=units)
+    stale = [name for name in units if name not in known or known[name].needs_reload]
+    if not stale:
+        host.noop("systemd knows the units as they are")
+        return
+    yield "systemctl daemon-reload"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a unit is seen to work: a command that succeeds within so many seconds after systemd calls it active."""
+
+    command: str = ""
+    seconds: int = 0
+
+
+def listening(address: str, seconds: int) -> Answer:
+    """A connection by TCP. ``address`` is where the program was asked to listen."""
+    name, _, port = address.rpartition(":")
+    program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
+    # The address that stands for all of them is connected to as loopback.
+    return Answer(f"python3 -I -c {quote(program)} {quote(name.strip('[]'))} {port}", seconds)
+
+
+@operation()
+def running(
+    unit: str,
+    reboot: PendingReboot,
+    inputs: list[OperationMeta],
+    settings: Settings,
+    timeout: int,
+    answer: Answer = Answer(),
+    files: tuple[str, ...] = (),
+    secrets: tuple[str, ...] = (),
+    image: str = "",
+) -> Generator[PyinfraCommand | str, None, None]:
+    """Start a unit, or restart it when one of its inputs changed after it last started; and wait until it answers.
+
+    Where the unit or the node runs already, this waits for the host's turn: see ``deploys.operations.rollout``.
+
+    + unit: unit name with its suffix
+    + reboot: whether one is pending, which this run has to wait for
+    + inputs: operations of this run that write the files or secrets
+    + settings: what the host's operator asked for, to explain a failure by
+    + timeout: seconds that the unit, and what it waits for, may take
+    + answer: how it is seen to work
+    + files: paths whose change asks for a restart
+    + secrets: Podman secrets whose change asks for a restart
+    + image: reference of the image that the unit's container should run
+    """
+    if reboot.comes_first() or will_follow(inputs):
+        yield DECIDED_LATER
+        return
+    found = host.get_fact(Units, units=(unit, NODE, _MIGRATION))
+    state = found.get(unit)
+    runs = tuple(name for name in dict.fromkeys((unit, NODE)) if name in found and found[name].running)
+    restart = _Start("restart", unit, timeout, settings, answer, runs)
+    changed = {"files": files, "secrets": secrets}
+    if state is None or not state.running:
+        stale = unit == NODE and _is_stale(found.get(_MIGRATION), changed)
+        # A start would wait for systemd's next try, and the counter of its tries would go on.
+        if state is not None and (state.restarts or stale):
+            yield restart
+        else:
+            yield _Start("start", unit, timeout, settings, answer)
+        return
+    newer: list[str] = host.get_fact(ChangedSince, unit=unit, image=image, **changed)
+    if newer or (state.restarts and _did_change(inputs)):
+        yield restart
+    else:
+        host.noop(f"{unit} runs with its present configuration")
+
+
+def _did_change(inputs: list[OperationMeta]) -> bool:
+    """Whether an operation of this run changed an input. systemd may have taken the change up by itself by now."""
+    return any(each.is_complete() and each.did_change() for each in inputs)
+
+
+def _is_stale(migration: Unit | None, changed: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether the node's migration waits for its next try, or runs with what was configured before."""
+    if migration is None or migration.active != "activating":
+        return False
+    if migration.sub.startswith("auto-restart"):
+        return True
+    newer: list[str] = host.get_fact(ChangedSince, unit=_MIGRATION, moment="InactiveExitTimestamp", **changed)
+    return bool(newer)
+
+
+class _Start(StringCommand):
+    """Starts or restarts a unit and waits for its answer; a failure says the cause, and quotes the cause's journal.
+
+    ``runs`` are the units that run and would be interrupted; a node among them has to answer again, too.
+    """
+
+    def __init__(
+        self, verb: str, unit: str, timeout: int, settings: Settings, answer: Answer, runs: tuple[str, ...] = ()
+    ) -> None:
+        self._unit, self._settings, self._timeout, self._runs = unit, settings, timeout, runs
+        commands = [_command(verb, unit, timeout, answer)]
+        if NODE in runs and unit != NODE:
+            commands.append(_command("await", NODE, settings.start_timeout, node_answer(settings)))
+        super().__init__(" && ".join(commands))
+
+    def execute(self, state: State, host: Host, connector_arguments: Any) -> Any:
+        if not self._runs:
+            return self._start(state, host, connector_arguments)
+        with rollout.turn(state, host, self._unit) as turn:
+            if turn.refusal:
+                host.log_styled(turn.refusal, fg="red", log_func=logger.error)
+                return False, CommandOutput([])
+            result = self._start(state, host, connector_arguments)
+            turn.succeeded = bool(result[0])
+            return result
+
+    def _start(self, state: State, host: Host, connector_arguments: Any) -> Any:
+        with heartbeat.waiting(host, f"{self._unit} to start", self._timeout):
+            result = super().execute(state, host, connector_arguments)
+        if not result[0]:
+            self._explain(host)
+        return result
+
+    def _explain(self, host: Host) -> None:
+        unit, trouble = self._unit, None
+        for unit in dict.fromkeys((self._unit, *self._runs)):
+            needed = NEEDED if unit == NODE else ()
+            runs = host.get_fact(NodeRuns, unit=unit, needed=needed, _ignore_errors=True)
+            trouble = diagnosis.diagnose(runs, self._settings, unit)
+            if trouble is not None:
+                break
+        if trouble is not None:
+            host.log_styled(f"{unit} is {trouble.found}; {trouble.step}", fg="red", log_func=logger.error)
+        source = trouble.unit if trouble else unit
+        lines = list(trouble.lines) if trouble else []
+        if not lines:
+            _, lines = remote.run(host, f"journalctl -b -u {source} -n 10 --no-pager -o cat", timeout=60)
+        for line in lines:
+            logger.error(f"{host.print_prefix}the journal of {source}: {printable(line, _LENGTH)}")
+
+
+def _command(verb: str, unit: str, timeout: int, answer: Answer) -> str:
+    return scripts.shell("start_unit.sh", verb, unit, str(timeout), str(answer.seconds), answer.command)
+
+
+def node_answer(settings: Settings) -> Answer:
+    """The last port that the node opens: of its health check, or of JSON-RPC where it executes nothing."""
+    return listening(settings.json_rpc_listen if settings.no_execution else settings.healthcheck_listen, _NODE_SECONDS)

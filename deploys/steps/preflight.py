@@ -1,0 +1,220 @@
+"""The start of every run: host data is checked, then the host's capability. Nothing is changed here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
+from weakref import WeakKeyDictionary
+
+import gevent
+from pyinfra import host, logger
+from pyinfra.api import State
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.context import ctx_state
+
+from deploys import preflight
+from deploys.assessment import legacy_files as former
+from deploys.assessment.platforms import Family
+from deploys.inventory import settings_of_run
+from deploys.manifest import FILES, STATE_DIRECTORY
+from deploys.preflight import HostState, Verdict, key, services, storage
+from deploys.preflight.drivers import WORDS
+from deploys.preflight.state import FilesState
+from deploys.settings import Settings, SettingsError
+from deploys.steps import vsock
+from deploys.steps.packages import PACKAGES
+from deploys.transport import heartbeat, login
+from deploys.transport.connection import prepare
+from facts.aliases import DisplayDrivers
+from facts.attempt import RebootAttempts
+from facts.barred_modules import BarredModules
+from facts.baseline import Before
+from facts.batch import Part, ask
+from facts.claims import RivalClaims
+from facts.database import PostgresDataRelease
+from facts.discovery import DiscoveryPeers
+from facts.driver_users import DriverUsers
+from facts.file import Texts
+from facts.installed_kernels import InstalledKernels
+from facts.kernel import MODULES, KernelCommandLine, KernelModules
+from facts.output import Said
+from facts.packages import HeldPackages
+from facts.paths import Existing
+from facts.pci import PciRecord, PciTopology, PciUsage
+from facts.place import Places
+from facts.platform import Platform
+from facts.unit import NODE_INPUTS
+from facts.vfio_options import VfioOptions
+
+
+class Refused(PyinfraError):
+    """Why a run stops before any host was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One host of this run: what its operator asked for, and what the preflight found."""
+
+    settings: Settings
+    verdict: Verdict
+    family: Family
+
+
+_read: WeakKeyDictionary[State, dict[str, Settings]] = WeakKeyDictionary()
+
+
+def _settings_of_this_run() -> dict[str, Settings]:
+    """The settings of every host that ``--limit`` leaves in, checked once a run."""
+    state = ctx_state.get()
+    if state not in _read:
+        try:
+            _read[state] = settings_of_run(state)
+        except SettingsError as error:
+            raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
+    return _read[state]
+
+
+@dataclass(slots=True)
+class _Judgements:
+    """How many hosts of this run were judged, why some were refused, and when the last one was judged."""
+
+    count: int = 0
+    refusals: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # Hosts whose every refusal concerns them alone.
+    alone: set[str] = field(default_factory=set)
+    latest: float = 0.0
+
+
+_judgements: WeakKeyDictionary[State, _Judgements] = WeakKeyDictionary()
+# Seconds without a judgement after which a refused host no longer waits for the others'.
+_PATIENCE = 20.0
+
+
+def begin() -> Node:
+    """Check the data of every host of the run, then judge this host.
+
+    Raises ``Refused``, which ends the run for all hosts. It waits for the other hosts' judgements first, so that an
+    operator of many hosts hears of all refusals at once. A host that is refused for its own hardware only fails by
+    itself, and the others go on.
+    """
+    settings = _settings_of_this_run()[host.name]
+    prepare(host)
+    heartbeat.of_run(host.state)
+    judged = _judgements.setdefault(ctx_state.get(), _Judgements())
+    try:
+        verdict = _judge(settings)
+    finally:
+        judged.count += 1
+        judged.latest = time.monotonic()
+    for warning in verdict.warnings:
+        logger.warning(f"{host.print_prefix}{warning}")
+    if verdict.family is not None and not verdict.refusals:
+        return Node(storage.without_links(settings, verdict.storage), verdict, verdict.family)
+    judged.refusals[host.name] = verdict.refusals
+    if verdict.of_host and set(verdict.refusals) == set(verdict.of_host):
+        judged.alone.add(host.name)
+    # Hosts are judged side by side, but a pool that is full of refused hosts would never come to the others.
+    while judged.count < len(ctx_state.get().active_hosts) and time.monotonic() - judged.latest < _PATIENCE:
+        gevent.sleep(0.1)
+    if judged.alone >= judged.refusals.keys() and judged.count > len(judged.refusals):
+        _leave_out(verdict)
+    lines = [f"{name}: {refusal}" for name, refusals in sorted(judged.refusals.items()) for refusal in refusals]
+    others = " ".join(f"--exclude {name}" for name in sorted(judged.refusals))
+    raise Refused("\n".join(["the preflight refused, and no host was changed:", *lines, f"To go on without: {others}"]))
+
+
+def _files(settings: Settings) -> tuple[Part, ...]:
+    """What is asked about files, and about the drivers and the programs that they are for."""
+    return (
+        Part("before", Before, {"directory": STATE_DIRECTORY}),
+        Part("texts", Texts, {"paths": former.ASKED}),
+        Part("places", Places, {"paths": (*FILES, *settings.directories)}),
+        Part("drivers", DisplayDrivers),
+        Part("users", DriverUsers, {"words": WORDS}),
+        *((Part("options", VfioOptions),) if settings.vfio_ids else ()),
+    )
+
+
+def refused_alone() -> frozenset[str]:
+    """The hosts of this run that the preflight left out for their own hardware: nothing was changed on them."""
+    judged = _judgements.get(ctx_state.get())
+    return frozenset(judged.alone) if judged else frozenset()
+
+
+def _leave_out(verdict: Verdict) -> NoReturn:
+    """Fail the current host, so that pyinfra ends with an error, and let the others go on."""
+    for refusal in verdict.refusals:
+        logger.error(f"{host.print_prefix}refused: {refusal}")
+    logger.error(f"{host.print_prefix}this host is left as it is; the others go on.")
+    state = ctx_state.get()
+    this = state.inventory.get_host(host.name)
+    # Not by `fail_hosts`, which asks a person whether to go on, in a dry run too.
+    state.failed_hosts.add(this)
+    state.active_hosts.discard(this)
+    # Ends the deploy file for this host; pyinfra takes every other exception for the whole run's.
+    raise gevent.GreenletExit
+
+
+def _judge(settings: Settings) -> Verdict:
+    if problem := login.trouble(host):
+        return Verdict((problem,), ())
+    profile = vsock.profile_paths(settings)
+    found = ask(
+        host,
+        Part("platform", Platform, {"directory": settings.storage_directory}),
+        Part("usage", PciUsage),
+        Part("modules", KernelModules, {"modules": (*MODULES, *preflight.NFTABLES_MODULES)}),
+        Part("topology", PciTopology),
+        Part("record", PciRecord),
+        Part("claims", RivalClaims),
+        Part("barred", BarredModules),
+        Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
+        Part("lines", KernelCommandLine),
+        Part("held_packages", HeldPackages, {"packages": PACKAGES["apt"]}),
+        Part("kernels", InstalledKernels),
+        Part("attempts", RebootAttempts),
+        *services.parts(settings),
+        Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
+        Part(
+            "listened",
+            Said,
+            {"program": f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_INPUTS[1]} 2>/dev/null || true"},
+        ),
+        *_files(settings),
+        *([Part("discovery", DiscoveryPeers, {"addresses": peers})] if (peers := settings.p2p_discovery) else []),
+        *((Part("profile", Existing, {"paths": profile}),) if profile else ()),
+    )
+    if found["platform"] is None:
+        return Verdict(("the platform could not be read; see the error above.",), ())
+    state = HostState(
+        platform=found["platform"],
+        modules=found["modules"],
+        topology=found["topology"],
+        usage=found["usage"].evidence if found["usage"] else None,
+        record=found["record"].record,
+        data_release=found["data"],
+        lines=found["lines"],
+        discovery=found.get("discovery", {}),
+        listened=found["listened"],
+        held_packages=found["held_packages"],
+        kernels=found["kernels"],
+        attempts=found["attempts"],
+        services=services.Services.of(found),
+        files=FilesState(
+            past=found["before"].past if found["before"] else None,
+            texts=found["texts"],
+            places=found["places"],
+            drivers=found["drivers"],
+            users=found["users"],
+            options=found.get("options", {}),
+        ),
+        claims=tuple(found["claims"]),
+        barred=found["barred"],
+    )
+    verdict = preflight.judge(state, settings)
+    if found["before"] and found["before"].damaged:
+        verdict = replace(verdict, refusals=(*verdict.refusals, former.damaged(found["before"])))
+    verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))
+    warning = key.readable_until_now(settings) if found["key_was_readable"] else None
+    return replace(verdict, warnings=(*verdict.warnings, *([warning] if warning else [])))

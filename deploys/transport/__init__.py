@@ -1,0 +1,1 @@
+"""What talks to a host: connections, remote commands, tunnels, probes from outside."""

@@ -1,0 +1,111 @@
+"""The host's own boot again: its modules, its kernel arguments, its initramfs, and the reboot into them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import NamedTuple
+
+from pyinfra import host
+from pyinfra.api import operation
+from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
+from pyinfra.operations import files
+
+from deploys.assessment import comparison as differences
+from deploys.assessment import next_boot
+from deploys.assessment import reboot_attempt as attempt
+from deploys.manifest import MODULE_FILES
+from deploys.operations.planning import step, will_follow
+from deploys.operations.restore import emptied, put_back, taken_back
+from deploys.steps import initramfs
+from deploys.steps.kernel import old_drop_in_removed
+from deploys.steps.reboot import Errand, reboot_rolling, told
+from deploys.undo.start import Undo
+from facts.baseline import Past
+from facts.failures import CAUSED
+from facts.kernel import KernelCommandLine
+
+
+@operation()
+def menu_restored(past: Past, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
+    """Write GRUB's menu anew when it is not what its sources say, or still has arguments of a deploy.
+
+    + past: the host before its first deploy
+    + inputs: operations of this run that take away or bring back what the menu is made from
+    """
+    lines = host.get_fact(KernelCommandLine)
+    left = set(differences.left_in_menu(lines, past)) - set(lines.made or ())
+    if not will_follow(inputs) and not left and not next_boot.outdated(lines):
+        host.noop("GRUB's menu is what its sources say")
+        return
+    yield "PATH=$PATH:/usr/sbin:/sbin update-grub"
+
+
+@operation()
+def entries_restored(past: Past) -> Generator[PyinfraCommand | str, None, None]:
+    """Take from every boot entry, with grubby, the arguments that no entry had before the first deploy.
+
+    + past: the host before its first deploy
+    """
+    command = differences.grubby(host.get_fact(KernelCommandLine), past)
+    if command is None:
+        host.noop("no boot entry has an argument of a deploy")
+        return
+    yield command
+
+
+@step("Restore the modules")
+def restore_modules(undo: Undo) -> list[OperationMeta]:
+    """Before the boards go back: a driver that is kept off could not take its board."""
+    return [
+        *(put_back(undo.past, path) for path in host.loop(MODULE_FILES)),
+        taken_back(name="Take back the files of an earlier version", past=undo.past, paths=undo.former),
+    ]
+
+
+class Arguments(NamedTuple):
+    """The operation that restores the boot menu or entries, and all those of the step."""
+
+    menu: OperationMeta
+    changes: list[OperationMeta]
+
+
+@step("Restore the kernel's arguments")
+def restore_arguments(undo: Undo) -> Arguments:
+    past, changes = undo.past, []
+    if undo.family.boot == "grub":
+        drop_ins = [
+            put_back(past, next_boot.DROP_IN),
+            old_drop_in_removed(name=f"Remove {next_boot.OLD_DROP_IN} of an earlier deploy"),
+        ]
+        changes += drop_ins
+        if past.made("/etc/default/grub.d"):
+            changes.append(
+                emptied(name="Remove GRUB's empty directory", directories=("/etc/default/grub.d",), inputs=drop_ins)
+            )
+        menu = menu_restored(name="Restore GRUB's menu", past=past, inputs=drop_ins)
+    else:
+        menu = entries_restored(name="Restore the boot entries with grubby", past=past)
+    notes = [files.file(name=f"Remove {path}", path=path, present=False) for path in host.loop((attempt.FILE, CAUSED))]
+    return Arguments(menu, [menu, *changes, *notes])
+
+
+@step("Rebuild the initramfs")
+def rebuild_initramfs(undo: Undo, after: list[OperationMeta]) -> OperationMeta:
+    """After the early list is gone: an initramfs with it would take the boards at the next boot."""
+    generator = undo.family.initramfs
+    return initramfs.current(name=f"Rebuild the initramfs with {generator}", generator=generator, inputs=after)
+
+
+@step("Reboot when needed")
+def reboot_when_left_over(undo: Undo, after: list[OperationMeta]) -> None:
+    if undo.settings.reboot == "never":
+        told(
+            name="Say which reboot is pending",
+            reasons=undo.reasons,
+            advice="The boards are back on their drivers; reboot the host, then run this release again to compare it.",
+        )
+    else:
+        settings = undo.settings
+        errand = Errand(settings.reboot_timeout, undo.reasons, lambda: None, at_once=settings.reboot_batch)
+        reboot_rolling(errand, after)

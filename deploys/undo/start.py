@@ -1,0 +1,184 @@
+"""The start of a release: what the host was, what was made of it, and whether one can go back. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pyinfra import host, logger
+from pyinfra.api import State
+from pyinfra.context import ctx_state
+
+from deploys import manifest
+from deploys.assessment import comparison as differences
+from deploys.assessment import legacy_files as former
+from deploys.assessment.pending_reboot import left_over
+from deploys.assessment.platforms import Family, Unsupported, family_of, generator_of
+from deploys.inputs.spelling import meant
+from deploys.inventory import settings_of_run
+from deploys.manifest import ARCHIVE, RECORD, STATE_DIRECTORY
+from deploys.settings import PREFIX, Settings, SettingsError
+from deploys.steps.passthrough import LIBRARY
+from deploys.steps.preflight import Refused
+from deploys.transport import heartbeat, login
+from deploys.transport.connection import prepare
+from facts.baseline import Before, Past
+from facts.failures import FailuresBefore
+from facts.file import Texts
+from facts.kernel import KernelCommandLine
+from facts.paths import Existing
+from facts.pci import PciTopology
+from facts.platform import Host, Platform
+from facts.requests import BoardRequests
+from pcibind.model.errors import ConfigError
+from pcibind.model.request import Selector
+from pcibind.read import configuration as config
+
+REQUEST = manifest.PCIBIND_BOARDS.path
+# In /run, so that it says of this boot alone that driver overrides were set before any driver was loaded.
+EARLY_DONE = "/run/pcibind/early.done"
+# What a deployed host has at any moment of a deploy or a release that has gone beyond the record.
+_TRACES = (REQUEST, LIBRARY, manifest.MIGRATION_SERVICE.path, "/var/lib/pcibind/record.json")
+# The keys of host data that a release asks for. Whatever else is wrong must not keep a host from going back.
+_KEYS = tuple(f"{PREFIX}{key}" for key in ("reboot", "reboot_timeout", "reboot_batch", "storage_directory"))
+_PASSPHRASE = f"{PREFIX}psk_passphrase"
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """One host of a release.
+
+    ``others`` are the files that its operator put into pcibind's configuration, ``requested`` the boards that ours
+    asks for.
+    """
+
+    settings: Settings
+    family: Family
+    past: Past
+    others: tuple[str, ...]
+    requested: frozenset[Selector]
+    # Units of others that had failed before the release.
+    failed_before: tuple[str, ...] = ()
+    # Files of an earlier version that are still ours.
+    former: tuple[str, ...] = ()
+
+    def reasons(self) -> list[str]:
+        """Why the current host, which is this one, still needs a reboot."""
+        acted = not self.others and bool(host.get_fact(Existing, paths=(EARLY_DONE,)))
+        return left_over(host.get_fact(KernelCommandLine), self.past.command_line, acted, self.past.arguments)
+
+    def steps_after_reboot(self) -> AbstractContextManager[None]:
+        """The steps that make sense only when no reboot is pending."""
+        return host.when(lambda: not self.reasons()) if self.settings.reboot == "never" else nullcontext()
+
+
+def relevant(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The host data that a release has to read, slips of its keys included: one may have said "do not reboot"."""
+    bare = [key.removeprefix(PREFIX) for key in _KEYS]
+    names = [*_KEYS, *(PREFIX + key for key in Settings.model_fields)]
+
+    def is_meant(key: str) -> bool:
+        return key in bare or meant(key, names) in _KEYS
+
+    # The settings cannot be read without the passphrase, which a release has no use for.
+    return {key: value for key, value in data.items() if is_meant(key)} | {_PASSPHRASE: "not read by a release"}
+
+
+_read: WeakKeyDictionary[State, dict[str, Settings]] = WeakKeyDictionary()
+
+
+def _settings_of_this_run() -> dict[str, Settings]:
+    state = ctx_state.get()
+    if state not in _read:
+        try:
+            _read[state] = settings_of_run(state, relevant)
+        except SettingsError as error:
+            raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
+    return _read[state]
+
+
+def tools_of(platform: Host) -> Family | str:
+    """How to manage the host, or why that is not known. A release that no deploy supports any more can be left too."""
+    family = family_of(platform)
+    if isinstance(family, Family):
+        return family
+    boot = "grubby" if "grubby" in platform.tools else "grub" if "update-grub" in platform.tools else None
+    if boot is None:
+        return (
+            f"{platform.name or 'the host'} has no tool by which its kernel arguments could be put back; expected "
+            "update-grub or grubby. Install the one that it had when it was deployed."
+        )
+    try:
+        initramfs = generator_of(platform)
+    except Unsupported as error:
+        return str(error)
+    return Family(platform.name, "dnf" if "dnf" in platform.tools else "apt", initramfs, boot)
+
+
+def begin_release() -> Undo | None:
+    """Check the data of every host of the run, then look at what this host was and is.
+
+    Returns ``None`` for a host that was never deployed: it is already what a release would make of it, and an operator
+    who releases a whole inventory wants no error from it. Raises ``Refused``, which ends the run for all hosts.
+    """
+    settings = _settings_of_this_run()[host.name]
+    prepare(host)
+    heartbeat.of_run(host.state)
+    if problem := login.trouble(host):
+        raise _refused(problem)
+    remains = host.get_fact(Before, directory=STATE_DIRECTORY, traces=_TRACES)
+    platform = host.get_fact(Platform, directory=settings.storage_directory)
+    if remains is None or platform is None:
+        raise Refused(f"{host.name}: what it was before could not be read; no host was changed. See the error above.")
+    if not remains.privileged:
+        raise _refused(f"{STATE_DIRECTORY} can be read by root only. Connect as root, or with sudo (_sudo: True).")
+    past = remains.past
+    if remains.damaged:
+        raise _refused(former.damaged(remains))
+    if past is None:
+        if remains.traces:
+            raise _refused(
+                f"{RECORD} is missing, but {', '.join(remains.traces)} exists; expected the record of what the host "
+                "was before its first deploy. Bring it back from a backup; without it only you can say what the host "
+                "has to become, and pcibind release gives the boards back."
+            )
+        logger.info(f"{host.print_prefix}was never deployed ({RECORD} does not exist): nothing to release.")
+        return None
+    if not remains.archive:
+        raise _refused(
+            f"{ARCHIVE} is missing; expected the files that the host had before its first deploy beside {RECORD}. "
+            "Bring it back from a backup, or make an empty one if there were none: tar -cf "
+            f"{ARCHIVE} -T /dev/null"
+        )
+    family = tools_of(platform)
+    if isinstance(family, str):
+        raise _refused(family)
+    others, requested = _requests(host.get_fact(BoardRequests))
+    for warning in differences.hardware(past, host.get_fact(PciTopology)):
+        logger.warning(f"{host.print_prefix}{warning}")
+    if others:
+        logger.warning(
+            f"{host.print_prefix}pcibind stays, with what it needs at boot, because {', '.join(others)} is not of a "
+            "deploy; only the boards of the node are given back. The kernel arguments go: what else needs an IOMMU "
+            "has to ask for it by itself."
+        )
+    texts = host.get_fact(Texts, paths=former.ASKED)
+    failed = host.get_fact(FailuresBefore)
+    return Undo(settings, family, past, others, requested, failed, former.ours(texts, past))
+
+
+def _refused(reason: str) -> Refused:
+    return Refused(f"{host.name} cannot be released, and no host was changed: {reason}")
+
+
+def _requests(files: dict[str, str]) -> tuple[tuple[str, ...], frozenset[Selector]]:
+    """The files of pcibind's configuration that are not ours, and the boards that ours asks for."""
+    others = tuple(sorted(path for path in files if path != REQUEST))
+    ours = [(REQUEST, files[REQUEST])] if others and REQUEST in files else []
+    try:
+        return others, frozenset(board.selector for board in config.parse(ours).boards)
+    except ConfigError as error:
+        raise _refused(f"which boards are the node's cannot be told: {error}") from None
