@@ -116,18 +116,7 @@ def give_back(
     leaving = tuple(dict.fromkeys((*staying.leaving, *going)))
     with contextlib.suppress(*unwritable):
         record.write(host.paths, staying._replace(leaving=leaving))
-    there = [board for old in going if (board := topology.board_at(old.path))]
-    tasks = [
-        _restore(
-            host.paths,
-            topology,
-            [old for old in going if old.path in {board.path for board in sharing}],
-            booting=booting,
-        )
-        for sharing in sharing_groups(there)
-    ]
-    found = {report.path: report for reports in host.carry_out(tasks) for report in reports}
-    reports = [found.get(old.path) or report_on(topology, old, State.GONE) for old in going]
+    reports = restore(host, topology, going, booting=booting)
     state = {report.path: report.state for report in reports}
     busy = [b for b in going if state[b.path] is State.REFUSED and b in known.boards]
     done = (State.RELEASED, State.GONE)
@@ -143,6 +132,20 @@ def give_back(
         topology = host.topology()
         reports = [r._replace(board=topology.board_at(r.path or "")) for r in reports]
     return Changed(reports, _refusals(reports), topology)
+
+
+def restore(
+    host: Host, topology: Topology, going: Sequence[RecordedBoard], *, booting: bool = False
+) -> list[BoardReport]:
+    """Restore boards without a look at the record; those that share groups together."""
+    there = [board for old in going if (board := topology.board_at(old.path))]
+    sets = [{board.path for board in sharing} for sharing in sharing_groups(there)]
+    tasks = [
+        _restore(host.paths, topology, [b for b in going if b.path in paths], booting=booting)
+        for paths in sets
+    ]
+    found = {report.path: report for reports in host.carry_out(tasks) for report in reports}
+    return [found.get(old.path) or report_on(topology, old, State.GONE) for old in going]
 
 
 def hand_over_what_stays(host: Host, topology: Topology, left: Record) -> None:

@@ -34,7 +34,10 @@ SECONDS = 30.0
 """How long a write may take before its device counts as stuck."""
 
 READ_SECONDS = 5.0
-"""How long reading a driver override, or opening a device node, may take."""
+"""How long reading a driver override may take."""
+
+OPEN_SECONDS = 5.0
+"""How long opening a device node may take."""
 
 PATIENCE = 0.25
 """How many seconds an access takes before the next task starts beside it."""
@@ -89,7 +92,7 @@ def write(path: str, text: str) -> Access:
 
 def keep_open(path: str) -> Access:
     """Open a device node for reading and writing; it is closed when the task ends, however."""
-    return Access("keep-open", (path,), "", READ_SECONDS)
+    return Access("keep-open", (path,), "", OPEN_SECONDS)
 
 
 def modprobe(name: str) -> Access:
