@@ -72,7 +72,7 @@ def secure(paths: Paths, boards: Sequence[Board], secured: set[int]) -> Task[Non
 
     Opens the device nodes of their groups and keeps them open; `secured` are the groups whose nodes
     this task has open already. Raises InUseError when somebody uses a board or when that cannot
-    be told, and NoNodeError where only the kernel could tell, and has no nodes to ask it by.
+    be known, and NoNodeError where the kernel has no nodes to ask it by.
 
     vfio_group_fops_open() of drivers/vfio/group.c answers EBUSY while the group is open, and while
     a device of it is bound to an iommufd; and while it is open here, both are refused to everybody
@@ -301,10 +301,10 @@ def unbind(paths: Paths, address: Address, wanted: str | None = None) -> Task[bo
         # Not where it let go by itself meanwhile.
         if sysfs.driver_of(paths, address) == driver:
             raise
-    found = sysfs.driver_of(paths, address)
-    if found not in (None, wanted):
+    current = sysfs.driver_of(paths, address)
+    if current not in (None, wanted):
         raise NotBoundError(
-            f"{address}: unbound from {driver}, but now on {found}; expected no driver"
+            f"{address}: unbound from {driver}, but now on {current}; expected no driver"
         )
     return True
 

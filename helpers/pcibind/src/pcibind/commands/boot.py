@@ -144,8 +144,8 @@ def restore(
         _restore(host.paths, topology, [b for b in going if b.path in paths], booting=booting)
         for paths in sets
     ]
-    found = {report.path: report for reports in host.carry_out(tasks) for report in reports}
-    return [found.get(old.path) or report_on(topology, old, State.GONE) for old in going]
+    ended = {report.path: report for reports in host.carry_out(tasks) for report in reports}
+    return [ended.get(old.path) or report_on(topology, old, State.GONE) for old in going]
 
 
 def hand_over_what_stays(host: Host, topology: Topology, left: Record) -> None:
@@ -203,7 +203,7 @@ def _restore(
         return [report_on(topology, old, state)._replace(detail=detail) for old in going]
 
     if any(sysfs.driver_of(paths, each.function.address) == DRIVER for each in targets):
-        # Whoever has one of the boards in the same groups has them all.
+        # A user of one board in these groups is a user of all of them.
         paths_of = {board.path for board in boards}
         all_there = sharing_groups(topology.boards())
         beside = [b for some in all_there if paths_of & {b.path for b in some} for b in some]

@@ -1,8 +1,8 @@
 """Kernel accesses that may never come back: what is asked, who asks it, and when it is given up on.
 
 Unbinding waits for the old driver, without bound and out of reach of signals, and meanwhile holds
-the device's lock, behind which even reading `driver_override` waits. So whoever needs such an
-access is a generator, a task, that yields it:
+the device's lock, behind which even reading `driver_override` waits. So code that needs such
+an access is a generator, a task, that yields it:
 
     override = yield kernel.read(paths.override(address))
 
@@ -373,9 +373,9 @@ def _modprobe(name: str) -> None:
     )
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8", errors="replace") as file:
-        said = file.read().strip()
+        output = file.read().strip()
     if code := os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
-        raise OSError(0, f"modprobe {name} ended with {code}: {said}")
+        raise OSError(0, f"modprobe {name} ended with {code}: {output}")
 
 
 def _send(descriptor: int, value: tuple[Any, ...]) -> None:
