@@ -20,7 +20,7 @@ from pcibind.commands.status import status
 from pcibind.model import record
 from pcibind.model.errors import ConfigError, ExitCode, RecordError
 from pcibind.model.report import State
-from pcibind.read.access import Access
+from pcibind.read.kernel import Access
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 BOARDS = [f"0000:0{bus}:00.{number}" for bus in (1, 2) for number in range(3)]

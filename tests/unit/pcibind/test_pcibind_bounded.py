@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -11,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from pcibind.model.errors import StuckError
-from pcibind.read import access
-from pcibind.read.access import Access, Task
-from pcibind.read.bounded import PATIENCE, BoundedKernel
-from pcibind.read.worker import Worker
+from pcibind.read import kernel as access
+from pcibind.read.kernel import PATIENCE, Access, BoundedKernel, Task, Worker
 
 
 @pytest.fixture
@@ -132,3 +131,87 @@ def test_a_child_that_is_killed_is_an_error_and_not_the_end(
     (text,) = kernel.carry_out([killed()])
     assert "ended without an answer" in text
     assert kernel.carry_out([one(access.read(str(file)))]) == ["there"]
+
+
+def have_open(path: Path) -> list[int]:
+    """Which processes that this one started have a file open."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    found = []
+    for child in children:
+        with contextlib.suppress(OSError):
+            links = [os.readlink(each) for each in Path(f"/proc/{child}/fd").iterdir()]
+            found += [int(child)] * links.count(str(path))
+    return found
+
+
+def test_what_a_task_keeps_open_is_open_until_it_ends(kernel: BoundedKernel, tmp_path: Path) -> None:
+    nodes = [tmp_path / "12", tmp_path / "13"]
+    for node in nodes:
+        node.touch()
+    seen = []
+
+    def task() -> Task[None]:
+        for node in nodes:
+            yield access.keep_open(str(node))
+        with pytest.raises(FileNotFoundError):
+            yield access.keep_open(str(tmp_path / "14"))
+        yield access.write(str(tmp_path / "12"), "x")
+        seen.extend(len(have_open(node)) for node in nodes)
+
+    kernel.carry_out([task()])
+    assert seen == [1, 1]
+    assert [have_open(node) for node in nodes] == [[], []]
+
+
+@pytest.mark.parametrize("how", ["it raises", "another access hangs", "another task raises", "interrupted"])
+def test_it_is_closed_however_the_task_ends(kernel: BoundedKernel, hanging: str, tmp_path: Path, how: str) -> None:
+    node = tmp_path / "12"
+    node.touch()
+
+    def task() -> Task[None]:
+        yield access.keep_open(str(node))
+        assert have_open(node)
+        if how == "it raises":
+            raise ValueError
+        if how == "interrupted":
+            raise KeyboardInterrupt
+        try:
+            yield access.read(hanging, 2 * PATIENCE)
+        except StuckError:
+            # Still open: what hangs is another process, and the task may go on.
+            assert have_open(node)
+
+    def other() -> Task[None]:
+        yield access.read(str(node))
+        raise ValueError
+
+    if how == "another access hangs":
+        kernel.carry_out([task()])
+    else:
+        with pytest.raises((ValueError, KeyboardInterrupt)):
+            kernel.carry_out([task(), other()] if how == "another task raises" else [task()])
+    assert have_open(node) == []
+
+
+def test_it_is_closed_when_the_program_is_killed(tmp_path: Path) -> None:
+    node = tmp_path / "12"
+    node.touch()
+    parent = os.fork()
+    if parent == 0:
+
+        def task() -> Task[None]:
+            yield access.keep_open(str(node))
+            (tmp_path / "open").touch()
+            time.sleep(60)
+
+        BoundedKernel().carry_out([task()])
+        os._exit(1)
+    while not (tmp_path / "open").exists():
+        time.sleep(0.01)
+    child = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[0]
+    os.kill(parent, 9)
+    os.waitpid(parent, 0)
+    end = time.monotonic() + 30
+    while Path(f"/proc/{child}/fd").exists() and any(Path(f"/proc/{child}/fd").iterdir()):
+        assert time.monotonic() < end
+        time.sleep(0.01)

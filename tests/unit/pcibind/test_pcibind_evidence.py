@@ -10,6 +10,7 @@ from topologies import unused
 from tree import Machine
 
 from pcibind.commands.apply import apply
+from pcibind.commands.boot import apply_recorded
 from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
@@ -18,6 +19,7 @@ from pcibind.decide import guards
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model.pci import Address, Board, Function
+from pcibind.model.report import Report
 from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
 from pcibind.read import configuration as config
 from pcibind.read.paths import Paths
@@ -202,7 +204,7 @@ CHOSEN = f'[[board]]\nmodel = "10de:2684"\nallow = [{EVERY}]\n'
 def test_no_group_that_is_open_in_secret_is_released(machine: Machine) -> None:
     machine.configure(CHOSEN)
     apply(unused(machine))
-    machine.held.add("12")
+    machine.busy.add("12")
     machine.writes.clear()
     report = release(unused(machine), [LEFT])
     assert report.exit_code is ExitCode.REFUSED
@@ -216,7 +218,7 @@ def test_no_group_that_is_open_in_secret_is_released(machine: Machine) -> None:
 def test_no_board_whose_group_is_open_in_secret_is_given_back_by_apply(machine: Machine) -> None:
     machine.configure(CHOSEN)
     apply(unused(machine))
-    machine.held.add("12")
+    machine.busy.add("12")
     machine.configure(f'[[board]]\npath = "{RIGHT}"\nallow = [{EVERY}]\n')
     machine.writes.clear()
     report = apply(unused(machine))
@@ -231,35 +233,75 @@ def half_bound(machine: Machine) -> None:
     machine.writes.clear()
 
 
-@pytest.mark.parametrize("why", [(16, "which /proc does not show"), (13, "")])
+@pytest.mark.parametrize("command", [apply, apply_recorded])
 def test_no_half_bound_board_whose_group_is_open_in_secret_is_bound_anew(
-    machine: Machine, why: tuple[int, str]
+    machine: Machine, command: Callable[[Host], Report]
 ) -> None:
     half_bound(machine)
-    machine.held.add("12")
-    report = apply(unused(machine))
+    machine.busy.add("12")
+    report = command(unused(machine))
     assert report.exit_code is ExitCode.REFUSED
     assert [(refusal.board, refusal.guard) for refusal in report.refusals] == [(LEFT, "vfio-open")]
+    assert "that /proc does not show" in report.refusals[0].found
     assert machine.writes == []
     # A plan opens no node, so it cannot know; it says so.
     plan = show(unused(machine))
     assert plan.exit_code is ExitCode.PENDING
     assert any("only what /proc shows" in note for note in plan.notes)
-    machine.held.clear()
+    machine.busy.clear()
     assert apply(unused(machine)).exit_code is ExitCode.OK
     assert machine.driver("0000:01:00.1") == "vfio-pci"
 
 
 def test_what_the_processes_show_is_not_told_twice(machine: Machine) -> None:
     half_bound(machine)
-    machine.held.add("12")
+    machine.busy.add("12")
     machine.open("/dev/vfio/12")
     (refusal,) = apply(machine.host).refusals
     assert "process 4242" in refusal.found
 
 
+def test_a_group_that_cannot_be_asked_is_left_as_it_is(machine: Machine) -> None:
+    half_bound(machine)
+    keep_open = machine.keep_open
+
+    def barred(node: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    for command in (apply, apply_recorded, release):
+        machine.keep_open = barred  # type: ignore[method-assign]
+        report = command(unused(machine))
+        assert report.exit_code is ExitCode.REFUSED
+        assert "cannot tell whether" in report.refusals[0].found
+        assert not [text for _, text in machine.writes if text.startswith("0000:01")]
+        machine.keep_open = keep_open  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_device_that_is_open_by_its_own_node_keeps_its_board_as_far_as_it_is_seen(
+    machine: Machine, hidden: bool
+) -> None:
+    machine.has_cdevs = True
+    machine.configure(CHOSEN)
+    apply(unused(machine))
+    machine.in_use.add("0000:01:00.1")
+    if not hidden:
+        machine.open(machine.cdev("0000:01:00.1"))
+    machine.writes.clear()
+    report = release(unused(machine), [LEFT])
+    if hidden:
+        # Its unbind waits, so it is stuck, and the display gets no driver beside it.
+        assert report.exit_code is ExitCode.STUCK
+        assert machine.driver("0000:01:00.1") == "vfio-pci"
+        assert machine.driver("0000:01:00.0") is None
+    else:
+        assert report.exit_code is ExitCode.REFUSED
+        assert "process 4242 (qemu-system-x86) has /dev/vfio/devices/vfio" in report.refusals[0].found
+        assert machine.writes == []
+
+
 def opens(machine: Machine) -> list[str]:
-    return [access.targets[0].rpartition("/")[2] for access in machine.asked if access.kind == "open"]
+    return [access.targets[0].rpartition("/")[2] for access in machine.asked if access.kind == "keep-open"]
 
 
 def test_boards_that_need_no_change_are_not_opened(machine: Machine) -> None:
@@ -274,9 +316,11 @@ def test_boards_that_need_no_change_are_not_opened(machine: Machine) -> None:
     apply(unused(machine))
     assert opens(machine) == ["12"]
     machine.asked.clear()
+    for command in (show, status):
+        command(unused(machine))
+    assert opens(machine) == []
     release(unused(machine), [RIGHT])
-    # Asked at first, and again right before it is taken.
-    assert set(opens(machine)) == {"13"}
+    assert opens(machine) == ["13"]
 
 
 # Each override silences its own guard.

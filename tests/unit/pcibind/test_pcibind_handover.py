@@ -21,30 +21,9 @@ from pcibind.model.errors import ExitCode
 BOTH = '[[board]]\nname = "left"\npath = "0000:00/01.0/00"\n[[board]]\npath = "0000:00/02.0/00"\n'
 
 
-class WithCdevs(Machine):
-    """A kernel that makes a device node for each function on vfio-pci; and, with `groups`, for their groups."""
-
-    groups = True
-
-    def take(self, address: str, driver: str) -> None:
-        super().take(address, driver)
-        if driver == "vfio-pci":
-            name = f"vfio{int(address[5:7]) * 8 + int(address[-1])}"
-            self.file(f"sys/bus/pci/devices/{address}/vfio-dev/{name}/dev", "511:0\n")
-            self.file(f"dev/vfio/devices/{name}", "")
-            self.file("dev/iommu", "")
-            self.file("sys/class/vfio-dev/README", "")
-            if self.groups:
-                self.file("dev/vfio/vfio", "")
-                self.file("sys/class/vfio/README", "")
-            else:
-                for node in (self.root / "dev/vfio").glob("[0-9]*"):
-                    node.unlink()
-
-
 def with_cdevs(machine: Machine, *, groups: bool) -> Machine:
-    machine.__class__ = WithCdevs
-    machine.groups = groups  # type: ignore[attr-defined]
+    """A kernel that makes a device node for each function on vfio-pci; and, with `groups`, for their groups."""
+    machine.has_cdevs, machine.has_groups = True, groups
     machine.configure(BOTH)
     return machine
 

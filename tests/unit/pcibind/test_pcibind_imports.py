@@ -23,8 +23,6 @@ KNOWN = {
     "model/pci.py": {"remote"},
     "model/record.py": {"read"},
     "model/report.py": {"decide"},
-    "read/opened.py": {"commands"},
-    "change/boards.py": {"commands"},
 }
 """Imports that run the other way today. Remove a line here when it is gone; add none."""
 

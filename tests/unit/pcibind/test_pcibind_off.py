@@ -108,7 +108,7 @@ def test_turned_off_a_board_in_use_stays(chosen: Machine) -> None:
     for address in LEFTS:
         chosen.leave(address)
         chosen.take(address, "vfio-pci")
-    chosen.held.add("12")
+    chosen.busy.add("12")
     assert release_for_this_boot(unused(chosen)).exit_code is ExitCode.REFUSED
     assert drivers(chosen) == ["vfio-pci"] * 3
 
@@ -177,7 +177,7 @@ def test_release_clears_it(stray: Machine) -> None:
 
 
 def test_release_leaves_it_while_it_is_in_use_and_says_so(stray: Machine) -> None:
-    stray.held.add("12")
+    stray.busy.add("12")
     report = release(unused(stray))
     assert report.exit_code is ExitCode.REFUSED
     assert any(f"board {LEFT}" in error for error in report.errors)

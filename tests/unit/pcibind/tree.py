@@ -1,7 +1,7 @@
 """A machine made of files: /sys, /proc, /dev and /etc in a directory, and a kernel that reacts.
 
 Names and formats are those of Linux 6.12. The kernel's reactions are few: overrides, unbind,
-probe, bind, and the device nodes of VFIO groups.
+probe, bind, and the device nodes of VFIO's groups and devices.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from pcibind.commands.host import Host
 from pcibind.model.errors import StuckError
 from pcibind.model.pci import Address
-from pcibind.read.access import Access, T, Task
+from pcibind.read.kernel import Access, T, Task
 from pcibind.read.paths import Paths
 
 DISPLAY = dict(vendor=0x10DE, device=0x2684, subsystem=(0x10DE, 0x16F4), class_code=0x030000)
@@ -50,10 +50,19 @@ class Machine:
     # Drivers that nothing can be taken from, or that refuse to take anything.
     sticky: set[str] = field(default_factory=set)
     refusing: set[str] = field(default_factory=set)
-    # Groups that are open, though no process shows it.
-    held: set[str] = field(default_factory=set)
+    # Groups that others have open, or a device of which they have bound to an iommufd; what /proc shows is no matter.
+    busy: set[str] = field(default_factory=set)
+    # Functions on vfio-pci that others have open: unbinding them waits for those.
+    in_use: set[str] = field(default_factory=set)
+    # Groups that tasks of ours keep open.
+    kept: set[str] = field(default_factory=set)
+    # What device nodes the kernel makes: for groups (CONFIG_VFIO_GROUP), for devices (CONFIG_VFIO_DEVICE_CDEV).
+    has_groups: bool = True
+    has_cdevs: bool = False
     # Modules that no alias loads.
     blacklist: set[str] = field(default_factory=set)
+    # Called before each access, with its position.
+    watchers: list[Callable[[int], None]] = field(default_factory=list)
     # Functions whose lock somebody holds for good: every access that takes it hangs.
     locked: set[str] = field(default_factory=set)
     # Every access so far, and what those at some positions fail with.
@@ -200,9 +209,13 @@ class Machine:
                     access = task.send(answer)
         except StopIteration as stop:
             return stop.value
+        finally:
+            self.kept.clear()
 
     def perform(self, access: Access) -> str:
         """The answer to one access, unless it is one that is to fail."""
+        for watcher in self.watchers:
+            watcher(len(self.asked))
         fault = self.failing.get(len(self.asked))
         self.asked.append(access)
         if fault is None or fault.late:
@@ -225,8 +238,8 @@ class Machine:
                 return "\n".join(path.read_text().strip() if path.exists() else "" for path in paths)
             case "write":
                 self.write(paths[0], access.text)
-            case "open":
-                self.opens(paths[0])
+            case "keep-open":
+                self.keep_open(paths[0])
             case "modprobe":
                 self.load_module(access.targets[0])
             case "modules":
@@ -238,12 +251,13 @@ class Machine:
     def read(self, path: Path) -> str:
         return path.read_text().strip()
 
-    def opens(self, node: Path) -> None:
+    def keep_open(self, node: Path) -> None:
         """What the kernel does when a group's device node is opened."""
         if not node.exists():
             raise FileNotFoundError(2, "No such file or directory")
-        if node.name in self.held:
+        if node.name in self.busy | self.kept:
             raise OSError(16, "Device or resource busy")
+        self.kept.add(node.name)
 
     def write(self, path: Path, text: str) -> None:
         """What the kernel does when `text` is written to a sysfs file."""
@@ -259,6 +273,8 @@ class Machine:
             case "unbind":
                 if not path.exists():
                     raise FileNotFoundError(2, "No such file or directory", str(path))
+                if path.parent.name == "vfio-pci" and text.strip() in self.in_use:
+                    raise StuckError(f"writing {text.strip()} to {path} did not come back within 30 s", 77)
                 if path.parent.name not in self.sticky:
                     self.leave(text.strip())
             case "drivers_probe":
@@ -319,18 +335,37 @@ class Machine:
         directory = (self.root / "sys/bus/pci/devices" / address).resolve()
         (directory / "driver").symlink_to(self.root / "sys/bus/pci/drivers" / driver)
         if driver == "vfio-pci":
-            group = os.readlink(directory / "iommu_group").rpartition("/")[2]
-            (self.root / "dev/vfio" / group).touch()
+            group = self.group_of(address)
+            if self.has_groups:
+                (self.root / "dev/vfio" / group).touch()
+                self.file("dev/vfio/vfio", "")
+                (self.root / "sys/class/vfio").mkdir(exist_ok=True)
+            (self.root / "sys/class/vfio-dev").mkdir(exist_ok=True)
+            number = f"vfio{sorted(link.name for link in (self.root / 'sys/bus/pci/devices').iterdir()).index(address)}"
+            (directory / "vfio-dev" / number).mkdir(parents=True)
+            if self.has_cdevs:
+                (directory / "vfio-dev" / number / "dev").write_text("511:0\n")
+                self.file(f"dev/vfio/devices/{number}", "")
+                self.file("dev/iommu", "")
 
     def leave(self, address: str) -> None:
-        (self.root / "sys/bus/pci/devices" / address / "driver").unlink(missing_ok=True)
+        directory = self.root / "sys/bus/pci/devices" / address
+        (directory / "driver").unlink(missing_ok=True)
+        if not (directory / "vfio-dev").exists():
+            return
+        for device in (directory / "vfio-dev").iterdir():
+            (self.root / "dev/vfio/devices" / device.name).unlink(missing_ok=True)
+        shutil.rmtree(directory / "vfio-dev")
+        group = self.group_of(address)
+        if not any(self.driver(member) == "vfio-pci" for member in self.members(group)):
+            (self.root / "dev/vfio" / group).unlink(missing_ok=True)
 
     def reboot(self) -> None:
         """Start anew: what is under /run is gone, and each function is on the driver it comes up with."""
         shutil.rmtree(self.root / "run")
         (self.root / "run").mkdir()
-        for node in (self.root / "dev/vfio").iterdir():
-            node.unlink()
+        shutil.rmtree(self.root / "dev/vfio")
+        (self.root / "dev/vfio").mkdir()
         for link in (self.root / "sys/bus/pci/devices").iterdir():
             self.leave(link.name)
             (link / "driver_override").write_text("(null)\n")
@@ -344,6 +379,17 @@ class Machine:
     def driver(self, address: str) -> str | None:
         link = self.root / "sys/bus/pci/devices" / address / "driver"
         return link.readlink().name if link.is_symlink() else None
+
+    def group_of(self, address: str) -> str:
+        return (self.root / "sys/bus/pci/devices" / address / "iommu_group").readlink().name
+
+    def members(self, group: str) -> list[str]:
+        return [link.name for link in (self.root / f"sys/kernel/iommu_groups/{group}/devices").iterdir()]
+
+    def cdev(self, address: str) -> str:
+        """The path of a function's own device node, as processes see it."""
+        (device,) = (self.root / "sys/bus/pci/devices" / address / "vfio-dev").iterdir()
+        return f"/dev/vfio/devices/{device.name}"
 
     def override(self, address: str) -> str:
         return (self.root / "sys/bus/pci/devices" / address / "driver_override").read_text().strip()
@@ -365,6 +411,7 @@ class Machine:
         group = node.rpartition("/")[2]
         if node.startswith("/dev/vfio/") and group.isdecimal():
             self.node(node, 243, int(group), f"virtual/vfio/{group}")
+            self.busy.add(group)
         self.file(f"proc/{process}/comm", f"{comm}\n")
         directory = self.root / f"proc/{process}/fd"
         directory.mkdir(exist_ok=True)

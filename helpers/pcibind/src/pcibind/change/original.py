@@ -11,8 +11,8 @@ from pcibind.decide.plan import DRIVER
 from pcibind.model.pci import Address, Board, Function, Topology
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction
 from pcibind.model.request import Selector
-from pcibind.read import access, files
-from pcibind.read.access import Task
+from pcibind.read import files, kernel
+from pcibind.read.kernel import Task
 from pcibind.read.paths import Paths
 
 
@@ -91,11 +91,11 @@ def _host_driver(paths: Paths, function: Function) -> Task[str | None]:
     with contextlib.suppress(OSError):
         with open(f"{paths.device(function.address)}/modalias", encoding="utf-8") as file:
             alias = file.read().strip()
-        modules = (yield access.modules(alias)).split()
+        modules = (yield kernel.modules(alias)).split()
     for module in modules:
         # A built-in driver's module is there already.
         with contextlib.suppress(OSError):
-            yield access.modprobe(module)
+            yield kernel.modprobe(module)
         with contextlib.suppress(OSError):
             # Links named BUS:DRIVER, made by module_add_driver() in drivers/base/module.c.
             for name in sorted(os.listdir(f"{paths.sys}/module/{module}/drivers")):

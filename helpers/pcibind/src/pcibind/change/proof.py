@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 from pcibind.decide.plan import DRIVER
 from pcibind.model.pci import PCI_BRIDGES, VIABLE, Address, Board
-from pcibind.read import access, sysfs
-from pcibind.read.access import Task
+from pcibind.read import kernel, sysfs
+from pcibind.read.kernel import Task
 from pcibind.read.paths import Paths
 
 _NO_NODES = (
@@ -44,7 +44,7 @@ def prove_soon(paths: Paths, boards: Iterable[Board], seconds: float) -> Task[li
         return problems or [_NO_NODES]
     if all(os.path.exists(node) for node in wanted):
         return []
-    missing = yield access.wait(wanted, seconds)
+    missing = yield kernel.wait(wanted, seconds)
     return [
         f"{node} not there after {seconds:g} s; see `udevadm monitor`" for node in missing.split()
     ]

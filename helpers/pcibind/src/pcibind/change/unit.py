@@ -83,9 +83,11 @@ RuntimeDirectory=pcibind cdi
 RuntimeDirectoryPreserve=yes
 UMask=0077
 
-# What is missing here is needed: /sys is written, and /dev/vfio and the open files of other
-# processes are looked at (CAP_SYS_PTRACE sees through ProtectProc). Modules come from
-# modprobe@vfio_pci.service, not from a capability.
+# What is missing here is needed: /sys is written, and the open files of other processes are
+# looked at (CAP_SYS_PTRACE sees through ProtectProc). Modules come from modprobe@vfio_pci.service,
+# not from a capability. Before a board leaves vfio-pci, its groups' device nodes are opened:
+# char-vfio is all of them, also those made later, by the major number that vfio has in
+# /proc/devices when this starts, so after that service.
 CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH
 NoNewPrivileges=yes
 PrivateMounts=yes
@@ -99,6 +101,7 @@ ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectProc=invisible
 DevicePolicy=closed
+DeviceAllow=char-vfio rw
 IPAddressDeny=any
 RestrictAddressFamilies=none
 RestrictNamespaces=yes

@@ -10,14 +10,13 @@ import time
 from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pcibind.change.bind import NODE_SECONDS
+from pcibind.change.drivers import NODE_SECONDS
 from pcibind.model.errors import BusyError
 from pcibind.model.pci import Topology
 from pcibind.model.record import REBUILD
 from pcibind.model.report import INITRAMFS_NOTE
 from pcibind.read import files, sysfs
-from pcibind.read.access import T, Task
-from pcibind.read.bounded import BoundedKernel, Kernel
+from pcibind.read.kernel import BoundedKernel, Kernel, T, Task
 from pcibind.read.paths import Paths
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from pcibind.change import boards, handover
+from pcibind.change import handover
+from pcibind.commands import boot
 from pcibind.commands import plan as judging
 from pcibind.commands.host import Host
 from pcibind.decide.plan import Resolution, follow, plan
@@ -43,7 +44,7 @@ def apply_arrived(host: Host) -> Report:
         left |= {r.board.path for r in new if r.board and errors}
         chosen = [r for r in resolutions if not r.board or r.board.path not in left]
         kept = tuple(each for each in planned.boards if each.board.path not in left)
-        reports, topology = boards.take(
+        taken = boot.take(
             host,
             topology,
             chosen,
@@ -51,6 +52,7 @@ def apply_arrived(host: Host) -> Report:
             known.require_boards,
             complete=not left,
         )
+        reports = taken.reports
         for each in resolutions:
             if each not in chosen:
                 state = State.REFUSED if each in new and not errors else State.UNBOUND
@@ -61,10 +63,10 @@ def apply_arrived(host: Host) -> Report:
             "apply",
             known.require_boards,
             tuple(reports),
-            (*planned.refusals, *refusals),
+            (*planned.refusals, *refusals, *taken.refusals),
             errors,
             ExitCode.CONFIGURATION if errors else ExitCode.OK,
-            topology,
+            taken.topology,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pcibind.change import handover, original
-from pcibind.commands import release
+from pcibind.commands import boot
 from pcibind.commands.host import Host
 from pcibind.decide.plan import Verdict, compare
 from pcibind.model import record
@@ -42,8 +42,14 @@ def release_for_this_boot(host: Host) -> Report:
             if board and compare(board, recorded) is Verdict.PRESENT:
                 boards.append((board, recorded))
         found = host.carry_out([original.before(host.paths, *each) for each in boards])
-        reports = host.carry_out([release.give_back(host.paths, topology, b) for b in found])
+        reports = boot.restore(host, topology, found)
         topology = host.topology()
         reports = [each._replace(board=topology.board_at(each.path or "")) for each in reports]
-        require = known.require_boards
-        return Report("release", require, tuple(reports), topology=topology, notes=(NOTE,))
+        return Report(
+            "release",
+            known.require_boards,
+            tuple(reports),
+            boot.in_use(reports),
+            topology=topology,
+            notes=(NOTE,),
+        )

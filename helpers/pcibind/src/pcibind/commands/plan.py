@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pcibind.change import handover, original
-from pcibind.change.bind import IOMMU_OFF
-from pcibind.commands import off, release
+from pcibind.change.drivers import IOMMU_OFF
+from pcibind.commands import boot, off
 from pcibind.commands.host import Host
 from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
@@ -12,7 +12,7 @@ from pcibind.decide.plan import Resolution
 from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.report import BoardReport, Report, State
-from pcibind.read import claims, opened, stuck
+from pcibind.read import claims, stuck
 from pcibind.read import configuration as config
 
 _SEE = "see the refusals"
@@ -22,11 +22,10 @@ _NONE_SEEN = (
 )
 
 
-def judge(host: Host, *, next_boot: bool = False, opens: bool = True) -> Judgement:
-    """Look at everything; change nothing. Raises ConfigError, RecordError, PcibindError.
+def judge(host: Host, *, next_boot: bool = False) -> Judgement:
+    """Look at everything, open no node; change nothing.
 
-    With `opens`, the kernel is asked who has a group open, which keeps others from opening it for
-    that moment; without, only /proc is.
+    Raises ConfigError, RecordError, PcibindError.
     """
     with host.gathering() as gathering:
         wanted = config.read(host.paths.configuration)
@@ -36,8 +35,6 @@ def judge(host: Host, *, next_boot: bool = False, opens: bool = True) -> Judgeme
         if not first.boards and not first.removed and not original.noted(host.paths):
             return first
         evidence = gathering.evidence()
-        if opens and not next_boot:
-            evidence = opened.add_hidden(host, evidence, first.changing())
         return judgement.judge(topology, evidence, wanted, known, next_boot=next_boot)
 
 
@@ -51,10 +48,10 @@ def notes(host: Host) -> tuple[str, ...]:
     return (off.NOTE,) if off.is_off(host.paths) else ()
 
 
-def held(judged: Judgement) -> list[BoardReport]:
+def refused_to_leave(judged: Judgement) -> list[BoardReport]:
     """Boards that are configured no more, but must not be given back now."""
     return [
-        release.report_on(judged.topology, board, State.REFUSED)._replace(detail=_SEE)
+        boot.report_on(judged.topology, board, State.REFUSED)._replace(detail=_SEE)
         for board in judged.removed
         if judged.refused(board.path)
     ]
@@ -82,16 +79,16 @@ def report_on(judged: Judgement, resolution: Resolution, state: State) -> BoardR
 
 def show(host: Host) -> Report:
     """What `apply` would do; changes nothing. Raises ConfigError, RecordError, PcibindError."""
-    judged = judge(host, opens=False)
+    judged = judge(host)
     boards = [report_on(judged, resolution, State.PLANNED) for resolution in judged.resolutions]
     boards += [
-        release.report_on(judged.topology, board, State.PLANNED)._replace(
+        boot.report_on(judged.topology, board, State.PLANNED)._replace(
             steps=("restore the original drivers",)
         )
         for board in judged.removed
         if not judged.refused(board.path)
     ]
-    boards += held(judged)
+    boards += refused_to_leave(judged)
     said = []
     ready = [b.board for b in boards if b.board and b.state is State.BOUND]
     ready.sort(key=lambda board: board.address)

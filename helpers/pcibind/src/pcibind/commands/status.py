@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pcibind.change import handover, original, proof
-from pcibind.change.bind import IOMMU_OFF
-from pcibind.commands import release
+from pcibind.change.drivers import IOMMU_OFF
+from pcibind.commands import boot
 from pcibind.commands.host import Host
 from pcibind.commands.plan import notes
 from pcibind.decide import firmware
@@ -116,7 +116,7 @@ def _is_configured(directory: str) -> bool:
 
 
 def _look_at_leaving(host: Host, topology: Topology, leaving: RecordedBoard) -> BoardReport:
-    report = release.report_on(topology, leaving, State.LEAVING)
+    report = boot.report_on(topology, leaving, State.LEAVING)
     functions = report.board.functions if report.board else ()
     if any(stuck.is_stuck(host.paths, function) for function in functions):
         return report._replace(state=State.STUCK, detail=stuck.WAITING)

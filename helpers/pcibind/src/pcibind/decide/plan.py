@@ -294,7 +294,7 @@ class Plan(NamedTuple):
         plans = {plan.board.path: plan for plan in self.boards}
         return tuple(
             tuple(plans[board.path] for board in boards)
-            for boards in _sharing_groups([plan.board for plan in self.boards])
+            for boards in sharing_groups([plan.board for plan in self.boards])
         )
 
 
@@ -323,7 +323,7 @@ def plan(topology: Topology, boards: Iterable[Board]) -> Plan:
     paths = {board.path for board in chosen}
     plans: dict[str, BoardPlan] = {}
     refusals: list[Refusal] = []
-    for sharing in _sharing_groups(chosen):
+    for sharing in sharing_groups(chosen):
         against = [_virtual(b, f.physical) for b in sharing for f in b.functions if f.physical]
         against += [
             _foreign(board, function)
@@ -341,7 +341,7 @@ def plan(topology: Topology, boards: Iterable[Board]) -> Plan:
     return Plan(tuple(plans[b.path] for b in chosen if b.path in plans), tuple(refusals))
 
 
-def _sharing_groups(boards: Iterable[Board]) -> list[list[Board]]:
+def sharing_groups(boards: Iterable[Board]) -> list[list[Board]]:
     """The boards, put together where they share IOMMU groups, directly or by way of others."""
     sets: list[tuple[list[Board], set[int]]] = []
     for board in boards:

@@ -64,6 +64,18 @@ class BusyError(PcibindError):
     exit_code = ExitCode.BUSY
 
 
+class InUseError(PcibindError):
+    """Somebody uses a board through VFIO, or nothing tells whether anybody does."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class NoNodeError(InUseError):
+    """The kernel has no device nodes for VFIO groups, so it cannot be asked."""
+
+    exit_code = ExitCode.NOT_BOUND
+
+
 class StuckError(PcibindError):
     """The kernel did not come back from an access in time. `process` is who still waits for it."""
 

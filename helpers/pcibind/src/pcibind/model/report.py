@@ -160,7 +160,10 @@ class BoardReport(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The answer of a command. `topology` holds the way to its boards."""
+    """The answer of a command. `topology` holds the way to its boards.
+
+    With `wanted_only`, boards that are given back make no failure where all that are wanted do not.
+    """
 
     command: str
     require_boards: RequireBoards = "all"
@@ -170,6 +173,7 @@ class Report(NamedTuple):
     error_code: ExitCode = ExitCode.OK
     topology: Topology = Topology(())
     notes: tuple[str, ...] = ()
+    wanted_only: bool = False
 
     @property
     def exit_code(self) -> ExitCode:
@@ -179,6 +183,8 @@ class Report(NamedTuple):
         if self.require_boards == "any" and ExitCode.OK in wanted:
             # Enough boards are there; but what is stuck in the kernel is nothing to pass over.
             wanted = [code for code in wanted if code is ExitCode.STUCK]
+        if self.wanted_only and set(wanted) <= {ExitCode.OK}:
+            codes = []
         codes += wanted
         codes.append(self.error_code)
         # A configuration error or a refusal touched nothing, so it is not the most serious.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Container, Sequence
 
 from pcibind.model.errors import StuckError
 from pcibind.model.pci import Address, Board, Topology, board_path, function_path
-from pcibind.read import access, stuck
-from pcibind.read.access import Task
+from pcibind.read import kernel, stuck
+from pcibind.read.kernel import Task
 from pcibind.read.paths import Paths
 from pcibind.read.raw import ATTRIBUTES, LOCKED_ATTRIBUTE, RawDevice, build
 
@@ -39,7 +38,7 @@ def read(
         and (boards is None or board_path(function_path(raw.target)) in boards)
     ]
     try:
-        overrides = yield access.read_all(f"{paths.devices}/{r.name}/driver_override" for r in left)
+        overrides = yield kernel.read_all(f"{paths.devices}/{r.name}/driver_override" for r in left)
         for raw, text in zip(left, overrides.split("\n"), strict=False):
             raw.attributes[LOCKED_ATTRIBUTE] = text
     except (StuckError, OSError):
@@ -79,7 +78,7 @@ def cdevs(paths: Paths, board: Board) -> list[str]:
 
 def override_of(paths: Paths, address: Address) -> Task[str | None]:
     """The override that a function has right now, or None; raises StuckError and OSError."""
-    text = yield access.read(paths.override(address))
+    text = yield kernel.read(paths.override(address))
     return None if text in ("", "(null)") else text
 
 
@@ -88,14 +87,14 @@ def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
     for raw in devices:
         path = f"{paths.devices}/{raw.name}/driver_override"
         try:
-            raw.attributes[LOCKED_ATTRIBUTE] = yield access.read(path, 1.0)
+            raw.attributes[LOCKED_ATTRIBUTE] = yield kernel.read(path, 1.0)
         except StuckError as error:
             raw.locked = True
             # So that the next look does not leave another process behind.
             stuck.mark(paths, Address.parse(raw.name), error)
-        except OSError as error:
+        except OSError:
             # One that is gone has no override; of any other it is not known.
-            raw.locked = error.errno not in (errno.ENOENT, errno.ENODEV)
+            raw.locked = os.path.lexists(f"{paths.devices}/{raw.name}")
 
 
 def _udev_devices() -> list[str] | None:
