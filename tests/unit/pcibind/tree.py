@@ -338,7 +338,6 @@ class Machine:
             group = self.group_of(address)
             if self.has_groups:
                 (self.root / "dev/vfio" / group).touch()
-                self.file("dev/vfio/vfio", "")
                 (self.root / "sys/class/vfio").mkdir(exist_ok=True)
             (self.root / "sys/class/vfio-dev").mkdir(exist_ok=True)
             number = f"vfio{sorted(link.name for link in (self.root / 'sys/bus/pci/devices').iterdir()).index(address)}"
