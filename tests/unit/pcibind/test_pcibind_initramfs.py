@@ -23,6 +23,7 @@ from tree import Machine
 from pcibind.commands.apply import apply
 from pcibind.commands.status import status
 from pcibind.model.errors import ExitCode
+from pcibind.model.record import REBUILD
 from pcibind.read import initramfs as reader
 
 RULE, LIST = "/etc/udev/rules.d/05-pcibind.rules", "/etc/pcibind/early.list"
@@ -191,7 +192,7 @@ def test_apply_and_status_name_the_initramfs_that_does_not_hold_the_list(machine
     machine.configure(CHOSEN)
     notes = apply(machine.host).notes
     assert f"{boot}/initrd.img-{RUNNING} lacks {LIST}" in notes
-    assert any("rebuild the initramfs" in each for each in notes)
+    assert any(f"run `{REBUILD}` before the next boot" in each for each in notes)
     assert f"{boot}/initrd.img-{RUNNING} lacks {LIST}" in status(machine.host).notes
     assert status(machine.host).exit_code is ExitCode.OK
     early = [paths[0].lstrip("/") for paths in reader.EARLY]

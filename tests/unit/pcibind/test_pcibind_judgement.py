@@ -131,7 +131,7 @@ def test_every_command_sees_what_the_early_script_took(machine: Machine) -> None
     machine.file("sys/bus/pci/devices/0000:01:00.0/driver_override", "vfio-pci\n")
     report = status(machine.host)
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert any("is not chosen, but was taken at this boot" in error for error in report.errors)
+    assert any("is not on record, but was taken at this boot" in error for error in report.errors)
     machine.configure('[[board]]\npath = "0000:00/01.0/00"\n')
     for command in (show, apply):
         assert {refusal.guard for refusal in command(machine.host).refusals} == {"stale-initramfs"}

@@ -238,7 +238,7 @@ def image(machine: Machine) -> list[str]:
     for file in (early.RULE_PATH, early.SCRIPT_PATH):
         machine.file(file[1:], "")
     machine.file("usr/share/initramfs-tools/hook-functions", "manual_add_modules() { :; }\n")
-    text = re.sub(r"(?<=[ \t.])/(etc|var|usr)/", rf"{machine.root}/\1/", early.initramfs_hook())
+    text = re.sub(r"(?<=[ \t.<])/(etc|var|usr)/", rf"{machine.root}/\1/", early.initramfs_hook())
     text = text.replace('"$DESTDIR$file"', f'"$DESTDIR${{file#{machine.root}}}"')
     text = text.replace('"$DESTDIR${file%/*}"', f'"$DESTDIR$(dirname "${{file#{machine.root}}}")"')
     subprocess.run(["dash", "-c", text], env={"PATH": "/usr/bin:/bin", "DESTDIR": str(destination)}, check=True)
