@@ -26,6 +26,15 @@ def test_several_files_are_one_configuration(tmp_path: Path) -> None:
     assert read.boards[0].name == "left"
 
 
+def test_what_an_editor_leaves_beside_a_file_is_none(tmp_path: Path) -> None:
+    (tmp_path / "boards.toml").write_text('require_boards = "any"\n')
+    # Emacs locks a file by a link to nowhere.
+    (tmp_path / ".#boards.toml").symlink_to("root@host.1:2")
+    (tmp_path / ".boards.toml").write_text("half of it")
+    (tmp_path / "boards.toml~").write_text("not TOML")
+    assert config.read(tmp_path).require_boards == "any"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

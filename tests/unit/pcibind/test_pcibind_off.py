@@ -155,7 +155,7 @@ def stray(machine: Machine, request: pytest.FixtureRequest) -> Machine:
 def test_what_was_taken_without_a_record_is_reported_by_every_command(
     stray: Machine, command: Callable[[Host], Report]
 ) -> None:
-    report = command(unused(stray))
+    report = command(stray.host)
     assert report.exit_code is ExitCode.TAKEN
     assert any(f"board {LEFT}" in error and "pcibind release" in error for error in report.errors)
     assert drivers(stray) == ["vfio-pci"] * 3
@@ -186,7 +186,7 @@ def test_release_leaves_it_while_it_is_in_use_and_says_so(stray: Machine) -> Non
 
 def test_what_pcibind_bound_itself_is_not_the_hosts_own_when_the_record_is_lost(chosen: Machine) -> None:
     Path(chosen.paths.record).unlink()
-    report = apply(unused(chosen))
+    report = apply(chosen.host)
     assert {refusal.guard for refusal in report.refusals} == {"stale-initramfs"}
     assert "pcibind release" in people.text(report)
     assert release(unused(chosen)).exit_code is ExitCode.OK
@@ -198,10 +198,25 @@ def test_an_override_of_somebody_else_is_the_hosts_own_after_a_release_too(machi
     machine.load("vfio-pci")
     machine.configure(ONE)
     for _ in range(2):
-        assert apply(unused(machine)).exit_code is ExitCode.OK
+        assert apply(machine.host).exit_code is ExitCode.OK
         assert '"original_driver_override": "vfio-pci"' in Path(machine.paths.record).read_text()
         assert release(unused(machine)).exit_code is ExitCode.OK
         assert machine.override("0000:01:00.0") == "vfio-pci"
+
+
+@pytest.mark.parametrize("by", ["apply", "boot"])
+def test_nor_is_it_taken_for_ours_after_a_boot_at_which_the_script_set_it(machine: Machine, by: str) -> None:
+    machine.file("sys/bus/pci/devices/0000:01:00.0/driver_override", "vfio-pci\n")
+    machine.configure(ONE)
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    boot(machine)
+    assert "0000:01:00.0" in Path(machine.paths.taken).read_text()
+    machine.configure('require_boards = "all"\n')
+    assert apply(unused(machine), next_boot=by == "boot").exit_code is ExitCode.OK
+    if by == "boot":
+        assert apply_recorded(unused(machine)).exit_code is ExitCode.OK
+    assert machine.override("0000:01:00.0") == "vfio-pci"
+    assert status(machine.host).exit_code is ExitCode.OK
 
 
 # A broken record.
@@ -226,7 +241,7 @@ def test_the_message_about_a_broken_record_leads_out_of_it(chosen: Machine, brok
             case ["update-initramfs", *_]:
                 assert image(chosen) == []
             case ["pcibind", "apply"]:
-                assert apply(unused(chosen)).exit_code is ExitCode.OK
+                assert apply(chosen.host).exit_code is ExitCode.OK
     (board,) = (record.read(chosen.paths.record) or record.Record()).boards
     assert [f.driver for f in board.functions] == HOSTS
     assert "/etc/pcibind/early.list" in image(chosen)

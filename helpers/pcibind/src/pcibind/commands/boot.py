@@ -9,7 +9,16 @@ from typing import NamedTuple
 from pcibind.change import drivers, handover, proof
 from pcibind.change.drivers import Before, BindResult
 from pcibind.commands.host import Host
-from pcibind.decide.plan import DRIVER, Plan, Resolution, compare, follow, plan, sharing_groups
+from pcibind.decide.plan import (
+    DRIVER,
+    Action,
+    Plan,
+    Resolution,
+    compare,
+    follow,
+    plan,
+    sharing_groups,
+)
 from pcibind.model import record
 from pcibind.model.errors import InUseError, NoNodeError
 from pcibind.model.pci import Board, Function, Topology
@@ -83,14 +92,15 @@ def take(
     `complete` is false when a wanted board was left out of `resolutions`. Raises OSError when the
     hand-over cannot be written.
     """
-    if changing := [f"{step.function.address}\n" for each in plan.boards for step in each.steps]:
+    if steps := [step for each in plan.boards for step in each.steps]:
         # What is changed must not be handed over, should this run be killed; what is not, stays.
         stay = [
             p.board for p in plan.boards if not p.steps and not proof.prove(host.paths, p.board)
         ]
         hand_over(host, stay, require, complete=False)
         # Should the record be lost, it is still known whose overrides are not the host's own.
-        files.append(host.paths.taken, "".join(dict.fromkeys(changing)))
+        ours = [f"{s.function.address}\n" for s in steps if s.action is Action.OVERRIDE]
+        files.append(host.paths.taken, "".join(ours))
     tasks = [drivers.bind(plans, host.paths, host.node_seconds) for plans in plan.together()]
     results = {result.board.path: result for each in host.carry_out(tasks) for result in each}
     if any(result.changed for result in results.values()):
@@ -139,6 +149,19 @@ def give_back(
     )
     with contextlib.suppress(*unwritable):
         record.write(host.paths, left)
+    theirs = {
+        function.address
+        for old in going
+        if state[old.path] is State.RELEASED and (board := topology.board_at(old.path))
+        for function in board.functions
+        if (was := old.function(function.number)) and was.driver_override == DRIVER
+    }
+    if theirs:
+        # Hardly ever: an override of this name that is not ours again.
+        from pcibind.change import original
+
+        with contextlib.suppress(*unwritable):
+            original.forget(host.paths, theirs)
     if any(report.changed for report in reports):
         topology = host.topology()
         reports = [r._replace(board=topology.board_at(r.path or "")) for r in reports]

@@ -18,7 +18,7 @@ from pcibind.model.report import BoardReport, Report, State
 from pcibind.read import files
 from pcibind.read.paths import Paths
 
-_NOT_OURS = "not bound again, since it did not appear just now; run `pcibind apply`"
+_NOT_NEW = "not bound again, since it did not appear just now; run `pcibind apply`"
 
 
 def apply_arrived(host: Host) -> Report:
@@ -39,9 +39,10 @@ def apply_arrived(host: Host) -> Report:
         steps = {each.board.path for each in planned.boards if each.steps}
         new = [r for r in resolutions if r.board and r.board.path in steps and _any(r, arrived)]
         refusals, errors = _judged(host, new)
-        left = {refusal.board for refusal in (*planned.refusals, *refusals)}
-        left |= steps - {r.board.path for r in new if r.board}
-        left |= {r.board.path for r in new if r.board and errors}
+        against = (*planned.refusals, *refusals)
+        refused = {refusal.board for refusal in against}
+        binding = set() if errors else {r.board.path for r in new if r.board} - refused
+        left = (steps | refused) - binding
         chosen = [r for r in resolutions if not r.board or r.board.path not in left]
         kept = tuple(each for each in planned.boards if each.board.path not in left)
         taken = boot.take(
@@ -52,18 +53,18 @@ def apply_arrived(host: Host) -> Report:
             known.require_boards,
             complete=not left,
         )
-        reports = taken.reports
+        reports = list(taken.reports)
         for each in resolutions:
-            if each not in chosen:
-                state = State.REFUSED if each in new and not errors else State.UNBOUND
-                detail = "see the refusals" if state is State.REFUSED else _NOT_OURS
-                reports.append(BoardReport.of(each, state, detail=detail))
+            if each.board and each.board.path in refused:
+                reports.append(BoardReport.of(each, State.REFUSED, detail="see the refusals"))
+            elif each.board and each.board.path in left:
+                reports.append(BoardReport.of(each, State.UNBOUND, detail=_NOT_NEW))
         _forget_events(host.paths)
         return Report(
             "apply",
             known.require_boards,
             tuple(reports),
-            (*planned.refusals, *refusals, *taken.refusals),
+            (*against, *taken.refusals),
             errors,
             ExitCode.CONFIGURATION if errors else ExitCode.OK,
             taken.topology,

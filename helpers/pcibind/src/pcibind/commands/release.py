@@ -41,8 +41,6 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         )
         given_back = boot.give_back(host, topology, known, going, staying)
         back = {report.path for report in given_back.reports if report.is_good}
-        boards = [board for path in back if path and (board := topology.board_at(path))]
-        original.forget(host.paths, {f.address for board in boards for f in board.functions})
         errors = original.tell(board for board in stray if board.path not in back)
         topology = given_back.topology
         if going:
