@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -13,7 +14,6 @@ from facts.access import Access
 from facts.container import State
 from facts.database import Schema
 from facts.firewall import Firewall, Table
-from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module
 from facts.node import Parts
 from facts.pci import Usage
@@ -22,6 +22,7 @@ from pcibind.decide import judgement
 from pcibind.decide.firmware import check as judge_firmware
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board, Topology
+from pcibind.read.initramfs import Contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ def container(state: State | None, settings: Settings, boards: list[Board]) -> l
         for function in (each.display_functions if settings.gpu_functions == "display" else each.functions)
     ]
     groups = {f"/dev/vfio/{group}" for each in boards for group in each.groups}
-    given = {device for device in state.devices if device.startswith("/dev/vfio/")} - {"/dev/vfio/vfio"}
+    given = {device for device in state.devices if re.fullmatch(r"/dev/vfio/[0-9]+", device)}
     holding = _holding(state.mounts, settings.key_directory)
     listed = set((state.gpu_devices or "").split(",")) - {""}
     return [

@@ -13,13 +13,13 @@ from facts.container import State as Container
 from facts.database import Schema
 from facts.disk import Space
 from facts.firewall import Firewall
-from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module
 from facts.node import Parts
 from facts.pci import Binding, NamedTopology, Recorded, Usage
 from facts.platform import Host
 from facts.runs import Runs
 from facts.unit import Unit
+from pcibind.read.initramfs import Contents
 
 _OF_ROOT = ("key", "container", "secrets", "schema", "access", "parts", "firewall", "runs")
 

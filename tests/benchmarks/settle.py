@@ -30,11 +30,12 @@ from deploys.preflight import key
 from deploys.settings import Settings
 from deploys.steps import gevulot, packages, passthrough
 from facts.database import MIGRATIONS, TABLES, PostgresOpenToLoopback, PostgresSchema
-from facts.initramfs import LIST, StaleInitramfs
+from facts.initramfs import StaleInitramfs
 from facts.kernel import KernelModules
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, SystemState
 from pcibind.change import early
+from pcibind.read.initramfs import LIST
 
 TREE_DIGEST = TreeDigest().command(directory=passthrough.LIBRARY)
 

@@ -17,12 +17,12 @@ from facts.access import Access
 from facts.container import State
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.firewall import Firewall, parse
-from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module
 from facts.node import Entry, Parts
 from facts.pci import PciUsage
 from facts.unit import Unit
 from pcibind.model.pci import Topology
+from pcibind.read.initramfs import Contents
 from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import BOUND, Pci, evidence, gpu, topology
 

@@ -19,7 +19,6 @@ from facts.container import State as Container
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.disk import Space
 from facts.firewall import Firewall
-from facts.initramfs import LIST, Contents
 from facts.kernel import MODULES, CommandLines, KernelModules
 from facts.pci import Binding, PciTopology, PciUsage, Recorded
 from facts.platform import parse
@@ -28,6 +27,7 @@ from facts.unit import Unit
 from pcibind.model.pci import Topology
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import Selector
+from pcibind.read.initramfs import LIST, Contents
 from tests.unit.deploys import recorded
 from tests.unit.deploys.recorded import BOUND, DEBIAN, gpu
 

@@ -150,9 +150,10 @@ def test_every_boot_file_is_known_as_ours_when_a_package_comes_later() -> None:
 
 
 def set_up(machine: Machine) -> dict[str, Path]:
-    (machine.root / "etc/initramfs-tools").mkdir()
-    (machine.root / "etc/dracut.conf.d").mkdir()
+    """As `setup` did on a host that had one generator of an initramfs, and then the other."""
     setup.install(machine.paths)
+    for hook in setup._HOOKS.values():
+        machine.file(hook.path[1:], hook.text)
     wants = machine.root / "etc/systemd/system/sysinit.target.wants" / unit.NAME
     wants.parent.mkdir(parents=True)
     wants.symlink_to(unit.PATH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from pcibind.model import classes
@@ -21,11 +22,22 @@ def describe(report: Report) -> str:
     """A report for people: boards, their functions, and what is the matter."""
     lines = [f"error: {error}" for error in report.errors]
     lines += [f"refused: {refusal}" for refusal in report.refusals]
-    lines += render(report.topology, report.boards)
+    lines += (_table if report.command == "list" else render)(report.topology, report.boards)
     if not lines:
-        lines = ["no board is chosen; `pcibind status --all` shows those that there are"]
+        lines = ["no board is chosen; `pcibind list` shows those that there are"]
     lines += [f"note: {note}" for note in report.notes]
-    return "\n".join(lines)
+    return shorten("\n".join(lines), report.topology)
+
+
+# Not in the name of a file, which is to be copied as it is.
+_IN_DOMAIN_0 = re.compile(r"(?<![\w/:])0000:(?=[0-9a-f]{2}:[01][0-9a-f]\.[0-7](?!\w))")
+
+
+def shorten(text: str, topology: Topology) -> str:
+    """The text with addresses as lspci prints them: without the domain where there is but one."""
+    if any(function.address.domain for function in topology.functions):
+        return text
+    return _IN_DOMAIN_0.sub("", text)
 
 
 def render(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
@@ -45,6 +57,31 @@ def render(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
             board.below[function.path] = _Branch(_function(report, function))
     lines = [line for branch in root.below.values() for line in _lines(branch)]
     return lines + missing
+
+
+def _table(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
+    """A line for each board. What holds it in secret is not seen, so none is called free."""
+    rows = [("ADDRESS", "PATH", "WHAT", "GROUP", "DRIVER", "CHOSEN", "USED BY")]
+    for report in reports:
+        if board := report.board:
+            shown = (board.display_functions or board.functions)[0]
+            drivers = dict.fromkeys(function.driver or "none" for function in board.functions)
+            rows.append(
+                (
+                    shorten(str(board.address), topology),
+                    board.path,
+                    f"{board.model} {classes.name(shown.class_code)}",
+                    ",".join(map(str, board.groups)) or "none",
+                    ",".join(drivers),
+                    " ".join(filter(None, (report.name, report.detail))) or "no",
+                    "; ".join(report.users) or "none seen",
+                )
+            )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _lines(branch: _Branch) -> Iterator[str]:

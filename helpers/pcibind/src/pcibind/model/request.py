@@ -14,11 +14,13 @@ SELECTOR_KINDS: tuple[SelectorKind, ...] = ("address", "path", "model")
 Guard = Literal[
     "default-route",
     "ssh",
+    "network",
     "disk",
     "boot-display",
     "framebuffer",
     "virtual-functions",
     "nvidia-open",
+    "device-open",
     "class",
     "no-response",
     "reserved-memory",
@@ -54,7 +56,7 @@ class Selector(NamedTuple):
             except ValueError:
                 continue
         raise ValueError(
-            f"{text!r} names no board: expected an address (0000:01:00.0), a path "
+            f"{text!r} names no board: expected an address (01:00.0), a path "
             "(0000:00/01.0/00) or a model (10de:2684)"
         )
 
