@@ -235,7 +235,7 @@ def reported(topology: Topology, resolutions: Iterable[Resolution], data: st.Dat
 
 _KEYS = """
 document: schema command exit_code require_boards boards refusals errors notes
-boards: name path address model selector verdict state changed detail groups steps bridges functions
+boards: name path address model selector verdict state changed detail groups steps users bridges functions
 bridges: address path vendor device iommu_group
 functions: address path vendor device subsystem_vendor subsystem_device class driver driver_override wanted_driver
     original_driver iommu_group verdict
