@@ -265,7 +265,7 @@ def well_formed(report: Report) -> None:
     assert text
     for board in report.boards:
         for function in board.board.functions if board.board else ():
-            assert text.count(f"- {function.address}  ") == 1
+            assert text.count(f"- {tree.shorten(str(function.address), report.topology)}  ") == 1
 
 
 # Whole runs, on machines that nothing else uses.
