@@ -193,9 +193,11 @@ def test_nobody_else_is_believed_to_be_logged_in(machine: Machine) -> None:
     assert look(machine).ssh_nics == ()
 
 
-@pytest.mark.parametrize("said", ["1 2", "a b c d", "a 1 b 2", "1.2.3.4 x 5.6.7.8 y", "x\nunreadable disk no", "", "é"])
-def test_a_made_up_login_stops_nobody(machine: Machine, said: str) -> None:
-    machine.login(said, established=False)
+@pytest.mark.parametrize(
+    "claimed", ["1 2", "a b c d", "a 1 b 2", "1.2.3.4 x 5.6.7.8 y", "x\nunreadable disk no", "", "é"]
+)
+def test_a_made_up_login_stops_nobody(machine: Machine, claimed: str) -> None:
+    machine.login(claimed, established=False)
     evidence = look(machine)
     assert (evidence.ssh_nics, evidence.unreadable) == ((), ())
 

@@ -348,17 +348,17 @@ class Machine:
         directory.mkdir(exist_ok=True)
         (directory / str(len(list(directory.iterdir())))).symlink_to(node)
 
-    def login(self, said: str, *, established: bool = True, ancestor: bool = True) -> None:
+    def login(self, claimed: str, *, established: bool = True, ancestor: bool = True) -> None:
         """Let a process have an SSH_CONNECTION in its environment: of whoever runs pcibind, or of anybody."""
         self.file("proc/self/status", f"Name:\tsh\nPPid:\t{900 if ancestor else 1}\n")
         self.file("proc/900/status", "Name:\tbash\nPPid:\t1\n")
-        self.file("proc/900/environ", f"HOME=/root\0SSH_CONNECTION={said}\0")
+        self.file("proc/900/environ", f"HOME=/root\0SSH_CONNECTION={claimed}\0")
         if established:
-            self.connection(said)
+            self.connection(claimed)
 
-    def connection(self, said: str) -> None:
+    def connection(self, claimed: str) -> None:
         """A TCP connection between these ends: address and port of the peer, then of this host."""
-        peer, peer_port, local, port = said.split()
+        peer, peer_port, local, port = claimed.split()
         file = self.root / ("proc/net/tcp6" if ":" in local else "proc/net/tcp")
         ends = f"{_hexadecimal(local)}:{int(port):04X} {_hexadecimal(peer)}:{int(peer_port):04X}"
         with file.open("a") as lines:

@@ -159,7 +159,7 @@ def _against(
     if resolution.recorded is None:
         yield from _stale(board, evidence)
     if at_rest:
-        # How the host uses it is no matter now. What the firmware makes of it may be new.
+        # How the host uses it does not matter now. What the firmware makes of it may be new.
         found = firmware.check(board, evidence)
         yield from (refusal for refusal in found if refusal.guard not in resolution.allow)
         return

@@ -58,10 +58,10 @@ _LINES = "; ".join(
         "sed 's/^/mount /' \"$p/self/mountinfo\" 2>/dev/null || "
         'echo "unreadable disk $p/self/mountinfo cannot be read"',
         # The disks in other mount namespaces, each read once. Nobody but root can mount one there.
-        "set -- $(find \"$p\"/[0-9]*/ns/mnt -maxdepth 0 -printf '%l %h\\n' 2>/dev/null | "
-        "sort -u -k1,1 | sed 's|^[^ ]* \\(.*\\)/ns$|\\1/mountinfo|')",
-        "[ $# = 0 ] || grep -hsE "
-        "'^[0-9]+ [0-9]+ ([1-9]|0:[0-9]+ .* - (btrfs|zfs|bcachefs) )' \"$@\" | sed 's/^/mounted /'",
+        "set -- $(find \"$p\"/[0-9]*/ns -maxdepth 1 -name mnt -printf '%l %H/../mountinfo\\n' "
+        "2>/dev/null | sort -u -k1,1)",
+        "[ $# = 0 ] || sed -nE 's/^[0-9]+ [0-9]+ ([1-9]|0:[0-9]+ .* - (btrfs|zfs|bcachefs) )"
+        '/mounted &/p\' "$@" 2>/dev/null',
         "sed 's/^/swap /' \"$p/swaps\" 2>/dev/null || "
         'echo "unreadable disk $p/swaps cannot be read"',
         # The connections of servers that run as root; only root has processes of that owner.
@@ -90,7 +90,7 @@ _LINES = "; ".join(
         'echo "unreadable framebuffer $p/iomem cannot be read"',
         "grep -Hs 'Device Minor' \"$p\"/driver/nvidia/gpus/*/information | sed 's/^/nvidia /'",
         "sed -n 's/.* \\([0-9]*:[0-9]*\\)$/console \\1/p' \"$p/consoles\" 2>/dev/null",
-        "grep -Ehs '^(Character| *[0-9]+ (nvidia|vfio))' \"$p/devices\" | sed 's/^/major /'",
+        "sed -nE 's/^(Character| *[0-9]+ (nvidia|vfio))/major &/p' \"$p/devices\" 2>/dev/null",
         # Whoever may read the links of process 1 may read everybody's. Names are what anybody may
         # put in a mount namespace of his own, and a descriptor that was opened with O_PATH, whose
         # link has no permissions, opens no device: what counts is the number of what is open.
@@ -418,8 +418,8 @@ def _ssh_interfaces(host: _Host) -> Iterator[str]:
     """The interfaces that hold the local addresses of SSH connections."""
     barred = any(guard == "ssh" and "/net/tcp " in why for guard, why in host.unreadable)
     served = {ends for ends, inode in host.established.items() if inode in host.sshd}
-    said = host.ssh if barred else host.ssh & host.established.keys()
-    for peer, _, text, _ in sorted(served | said):
+    claimed = host.ssh if barred else host.ssh & host.established.keys()
+    for peer, _, text, _ in sorted(served | claimed):
         local = _ip(text)
         if local.is_loopback or peer == text:
             continue
