@@ -9,9 +9,8 @@ from collections.abc import Callable
 import click
 
 from pcibind import __version__
-from pcibind.change import setup as boot_setup
 from pcibind.commands import apply as applying
-from pcibind.commands import boot, choose
+from pcibind.commands import boot
 from pcibind.commands import plan as judge
 from pcibind.commands import release as releasing
 from pcibind.commands import status as looking
@@ -91,6 +90,8 @@ def status(host: Host, everything: bool, as_json: bool) -> None:
 @click.pass_obj
 def list_(host: Host, as_json: bool) -> None:
     """Show all boards: where, what, on which driver, whether chosen, and by whom they are used."""
+    from pcibind.commands import choose
+
     _answer("list", lambda: choose.show(host), as_json)
 
 
@@ -107,6 +108,8 @@ def add(
 
     ADDRESS is an address as lspci prints it, or a path as `pcibind list` does.
     """
+    from pcibind.commands import choose
+
     _answer("add", lambda: choose.add(host, address, name=name, allow=allow), as_json)
 
 
@@ -119,6 +122,8 @@ def remove(host: Host, board: tuple[str, ...], as_json: bool) -> None:
 
     BOARD is a name, an address or a path.
     """
+    from pcibind.commands import choose
+
     _answer("remove", lambda: choose.remove(host, board), as_json)
 
 
@@ -139,6 +144,9 @@ def release(host: Host, board: tuple[str, ...], as_json: bool) -> None:
 @click.pass_obj
 def setup(host: Host, remove: bool) -> None:
     """Write what a boot needs: udev rule, early script, initramfs hook, and the unit."""
+    # Its imports cost as much as all of the other commands'.
+    from pcibind.change import setup as boot_setup
+
     try:
         said = boot_setup.remove(host.paths) if remove else boot_setup.install(host.paths)
     except OSError as error:

@@ -18,11 +18,8 @@ import glob
 import hashlib
 import json
 import os
-import platform
 import re
-import shutil
 import stat
-import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -128,6 +125,10 @@ class Unlisted(Exception):
 
 def archives(file: BinaryIO, wanted: Collection[str], held: dict[str, str]) -> None:
     """Read all archives of an image: plain ones in a row, and at the end a compressed one."""
+    # Not needed where it is known what the images hold.
+    import shutil
+    import subprocess
+
     while True:
         start = file.read(6)
         while start[:1] == b"\0":
@@ -202,7 +203,7 @@ def images(boot: str, modules: str, others: Collection[str] = ()) -> tuple[list[
 
     They are those of the running kernel, of the newest one, of a few older ones, and of `others`.
     """
-    running = platform.release()
+    running = os.uname().release
     found = {}
     for pattern in ("initrd.img-*", "initramfs-*.img", "*/*/initrd"):
         for path in glob.glob(os.path.join(boot, pattern)):
@@ -267,7 +268,7 @@ def look(
             with open(f"{cache}.new", "w", encoding="utf-8") as new:
                 json.dump(kept, new)
             os.replace(f"{cache}.new", cache)
-    return Contents(host, found, damaged, unlisted, None if there else platform.release())
+    return Contents(host, found, damaged, unlisted, None if there else os.uname().release)
 
 
 def _known(cache: str) -> dict[str, Any]:
