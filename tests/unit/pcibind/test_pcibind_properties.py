@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
-from topologies import PORT, Part, Plant, choices, configure, groups_with, plants, somewhere, unused
-from tree import Fault, Machine, stuck
+from topologies import PORT, Part, Plant, choices, configure, groups_with, identity, plants, somewhere, unused
+from tree import NIC, Fault, Machine, stuck
 
 from pcibind.change import handover
 from pcibind.commands.apply import apply
@@ -680,6 +680,22 @@ def watch_displays(machine: Machine, chosen: Iterable[Board]) -> None:
                 seen[display] = driver
 
     machine.watchers.append(watch)
+
+
+def test_each_function_has_a_device_node_of_its_own_whenever_it_was_bound() -> None:
+    """A node that two functions shared went with the first that left, and a run waited for it in vain."""
+    parts = [
+        Part("0000:00/03.0", identity(NIC), "e1000e", "vfio-pci", "vfio-pci", 7),
+        Part("0000:00/01.0", identity(NIC), "e1000e", "e1000e", None, 10),
+    ]
+    plant = Plant(tuple(parts), {})
+    with somewhere() as directory:
+        machine = plant.lay_out(directory)
+        machine.has_cdevs = True
+        configure(machine, [board for board in plant.topology().boards() if board.path == "0000:00/01"])
+        assert apply(unused(machine)).exit_code is ExitCode.OK
+        machine.leave("0000:00:03.0")
+        assert apply(unused(machine)).exit_code is ExitCode.OK
 
 
 @some(80)

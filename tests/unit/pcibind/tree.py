@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -340,7 +341,10 @@ class Machine:
                 (self.root / "dev/vfio" / group).touch()
                 (self.root / "sys/class/vfio").mkdir(exist_ok=True)
             (self.root / "sys/class/vfio-dev").mkdir(exist_ok=True)
-            number = f"vfio{sorted(link.name for link in (self.root / 'sys/bus/pci/devices').iterdir()).index(address)}"
+            # As ida_alloc_max() of drivers/vfio/vfio_main.c: the lowest number that no device has.
+            devices = (self.root / "sys/bus/pci/devices").iterdir()
+            used = {each for link in devices if (link / "vfio-dev").is_dir() for each in os.listdir(link / "vfio-dev")}
+            number = next(name for name in (f"vfio{n}" for n in count()) if name not in used)
             (directory / "vfio-dev" / number).mkdir(parents=True)
             if self.has_cdevs:
                 (directory / "vfio-dev" / number / "dev").write_text("511:0\n")
