@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 # Only what is not there already asks for more rights.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-CODE := deploys facts inventories helpers/pcibind/src tests
+CODE := deploys facts inventories examples helpers/pcibind/src tests
 
 .PHONY: help setup demo test worlds soak check bench lock clean
 help: ## show this list
@@ -54,10 +54,12 @@ bench: $(VENV)/ready ## the peers, run beside us; about two hours
 	@$(RUN)/python -m tests.benchmarks.node
 
 # More workers than processors: many of these tests wait.
-check: $(VENV)/ready ## format, lint, types and unit tests; under a minute
+check: $(VENV)/ready ## format, lint, types, imports and unit tests; under a minute
 	@$(RUN)/ruff format --check $(CODE)
 	@$(RUN)/ruff check $(CODE)
 	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab tests/plugins tests/corpus tests/fleet tests/browser tests/benchmarks tests/system/binder.py
+	@PYTHONPATH=.:helpers/pcibind/src $(RUN)/lint-imports --no-cache --no-logo >$(VENV).log || { cat $(VENV).log; exit 1; }
+	@rm $(VENV).log
 	@$(RUN)/python -m pytest -q -m "not kernel and not commands" -n 4 --dist loadfile tests/unit
 
 lock: ## resolve the locked packages anew (needs uv)

@@ -1,42 +1,114 @@
-"""The files that a deploy puts on a host: one name for each, which nobody else uses."""
+"""What a deploy puts on a host: one row a file, and the names of units and secrets, which nobody else uses.
+
+Pushing, restarting, the archive before the first deploy, the undo, and the table in docs/files-on-a-node.md derive from
+these rows.
+"""
 
 from __future__ import annotations
 
-from pcibind.change import early
+from pathlib import Path
+from typing import NamedTuple
 
-BLACKLIST = "/etc/modprobe.d/gevulot-boards.conf"
-MODULES_LOAD = "/etc/modules-load.d/gevulot-node.conf"
-VFIO_RULE = "/etc/udev/rules.d/99-gevulot-vfio.rules"
-MODULE_FILES = (BLACKLIST, MODULES_LOAD, VFIO_RULE)
+from pcibind.change import early, unit
+
+TEMPLATES = Path(__file__).parent / "templates"
+"""Templates, laid out as the files land: a template's path is the file's, with ``.j2`` at its end."""
+
+NODE_UNIT = "gevulot-node.service"
+MIGRATION_UNIT = "gevulot-migrate.service"
+KEY_UNIT = "gevulot-key.service"
+FIREWALL_UNIT = "gevulot-firewall.service"
+POSTGRES_UNIT = "gevulot-postgres.service"
+PCIBIND_UNIT = unit.NAME
+UPDATE_TIMER = "podman-auto-update.timer"
+
+PASSPHRASE_SECRET = "gevulot-psk-passphrase"
+PASSWORD_SECRET = "gevulot-db-password"
+URL_SECRET = "gevulot-db-url"
+
+INITRAMFS = "initramfs"
+BOOT_MENU = "boot menu"
+COMMAND = "command"
+
+
+class ManagedFile(NamedTuple):
+    """A file of root's.
+
+    ``consumer`` is what takes a change of it up: the initramfs (rebuilt), the boot menu (written anew), a unit
+    (restarted), or nothing, where each run of a command reads it. ``mode`` is in octal digits.
+    """
+
+    path: str
+    consumer: str
+    mode: str = "644"
+
+
+BLACKLIST = ManagedFile("/etc/modprobe.d/gevulot-boards.conf", INITRAMFS)
+MODULES_LOAD = ManagedFile("/etc/modules-load.d/gevulot-node.conf", INITRAMFS)
+VFIO_RULE = ManagedFile("/etc/udev/rules.d/99-gevulot-vfio.rules", INITRAMFS)
+GRUB_DROP_IN = ManagedFile("/etc/default/grub.d/zz-gevulot.cfg", BOOT_MENU)
+
+EARLY_RULE = ManagedFile(early.RULE_PATH, INITRAMFS)
+INITRAMFS_HOOK = ManagedFile(early.INITRAMFS_HOOK_PATH, INITRAMFS, "755")
+DRACUT_CONF = ManagedFile(early.DRACUT_PATH, INITRAMFS)
+PCIBIND = ManagedFile("/usr/local/sbin/pcibind", COMMAND, "755")
+PCIBIND_BOARDS = ManagedFile("/etc/pcibind/gevulot.toml", COMMAND)
+PCIBIND_SERVICE = ManagedFile(f"/etc/systemd/system/{unit.NAME}", unit.NAME)
+
+POSTGRES_QUADLET = ManagedFile("/etc/containers/systemd/gevulot-postgres.container", POSTGRES_UNIT)
+HBA = ManagedFile("/etc/gevulot/pg_hba.conf", POSTGRES_UNIT)
+IDENT = ManagedFile("/etc/gevulot/pg_ident.conf", POSTGRES_UNIT)
+
+FIREWALL_SERVICE = ManagedFile(f"/etc/systemd/system/{FIREWALL_UNIT}", FIREWALL_UNIT)
+FIREWALL_RULES = ManagedFile("/etc/gevulot/firewall.nft", FIREWALL_UNIT)
+QMP_RULES = ManagedFile("/etc/gevulot/qmp.nft", FIREWALL_UNIT)
+FIREWALL_PROGRAM = ManagedFile("/usr/local/libexec/gevulot/firewall", FIREWALL_UNIT, "755")
+
+NODE_QUADLET = ManagedFile("/etc/containers/systemd/gevulot-node.container", NODE_UNIT)
+NODE_ENVIRONMENT = ManagedFile("/etc/gevulot/node.env", NODE_UNIT)
+# The node's start pulls its migration in. Both read the same image and URL.
+MIGRATION_SERVICE = ManagedFile(f"/etc/systemd/system/{MIGRATION_UNIT}", NODE_UNIT)
+MIGRATION_PROGRAM = ManagedFile("/usr/local/libexec/gevulot/migrate", NODE_UNIT, "755")
+ALLOW_VSOCK = ManagedFile("/usr/local/libexec/gevulot/allow-vsock", NODE_UNIT, "755")
+# It runs at each start of the node, so a node that runs has no use for a change.
+KEY_SERVICE = ManagedFile(f"/etc/systemd/system/{KEY_UNIT}", KEY_UNIT)
+KEY_PROGRAM = ManagedFile("/usr/local/libexec/gevulot/hand-over-key", KEY_UNIT, "755")
+
+MANAGED = (
+    *(BLACKLIST, MODULES_LOAD, VFIO_RULE, GRUB_DROP_IN),
+    *(EARLY_RULE, INITRAMFS_HOOK, DRACUT_CONF, PCIBIND, PCIBIND_BOARDS, PCIBIND_SERVICE),
+    *(POSTGRES_QUADLET, HBA, IDENT),
+    *(FIREWALL_SERVICE, FIREWALL_RULES, QMP_RULES, FIREWALL_PROGRAM),
+    *(NODE_QUADLET, NODE_ENVIRONMENT, MIGRATION_SERVICE, MIGRATION_PROGRAM, ALLOW_VSOCK, KEY_SERVICE, KEY_PROGRAM),
+)
+MODULE_FILES = (BLACKLIST.path, MODULES_LOAD.path, VFIO_RULE.path)
+# GRUB's drop-in is judged with the boot menu, whose other files decide what it does.
+FILES = tuple(file.path for file in MANAGED if file.consumer != BOOT_MENU)
+
+# The node's units, with the file that each is made from, in the order in which they stop.
+NODE_UNITS = {
+    NODE_UNIT: NODE_QUADLET.path,
+    KEY_UNIT: KEY_SERVICE.path,
+    MIGRATION_UNIT: MIGRATION_SERVICE.path,
+    FIREWALL_UNIT: FIREWALL_SERVICE.path,
+    POSTGRES_UNIT: POSTGRES_QUADLET.path,
+}
 
 # Below these, systemd and its generators read before any other file system than that of /etc is mounted.
 READ_FIRST = ("/etc/containers/systemd", "/etc/systemd/system")
-FILES = (
-    *MODULE_FILES,
-    "/etc/containers/systemd/gevulot-node.container",
-    "/etc/containers/systemd/gevulot-postgres.container",
-    "/etc/gevulot/firewall.nft",
-    "/etc/gevulot/node.env",
-    "/etc/gevulot/pg_hba.conf",
-    "/etc/gevulot/pg_ident.conf",
-    "/etc/gevulot/qmp.nft",
-    "/etc/pcibind/gevulot.toml",
-    "/etc/systemd/system/gevulot-firewall.service",
-    "/etc/systemd/system/gevulot-key.service",
-    "/etc/systemd/system/gevulot-migrate.service",
-    "/etc/systemd/system/pcibind.service",
-    "/usr/local/libexec/gevulot/allow-vsock",
-    "/usr/local/libexec/gevulot/firewall",
-    "/usr/local/libexec/gevulot/hand-over-key",
-    "/usr/local/libexec/gevulot/migrate",
-    "/usr/local/sbin/pcibind",
-    early.RULE_PATH,
-    early.INITRAMFS_HOOK_PATH,
-    early.DRACUT_PATH,
-)
-"""Every file that is pushed, but for GRUB's drop-in, whose name is next_boot.DROP_IN."""
 
 STATE_DIRECTORY = "/var/lib/gevulot-deploy"
 RECORD = f"{STATE_DIRECTORY}/before.json"
 ARCHIVE = f"{STATE_DIRECTORY}/before.tar"
 ARGUMENTS = f"{STATE_DIRECTORY}/arguments"
+
+
+def consumed_by(unit: str) -> tuple[str, ...]:
+    """The paths of the files whose change makes a unit restart."""
+    return tuple(file.path for file in MANAGED if file.consumer == unit)
+
+
+def files_of_units(*units: str) -> tuple[str, ...]:
+    """The paths of the units' own files and of those that they consume, the units' own first."""
+    own = [NODE_UNITS[unit] for unit in units]
+    return tuple(dict.fromkeys([*own, *(path for unit in units for path in consumed_by(unit))]))

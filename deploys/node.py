@@ -2,7 +2,8 @@
 
     pyinfra inventories/prod.py deploys/node.py
 
-The steps are those of the install guide, in the order in which they work.
+The steps are those of the install guide, in the order in which they work. A step returns the operations whose changes
+others wait for, so that a plan names what has to follow; what really follows is asked of the machine.
 """
 
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 # So that pyinfra may be started in any directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from deploys.operations.pending_reboot import PendingReboot
 from deploys.steps.access import grant_access
 from deploys.steps.account import make_account
 from deploys.steps.baseline import record_before
@@ -26,33 +28,35 @@ from deploys.steps.passthrough import bind_boards, prepare_passthrough
 from deploys.steps.postgres import configure_postgres, make_database_secrets, retire_postgres, start_postgres
 from deploys.steps.preflight import begin
 from deploys.steps.reboot import reboot_when_needed
-from deploys.steps.reboot_condition import Later
 from deploys.steps.verify import verify
 
 node = begin()
-later = Later(node)
+settings = node.settings
+reboot = PendingReboot(settings, node.verdict)
 
 record_before()
 install_packages(node.family)
-configure_kernel(node)
-prepare_passthrough(node, later)
-rebuild_initramfs(node)
+kernel = configure_kernel(node)
+passthrough = prepare_passthrough(node, reboot)
+rebuild_initramfs(node, after=[*kernel, *passthrough.files])
 check_next_boot(node)
-reboot_when_needed(node, later)
+reboot_when_needed(node, reboot)
 
-# With gevulot_reboot="never" and a reboot pending, nothing below runs: it would change what runs.
-load_modules(node, _if=later.gate)
-bind_boards(node, later, _if=later.gate)
-make_account(node.settings, _if=later.gate)
-pull_images(node.settings, _if=later.gate)
-make_database_secrets(node, _if=later.gate)
-make_key(node.settings, node.access_inputs, _if=later.gate)
-configure_postgres(node, _if=later.gate)
-configure_firewall(node, _if=later.gate)
-configure_node(node, _if=later.gate)
-start_postgres(node, later, _if=later.gate)
-start_firewall(node, later, _if=later.gate)
-start_node(node, later, _if=later.gate)
-retire_postgres(node, _if=later.gate)
-grant_access(node, later, _if=later.gate)
-verify(node, later, _if=later.gate)
+with reboot.steps_after():
+    load_modules(node)
+    bind_boards(node, reboot, after=[passthrough.recorded])
+    make_account(settings)
+    pull_images(settings)
+    database = [make_database_secrets(settings)]
+    key = make_key(settings)
+    postgres = configure_postgres(settings)
+    firewall = configure_firewall(settings)
+    # A restart of the firewall restarts the node; the password of its own database is no concern of it.
+    secrets = [] if settings.own_postgres else database
+    gevulot = [passthrough.recorded, *secrets, *firewall, *configure_node(node, after=postgres)]
+    start_postgres(settings, reboot, after=[*database, *postgres])
+    start_firewall(settings, reboot, after=firewall)
+    start_node(settings, reboot, after=gevulot)
+    retire_postgres(settings)
+    grant_access(settings, reboot, after=[*database, *postgres, *gevulot, *key])
+    verify(node, reboot)

@@ -18,18 +18,17 @@ from deploys.undo.comparison import compare, tell_what_stays
 from deploys.undo.node import remove_node, stop_node
 from deploys.undo.start import begin_release
 
-leaving = begin_release()
+undo = begin_release()
 
-if leaving is not None:
-    stop_node(leaving=leaving)
-    remove_node(leaving=leaving)
-    restore_modules(leaving=leaving)
-    release_boards(leaving=leaving)
-    remove_pcibind(leaving=leaving)
-    restore_arguments(leaving=leaving)
-    rebuild_initramfs(leaving=leaving)
-    reboot_when_left_over(leaving=leaving)
+if undo is not None:
+    stopped = [*stop_node(undo), *remove_node(undo)]
+    modules = restore_modules(undo)
+    released = release_boards(undo)
+    pcibind = remove_pcibind(undo, after=[released])
+    arguments = restore_arguments(undo)
+    initramfs = rebuild_initramfs(undo, after=[*modules, released, *pcibind.early_files])
+    reboot_when_left_over(undo, after=[arguments.menu])
 
-    # With gevulot_reboot="never" and a reboot pending, there is nothing to compare yet.
-    compare(leaving=leaving, _if=leaving.gate)
-    tell_what_stays(leaving=leaving)
+    with undo.steps_after_reboot():
+        compare(undo, after=[*stopped, *modules, released, *pcibind.changes, *arguments.changes, initramfs])
+    tell_what_stays(undo)

@@ -3,7 +3,7 @@
 Host data is what an operator writes in ``inventories/``. The keys that belong to this project start with
 ``gevulot_``; everything else (``ssh_user``, ``_sudo`` and so on) belongs to pyinfra. ``Settings`` reads them once,
 checks all of them, and refuses what it does not know, before any host is touched.
-``python -m deploys.settings`` prints the table that stands in the README.
+``python -m deploys.settings`` prints the table of docs/settings.md.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Settings(BaseModel):
     board_guards_allowed: Guards = Field(
         (),
         description="Guards that may be overridden, each by its name (`boot-display`, `framebuffer`, …: "
-        "[pcibind's table](helpers/pcibind/README.md#guards)), for the chosen boards.",
+        "[pcibind's table](../helpers/pcibind/README.md#guards)), for the chosen boards.",
     )
     gpu_functions: Literal["display", "all"] = Field(
         "display", description="What GEVULOT_GPU_DEVICES lists: the boards' display functions, or all functions."
@@ -143,7 +143,7 @@ class Settings(BaseModel):
     peers: Networks = Field(
         (),
         description="Networks that may reach the ports of `gevulot_p2p_listen` and `gevulot_http_port`, such as "
-        "`('203.0.113.0/24', '2001:db8::/32')`; `('any',)` for everybody: see [security](docs/security.md).",
+        "`('203.0.113.0/24', '2001:db8::/32')`; `('any',)` for everybody: see [security](explanation/security.md).",
     )
     p2p_discovery: Contacts = Field((), description="GEVULOT_P2P_DISCOVERY_ADDR")
     json_rpc_listen: Listen = Field(
@@ -401,7 +401,7 @@ def _unknown_key(key: object) -> str | None:
     if typo := meant(key, known):
         return f"{shown}: unknown key; did you mean {typo}?"
     if key.lower().startswith(PREFIX):
-        return f"{shown}: unknown key; the README's table of settings lists the known ones"
+        return f"{shown}: unknown key; docs/settings.md lists the known ones"
     return None
 
 
@@ -477,7 +477,7 @@ def read_all(hosts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Settin
 
 
 def table() -> str:
-    """The README's table of settings, in Markdown."""
+    """Return the table of docs/settings.md, in Markdown."""
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = "**required**" if callable(field.default) else f"`{field.default!r}`"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys.inputs.inventory import group_problem
+from deploys.inventory import group_problem
 
 # Names and addresses that are reserved for documentation (RFC 2606, RFC 5737): nobody's node.
 _NAMES = (".example.com", ".example.net", ".example.org", ".example")
@@ -98,8 +98,9 @@ def _refuse_unedited(name: str, data: Mapping[str, Any]) -> None:
     left += [f"{key} = {value!r}" for key, value in data.items() if any(map(_is_reserved, _texts(value)))]
     if left:
         raise PyinfraError(
-            f"the inventory is still the template ({', '.join(left)}). In inventories/prod.py, edit the four "
-            "lines marked 'edit me': your node's name, its account, its public address, the networks of its peers."
+            f"the inventory is still the template ({', '.join(left)}). Replace these by your own; in "
+            "inventories/prod.py edit the four lines marked 'edit me': your node's name, its account, its public "
+            "address, the networks of its peers."
         )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from deploys.assessment.kernel_arguments import effective
-from deploys.preflight import Verdict
+from deploys.assessment.kernel_arguments import REMAPPING_OFF, effective
+from deploys.assessment.verdict import Verdict
 from deploys.settings import Settings
 from facts.access import Access
 from facts.container import State
@@ -42,7 +42,7 @@ def kernel(lines: CommandLines, arguments: tuple[str, ...], remapping: bool) -> 
     return [
         Check("kernel arguments, live", wanted if live else " ".join(lines.live), live, wanted),
         Check("kernel arguments, configured", wanted if configured else lacks, configured, wanted),
-        Check("interrupt remapping", "on" if remapping else "off", remapping, "on"),
+        Check("interrupt remapping", "on" if remapping else "off", remapping, f"on; {REMAPPING_OFF}"),
     ]
 
 

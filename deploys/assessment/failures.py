@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from shlex import quote
 
 from deploys.assessment.checks import Check
+from deploys.manifest import PCIBIND_UNIT
 from facts.failures import CAUSED
 
 
 def is_of_a_node(unit: str) -> bool:
     """Whether a deploy makes the unit."""
-    return unit.startswith("gevulot-") or unit == "pcibind.service"
+    return unit.startswith("gevulot-") or unit == PCIBIND_UNIT
 
 
 def new_failures(failed: Iterable[str], before: Iterable[str]) -> list[str]:

@@ -25,6 +25,10 @@ IDS = "vfio-pci.ids"
 OURS = tuple(dict.fromkeys(argument for arguments in KERNEL_ARGUMENTS.values() for argument in arguments))
 
 _IOMMU = "it keeps the IOMMU off"
+REMAPPING_OFF = (
+    "switch it on in the firmware's setup; `journalctl -k -g 'AMD-Vi|DMAR-IR'` on the host says why the kernel left it "
+    "off, as for a firmware whose table does not list the I/O APIC"
+)
 _REMAPPING = "it keeps interrupt remapping off, and without it VFIO refuses every board"
 _MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "vsock", "vhost_vsock", "kvm")
 # What those are linked to: refused by the kernel, but loaded by modprobe whatever its blacklist says.

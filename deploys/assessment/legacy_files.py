@@ -31,7 +31,7 @@ _WRITTEN = {
 }
 FORMER = tuple(_WRITTEN)
 # What is asked for: a host with the file of today's name was converted, and what has a former name since is not ours.
-ASKED = (*FORMER, BLACKLIST)
+ASKED = (*FORMER, BLACKLIST.path)
 
 
 def ours(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:
@@ -39,14 +39,14 @@ def ours(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:
 
     One that led somewhere was written through, and is a link still; it and its target are for a person to judge.
     """
-    if past is None or BLACKLIST in texts:
+    if past is None or BLACKLIST.path in texts:
         return ()
     return tuple(path for path in FORMER if path in texts and not texts[path].link and _is_written(path, texts))
 
 
 def written_through(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:
     """What to say of links that an earlier version wrote through, a sentence each."""
-    if past is None or BLACKLIST in texts:
+    if past is None or BLACKLIST.path in texts:
         return ()
     return tuple(
         f"{path} is a link, and an earlier deploy wrote through it into {texts[path].link}, whose previous content is "

@@ -7,13 +7,14 @@ import shlex
 from collections.abc import Iterable, Iterator
 
 from deploys.assessment.kernel_arguments import Defeat, added, defeats, lacking
+from deploys.manifest import GRUB_DROP_IN
 from facts.grub_menu import Entry
 from facts.installed_kernels import Installed
 from facts.kernel import MARK, CommandLines, is_generated
 from facts.platform import Host
 from facts.untrusted import printable
 
-DROP_IN = "/etc/default/grub.d/zz-gevulot.cfg"
+DROP_IN = GRUB_DROP_IN.path
 # The name of earlier deploys, and of the guide: other files come after it.
 OLD_DROP_IN = "/etc/default/grub.d/90-gevulot.cfg"
 # By this line a file of earlier deploys is told from one that somebody wrote by hand.

@@ -137,7 +137,7 @@ def _packages(host: Host) -> str:
     found = "both apt-get and dnf" if have else "no apt-get or dnf"
     raise Unsupported(
         f"{host.name or 'a distribution without a name'} has {found}; "
-        "expected one of them as its package manager. Install one of the supported systems; the README has the table."
+        "expected one of them as its package manager. Install one of the supported systems: docs/support.md lists them."
     )
 
 

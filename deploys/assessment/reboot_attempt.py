@@ -8,8 +8,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from deploys.manifest import STATE_DIRECTORY
-from deploys.operations.files import TEMPLATES
+from deploys.manifest import STATE_DIRECTORY, TEMPLATES
 from facts.attempt import Attempts
 from facts.installed_kernels import Installed
 from facts.kernel import CommandLines

@@ -29,7 +29,7 @@ from deploys.fleet import output  # noqa: E402
 from deploys.fleet.gathering import NOT_REACHED  # noqa: E402
 from deploys.fleet.inspection import look, unreached  # noqa: E402
 from deploys.fleet.state import HostState, Severity, worst  # noqa: E402
-from deploys.inputs.inventory import problems  # noqa: E402
+from deploys.inventory import problems  # noqa: E402
 from deploys.settings import SettingsError  # noqa: E402
 
 _USAGE = 2

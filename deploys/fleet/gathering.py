@@ -12,7 +12,7 @@ from pyinfra.api.exceptions import PyinfraError
 from deploys.fleet import output
 from deploys.fleet.inspection import look, unreached
 from deploys.fleet.state import HostState
-from deploys.inputs.inventory import problems_of_run
+from deploys.inventory import problems_of_run
 from deploys.settings import SettingsError
 
 NOT_REACHED = "not reached, or failed earlier in this run: pyinfra says why"

@@ -8,12 +8,12 @@ import gevent
 from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 
+from deploys import scripts
 from deploys.assessment import activity
-from deploys.assessment.host import judge
+from deploys.fleet.assessment import judge
 from deploys.fleet.observations import Seen
 from deploys.fleet.state import HostState, Severity, down
 from deploys.inputs import execution
-from deploys.operations import scripts
 from deploys.preflight import key
 from deploys.settings import Settings, SettingsError, read_without_secrets
 from deploys.steps import access

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Generator
 from hashlib import sha256
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,12 +16,10 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 from pyinfra.facts.files import FileContents
 
-from deploys.manifest import ARCHIVE
-from deploys.operations import scripts
+from deploys import scripts
+from deploys.manifest import ARCHIVE, TEMPLATES, ManagedFile
 from deploys.operations.planning import is_planning
 from facts.file import PlainFiles, State
-
-TEMPLATES = Path(__file__).parents[1] / "templates"
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
@@ -40,14 +37,14 @@ class Files:
         self._paths: list[str] = []
         self._found: dict[str, State] | None = None
 
-    def template(self, path: str, mode: str = "644", **variables: Any) -> OperationMeta:
-        """Write ``path`` on the node from the template of the same path."""
-        return self.text(path, _TEMPLATES.get_template(f"{path.lstrip('/')}.j2").render(variables), mode)
+    def template(self, file: ManagedFile, **variables: Any) -> OperationMeta:
+        """Write a file from the template of its path."""
+        return self.text(file, _TEMPLATES.get_template(f"{file.path.lstrip('/')}.j2").render(variables))
 
-    def text(self, path: str, content: str, mode: str = "644") -> OperationMeta:
-        """Write ``path`` on the node with this content; ``mode`` is in octal digits."""
-        self._paths.append(path)
-        return written(name=f"Write {path}", path=path, content=content, mode=mode, among=self)
+    def text(self, file: ManagedFile, content: str) -> OperationMeta:
+        """Write a file with this content."""
+        self._paths.append(file.path)
+        return written(name=f"Write {file.path}", path=file.path, content=content, mode=file.mode, among=self)
 
     def state(self, path: str) -> State | None:
         """What is there now. A plan asks for one file at a time, as it knows of no later one."""

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar, cast
 
+from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def step(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """pyinfra's ``deploy`` for one step of a runbook, with the types of the function that it wraps."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        return cast(Callable[P, R], deploy(name)(function))
+
+    return decorate
+
 
 # What an operation yields into a plan when only a later state decides. It is never run.
 DECIDED_LATER = "true # known only while operations run"

@@ -9,7 +9,7 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys.operations import scripts
+from deploys import scripts
 from deploys.transport import remote
 
 

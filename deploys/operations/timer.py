@@ -9,8 +9,7 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.files import FindInFile
 
-from deploys.manifest import STATE_DIRECTORY
-from deploys.steps.baseline import TIMER
+from deploys.manifest import STATE_DIRECTORY, UPDATE_TIMER
 from facts.baseline import Before, Past
 from facts.unit import NODE_INPUTS, Units
 
@@ -23,12 +22,12 @@ def restored(past: Past | None = None) -> Generator[PyinfraCommand | str, None, 
 
     + past: the host before its first deploy; read from the host where it is not given
     """
-    timer = host.get_fact(Units, units=(TIMER,)).get(TIMER)
+    timer = host.get_fact(Units, units=(UPDATE_TIMER,)).get(UPDATE_TIMER)
     asked = host.get_fact(FindInFile, path=NODE_INPUTS[0], pattern="^AutoUpdate=")
     if not asked or timer is None or timer.enabled != "enabled" or _was(past) != "disabled":
         host.noop("automatic updates are not ours to switch off")
         return
-    yield f"systemctl disable --now {TIMER}"
+    yield f"systemctl disable --now {UPDATE_TIMER}"
 
 
 def _was(past: Past | None) -> str:

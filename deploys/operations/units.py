@@ -13,11 +13,12 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.connectors.util import CommandOutput
 
+from deploys import scripts
 from deploys.assessment import diagnosis
-from deploys.operations import rollout, scripts
+from deploys.operations import rollout
+from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, will_follow
 from deploys.settings import Settings
-from deploys.steps.reboot_condition import Later
 from deploys.transport import heartbeat, remote
 from facts.runs import NEEDED, NODE, NodeRuns
 from facts.unit import ChangedSince, Unit, Units
@@ -67,7 +68,7 @@ def listening(address: str, seconds: int) -> Answer:
 @operation()
 def running(
     unit: str,
-    later: Later,
+    reboot: PendingReboot,
     inputs: list[OperationMeta],
     settings: Settings,
     timeout: int,
@@ -81,7 +82,7 @@ def running(
     Where the unit or the node runs already, this waits for the host's turn: see ``deploys.operations.rollout``.
 
     + unit: unit name with its suffix
-    + later: what the reboot decides
+    + reboot: whether one is pending, which this run has to wait for
     + inputs: operations of this run that write the files or secrets
     + settings: what the host's operator asked for, to explain a failure by
     + timeout: seconds that the unit, and what it waits for, may take
@@ -90,7 +91,7 @@ def running(
     + secrets: Podman secrets whose change asks for a restart
     + image: reference of the image that the unit's container should run
     """
-    if later.undecided() or will_follow(inputs):
+    if reboot.comes_first() or will_follow(inputs):
         yield DECIDED_LATER
         return
     found = host.get_fact(Units, units=(unit, NODE, _MIGRATION))

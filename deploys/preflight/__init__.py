@@ -10,6 +10,7 @@ from __future__ import annotations
 from deploys.assessment import legacy_files as former
 from deploys.assessment import vfio_ids
 from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
+from deploys.assessment.verdict import Findings, Verdict
 from deploys.manifest import BLACKLIST, FILES
 from deploys.preflight.barred import judge_barred
 from deploys.preflight.boards import judge_boards, request
@@ -23,7 +24,6 @@ from deploys.preflight.places import judge_places
 from deploys.preflight.platform import NFTABLES_MODULES, judge_modules, judge_nftables, judge_platform, release_of
 from deploys.preflight.services import judge_services
 from deploys.preflight.state import HostState
-from deploys.preflight.verdict import Findings, Verdict
 from deploys.settings import Settings
 
 __all__ = [
@@ -58,7 +58,7 @@ def judge(state: HostState, settings: Settings) -> Verdict:
     judge_places(files.places, FILES, found)
     found.warnings += former.written_through(files.texts, files.past)
     taken_back = former.ours(files.texts, files.past)
-    options = {file: each for file, each in files.options.items() if file not in (BLACKLIST, *taken_back)}
+    options = {file: each for file, each in files.options.items() if file not in (BLACKLIST.path, *taken_back)}
     functions = [function for board in boards for function in board.functions]
     models = tuple(sorted({function.model for function in functions})) if settings.vfio_ids else ()
     displays = [board for board in state.topology.boards() if board.display_functions]

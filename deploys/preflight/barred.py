@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from deploys.assessment.kernel_arguments import modules_of
-from deploys.preflight.verdict import Findings
+from deploys.assessment.verdict import Findings
 from facts.barred_modules import Bar
 from facts.kernel import Module
 from facts.untrusted import printable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.assessment.pending_reboot import pending
+from deploys.assessment.verdict import Findings
 from deploys.preflight.state import HostState
-from deploys.preflight.verdict import Findings
 from deploys.settings import Settings
 from facts.kernel import CommandLines
 from pcibind.decide import judgement, plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from deploys.preflight.verdict import Findings
+from deploys.assessment.verdict import Findings
 from deploys.settings import Settings
 from facts.claims import Claim, Kind
 from pcibind.decide.plan import DRIVER

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploys.preflight.verdict import Findings
+from deploys.assessment.verdict import Findings
 from deploys.settings import Settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from deploys.preflight.verdict import Findings
+from deploys.assessment.verdict import Findings
 from facts.aliases import Aliases
 from facts.driver_users import Users
 from pcibind.model.pci import Board

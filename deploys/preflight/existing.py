@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shlex import quote
 
-from deploys.preflight.verdict import Findings
+from deploys.assessment.verdict import Findings
 from deploys.settings import Settings
 from facts.existing import ExistingContainer, ExistingNode, ExistingUnit
 from facts.untrusted import printable

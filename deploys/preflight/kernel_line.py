@@ -5,8 +5,8 @@ from __future__ import annotations
 from deploys.assessment import next_boot, vfio_ids
 from deploys.assessment import reboot_attempt as attempt
 from deploys.assessment.pending_reboot import pending
+from deploys.assessment.verdict import Findings
 from deploys.preflight.state import HostState
-from deploys.preflight.verdict import Findings
 from facts.kernel import Module
 
 

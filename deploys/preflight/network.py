@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from deploys.assessment.verdict import Findings
 from deploys.inputs.values import is_listen, is_loopback
-from deploys.preflight.verdict import Findings
 from deploys.settings import Settings
 from facts.discovery import ANSWERS
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from deploys.assessment.verdict import Findings
 from deploys.preflight.state import HostState
-from deploys.preflight.verdict import Findings
 
 
 def judge_packages(state: HostState, found: Findings) -> None:

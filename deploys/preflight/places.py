@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from deploys.assessment.verdict import Findings
 from deploys.manifest import READ_FIRST
-from deploys.preflight.verdict import Findings
 from facts.place import Place
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploys.assessment.platforms import Family, family_of, untried
-from deploys.preflight.verdict import Findings
+from deploys.assessment.verdict import Findings
 from deploys.settings import Settings
 from facts.kernel import MODULES, Module
 from facts.platform import Host

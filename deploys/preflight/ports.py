@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from deploys.assessment.verdict import Findings
 from deploys.inputs.values import is_loopback
-from deploys.preflight.verdict import Findings
 from deploys.settings import Settings
 from facts.listeners import Listener
 

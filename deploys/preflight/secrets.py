@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploys.preflight.verdict import Findings
+from deploys.assessment.verdict import Findings
 from facts.secret_store import Store
 
 # The secrets of a node, all of which a deploy may read, write or remove.

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deploys.operations import scripts
+from deploys import scripts
+from deploys.assessment.verdict import Findings
 from deploys.preflight import existing, key, ports, secrets, storage
-from deploys.preflight.verdict import Findings
 from deploys.settings import Settings
 from facts.batch import Part
 from facts.existing import ExistingNode, ExistingNodeParts

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from deploys.assessment.verdict import Findings
 from deploys.inputs.values import own_directory
-from deploys.preflight.verdict import Findings
 from deploys.settings import Settings
 from facts.listeners import unit_of
 from facts.storage import Storage

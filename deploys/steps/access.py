@@ -12,17 +12,17 @@ from urllib.parse import urlsplit
 
 import psycopg
 from pyinfra import host, logger
-from pyinfra.api import Host, deploy, operation
+from pyinfra.api import Host, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
+from deploys import manifest
 from deploys.manifest import STATE_DIRECTORY
-from deploys.operations.planning import DECIDED_LATER, is_planning, will_follow
+from deploys.operations.pending_reboot import PendingReboot
+from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_follow
 from deploys.preflight import key
 from deploys.settings import Settings
 from deploys.steps import gevulot, postgres
-from deploys.steps.preflight import Node
-from deploys.steps.reboot_condition import Later
 from deploys.transport import remote
 from deploys.transport import tunnel as forward
 from facts.access import ACCESS_QUERY, Access, AccessList, PublishedAccess
@@ -121,15 +121,15 @@ def record_keys(record: str, keys: frozenset[str]) -> str:
 
 @operation()
 def granted(
-    settings: Settings, later: Later, inputs: list[OperationMeta]
+    settings: Settings, reboot: PendingReboot, inputs: list[OperationMeta]
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Put the node's own key and its operators' on the list, and take off what an earlier deploy put there.
 
     + settings: the host's settings
-    + later: what the reboot decides
+    + reboot: whether one is pending, which this run has to wait for
     + inputs: operations of this run that change the key, the database or the node
     """
-    if later.undecided() or will_follow(inputs):
+    if reboot.comes_first() or will_follow(inputs):
         yield DECIDED_LATER
         return
     found = read(host, settings)
@@ -148,7 +148,7 @@ def granted(
             what = "the node's public key" if found.own is None else "the table acl_whitelist"
             yield remote.fail(
                 f"{what} could not be read, so the node may reject its own results. See `journalctl -u "
-                f"{gevulot.MIGRATION} -u {postgres.UNIT}` on the host, then run the deploy again."
+                f"{manifest.MIGRATION_UNIT} -u {manifest.POSTGRES_UNIT}` on the host, then run the deploy again."
             )
         return
     wanted = change(found, frozenset((found.own, *settings.acl_whitelist)))
@@ -158,11 +158,11 @@ def granted(
     yield from commands(found, wanted, settings)
 
 
-@deploy("Grant access")
-def grant_access(node: Node, later: Later) -> None:
+@step("Grant access")
+def grant_access(settings: Settings, reboot: PendingReboot, after: list[OperationMeta]) -> None:
     granted(
         name="Bring the node's access list up to date",
-        settings=node.settings,
-        later=later,
-        inputs=[*node.postgres_inputs, *node.node_inputs, *node.access_inputs],
+        settings=settings,
+        reboot=reboot,
+        inputs=after,
     )

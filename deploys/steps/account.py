@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pyinfra import host
-from pyinfra.api import deploy
 from pyinfra.facts.server import Users
 from pyinfra.operations import files, server
 
+from deploys.operations.planning import step
 from deploys.settings import Settings
 
 
-@deploy("Make the account and the storage")
+@step("Make the account and the storage")
 def make_account(settings: Settings) -> None:
     server.group(name="Add the group gevulot", group="gevulot", system=True)
     if "gevulot" in host.get_fact(Users):

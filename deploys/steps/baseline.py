@@ -7,14 +7,15 @@ from collections.abc import Generator
 from io import StringIO
 
 from pyinfra import host
-from pyinfra.api import deploy, operation
+from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.files import File
 from pyinfra.operations import files
 
 from deploys.assessment.legacy_files import FORMER
 from deploys.assessment.next_boot import DROP_IN, OLD_DROP_IN
-from deploys.manifest import ARCHIVE, FILES, RECORD, STATE_DIRECTORY
+from deploys.manifest import ARCHIVE, FILES, RECORD, STATE_DIRECTORY, UPDATE_TIMER
+from deploys.operations.planning import step
 from facts.kernel import KernelCommandLine
 from facts.paths import Existing
 from facts.pci import PciTopology
@@ -22,7 +23,6 @@ from facts.unit import SystemState, Units
 
 # Directories for everybody's files that a host may lack, and then a deploy makes them.
 SHARED_DIRECTORIES = ("/etc/default/grub.d", "/usr/local/libexec")
-TIMER = "podman-auto-update.timer"
 
 # Whatever is there in our files' places, and what the guide and earlier versions wrote: undoing brings it back.
 MAY_EXIST = (DROP_IN, OLD_DROP_IN, *FILES, *FORMER)
@@ -36,7 +36,7 @@ def recorded() -> Generator[PyinfraCommand | str, None, None]:
         return
     topology = host.get_fact(PciTopology)
     lines = host.get_fact(KernelCommandLine)
-    timer = host.get_fact(Units, units=(TIMER,)).get(TIMER)
+    timer = host.get_fact(Units, units=(UPDATE_TIMER,)).get(UPDATE_TIMER)
     before = {
         "version": 1,
         "kernel_command_line": lines.live,
@@ -66,6 +66,6 @@ def recorded() -> Generator[PyinfraCommand | str, None, None]:
     yield f"sync {RECORD}.new && mv {RECORD}.new {RECORD}"
 
 
-@deploy("Record the host as it was")
+@step("Record the host as it was")
 def record_before() -> None:
     recorded(name=f"Write {RECORD}")

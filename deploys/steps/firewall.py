@@ -5,21 +5,16 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
 
 from deploys.assessment import qmp
+from deploys.manifest import FIREWALL_PROGRAM, FIREWALL_RULES, FIREWALL_SERVICE, FIREWALL_UNIT, QMP_RULES, consumed_by
 from deploys.operations import files as push
 from deploys.operations import units
+from deploys.operations.pending_reboot import PendingReboot
+from deploys.operations.planning import step
 from deploys.settings import Settings
-from deploys.steps.preflight import Node
-from deploys.steps.reboot_condition import Later
 
-UNIT = "gevulot-firewall.service"
-UNIT_FILE = f"/etc/systemd/system/{UNIT}"
-RULES = "/etc/gevulot/firewall.nft"
-QMP_RULES = "/etc/gevulot/qmp.nft"
-PROGRAM = "/usr/local/libexec/gevulot/firewall"
-FILES = (UNIT_FILE, RULES, QMP_RULES, PROGRAM)
 # Seconds; the table is loaded in one, but a restart waits for the node to stop.
 _TIMEOUT = 300
 
@@ -34,28 +29,26 @@ def variables(settings: Settings) -> dict[str, Any]:
     }
 
 
-@deploy("Configure the firewall")
-def configure_firewall(node: Node) -> None:
+@step("Configure the firewall")
+def configure_firewall(settings: Settings) -> list[OperationMeta]:
     files = push.Files()
-    table = files.template(RULES, **variables(node.settings))
-    rules = files.template(QMP_RULES, **qmp.variables(node.settings))
-    program = files.template(PROGRAM, mode="755")
-    unit = files.template(UNIT_FILE)
-    node.firewall_inputs.extend((table, rules, program, unit))
-    # A restart of the firewall restarts the node.
-    node.node_inputs.extend(node.firewall_inputs)
-    units.reloaded(name="Reload systemd", units=(UNIT,), inputs=[unit])
+    table = files.template(FIREWALL_RULES, **variables(settings))
+    rules = files.template(QMP_RULES, **qmp.variables(settings))
+    program = files.template(FIREWALL_PROGRAM)
+    unit = files.template(FIREWALL_SERVICE)
+    units.reloaded(name="Reload systemd", units=(FIREWALL_UNIT,), inputs=[unit])
+    return [table, rules, program, unit]
 
 
-@deploy("Start the firewall")
-def start_firewall(node: Node, later: Later) -> None:
+@step("Start the firewall")
+def start_firewall(settings: Settings, reboot: PendingReboot, after: list[OperationMeta]) -> None:
     """Start the firewall before the node. A restart restarts the node too, which ends connections of old networks."""
     units.running(
         name="Start the firewall",
-        unit=UNIT,
-        later=later,
-        inputs=node.firewall_inputs,
-        settings=node.settings,
+        unit=FIREWALL_UNIT,
+        reboot=reboot,
+        inputs=after,
+        settings=settings,
         timeout=_TIMEOUT,
-        files=FILES,
+        files=consumed_by(FIREWALL_UNIT),
     )

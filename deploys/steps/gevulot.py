@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import systemd
 
+from deploys.manifest import (
+    KEY_PROGRAM,
+    KEY_SERVICE,
+    KEY_UNIT,
+    MIGRATION_PROGRAM,
+    MIGRATION_SERVICE,
+    MIGRATION_UNIT,
+    NODE_ENVIRONMENT,
+    NODE_QUADLET,
+    NODE_UNIT,
+    PASSPHRASE_SECRET,
+    PCIBIND_UNIT,
+    POSTGRES_UNIT,
+    UPDATE_TIMER,
+    URL_SECRET,
+    consumed_by,
+)
 from deploys.operations import files as push
 from deploys.operations import secrets, timer, units
+from deploys.operations.pending_reboot import PendingReboot
+from deploys.operations.planning import step
 from deploys.settings import Settings
 from deploys.steps import postgres, vsock
 from deploys.steps.preflight import Node
-from deploys.steps.reboot_condition import Later
 
-PASSPHRASE = "gevulot-psk-passphrase"
-UNIT = "gevulot-node.service"
-MIGRATION = "gevulot-migrate.service"
-QUADLET = "/etc/containers/systemd/gevulot-node.container"
-MIGRATION_FILE = "/etc/systemd/system/gevulot-migrate.service"
-MIGRATE = "/usr/local/libexec/gevulot/migrate"
-ENVIRONMENT = "/etc/gevulot/node.env"
-KEY_UNIT = "gevulot-key.service"
-KEY_UNIT_FILE = f"/etc/systemd/system/{KEY_UNIT}"
-KEY_PROGRAM = "/usr/local/libexec/gevulot/hand-over-key"
 # The same path on the host and in the container; gone as soon as the node has read it.
 KEY_FIFO = "/run/gevulot-key/node.key"
 # Seconds between the container's start and the key's reading: an older node waits for its database first.
@@ -39,41 +47,45 @@ def database_address(settings: Settings) -> tuple[str, int]:
     return url.hostname or "", url.port or 5432
 
 
-@deploy("Configure the node")
-def configure_node(node: Node) -> None:
+@step("Configure the node")
+def configure_node(node: Node, after: list[OperationMeta]) -> list[OperationMeta]:
+    """Returns the operations that write what the node reads. ``after`` are those that write other units."""
     settings = node.settings
     gpu = settings.gpu_functions if node.verdict.config.boards else ""
     database_host, database_port = database_address(settings)
     passphrase = secrets.secret(
-        name="Set the network's passphrase", secret_name=PASSPHRASE, source="stdin", value=settings.psk_passphrase
+        name="Set the network's passphrase",
+        secret_name=PASSPHRASE_SECRET,
+        source="stdin",
+        value=settings.psk_passphrase,
     )
     files = push.Files()
     environment = files.template(
-        ENVIRONMENT,
+        NODE_ENVIRONMENT,
         environment=settings.environment()
         | {"GEVULOT_NODE_KEY_FILE": KEY_FIFO}
         | ({"GEVULOT_DB_URL": postgres.socket_url(settings)} if settings.own_postgres else {}),
     )
-    migrate = files.template(MIGRATE, mode="755", options=list(postgres.client_options(settings)))
+    migrate = files.template(MIGRATION_PROGRAM, options=list(postgres.client_options(settings)))
     migration = files.template(
-        MIGRATION_FILE,
+        MIGRATION_SERVICE,
         own_postgres=settings.own_postgres,
         storage=settings.storage_directory,
         database_host=database_host,
         database_port=database_port,
         image=settings.node_image,
     )
-    program = files.template(KEY_PROGRAM, mode="755")
+    program = files.template(KEY_PROGRAM)
     allow_vsock = vsock.write_program(settings, files)
     hand_over = files.template(
-        KEY_UNIT_FILE,
+        KEY_SERVICE,
         key=settings.key_directory,
         seconds=settings.start_timeout + _KEY_READ,
     )
     if not settings.auto_update:
         timer.restored(name="Switch automatic updates off")
     quadlet = files.template(
-        QUADLET,
+        NODE_QUADLET,
         image=settings.node_image,
         auto_update=settings.auto_update,
         own_postgres=settings.own_postgres,
@@ -85,37 +97,37 @@ def configure_node(node: Node) -> None:
         socket=postgres.SOCKET,
         start_timeout=settings.start_timeout,
     )
-    node.node_inputs.extend((passphrase, environment, migrate, migration, program, allow_vsock, hand_over, quadlet))
     units.reloaded(
         name="Reload systemd",
-        units=("pcibind.service", MIGRATION, KEY_UNIT, UNIT, *((postgres.UNIT,) if settings.own_postgres else ())),
-        inputs=[migration, hand_over, quadlet, *node.unit_inputs],
+        units=(
+            PCIBIND_UNIT,
+            MIGRATION_UNIT,
+            KEY_UNIT,
+            NODE_UNIT,
+            *((POSTGRES_UNIT,) if settings.own_postgres else ()),
+        ),
+        inputs=[migration, hand_over, quadlet, *after],
     )
+    return [passphrase, environment, migrate, migration, program, allow_vsock, hand_over, quadlet]
 
 
-@deploy("Start the node")
-def start_node(node: Node, later: Later) -> None:
+@step("Start the node")
+def start_node(settings: Settings, reboot: PendingReboot, after: list[OperationMeta]) -> None:
     """Starts the node, which pulls its migration in. Both read the same image and URL, so both follow a change."""
-    settings = node.settings
     units.running(
         name="Start the node",
-        unit=UNIT,
-        later=later,
-        inputs=node.node_inputs,
+        unit=NODE_UNIT,
+        reboot=reboot,
+        inputs=after,
         settings=settings,
         timeout=settings.start_timeout,
         answer=units.node_answer(settings),
         image=settings.node_image,
-        files=(
-            *(QUADLET, MIGRATION_FILE, MIGRATE, ENVIRONMENT, vsock.PROGRAM, HAND_OVER),
-            f"{settings.key_directory}/node.key",
-        ),
-        secrets=(PASSPHRASE, *(() if settings.own_postgres else (postgres.URL,))),
+        files=(*consumed_by(NODE_UNIT), HAND_OVER, f"{settings.key_directory}/node.key"),
+        secrets=(PASSPHRASE_SECRET, *(() if settings.own_postgres else (URL_SECRET,))),
     )
     if settings.own_postgres:
         # After the start: a node that still runs with an earlier configuration needs it to start again.
-        secrets.secret(name="Remove the database's URL with its password", secret_name=postgres.URL, source="none")
+        secrets.secret(name="Remove the database's URL with its password", secret_name=URL_SECRET, source="none")
     if settings.auto_update:
-        systemd.service(
-            name="Switch automatic updates on", service="podman-auto-update.timer", running=True, enabled=True
-        )
+        systemd.service(name="Switch automatic updates on", service=UPDATE_TIMER, running=True, enabled=True)

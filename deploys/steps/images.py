@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import StringCommand, deploy, operation
+from pyinfra.api import StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploys.operations import scripts
+from deploys import scripts
+from deploys.operations.planning import step
 from deploys.settings import PREFIX, Settings
 from facts.podman import ImageIds
 
@@ -26,7 +27,7 @@ def pulled(image: str, key: str) -> Generator[PyinfraCommand, None, None]:
     yield StringCommand(scripts.shell("pull_image.sh", image, f"{PREFIX}{key}"))
 
 
-@deploy("Pull images")
+@step("Pull images")
 def pull_images(settings: Settings) -> None:
     if settings.own_postgres:
         pulled(name="Pull the image of Postgres", image=settings.postgres_image, key="postgres_image")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import deploy, operation
+from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
-from deploys.operations.planning import will_follow
+from deploys.operations.planning import step, will_follow
 from deploys.steps.preflight import Node
 from facts.batch import Part, ask
 from facts.initramfs import InitramfsContents, StaleInitramfs
@@ -53,7 +53,7 @@ def _is_current() -> bool:
     return not found["contents"].outdated(found["stale"])
 
 
-@deploy("Rebuild the initramfs")
-def rebuild_initramfs(node: Node) -> None:
+@step("Rebuild the initramfs")
+def rebuild_initramfs(node: Node, after: list[OperationMeta]) -> None:
     generator = node.family.initramfs
-    current(name=f"Rebuild the initramfs with {generator}", generator=generator, inputs=node.initramfs_inputs)
+    current(name=f"Rebuild the initramfs with {generator}", generator=generator, inputs=after)

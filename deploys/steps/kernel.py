@@ -6,17 +6,17 @@ import shlex
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import deploy, operation
+from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import server
 
 from deploys.assessment import next_boot, vfio_ids
 from deploys.assessment.kernel_arguments import is_ids, lacking
-from deploys.assessment.next_boot import DROP_IN, OLD_DROP_IN, OLD_MARK
-from deploys.manifest import ARCHIVE, ARGUMENTS, BLACKLIST, MODULES_LOAD, VFIO_RULE
+from deploys.assessment.next_boot import OLD_DROP_IN, OLD_MARK
+from deploys.manifest import ARCHIVE, ARGUMENTS, BLACKLIST, GRUB_DROP_IN, MODULES_LOAD, VFIO_RULE
 from deploys.operations import files as push
-from deploys.operations.planning import will_follow
+from deploys.operations.planning import step, will_follow
 from deploys.operations.restore import taken_back
 from deploys.steps.preflight import Node
 from facts.baseline import ArchivedFile, Past
@@ -91,29 +91,28 @@ def arguments_recorded(
     yield f"printf '%s\\n' {lines} >{ARGUMENTS}.new && sync {ARGUMENTS}.new && mv {ARGUMENTS}.new {ARGUMENTS}"
 
 
-@deploy("Configure the kernel")
-def configure_kernel(node: Node) -> None:
+@step("Configure the kernel")
+def configure_kernel(node: Node) -> list[OperationMeta]:
+    """Returns the operations that write what an initramfs holds."""
     verdict = node.verdict
     # There the models are together with those of the host's own (deploys/assessment/vfio_ids.py).
     on_line = any(is_ids(each) for each in verdict.kernel_arguments)
     files = push.Files()
     server.group(name="Add the group kvm", group="kvm", system=True)
-    node.initramfs_inputs.extend(
-        [
-            # First: the files of today's names say that it was done.
-            taken_back(name="Take back the files of an earlier version", past=verdict.past, paths=verdict.former),
-            files.template(VFIO_RULE),
-            files.template(MODULES_LOAD, modules=verdict.modules),
-            files.template(BLACKLIST, modules=verdict.blacklist, models=() if on_line else verdict.models),
-        ]
-    )
+    written = [
+        # First: the files of today's names say that it was done.
+        taken_back(name="Take back the files of an earlier version", past=verdict.past, paths=verdict.former),
+        files.template(VFIO_RULE),
+        files.template(MODULES_LOAD, modules=verdict.modules),
+        files.template(BLACKLIST, modules=verdict.blacklist, models=() if on_line else verdict.models),
+    ]
     arguments_recorded(
         name="Record the kernel's arguments",
         arguments=verdict.kernel_arguments, known=verdict.set_arguments, past=verdict.past,
     )  # fmt: skip
     if node.family.boot == "grub":
         inputs = [
-            files.template(DROP_IN, arguments=verdict.kernel_arguments),
+            files.template(GRUB_DROP_IN, arguments=verdict.kernel_arguments),
             old_drop_in_removed(name=f"Remove {OLD_DROP_IN} of an earlier deploy"),
         ]
         grub_arguments(name="Switch the IOMMU on in GRUB", arguments=verdict.kernel_arguments, inputs=inputs)
@@ -122,6 +121,7 @@ def configure_kernel(node: Node) -> None:
             name="Switch the IOMMU on with grubby",
             arguments=verdict.kernel_arguments, known=verdict.set_arguments, past=verdict.past,
         )  # fmt: skip
+    return written
 
 
 @operation()
@@ -138,6 +138,6 @@ def loaded(modules: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, No
     yield f"PATH=$PATH:/usr/sbin:/sbin modprobe -a {' '.join(missing)}"
 
 
-@deploy("Load modules")
+@step("Load modules")
 def load_modules(node: Node) -> None:
     loaded(name="Load the modules for VFIO and vsock", modules=node.verdict.modules)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import StringCommand, deploy, operation
+from pyinfra.api import StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
-from deploys.operations import scripts
-from deploys.operations.planning import DECIDED_LATER, will_follow
+from deploys import scripts
+from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.preflight.key import FINGERPRINT, PUBLIC, arguments, refusal
 from deploys.settings import Settings
 from deploys.transport import remote
@@ -57,8 +57,7 @@ def public_kept(settings: Settings, inputs: list[OperationMeta]) -> Generator[Py
     yield StringCommand(scripts.shell("node_key.sh", "public", *arguments(settings), settings.node_image))
 
 
-@deploy("Make the node's key")
-def make_key(settings: Settings, access_inputs: list[OperationMeta]) -> None:
+@step("Make the node's key")
+def make_key(settings: Settings) -> list[OperationMeta]:
     made = key_made(name="Make the node's key", settings=settings)
-    kept = public_kept(name="Keep the node's public key", settings=settings, inputs=[made])
-    access_inputs.extend((made, kept))
+    return [made, public_kept(name="Keep the node's public key", settings=settings, inputs=[made])]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import deploy, operation
+from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
 from deploys.assessment import next_boot
-from deploys.operations.planning import is_planning
+from deploys.operations.planning import is_planning, step
 from deploys.steps.preflight import Node
 from deploys.transport import remote
 from facts.batch import Part, ask
@@ -46,7 +46,7 @@ def checked(arguments: tuple[str, ...], directory: str) -> Generator[PyinfraComm
         host.noop("the next boot has what the node needs")
 
 
-@deploy("Check the next boot")
+@step("Check the next boot")
 def check_next_boot(node: Node) -> None:
     if node.verdict.boards:
         checked(

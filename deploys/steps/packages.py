@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 
 from pyinfra import host
-from pyinfra.api import StringCommand, deploy, operation
+from pyinfra.api import StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.deb import DebPackages
 from pyinfra.operations import apt, dnf
 
+from deploys import scripts
 from deploys.assessment.platforms import Family
-from deploys.operations import scripts
+from deploys.operations.planning import step
 
 PACKAGES = {
     "apt": (
@@ -66,7 +67,7 @@ def _patient(commands: Iterable[PyinfraCommand | str]) -> Generator[StringComman
         yield StringCommand(scripts.shell("package_manager.sh", str(_LOCKED), text))
 
 
-@deploy("Install packages")
+@step("Install packages")
 def install_packages(family: Family) -> None:
     if family.packages == "apt":
         debian_packages(name="Install packages with apt", packages=PACKAGES["apt"])

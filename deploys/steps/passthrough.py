@@ -9,18 +9,20 @@ from collections.abc import Generator
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 from pyinfra import host
-from pyinfra.api import FileUploadCommand, deploy, operation
+from pyinfra.api import FileUploadCommand, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import systemd
 
 import pcibind
+from deploys import manifest
 from deploys.operations import files as push
-from deploys.operations.planning import DECIDED_LATER, will_follow
+from deploys.operations.pending_reboot import PendingReboot
+from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.steps.preflight import Node
-from deploys.steps.reboot_condition import Later
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord
 from facts.tree import TreeDigest
@@ -84,7 +86,7 @@ def library_installed() -> Generator[PyinfraCommand | str, None, None]:
 
 @operation()
 def boards_recorded(
-    wanted: Config, boards: tuple[str, ...], later: Later
+    wanted: Config, boards: tuple[str, ...], reboot: PendingReboot
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Let pcibind pass its guards and record the chosen boards with their identity.
 
@@ -92,7 +94,7 @@ def boards_recorded(
 
     + wanted: the configuration that the node was given
     + boards: bridge-relative paths of the boards that the preflight found
-    + later: what the reboot decides
+    + reboot: whether one is pending, which this run has to wait for
     """
     record = host.get_fact(PciRecord).record or Record()
     paths = {board.path for board in record.boards}
@@ -100,49 +102,53 @@ def boards_recorded(
     if paths == set(boards) and same and (not paths or record.require_boards == wanted.require_boards):
         host.noop("the boards are recorded")
         return
-    if paths - set(boards) and not later.reasons():
+    if paths - set(boards) and not reboot.reasons():
         yield "/usr/local/sbin/pcibind apply"
     else:
         yield "/usr/local/sbin/pcibind apply --next-boot"
 
 
-@deploy("Prepare the passthrough")
-def prepare_passthrough(node: Node, later: Later) -> None:
+class Passthrough(NamedTuple):
+    """The operations that write what an initramfs holds, and among them the one that records the boards."""
+
+    files: list[OperationMeta]
+    recorded: OperationMeta
+
+
+@step("Prepare the passthrough")
+def prepare_passthrough(node: Node, reboot: PendingReboot) -> Passthrough:
     """Everything that the next boot needs to bind the boards by itself. Touches no driver."""
-    inputs, files, wanted = node.initramfs_inputs, push.Files(), node.verdict.config
-    inputs.append(library_installed(name="Install pcibind"))
-    files.text("/usr/local/sbin/pcibind", WRAPPER, mode="755")
-    files.text("/etc/pcibind/gevulot.toml", config.render(*wanted.boards, require_boards=wanted.require_boards))
-    inputs.append(files.text(early.RULE_PATH, early.rule()))
+    files, wanted = push.Files(), node.verdict.config
+    inputs = [library_installed(name="Install pcibind")]
+    files.text(manifest.PCIBIND, WRAPPER)
+    files.text(manifest.PCIBIND_BOARDS, config.render(*wanted.boards, require_boards=wanted.require_boards))
+    inputs.append(files.text(manifest.EARLY_RULE, early.rule()))
     if node.family.initramfs == "dracut":
-        inputs.append(files.text(early.DRACUT_PATH, early.dracut()))
+        inputs.append(files.text(manifest.DRACUT_CONF, early.dracut()))
     else:
-        inputs.append(files.text(early.INITRAMFS_HOOK_PATH, early.initramfs_hook(), mode="755"))
-    files.text("/etc/systemd/system/pcibind.service", unit.render())
-    systemd.service(
-        name="Enable pcibind.service", service="pcibind.service", enabled=True, running=None, daemon_reload=False
-    )
+        inputs.append(files.text(manifest.INITRAMFS_HOOK, early.initramfs_hook()))
+    files.text(manifest.PCIBIND_SERVICE, unit.render())
+    systemd.service(name=f"Enable {unit.NAME}", service=unit.NAME, enabled=True, running=None, daemon_reload=False)
     recorded = boards_recorded(
         name="Record the chosen boards",
         wanted=wanted,
         boards=tuple(board.path for board in node.verdict.boards),
-        later=later,
+        reboot=reboot,
     )
-    inputs.append(recorded)
-    node.node_inputs.append(recorded)
+    return Passthrough([*inputs, recorded], recorded)
 
 
 @operation()
 def boards_bound(
-    later: Later, wanted: bool, inputs: list[OperationMeta]
+    reboot: PendingReboot, wanted: bool, inputs: list[OperationMeta]
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Bind every function of the recorded boards to vfio-pci and prove it, unless that is so already.
 
-    + later: what the reboot decides
+    + reboot: whether one is pending, which this run has to wait for
     + wanted: whether any board is chosen
     + inputs: operations of this run that choose the boards
     """
-    if later.undecided() or will_follow(inputs):
+    if reboot.comes_first() or will_follow(inputs):
         yield DECIDED_LATER
         return
     status = host.get_fact(PciBinding)
@@ -165,8 +171,8 @@ def groups_given_to_kvm() -> Generator[PyinfraCommand | str, None, None]:
     yield "udevadm control --reload && udevadm trigger --action=change --subsystem-match=vfio && udevadm settle"
 
 
-@deploy("Bind the boards")
-def bind_boards(node: Node, later: Later) -> None:
+@step("Bind the boards")
+def bind_boards(node: Node, reboot: PendingReboot, after: list[OperationMeta]) -> None:
     wanted = bool(node.verdict.config.boards)
-    boards_bound(name="Bind the chosen boards", later=later, wanted=wanted, inputs=list(node.node_inputs))
+    boards_bound(name="Bind the chosen boards", reboot=reboot, wanted=wanted, inputs=after)
     groups_given_to_kvm(name="Give the VFIO groups to kvm")

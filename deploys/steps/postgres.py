@@ -6,29 +6,31 @@ from collections.abc import Generator
 from shlex import quote
 
 from pyinfra import host
-from pyinfra.api import StringCommand, deploy, operation
+from pyinfra.api import StringCommand, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import FindInFile
 from pyinfra.operations import files
 
-from deploys.manifest import STATE_DIRECTORY
+from deploys.manifest import (
+    HBA,
+    IDENT,
+    PASSWORD_SECRET,
+    POSTGRES_QUADLET,
+    POSTGRES_UNIT,
+    STATE_DIRECTORY,
+    URL_SECRET,
+    consumed_by,
+)
 from deploys.operations import files as push
 from deploys.operations import secrets, units
-from deploys.operations.planning import DECIDED_LATER, will_follow
+from deploys.operations.pending_reboot import PendingReboot
+from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.operations.restore import brought_back
 from deploys.settings import Settings
-from deploys.steps.preflight import Node
-from deploys.steps.reboot_condition import Later
 from facts.baseline import Before
 from facts.database import PostgresSchema, psql
 
-PASSWORD = "gevulot-db-password"
-URL = "gevulot-db-url"
-UNIT = "gevulot-postgres.service"
-QUADLET = "/etc/containers/systemd/gevulot-postgres.container"
-HBA = "/etc/gevulot/pg_hba.conf"
-IDENT = "/etc/gevulot/pg_ident.conf"
 # The image lets everybody into the directory of its socket, so that lies in another one that only root may enter.
 SOCKET_ROOT = "/run/gevulot-postgres"
 SOCKET = f"{SOCKET_ROOT}/socket"
@@ -53,7 +55,7 @@ def socket_url(settings: Settings) -> str:
 def client_options(settings: Settings) -> tuple[str, ...]:
     """The options of ``podman run`` that let a one-shot container of the node's image reach the database."""
     if not settings.own_postgres:
-        return (f"--secret={URL},type=env,target=GEVULOT_DB_URL",)
+        return (f"--secret={URL_SECRET},type=env,target=GEVULOT_DB_URL",)
     return (
         f"--volume={SOCKET}:{SOCKET_IN_NODE}:ro,z",
         # SELinux keeps one container from another one's socket.
@@ -64,17 +66,17 @@ def client_options(settings: Settings) -> tuple[str, ...]:
 
 @operation()
 def password_reconciled(
-    port: int, later: Later, inputs: list[OperationMeta]
+    port: int, reboot: PendingReboot, inputs: list[OperationMeta]
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Give the server's role the password of the secret, when the server does not take it.
 
     The image sets the password only when it makes the data directory.
 
     + port: the server's loopback port
-    + later: what the reboot decides
+    + reboot: whether one is pending, which this run has to wait for
     + inputs: operations of this run that change the server or its password
     """
-    if later.undecided() or will_follow(inputs):
+    if reboot.comes_first() or will_follow(inputs):
         yield DECIDED_LATER
         return
     if host.get_fact(PostgresSchema, port=port) is not None:
@@ -87,57 +89,52 @@ def password_reconciled(
     yield StringCommand(f"podman exec gevulot-postgres sh -c {quote(inner)}")
 
 
-@deploy("Make the database's secrets")
-def make_database_secrets(node: Node) -> None:
-    settings = node.settings
+@step("Make the database's secrets")
+def make_database_secrets(settings: Settings) -> OperationMeta:
     if settings.postgres_url is not None:
-        node.node_inputs.append(
-            secrets.secret(name="Set the database's URL", secret_name=URL, source="stdin", value=settings.postgres_url)
+        return secrets.secret(
+            name="Set the database's URL", secret_name=URL_SECRET, source="stdin", value=settings.postgres_url
         )
-    else:
-        if settings.postgres_password is not None:
-            password = secrets.secret(
-                name="Set the database's password",
-                secret_name=PASSWORD, source="stdin", value=settings.postgres_password,
-            )  # fmt: skip
-        else:
-            password = secrets.secret(name="Generate the database's password", secret_name=PASSWORD, source="generated")
-        node.postgres_inputs.append(password)
+    if settings.postgres_password is not None:
+        return secrets.secret(
+            name="Set the database's password",
+            secret_name=PASSWORD_SECRET, source="stdin", value=settings.postgres_password,
+        )  # fmt: skip
+    return secrets.secret(name="Generate the database's password", secret_name=PASSWORD_SECRET, source="generated")
 
 
-@deploy("Configure Postgres")
-def configure_postgres(node: Node) -> None:
-    settings = node.settings
+@step("Configure Postgres")
+def configure_postgres(settings: Settings) -> list[OperationMeta]:
     if not settings.own_postgres:
-        return
+        return []
     # Made by root; the image gives it to its own account, whose number differs from image to image.
     directory = settings.postgres_directory
     files.directory(name=f"Make {directory}", path=directory)
     ours = push.Files()
-    node.postgres_inputs.extend((ours.template(HBA), ours.template(IDENT)))
-    quadlet = ours.template(
-        QUADLET,
-        image=settings.postgres_image,
-        directory=settings.postgres_directory,
-        socket=SOCKET,
-        socket_root=SOCKET_ROOT,
-        port=settings.postgres_port,
-        start_timeout=settings.start_timeout,
-    )
-    node.postgres_inputs.append(quadlet)
-    node.unit_inputs.append(quadlet)
+    return [
+        ours.template(HBA),
+        ours.template(IDENT),
+        ours.template(
+            POSTGRES_QUADLET,
+            image=settings.postgres_image,
+            directory=settings.postgres_directory,
+            socket=SOCKET,
+            socket_root=SOCKET_ROOT,
+            port=settings.postgres_port,
+            start_timeout=settings.start_timeout,
+        ),
+    ]
 
 
-@deploy("Start Postgres")
-def start_postgres(node: Node, later: Later) -> None:
-    settings = node.settings
+@step("Start Postgres")
+def start_postgres(settings: Settings, reboot: PendingReboot, after: list[OperationMeta]) -> None:
     if not settings.own_postgres:
         return
     units.running(
         name="Start Postgres",
-        unit=UNIT,
-        later=later,
-        inputs=node.postgres_inputs,
+        unit=POSTGRES_UNIT,
+        reboot=reboot,
+        inputs=after,
         settings=settings,
         timeout=settings.start_timeout,
         # Only a server that has recovered from a crash, or made its data, listens on TCP.
@@ -145,34 +142,35 @@ def start_postgres(node: Node, later: Later) -> None:
             f"podman exec gevulot-postgres pg_isready -q -h 127.0.0.1 -p {settings.postgres_port}", _SECONDS
         ),
         image=settings.postgres_image,
-        files=(QUADLET, HBA, IDENT),
-        secrets=(PASSWORD,),
+        files=consumed_by(POSTGRES_UNIT),
+        secrets=(PASSWORD_SECRET,),
     )
     password_reconciled(
         name="Reconcile the database's password",
         port=settings.postgres_port,
-        later=later,
-        inputs=node.postgres_inputs,
+        reboot=reboot,
+        inputs=after,
     )
 
 
 @operation()
 def retired() -> Generator[PyinfraCommand | str, None, None]:
     """Stop the node's own Postgres and take its unit away. Its data, password and image stay."""
-    if not host.get_fact(FindInFile, path=QUADLET, pattern=f"^Secret={PASSWORD}"):
+    if not host.get_fact(FindInFile, path=POSTGRES_QUADLET.path, pattern=f"^Secret={PASSWORD_SECRET}"):
         host.noop("there is no Postgres of a deploy")
         return
     yield (
-        f"systemctl stop {UNIT} && rm -f {HBA} {IDENT} {QUADLET} && systemctl daemon-reload && "
-        f"{{ rmdir {SOCKET} {SOCKET_ROOT} 2>/dev/null; systemctl reset-failed {UNIT} 2>/dev/null; true; }}"
+        f"systemctl stop {POSTGRES_UNIT} && rm -f {HBA.path} {IDENT.path} {POSTGRES_QUADLET.path} && "
+        "systemctl daemon-reload && "
+        f"{{ rmdir {SOCKET} {SOCKET_ROOT} 2>/dev/null; systemctl reset-failed {POSTGRES_UNIT} 2>/dev/null; true; }}"
     )
     remains = host.get_fact(Before, directory=STATE_DIRECTORY)
-    if remains and remains.past and QUADLET in remains.past.archived:
-        yield from brought_back._inner(path=QUADLET)
+    if remains and remains.past and POSTGRES_QUADLET.path in remains.past.archived:
+        yield from brought_back._inner(path=POSTGRES_QUADLET.path)
 
 
-@deploy("Retire Postgres")
-def retire_postgres(node: Node) -> None:
+@step("Retire Postgres")
+def retire_postgres(settings: Settings) -> None:
     """Only after the start of the node, which needs its own Postgres until it runs with the external one."""
-    if not node.settings.own_postgres:
+    if not settings.own_postgres:
         retired(name="Stop the node's own Postgres, whose data stays")

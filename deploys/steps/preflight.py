@@ -11,13 +11,12 @@ import gevent
 from pyinfra import host, logger
 from pyinfra.api import State
 from pyinfra.api.exceptions import PyinfraError
-from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
 from deploys import preflight
 from deploys.assessment import legacy_files as former
 from deploys.assessment.platforms import Family
-from deploys.inputs.inventory import settings_of_run
+from deploys.inventory import settings_of_run
 from deploys.manifest import FILES, STATE_DIRECTORY
 from deploys.preflight import HostState, Verdict, key, services, storage
 from deploys.preflight.drivers import WORDS
@@ -60,13 +59,6 @@ class Node:
     settings: Settings
     verdict: Verdict
     family: Family
-    # Operations of this run by what they feed: a plan in which one of these changes something has to name what follows.
-    initramfs_inputs: list[OperationMeta] = field(default_factory=list)
-    unit_inputs: list[OperationMeta] = field(default_factory=list)
-    postgres_inputs: list[OperationMeta] = field(default_factory=list)
-    node_inputs: list[OperationMeta] = field(default_factory=list)
-    access_inputs: list[OperationMeta] = field(default_factory=list)
-    firewall_inputs: list[OperationMeta] = field(default_factory=list)
 
 
 _read: WeakKeyDictionary[State, dict[str, Settings]] = WeakKeyDictionary()

@@ -14,16 +14,17 @@ from weakref import WeakKeyDictionary
 import gevent
 from gevent.lock import BoundedSemaphore
 from pyinfra import host, logger
-from pyinfra.api import FunctionCommand, Host, State, deploy, operation
+from pyinfra.api import FunctionCommand, Host, State, operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host, ctx_state
 
 from deploys.assessment import failures
 from deploys.assessment import reboot_attempt as attempt
-from deploys.operations.planning import will_follow
+from deploys.assessment.kernel_arguments import REMAPPING_OFF
+from deploys.operations.pending_reboot import PendingReboot, Wish, reasons, wish_of
+from deploys.operations.planning import step, will_follow
 from deploys.steps.preflight import Node, refused_alone
-from deploys.steps.reboot_condition import Later, Wish, reasons, wish_of
 from deploys.transport import connection, heartbeat, remote
 from facts.attempt import RebootAttempts
 from facts.batch import Part, ask
@@ -309,7 +310,7 @@ def _cannot_hand_over() -> str | None:
     if binding is not None and not binding.bound:
         return f"not every board is bound (pcibind status ends with {binding.exit_code}); see journalctl -b -u pcibind"
     if not host.get_fact(InterruptRemapping):
-        return "interrupt remapping is off, so VFIO would refuse to attach; switch it on in the firmware"
+        return f"interrupt remapping is off, so VFIO would refuse to attach; {REMAPPING_OFF}"
     return None
 
 
@@ -318,15 +319,15 @@ def _digest(wish: Wish) -> str:
     return attempt.digest(found["lines"], wish.arguments, wish.boards, found["kernels"])
 
 
-@deploy("Reboot when needed")
-def reboot_when_needed(node: Node, later: Later) -> None:
+@step("Reboot when needed")
+def reboot_when_needed(node: Node, reboot: PendingReboot) -> None:
     """Reboot, or with ``reboot='never'`` say what is pending."""
-    wish = wish_of(node)
-    forgotten(name="Forget a reboot that brought what it was for", reasons=later.reasons)
+    wish = wish_of(node.settings, node.verdict)
+    forgotten(name="Forget a reboot that brought what it was for", reasons=reboot.reasons)
     if node.settings.reboot == "never":
         told(
             name="Say which reboot is pending",
-            reasons=later.reasons,
+            reasons=reboot.reasons,
             advice="Nothing that runs was changed; reboot the host, then run again.",
         )
     else:

@@ -9,18 +9,18 @@ from urllib.parse import quote
 import gevent
 import psycopg
 from pyinfra import host, logger
-from pyinfra.api import Host, deploy, operation
+from pyinfra.api import Host, operation
 from pyinfra.api.command import PyinfraCommand
 
+from deploys import manifest, scripts
 from deploys.assessment import activity, checks, diagnosis, failures, qmp, virtual_machine
 from deploys.assessment.checks import Check
-from deploys.operations import scripts
-from deploys.operations.planning import DECIDED_LATER, is_planning
+from deploys.operations.pending_reboot import PendingReboot
+from deploys.operations.planning import DECIDED_LATER, is_planning, step
 from deploys.preflight import Verdict, key
 from deploys.settings import Settings
-from deploys.steps import access, firewall, gevulot, postgres, vsock
+from deploys.steps import access, gevulot, vsock
 from deploys.steps.preflight import Node
-from deploys.steps.reboot_condition import Later
 from deploys.transport import connection, remote
 from deploys.transport import ports as outside
 from deploys.transport import tunnel as forward
@@ -47,15 +47,15 @@ _FIFO = (gevulot.KEY_FIFO,)
 
 
 @operation()
-def verified(node: Node, later: Later) -> Generator[PyinfraCommand | str, None, None]:
+def verified(node: Node, reboot: PendingReboot) -> Generator[PyinfraCommand | str, None, None]:
     """Read the node back, print the table, and fail the host when anything is wrong.
 
     + node: the host and what its operator asked for
-    + later: what the reboot decides
+    + reboot: whether one is pending, which this run has to wait for
     """
     if is_planning():
-        unit = host.get_fact(Units, units=(gevulot.UNIT,)).get(gevulot.UNIT)
-        if later.undecided() or unit is None or not unit.running:
+        unit = host.get_fact(Units, units=(manifest.NODE_UNIT,)).get(manifest.NODE_UNIT)
+        if reboot.comes_first() or unit is None or not unit.running:
             yield DECIDED_LATER
         else:
             host.noop("nothing is changed by looking")
@@ -84,10 +84,10 @@ def _read(host: Host, node: Node) -> list[Check]:
         return [Check("node", "its parts could not be read", False, "an answer")]
     boards = checks.verdict_boards(topology, verdict)
     services = (
-        gevulot.UNIT,
-        *((postgres.UNIT,) if settings.own_postgres else ()),
-        firewall.UNIT,
-        *(("pcibind.service",) if boards else ()),
+        manifest.NODE_UNIT,
+        *((manifest.POSTGRES_UNIT,) if settings.own_postgres else ()),
+        manifest.FIREWALL_UNIT,
+        *((manifest.PCIBIND_UNIT,) if boards else ()),
     )
     failed = seen["failed"] if system != "running" else []
     if caused := failures.new_failures(failed, verdict.failed_before):
@@ -99,7 +99,7 @@ def _read(host: Host, node: Node) -> list[Check]:
             found += checks.board(topology, board)
         found += checks.firmware(seen["usage"], boards, settings.board_guards_allowed)
         found.append(checks.initramfs(seen["stale_initramfs"], seen["initramfs"]))
-        found.append(checks.enabled(units.get("pcibind.service")))
+        found.append(checks.enabled(units.get(manifest.PCIBIND_UNIT)))
     found.append(checks.modules(seen["modules"], verdict.modules))
     found += checks.devices(parts, boards)
     found += checks.account(parts, settings)
@@ -111,10 +111,10 @@ def _read(host: Host, node: Node) -> list[Check]:
     found += checks.key(parts, settings, seen["key"])
     found += checks.units(units, services)
     if settings.auto_update:
-        found += checks.units(units, ("podman-auto-update.timer",))
+        found += checks.units(units, (manifest.UPDATE_TIMER,))
     found += checks.container(seen["container"], settings, boards)
     if not settings.no_execution:
-        found.append(vsock.check(seen["vsock"], settings, units.get(gevulot.UNIT)))
+        found.append(vsock.check(seen["vsock"], settings, units.get(manifest.NODE_UNIT)))
     doing, runs = _activity(host, settings, seen["activity"], seen["runs"])
     found.append(activity.check(activity.judge(doing, executes=not settings.no_execution)))
     # Only now: a node that was started a moment ago has yet to read its key.
@@ -125,7 +125,7 @@ def _read(host: Host, node: Node) -> list[Check]:
         found += virtual_machine.checks(host.get_fact(VirtualMachine, container="gevulot-node", qemu=qemu), boards)
     found.append(failures.check(system, failed, verdict.failed_before))
     found.append(checks.peers(seen["firewall"], settings))
-    found.append(qmp.check(seen["firewall"], settings, units.get(gevulot.UNIT)))
+    found.append(qmp.check(seen["firewall"], settings, units.get(manifest.NODE_UNIT)))
     found += checks.saved_rules(seen["firewall"])
     found += outside.look(connection.peer(host), settings)
     if trouble is not None:
@@ -137,8 +137,14 @@ def _read(host: Host, node: Node) -> list[Check]:
 def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
     paths = (settings.storage_directory, settings.data_directory, f"{settings.key_directory}/node.key")
     units = (
-        *(gevulot.UNIT, postgres.UNIT, firewall.UNIT, "pcibind.service", gevulot.MIGRATION),
-        "podman-auto-update.timer",
+        *(
+            manifest.NODE_UNIT,
+            manifest.POSTGRES_UNIT,
+            manifest.FIREWALL_UNIT,
+            manifest.PCIBIND_UNIT,
+            manifest.MIGRATION_UNIT,
+        ),
+        manifest.UPDATE_TIMER,
     )
     state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
     boards = (
@@ -177,7 +183,7 @@ def _activity(host: Host, settings: Settings, found: Activity | None, runs: Runs
         if settings.no_execution or found is None or found.health is not None:
             break
         trouble = diagnosis.diagnose(runs, settings)
-        if trouble is not None and (trouble.looping or runs.units[gevulot.UNIT].active in ("inactive", "failed")):
+        if trouble is not None and (trouble.looping or runs.units[manifest.NODE_UNIT].active in ("inactive", "failed")):
             break
         gevent.sleep(5)
         seen = ask(host, *parts)
@@ -194,7 +200,7 @@ def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:
         if settings.postgres_url is not None:
             url = settings.postgres_url.get_secret_value()
         else:
-            password = quote(forward.read_secret(host, postgres.PASSWORD), safe="")
+            password = quote(forward.read_secret(host, manifest.PASSWORD_SECRET), safe="")
             url = f"postgres://gevulot:{password}@{address}:{port}/gevulot"
         seen = forward.read_schema(host, address, port, url)
     except forward.NotForwarded as reason:
@@ -212,6 +218,6 @@ def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:
     return checks.database(seen, settings, place, is_open)
 
 
-@deploy("Verify the node")
-def verify(node: Node, later: Later) -> None:
-    verified(name="Verify the node", node=node, later=later)
+@step("Verify the node")
+def verify(node: Node, reboot: PendingReboot) -> None:
+    verified(name="Verify the node", node=node, reboot=reboot)

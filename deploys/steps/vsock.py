@@ -7,13 +7,12 @@ from shlex import quote
 from pyinfra.api.operation import OperationMeta
 
 from deploys.assessment.checks import Check
+from deploys.manifest import ALLOW_VSOCK, TEMPLATES
 from deploys.operations import files as push
 from deploys.operations.restore import removed
 from deploys.settings import Settings
 from facts.unit import Unit
 from facts.vsock import Trial
-
-PROGRAM = "/usr/local/libexec/gevulot/allow-vsock"
 
 
 def is_allowed_by_us(settings: Settings) -> bool:
@@ -26,8 +25,8 @@ def is_allowed_by_us(settings: Settings) -> bool:
 def write_program(settings: Settings, written: push.Files) -> OperationMeta:
     """Write the program that the node's unit runs at each start, or remove it."""
     if is_allowed_by_us(settings):
-        return written.template(PROGRAM, mode="755")
-    return removed(name=f"Remove {PROGRAM}", path=PROGRAM)
+        return written.template(ALLOW_VSOCK)
+    return removed(name=f"Remove {ALLOW_VSOCK.path}", path=ALLOW_VSOCK.path)
 
 
 def trial_command(settings: Settings) -> str:
@@ -35,7 +34,7 @@ def trial_command(settings: Settings) -> str:
 
     Without options the program takes those of the running node.
     """
-    text = (push.TEMPLATES / f"{PROGRAM[1:]}.j2").read_text(encoding="utf-8")
+    text = (TEMPLATES / f"{ALLOW_VSOCK.path[1:]}.j2").read_text(encoding="utf-8")
     words = [f"--security-opt=seccomp={settings.seccomp_profile}"] if settings.seccomp_profile else []
     return " ".join(quote(word) for word in ("python3", "-I", "-c", text, "check", *words))
 

@@ -4,38 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from shlex import quote
+from typing import NamedTuple
 
 from pyinfra import host
-from pyinfra.api import deploy, operation
+from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
-from deploys.operations.planning import DECIDED_LATER, will_follow
+from deploys import manifest
+from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.operations.restore import emptied, put_back
 from deploys.steps.passthrough import LIBRARY
 from deploys.undo.node import forgotten
-from deploys.undo.start import EARLY_DONE, REQUEST, Leaving
+from deploys.undo.start import EARLY_DONE, REQUEST, Undo
 from facts.paths import Existing
 from facts.pci import PciRecord
 from facts.unit import Units
-from pcibind.change import early, unit
+from pcibind.change import unit
 from pcibind.model.record import Record, RecordedBoard
+from pcibind.read.paths import Paths
 
-UNIT_FILE = f"/etc/systemd/system/{unit.NAME}"
-COMMAND = "/usr/local/sbin/pcibind"
+COMMAND = manifest.PCIBIND.path
 RUN = "/run/pcibind"
+_INITRAMFS = (
+    *(manifest.EARLY_RULE.path, manifest.INITRAMFS_HOOK.path, manifest.DRACUT_CONF.path),
+    Paths().early_list,
+)
 # The files that pcibind has on a host, in an order in which none is missed by one that is still there.
 FILES = (
-    UNIT_FILE,
-    early.RULE_PATH,
-    early.INITRAMFS_HOOK_PATH,
-    early.DRACUT_PATH,
-    "/etc/pcibind/early.list",
-    REQUEST,
+    manifest.PCIBIND_SERVICE.path,
+    *_INITRAMFS,
+    manifest.PCIBIND_BOARDS.path,
     COMMAND,
 )
-_INITRAMFS = (early.RULE_PATH, early.INITRAMFS_HOOK_PATH, early.DRACUT_PATH, "/etc/pcibind/early.list")
 # The second and third are what a killed installation leaves.
 LIBRARIES = (LIBRARY, f"{LIBRARY}.new", f"{LIBRARY}.old")
 
@@ -45,11 +47,11 @@ _FAILED = (
 )
 
 
-def chosen(record: Record | None, leaving: Leaving) -> tuple[RecordedBoard, ...]:
+def chosen(record: Record | None, undo: Undo) -> tuple[RecordedBoard, ...]:
     """The recorded boards that are to go back: the node's, and those that an earlier attempt could not give back."""
     if record is None:
         return ()
-    ours = (each for each in record.boards if not leaving.others or each.selector in leaving.requested)
+    ours = (each for each in record.boards if not undo.others or each.selector in undo.requested)
     return tuple(dict.fromkeys((*ours, *record.leaving)))
 
 
@@ -71,16 +73,16 @@ def release_command(boards: tuple[RecordedBoard, ...], named: bool) -> str:
 
 
 @operation()
-def boards_released(leaving: Leaving) -> Generator[PyinfraCommand | str, None, None]:
+def boards_released(undo: Undo) -> Generator[PyinfraCommand | str, None, None]:
     """Let pcibind give the node's boards back, while it still knows which drivers and overrides they had.
 
-    + leaving: the host
+    + undo: the host
     """
-    boards = chosen(host.get_fact(PciRecord).record, leaving)
+    boards = chosen(host.get_fact(PciRecord).record, undo)
     if not boards:
         host.noop("no board is on record")
         return
-    yield release_command(boards, named=bool(leaving.others))
+    yield release_command(boards, named=bool(undo.others))
 
 
 @operation()
@@ -106,29 +108,33 @@ def run_cleared(inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, 
     yield f"rm -rf {RUN}" if found else DECIDED_LATER
 
 
-@deploy("Release the boards")
-def release_boards(leaving: Leaving) -> None:
-    released = boards_released(name="Give the boards back to their drivers", leaving=leaving)
-    leaving.board_inputs.append(released)
-    leaving.initramfs_inputs.append(released)
-    leaving.changes.append(released)
+@step("Release the boards")
+def release_boards(undo: Undo) -> OperationMeta:
+    return boards_released(name="Give the boards back to their drivers", undo=undo)
 
 
-@deploy("Remove pcibind")
-def remove_pcibind(leaving: Leaving) -> None:
+class Removal(NamedTuple):
+    """The operations that remove pcibind, and those among them whose files an initramfs holds."""
+
+    changes: list[OperationMeta]
+    early_files: list[OperationMeta]
+
+
+@step("Remove pcibind")
+def remove_pcibind(undo: Undo, after: list[OperationMeta]) -> Removal:
     """Only after the boards were given back; and only what an operator does not use for boards of his own."""
-    if leaving.others:
-        leaving.changes.append(put_back(leaving.past, REQUEST))
-        return
+    if undo.others:
+        return Removal([put_back(undo.past, REQUEST)], [])
     removed = [unit_disabled(name=f"Disable {unit.NAME}")]
+    early_files = []
     for path in host.loop(FILES):
-        gone = put_back(leaving.past, path)
+        gone = put_back(undo.past, path)
         removed.append(gone)
         if path in _INITRAMFS:
-            leaving.initramfs_inputs.append(gone)
+            early_files.append(gone)
     for path in host.loop(LIBRARIES):
         removed.append(files.directory(name=f"Remove {path}", path=path, present=False))
-    inputs = [*leaving.board_inputs, *removed]
+    inputs = [*after, *removed]
     cleared = [
         emptied(
             name="Remove pcibind's empty directories", directories=("/etc/pcibind", "/var/lib/pcibind"), inputs=inputs
@@ -136,4 +142,4 @@ def remove_pcibind(leaving: Leaving) -> None:
         forgotten(name="Reload systemd", units=(unit.NAME,), inputs=removed),
         run_cleared(name=f"Remove {RUN}", inputs=inputs),
     ]
-    leaving.changes.extend([*removed, *cleared])
+    return Removal([*removed, *cleared], early_files)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import NamedTuple
 
 from pyinfra import host
-from pyinfra.api import deploy, operation
+from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
@@ -14,12 +15,12 @@ from deploys.assessment import comparison as differences
 from deploys.assessment import next_boot
 from deploys.assessment import reboot_attempt as attempt
 from deploys.manifest import MODULE_FILES
-from deploys.operations.planning import will_follow
+from deploys.operations.planning import step, will_follow
 from deploys.operations.restore import emptied, put_back, taken_back
 from deploys.steps import initramfs
 from deploys.steps.kernel import old_drop_in_removed
 from deploys.steps.reboot import Errand, reboot_rolling, told
-from deploys.undo.start import Leaving
+from deploys.undo.start import Undo
 from facts.baseline import Past
 from facts.failures import CAUSED
 from facts.kernel import KernelCommandLine
@@ -53,58 +54,58 @@ def entries_restored(past: Past) -> Generator[PyinfraCommand | str, None, None]:
     yield command
 
 
-@deploy("Restore the modules")
-def restore_modules(leaving: Leaving) -> None:
+@step("Restore the modules")
+def restore_modules(undo: Undo) -> list[OperationMeta]:
     """Before the boards go back: a driver that is kept off could not take its board."""
-    for path in host.loop(MODULE_FILES):
-        leaving.initramfs_inputs.append(put_back(leaving.past, path))
-    leaving.initramfs_inputs.append(
-        taken_back(name="Take back the files of an earlier version", past=leaving.past, paths=leaving.former)
-    )
-    leaving.changes.extend(leaving.initramfs_inputs)
+    return [
+        *(put_back(undo.past, path) for path in host.loop(MODULE_FILES)),
+        taken_back(name="Take back the files of an earlier version", past=undo.past, paths=undo.former),
+    ]
 
 
-@deploy("Restore the kernel's arguments")
-def restore_arguments(leaving: Leaving) -> None:
-    past = leaving.past
-    if leaving.family.boot == "grub":
+class Arguments(NamedTuple):
+    """The operation that restores the boot menu or entries, and all those of the step."""
+
+    menu: OperationMeta
+    changes: list[OperationMeta]
+
+
+@step("Restore the kernel's arguments")
+def restore_arguments(undo: Undo) -> Arguments:
+    past, changes = undo.past, []
+    if undo.family.boot == "grub":
         drop_ins = [
             put_back(past, next_boot.DROP_IN),
             old_drop_in_removed(name=f"Remove {next_boot.OLD_DROP_IN} of an earlier deploy"),
         ]
-        leaving.changes.extend(drop_ins)
+        changes += drop_ins
         if past.made("/etc/default/grub.d"):
-            leaving.changes.append(
+            changes.append(
                 emptied(name="Remove GRUB's empty directory", directories=("/etc/default/grub.d",), inputs=drop_ins)
             )
         menu = menu_restored(name="Restore GRUB's menu", past=past, inputs=drop_ins)
     else:
         menu = entries_restored(name="Restore the boot entries with grubby", past=past)
-    leaving.boot_inputs.append(menu)
     notes = [files.file(name=f"Remove {path}", path=path, present=False) for path in host.loop((attempt.FILE, CAUSED))]
-    leaving.changes.extend([menu, *notes])
+    return Arguments(menu, [menu, *changes, *notes])
 
 
-@deploy("Rebuild the initramfs")
-def rebuild_initramfs(leaving: Leaving) -> None:
+@step("Rebuild the initramfs")
+def rebuild_initramfs(undo: Undo, after: list[OperationMeta]) -> OperationMeta:
     """After the early list is gone: an initramfs with it would take the boards at the next boot."""
-    generator = leaving.family.initramfs
-    leaving.changes.append(
-        initramfs.current(
-            name=f"Rebuild the initramfs with {generator}", generator=generator, inputs=leaving.initramfs_inputs
-        )
-    )
+    generator = undo.family.initramfs
+    return initramfs.current(name=f"Rebuild the initramfs with {generator}", generator=generator, inputs=after)
 
 
-@deploy("Reboot when needed")
-def reboot_when_left_over(leaving: Leaving) -> None:
-    if leaving.settings.reboot == "never":
+@step("Reboot when needed")
+def reboot_when_left_over(undo: Undo, after: list[OperationMeta]) -> None:
+    if undo.settings.reboot == "never":
         told(
             name="Say which reboot is pending",
-            reasons=leaving.reasons,
+            reasons=undo.reasons,
             advice="The boards are back on their drivers; reboot the host, then run this release again to compare it.",
         )
     else:
-        settings = leaving.settings
-        errand = Errand(settings.reboot_timeout, leaving.reasons, lambda: None, at_once=settings.reboot_batch)
-        reboot_rolling(errand, leaving.boot_inputs)
+        settings = undo.settings
+        errand = Errand(settings.reboot_timeout, undo.reasons, lambda: None, at_once=settings.reboot_batch)
+        reboot_rolling(errand, after)

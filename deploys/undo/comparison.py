@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pyinfra import host, logger
-from pyinfra.api import deploy, operation
+from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
+from pyinfra.api.operation import OperationMeta
 
 from deploys.assessment import checks, next_boot
 from deploys.assessment import comparison as differences
 from deploys.assessment import reboot_attempt as attempt
 from deploys.assessment.checks import Check
 from deploys.manifest import ARCHIVE, MODULE_FILES
-from deploys.operations.planning import DECIDED_LATER, is_planning, will_follow
+from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_follow
 from deploys.transport import remote
 from deploys.undo import boards as handback
 from deploys.undo import node as standstill
-from deploys.undo.start import REQUEST, Leaving
+from deploys.undo.start import REQUEST, Undo
 from facts.baseline import ArchivedFile
 from facts.failures import CAUSED
 from facts.initramfs import InitramfsContents, StaleInitramfs
@@ -30,18 +31,19 @@ from pcibind.change import unit
 
 
 @operation()
-def compared(leaving: Leaving) -> Generator[PyinfraCommand | str, None, None]:
+def compared(undo: Undo, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
     """Compare the host with the record, print the table, and fail the host when the release left anything wrong.
 
-    + leaving: the host
+    + undo: the host
+    + inputs: operations of this run that restore it
     """
     if is_planning():
-        if will_follow(leaving.changes) or leaving.reasons():
+        if will_follow(inputs) or undo.reasons():
             yield DECIDED_LATER
         else:
             host.noop("nothing is changed by looking")
         return
-    found = _read(leaving)
+    found = _read(undo)
     for line in checks.table(host.name, found):
         logger.info(line)
     wrong = [check for check in found if check.ok is False]
@@ -52,8 +54,8 @@ def compared(leaving: Leaving) -> Generator[PyinfraCommand | str, None, None]:
         )
 
 
-def _read(leaving: Leaving) -> list[Check]:
-    past, others = leaving.past, leaving.others
+def _read(undo: Undo) -> list[Check]:
+    past, others = undo.past, undo.others
     topology = host.get_fact(PciTopology)
     record = host.get_fact(PciRecord).record if others else None
     kept = [board.path for board in record.boards] if record else []
@@ -61,8 +63,8 @@ def _read(leaving: Leaving) -> list[Check]:
     paths = (
         *standstill.FILES,
         *MODULE_FILES,
-        *leaving.former,
-        *((next_boot.DROP_IN,) if leaving.family.boot == "grub" else ()),
+        *undo.former,
+        *((next_boot.DROP_IN,) if undo.family.boot == "grub" else ()),
         # Another file of this name, without a deploy's text, is left as it is.
         *(path for path in (next_boot.OLD_DROP_IN,) if path in past.archived),
         attempt.FILE,
@@ -81,44 +83,44 @@ def _read(leaving: Leaving) -> list[Check]:
         *differences.command_lines(past, lines),
         *differences.functions(past, topology, kept),
         checks.initramfs(host.get_fact(StaleInitramfs), host.get_fact(InitramfsContents)),
-        *([differences.menu(next_boot.outdated(lines))] if leaving.family.boot == "grub" else []),
+        *([differences.menu(next_boot.outdated(lines))] if undo.family.boot == "grub" else []),
         *differences.units(host.get_fact(Units, units=names), names),
         *differences.files([path for path in there if path not in archived], archived),
         differences.system(
-            state, host.get_fact(FailedUnits) if state != "running" else [], past.system_state, leaving.failed_before
+            state, host.get_fact(FailedUnits) if state != "running" else [], past.system_state, undo.failed_before
         ),
-        _key(leaving),
+        _key(undo),
     ]
     if others:
         found.append(Check("pcibind", f"stays, for {', '.join(others)}", None))
     return found
 
 
-def _key(leaving: Leaving) -> Check:
-    path = f"{leaving.settings.key_directory}/node.key"
+def _key(undo: Undo) -> Check:
+    path = f"{undo.settings.key_directory}/node.key"
     parts = host.get_fact(NodeParts, paths=(path,))
     entry = parts.paths.get(path) if parts else None
     return Check("node key", f"kept, {entry.size} bytes, {path}" if entry else f"none at {path}", None)
 
 
 @operation()
-def stays_told(leaving: Leaving) -> Generator[PyinfraCommand, None, None]:
+def stays_told(undo: Undo) -> Generator[PyinfraCommand, None, None]:
     """Say what stays on the host, and how it is removed by hand. Changes nothing.
 
-    + leaving: the host
+    + undo: the host
     """
     if not is_planning():
         logger.info(f"What stays on {host.name}, so that a deploy gives the same node again, and how you remove it:")
-        for line in differences.stays(leaving.settings.storage_directory):
+        for line in differences.stays(undo.settings.storage_directory):
             logger.info(f"  {line}")
     yield from ()
 
 
-@deploy("Compare the host with what it was")
-def compare(leaving: Leaving) -> None:
-    compared(name="Compare the host with what it was", leaving=leaving)
+@step("Compare the host with what it was")
+def compare(undo: Undo, after: list[OperationMeta]) -> None:
+    compared(name="Compare the host with what it was", undo=undo, inputs=after)
 
 
-@deploy("Say what stays")
-def tell_what_stays(leaving: Leaving) -> None:
-    stays_told(name="Say what stays", leaving=leaving)
+@step("Say what stays")
+def tell_what_stays(undo: Undo) -> None:
+    stays_told(name="Say what stays", undo=undo)

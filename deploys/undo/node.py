@@ -5,43 +5,26 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import deploy, operation
+from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
+from deploys import manifest
 from deploys.operations import timer
-from deploys.operations.planning import DECIDED_LATER, will_follow
+from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.operations.restore import emptied, is_as_before, put_back
-from deploys.steps import firewall, gevulot, postgres, vsock
-from deploys.undo.start import Leaving
+from deploys.steps import postgres
+from deploys.undo.start import Undo
 from facts.baseline import Past
 from facts.unit import Units
 
-# The node's units, with the file that each is made from, in the order in which they stop.
-UNITS = {
-    gevulot.UNIT: gevulot.QUADLET,
-    gevulot.KEY_UNIT: gevulot.KEY_UNIT_FILE,
-    gevulot.MIGRATION: gevulot.MIGRATION_FILE,
-    firewall.UNIT: firewall.UNIT_FILE,
-    postgres.UNIT: postgres.QUADLET,
-}
-FILES = (
-    *UNITS.values(),
-    gevulot.MIGRATE,
-    gevulot.KEY_PROGRAM,
-    vsock.PROGRAM,
-    gevulot.ENVIRONMENT,
-    firewall.PROGRAM,
-    firewall.RULES,
-    firewall.QMP_RULES,
-    postgres.HBA,
-    postgres.IDENT,
-)
+# Each unit's own file before those that it consumes.
+FILES = manifest.files_of_units(*manifest.NODE_UNITS)
 
 
 def units_of_deploy(past: Past) -> list[str]:
     """The node's units on the current host, without those that it had before its first deploy and has again."""
-    return [unit for unit, file in UNITS.items() if not is_as_before(past, file)]
+    return [unit for unit, file in manifest.NODE_UNITS.items() if not is_as_before(past, file)]
 
 
 @operation()
@@ -50,7 +33,7 @@ def stopped(past: Past) -> Generator[PyinfraCommand | str, None, None]:
 
     + past: the host before its first deploy
     """
-    found = host.get_fact(Units, units=tuple(UNITS))
+    found = host.get_fact(Units, units=tuple(manifest.NODE_UNITS))
     ours = units_of_deploy(past)
     names = " ".join(name for name in ours if name in found and found[name].active != "inactive")
     if not names:
@@ -79,25 +62,26 @@ def forgotten(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[
     yield "systemctl daemon-reload"
 
 
-@deploy("Stop the node")
-def stop_node(leaving: Leaving) -> None:
-    leaving.changes.append(stopped(name="Stop the node with its migration and its Postgres", past=leaving.past))
-    leaving.changes.append(timer.restored(name="Switch automatic updates off", past=leaving.past))
+@step("Stop the node")
+def stop_node(undo: Undo) -> list[OperationMeta]:
+    return [
+        stopped(name="Stop the node with its migration and its Postgres", past=undo.past),
+        timer.restored(name="Switch automatic updates off", past=undo.past),
+    ]
 
 
-@deploy("Remove the node's units")
-def remove_node(leaving: Leaving) -> None:
+@step("Remove the node's units")
+def remove_node(undo: Undo) -> list[OperationMeta]:
     """Everything that would start the node. Key, secrets, rows, images and the account stay."""
-    past = leaving.past
+    past = undo.past
     made = ("/usr/local/libexec",) if past.made("/usr/local/libexec") else ()
-    for path in host.loop(FILES):
-        leaving.unit_inputs.append(put_back(past, path))
-    leaving.changes.extend(leaving.unit_inputs)
-    leaving.changes.append(
+    removed = [put_back(past, path) for path in host.loop(FILES)]
+    return [
+        *removed,
         emptied(
             name="Remove the node's empty directories",
             directories=("/etc/gevulot", "/usr/local/libexec/gevulot", *made, postgres.SOCKET, postgres.SOCKET_ROOT),
-            inputs=leaving.unit_inputs,
-        )
-    )
-    leaving.changes.append(forgotten(name="Reload systemd", units=tuple(UNITS), inputs=leaving.unit_inputs))
+            inputs=removed,
+        ),
+        forgotten(name="Reload systemd", units=tuple(manifest.NODE_UNITS), inputs=removed),
+    ]

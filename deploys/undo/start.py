@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from pyinfra import host, logger
 from pyinfra.api import State
-from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_state
 
+from deploys import manifest
 from deploys.assessment import comparison as differences
 from deploys.assessment import legacy_files as former
 from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family, Unsupported, family_of, generator_of
-from deploys.inputs.inventory import settings_of_run
 from deploys.inputs.spelling import meant
+from deploys.inventory import settings_of_run
 from deploys.manifest import ARCHIVE, RECORD, STATE_DIRECTORY
 from deploys.settings import PREFIX, Settings, SettingsError
-from deploys.steps import gevulot
 from deploys.steps.passthrough import LIBRARY
 from deploys.steps.preflight import Refused
 from deploys.transport import heartbeat, login
@@ -37,22 +37,22 @@ from pcibind.model.errors import ConfigError
 from pcibind.model.request import Selector
 from pcibind.read import configuration as config
 
-REQUEST = "/etc/pcibind/gevulot.toml"
+REQUEST = manifest.PCIBIND_BOARDS.path
 # In /run, so that it says of this boot alone that driver overrides were set before any driver was loaded.
 EARLY_DONE = "/run/pcibind/early.done"
 # What a deployed host has at any moment of a deploy or a release that has gone beyond the record.
-_TRACES = (REQUEST, LIBRARY, gevulot.MIGRATION_FILE, "/var/lib/pcibind/record.json")
+_TRACES = (REQUEST, LIBRARY, manifest.MIGRATION_SERVICE.path, "/var/lib/pcibind/record.json")
 # The keys of host data that a release asks for. Whatever else is wrong must not keep a host from going back.
 _KEYS = tuple(f"{PREFIX}{key}" for key in ("reboot", "reboot_timeout", "reboot_batch", "storage_directory"))
 _PASSPHRASE = f"{PREFIX}psk_passphrase"
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class Undo:
     """One host of a release.
 
     ``others`` are the files that its operator put into pcibind's configuration, ``requested`` the boards that ours
-    asks for; the lists are operations of this run by what they feed.
+    asks for.
     """
 
     settings: Settings
@@ -64,21 +64,15 @@ class Leaving:
     failed_before: tuple[str, ...] = ()
     # Files of an earlier version that are still ours.
     former: tuple[str, ...] = ()
-    unit_inputs: list[OperationMeta] = field(default_factory=list)
-    board_inputs: list[OperationMeta] = field(default_factory=list)
-    initramfs_inputs: list[OperationMeta] = field(default_factory=list)
-    boot_inputs: list[OperationMeta] = field(default_factory=list)
-    changes: list[OperationMeta] = field(default_factory=list)
 
     def reasons(self) -> list[str]:
         """Why the current host, which is this one, still needs a reboot."""
         acted = not self.others and bool(host.get_fact(Existing, paths=(EARLY_DONE,)))
         return left_over(host.get_fact(KernelCommandLine), self.past.command_line, acted, self.past.arguments)
 
-    @property
-    def gate(self) -> Callable[[], bool] | None:
-        """pyinfra's ``_if`` of what makes sense only when no reboot is pending."""
-        return (lambda: not self.reasons()) if self.settings.reboot == "never" else None
+    def steps_after_reboot(self) -> AbstractContextManager[None]:
+        """The steps that make sense only when no reboot is pending."""
+        return host.when(lambda: not self.reasons()) if self.settings.reboot == "never" else nullcontext()
 
 
 def relevant(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +118,7 @@ def tools_of(platform: Host) -> Family | str:
     return Family(platform.name, "dnf" if "dnf" in platform.tools else "apt", initramfs, boot)
 
 
-def begin_release() -> Leaving | None:
+def begin_release() -> Undo | None:
     """Check the data of every host of the run, then look at what this host was and is.
 
     Returns ``None`` for a host that was never deployed: it is already what a release would make of it, and an operator
@@ -173,7 +167,7 @@ def begin_release() -> Leaving | None:
         )
     texts = host.get_fact(Texts, paths=former.ASKED)
     failed = host.get_fact(FailuresBefore)
-    return Leaving(settings, family, past, others, requested, failed, former.ours(texts, past))
+    return Undo(settings, family, past, others, requested, failed, former.ours(texts, past))
 
 
 def _refused(reason: str) -> Refused:

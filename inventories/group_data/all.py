@@ -1,4 +1,4 @@
-"""Defaults of every node. The README's table of settings lists all keys; a host's own data wins over these."""
+"""Defaults of every node. docs/settings.md lists all keys; a host's own data takes precedence."""
 
 import sys
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 # So that pyinfra may be started in any directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deploys.inputs.inventory import check_run as _check_run
+from deploys.inventory import check_run as _check_run
 
 _check_run()
 
 # The passphrase is read from the environment variable GEVULOT_PSK_PASSPHRASE. From a file instead:
-# from deploys.secret_sources import from_file as _from_file
+# from deploys.inputs.secret_sources import from_file as _from_file
 # gevulot_psk_passphrase = _from_file("/path/of/it")

@@ -24,12 +24,11 @@ import shlex
 from pathlib import Path
 from shlex import quote
 
-from deploys import preflight
+from deploys import manifest, preflight, scripts
 from deploys.manifest import MODULE_FILES
-from deploys.operations import scripts
 from deploys.preflight import key
 from deploys.settings import Settings
-from deploys.steps import gevulot, packages, passthrough, postgres, vsock
+from deploys.steps import gevulot, packages, passthrough
 from facts.database import MIGRATIONS, TABLES, PostgresOpenToLoopback, PostgresSchema
 from facts.initramfs import LIST, StaleInitramfs
 from facts.kernel import KernelModules
@@ -47,19 +46,19 @@ FILES = (
     early.RULE_PATH,
     early.INITRAMFS_HOOK_PATH,
     "/etc/systemd/system/pcibind.service",
-    postgres.HBA,
-    postgres.QUADLET,
-    gevulot.ENVIRONMENT,
-    gevulot.MIGRATE,
-    gevulot.MIGRATION_FILE,
-    gevulot.KEY_PROGRAM,
-    vsock.PROGRAM,
-    gevulot.KEY_UNIT_FILE,
-    gevulot.QUADLET,
+    manifest.HBA.path,
+    manifest.POSTGRES_QUADLET.path,
+    manifest.NODE_ENVIRONMENT.path,
+    manifest.MIGRATION_PROGRAM.path,
+    manifest.MIGRATION_SERVICE.path,
+    manifest.KEY_PROGRAM.path,
+    manifest.ALLOW_VSOCK.path,
+    manifest.KEY_SERVICE.path,
+    manifest.NODE_QUADLET.path,
 )
 """Those that the deploy owns on a Debian node with its own Postgres."""
 
-_UNITS = ("pcibind.service", postgres.UNIT, gevulot.UNIT)
+_UNITS = ("pcibind.service", manifest.POSTGRES_UNIT, manifest.NODE_UNIT)
 
 _PLAY = """\
 - hosts: all
@@ -137,7 +136,7 @@ def playbook(settings: Settings, files: Path, digest: str) -> str:
         "Podman": _podman(settings),
         "Database": _database(settings),
     }
-    words = shlex.split(scripts.python("secret.py", "check", gevulot.PASSPHRASE, "stdin"))
+    words = shlex.split(scripts.python("secret.py", "check", manifest.PASSPHRASE_SECRET, "stdin"))
     return _PLAY.format(
         directories=json.dumps(directories),
         files=files,
@@ -186,26 +185,34 @@ def _boards(digest: str) -> list[str]:
 
 def _podman(settings: Settings) -> list[str]:
     files = (
-        *(gevulot.QUADLET, gevulot.MIGRATION_FILE, gevulot.MIGRATE, gevulot.ENVIRONMENT, gevulot.HAND_OVER),
+        *(
+            manifest.NODE_QUADLET.path,
+            manifest.MIGRATION_SERVICE.path,
+            manifest.MIGRATION_PROGRAM.path,
+            manifest.NODE_ENVIRONMENT.path,
+            gevulot.HAND_OVER,
+        ),
         f"{settings.key_directory}/node.key",
     )
     changed = {
         "Postgres": ChangedSince().command(
-            postgres.UNIT, (postgres.QUADLET, postgres.HBA, postgres.IDENT), (postgres.PASSWORD,)
+            manifest.POSTGRES_UNIT,
+            (manifest.POSTGRES_QUADLET.path, manifest.HBA.path, manifest.IDENT.path),
+            (manifest.PASSWORD_SECRET,),
         ),
-        "the node": ChangedSince().command(gevulot.UNIT, files, (gevulot.PASSPHRASE,)),
+        "the node": ChangedSince().command(manifest.NODE_UNIT, files, (manifest.PASSPHRASE_SECRET,)),
     }
     container = "podman container inspect --format '{{.State.Running}}' gevulot-node"
-    reload = f"systemctl show -p NeedDaemonReload --value {' '.join(_UNITS)} {gevulot.MIGRATION} | grep yes"
+    reload = f"systemctl show -p NeedDaemonReload --value {' '.join(_UNITS)} {manifest.MIGRATION_UNIT} | grep yes"
     return [
         *(f"podman image exists {quote(image)}" for image in (settings.postgres_image, settings.node_image)),
-        _says("password", "same", scripts.python("secret.py", "check", postgres.PASSWORD, "generated")),
-        _says("URL", "same", scripts.python("secret.py", "check", postgres.URL, "none")),
+        _says("password", "same", scripts.python("secret.py", "check", manifest.PASSWORD_SECRET, "generated")),
+        _says("URL", "same", scripts.python("secret.py", "check", manifest.URL_SECRET, "none")),
         _says("key", "ok", scripts.shell("node_key.sh", "state", *key.arguments(settings))),
         _says("container", "true", container),
         *(_says(f"newer than {name}", "", command) for name, command in changed.items()),
         _says("units to reload", "", reload),
-        _says("migration", "success", f"systemctl show -p Result --value {gevulot.MIGRATION}"),
+        _says("migration", "success", f"systemctl show -p Result --value {manifest.MIGRATION_UNIT}"),
     ]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from deploys import manifest
 from deploys.settings import Settings, read
-from deploys.steps import postgres as database
 from facts.database import PostgresSchema
 from tests.benchmarks import settle
 from tests.benchmarks.fetch import fetch
@@ -71,7 +71,7 @@ def read_back(machine: Machine, directory: Path) -> Settled:
     fetch(machine, "/", (path.lstrip("/") for path in settle.FILES), directory)
     settings = read(machine.name, data)
     digest = machine.ssh(settle.TREE_DIGEST).stdout.strip()
-    url = machine.ssh(f"podman secret inspect --showsecret --format '{{{{.SecretData}}}}' {database.URL}")
+    url = machine.ssh(f"podman secret inspect --showsecret --format '{{{{.SecretData}}}}' {manifest.URL_SECRET}")
     rows = machine.ssh(PostgresSchema().command(port=settings.postgres_port)).stdout.splitlines()
     return Settled(
         {key: value for key, value in data.items() if not key.startswith("ssh_") and not callable(value)},

@@ -48,16 +48,22 @@ class Page:
         self._address = ""
 
     def open(
-        self, document: dict[str, Any], fragment: str = "", width: int = 1400, media: str = "", **features: str
+        self,
+        document: dict[str, Any],
+        fragment: str = "",
+        width: int = 1400,
+        media: str = "",
+        height: int = 900,
+        **features: str,
     ) -> None:
-        """Show a document in a window of a width, by a medium and its features (`prefers_color_scheme="dark"`)."""
+        """Show a document in a window of a size, by a medium and its features (`prefers_color_scheme="dark"`)."""
         file = self._directory / "fleet.html"
         file.write_text(render(document), encoding="utf-8")
         self._address = file.as_uri()
         emulated = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self._command("Emulation.setEmulatedMedia", media=media, features=emulated)
         self._command(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
         # Another fragment alone would not load the page anew.
         self.driver.get("about:blank")

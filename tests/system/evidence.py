@@ -54,7 +54,7 @@ def document(found: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def support(text: str) -> str:
-    """Return the README's table of the platforms that were booted, by the rows of the evidence."""
+    """Return the table of docs/support.md: the platforms that were booted, by the rows of the evidence."""
     lines = ["| booted in the lab | versions | checks that passed | on |", "|---|---|---|---|"]
     for name, row in rows(text).items():
         passed = [check for check in CHECKS if row[check] == "yes"]

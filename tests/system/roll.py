@@ -1,10 +1,10 @@
 """The part of the runbook that leads to the reboot, as a deploy of its own."""
 
+from deploys.operations.pending_reboot import PendingReboot
 from deploys.steps.kernel import configure_kernel
 from deploys.steps.preflight import begin
 from deploys.steps.reboot import reboot_when_needed
-from deploys.steps.reboot_condition import Later
 
 node = begin()
 configure_kernel(node)
-reboot_when_needed(node, Later(node))
+reboot_when_needed(node, PendingReboot(node.settings, node.verdict))

@@ -20,7 +20,7 @@ DRIVERS = (
 )
 SERVICES = "systemctl list-units --type=service --state=running --plain --no-legend --no-pager | cut -d' ' -f1 | sort"
 
-BY_HAND = VFIO_RULE
+BY_HAND = VFIO_RULE.path
 """A file in the place of one of ours, which the host has already."""
 
 STRANGER = keys.public_key((1).to_bytes(32, "big"))

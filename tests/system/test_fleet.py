@@ -161,6 +161,7 @@ def test_a_podman_that_hangs_hides_nothing_else(hosts: Hosts, say: Progress) -> 
     }
 
 
+@pytest.mark.soak
 def test_a_collected_host_tells_nobody_whose_it_is_and_starts_in_the_lab(
     hosts: Hosts, say: Progress, tmp_path: Path
 ) -> None:

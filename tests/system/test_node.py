@@ -596,6 +596,7 @@ def test_the_table_is_wrong_under_an_operators_profile_that_refuses_vsock(machin
     assert again.code == 0, again.output[-3000:]
 
 
+@pytest.mark.soak
 def test_a_node_that_does_not_stay_up_says_why(machine: Machine, say: Progress) -> None:
     nobody = "127.0.0.1:1"
     with step(say, "deploying with a discovery address that nobody answers", takes="about two minutes"):
@@ -624,12 +625,14 @@ def later_deploy(machine: Machine, say: Progress) -> Run:
         return pyinfra([machine], "-y", "--json", *(word for each in data for word in ("--data", each)))
 
 
+@pytest.mark.soak
 def test_a_node_comes_up_again_when_what_kept_it_down_is_gone(machine: Machine, later_deploy: Run) -> None:
     assert later_deploy.code == 0, later_deploy.output[-3000:]
     assert fleet(machine)[1]["node"]["unit"] == "active"
 
 
 def test_a_node_of_an_earlier_deploy_is_converted_and_its_operator_warned(machine: Machine, later_deploy: Run) -> None:
+    assert later_deploy.code == 0, later_deploy.output[-3000:]
     assert later_deploy.output.count("the node's key could be read at port 9995") == 1
     assert exposure(machine).given == []
     machine.ssh("! grep -q /etc/gevulot-key /etc/containers/systemd/gevulot-node.container")

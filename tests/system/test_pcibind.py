@@ -82,6 +82,7 @@ def test_boards_of_three_and_of_four_and_a_function_that_no_driver_wants(binder:
     assert binder.functions() == before
 
 
+@pytest.mark.soak
 def test_eight_boards_at_once(binder: Binder) -> None:
     for slot in range(0x6, 0xC):
         binder.machine.plug(slot, "gpu")

@@ -203,6 +203,7 @@ def test_a_saved_ruleset_with_the_nodes_table_is_named(machine: Machine) -> None
     assert found.saved == ("/etc/nftables.conf",)
 
 
+@pytest.mark.soak
 def test_a_second_run_changes_nothing(machine: Machine, say: Progress) -> None:
     with step(say, "deploying a second time", takes="about a minute"):
         run = pyinfra([machine], "-y", "--json", *DATA)

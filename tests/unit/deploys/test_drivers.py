@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from deploys.assessment.verdict import Findings
 from deploys.preflight.drivers import judge_drivers, kept_off
-from deploys.preflight.verdict import Findings
 from facts.aliases import Aliases
 from facts.driver_users import Unit, Users
 from pcibind.model.pci import Board

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from deploys import settings
+from deploys.assessment.verdict import Findings
 from deploys.operations.files import TEMPLATES
 from deploys.preflight.existing import UNITS, judge_existing
-from deploys.preflight.verdict import Findings
 from facts.existing import ExistingContainer, ExistingNode, ExistingNodeParts, ExistingUnit
 
 POSTGRES, NODE = "gevulot-postgres.service", "gevulot-node.service"

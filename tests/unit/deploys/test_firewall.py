@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from deploys import settings
+from deploys import manifest, settings
 from deploys.assessment import checks, qmp
 from deploys.settings import Settings
 from deploys.steps import firewall
@@ -55,11 +55,11 @@ def asked(**keys: Any) -> Settings:
 
 
 def rules(**keys: Any) -> str:
-    return render(firewall.RULES[1:], **firewall.variables(asked(**keys)))
+    return render(manifest.FIREWALL_RULES.path[1:], **firewall.variables(asked(**keys)))
 
 
 def qmp_rules(**changes: Any) -> str:
-    return render(firewall.QMP_RULES[1:], **(qmp.variables(asked()) | changes))
+    return render(manifest.QMP_RULES.path[1:], **(qmp.variables(asked()) | changes))
 
 
 # --- the rules
@@ -216,7 +216,7 @@ class Holder:
 def held(namespaces: Namespaces, directory: Path) -> list[str]:
     """The program's command line, with its files in the directory."""
     files = [directory / name for name in ("firewall", "firewall.nft", "qmp.nft")]
-    for file, text in zip(files, (render(firewall.PROGRAM[1:]), rules(), qmp_rules()), strict=True):
+    for file, text in zip(files, (render(manifest.FIREWALL_PROGRAM.path[1:]), rules(), qmp_rules()), strict=True):
         file.write_text(text)
     return [sys.executable, "-I", *map(str, files)]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys.inputs import inventory as judged
+from deploys import inventory as judged
 from inventories.template import check_inventory
 
 ROOT = Path(__file__).parents[3]
@@ -41,7 +41,7 @@ def project(directory: Path, text: str, **group_data: str) -> Path:
     """An inventory beside a copy of the project's group data, and more of it."""
     data = directory / "group_data"
     data.mkdir()
-    head = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom deploys.inputs.inventory import check_run as _c\n_c()\n"
+    head = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom deploys.inventory import check_run as _c\n_c()\n"
     (data / "all.py").write_text(head)
     for name, content in group_data.items():
         (data / f"{name}.py").write_text(content)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploys.operations import scripts
+from deploys import scripts
 
 # Fails with each of the lines of `says` in turn, then succeeds. The first word of `$*` is asked for once a try.
 _TOOL = r"""#!/bin/sh

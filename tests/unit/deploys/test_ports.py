@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from deploys import settings
+from deploys.assessment.verdict import Findings
 from deploys.preflight.ports import collides, judge_ports, ports
-from deploys.preflight.verdict import Findings
 from facts.listeners import Listener, Listeners
 
 NODE = "/system.slice/gevulot-node.service"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from deploys.assessment.verdict import Findings
 from deploys.preflight.packages import judge_packages
-from deploys.preflight.verdict import Findings
 from facts.packages import HeldPackages
 
 

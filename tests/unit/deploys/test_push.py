@@ -15,7 +15,7 @@ from deploys.operations.files import TEMPLATES, uploaded
 from facts.baseline import ArchivedFile, Past
 from facts.file import Text, Texts
 
-SCRIPTS = Path(__file__).parents[3] / "deploys/operations/scripts"
+SCRIPTS = Path(__file__).parents[3] / "deploys/scripts"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to root")
 
 
@@ -179,7 +179,7 @@ def test_what_somebody_added_to_or_wrote_under_that_name_is_not_ours(path: str, 
 
 def test_a_host_that_was_converted_has_no_former_files_of_ours() -> None:
     path = "/etc/udev/rules.d/99-vfio.rules"
-    assert former.ours({path: Text(WRITTEN[path]), BLACKLIST: Text("")}, PAST) == ()
+    assert former.ours({path: Text(WRITTEN[path]), BLACKLIST.path: Text("")}, PAST) == ()
 
 
 def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_told() -> None:

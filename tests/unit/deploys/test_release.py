@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from deploys import manifest
 from deploys.assessment import next_boot
 from deploys.manifest import MODULE_FILES, VFIO_RULE
 from deploys.steps.baseline import TIMER
@@ -91,7 +92,7 @@ def deployed(
     request = config.render(BoardRequest(board.selector)).splitlines()
     toml = ["file /etc/pcibind/gevulot.toml", *(f"text {line}" for line in request)]
     toml += [f"file {OTHER}", "text [[board]]", 'text model = "10de:2204"'] if others else []
-    units = (*standstill.UNITS, "pcibind.service", TIMER)
+    units = (*manifest.NODE_UNITS, "pcibind.service", TIMER)
 
     # What was done to the host so far, by the words of the commands that did it.
     done: set[str] = set()
@@ -107,7 +108,7 @@ def deployed(
     def shown() -> list[str]:
         lines = []
         for name in units:
-            gone = host.rebooted or ("stop" in done and name in standstill.UNITS)
+            gone = host.rebooted or ("stop" in done and name in manifest.NODE_UNITS)
             lines += unit(name, *(("inactive", "not-found") if gone else ("active", "loaded")))
         return lines
 
@@ -149,7 +150,7 @@ def released(distribution: r.Distribution) -> dict[str, Any]:
         "/proc/cmdline": [f"live {r.KERNEL}", "configured root=UUID=0a1b ro quiet"],
         "-newercm": "",
         "systemctl show --timestamp=unix -p Id": [
-            line for name in standstill.UNITS for line in unit(name, "inactive", "not-found")
+            line for name in manifest.NODE_UNITS for line in unit(name, "inactive", "not-found")
         ],
     }
     return r.saying(answers, r.data(host))
@@ -191,7 +192,7 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
         '("@fake/one", t.deployed(t.r.DEBIAN, rebot="never")), ("@fake/two", t.deployed(t.r.DEBIAN, reboot="no"))',
         ("-y",),
     ),
-    "archived": ('("@fake/by-hand", t.deployed(t.r.DEBIAN, archived=(t.VFIO_RULE,))),', ("-y",)),
+    "archived": ('("@fake/by-hand", t.deployed(t.r.DEBIAN, archived=(t.VFIO_RULE.path,))),', ("-y",)),
     "former": (
         """("@fake/one", t.r.saying(
             {"texts /etc": t.r.FORMER, "etc/modprobe.d/vfio.conf 2>&1": "different"},
@@ -425,11 +426,11 @@ def test_host_data_that_a_release_needs_is_checked_for_all_hosts(runs: dict[str,
 
 def test_a_file_from_before_is_brought_back_and_not_removed(runs: dict[str, Run]) -> None:
     commands = runs["archived"].commands("by-hand")
-    (restored,) = [command for command in commands if VFIO_RULE in command]
+    (restored,) = [command for command in commands if VFIO_RULE.path in command]
     assert restored.startswith(
         "tar -C / -xpf /var/lib/gevulot-deploy/before.tar etc/udev/rules.d/99-gevulot-vfio.rules"
     )
-    assert f"{VFIO_RULE} as it was" in runs["archived"].output
+    assert f"{VFIO_RULE.path} as it was" in runs["archived"].output
 
 
 def test_pcibind_stays_for_boards_of_the_operators_own(runs: dict[str, Run]) -> None:

@@ -16,7 +16,7 @@ from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family
 from deploys.settings import Settings
 from deploys.undo import boards as handback
-from deploys.undo.start import Leaving, relevant, tools_of
+from deploys.undo.start import Undo, relevant, tools_of
 from facts import platform
 from facts.attempt import RebootAttempts
 from facts.baseline import ArchivedFile, Before, FunctionBefore, Past
@@ -104,8 +104,8 @@ def test_grubby_has_nothing_to_do_on_entries_that_are_as_they_were() -> None:
 def boards_to_go(*others: str, record: Record) -> list[str]:
     requested = frozenset({Selector.parse("10de:2684")})
     settings = Settings.model_construct()
-    leaving = Leaving(settings, Family("", "apt", "dracut", "grub"), PAST, others, requested)
-    return [board.path for board in handback.chosen(record, leaving)]
+    undo = Undo(settings, Family("", "apt", "dracut", "grub"), PAST, others, requested)
+    return [board.path for board in handback.chosen(record, undo)]
 
 
 def test_all_recorded_boards_go_back_and_what_an_earlier_attempt_left() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploys.operations import scripts
+from deploys import scripts
 
 BAKED = b"b" * 32
 PUBLIC = "04" + "5a" * 64

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from deploys.assessment.verdict import Findings
 from deploys.preflight.secrets import NAMES, judge_secrets
-from deploys.preflight.verdict import Findings
 from facts.secret_store import SecretStore, Store
 
 # As Podman 5.4.2: a secret whose data is gone is an error; data that is no JSON is an empty answer, without an error.

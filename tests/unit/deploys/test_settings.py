@@ -165,7 +165,7 @@ def test_a_slip_in_a_key_is_answered_with_what_was_meant(key: str, meant: str) -
 
 
 def test_a_key_like_no_other_is_refused_too() -> None:
-    with pytest.raises(SettingsError, match="gpu1: gevulot_colour: unknown key; the README's table"):
+    with pytest.raises(SettingsError, match=r"gpu1: gevulot_colour: unknown key; docs/settings\.md lists"):
         read("gpu1", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_colour": "red"})
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deploys import settings
-from deploys.operations import scripts, units
+from deploys import scripts, settings
+from deploys.operations import units
 
 # Each line of `states` is what systemctl shows in one second: NRestarts, Job and ActiveState. The last one stays.
 _SYSTEMCTL = r"""#!/bin/sh

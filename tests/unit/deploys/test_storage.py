@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from deploys import settings
+from deploys.assessment.verdict import Findings
 from deploys.preflight.storage import judge_storage, parts, without_links
-from deploys.preflight.verdict import Findings
 from facts.storage import Storage, StorageState
 
 OWN = "/var/lib/gevulot"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from deploys import settings
+from deploys import manifest, settings
 from deploys.operations import files as push
 from deploys.settings import Settings
 from deploys.steps import vsock
@@ -26,7 +26,7 @@ from facts.vsock import Trial, VsockTrial
 from tests.unit.deploys import syscall_filter
 from tests.unit.deploys.syscall_filter import Profile, Socket
 
-PROGRAM = push.TEMPLATES / f"{vsock.PROGRAM[1:]}.j2"
+PROGRAM = push.TEMPLATES / f"{manifest.ALLOW_VSOCK.path[1:]}.j2"
 VSOCK: Socket = (socket.AF_VSOCK, socket.SOCK_STREAM, 0)
 # Netlink's protocol 9 is the audit log, and family 38 the kernel's cryptography.
 SOCKETS: list[Socket] = [

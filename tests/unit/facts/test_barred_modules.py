@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from deploys.assessment.verdict import Findings
 from deploys.preflight.barred import judge_barred
-from deploys.preflight.verdict import Findings
 from facts.barred_modules import Bar, BarredModules
 from facts.kernel import Module
 

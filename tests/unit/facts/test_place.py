@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
+from deploys.assessment.verdict import Findings
 from deploys.preflight.places import judge_places
-from deploys.preflight.verdict import Findings
 from facts.place import Place, Places
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can tell")

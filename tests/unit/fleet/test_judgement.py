@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploys.assessment.host import judge
+from deploys.fleet.assessment import judge
 from deploys.fleet.observations import Seen
 from deploys.fleet.state import HostState, Severity
 from deploys.settings import Settings

@@ -1,16 +1,18 @@
-"""What the reboot decides: why one is pending, and the condition of every step that comes after it."""
+"""The reboot that a host waits for: why it is pending, and the steps that come after it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from pyinfra import host, logger
 from pyinfra.context import ctx_state
 
 from deploys.assessment.pending_reboot import pending
+from deploys.assessment.verdict import Verdict
 from deploys.operations.planning import is_planning
-from deploys.steps.preflight import Node
+from deploys.settings import Settings
 from facts.batch import Part, ask
 from facts.kernel import KernelCommandLine
 from facts.pci import PciTopology
@@ -25,9 +27,9 @@ class Wish:
     timeout: int
 
 
-def wish_of(node: Node) -> Wish:
-    boards = tuple(board.path for board in node.verdict.boards)
-    return Wish(node.verdict.kernel_arguments, boards, node.settings.reboot_timeout)
+def wish_of(settings: Settings, verdict: Verdict) -> Wish:
+    boards = tuple(board.path for board in verdict.boards)
+    return Wish(verdict.kernel_arguments, boards, settings.reboot_timeout)
 
 
 def reasons(arguments: tuple[str, ...], boards: tuple[str, ...]) -> list[str]:
@@ -38,22 +40,22 @@ def reasons(arguments: tuple[str, ...], boards: tuple[str, ...]) -> list[str]:
     return pending(found["lines"], arguments, found["topology"], boards)
 
 
-class Later:
-    """What of one host is decided only after its reboot."""
+class PendingReboot:
+    """Whether one host waits for a reboot, on which everything after it depends."""
 
-    def __init__(self, node: Node) -> None:
-        self._wish = wish_of(node)
+    def __init__(self, settings: Settings, verdict: Verdict) -> None:
+        self._wish = wish_of(settings, verdict)
         self._cached: dict[bool, list[str]] = {}
-        # pyinfra's ``_if`` of the steps after the reboot: its plan lists what has one as a conditional change.
-        self.gate: Callable[[], bool] | None = None
-        if node.settings.reboot == "never":
-            self.gate = self._ready
+        # pyinfra's plan lists what has a condition as a conditional change.
+        self._condition: Callable[[], bool] | None = None
+        if settings.reboot == "never":
+            self._condition = self._ready
         elif ctx_state.get().should_check_for_changes() and self.reasons():
             logger.info(
                 f"{host.print_prefix}the host will reboot ({'; '.join(self.reasons())}). What comes after that is "
                 "known only then: the plan lists it as a conditional change."
             )
-            self.gate = self._after_the_reboot
+            self._condition = self._after_the_reboot
 
     def reasons(self) -> list[str]:
         """Why a reboot is pending; read once while planning, and once while operations run, after the reboot."""
@@ -62,7 +64,14 @@ class Later:
             self._cached[running] = reasons(self._wish.arguments, self._wish.boards)
         return self._cached[running]
 
-    def undecided(self) -> bool:
+    def steps_after(self) -> AbstractContextManager[None]:
+        """The steps that run only once no reboot is pending: one condition for all of them.
+
+        With ``gevulot_reboot="never"`` and a reboot pending none of them runs: they would change what runs.
+        """
+        return host.when(self._condition) if self._condition else nullcontext()
+
+    def comes_first(self) -> bool:
         """Whether this is the plan of a run that reboots first, so that what comes after cannot be known yet."""
         return is_planning() and bool(self.reasons())
 

@@ -6,18 +6,17 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from deploys import preflight
+from deploys import manifest, preflight
 from deploys.assessment import activity, checks, diagnosis, platforms, qmp
 from deploys.assessment import pending_reboot as pending
-from deploys.assessment.boot_layers import lint
 from deploys.assessment.checks import Check
-from deploys.assessment.kernel_arguments import effective
+from deploys.assessment.kernel_arguments import REMAPPING_OFF, effective
 from deploys.fleet import state
+from deploys.fleet.boot_layers import lint
 from deploys.fleet.observations import Seen
 from deploys.fleet.state import HostState, Severity, down
 from deploys.preflight.boards import explain, missing
 from deploys.settings import Settings
-from deploys.steps import firewall, gevulot, postgres
 from facts import pciids
 from facts.disk import Space
 from facts.pci import Binding, Usage
@@ -74,7 +73,7 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
     if wanted and seen.knows("topology") and not iommu.on:
         found.add(Severity.WRONG, f"the IOMMU is off: {_why_off(iommu)}")
     elif wanted and seen.knows("remapping") and not iommu.interrupt_remapping:
-        found.add(Severity.WRONG, "interrupt remapping is off, so VFIO refuses the boards")
+        found.add(Severity.WRONG, f"interrupt remapping is off, so VFIO refuses the boards; {REMAPPING_OFF}")
     paths = [each.path for each in boards.list if each.path]
     waiting = tuple(
         [
@@ -194,7 +193,7 @@ def _board(judged: BoardJudgement, seen: Seen, found: _Findings) -> state.Board:
 
 
 def _is_deployed(seen: Seen) -> bool:
-    node = seen.units.get(gevulot.UNIT)
+    node = seen.units.get(manifest.NODE_UNIT)
     return node is not None and node.load == "loaded"
 
 
@@ -231,7 +230,7 @@ def _arguments(seen: Seen, wanted: bool, found: _Findings) -> state.KernelArgume
 def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings) -> dict[str, Any]:
     if not seen.knows("units"):
         return {}
-    node = seen.units.get(gevulot.UNIT)
+    node = seen.units.get(manifest.NODE_UNIT)
     if node is None or not _is_deployed(seen):
         assert seen.platform is not None
         family = platforms.family_of(seen.platform)
@@ -241,20 +240,25 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
     trouble = diagnosis.diagnose(seen.runs, settings) if seen.knows("runs") else None
     up = node.running and trouble is None
     if trouble is not None:
-        found.add(Severity.WRONG, f"{gevulot.UNIT} is {trouble.found}; {trouble.step}")
+        found.add(Severity.WRONG, f"{manifest.NODE_UNIT} is {trouble.found}; {trouble.step}")
     elif not node.running:
         found.add(Severity.WRONG, f"gevulot-node.service is {node.active} ({node.result or node.sub})")
-    wanted = (gevulot.UNIT, gevulot.MIGRATION, firewall.UNIT, *((postgres.UNIT,) if settings.own_postgres else ()))
+    wanted = (
+        manifest.NODE_UNIT,
+        manifest.MIGRATION_UNIT,
+        manifest.FIREWALL_UNIT,
+        *((manifest.POSTGRES_UNIT,) if settings.own_postgres else ()),
+    )
     for name in wanted:
         one = seen.units.get(name)
         if one is None or one.load != "loaded":
             found.add(Severity.WRONG, f"there is no {name}")
         elif one.needs_reload:
             found.add(Severity.ATTENTION, f"{name} was changed on disk: systemctl daemon-reload, then restart it")
-    database = seen.units.get(postgres.UNIT)
+    database = seen.units.get(manifest.POSTGRES_UNIT)
     if settings.own_postgres and database is not None and not database.running:
-        found.add(Severity.WRONG, f"{postgres.UNIT} is {database.active} ({database.result or database.sub})")
-    migration = seen.units.get(gevulot.MIGRATION)
+        found.add(Severity.WRONG, f"{manifest.POSTGRES_UNIT} is {database.active} ({database.result or database.sub})")
+    migration = seen.units.get(manifest.MIGRATION_UNIT)
     if migration is not None and migration.result != "success":
         found.add(Severity.WRONG, f"the migration's last result is {migration.result}")
     doing = None
@@ -270,8 +274,8 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         _add(found, checks.devices(seen.parts, boards))
     peers = checks.peers(seen.firewall, settings) if seen.knows("firewall") else None
     _add(found, [peers, qmp.check(seen.firewall, settings, node), *checks.saved_rules(seen.firewall)] if peers else [])
-    database_secret = postgres.PASSWORD if settings.own_postgres else postgres.URL
-    needed = {gevulot.PASSPHRASE, database_secret} if seen.knows("secrets") else set()
+    database_secret = manifest.PASSWORD_SECRET if settings.own_postgres else manifest.URL_SECRET
+    needed = {manifest.PASSPHRASE_SECRET, database_secret} if seen.knows("secrets") else set()
     missing = tuple(sorted(needed - set(seen.secrets)))
     found.add(Severity.WRONG, *(f"the secret {name} is not there" for name in missing))
     if seen.access is not None and seen.access.own and seen.access.listed is not None and not seen.access.own_is_listed:

@@ -28,7 +28,7 @@ _NAME = re.compile(r"[\w.-]+")
 # What other tools call the place of such data. pyinfra reads group_data only, and in it only Python.
 _OTHER_PLACES = ("group_vars", "host_vars", "host_data", "group-data", "groupdata", "group_datas")
 _OTHER_FORMATS = (".yml", ".yaml", ".json", ".toml", ".ini")
-_REGISTERED = "deploys.inputs.inventory"
+_REGISTERED = "deploys.inventory"
 
 
 def problems(inventory: Inventory, path: str) -> list[str]:
