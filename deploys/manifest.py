@@ -53,7 +53,7 @@ INITRAMFS_HOOK = ManagedFile(early.INITRAMFS_HOOK_PATH, INITRAMFS, "755")
 DRACUT_CONF = ManagedFile(early.DRACUT_PATH, INITRAMFS)
 PCIBIND = ManagedFile("/usr/local/sbin/pcibind", COMMAND, "755")
 PCIBIND_BOARDS = ManagedFile("/etc/pcibind/gevulot.toml", COMMAND)
-PCIBIND_SERVICE = ManagedFile(f"/etc/systemd/system/{unit.NAME}", unit.NAME)
+PCIBIND_UNITS = tuple(ManagedFile(path, unit.NAME) for path in unit.PATHS)
 
 POSTGRES_QUADLET = ManagedFile("/etc/containers/systemd/gevulot-postgres.container", POSTGRES_UNIT)
 HBA = ManagedFile("/etc/gevulot/pg_hba.conf", POSTGRES_UNIT)
@@ -76,7 +76,7 @@ KEY_PROGRAM = ManagedFile("/usr/local/libexec/gevulot/hand-over-key", KEY_UNIT, 
 
 MANAGED = (
     *(BLACKLIST, MODULES_LOAD, VFIO_RULE, GRUB_DROP_IN),
-    *(EARLY_RULE, INITRAMFS_HOOK, DRACUT_CONF, PCIBIND, PCIBIND_BOARDS, PCIBIND_SERVICE),
+    *(EARLY_RULE, INITRAMFS_HOOK, DRACUT_CONF, PCIBIND, PCIBIND_BOARDS, *PCIBIND_UNITS),
     *(POSTGRES_QUADLET, HBA, IDENT),
     *(FIREWALL_SERVICE, FIREWALL_RULES, QMP_RULES, FIREWALL_PROGRAM),
     *(NODE_QUADLET, NODE_ENVIRONMENT, MIGRATION_SERVICE, MIGRATION_PROGRAM, ALLOW_VSOCK, KEY_SERVICE, KEY_PROGRAM),

@@ -127,7 +127,9 @@ def prepare_passthrough(node: Node, reboot: PendingReboot) -> Passthrough:
         inputs.append(files.text(manifest.DRACUT_CONF, early.dracut()))
     else:
         inputs.append(files.text(manifest.INITRAMFS_HOOK, early.initramfs_hook()))
-    files.text(manifest.PCIBIND_SERVICE, unit.render())
+    texts = unit.files()
+    for file in manifest.PCIBIND_UNITS:
+        files.text(file, texts[file.path])
     systemd.service(name=f"Enable {unit.NAME}", service=unit.NAME, enabled=True, running=None, daemon_reload=False)
     recorded = boards_recorded(
         name="Record the chosen boards",
@@ -168,7 +170,8 @@ def groups_given_to_kvm() -> Generator[PyinfraCommand | str, None, None]:
     if all(each.owner == "root:kvm" for each in groups):
         host.noop("the VFIO groups belong to kvm")
         return
-    yield "udevadm control --reload && udevadm trigger --action=change --subsystem-match=vfio && udevadm settle"
+    matches = "--subsystem-match=vfio --subsystem-match=vfio-dev"
+    yield f"udevadm control --reload && udevadm trigger --action=change {matches} && udevadm settle"
 
 
 @step("Bind the boards")

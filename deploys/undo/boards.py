@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import PurePath
 from shlex import quote
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ _INITRAMFS = (
 )
 # The files that pcibind has on a host, in an order in which none is missed by one that is still there.
 FILES = (
-    manifest.PCIBIND_SERVICE.path,
+    *(file.path for file in manifest.PCIBIND_UNITS),
     *_INITRAMFS,
     manifest.PCIBIND_BOARDS.path,
     COMMAND,
@@ -92,7 +93,12 @@ def unit_disabled() -> Generator[PyinfraCommand | str, None, None]:
     if found is None or (not found.enabled.startswith("enabled") and found.active == "inactive"):
         host.noop(f"{unit.NAME} is not enabled")
         return
-    yield f"systemctl disable --now {unit.NAME} && {{ systemctl reset-failed {unit.NAME} 2>/dev/null || true; }}"
+    # The others are pulled in by it: they are not enabled.
+    rest = " ".join(PurePath(path).name for path in unit.PATHS if path != unit.PATH)
+    yield (
+        f"systemctl disable --now {unit.NAME} && {{ systemctl stop {rest} 2>/dev/null; "
+        f"systemctl reset-failed {unit.NAME} {rest} 2>/dev/null; true; }}"
+    )
 
 
 @operation()

@@ -234,6 +234,18 @@ def evidence(route: Pci | None = NIC, disk: Pci | None = NVME) -> list[str]:
     return ["pcibind-evidence 1", *lines, "ssh ", "pcibind-evidence end"]
 
 
+def opened(node: str, pid: int, comm: str) -> tuple[str, ...]:
+    """What is answered of a process that has a device of NVIDIA's or a VFIO group open."""
+    name, major = ("nvidia", 195) if "nvidia" in node else ("vfio", 243)
+    minor = int("".join(digit for digit in node if digit.isdecimal()))
+    return (
+        f"major {major} {name}",
+        f"link dev/char/{major}:{minor} ../../devices/virtual/vfio/{minor}",
+        f"open {pid}/fd/3 {node} {comm}",
+        f"node {pid}/fd/3 21b0 {major:x}:{minor:x}",
+    )
+
+
 def evidence_of_silence() -> list[str]:
     """As ``evidence``, of a host whose first board does not answer."""
     lines = evidence()

@@ -97,6 +97,7 @@ def test_a_node_with_boards_takes_them_as_they_were_proven_at_this_boot(gpu: str
     assert "EnvironmentFile=/run/pcibind/devices.env" in keys(text)
     assert "Requires=pcibind.service" in keys(text)
     assert "After=pcibind.service" in keys(text)
+    assert "ConditionKernelCommandLine=!pcibind=off" in keys(text)
     assert "AddDevice=/dev/vfio" not in text
 
 

@@ -106,9 +106,9 @@ def test_the_control_node_alone_is_nothing(nvidia: Machine) -> None:
 
 def test_open_files_that_cannot_be_read_concern_nvidia_only_on_that_driver(nvidia: Machine) -> None:
     (nvidia.root / "proc/1/fd/0").unlink()
-    assert refusing(nvidia, LEFT) == [["nvidia-open", "vfio-open"]]
+    assert refusing(nvidia, LEFT) == [["nvidia-open", "device-open", "vfio-open"]]
     nvidia.leave("0000:01:00.0")
-    assert refusing(nvidia, LEFT) == [["vfio-open"]]
+    assert refusing(nvidia, LEFT) == [["device-open", "vfio-open"]]
 
 
 # The firmware's framebuffer.
@@ -285,6 +285,8 @@ ALL_AGAINST = Evidence(
     disks=(Use(ADDRESS, "disk"),),
     boot_displays=frozenset({ADDRESS}),
     framebuffers=(Use(ADDRESS, "framebuffer"),),
+    configured=(Use(ADDRESS, "address"),),
+    open_devices=(Use(ADDRESS, "open"),),
     open_nvidia=(OpenNvidia(None, "open"),),
     physical_functions=frozenset({ADDRESS}),
     open_vfio=(OpenVfio(12, None, "process 1"),),
@@ -377,7 +379,9 @@ def everything(machine: Machine) -> None:
     route = f"{zero} 00 {zero} 00 {zero} 00000400 00000001 00000000 00000003     eth0\n"
     machine.file("proc/net/ipv6_route", route)
     machine.file("proc/net/if_inet6", "fe800000000000000000000000000001 02 40 20 80     eth0\n")
-    machine.file("proc/900/environ", f"HOME=/root\0SSH_CONNECTION={SSH6}\0")
+    machine.login(SSH6)
+    machine.interface("eth1", left)
+    machine.route("eth1\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0")
     machine.file("sys/bus/pci/devices/0000:01:00.0/boot_vga", "1\n")
     machine.virtual_function("0000:01:00.0")
     machine.file("proc/self/mountinfo", "30 1 253:0 / / rw - ext4 /dev/mapper/root rw\n")
@@ -395,10 +399,10 @@ def everything(machine: Machine) -> None:
     machine.firmware("0000:01:00.0", header=[0xFFFFFFFF] * 16, ranges=[(0, 0xFFFFF, 0x20040200)])
     machine.file("sys/kernel/iommu_groups/12/reserved_regions", f"{0xC0000000:#018x} {0xC00FFFFF:#018x} direct\n")
     machine.open("/dev/nvidia0", 99)
+    machine.node("/dev/vfio/devices/vfio0", 242, 0, f"{left}/vfio-dev/vfio0")
     machine.open("/dev/vfio/devices/vfio0", 98)
-    links = machine.root / "sys/class/vfio-dev"
-    links.mkdir(parents=True)
-    (links / "vfio0").symlink_to(f"../../devices/{left}/vfio-dev/vfio0")
+    machine.node("/dev/dri/card0", 226, 0, f"{left}/drm/card0")
+    machine.open("/dev/dri/card0", 97, "Xorg")
 
 
 def test_on_such_a_machine_every_guard_refuses(machine: Machine) -> None:
@@ -423,6 +427,10 @@ default-route  proc/net/route                                 missing unreadable
 default-route  proc/net/ipv6_route                            unreadable garbage
 default-route  sys/class/net                                  missing unreadable emptied
 ssh            proc/net/if_inet6                              missing unreadable garbage emptied
+ssh            proc/net/tcp                                   missing unreadable
+network        proc/net/route                                 missing unreadable garbage emptied
+network        proc/net/if_inet6                              unreadable garbage
+network        sys/class/net                                  missing unreadable emptied
 disk           proc/self/mountinfo                            missing unreadable garbage emptied
 disk           proc/swaps                                     missing unreadable garbage emptied
 disk           sys/dev/block                                  missing unreadable emptied
@@ -431,7 +439,10 @@ framebuffer    proc/iomem                                     missing unreadable
 nvidia-open    proc/driver/nvidia/gpus/0000:01:00.0/information missing unreadable garbage emptied
 nvidia-open    proc/1/fd                                      missing unreadable emptied
 vfio-open      proc/1/fd                                      missing unreadable emptied
-vfio-open      sys/class/vfio-dev                             missing unreadable emptied
+vfio-open      sys/dev/char                                   missing unreadable emptied
+device-open    sys/dev/char                                   missing unreadable
+device-open    proc/1/fd                                      missing unreadable emptied
+nvidia-open    proc/devices                                   missing unreadable emptied
 """.strip().splitlines():
     _guard, _path, *_hows = _line.split()
     for _how in _hows:
@@ -441,8 +452,10 @@ vfio-open      sys/class/vfio-dev                             missing unreadable
 def barred(machine: Machine, guard: str, path: str, how: str) -> bool:
     """Whether the guard refuses, or all of it fails, once a sight is barred that was the only one."""
     everything(machine)
-    if guard in ("default-route", "ssh") and path != "proc/net/route":
+    if guard in ("default-route", "ssh", "network") and path != "proc/net/route":
         machine.file("proc/net/route", "Iface\tDestination\tGateway\n")
+    if guard == "network" and path == "proc/net/if_inet6":
+        machine.file(path, f"{'2001':0<32} 03 40 00 80     eth1\n")
     if path == "proc/net/route":
         (machine.root / "proc/net/ipv6_route").unlink()
         machine.route("eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0")

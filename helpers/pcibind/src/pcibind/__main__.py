@@ -16,6 +16,8 @@ def main() -> None:
         "plan": _plan,
         "apply": _apply,
         "apply --recorded": _apply_recorded,
+        "apply --arrived": _apply_arrived,
+        "release --this-boot": _release_for_this_boot,
         "status": _status,
     }
     # Click takes longer to import than all the rest: the plain commands, and so a boot, do without.
@@ -51,6 +53,18 @@ def _apply_recorded() -> Report:
     from pcibind.commands.boot import apply_recorded
 
     return apply_recorded(Host())
+
+
+def _apply_arrived() -> Report:
+    from pcibind.commands.hotplug import apply_arrived
+
+    return apply_arrived(Host())
+
+
+def _release_for_this_boot() -> Report:
+    from pcibind.commands.off import release_for_this_boot
+
+    return release_for_this_boot(Host())
 
 
 def _status() -> Report:

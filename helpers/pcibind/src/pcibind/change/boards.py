@@ -11,6 +11,7 @@ from pcibind.decide.plan import Plan, Resolution, follow
 from pcibind.model.pci import Board, Topology
 from pcibind.model.record import Record
 from pcibind.model.report import BoardReport, State
+from pcibind.read import files
 
 _STATES = {
     Outcome.BOUND: State.BOUND,
@@ -34,9 +35,14 @@ def take(
     `complete` is false when a wanted board was left out of `resolutions`. Raises OSError when the
     hand-over cannot be written.
     """
-    if any(each.steps for each in plan.boards):
-        # What was handed over must not be believed while it changes, should this run be killed.
-        handover.remove(host.paths)
+    if changing := [f"{step.function.address}\n" for each in plan.boards for step in each.steps]:
+        # What is changed must not be handed over, should this run be killed; what is not, stays.
+        stay = [
+            p.board for p in plan.boards if not p.steps and not proof.prove(host.paths, p.board)
+        ]
+        hand_over(host, stay, require, complete=False)
+        # Should the record be lost, it is still known whose overrides are not the host's own.
+        files.append(host.paths.taken, "".join(dict.fromkeys(changing)))
     recorded = [r.recorded for r in resolutions if r.recorded]
     tasks = [bind(plans, host.paths, recorded, host.node_seconds) for plans in plan.together()]
     results = {result.board.path: result for found in host.carry_out(tasks) for result in found}

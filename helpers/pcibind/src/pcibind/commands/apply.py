@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pcibind.change import boards, handover
+from pcibind.change import boards, handover, original
 from pcibind.commands import release
 from pcibind.commands.host import Host
+from pcibind.commands.plan import claimed, judge, report_on
 from pcibind.commands.plan import held as held_back
-from pcibind.commands.plan import judge, report_on
+from pcibind.commands.plan import notes as boot_notes
 from pcibind.decide.judgement import Judgement
 from pcibind.decide.plan import Resolution
 from pcibind.model import record
+from pcibind.model.errors import ExitCode
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.report import INITRAMFS_NOTE, BoardReport, Report, State
 
@@ -27,13 +29,22 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
         judgement = judge(host, next_boot=next_boot)
         topology = judgement.topology
         require = judgement.config.require_boards
+        errors = original.tell(judgement.taken)
+        code = ExitCode.TAKEN if errors else ExitCode.OK
         held = [board for board in judgement.removed if judgement.refused(board.path)]
         kept = held_back(judgement)
         refused = [r for r in judgement.resolutions if r.board and judgement.refused(r.board.path)]
         if judgement.refusals and (require == "all" or len(refused) == len(judgement.resolutions)):
             untouched = [report_on(judgement, r, State.PLANNED) for r in judgement.resolutions]
             return Report(
-                "apply", require, (*untouched, *kept), judgement.refusals, topology=topology
+                "apply",
+                require,
+                (*untouched, *kept),
+                judgement.refusals,
+                errors,
+                code,
+                topology,
+                (*boot_notes(host), *claimed(host, judgement)),
             )
 
         # Before the first write to a driver: whatever happens next, the way back is on disk.
@@ -74,8 +85,10 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
             require,
             (*reports, *kept, *given_back),
             judgement.refusals,
-            topology=topology,
-            notes=(INITRAMFS_NOTE,) if listed else (),
+            errors,
+            code,
+            topology,
+            (*boot_notes(host), *claimed(host, judgement), *((INITRAMFS_NOTE,) if listed else ())),
         )
 
 

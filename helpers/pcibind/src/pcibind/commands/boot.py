@@ -11,6 +11,7 @@ from pcibind.model import record
 from pcibind.model.pci import Topology
 from pcibind.model.record import Record
 from pcibind.model.report import BoardReport, Report, State
+from pcibind.read import files
 
 
 def apply_recorded(host: Host) -> Report:
@@ -24,6 +25,11 @@ def apply_recorded(host: Host) -> Report:
         if known is None:
             handover.remove(host.paths)
             return Report("apply")
+        # What happened so far is seen by this look. Reading an override waits for a probe of the
+        # device, so those of other boards are not read.
+        for name in files.names(host.paths.events):
+            files.remove(f"{host.paths.events}/{name}")
+        host.boards = frozenset(board.path for board in (*known.boards, *known.leaving))
         topology = host.topology()
         given_back = _finish_leaving(host, topology, known) if known.leaving else []
         resolutions = follow(topology, known)

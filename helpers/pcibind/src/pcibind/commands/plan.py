@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pcibind.change import original
 from pcibind.change.bind import IOMMU_OFF
-from pcibind.commands import release
+from pcibind.commands import off, release
 from pcibind.commands.host import Host
 from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
 from pcibind.decide.plan import Resolution
 from pcibind.model import record
+from pcibind.model.errors import ExitCode
 from pcibind.model.report import BoardReport, Report, State
+from pcibind.read import claims, opened, stuck
 from pcibind.read import configuration as config
-from pcibind.read import opened, stuck
 
 _SEE = "see the refusals"
 
@@ -23,12 +25,22 @@ def judge(host: Host, *, next_boot: bool = False) -> Judgement:
         known = record.read(host.paths.record)
         topology = host.topology()
         first = judgement.judge(topology, None, wanted, known)
-        if not first.boards and not first.removed:
+        if not first.boards and not first.removed and not original.noted(host.paths):
             return first
         evidence = gathering.evidence()
         if not next_boot:
             evidence = opened.add_hidden(host, evidence, first.changing())
         return judgement.judge(topology, evidence, wanted, known, next_boot=next_boot)
+
+
+def claimed(host: Host, judged: Judgement) -> tuple[str, ...]:
+    """What of the wanted boards other tools are configured to bind."""
+    return claims.notes(host.paths, [r.board for r in judged.resolutions if r.board])
+
+
+def notes(host: Host) -> tuple[str, ...]:
+    """What is special about this boot."""
+    return (off.NOTE,) if off.is_off(host.paths) else ()
 
 
 def held(judged: Judgement) -> list[BoardReport]:
@@ -75,5 +87,8 @@ def show(host: Host) -> Report:
         judged.config.require_boards,
         tuple(boards),
         judged.refusals,
-        topology=judged.topology,
+        original.tell(judged.taken),
+        ExitCode.TAKEN if judged.taken else ExitCode.OK,
+        judged.topology,
+        (*notes(host), *claimed(host, judged)),
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pcibind.change import boards, handover
+from pcibind.change import boards, handover, original
 from pcibind.change.restore import restore
 from pcibind.commands.host import Host
 from pcibind.decide import guards
 from pcibind.decide.plan import DRIVER, compare
 from pcibind.model import record
-from pcibind.model.errors import ConfigError, NotBoundError, StuckError
+from pcibind.model.errors import ConfigError, ExitCode, NotBoundError, StuckError
 from pcibind.model.pci import Function, Topology
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction
 from pcibind.model.refusal import Refusal
@@ -23,12 +23,17 @@ from pcibind.read.paths import Paths
 def release(host: Host, names: Sequence[str] = ()) -> Report:
     """Give back the boards of these names, paths or addresses; without any, all that are recorded.
 
-    Raises ConfigError for an unknown name, before anything is touched; RecordError, OSError.
+    Boards that were taken without being on record count as recorded: their drivers are found by
+    what the devices are. Raises ConfigError for an unknown name, before anything is touched;
+    RecordError, OSError.
     """
     with host.locked():
         known = record.read(host.paths.record) or Record()
-        chosen = _named(known, names)
         topology = host.topology()
+        stray = original.taken(host.paths, topology, known)
+        asked = [b for b in stray if not names or {b.path, str(b.address)} & set(names)]
+        unrecorded = host.carry_out([original.before(host.paths, board) for board in asked])
+        chosen = _named(known, unrecorded, names)
         refusals = _refusals(host, topology, chosen) if chosen else []
         refusals += _sharing(topology, chosen, [b for b in known.boards if b not in chosen])
         held = {refusal.board for refusal in refusals}
@@ -43,6 +48,7 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
             staying = tuple(b for b in known.boards if b not in going)
             going_soon = tuple(dict.fromkeys((*known.leaving, *going)))
             listed = record.write(host.paths, known._replace(boards=staying, leaving=going_soon))
+            listed |= any(board in unrecorded for board in going)
         found = host.carry_out([give_back(host.paths, topology, board) for board in going])
         reports += found
         gone = [b for b, report in zip(going, found, strict=True) if report.is_good]
@@ -60,6 +66,9 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
             ),
         )
         listed |= record.write(host.paths, left)
+        back = [at for board in gone if (at := topology.board_at(board.path))]
+        original.forget(host.paths, {f.address for board in back for f in board.functions})
+        errors = original.tell(board for board in stray if board not in back)
         if going:
             topology = host.topology()
             boards.hand_over_what_stays(host, topology, left)
@@ -69,8 +78,10 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
             known.require_boards,
             tuple(reports),
             tuple(refusals),
-            topology=topology,
-            notes=(INITRAMFS_NOTE,) if listed else (),
+            errors,
+            ExitCode.TAKEN if errors else ExitCode.OK,
+            topology,
+            (INITRAMFS_NOTE,) if listed else (),
         )
 
 
@@ -139,8 +150,10 @@ def report_on(topology: Topology, recorded: RecordedBoard, state: State) -> Boar
     )
 
 
-def _named(known: Record, names: Sequence[str]) -> list[RecordedBoard]:
-    there = [*known.boards, *known.leaving]
+def _named(
+    known: Record, unrecorded: Sequence[RecordedBoard], names: Sequence[str]
+) -> list[RecordedBoard]:
+    there = [*known.boards, *known.leaving, *unrecorded]
     if not names:
         return there
     chosen: list[RecordedBoard] = []

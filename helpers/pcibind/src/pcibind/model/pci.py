@@ -125,7 +125,8 @@ class Function(NamedTuple):
     """One PCI function as sysfs shows it. `class_code` has 24 bits: base, sub, interface.
 
     `locked` says that its override could not be read in time: somebody's access to it hangs in the
-    kernel and holds its lock.
+    kernel and holds its lock. `physical` is the physical function that a virtual one belongs to
+    (`physfn` in sysfs), None for any other function.
     """
 
     address: Address
@@ -140,6 +141,15 @@ class Function(NamedTuple):
     iommu_group: int | None = None
     boot_vga: bool = False
     locked: bool = False
+    physical: Address | None = None
+
+    @property
+    def board(self) -> str:
+        """The path of its board; that of a virtual function, which is one by itself, its own.
+
+        Virtual functions run on over slots without being one card: each has a user of its own.
+        """
+        return self.path if self.physical else board_path(self.path)
 
     @property
     def number(self) -> int:
@@ -190,7 +200,7 @@ class Function(NamedTuple):
 
 
 class Board(NamedTuple):
-    """The endpoints of one slot, in the order of their numbers; never empty."""
+    """The endpoints of one slot, in the order of their numbers, or one virtual function."""
 
     path: str
     functions: tuple[Function, ...]
@@ -252,7 +262,7 @@ class Topology:
         slots: dict[str, list[Function]] = {}
         for function in self.functions:
             if not function.is_bridge:
-                slots.setdefault(board_path(function.path), []).append(function)
+                slots.setdefault(function.board, []).append(function)
         return tuple(
             Board(path, tuple(sorted(functions, key=lambda function: function.address)))
             for path, functions in slots.items()
@@ -265,7 +275,7 @@ class Topology:
     def board_of(self, address: Address) -> Board | None:
         """The board that an endpoint belongs to; None for a bridge or an unknown address."""
         function = self.function(address)
-        return None if function is None else self.board_at(board_path(function.path))
+        return None if function is None else self.board_at(function.board)
 
     def bridges_to(self, path: str) -> tuple[Function, ...]:
         """The bridges on the way to a board, the root port first."""

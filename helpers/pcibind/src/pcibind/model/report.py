@@ -41,7 +41,7 @@ from typing import NamedTuple
 from pcibind.decide.plan import DRIVER, Resolution, Verdict
 from pcibind.model.errors import ExitCode
 from pcibind.model.pci import Board, Function, Topology
-from pcibind.model.record import RecordedBoard
+from pcibind.model.record import REBUILD, RecordedBoard
 from pcibind.model.refusal import Refusal
 from pcibind.model.request import RequireBoards, Selector
 
@@ -50,7 +50,7 @@ SCHEMA = "pcibind/1"
 
 INITRAMFS_NOTE = (
     "/etc/pcibind/early.list changed, and an initramfs may carry it: rebuild that "
-    "(update-initramfs -u -k all, or dracut --regenerate-all --force) before the next boot"
+    f"(`{REBUILD}`) before the next boot"
 )
 
 
@@ -170,10 +170,12 @@ class Report(NamedTuple):
         order = (
             ExitCode.UNEXPECTED,
             ExitCode.STUCK,
+            ExitCode.BUSY,
             ExitCode.CONFIGURATION,
             ExitCode.REFUSED,
             ExitCode.IDENTITY,
             ExitCode.NOT_BOUND,
+            ExitCode.TAKEN,
         )
         return next((code for code in order if code in codes), ExitCode.OK)
 

@@ -14,11 +14,13 @@ SELECTOR_KINDS: tuple[SelectorKind, ...] = ("address", "path", "model")
 Guard = Literal[
     "default-route",
     "ssh",
+    "network",
     "disk",
     "boot-display",
     "framebuffer",
     "virtual-functions",
     "nvidia-open",
+    "device-open",
     "class",
     "no-response",
     "reserved-memory",

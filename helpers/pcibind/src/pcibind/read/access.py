@@ -17,13 +17,16 @@ from typing import Literal, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-Kind = Literal["read", "read-all", "write", "open", "modprobe", "wait"]
+Kind = Literal["read", "read-all", "write", "open", "modprobe", "modules", "wait"]
 
 SECONDS = 30.0
 """How long a write may take before its device counts as stuck."""
 
-READ_SECONDS = 5.0
-"""How long reading a driver override may take."""
+READ_SECONDS = 30.0
+"""How long reading a driver override may take: a probe holds the device's lock."""
+
+OPEN_SECONDS = 5.0
+"""How long opening a device node may take."""
 
 
 class Access(NamedTuple):
@@ -41,6 +44,8 @@ class Access(NamedTuple):
                 return f"writing {self.text.strip() or 'a newline'} to {target}"
             case "modprobe":
                 return f"modprobe {target}"
+            case "modules":
+                return f"modprobe -R {target}"
             case "read-all":
                 return "reading driver overrides"
             case "wait":
@@ -72,12 +77,17 @@ def write(path: str, text: str) -> Access:
 
 def open_and_close(path: str) -> Access:
     """Open a device node for reading and writing, and close it again."""
-    return Access("open", (path,), "", READ_SECONDS)
+    return Access("open", (path,), "", OPEN_SECONDS)
 
 
 def modprobe(name: str) -> Access:
     """Load a kernel module, by its name or by the alias of a device."""
     return Access("modprobe", (name,), "", SECONDS)
+
+
+def modules(alias: str) -> Access:
+    """List the modules for the alias of a device, those that a blacklist keeps away too."""
+    return Access("modules", (alias,), "", SECONDS)
 
 
 def wait(files: Iterable[str], seconds: float) -> Access:

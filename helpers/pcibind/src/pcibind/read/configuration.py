@@ -25,7 +25,7 @@ def read(directory: str) -> Config:
     be read, and when they contradict each other.
     """
     try:
-        names = sorted(name for name in os.listdir(directory) if name.endswith(".toml"))
+        names = names_in(directory)
     except OSError as error:
         raise ConfigError(f"{directory}: {error.strerror}; expected TOML files there") from error
     if not names:
@@ -40,6 +40,15 @@ def read(directory: str) -> Config:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read: {error}") from error
     return parse(texts)
+
+
+def names_in(directory: str) -> list[str]:
+    """The names of the TOML files, in order; without hidden ones, as an editor's locks are.
+
+    Raises OSError.
+    """
+    names = sorted(os.listdir(directory))
+    return [name for name in names if name.endswith(".toml") and not name.startswith(".")]
 
 
 def parse(texts: Iterable[tuple[str, str]]) -> Config:

@@ -49,6 +49,24 @@ def remove(path: str) -> bool:
     return True
 
 
+def names(directory: str) -> list[str]:
+    """The names in a directory; none where it is not there. Raises OSError."""
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def append(path: str, text: str) -> None:
+    """Add text to a file of this boot. Raises OSError."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
 def _sync(directory: str) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -74,3 +74,18 @@ class Paths(NamedTuple):
     def run(self) -> str:
         """State of this boot."""
         return f"{self.root}/run/pcibind"
+
+    @property
+    def lock(self) -> str:
+        """Locked by the run that changes something; for root alone to open."""
+        return f"{self.root}/run/pcibind/lock"
+
+    @property
+    def taken(self) -> str:
+        """The functions whose overrides were set at this boot, by the early script or by us."""
+        return f"{self.root}/run/pcibind/taken"
+
+    @property
+    def events(self) -> str:
+        """A file for each later event of a chosen function: ACTION.ADDRESS."""
+        return f"{self.root}/run/pcibind/events"

@@ -27,8 +27,8 @@ LOCKED_ATTRIBUTE = "driver_override"
 class RawDevice:
     """One entry of /sys/bus/pci/devices, filled bit by bit.
 
-    `target` is the path that the entry links to, `driver` and `iommu_group` the last parts of
-    the links of those names, `attributes` the text of the files in ATTRIBUTES and of
+    `target` is the path that the entry links to, `driver`, `iommu_group` and `physfn` the last
+    parts of the links of those names, `attributes` the text of the files in ATTRIBUTES and of
     LOCKED_ATTRIBUTE; `locked` says that reading the latter hung.
     """
 
@@ -37,6 +37,7 @@ class RawDevice:
         self.target: str | None = None
         self.driver: str | None = None
         self.iommu_group: str | None = None
+        self.physfn: str | None = None
         self.attributes: dict[str, str] = {}
         self.locked = False
 
@@ -71,6 +72,7 @@ def _function(raw: RawDevice) -> Function | None:
         iommu_group=_group(raw),
         boot_vga=raw.attributes.get("boot_vga") == "1",
         locked=raw.locked,
+        physical=Address.parse(raw.physfn) if raw.physfn else None,
     )
 
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from pcibind.model.errors import StuckError
-from pcibind.model.pci import Address, Topology
+from pcibind.model.pci import Address, Topology, board_path, function_path
 from pcibind.read import access, stuck
 from pcibind.read.access import Task
 from pcibind.read.paths import Paths
 from pcibind.read.raw import ATTRIBUTES, LOCKED_ATTRIBUTE, RawDevice, build
 
 
-def read(paths: Paths, *, udev: bool = False) -> Task[Topology]:
+def read(
+    paths: Paths, *, udev: bool = False, boards: Container[str] | None = None
+) -> Task[Topology]:
     """Read all PCI functions of a host.
 
     With `udev`, pyudev enumerates them where it is installed and the root is /; else the directory
     of PCI devices is listed. Both find the same; the second starts faster, for boot.
+    With `boards`, their paths, only the overrides of their functions are read: another device's
+    probe, which holds its lock for as long as it takes, is not waited for.
     A device that vanishes meanwhile is left out; one whose override cannot be read in time is
     `locked`. Raises ValueError when sysfs holds what no kernel writes.
     """
@@ -27,7 +31,13 @@ def read(paths: Paths, *, udev: bool = False) -> Task[Topology]:
     devices = [_device(path) for path in (found or _listed_devices(paths.devices))]
     for raw in devices:
         raw.locked = stuck.is_marked(paths, raw.name)
-    left = [raw for raw in devices if raw.target is not None and not raw.locked]
+    left = [
+        raw
+        for raw in devices
+        if raw.target is not None
+        and not raw.locked
+        and (boards is None or board_path(function_path(raw.target)) in boards)
+    ]
     try:
         overrides = yield access.read_all(f"{paths.devices}/{r.name}/driver_override" for r in left)
         for raw, text in zip(left, overrides.split("\n"), strict=False):
@@ -87,6 +97,7 @@ def _device(path: str) -> RawDevice:
         return raw
     raw.driver = _link_name(f"{path}/driver")
     raw.iommu_group = _link_name(f"{path}/iommu_group")
+    raw.physfn = _link_name(f"{path}/physfn")
     for name in ATTRIBUTES:
         with contextlib.suppress(OSError):
             raw.attributes[name] = _text(f"{path}/{name}")

@@ -109,7 +109,9 @@ def _perform(kind: str, targets: tuple[str, ...], text: str) -> str:
         case "open":
             os.close(os.open(targets[0], os.O_RDWR))
         case "modprobe":
-            _modprobe(targets[0])
+            _modprobe("--", targets[0])
+        case "modules":
+            return _modprobe("--resolve-alias", "--", targets[0])
         case "wait":
             from pcibind.read import nodes
 
@@ -133,17 +135,18 @@ def _text_or_nothing(path: str) -> str:
         return ""
 
 
-def _modprobe(name: str) -> None:
+def _modprobe(*words: str) -> str:
     reader, writer = os.pipe()
-    redirection = [(os.POSIX_SPAWN_DUP2, writer, 2)]
+    redirections = [(os.POSIX_SPAWN_DUP2, writer, number) for number in (1, 2)]
     process = os.posix_spawnp(
-        "modprobe", ["modprobe", "--", name], os.environ, file_actions=redirection
+        "modprobe", ["modprobe", *words], os.environ, file_actions=redirections
     )
     os.close(writer)
     with os.fdopen(reader, encoding="utf-8", errors="replace") as file:
         said = file.read().strip()
     if code := os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
-        raise OSError(0, f"modprobe {name} ended with {code}: {said}")
+        raise OSError(0, f"modprobe {words[-1]} ended with {code}: {said}")
+    return said
 
 
 def _send(descriptor: int, value: tuple[Any, ...]) -> None:

@@ -92,7 +92,9 @@ def parse(lines: list[str]) -> Topology:
         elif match := _LINE.fullmatch(line):
             address = Address.parse(match["name"])
             if match["file"] == "physfn":
-                virtual[address] = Address.parse(match["value"].rpartition("/")[2])
+                raw = devices.setdefault(match["name"], RawDevice(match["name"]))
+                raw.physfn = match["value"].rpartition("/")[2]
+                virtual[address] = Address.parse(raw.physfn)
             else:
                 raw = devices.setdefault(match["name"], RawDevice(match["name"]))
                 _take(raw, match["file"], match["mark"], match["value"], line)
