@@ -295,13 +295,16 @@ def _came_back_wrong(each: Host, errand: Errand, failed_before: list[str], secon
     failed = [unit for unit in each.get_fact(FailedUnits) if unit not in failed_before]
     if failed:
         remote.run(each, failures.remember(failed), timeout=60)
+    # First, since it is the cause where it holds: without an IOMMU pcibind's unit has to fail.
+    if still := errand.reasons():
+        return "; ".join([*still, *([f"units failed: {', '.join(failed)}"] if failed else [])])
+    if failed:
         # The names of units may have backslashes, and their programs may print what steers a terminal.
         unit = quote(f"_SYSTEMD_UNIT={failed[0]}")
         _, said = remote.run(each, f"journalctl -b {unit} -n 30 -o cat --no-pager", timeout=60)
         words = "\n    ".join(printable(line, _LENGTH) for line in said)
         return f"units failed that had not before: {', '.join(failed)}. {failed[0]} said:\n    {words}"
-    still = errand.reasons()
-    return "; ".join(still) if still else errand.wrong()
+    return errand.wrong()
 
 
 def _cannot_hand_over() -> str | None:

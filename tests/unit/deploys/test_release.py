@@ -16,7 +16,7 @@ import pytest
 from deploys import manifest
 from deploys.assessment import next_boot
 from deploys.manifest import MODULE_FILES, VFIO_RULE
-from deploys.steps.baseline import TIMER
+from deploys.manifest import UPDATE_TIMER as TIMER
 from deploys.undo import boards as handback
 from deploys.undo import node as standstill
 from deploys.undo.start import EARLY_DONE
