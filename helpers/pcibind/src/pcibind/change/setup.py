@@ -122,9 +122,10 @@ def _supersede(paths: Paths) -> list[str]:
     local = f"{paths.root}{early.SCRIPT_PATH}".replace("/early", "/__main__.py")
     if os.path.exists(local):
         return [f"{local} is another pcibind, and its boot files in /etc win over the package's"]
-    ours = set(early.known_digests())
+    there = boot_files(_HOOKS.values())
+    ours = {*early.former(), *(digest(each.text) for each in there)}
     gone, said = [], []
-    for each in boot_files(_HOOKS.values()):
+    for each in there:
         text = files.read(paths.root + each.path)
         if text is None:
             continue
@@ -134,7 +135,7 @@ def _supersede(paths: Paths) -> list[str]:
             said.append(f"removed {each.path}: the package has it")
         else:
             said.append(f"{each.path} was changed: it stays, and wins over the package's")
-    enabled = f"{paths.root}/etc/systemd/system/sysinit.target.wants/{unit.NAME}"
+    enabled = f"{paths.root}/etc/systemd/system/{unit.WANTED_BY}.wants/{unit.NAME}"
     if unit.PATH in {each.path for each in gone} and os.path.islink(enabled):
         files.remove(enabled)
     other = f"{paths.root}/usr/local/sbin/pcibind"
