@@ -11,6 +11,7 @@ from early_script import SHELLS, events, notes, run_script
 from topologies import unused
 from tree import NIC, Fault, Machine, board
 
+from pcibind.change import handover
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.hotplug import apply_arrived
@@ -21,10 +22,10 @@ LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 LEFTS, RIGHTS = ([f"0000:0{bus}:00.{number}" for number in range(3)] for bus in (1, 2))
 
 
-@pytest.fixture
-def applied(machine: Machine) -> Machine:
-    """Both boards bound and handed over, any of them enough."""
-    machine.configure(f'require_boards = "any"\n[[board]]\npath = "{LEFT}"\n[[board]]\npath = "{RIGHT}"\n')
+@pytest.fixture(params=["any", "all"])
+def applied(machine: Machine, request: pytest.FixtureRequest) -> Machine:
+    """Both boards bound and handed over, any of them enough, or all required."""
+    machine.configure(f'require_boards = "{request.param}"\n[[board]]\npath = "{LEFT}"\n[[board]]\npath = "{RIGHT}"\n')
     assert apply(unused(machine)).exit_code is ExitCode.OK
     machine.writes.clear()
     return machine
@@ -162,6 +163,32 @@ def test_another_board_in_its_place_is_left_alone(applied: Machine) -> None:
     apply_arrived(unused(applied))
     assert (applied.driver("0000:01:00.0"), applied.override("0000:01:00.0")) == ("e1000e", "(null)")
     assert applied.writes == []
+
+
+def test_where_all_are_required_an_apply_that_misses_one_takes_back_no_other(applied: Machine) -> None:
+    remove(applied)
+    apply_arrived(unused(applied))
+    assert apply(unused(applied)).exit_code in (ExitCode.OK, ExitCode.IDENTITY)
+    assert offered(applied) == [RIGHT]
+
+
+@pytest.mark.parametrize("require", ["any", "all"])
+def test_where_all_are_required_none_is_offered_before_all_were_there(machine: Machine, require: str) -> None:
+    machine.configure(f'require_boards = "{require}"\n[[board]]\npath = "{LEFT}"\n[[board]]\npath = "{RIGHT}"\n')
+    apply(unused(machine), next_boot=True)
+    machine.unplug("0000:00:01.0")
+    apply_recorded(unused(machine))
+    assert offered(machine) == ([RIGHT] if require == "any" else [])
+    board(machine, "01", 1, 12)
+    happen(machine, "add")
+    assert apply_arrived(unused(machine)).exit_code is ExitCode.OK
+    assert offered(machine) == [LEFT, RIGHT]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"boards": [1]}'])
+def test_a_document_that_somebody_broke_is_no_hand_over(applied: Machine, text: str) -> None:
+    Path(applied.paths.run, "devices.json").write_text(text)
+    assert handover.offered(applied.paths) == frozenset()
 
 
 def test_an_event_that_changes_nothing_rewrites_nothing(applied: Machine) -> None:

@@ -128,6 +128,18 @@ def remove(paths: Paths) -> None:
             files.remove(path)
 
 
+def offered(paths: Paths) -> frozenset[str]:
+    """The paths of the boards that are handed over now; none where that cannot be read."""
+    if not os.path.exists(_environment(paths)):
+        return frozenset()
+    try:
+        return frozenset(
+            b["path"] for b in json.loads(files.read(_document(paths)) or "")["boards"]
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return frozenset()
+
+
 def is_there(paths: Paths, boards: Sequence[Board]) -> bool:
     """Whether exactly these boards are handed over."""
     try:

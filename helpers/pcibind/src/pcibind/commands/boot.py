@@ -191,9 +191,16 @@ def hand_over_what_stays(host: Host, topology: Topology, left: Record) -> None:
 
 
 def hand_over(host: Host, proven: Iterable[Board], require: str, *, complete: bool) -> None:
-    """Publish which boards may be used, or remove the published files. Raises OSError."""
+    """Publish which boards may be used, or remove the published files. Raises OSError.
+
+    Where all are required and one is not there, nothing new is handed over; but what is handed over
+    already stays so, board by board, for as long as it is proven.
+    """
     boards = sorted(proven, key=lambda board: board.address)
-    if boards and (complete or require == "any"):
+    if not complete and require == "all":
+        already = handover.offered(host.paths)
+        boards = [board for board in boards if board.path in already]
+    if boards:
         handover.write(host.paths, boards)
     else:
         handover.remove(host.paths)
