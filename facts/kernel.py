@@ -90,7 +90,7 @@ for file in "$menu" "$@"; do
   echo "file $file"; head -c 500000 <"$file" | sed 's/^/|/'; echo
 done
 words='GRUB_CMDLINE|iommu|intremap|apic|acpi|list=|nosmp|maxcpus|vfio|nomodule|clearcpuid|systemd\.|driver\.post'
-words="$words|pci=|root="
+words="$words|pci=|pcibind=|root="
 grep -nHs -E "$words" /etc/default/grub /etc/default/grub.d/*.cfg /etc/kernel/cmdline /etc/kernel/cmdline.d/* \
   /etc/grub.d/* /etc/tuned/bootcmdline "$@" | grep -v -E '^[^:]*:[0-9]*:[[:space:]]*#' |
   head -n 400 | sed 's/^/source /'

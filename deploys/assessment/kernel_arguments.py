@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from pcibind.model.request import OFF
+
 KERNEL_ARGUMENTS = {"DMAR": ("intel_iommu=on", "iommu=pt"), "IVRS": ("iommu=pt",)}
 # The argument of gevulot_vfio_ids, whose value is the operator's.
 IDS = "vfio-pci.ids"
@@ -129,6 +131,8 @@ def defeats(
                 found.pop(name, None)
                 if _bool(value) is False:
                     off(name, argument, "the node's firewall needs cgroups version 2", False)
+            case "pcibind" if argument == OFF:
+                off("pcibind", argument, "pcibind takes no board at such a boot, and a node with boards is skipped")
             case "systemd.mask" if (value or "").removesuffix(".service") in _UNITS:
                 off(f"{name} {value}", argument, "systemd does not start that unit", False)
     return tuple(found.values())

@@ -16,7 +16,7 @@ from deploys.preflight.boards import judge_boards, request
 from deploys.preflight.claims import judge_claims
 from deploys.preflight.database import judge_data
 from deploys.preflight.drivers import judge_drivers
-from deploys.preflight.kernel_line import ids_argument, judge_attempt, judge_kernels, judge_lines
+from deploys.preflight.kernel_line import ids_argument, judge_attempt, judge_boot, judge_kernels, judge_lines
 from deploys.preflight.network import judge_discovery, judge_peers, lost_reach
 from deploys.preflight.packages import judge_packages
 from deploys.preflight.places import judge_places
@@ -67,6 +67,7 @@ def judge(state: HostState, settings: Settings) -> Verdict:
         *ids_argument(models, state.modules, theirs),
     )
     judge_lines(state, arguments if config.boards else (), found)
+    judge_boot(state, bool(config.boards), found)
     judge_kernels(state, bool(config.boards), found)
     if settings.reboot != "never":
         judge_attempt(state, arguments, tuple(board.path for board in boards), found)

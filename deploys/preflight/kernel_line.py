@@ -7,6 +7,7 @@ from deploys.assessment.pending_reboot import pending
 from deploys.assessment.verdict import Findings
 from deploys.preflight.state import HostState
 from facts.kernel import Module
+from pcibind.model.request import OFF
 
 
 def ids_argument(models: tuple[str, ...], modules: dict[str, Module], theirs: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -23,6 +24,15 @@ def judge_lines(state: HostState, wanted: tuple[str, ...], found: Findings) -> N
         found.warnings.append(
             f"an EFI partition has a whole menu of GRUB's (/boot/efi/EFI/*/grub.cfg) beside {state.lines.menu}; "
             "expected one that only points to it. If the firmware starts that one, our arguments are not passed."
+        )
+
+
+def judge_boot(state: HostState, boards_wanted: bool, found: Findings) -> None:
+    """Refuse a host that somebody started without its boards. Other hosts go on."""
+    if boards_wanted and state.lines is not None and OFF in state.lines.live:
+        found.refuse_host(
+            f"this host was booted with {OFF}, which leaves the boards to its own drivers; expected a boot without it. "
+            "Reboot it without that argument, then run again."
         )
 
 

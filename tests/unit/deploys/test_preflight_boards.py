@@ -156,6 +156,17 @@ def test_a_board_that_hangs_in_the_kernel_is_refused_unless_a_reboot_comes_first
     assert judge(replace(state, lines=CommandLines((), ())), asked()).refusals == ()
 
 
+def test_a_host_that_was_booted_without_its_boards_is_refused_alone_until_it_is_rebooted() -> None:
+    there = (*gpu(1, 1), NIC, NVME)
+    off = replace(RUNS, live=(*RUNS.live, "pcibind=off"))
+    found = verdict(*there, lines=off)
+    (refusal,) = found.of_host
+    assert refusal.startswith("this host was booted with pcibind=off")
+    assert "Reboot it without that argument, then run again." in refusal
+    assert found.refusals == found.of_host
+    assert verdict(*there, lines=off, settings=asked(boards=[])).refusals == ()
+
+
 # Messages name the inventory's keys.
 
 

@@ -9,16 +9,16 @@ from pcibind.decide.plan import Verdict, compare
 from pcibind.model import record
 from pcibind.model.errors import PcibindError
 from pcibind.model.report import Report
+from pcibind.model.request import OFF
 from pcibind.read import files
 from pcibind.read.paths import Paths
 
-SWITCH = "pcibind=off"
-NOTE = f"the kernel command line has {SWITCH}: the boards are the host's until the next boot"
+NOTE = f"the kernel command line has {OFF}: the boards are the host's until the next boot"
 
 
 def is_off(paths: Paths) -> bool:
     """Whether this boot was started with pcibind turned off."""
-    return SWITCH in (files.read(f"{paths.proc}/cmdline") or "").split()
+    return OFF in (files.read(f"{paths.proc}/cmdline") or "").split()
 
 
 def release_for_this_boot(host: Host) -> Report:
@@ -29,7 +29,7 @@ def release_for_this_boot(host: Host) -> Report:
     """
     if not is_off(host.paths):
         raise PcibindError(
-            f"the kernel command line lacks {SWITCH}, which release --this-boot is for; to give "
+            f"the kernel command line lacks {OFF}, which release --this-boot is for; to give "
             "boards back at any time, run `pcibind release`"
         )
     with host.locked():

@@ -30,6 +30,10 @@ OVERRIDABLE_GUARDS: tuple[Guard, ...] = get_args(Guard)
 """The guards that `allow` may name. An open VFIO group is not among them."""
 
 
+OFF = "pcibind=off"
+"""On the kernel command line: take no board at this boot."""
+
+
 class Selector(NamedTuple):
     """How a board is named: by a function's address, by its path, or by its display's model."""
 
