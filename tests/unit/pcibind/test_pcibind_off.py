@@ -126,6 +126,13 @@ def test_exactly_one_of_the_units_runs_at_a_boot() -> None:
         assert "ConditionKernelCommandLine=!pcibind=off\n" in texts[name]
 
 
+def test_a_unit_that_may_open_groups_starts_when_vfio_has_its_number() -> None:
+    """`char-vfio` is looked up in /proc/devices once, when the unit starts."""
+    for path, text in unit.files().items():
+        after = [name for line in text.splitlines() if line.startswith("After=") for name in line[6:].split()]
+        assert ("DeviceAllow=char-vfio rw" in text) == ("modprobe@vfio_pci.service" in after), path
+
+
 # Taken without a record.
 
 

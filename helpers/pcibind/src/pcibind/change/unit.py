@@ -67,7 +67,7 @@ Description=Leave the chosen PCI boards with the host, for this boot
 DefaultDependencies=no
 ConditionPathExists=/var/lib/pcibind/record.json
 ConditionKernelCommandLine=pcibind=off
-After=local-fs.target systemd-udevd.service systemd-modules-load.service
+After=local-fs.target systemd-udevd.service systemd-modules-load.service modprobe@vfio_pci.service
 Before=sysinit.target display-manager.service shutdown.target
 Conflicts=shutdown.target
 
