@@ -371,6 +371,11 @@ SECRETS: Mapping[str, st.SearchStrategy[str]] = {
 }
 
 
+@pytest.mark.parametrize("text", ["000000000000G", "ZZ000000000000", "Z0123456789abZ9"])
+def test_a_serial_number_with_a_long_number_in_it_goes_as_a_whole(text: str) -> None:
+    assert Redaction().text(f"{text} ") == f"{REDACTED} "
+
+
 @given(kind=st.sampled_from(sorted(SECRETS)), data=st.data())
 def test_nothing_is_left_of_what_has_a_shape(kind: str, data: st.DataObject) -> None:
     left = Redaction().text(f"{data.draw(SECRETS[kind])} ")
