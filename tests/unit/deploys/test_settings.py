@@ -81,7 +81,7 @@ def test_no_key_is_without_an_expectation_here() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("boards", ["01:00.0"], "names no board: expected an address"),
+        ("boards", ["01:00"], "names no board: expected an address"),
         ("boards", "all", "supported"),
         ("board_guards_allowed", ["vfio-open"], "expected 'default-route', 'ssh'"),
         ("gpu_functions", "audio", "'display' or 'all'"),
