@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from shlex import quote
 from typing import Any
@@ -10,59 +11,70 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-# Only what can be shown: the environment also holds secrets, so a single variable of it is picked on the node.
+# Only what can be shown: the environment also holds secrets, so the variables asked for are picked on the node.
 _FORMAT = (
     '{"running": {{json .State.Running}}, "image": {{json .ImageDigest}}, "name": {{json .ImageName}}, '
     '"pid": {{json .State.Pid}}, '
     '"devices": [{{range $i, $d := .HostConfig.Devices}}{{if $i}}, {{end}}{{json $d.PathOnHost}}{{end}}], '
     '"mounts": [{{range $i, $m := .Mounts}}{{if $i}}, {{end}}{{json $m.Source}}{{end}}], '
-    '"gpus": [{{range .Config.Env}}{{if eq (slice (printf "%-20s" .) 0 20) "GEVULOT_GPU_DEVICES="}}'
-    "{{json .}}{{end}}{{end}}]}"
+    '"environment": [{{range .Config.Env}}{{if or %s}}{{json .}}, {{end}}{{end}}null]}'
 )
+# Go's templates know no prefix of a text: the variable is made as long at least, and cut to the prefix's length.
+_IS_VARIABLE = '(eq (slice (printf "%%-%ds" .) 0 %d) "%s=")'
+GPU_DEVICES = "GEVULOT_GPU_DEVICES"
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """A container's state. ``gpu_devices`` is ``None`` when the variable is not set at all.
+class ContainerState:
+    """A container's state.
 
-    ``mounts`` are the host's paths of what is mounted into it, without devices and secrets.
+    ``environment`` has the variables that were asked for and are set. ``mounts`` are the host's paths of what is
+    mounted into it, without devices and secrets.
     """
 
     running: bool
     image: str
     name: str
     devices: frozenset[str]
-    gpu_devices: str | None
+    environment: Mapping[str, str]
     mounts: frozenset[str] = frozenset()
+
+    @property
+    def gpu_devices(self) -> str | None:
+        """The functions that the node gives its programs; ``None`` when the variable is not set at all."""
+        return self.environment.get(GPU_DEVICES)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"devices": sorted(self.devices), "mounts": sorted(self.mounts)}
 
 
-def parse(output: list[str]) -> State:
+def parse(output: list[str]) -> ContainerState:
     """What ``podman inspect`` printed in our format. Raises ``ValueError`` for anything else."""
     found = json.loads("\n".join(output))
-    gpus = found["gpus"]
-    return State(
+    return ContainerState(
         running=found["running"],
         image=found["image"],
         name=found["name"],
         devices=frozenset(found["devices"]),
-        gpu_devices=gpus[0].partition("=")[2] if gpus else None,
+        environment=dict(each.split("=", 1) for each in found["environment"] if each is not None),
         mounts=frozenset(found["mounts"]),
     )
 
 
-class Container(FactBase[State | None]):
-    """The state of one container, without its secrets; ``None`` when there is none of that name."""
+class Container(FactBase[ContainerState | None]):
+    """The state of one container; ``None`` when there is none of that name.
 
-    def requires_command(self, container: str = "gevulot-node") -> str:
+    ``variables`` are those of its environment to show, of which none may hold a secret.
+    """
+
+    def requires_command(self, container: str = "gevulot-node", variables: tuple[str, ...] = (GPU_DEVICES,)) -> str:
         return "podman"
 
-    def command(self, container: str = "gevulot-node") -> str:
-        return f"podman container inspect --format {quote(_FORMAT)} {quote(container)} 2>/dev/null || true"
+    def command(self, container: str = "gevulot-node", variables: tuple[str, ...] = (GPU_DEVICES,)) -> str:
+        asked = " ".join(_IS_VARIABLE % (len(each) + 1, len(each) + 1, each) for each in variables)
+        return f"podman container inspect --format {quote(_FORMAT % asked)} {quote(container)} 2>/dev/null || true"
 
-    def process(self, output: list[str]) -> State | None:
+    def process(self, output: list[str]) -> ContainerState | None:
         try:
             return parse(output)
         except (ValueError, KeyError) as error:

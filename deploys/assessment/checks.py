@@ -11,7 +11,7 @@ from deploys.assessment.kernel_arguments import REMAPPING_OFF, effective
 from deploys.assessment.verdict import Verdict
 from deploys.settings import Settings
 from facts.access import Access
-from facts.container import State
+from facts.container import GPU_DEVICES, ContainerState
 from facts.database import Schema
 from facts.firewall import Firewall, Table
 from facts.kernel import CommandLines, Module
@@ -176,8 +176,8 @@ def _holding(mounts: Iterable[str], directory: str) -> list[str]:
     return sorted(str(each) for each in paths if wanted.is_relative_to(each) or each.is_relative_to(wanted))
 
 
-def container(state: State | None, settings: Settings, boards: list[Board]) -> list[Check]:
-    """The node's container: it runs, and has exactly the chosen boards' devices."""
+def container(state: ContainerState | None, settings: Settings, boards: list[Board]) -> list[Check]:
+    """The node's container: it runs with the settings asked for, and has exactly the chosen boards' devices."""
     if state is None or not state.running:
         return [Check("container gevulot-node", "not running", False, "running")]
     functions = [
@@ -191,8 +191,9 @@ def container(state: State | None, settings: Settings, boards: list[Board]) -> l
     listed = set((state.gpu_devices or "").split(",")) - {""}
     return [
         Check("container gevulot-node", f"running, image {state.image[:19]}", True, "running"),
+        _environment(state, settings),
         Check(
-            "GEVULOT_GPU_DEVICES",
+            GPU_DEVICES,
             "not set" if state.gpu_devices is None else state.gpu_devices or "empty",
             listed == set(functions) and (state.gpu_devices is None) == (not boards) and state.gpu_devices != "",
             ",".join(functions) or "not set",
@@ -210,6 +211,18 @@ def container(state: State | None, settings: Settings, boards: list[Board]) -> l
             "not mounted",
         ),
     ]
+
+
+def _environment(state: ContainerState, settings: Settings) -> Check:
+    """Whether the node started with the settings of today. What a setting leaves to the image is not judged."""
+    asked = settings.environment()
+    differ = [
+        f"{name} is {state.environment[name]!r}" if name in state.environment else f"{name} is not set"
+        for name, value in asked.items()
+        if state.environment.get(name) != value
+    ]
+    expected = ", ".join(f"{name}={asked[name]}" for name in asked if state.environment.get(name) != asked[name])
+    return Check("settings in the container", "; ".join(differ) or f"{len(asked)} as asked", not differ, expected)
 
 
 def access(found: Access, settings: Settings, published: str) -> Check:

@@ -21,7 +21,7 @@ from deploys.transport.connection import prepare
 from facts.access import AccessList
 from facts.activity import NodeActivity
 from facts.batch import Part, Together
-from facts.container import Container
+from facts.container import GPU_DEVICES, Container
 from facts.database import PostgresSchema
 from facts.disk import DiskSpace
 from facts.firewall import NodeFirewall
@@ -61,7 +61,7 @@ def parts(settings: Settings) -> tuple[Part, ...]:
         Part("units", Units),
         Part("runs", NodeRuns),
         Part("parts", NodeParts, {"paths": (settings.storage_directory, key_file)}),
-        Part("container", Container, {"container": "gevulot-node"}),
+        Part("container", Container, {"variables": (GPU_DEVICES, *settings.environment())}),
         Part("firewall", NodeFirewall),
         Part("secrets", SecretNames),
         Part("activity", NodeActivity, activity.arguments(settings)),

@@ -9,7 +9,7 @@ from typing import Any
 from facts.access import Access
 from facts.activity import Activity
 from facts.batch import Unreadable
-from facts.container import State as Container
+from facts.container import ContainerState
 from facts.database import Schema
 from facts.disk import Space
 from facts.firewall import Firewall
@@ -42,7 +42,7 @@ class Seen:
     units: dict[str, Unit] = field(default_factory=dict)
     runs: Runs = field(default_factory=Runs)
     parts: Parts | None = None
-    container: Container | None = None
+    container: ContainerState | None = None
     firewall: Firewall | None = None
     secrets: list[str] = field(default_factory=list)
     schema: Schema | None = None

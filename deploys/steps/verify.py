@@ -24,7 +24,7 @@ from deploys.steps.preflight import Node
 from deploys.transport import connection, ports, remote, tunnel
 from facts.activity import Activity, NodeActivity
 from facts.batch import Part, ask
-from facts.container import Container, DatabasePasswords
+from facts.container import GPU_DEVICES, Container, DatabasePasswords
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.firewall import NodeFirewall
 from facts.initramfs import InitramfsContents, StaleInitramfs
@@ -161,7 +161,7 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         Part("modules", KernelModules, {"modules": verdict.modules}),
         Part("key", Said, {"program": f"{state} || echo unreadable"}),
         Part("firewall", NodeFirewall),
-        Part("container", Container, {"container": "gevulot-node"}),
+        Part("container", Container, {"variables": (GPU_DEVICES, *settings.environment())}),
         *(() if settings.no_execution else (Part("vsock", VsockTrial, {"program": vsock.trial_command(settings)}),)),
         Part("fifo", Existing, {"paths": _FIFO}),
         Part("environment", DatabasePasswords, {"container": "gevulot-node"}),

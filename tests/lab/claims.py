@@ -6,7 +6,8 @@ from typing import Final
 
 from tests.lab import guest
 from tests.lab.host import VirtualHost
-from tests.lab.platform import Generator, Iommu, Platform, Root
+from tests.lab.platform import Firmware, Generator, Iommu, Platform, Root
+from tests.lab.topology import DISPLAY_SLOT
 
 
 class WorldError(RuntimeError):
@@ -22,6 +23,8 @@ say kernels "$(ls /lib/modules | wc -l)"
 [ -d /sys/firmware/efi ] && say firmware uefi || say firmware bios
 say tables "$(cd /sys/firmware/acpi/tables && ls -d DMAR IVRS 2>/dev/null | xargs)"
 say iommus "$(ls /sys/class/iommu | wc -l)"
+base=$(od -An -tx4 -j24 -N4 /sys/kernel/boot_params/data | tr -d ' ')
+say framebuffer "$(cd /sys/bus/pci/devices && grep -l "^0x00000000$base " */resource | cut -d/ -f1 | xargs)"
 root=$(findmnt -no SOURCE /)
 say root "$(lsblk -ndo TYPE "$root") $(findmnt -no FSTYPE /)"
 ! command -v vgck >/dev/null || say volumes "$(vgck 2>&1 && vgs --noheadings -o vg_name | xargs)"
@@ -67,7 +70,11 @@ def claims(platform: Platform) -> Mapping[str, str]:
         "vsock": "refused: Operation not permitted" if platform.refuses_vsock else "made",
         "confined": r"containers-default-.* \(enforce\)",
     }
-    return expected | ({"volumes": guest.VOLUME_GROUP} if lvm else {})
+    if lvm:
+        expected["volumes"] = guest.VOLUME_GROUP
+    if platform.firmware is Firmware.UEFI:
+        expected["framebuffer"] = f"0000:00:{DISPLAY_SLOT:02x}\\.0"
+    return expected
 
 
 def differences(platform: Platform, answers: str) -> list[str]:

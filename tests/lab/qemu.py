@@ -15,7 +15,7 @@ from tests.lab import emulator, guest
 from tests.lab.board import AUDIO, CARD_DISK
 from tests.lab.emulator import EmulatorError
 from tests.lab.platform import Firmware, Iommu
-from tests.lab.topology import DISK_SLOT, IOMMU_SLOT, NETWORK_SLOT, Topology
+from tests.lab.topology import DISK_SLOT, DISPLAY_SLOT, IOMMU_SLOT, NETWORK_SLOT, Topology
 
 PROCESSORS = "GEVULOT_LAB_PROCESSORS"
 
@@ -65,10 +65,20 @@ class Hardware:
             *self._processors(),
             *_FIRMWARE[self.firmware],
             *_IOMMU[self.iommu],
+            *self._display(),
             *("-device", disk, "-device", network),
             *("-audiodev", f"none,id={AUDIO}"),
             *self.topology.arguments(),
         ]
+
+    def _display(self) -> list[str]:
+        """Return the arguments of the mainboard's own display, where the firmware draws: a server has one.
+
+        Without it OVMF draws into the first board. BIOS machines have none: SeaBIOS leaves nothing mapped.
+        """
+        if self.firmware is Firmware.BIOS or self.topology.has_boot_display:
+            return []
+        return ["-device", f"cirrus-vga,bus=pcie.0,addr={DISPLAY_SLOT:x}.0,romfile="]
 
     def _processors(self) -> list[str]:
         """Return the arguments of processors and memory, both divided among the sockets if there are several."""

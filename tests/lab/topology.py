@@ -22,6 +22,9 @@ IOMMU_SLOT = 0x1C
 SOCKET_SLOT = 0x1B
 """The machine's own devices on bus 0: above every port, so that no topology moves them."""
 
+DISPLAY_SLOT = 0x01
+"""The mainboard's display, where there is one: OVMF draws into the first that it comes to."""
+
 ROOM = 64
 """MiB of addresses that hold any board of the lab."""
 
@@ -105,6 +108,11 @@ class Topology:
         words += [f"a switch at {port.address}" for port in self.ports if port.switch]
         empty = sum(not (port.boards or port.conventional) for port in self.ports)
         return "; ".join([*words, *([f"{empty} empty port{'s' * (empty > 1)}"] if empty else [])])
+
+    @property
+    def has_boot_display(self) -> bool:
+        """Tell whether one of the boards is the display that the firmware draws into."""
+        return any(port.board is BOOT_DISPLAY for port in self.ports)
 
     @property
     def sockets(self) -> int:

@@ -14,7 +14,7 @@ from deploys.assessment.checks import Check
 from deploys.preflight import Verdict
 from deploys.settings import Settings
 from facts.access import Access
-from facts.container import State
+from facts.container import GPU_DEVICES, ContainerState
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.firewall import Firewall, parse
 from facts.kernel import CommandLines, Module
@@ -37,12 +37,18 @@ def read(*functions: Pci) -> Topology:
     return topology_text.parse(topology(*functions))
 
 
+TWO_FUNCTIONS = {GPU_DEVICES: "0000:01:00.0,0000:01:00.1"}
+
+
 def unit(name: str, **changes: Any) -> Unit:
     return replace(Unit(name, "loaded", "active", "running", "success", False, "generated", 1), **changes)
 
 
-CONTAINER = State(True, "sha256:0a1b", "node:1", frozenset({"/dev/vfio/12", "/dev/kvm"}), "0000:01:00.0",
-                  frozenset({"/var/lib/gevulot/data", "/run/gevulot-key"}))  # fmt: skip
+ENVIRONMENT = SETTINGS.environment()
+CONTAINER = ContainerState(
+    True, "sha256:0a1b", "node:1", frozenset({"/dev/vfio/12", "/dev/kvm"}),
+    ENVIRONMENT | {GPU_DEVICES: "0000:01:00.0"}, frozenset({"/var/lib/gevulot/data", "/run/gevulot-key"}),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Node:
     key_state: str = "ok"
     schema: Schema | None = Schema(16, TABLES | {MIGRATIONS})  # noqa: RUF009
     open_to_loopback: bool = False
-    container: State | None = CONTAINER
+    container: ContainerState | None = CONTAINER
     environment: tuple[str, ...] | None = ()
     access: Access = Access(OWN, frozenset({OWN}), frozenset({OWN}))  # noqa: RUF009
     published: str = ""
@@ -216,9 +222,10 @@ def test_a_node_that_is_all_right_has_no_failed_line() -> None:
         (with_(access=Access(None, frozenset({OTHER}), frozenset())), "own key may submit"),
         (with_(container=None), "container gevulot-node"),
         (with_container(running=False), "container gevulot-node"),
-        (with_container(gpu_devices=None), "GEVULOT_GPU_DEVICES"),
-        (with_container(gpu_devices=""), "GEVULOT_GPU_DEVICES"),
-        (with_container(gpu_devices="0000:01:00.0,0000:01:00.1"), "GEVULOT_GPU_DEVICES"),
+        (with_container(environment=ENVIRONMENT), "GEVULOT_GPU_DEVICES"),
+        (with_container(environment=ENVIRONMENT | {GPU_DEVICES: ""}), "GEVULOT_GPU_DEVICES"),
+        (with_container(environment=ENVIRONMENT | TWO_FUNCTIONS), "GEVULOT_GPU_DEVICES"),
+        (with_container(environment=CONTAINER.environment | {"RUST_LOG": "trace"}), "settings in the container"),
         (with_container(devices=frozenset({"/dev/kvm"})), "VFIO groups in the container"),
         (with_container(devices=frozenset({"/dev/vfio/12", "/dev/vfio/13"})), "VFIO groups in the container"),
         (with_container(mounts=frozenset({"/var/lib/gevulot/key"})), "node key in the container"),
@@ -243,16 +250,25 @@ def test_each_wrong_thing_gives_a_failed_line_that_says_what_was_expected(
 def test_all_functions_are_expected_where_they_are_asked_for() -> None:
     asked = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_gpu_functions": "all"})
     assert [check.what for check in Node(settings=asked).failed()] == ["GEVULOT_GPU_DEVICES"]
-    assert with_container(gpu_devices="0000:01:00.0,0000:01:00.1")(Node(settings=asked)).failed() == []
+    assert with_container(environment=ENVIRONMENT | TWO_FUNCTIONS)(Node(settings=asked)).failed() == []
 
 
 def test_a_node_without_boards_has_no_gpu_variable_and_no_groups() -> None:
-    state = State(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm"}), None)
-    assert [check.ok for check in checks.container(state, SETTINGS, [])] == [True] * 4
+    state = ContainerState(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm"}), ENVIRONMENT)
+    assert [check.ok for check in checks.container(state, SETTINGS, [])] == [True] * 5
+
+
+def test_a_setting_that_the_container_did_not_start_with_is_named_with_what_was_asked_for() -> None:
+    asked = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_cpus": 8})
+    (failed,) = with_container(environment=CONTAINER.environment | {"RUST_LOG": "trace"})(Node(settings=asked)).failed()
+    assert (failed.found, failed.expected) == (
+        "RUST_LOG is 'trace'; GEVULOT_CPUS is not set",
+        f"RUST_LOG={ENVIRONMENT['RUST_LOG']}, GEVULOT_CPUS=8",
+    )
 
 
 def test_an_empty_gpu_variable_is_wrong_even_without_boards() -> None:
-    state = State(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm"}), "")
+    state = ContainerState(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm"}), ENVIRONMENT | {GPU_DEVICES: ""})
     assert [check.what for check in checks.container(state, SETTINGS, []) if not check.ok] == ["GEVULOT_GPU_DEVICES"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.container import Container, State
+from facts.container import Container, ContainerState
 from facts.database import MIGRATIONS, TABLES, PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.initramfs import EARLY, InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules, Module
@@ -108,22 +108,27 @@ def test_a_unit_that_systemd_does_not_know_needs_a_reload() -> None:
 INSPECTED = {
     "running": True, "image": "sha256:0a1b", "name": "node:1", "pid": 4242, "devices": ["/dev/kvm", "/dev/vfio/12"],
     "mounts": ["/srv/node/data", "/run/gevulot-key"],
-    "gpus": ["GEVULOT_GPU_DEVICES=0000:01:00.0,0000:01:00.1"],
+    "environment": ["GEVULOT_GPU_DEVICES=0000:01:00.0,0000:01:00.1", None],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("gpus", "found"),
+    ("printed", "environment", "boards"),
     [
-        (["GEVULOT_GPU_DEVICES=0000:01:00.0,0000:01:00.1"], "0000:01:00.0,0000:01:00.1"),
-        (["GEVULOT_GPU_DEVICES="], ""),
-        ([], None),
+        (["GEVULOT_GPU_DEVICES=01:00.0,01:00.1", None], {"GEVULOT_GPU_DEVICES": "01:00.0,01:00.1"}, "01:00.0,01:00.1"),
+        (["GEVULOT_GPU_DEVICES=", "RUST_LOG=a=b", None], {"GEVULOT_GPU_DEVICES": "", "RUST_LOG": "a=b"}, ""),
+        ([None], {}, None),
     ],
 )
-def test_a_container_tells_its_devices_and_its_boards(gpus: list[str], found: str | None) -> None:
-    state = Container().process([json.dumps(INSPECTED | {"gpus": gpus})])
+def test_a_container_tells_its_devices_and_its_boards(
+    printed: list[str | None], environment: dict[str, str], boards: str | None
+) -> None:
+    state = Container().process([json.dumps(INSPECTED | {"environment": printed})])
     mounts = frozenset({"/srv/node/data", "/run/gevulot-key"})
-    assert state == State(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm", "/dev/vfio/12"}), found, mounts)
+    assert state == ContainerState(
+        True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm", "/dev/vfio/12"}), environment, mounts
+    )
+    assert state.gpu_devices == boards
 
 
 def test_a_node_s_parts_are_read_by_their_kind() -> None:

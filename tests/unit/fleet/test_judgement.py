@@ -15,7 +15,7 @@ from facts import firewall
 from facts.access import Access
 from facts.activity import Activity, Failure, Machine
 from facts.batch import Unreadable
-from facts.container import State as Container
+from facts.container import GPU_DEVICES, ContainerState
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.disk import Space
 from facts.firewall import Firewall
@@ -38,6 +38,11 @@ IMAGE = "quay.io/gevulot/node:latest"
 
 def settings(**changed: Any) -> Settings:
     return Settings(psk_passphrase="a passphrase of this network only", **changed)
+
+
+CONTAINER = ContainerState(
+    True, "sha256:0123", IMAGE, frozenset({"/dev/vfio/12"}), settings().environment() | {GPU_DEVICES: "0000:01:00.0"}
+)
 
 
 def topology(*functions: Any) -> Any:
@@ -73,7 +78,7 @@ def well() -> Seen:
                 "pcibind.service",
             )
         },
-        container=Container(True, "sha256:0123", IMAGE, frozenset({"/dev/vfio/12"}), "0000:01:00.0"),
+        container=CONTAINER,
         firewall=firewall.parse(recorded.guard()),
         secrets=["gevulot-db-password", "gevulot-psk-passphrase"],
         schema=Schema(16, TABLES | {MIGRATIONS}),
@@ -114,14 +119,14 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
             "the node rejects its own results: its key is not in its access list; run deploys/node.py",
         ),
         ({"container": None}, Severity.WRONG, "container gevulot-node: not running"),
-        ({"container": Container(True, "d", IMAGE, frozenset(), None)}, Severity.WRONG, "VFIO groups in the container"),
+        ({"container": replace(CONTAINER, devices=frozenset())}, Severity.WRONG, "VFIO groups in the container"),
         (
-            {"container": replace(well().container, mounts=frozenset({"/var/lib/gevulot/key"}))},
+            {"container": replace(CONTAINER, mounts=frozenset({"/var/lib/gevulot/key"}))},
             Severity.WRONG,
             "node key in the container: can be read: /var/lib/gevulot/key is mounted",
         ),
         (
-            {"container": Container(True, "d", "old", frozenset({"/dev/vfio/12"}), "0000:01:00.0")},
+            {"container": replace(CONTAINER, name="old")},
             Severity.ATTENTION,
             "runs old",
         ),
@@ -195,7 +200,8 @@ def test_a_program_that_cannot_start_is_wrong_and_quotes_qemu() -> None:
 
 
 def test_a_node_without_execution_needs_no_health_check() -> None:
-    host = look(replace(well(), activity=Activity(None)), no_execution=True)
+    container = replace(CONTAINER, environment={**CONTAINER.environment, "GEVULOT_NODE_NO_EXECUTION": "true"})
+    host = look(replace(well(), activity=Activity(None), container=container), no_execution=True)
     assert (host.severity, host.reasons) == (Severity.OK, ())
     assert host.activity is not None
     assert host.activity.state == "no execution"

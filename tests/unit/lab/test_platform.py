@@ -75,6 +75,16 @@ def test_the_iommu_remaps_interrupts_and_can_be_saved(platform: Platform) -> Non
     assert ("pci-id=iommu" in model) == any(word.startswith("AMDVI-PCI,id=iommu,") for word in words)
 
 
+@ALL
+def test_the_mainboard_has_a_display_where_the_firmware_would_draw_into_a_board(platform: Platform) -> None:
+    def displays(name: str) -> list[str]:
+        hardware = Hardware(topology(name), 4096, 1, Accelerator("tcg", "max"), platform.firmware, platform.iommu)
+        return [word for word in hardware.arguments() if word.startswith("cirrus-vga,")]
+
+    assert bool(displays("two-boards")) == (platform.firmware is Firmware.UEFI)
+    assert displays("boot-display") == []
+
+
 def test_an_unknown_platform_is_refused_with_those_there_are() -> None:
     with pytest.raises(PlatformError, match="no platform 'debian12': there are debian13, debian13-uefi"):
         named("debian12")
