@@ -14,8 +14,7 @@ from pcibind.decide.plan import Resolution
 from pcibind.model.errors import ConfigError
 from pcibind.model.pci import Board, Topology
 from pcibind.model.record import Record
-from pcibind.model.refusal import Refusal
-from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.model.request import BoardRequest, Config, Refusal, Selector
 
 # Display functions of the supported models, as in the pci.ids database.
 SUPPORTED_MODELS = {

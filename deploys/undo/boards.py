@@ -24,7 +24,7 @@ from facts.pci import PciRecord
 from facts.unit import Units
 from pcibind.change import unit
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 COMMAND = manifest.PCIBIND.path
 RUN = "/run/pcibind"

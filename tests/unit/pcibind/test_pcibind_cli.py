@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from topologies import unused
 from tree import Machine
 
 import pcibind
 from pcibind.commands.apply import apply
-from pcibind.commands.attempt import DEBUG, attempt
+from pcibind.commands.text import DEBUG, attempt
 from pcibind.model.errors import MEANINGS, ExitCode
 from pcibind.model.report import Report
 
@@ -118,7 +119,7 @@ def test_a_closed_pipe_is_no_traceback(machine: Machine, arguments: tuple[str, .
 @pytest.mark.parametrize("arguments", [["--recorded"], ["--recorded", "--json"]])
 def test_what_the_unit_runs_imports_neither_click_nor_pyudev(tmp_path: Path, arguments: list[str]) -> None:
     code = (
-        "import sys; from pcibind.commands import host; from pcibind.read.paths import Paths;"
+        "import sys; from pcibind.commands import host; from pcibind.read.files import Paths;"
         f"host.Host.__init__.__defaults__ = (Paths({str(tmp_path)!r}), None);"
         f"sys.argv = ['pcibind', 'apply', *{arguments!r}];"
         "from pcibind.__main__ import main\ntry: main()\nexcept SystemExit as end: assert end.code == 0\n"
@@ -133,3 +134,26 @@ def test_what_the_unit_runs_imports_neither_click_nor_pyudev(tmp_path: Path, arg
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+MODULES_AT_BOOT = 22
+"""Reading a module takes longer than what a boot does with it: those that belong together are one."""
+
+
+def test_a_boot_that_has_nothing_to_do_reads_few_modules(machine: Machine) -> None:
+    machine.configure('[[board]]\nmodel = "10de:2684"\n')
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    code = (
+        "import sys; from pcibind.commands import host; from pcibind.read.files import Paths;"
+        f"host.Host.__init__.__defaults__ = (Paths({str(machine.root)!r}), None);"
+        "sys.argv = ['pcibind', 'apply', '--recorded'];"
+        "from pcibind.__main__ import main\ntry: main()\nexcept SystemExit as end: assert end.code == 0\n"
+        "print(*sorted(name for name in sys.modules if name.partition('.')[0] == 'pcibind'))"
+    )
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=True
+    )
+    assert "nothing to do" in done.stdout
+    names = done.stdout.splitlines()[-1].split()
+    assert len(names) <= MODULES_AT_BOOT, names

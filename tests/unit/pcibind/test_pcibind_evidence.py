@@ -22,7 +22,7 @@ from pcibind.model.pci import Address, Board, Function
 from pcibind.model.report import Report
 from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
 from pcibind.read import configuration
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 

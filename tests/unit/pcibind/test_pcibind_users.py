@@ -18,7 +18,7 @@ from pcibind.model.errors import ExitCode
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Address, Board
 from pcibind.model.request import Selector
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 DISPLAY_PLACE = "pci0000:00/0000:00:01.0/0000:01:00.0"

@@ -20,7 +20,7 @@ from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Address, Board, Function, Identity, Topology, board_path
 from pcibind.model.request import OVERRIDABLE_GUARDS, BoardRequest, Selector
 from pcibind.read.configuration import render
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 DRIVERS = {
     0x01: "nvme",

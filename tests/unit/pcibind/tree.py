@@ -18,8 +18,8 @@ from typing import NamedTuple
 from pcibind.commands.host import Host
 from pcibind.model.errors import StuckError
 from pcibind.model.pci import Address
+from pcibind.read.files import Paths
 from pcibind.read.kernel import Access, T, Task
-from pcibind.read.paths import Paths
 
 DISPLAY = dict(vendor=0x10DE, device=0x2684, subsystem=(0x10DE, 0x16F4), class_code=0x030000)
 AUDIO = dict(vendor=0x10DE, device=0x22BA, subsystem=(0x10DE, 0x16F4), class_code=0x040300)

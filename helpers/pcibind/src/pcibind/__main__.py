@@ -24,7 +24,7 @@ def main() -> None:
 
         cli.main()
         return
-    from pcibind.commands.attempt import answer, attempt
+    from pcibind.commands.text import answer, attempt
 
     answer(attempt(words[0], run), as_json=sys.argv[-1] == "--json")
 

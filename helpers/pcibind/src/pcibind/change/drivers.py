@@ -17,9 +17,9 @@ from pcibind.decide.plan import DRIVER, Action, BoardPlan, Step
 from pcibind.model.errors import InUseError, NoNodeError, NotBoundError, StuckError
 from pcibind.model.pci import Address, Board, Function, function_path
 from pcibind.model.report import State
-from pcibind.read import kernel, stuck, sysfs
+from pcibind.read import kernel, sysfs
+from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
-from pcibind.read.paths import Paths
 
 NODE_SECONDS = 5.0
 
@@ -132,7 +132,7 @@ def bind(
 
     if any(plan.iommu_off for plan in plans):
         return all_of_them(State.FAILED, f"{boards[0].address}: {IOMMU_OFF}")
-    waiting = [f for board in boards for f in board.functions if stuck.is_stuck(paths, f)]
+    waiting = [f for board in boards for f in board.functions if sysfs.is_stuck(paths, f)]
     if waiting:
         detail = f"{waiting[0].address}: an earlier access still waits in the kernel"
         return all_of_them(State.STUCK, _with_holders(paths, boards, detail))
@@ -169,7 +169,7 @@ def bind(
         detail = f"{current or boards[0].address}: {error}"
         if current:
             blocked.add(current)
-            stuck.mark(paths, current, error)
+            sysfs.mark_stuck(paths, current, error)
     except NotBoundError as error:
         detail = str(error)
     except OSError as error:
@@ -214,7 +214,7 @@ def put_back(
                 changed.add(function.address)
         except StuckError as error:
             blocked.add(function.address)
-            stuck.mark(paths, function.address, error)
+            sysfs.mark_stuck(paths, function.address, error)
             problems[function.address] = f"{function.address}: {error}; it is left alone, reboot"
         except NotBoundError as error:
             problems[function.address] = str(error)

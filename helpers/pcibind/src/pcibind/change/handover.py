@@ -13,7 +13,7 @@ from pcibind.model import record
 from pcibind.model.errors import RecordError
 from pcibind.model.pci import Board
 from pcibind.read import files, sysfs
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 VERSION = 1
 

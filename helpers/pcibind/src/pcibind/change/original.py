@@ -12,8 +12,8 @@ from pcibind.model.pci import Address, Board, Function, Topology
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction
 from pcibind.model.request import Selector
 from pcibind.read import files, kernel
+from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
-from pcibind.read.paths import Paths
 
 
 def noted(paths: Paths) -> frozenset[Address]:

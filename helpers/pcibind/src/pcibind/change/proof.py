@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pcibind.decide.plan import DRIVER
 from pcibind.model.pci import PCI_BRIDGES, VIABLE, Address, Board
 from pcibind.read import kernel, sysfs
+from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
-from pcibind.read.paths import Paths
 
 _NO_NODES = (
     "this kernel has no device node for it: neither of groups (CONFIG_VFIO_GROUP) nor of devices "

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pcibind.change import early, unit
 from pcibind.read import files
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 
 class BootFile(NamedTuple):

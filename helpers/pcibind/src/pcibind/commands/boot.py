@@ -23,11 +23,11 @@ from pcibind.model import record
 from pcibind.model.errors import InUseError, NoNodeError
 from pcibind.model.pci import Board, Function, Topology
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction
-from pcibind.model.refusal import Refusal
 from pcibind.model.report import BoardReport, Report, State
-from pcibind.read import files, stuck, sysfs
+from pcibind.model.request import Refusal
+from pcibind.read import files, sysfs
+from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
-from pcibind.read.paths import Paths
 
 
 class Changed(NamedTuple):
@@ -257,8 +257,8 @@ def _restore(
     if not booting:
         # What is about to go is not to be offered; what only leaves at a boot is not.
         handover.remove(paths)
-    blocked = {t.function.address for t in targets if stuck.is_stuck(paths, t.function)}
-    problems = {address: f"{address}: {stuck.WAITING}" for address in blocked}
+    blocked = {t.function.address for t in targets if sysfs.is_stuck(paths, t.function)}
+    problems = {address: f"{address}: {sysfs.WAITING}" for address in blocked}
     result = yield from drivers.put_back(paths, boards, targets, blocked)
     problems |= result.problems
     reports = []

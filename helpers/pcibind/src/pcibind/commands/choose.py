@@ -15,7 +15,7 @@ from pcibind.model.record import Record
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import BoardRequest, Config, Selector
 from pcibind.read import configuration, files
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 HEADER = "# Written by `pcibind add` and `pcibind remove`; choose by hand in a file beside it.\n"
 _NEXT = "no driver was touched: run `pcibind plan`, then `pcibind apply`"

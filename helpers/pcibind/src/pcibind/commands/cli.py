@@ -14,13 +14,13 @@ from pcibind.commands import boot
 from pcibind.commands import plan as judge
 from pcibind.commands import release as releasing
 from pcibind.commands import status as looking
-from pcibind.commands.attempt import DEBUG, answer, attempt
 from pcibind.commands.host import Host
+from pcibind.commands.text import DEBUG, answer, attempt
 from pcibind.model import record
 from pcibind.model.errors import MEANINGS, ExitCode, RecordError
 from pcibind.model.report import Report
 from pcibind.model.request import OVERRIDABLE_GUARDS
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 _CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:d}  {MEANINGS[code]}" for code in ExitCode)
 _GUARDS = click.Choice(OVERRIDABLE_GUARDS)

@@ -16,8 +16,8 @@ from pcibind.model.pci import Topology
 from pcibind.model.record import REBUILD
 from pcibind.model.report import INITRAMFS_NOTE
 from pcibind.read import files, sysfs
+from pcibind.read.files import Paths
 from pcibind.read.kernel import BoundedKernel, Kernel, T, Task
-from pcibind.read.paths import Paths
 
 if TYPE_CHECKING:
     from pcibind.read.gathering import Gathering

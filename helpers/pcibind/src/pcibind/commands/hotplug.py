@@ -13,10 +13,10 @@ from pcibind.decide.plan import Resolution, follow, plan
 from pcibind.model import record
 from pcibind.model.errors import ConfigError, ExitCode
 from pcibind.model.pci import Address
-from pcibind.model.refusal import Refusal
 from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.request import Refusal
 from pcibind.read import files
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 _NOT_NEW = "not bound again, since it did not appear just now; run `pcibind apply`"
 

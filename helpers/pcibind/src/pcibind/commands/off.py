@@ -11,7 +11,7 @@ from pcibind.model.errors import PcibindError
 from pcibind.model.report import Report
 from pcibind.model.request import OFF
 from pcibind.read import files
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 NOTE = f"the kernel command line has {OFF}: the boards are the host's until the next boot"
 

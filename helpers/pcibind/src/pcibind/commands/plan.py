@@ -12,7 +12,7 @@ from pcibind.decide.plan import Resolution
 from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.report import BoardReport, Report, State
-from pcibind.read import claims, configuration, stuck
+from pcibind.read import claims, configuration, sysfs
 
 _SEE = "see the refusals"
 _NONE_SEEN = (
@@ -64,7 +64,7 @@ def report_on(judged: Judgement, resolution: Resolution, state: State) -> BoardR
     if found.standing is Standing.REFUSED or found.plan is None:
         return BoardReport.of(resolution, State.REFUSED, detail=_SEE)
     if found.standing is Standing.STUCK:
-        return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
+        return BoardReport.of(resolution, State.STUCK, detail=sysfs.WAITING)
     if state is State.RECORDED:
         return BoardReport.of(resolution, state, detail="bound at the next boot")
     if found.plan.iommu_off:

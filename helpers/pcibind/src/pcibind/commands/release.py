@@ -11,8 +11,8 @@ from pcibind.model import record
 from pcibind.model.errors import ConfigError, ExitCode
 from pcibind.model.pci import Address, Topology
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.refusal import Refusal
 from pcibind.model.report import INITRAMFS_NOTE, Report, State
+from pcibind.model.request import Refusal
 from pcibind.read import files
 
 

@@ -17,7 +17,7 @@ from pcibind.model.pci import Topology
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import Config, Selector
-from pcibind.read import claims, configuration, stuck, sysfs
+from pcibind.read import claims, configuration, sysfs
 
 _UNAPPLIED = "configured, but not applied; run `pcibind apply`"
 
@@ -117,8 +117,8 @@ def _is_configured(directory: str) -> bool:
 def _look_at_leaving(host: Host, topology: Topology, leaving: RecordedBoard) -> BoardReport:
     report = boot.report_on(topology, leaving, State.LEAVING)
     functions = report.board.functions if report.board else ()
-    if any(stuck.is_stuck(host.paths, function) for function in functions):
-        return report._replace(state=State.STUCK, detail=stuck.WAITING)
+    if any(sysfs.is_stuck(host.paths, function) for function in functions):
+        return report._replace(state=State.STUCK, detail=sysfs.WAITING)
     detail = "released, but its drivers are not restored: reboot, or run `pcibind release`"
     return report._replace(detail=detail)
 
@@ -129,8 +129,8 @@ def _look(
     board = resolution.board
     if resolution.verdict is not Verdict.PRESENT or board is None:
         return BoardReport.of(resolution, State.UNBOUND)
-    if any(stuck.is_stuck(host.paths, function) for function in board.functions):
-        return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
+    if any(sysfs.is_stuck(host.paths, function) for function in board.functions):
+        return BoardReport.of(resolution, State.STUCK, detail=sysfs.WAITING)
     if not board.groups:
         return BoardReport.of(resolution, State.UNBOUND, detail=IOMMU_OFF)
     problems = proof.prove(host.paths, board)
@@ -145,8 +145,8 @@ def _look(
 
 def _unrecorded(host: Host, judged: Judgement, resolution: Resolution) -> BoardReport:
     functions = resolution.board.functions if resolution.board else ()
-    if any(stuck.is_stuck(host.paths, function) for function in functions):
-        return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
+    if any(sysfs.is_stuck(host.paths, function) for function in functions):
+        return BoardReport.of(resolution, State.STUCK, detail=sysfs.WAITING)
     refused = resolution.board and judged.refused(resolution.board.path)
     unapplied = "configured, but refused: see the refusals" if refused else _UNAPPLIED
     todo = resolution.detail or unapplied

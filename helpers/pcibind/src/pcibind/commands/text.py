@@ -1,13 +1,50 @@
-"""Boards as people see them: a tree from the root port through the switches to each function."""
+"""What a command answers, whatever goes wrong: as JSON, or as text for people.
+
+Boards as people see them are a tree from the root port through the switches to each function.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
 
-from pcibind.model import classes
-from pcibind.model.pci import Function, Topology
+from pcibind.model.errors import ExitCode, PcibindError
+from pcibind.model.pci import Function, Topology, class_name
 from pcibind.model.report import BoardReport, Report, State
+
+DEBUG = "PCIBIND_DEBUG"
+"""Set in the environment, it makes an unexpected error print its traceback on standard error."""
+
+
+def attempt(command: str, run: Callable[[], Report]) -> Report:
+    """Run a command; turn every exception into a report with the exit code of its kind."""
+    try:
+        return run()
+    except PcibindError as error:
+        return Report(command, errors=(str(error),), error_code=error.exit_code)
+    except Exception as error:
+        text = str(error)
+        if os.environ.get(DEBUG):
+            import traceback
+
+            traceback.print_exc()
+        if not isinstance(error, OSError | ValueError):
+            text = f"unexpected {type(error).__name__}: {text}; set {DEBUG}=1 to see where"
+        return Report(command, errors=(text,), error_code=ExitCode.UNEXPECTED)
+
+
+def answer(report: Report, *, as_json: bool) -> NoReturn:
+    """Print a report and exit with its code, also when nobody reads the output any longer."""
+    text = report.to_json() if as_json else describe(report)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(int(report.exit_code))
 
 
 class _Branch:
@@ -50,7 +87,7 @@ def render(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
             continue
         branch = root
         for bridge in topology.bridges_to(report.board.path):
-            text = f"{bridge.address}  {bridge.model}  {classes.name(bridge.class_code)}"
+            text = f"{bridge.address}  {bridge.model}  {class_name(bridge.class_code)}"
             branch = branch.below.setdefault(bridge.path, _Branch(text))
         board = branch.below.setdefault(report.board.path, _Branch(*_headline(report)))
         for function in report.board.functions:
@@ -70,7 +107,7 @@ def _table(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
                 (
                     shorten(str(board.address), topology),
                     board.path,
-                    f"{board.model} {classes.name(shown.class_code)}",
+                    f"{board.model} {class_name(shown.class_code)}",
                     ",".join(map(str, board.groups)) or "none",
                     ",".join(drivers),
                     " ".join(filter(None, (report.name, report.detail))) or "no",
@@ -112,5 +149,5 @@ def _function(report: BoardReport, function: Function) -> str:
         driver += f", wanted {wanted or 'none'}"
     if function.locked:
         driver += ", stuck: an access to it hangs in the kernel"
-    kind = classes.name(function.class_code)
+    kind = class_name(function.class_code)
     return f"{function.address}  {function.model}  {kind:<11}  {group}  {driver}"

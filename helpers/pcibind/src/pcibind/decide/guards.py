@@ -6,12 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 
 from pcibind.decide import firmware
 from pcibind.decide.plan import DRIVER
-from pcibind.model import classes
 from pcibind.model.evidence import Evidence, Use
-from pcibind.model.pci import Board, Function, Topology
+from pcibind.model.pci import Board, Function, Topology, class_name
 from pcibind.model.record import RecordedBoard, RecordedFunction
-from pcibind.model.refusal import Refusal
-from pcibind.model.request import Selector
+from pcibind.model.request import Refusal, Selector
 
 VFIO_OPEN = "vfio-open"
 
@@ -225,7 +223,7 @@ def _class(board: Board) -> list[Refusal]:
             board.path,
             "class",
             function.address,
-            f"{function.address} {function.identity} is {classes.name(function.class_code)}, "
+            f"{function.address} {function.identity} is {class_name(function.class_code)}, "
             "which a host may not be able to do without",
             "Choose the board by its address",
         )

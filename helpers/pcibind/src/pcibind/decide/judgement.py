@@ -15,8 +15,7 @@ from pcibind.decide.plan import DRIVER, BoardPlan, Plan, Resolution, Verdict, pl
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import VIABLE, Address, Board, Topology
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.refusal import Refusal
-from pcibind.model.request import Config
+from pcibind.model.request import Config, Refusal
 
 CLOSED_BY_REBOOT = frozenset({guards.VFIO_OPEN, "nvidia-open", "device-open", "virtual-functions"})
 """Guards against a use that ends with a reboot, where nothing is unbound before it."""

@@ -12,8 +12,7 @@ from typing import NamedTuple
 from pcibind.model.errors import ConfigError
 from pcibind.model.pci import Address, Board, Function, Identity, Topology, board_path
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.refusal import Refusal
-from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.model.request import BoardRequest, Config, Refusal, Selector
 
 DRIVER = "vfio-pci"
 

@@ -10,7 +10,7 @@ from pcibind.model.errors import RecordError
 from pcibind.model.pci import Address, Board, Identity, Topology, board_path
 from pcibind.model.request import SELECTOR_KINDS, RequireBoards, Selector
 from pcibind.read import files
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 VERSION = 1
 

@@ -44,8 +44,7 @@ from pcibind.decide.plan import DRIVER, Resolution, Verdict
 from pcibind.model.errors import ExitCode
 from pcibind.model.pci import Board, Function, Topology
 from pcibind.model.record import REBUILD, RecordedBoard
-from pcibind.model.refusal import Refusal
-from pcibind.model.request import RequireBoards, Selector
+from pcibind.model.request import Refusal, RequireBoards, Selector
 
 SCHEMA = "pcibind/1"
 

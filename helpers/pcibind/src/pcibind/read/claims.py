@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from pcibind.model.pci import Board
 from pcibind.read import files
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 _PLACE = re.compile(
     r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[01][0-9a-f](?:\.[0-7])?)", re.ASCII | re.IGNORECASE

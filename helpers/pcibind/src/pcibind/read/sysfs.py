@@ -1,4 +1,8 @@
-"""The PCI topology of this host, read from sysfs."""
+"""The PCI topology of this host, read from sysfs, and devices that an access is still stuck on.
+
+Those are marked, so that no run touches them again. A mark holds the process that waits in the
+kernel; it counts for as long as that process does.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,23 @@ import os
 from collections.abc import Container, Sequence
 
 from pcibind.model.errors import StuckError
-from pcibind.model.pci import Address, Board, Topology, board_path, function_path
-from pcibind.read import kernel, stuck
+from pcibind.model.pci import (
+    ATTRIBUTES,
+    LOCKED_ATTRIBUTE,
+    Address,
+    Board,
+    Function,
+    RawDevice,
+    Topology,
+    board_path,
+    build_topology,
+    function_path,
+)
+from pcibind.read import files, kernel
+from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
-from pcibind.read.paths import Paths
-from pcibind.read.raw import ATTRIBUTES, LOCKED_ATTRIBUTE, RawDevice, build
+
+WAITING = "an earlier access to it still waits in the kernel; it is left alone, reboot"
 
 
 def read(
@@ -29,7 +45,7 @@ def read(
     found = _udev_devices() if udev and not paths.root else None
     devices = [_device(path) for path in (found or _listed_devices(paths.devices))]
     for raw in devices:
-        raw.locked = stuck.is_marked(paths, raw.name)
+        raw.locked = _is_marked(paths, raw.name)
     left = [
         raw
         for raw in devices
@@ -43,7 +59,7 @@ def read(
             raw.attributes[LOCKED_ATTRIBUTE] = text
     except (StuckError, OSError):
         yield from _read_one_by_one(paths, left)
-    return build(devices)
+    return build_topology(devices)
 
 
 def driver_of(paths: Paths, address: Address) -> str | None:
@@ -82,6 +98,19 @@ def override_of(paths: Paths, address: Address) -> Task[str | None]:
     return None if text in ("", "(null)") else text
 
 
+def mark_stuck(paths: Paths, address: Address, error: StuckError) -> None:
+    """Remember, where that can be, that an access to `address` did not come back."""
+    if error.process is not None:
+        with contextlib.suppress(OSError):
+            started = _started(paths, error.process)
+            files.write_atomically(f"{paths.run}/stuck/{address}", f"{error.process} {started}\n")
+
+
+def is_stuck(paths: Paths, function: Function) -> bool:
+    """Whether an access to a function still waits in the kernel: one of ours, or anybody's."""
+    return function.locked or _is_marked(paths, str(function.address))
+
+
 def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
     """So that only the device that hangs stays unknown."""
     for raw in devices:
@@ -91,7 +120,7 @@ def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
         except StuckError as error:
             raw.locked = True
             # So that the next look does not leave another process behind.
-            stuck.mark(paths, Address.parse(raw.name), error)
+            mark_stuck(paths, Address.parse(raw.name), error)
         except OSError:
             # One that is gone has no override; of any other it is not known.
             raw.locked = os.path.lexists(f"{paths.devices}/{raw.name}")
@@ -142,3 +171,22 @@ def _link_name(path: str) -> str | None:
         return os.path.basename(os.readlink(path))
     except OSError:
         return None
+
+
+def _is_marked(paths: Paths, address: str) -> bool:
+    """Whether an access of ours to the function at an address is known to wait still."""
+    try:
+        process, started = (files.read(f"{paths.run}/stuck/{address}") or "").split()
+        return started != "gone" and _started(paths, int(process)) == started
+    except (OSError, ValueError):
+        return False
+
+
+def _started(paths: Paths, process: int) -> str:
+    """When a process began, in ticks since boot: with its number, one process and no other."""
+    text = files.read(f"{paths.proc}/{process}/stat")
+    if text is None:
+        return "gone"
+    # The name, in parentheses, may hold blanks; state is field 3 and the start field 22.
+    fields = text.rpartition(")")[2].split()
+    return "gone" if fields[0] in "ZX" else fields[19]
