@@ -15,6 +15,7 @@ from pcibind.change import handover
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.hotplug import apply_arrived
+from pcibind.commands.release import release
 from pcibind.model.errors import ExitCode
 from pcibind.model.report import Report, State
 
@@ -170,6 +171,26 @@ def test_where_all_are_required_an_apply_that_misses_one_takes_back_no_other(app
     apply_arrived(unused(applied))
     assert apply(unused(applied)).exit_code in (ExitCode.OK, ExitCode.IDENTITY)
     assert offered(applied) == [RIGHT]
+
+
+def test_a_release_takes_out_what_it_gives_back_while_another_board_is_away(machine: Machine) -> None:
+    third = "0000:00/05.0/00"
+    board(machine, "05", 5, 25)
+    machine.configure("".join(f'[[board]]\npath = "{path}"\n' for path in (LEFT, RIGHT, third)))
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    remove(machine)
+    apply_arrived(unused(machine))
+    seen: list[list[str]] = []
+    write = machine.write
+
+    def watched(path: Path, text: str) -> None:
+        seen.append(offered(machine))
+        write(path, text)
+
+    machine.write = watched  # type: ignore[method-assign]
+    assert release(unused(machine), [third]).exit_code is ExitCode.OK
+    assert all(each == [RIGHT] for each in seen)
+    assert offered(machine) == [RIGHT]
 
 
 @pytest.mark.parametrize("require", ["any", "all"])

@@ -256,7 +256,7 @@ def _restore(
             return all_of_them(State.REFUSED, str(error))
     if not booting:
         # What is about to go is not to be offered; what only leaves at a boot is not.
-        handover.remove(paths)
+        _withdraw(paths, topology, boards)
     blocked = {t.function.address for t in targets if sysfs.is_stuck(paths, t.function)}
     problems = {address: f"{address}: {sysfs.WAITING}" for address in blocked}
     result = yield from drivers.put_back(paths, boards, targets, blocked)
@@ -270,6 +270,16 @@ def _restore(
         changed = bool(mine & result.changed)
         reports.append(report._replace(changed=changed, detail="; ".join(against)))
     return reports
+
+
+def _withdraw(paths: Paths, topology: Topology, going: Sequence[Board]) -> None:
+    """Take boards out of the hand-over; those that were handed over with them stay, if proven."""
+    left = handover.offered(paths) - {board.path for board in going}
+    stay = [b for path in left if (b := topology.board_at(path)) and not proof.prove(paths, b)]
+    if stay:
+        handover.write(paths, sorted(stay, key=lambda board: board.address))
+    else:
+        handover.remove(paths)
 
 
 def _has_gone_on(function: Function, old: RecordedFunction, booting: bool) -> bool:
