@@ -92,8 +92,8 @@ _LINES = "; ".join(
         "grep -qsE 'initcall_blacklist=[^ ]*sysfb_init|video=efifb:off' \"$p/cmdline\" || "
         "od -An -v -tx1 -N62 \"$s/kernel/boot_params/data\" 2>/dev/null | sed 's/^/screen/'",
         "grep -Hs 'Device Minor' \"$p\"/driver/nvidia/gpus/*/information | sed 's/^/nvidia /'",
-        "sed -n 's/.* \\([0-9]*:[0-9]*\\)$/console \\1/p' \"$p/consoles\" 2>/dev/null",
-        "sed -nE 's/^(Character| *[0-9]+ (nvidia|vfio))/major &/p' \"$p/devices\" 2>/dev/null",
+        "sed -nE 's/.* ([0-9]+:[0-9]+)$/console \\1/p; "
+        's/^(Character| *[0-9]+ (nvidia|vfio))/major &/p\' "$p/consoles" "$p/devices" 2>/dev/null',
         # Whoever may read the links of process 1 may read everybody's. Names are what anybody may
         # put in a mount namespace of his own, and a descriptor that was opened with O_PATH, whose
         # link has no permissions, opens no device: what counts is the number of what is open.
