@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -22,7 +22,7 @@ from deploys.manifest import FILES, STATE_DIRECTORY
 from deploys.preflight import HostState, Verdict, key, services, storage
 from deploys.preflight.drivers import WORDS
 from deploys.preflight.state import FilesState
-from deploys.settings import Settings, SettingsError
+from deploys.settings import HostSettings, Settings, SettingsError, read
 from deploys.steps import vsock
 from deploys.steps.packages import PACKAGES
 from deploys.transport import heartbeat, login
@@ -48,6 +48,8 @@ from facts.platform import Platform
 from facts.unit import NODE_INPUTS
 from facts.vfio_options import VfioOptions
 
+_Kind = TypeVar("_Kind", bound=HostSettings)
+
 
 class Refused(PyinfraError):
     """Why a run stops before any host was changed."""
@@ -62,21 +64,21 @@ class Node:
     family: Family
 
 
-_read: WeakKeyDictionary[State, dict[str, Settings]] = WeakKeyDictionary()
+_checked: WeakKeyDictionary[State, dict[str, Any]] = WeakKeyDictionary()
 
 
-def settings_of_this_run(relevant: Callable[[Mapping[str, Any]], dict[str, Any]] = dict) -> dict[str, Settings]:
-    """The settings of every host that ``--limit`` leaves in, checked once a run; ``relevant`` chooses the keys.
+def settings_of_this_run(reader: Callable[[str, Mapping[str, Any]], _Kind]) -> dict[str, _Kind]:
+    """The settings of every host that ``--limit`` leaves in, checked once a run; ``reader`` as in ``settings_of_run``.
 
     Raises ``Refused``, which ends the run for all hosts.
     """
     state = ctx_state.get()
-    if state not in _read:
+    if state not in _checked:
         try:
-            _read[state] = settings_of_run(state, relevant)
+            _checked[state] = settings_of_run(state, reader)
         except SettingsError as error:
             raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
-    return _read[state]
+    return _checked[state]
 
 
 @dataclass(slots=True)
@@ -102,7 +104,7 @@ def begin() -> Node:
     operator of many hosts hears of all refusals at once. A host that is refused for its own hardware only fails by
     itself, and the others go on.
     """
-    settings = settings_of_this_run()[host.name]
+    settings = settings_of_this_run(read)[host.name]
     prepare(host)
     heartbeat.of_run(host.state)
     judged = _judgements.setdefault(ctx_state.get(), _Judgements())

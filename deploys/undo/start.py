@@ -15,7 +15,7 @@ from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family, Unsupported, family_of, generator_of
 from deploys.inputs.spelling import meant
 from deploys.manifest import ARCHIVE, RECORD, STATE_DIRECTORY
-from deploys.settings import PREFIX, Settings
+from deploys.settings import PREFIX, Settings, read
 from deploys.steps.passthrough import LIBRARY
 from deploys.steps.preflight import Refused, settings_of_this_run
 from deploys.transport import heartbeat, login
@@ -82,6 +82,10 @@ def relevant(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if is_meant(key)} | {_PASSPHRASE: "not read by a release"}
 
 
+def _read(name: str, data: Mapping[str, Any]) -> Settings:
+    return read(name, relevant(data))
+
+
 def tools_of(platform: Host) -> Family | str:
     """How to manage the host, or why that is not known. A release that no deploy supports any more can be left too."""
     family = family_of(platform)
@@ -106,7 +110,7 @@ def begin_release() -> Undo | None:
     Returns ``None`` for a host that was never deployed: it is already what a release would make of it, and an operator
     who releases a whole inventory wants no error from it. Raises ``Refused``, which ends the run for all hosts.
     """
-    settings = settings_of_this_run(relevant)[host.name]
+    settings = settings_of_this_run(_read)[host.name]
     prepare(host)
     heartbeat.of_run(host.state)
     if problem := login.trouble(host):

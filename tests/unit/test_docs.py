@@ -18,7 +18,7 @@ from deploys.fleet.output import Options
 from deploys.fleet.state import Severity
 from deploys.inputs import execution
 from deploys.inputs.addresses import port_of
-from deploys.settings import Settings
+from deploys.settings import HostSettings, Settings
 from deploys.transport.heartbeat import Heartbeat
 from pcibind.commands.cli import cli
 from pcibind.model.errors import MEANINGS
@@ -140,9 +140,10 @@ def test_every_option_for_data_exists(page: Path) -> None:
 # --- tables
 
 
-def test_the_page_of_settings_has_their_table() -> None:
-    """`python -m deploys.settings` prints it."""
-    assert settings.table() in text("docs/settings.md")
+def test_the_page_of_settings_has_the_tables_of_the_host_and_of_the_node() -> None:
+    """`python -m deploys.settings` prints both."""
+    assert settings.table(HostSettings) in section("docs/settings.md", "Of the host")
+    assert settings.table(Settings) in section("docs/settings.md", "Of the node")
 
 
 def test_the_page_of_evidence_is_as_it_is_generated() -> None:

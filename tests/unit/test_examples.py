@@ -11,7 +11,7 @@ import pytest
 from paramiko import SSHConfig
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys.settings import Settings, read_all
+from deploys.settings import Settings, read, read_all
 from tests.unit.documents import ROOT, text
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -39,7 +39,7 @@ def edited(example: Path, directory: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def settings(name: str, directory: Path) -> dict[str, Settings]:
-    return read_all(edited(ROOT / f"examples/{name}.py", directory))
+    return read_all(edited(ROOT / f"examples/{name}.py", directory), read)
 
 
 @examples
@@ -50,7 +50,7 @@ def test_an_example_is_refused_until_it_is_edited(example: Path) -> None:
 
 @examples
 def test_an_edited_example_is_accepted(example: Path, tmp_path: Path) -> None:
-    assert read_all(edited(example, tmp_path))
+    assert read_all(edited(example, tmp_path), read)
 
 
 def test_nodes_have_shared_settings_and_their_own(tmp_path: Path) -> None:
