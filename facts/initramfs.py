@@ -56,12 +56,14 @@ class StaleInitramfs(FactBase[list[str]]):
 # What takes a board before any driver can; of use only all together, and only with a list that names a function.
 LIST = "/etc/pcibind/early.list"
 EARLY = ("/etc/udev/rules.d/05-pcibind.rules", "/usr/local/lib/pcibind/early", LIST)
-# And what keeps drivers off there, with the files of an earlier version. Others' files are their owners' affair.
+# And what keeps drivers off there, with the files of earlier versions. Others' files are their owners' affair.
 _FILES = (
     *EARLY,
+    "/etc/modprobe.d/gpu-host-boards.conf",
     "/etc/modprobe.d/gevulot-boards.conf",
     "/etc/modprobe.d/nvidia.conf",
     "/etc/modprobe.d/vfio.conf",
+    "/etc/modules-load.d/gpu-host.conf",
     "/etc/modules-load.d/gevulot-node.conf",
     "/etc/modules-load.d/vfio.conf",
     "/etc/modules-load.d/vsock.conf",
