@@ -188,6 +188,84 @@ def test_without_privilege_the_ranges_are_zeros_and_the_names_are_enough(machine
     assert refusing(machine, LEFT, RIGHT) == [["framebuffer"], []]
 
 
+VLFB, EFI, TEXT = 0x23, 0x70, 0x01
+VGA, OTHER_DISPLAY = 0x0300, 0x0380
+
+
+def screen(machine: Machine, base: int, *, kind: int = EFI, wide: bool = False) -> None:
+    """What the kernel says of the firmware's screen: struct screen_info, first in the boot parameters."""
+    data = bytearray(4096)
+    data[0x0F] = kind
+    data[0x18:0x1C] = (base & 0xFFFFFFFF).to_bytes(4, "little")
+    data[0x36:0x3A] = (2 if wide else 0).to_bytes(4, "little")
+    data[0x3A:0x3E] = (base >> 32).to_bytes(4, "little")
+    path = machine.root / "sys/kernel/boot_params/data"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def display(machine: Machine, code: int) -> None:
+    machine.firmware("0000:01:00.0", header=(0x10DE1234, 0, code << 16, *[0] * 13))
+
+
+@pytest.mark.parametrize("kind", [VLFB, EFI])
+def test_a_board_that_the_firmware_draws_on_is_refused_before_the_boot_that_leaves_it_there(
+    machine: Machine, kind: int
+) -> None:
+    iomem(machine)
+    display(machine, OTHER_DISPLAY)
+    screen(machine, 0xC0000000, kind=kind)
+    evidence = look(machine.root)
+    (refusal,) = guards.check(at(machine), evidence)
+    assert (refusal.guard, refusal.address) == ("framebuffer", Address(0, 1, 0, 0))
+    assert "from the next boot on" in refusal.found
+    assert guards.check(at(machine, RIGHT), evidence) == []
+
+
+def test_a_framebuffer_that_owns_memory_now_is_named_once(machine: Machine) -> None:
+    iomem(machine, inside="      c0000000-c02fffff : efifb")
+    display(machine, OTHER_DISPLAY)
+    screen(machine, 0xC0000000)
+    assert [use.what for use in look(machine.root).framebuffers] == [
+        "efifb, the firmware's framebuffer, owns memory of it"
+    ]
+
+
+def test_a_screen_above_four_gigabytes_is_found(machine: Machine) -> None:
+    machine.file("proc/iomem", "380000000000-380fffffffff : PCI Bus\n  380000000000-38000fffffff : 0000:01:00.0\n")
+    display(machine, OTHER_DISPLAY)
+    screen(machine, 0x380000000000, wide=True)
+    assert refusing(machine, LEFT) == [["framebuffer"]]
+    screen(machine, 0x380000000000)
+    assert refusing(machine, LEFT) == [[]]
+
+
+@pytest.mark.parametrize(
+    "line", ["quiet initcall_blacklist=sysfb_init", "initcall_blacklist=x,sysfb_init", "video=efifb:off"]
+)
+def test_a_screen_that_this_kernel_leaves_alone_is_nobodys(machine: Machine, line: str) -> None:
+    iomem(machine)
+    display(machine, OTHER_DISPLAY)
+    screen(machine, 0xC0000000)
+    machine.file("proc/cmdline", f"{line}\n")
+    assert refusing(machine, LEFT) == [[]]
+
+
+def test_vfio_pci_takes_the_screen_of_a_vga_display_back(machine: Machine) -> None:
+    iomem(machine)
+    display(machine, VGA)
+    screen(machine, 0xC0000000)
+    assert refusing(machine, LEFT) == [[]]
+
+
+@pytest.mark.parametrize(("base", "kind"), [(0xF0000000, EFI), (0, EFI), (0xC0000000, TEXT)])
+def test_a_screen_elsewhere_or_of_text_is_no_framebuffer_of_a_board(machine: Machine, base: int, kind: int) -> None:
+    iomem(machine)
+    display(machine, OTHER_DISPLAY)
+    screen(machine, base, kind=kind)
+    assert refusing(machine, LEFT, RIGHT) == [[], []]
+
+
 def test_a_framebuffer_in_a_domain_of_five_digits_is_found(machine: Machine) -> None:
     machine.file("proc/iomem", "c0000000-cfffffff : 10000:e1:00.0\n  c0000000-c02fffff : BOOTFB\n")
     assert [str(use.address) for use in look(machine.root).framebuffers] == ["10000:e1:00.0"]

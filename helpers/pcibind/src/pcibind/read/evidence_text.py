@@ -62,6 +62,9 @@ _LINES = "; ".join(
         # All of them: without those between, one would look to be inside of the last one printed.
         "sed 's/^/iomem /' \"$p/iomem\" 2>/dev/null || "
         'echo "unreadable framebuffer $p/iomem cannot be read"',
+        # Where the firmware draws, whoever owns that now; without sysfb nobody will own it.
+        "grep -qsE 'initcall_blacklist=[^ ]*sysfb_init|video=efifb:off' \"$p/cmdline\" || "
+        "od -An -v -tx1 -N62 \"$s/kernel/boot_params/data\" 2>/dev/null | sed 's/^/screen/'",
         "grep -Hs 'Device Minor' \"$p\"/driver/nvidia/gpus/*/information | sed 's/^/nvidia /'",
         # Whoever may read the links of process 1 may read everybody's.
         'set -- "$p"/1/fd/*',
@@ -105,6 +108,9 @@ _NEVER_EMPTY = (
 _IS_MEMORY, _IS_UNSET = 0x200, 0x20000000
 _TYPE_BITS, _IS_WIDE = 0xE, 0x4
 _HEADER_WORDS, _ONES = 16, 0xFFFFFFFF
+# include/uapi/linux/screen_info.h
+_SCREEN_BYTES, _VIDEO_VLFB, _VIDEO_EFI, _WIDE_BASE = 62, 0x23, 0x70, 0x2
+_CLASS_VGA = 0x0300
 _REJECT = 0x0200  # RTF_REJECT of linux/route.h: an unreachable default, on interface lo.
 
 
@@ -121,8 +127,10 @@ class _Host:
         self.swaps: list[list[str]] = []
         self.ssh: list[list[str]] = []
         self.opened: list[list[str]] = []
-        # Indentation and name of each memory range; NVIDIA's minor numbers.
-        self.memory: list[tuple[int, str]] = []
+        # Indentation, name and addresses of each memory range; NVIDIA's minor numbers.
+        self.memory: list[tuple[int, str, range]] = []
+        # The kernel's description of the firmware's screen, byte by byte.
+        self.screen: list[int] = []
         self.minors: dict[str, Address] = {}
         self.unreadable: list[tuple[str, str]] = []
         self.blind: set[str] = set()
@@ -243,8 +251,11 @@ def _sort(host: _Host, line: str) -> None:
                 ranges[int(words[1])] = [int(word, 16) for word in words[2:]]
         case "iomem":
             host.seen.add(kind)
-            _range, range_name = rest.split(" : ", 1)
-            host.memory.append((len(rest) - len(rest.lstrip()), range_name))
+            ends, range_name = rest.split(" : ", 1)
+            first, last = (int(each, 16) for each in ends.split("-"))
+            host.memory.append((len(rest) - len(rest.lstrip()), range_name, range(first, last + 1)))
+        case "screen":
+            host.screen += (int(word, 16) for word in words)
         case "nvidia":
             file, _, value = rest.partition(":Device Minor:")
             host.minors[value.strip()] = Address.parse(file.split("/")[-2])
@@ -441,16 +452,40 @@ def _ways(target: str, controllers: dict[str, list[str]]) -> list[str]:
 
 
 def _framebuffers(host: _Host) -> Iterator[Use]:
-    """The functions that have a range of a framebuffer inside one of theirs."""
+    """The functions with a range of a framebuffer in one of theirs, now or at the next boot."""
     around: list[tuple[int, Address]] = []
     found = set()
-    for depth, name in host.memory:
+    base = _screen_base(host.screen)
+    drawn = None
+    for depth, name, where in host.memory:
         around = [(above, address) for above, address in around if above < depth]
         if _PCI.fullmatch(name):
             around.append((depth, Address.parse(name)))
+            if base is not None and base in where:
+                drawn = around[-1][1]
         elif around and _FRAMEBUFFER.match(name) and around[-1][1] not in found:
             found.add(around[-1][1])
             yield Use(around[-1][1], f"{name}, the firmware's framebuffer, owns memory of it")
+    if drawn is not None and drawn not in found and not _is_vga(host.headers.get(drawn, [])):
+        yield Use(
+            drawn,
+            "the firmware draws into its memory, which the kernel's framebuffer owns from the next "
+            "boot on: vfio-pci takes it back from a display of class 0300 only",
+        )
+
+
+def _screen_base(screen: list[int]) -> int | None:
+    """Where the firmware's screen begins: struct screen_info of linux/screen_info.h."""
+    if len(screen) < _SCREEN_BYTES or screen[0x0F] not in (_VIDEO_VLFB, _VIDEO_EFI):
+        return None
+    low, capabilities, high = (
+        int.from_bytes(screen[at : at + 4], "little") for at in (0x18, 0x36, 0x3A)
+    )
+    return (low | (high << 32 if capabilities & _WIDE_BASE else 0)) or None
+
+
+def _is_vga(header: list[int]) -> bool:
+    return len(header) > 2 and header[2] >> 16 == _CLASS_VGA
 
 
 def _open_nvidia(host: _Host) -> Iterator[OpenNvidia]:
