@@ -167,8 +167,8 @@ class ArchivedFile(FactBase[str]):
 
     def command(self, archive: str, path: str) -> str:
         former = quote(state_directory.former(archive))
-        chosen = f"archive={quote(archive)}; [ -e $archive ] || archive={former}"
-        compare = f"LC_ALL=C tar -C / --compare -f $archive {quote(path.lstrip('/'))} 2>&1"
+        chosen = f'archive={quote(archive)}; [ -e "$archive" ] || archive={former}'
+        compare = f'LC_ALL=C tar -C / --compare -f "$archive" {quote(path.lstrip("/"))} 2>&1'
         differs = f"{compare} | grep -v ': Mod time differs$' >/dev/null"
         return f"{chosen}; if {differs}; then echo different; else echo same; fi"
 

@@ -29,6 +29,7 @@ from deploys.manifest import (
 )
 from deploys.operations.planning import step
 from facts.baseline import Before
+from facts.failures import CAUSED
 from facts.kernel import KernelCommandLine
 from facts.paths import Existing
 from facts.pci import PciTopology
@@ -39,6 +40,13 @@ SHARED_DIRECTORIES = ("/etc/default/grub.d", "/usr/local/libexec")
 
 # Whatever is there in our files' places, and what the guide and earlier versions wrote: undoing brings it back.
 MAY_EXIST = (DROP_IN, OLD_DROP_IN, *FILES, *FORMER)
+
+
+# A release of a host of an earlier version may have made the directory, to remember which units failed in it.
+MOVE = (
+    f"if [ -d {STATE_DIRECTORY} ]; then {{ [ ! -e {CAUSED} ] || mv {CAUSED} {FORMER_STATE_DIRECTORY}; }} && "
+    f"rmdir {STATE_DIRECTORY}; fi && mv -T {FORMER_STATE_DIRECTORY} {STATE_DIRECTORY} && sync {RECORD}"
+)
 
 
 @operation()
@@ -53,7 +61,7 @@ def moved() -> Generator[PyinfraCommand | str, None, None]:
         host.noop(f"nothing of an earlier version is in {FORMER_STATE_DIRECTORY}")
         return
     yield from _archived(tuple(FORMER_NAMES), f"{former}.tar")
-    yield f"mv -T {FORMER_STATE_DIRECTORY} {STATE_DIRECTORY} && sync {RECORD}"
+    yield MOVE
 
 
 def _archived(paths: tuple[str, ...], archive: str) -> Generator[str, None, None]:

@@ -171,9 +171,9 @@ def _refused(reason: str) -> Refused:
 
 
 def _has_node(remains: Remains, past: Past, settings: Settings) -> bool:
-    """Whether a node was deployed here. A release forgets that it was, and leaves the node's data."""
-    if remains.deployed or past.is_former:
-        return remains.deployed != manifest.AS_GPU_HOST
+    """Whether a node was deployed here, at any time: a release forgets that it was, and leaves the node's data."""
+    if remains.deployed == manifest.AS_NODE or past.is_former:
+        return True
     return bool(host.get_fact(Existing, paths=(settings.storage_directory, FINGERPRINT)))
 
 

@@ -20,7 +20,7 @@ from deploys.assessment.verdict import Verdict
 from deploys.preflight import HostState
 from deploys.preflight.services import Services
 from deploys.settings import HostSettings, read, read_host
-from deploys.steps import passthrough
+from deploys.steps import baseline, passthrough
 from facts import state_directory
 from facts.barred_modules import Bar
 from facts.baseline import Past
@@ -126,6 +126,13 @@ _RUNS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "earlier, node": (NODE, f'("@fake/settled", t.of_earlier_version(script={NODE!r})),', ("-y",)),
     "earlier, host": (GPU_HOST, f'("@fake/settled", t.of_earlier_version(script={GPU_HOST!r})),', ("-y",)),
+    "earlier, with a file of today's name": (
+        NODE,
+        f"""("@fake/settled", t.r.saying(
+        {{"existing {manifest.BLACKLIST.path}": "{manifest.BLACKLIST.path}"}},
+        t.of_earlier_version(script={NODE!r}))),""",
+        ("-y",),
+    ),
     "earlier, with files of before": (
         NODE,
         f'''("@fake/settled", t.of_earlier_version(script={NODE!r},
@@ -421,7 +428,7 @@ _REMOVED = [
 def test_a_host_of_an_earlier_version_is_moved_on_without_a_reboot(runs: dict[str, Run], name: str) -> None:
     run = runs[name]
     commands = run.commands("settled")
-    assert commands[0] == f"mv -T {state_directory.FORMER} {state_directory.CURRENT} && sync {manifest.RECORD}"
+    assert commands[0].endswith(f"mv -T {state_directory.FORMER} {state_directory.CURRENT} && sync {manifest.RECORD}")
     assert not any(f"-cf {manifest.ARCHIVE}" in each for each in commands), "it has a record"
     assert commands[1].startswith("echo node >"), "it was a node, and stays one"
     removed = [each for each in commands if each.startswith("rm -f /etc/") and "gevulot" in each]
@@ -461,6 +468,34 @@ def test_a_plan_for_a_host_of_an_earlier_version_names_its_move_and_no_second_re
         "Prepare the passthrough | Rename the configuration of earlier versions",
     } <= changes
     assert f"Record the host as it was | Write {manifest.RECORD}" not in changes
+
+
+@commands_only
+def test_a_file_of_others_with_a_name_of_todays_is_archived_before_the_record_moves(runs: dict[str, Run]) -> None:
+    archived, moved, *_ = runs["earlier, with a file of today's name"].commands("settled")
+    new = f"{state_directory.FORMER}/before.tar.new"
+    assert f"tar -C / -rf {new} {manifest.BLACKLIST.path[1:]} && sync {new} && mv {new} " in archived
+    assert " mv -T " in moved
+
+
+@pytest.mark.parametrize("made", [(), ("failed-units",), ("failed-units", "mine")])
+def test_the_directory_moves_as_a_whole_and_over_nothing_of_others(tmp_path: Path, made: tuple[str, ...]) -> None:
+    """The command itself, with other paths."""
+    former, current = tmp_path / "former", tmp_path / "current"
+    former.mkdir()
+    for name in ("before.json", "before.tar", "access-0a1b"):
+        (former / name).write_text(name)
+    for name in made:
+        current.mkdir(exist_ok=True)
+        (current / name).write_text(name)
+    text = baseline.MOVE.replace(state_directory.FORMER, str(former)).replace(state_directory.CURRENT, str(current))
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True)
+    if "mine" in made:
+        assert (done.returncode != 0, "not empty" in done.stderr) == (True, True)
+        assert (former / "before.json").exists()
+        return
+    assert (done.returncode, done.stderr, former.exists()) == (0, "", False)
+    assert {each.name for each in current.iterdir()} == {"before.json", "before.tar", "access-0a1b", *made}
 
 
 @commands_only
