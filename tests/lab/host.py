@@ -15,8 +15,11 @@ from tests.lab.record import MachineError, Record
 from tests.lab.ssh import ADDRESS, Door, Ssh
 from tests.lab.topology import Topology
 
-BOOT_SECONDS = 300
-"""How long a boot may take, emulation included."""
+BOOT_SECONDS = 600
+"""How long a boot may take, emulated, without a snapshot and beside two other machines included.
+
+One that panics, stops or shows its login without SSH is told much sooner.
+"""
 
 _SSH_FAILED: Final = 255
 _REACH_SECONDS: Final = 60

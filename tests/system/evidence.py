@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,6 +80,16 @@ def note(platform: str, machine_says: Mapping[str, str], passed: tuple[str, ...]
     row = {"platform": platform, **machine_says, "date": time.strftime("%Y-%m-%d"), "code": code()}
     found[platform] = row | {check: "yes" if check in passed else "-" for check in CHECKS}
     path.write_text(document(found))
+    renew_support(path.parent)
+
+
+def renew_support(docs: Path) -> None:
+    """Write the table of platforms in support.md anew, from the evidence beside it."""
+    page = docs / "support.md"
+    if page.exists():
+        table = re.compile(r"^\| booted in the lab \|.*\n(\|.*\n)*", re.MULTILINE)
+        made = support((docs / PATH.name).read_text())
+        page.write_text(table.sub(lambda _: f"{made}\n", page.read_text()))
 
 
 def missing(text: str) -> list[str]:
@@ -99,5 +110,6 @@ def stale(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(prog="python -m tests.system.evidence", description="Print the support table.").parse_args()
-    print(support(PATH.read_text()))
+    words = "Write the table of docs/support.md from docs/evidence.md."
+    argparse.ArgumentParser(prog="python -m tests.system.evidence", description=words).parse_args()
+    renew_support(PATH.parent)

@@ -32,7 +32,7 @@ def test_a_platform_without_a_row_or_with_a_gap_is_named(tmp_path: Path) -> None
 
 
 def test_every_platform_was_seen_and_the_support_page_says_what_passed() -> None:
-    """`make worlds` writes the rows; `python -m tests.system.evidence` prints the table of docs/support.md."""
+    """`make worlds` writes the rows and the table of docs/support.md."""
     text = evidence.PATH.read_text()
     assert evidence.missing(text) == []
     assert evidence.support(text) in (evidence.stage.ROOT / "docs/support.md").read_text()
@@ -40,3 +40,14 @@ def test_every_platform_was_seen_and_the_support_page_says_what_passed() -> None
         warnings.warn(f"not every check was seen to pass: {gaps}", stacklevel=1)
     if stale := evidence.stale(text):
         warnings.warn(f"the code has changed since these platforms were seen: {', '.join(stale)}", stacklevel=1)
+
+
+def test_a_note_renews_the_table_of_platforms_and_nothing_else_of_its_page(tmp_path: Path) -> None:
+    page = tmp_path / "support.md"
+    page.write_text(
+        "# Support\n\n| booted in the lab | versions |\n|---|---|\n| old | row |\n\n## Limits\n\n| a | b |\n"
+    )
+    path = tmp_path / "evidence.md"
+    evidence.note("debian13", SAYS, evidence.CHECKS, path)
+    table = evidence.support(path.read_text())
+    assert page.read_text() == f"# Support\n\n{table}\n\n## Limits\n\n| a | b |\n"
