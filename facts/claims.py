@@ -59,7 +59,7 @@ def _command(root: str) -> str:
             f"-size -256k -exec grep -lIsE {quote(_BINDS)} {{}} +; "
             f'grep -lsE {quote(_BINDS)} "$r/proc"/cmdline; }} 2>/dev/null | sort -u | while IFS= read -r f; do '
             # A file of ours that an operator asked for by name.
-            'grep -qs gevulot_vfio_ids "$f" && continue; '
+            'grep -qs -e gevulot_vfio_ids -e "by the key vfio_ids of the inventory" "$f" && continue; '
             f'echo "file ${{f#"$r"}}"; grep -vE "^[[:space:]]*#" "$f" | grep -E {quote(f"{_BINDS}|{_NAMES}")} | '
             f"{shown}; done",
             f"echo '{_END}'",

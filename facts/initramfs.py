@@ -54,12 +54,14 @@ class StaleInitramfs(FactBase[list[str]]):
 
 
 EARLY = tuple(paths[0] for paths in initramfs.EARLY)
-# What keeps drivers off there, with the files of an earlier version. Others' files are their owners' affair.
+# What keeps drivers off there, with the files of earlier versions. Others' files are their owners' affair.
 _FILES = (
     *(path for paths in initramfs.EARLY for path in paths),
+    "/etc/modprobe.d/gpu-host-boards.conf",
     "/etc/modprobe.d/gevulot-boards.conf",
     "/etc/modprobe.d/nvidia.conf",
     "/etc/modprobe.d/vfio.conf",
+    "/etc/modules-load.d/gpu-host.conf",
     "/etc/modules-load.d/gevulot-node.conf",
     "/etc/modules-load.d/vfio.conf",
     "/etc/modules-load.d/vsock.conf",

@@ -130,10 +130,10 @@ class Removal(NamedTuple):
 def remove_pcibind(undo: Undo, after: list[OperationMeta]) -> Removal:
     """Only after the boards were given back; and only what an operator does not use for boards of his own."""
     if undo.others:
-        return Removal([put_back(undo.past, REQUEST)], [])
+        return Removal([put_back(undo.past, undo.path(REQUEST))], [])
     removed = [unit_disabled(name=f"Disable {unit.NAME}")]
     early_files = []
-    for path in host.loop(FILES):
+    for path in host.loop(tuple(map(undo.path, FILES))):
         gone = put_back(undo.past, path)
         removed.append(gone)
         if path in _INITRAMFS:

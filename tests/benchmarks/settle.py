@@ -41,9 +41,9 @@ TREE_DIGEST = TreeDigest().command(directory=passthrough.LIBRARY)
 
 FILES = (
     *MODULE_FILES,
-    "/etc/default/grub.d/zz-gevulot.cfg",
+    "/etc/default/grub.d/zz-gpu-host.cfg",
     "/usr/local/sbin/pcibind",
-    "/etc/pcibind/gevulot.toml",
+    "/etc/pcibind/gpu-host.toml",
     early.RULE_PATH,
     early.INITRAMFS_HOOK_PATH,
     "/etc/systemd/system/pcibind.service",

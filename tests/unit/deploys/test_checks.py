@@ -101,6 +101,7 @@ class Node:
             checks.modules({each.name: each for each in self.modules}, ("vfio_pci",)),
             *checks.board(self.topology, wanted[0]),
             *checks.devices(self.parts, boards),
+            *checks.sockets(self.parts),
             *checks.account(self.parts, self.settings),
             *checks.key(self.parts, self.settings, self.key_state),
             *checks.database(self.schema, self.settings, "here", self.open_to_loopback),
