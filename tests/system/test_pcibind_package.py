@@ -65,7 +65,7 @@ def bare(binder: Binder) -> Bare:
 
 
 def apt(binder: Binder, words: str) -> subprocess.CompletedProcess[str]:
-    command = f"DEBIAN_FRONTEND=noninteractive apt-get -q --yes --no-download {words}"
+    command = f"DEBIAN_FRONTEND=noninteractive apt-get -q --yes {words}"
     return binder.machine.ssh(f"{command} 2>&1", check=False, timeout=1200)
 
 
