@@ -319,6 +319,8 @@ def test_another_line_is_no_initramfs_contents(line: str) -> None:
 
 
 ON_HOST = {RULE: "rule", SCRIPT: "script", LIST: "list"}
+USR_RULE, USR_SCRIPT = "/usr/lib/udev/rules.d/05-pcibind.rules", "/usr/lib/pcibind/early"
+PACKAGED = {USR_RULE: "rule", USR_SCRIPT: "script", LIST: "list"}
 
 
 @pytest.mark.parametrize(
@@ -333,6 +335,15 @@ ON_HOST = {RULE: "rule", SCRIPT: "script", LIST: "list"}
         (ON_HOST | {LIST: NOTHING}, {}, None),
         (ON_HOST | {LIST: NOTHING}, ON_HOST | {LIST: NOTHING}, None),
         (ON_HOST | {LIST: NOTHING}, ON_HOST, f"{IMAGE} holds another {LIST} than the host has"),
+        # initramfs-tools copies a rule of /etc, and a package has its files below /usr/lib alone.
+        (ON_HOST, ON_HOST | {USR_RULE: "rule"}, None),
+        (ON_HOST, ON_HOST | {USR_RULE: "former"}, None),
+        (ON_HOST, {USR_RULE: "rule", SCRIPT: "script", LIST: "list"}, None),
+        (ON_HOST, {USR_RULE: "rule", LIST: "list"}, f"{IMAGE} lacks {SCRIPT}"),
+        (ON_HOST | {LIST: NOTHING}, {USR_RULE: "rule"}, None),
+        (PACKAGED, PACKAGED, None),
+        (PACKAGED, PACKAGED | {RULE: "former"}, f"{IMAGE} holds another {RULE} than the host has"),
+        ({LIST: NOTHING}, {USR_RULE: "rule"}, f"{IMAGE} still holds {USR_RULE}, which the host does not have"),
         # Not every generator takes these.
         ({VFIO: "vfio"}, {}, None),
         ({VFIO: "vfio"}, {VFIO: "other"}, f"{IMAGE} holds another {VFIO} than the host has"),

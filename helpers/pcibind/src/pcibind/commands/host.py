@@ -88,8 +88,11 @@ class Host:
         """
         os.makedirs(self.paths.run, 0o755, exist_ok=True)
         # A file that root alone can open: whoever can open it can lock it for ever.
-        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW
-        descriptor = os.open(self.paths.lock, flags, 0o600)
+        flags = os.O_RDONLY | os.O_NOFOLLOW
+        try:
+            descriptor = os.open(self.paths.lock, flags)
+        except FileNotFoundError:
+            descriptor = os.open(self.paths.lock, flags | os.O_CREAT, 0o600)
         try:
             self._lock(descriptor)
             yield

@@ -31,7 +31,11 @@ EARLY = (
     ("/usr/local/lib/pcibind/early", "/usr/lib/pcibind/early"),
     (LIST,),
 )
-"""What takes a board before any driver can: one file of each line, and of use only together."""
+"""What takes a board before any driver can: one file of each line, and of use only together.
+
+The first of a line that is there acts. initramfs-tools copies a rule of /etc to /usr/lib as well.
+"""
+_PLACES = {path: paths for paths in EARLY for path in paths}
 
 _EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -73,18 +77,20 @@ class Contents:
     def differences(self) -> tuple[str, ...]:
         """How an image differs from the host, a sentence each; an empty list needs no rule."""
         needed = EARLY if self.host.get(LIST, _EMPTY) != _EMPTY else ()
-        there = [[path for path in paths if path in self.host] for paths in needed]
+        acting = [_acting(self.host, paths) for paths in needed]
         found = [
             f"the host lacks {paths[0]}"
-            for paths, own in zip(needed, there, strict=True)
-            if not own
+            for paths, own in zip(needed, acting, strict=True)
+            if own is None
         ]
         if needed and self.without:
             found.append(f"no initramfs of the running kernel {self.without} was found in /boot")
         found += [f"{image} is damaged: {reason}" for image, reason in self.damaged.items()]
         for image, held in self.images.items():
             found += [
-                f"{image} lacks {own[0]}" for own in there if own and held.keys().isdisjoint(own)
+                f"{image} lacks {own}"
+                for paths, own in zip(needed, acting, strict=True)
+                if own is not None and _acting(held, paths) is None
             ]
             found += _differences(image, held, self.host)
         return tuple(found)
@@ -109,10 +115,18 @@ class Contents:
 
 def _differences(image: str, held: Mapping[str, str], host: Mapping[str, str]) -> Iterator[str]:
     for path, digest in held.items():
-        if path not in host:
+        paths = _PLACES.get(path, (path,))
+        if path != _acting(held, paths):
+            continue
+        own = _acting(host, paths)
+        if own is None:
             yield f"{image} still holds {path}, which the host does not have"
-        elif digest != host[path]:
+        elif digest != host[own]:
             yield f"{image} holds another {path} than the host has"
+
+
+def _acting(files: Mapping[str, str], paths: tuple[str, ...]) -> str | None:
+    return next((path for path in paths if path in files), None)
 
 
 class Damaged(Exception):
