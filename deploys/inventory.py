@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from pyinfra.api import Inventory, State
@@ -22,8 +22,9 @@ from pyinfra.context import ctx_inventory, ctx_state
 
 from deploys.inputs import execution, host_keys
 from deploys.inputs.spelling import meant
-from deploys.settings import PREFIX, Settings, SettingsError, read_all
+from deploys.settings import PREFIX, HostSettings, Settings, SettingsError, read_all
 
+_Kind = TypeVar("_Kind", bound=HostSettings)
 _NAME = re.compile(r"[\w.-]+")
 # What other tools call the place of such data. pyinfra reads group_data only, and in it only Python.
 _OTHER_PLACES = ("group_vars", "host_vars", "host_data", "group-data", "groupdata", "group_datas")
@@ -122,19 +123,17 @@ def problems_of_run(state: State) -> list[str]:
     return problems(state.inventory, path)
 
 
-def settings_of_run(
-    state: State, relevant: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
-) -> dict[str, Settings]:
-    """The settings of every host that ``--limit`` leaves in.
+def settings_of_run(state: State, reader: Callable[[str, Mapping[str, Any]], _Kind]) -> dict[str, _Kind]:
+    """The settings of every host that ``--limit`` leaves in, as ``reader`` reads them out of a host's name and data.
 
-    ``relevant`` chooses among a host's data. Raises ``SettingsError`` with the problems of the inventory and of all
-    hosts.
+    Raises ``SettingsError`` with the problems of the inventory and of all hosts.
     """
     wrong = problems_of_run(state)
     wrong += execution.problems([each for each in state.inventory if state.is_host_in_limit(each)])
     hosts = [each for each in state.inventory if state.is_host_in_limit(each) and is_host_name(each.name)]
+    checked: dict[str, _Kind] = {}
     try:
-        checked = read_all((each.name, relevant(each.data.dict())) for each in hosts)
+        checked = read_all(((each.name, each.data.dict()) for each in hosts), reader)
     except SettingsError as error:
         wrong.append(str(error))
     if wrong:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from facts import state_directory
 from pcibind.change import early, unit
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -43,17 +44,19 @@ class ManagedFile(NamedTuple):
     mode: str = "644"
 
 
-BLACKLIST = ManagedFile("/etc/modprobe.d/gevulot-boards.conf", INITRAMFS)
-MODULES_LOAD = ManagedFile("/etc/modules-load.d/gevulot-node.conf", INITRAMFS)
-VFIO_RULE = ManagedFile("/etc/udev/rules.d/99-gevulot-vfio.rules", INITRAMFS)
-GRUB_DROP_IN = ManagedFile("/etc/default/grub.d/zz-gevulot.cfg", BOOT_MENU)
+BLACKLIST = ManagedFile("/etc/modprobe.d/gpu-host-boards.conf", INITRAMFS)
+MODULES_LOAD = ManagedFile("/etc/modules-load.d/gpu-host.conf", INITRAMFS)
+VFIO_RULE = ManagedFile("/etc/udev/rules.d/99-gpu-host-vfio.rules", INITRAMFS)
+GRUB_DROP_IN = ManagedFile("/etc/default/grub.d/zz-gpu-host.cfg", BOOT_MENU)
 
 EARLY_RULE = ManagedFile(early.RULE_PATH, INITRAMFS)
 INITRAMFS_HOOK = ManagedFile(early.INITRAMFS_HOOK_PATH, INITRAMFS, "755")
 DRACUT_CONF = ManagedFile(early.DRACUT_PATH, INITRAMFS)
 PCIBIND = ManagedFile("/usr/local/sbin/pcibind", COMMAND, "755")
-PCIBIND_BOARDS = ManagedFile("/etc/pcibind/gevulot.toml", COMMAND)
-PCIBIND_SERVICE = ManagedFile(f"/etc/systemd/system/{unit.NAME}", unit.NAME)
+PCIBIND_BOARDS = ManagedFile("/etc/pcibind/gpu-host.toml", COMMAND)
+PCIBIND_UNITS = tuple(ManagedFile(path, unit.NAME) for path in unit.PATHS)
+
+NODE_MODULES_LOAD = ManagedFile("/etc/modules-load.d/gevulot-node.conf", INITRAMFS)
 
 POSTGRES_QUADLET = ManagedFile("/etc/containers/systemd/gevulot-postgres.container", POSTGRES_UNIT)
 HBA = ManagedFile("/etc/gevulot/pg_hba.conf", POSTGRES_UNIT)
@@ -74,16 +77,32 @@ ALLOW_VSOCK = ManagedFile("/usr/local/libexec/gevulot/allow-vsock", NODE_UNIT, "
 KEY_SERVICE = ManagedFile(f"/etc/systemd/system/{KEY_UNIT}", KEY_UNIT)
 KEY_PROGRAM = ManagedFile("/usr/local/libexec/gevulot/hand-over-key", KEY_UNIT, "755")
 
-MANAGED = (
+# Those of any host that hands boards over. None is named after what takes the boards.
+HOST = (
     *(BLACKLIST, MODULES_LOAD, VFIO_RULE, GRUB_DROP_IN),
-    *(EARLY_RULE, INITRAMFS_HOOK, DRACUT_CONF, PCIBIND, PCIBIND_BOARDS, PCIBIND_SERVICE),
+    *(EARLY_RULE, INITRAMFS_HOOK, DRACUT_CONF, PCIBIND, PCIBIND_BOARDS, *PCIBIND_UNITS),
+)
+# And those of a node. Its modules have a file of their own, so that no run for the host alone takes them away.
+NODE = (
+    NODE_MODULES_LOAD,
     *(POSTGRES_QUADLET, HBA, IDENT),
     *(FIREWALL_SERVICE, FIREWALL_RULES, QMP_RULES, FIREWALL_PROGRAM),
     *(NODE_QUADLET, NODE_ENVIRONMENT, MIGRATION_SERVICE, MIGRATION_PROGRAM, ALLOW_VSOCK, KEY_SERVICE, KEY_PROGRAM),
 )
-MODULE_FILES = (BLACKLIST.path, MODULES_LOAD.path, VFIO_RULE.path)
+MANAGED = (*HOST, *NODE)
+MODULE_FILES = (BLACKLIST.path, MODULES_LOAD.path, VFIO_RULE.path, NODE_MODULES_LOAD.path)
 # GRUB's drop-in is judged with the boot menu, whose other files decide what it does.
-FILES = tuple(file.path for file in MANAGED if file.consumer != BOOT_MENU)
+HOST_FILES = tuple(file.path for file in HOST if file.consumer != BOOT_MENU)
+NODE_FILES = tuple(file.path for file in NODE)
+FILES = (*HOST_FILES, *NODE_FILES)
+
+# What earlier versions called the files of a host, which only nodes had then: today's path → theirs.
+FORMER_NAMES = {
+    BLACKLIST.path: "/etc/modprobe.d/gevulot-boards.conf",
+    VFIO_RULE.path: "/etc/udev/rules.d/99-gevulot-vfio.rules",
+    GRUB_DROP_IN.path: "/etc/default/grub.d/zz-gevulot.cfg",
+    PCIBIND_BOARDS.path: "/etc/pcibind/gevulot.toml",
+}
 
 # The node's units, with the file that each is made from, in the order in which they stop.
 NODE_UNITS = {
@@ -97,10 +116,17 @@ NODE_UNITS = {
 # Below these, systemd and its generators read before any other file system than that of /etc is mounted.
 READ_FIRST = ("/etc/containers/systemd", "/etc/systemd/system")
 
-STATE_DIRECTORY = "/var/lib/gevulot-deploy"
+# All in it moves on with its directory, the keys that a node's deploys put on the access list too: one rename cannot
+# lose a part. The fingerprint of a node's key is elsewhere (/etc/gevulot), and stays there.
+STATE_DIRECTORY = state_directory.CURRENT
+FORMER_STATE_DIRECTORY = state_directory.FORMER
 RECORD = f"{STATE_DIRECTORY}/before.json"
 ARCHIVE = f"{STATE_DIRECTORY}/before.tar"
 ARGUMENTS = f"{STATE_DIRECTORY}/arguments"
+# One word: what the host was deployed as, AS_GPU_HOST or AS_NODE. A node stays one, whatever runs for its host alone.
+DEPLOYED = f"{STATE_DIRECTORY}/deploy"
+AS_GPU_HOST = "gpu_host"
+AS_NODE = "node"
 
 
 def consumed_by(unit: str) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
     pyinfra inventories/prod.py deploys/node.py
 
-The steps are those of the install guide, in the order in which they work. A step returns the operations whose changes
-others wait for, so that a plan names what has to follow; what really follows is asked of the machine.
+The host is that of deploys/gpu_host.py: deploys/steps/gpu_host.py has the steps of both, and all else here is
+Gevulot's. They are those of the install guide, in the order in which they work. A step returns the operations whose
+changes others wait for, so that a plan names what has to follow; what really follows is asked of the machine.
 """
 
 import sys
@@ -12,39 +13,33 @@ from pathlib import Path
 # So that pyinfra may be started in any directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from deploys.manifest import AS_NODE
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.steps.access import grant_access
 from deploys.steps.account import make_account
 from deploys.steps.baseline import record_before
 from deploys.steps.firewall import configure_firewall, start_firewall
 from deploys.steps.gevulot import configure_node, start_node
+from deploys.steps.gpu_host import hand_boards_over, prepare_boot
 from deploys.steps.images import pull_images
-from deploys.steps.initramfs import rebuild_initramfs
-from deploys.steps.kernel import configure_kernel, load_modules
 from deploys.steps.key import make_key
-from deploys.steps.next_boot import check_next_boot
-from deploys.steps.packages import install_packages
-from deploys.steps.passthrough import bind_boards, prepare_passthrough
+from deploys.steps.packages import PACKAGES, install_packages
 from deploys.steps.postgres import configure_postgres, make_database_secrets, retire_postgres, start_postgres
-from deploys.steps.preflight import begin
-from deploys.steps.reboot import reboot_when_needed
+from deploys.steps.preflight import begin_node
 from deploys.steps.verify import verify
+from deploys.steps.vsock import configure_sockets
 
-node = begin()
+node = begin_node()
 settings = node.settings
 reboot = PendingReboot(settings, node.verdict)
 
-record_before()
-install_packages(node.family)
-kernel = configure_kernel(node)
-passthrough = prepare_passthrough(node, reboot)
-rebuild_initramfs(node, after=[*kernel, *passthrough.files])
-check_next_boot(node)
-reboot_when_needed(node, reboot)
+record_before(AS_NODE)
+install_packages(node.family, PACKAGES)
+sockets = configure_sockets(node.verdict)
+recorded = prepare_boot(node, reboot, also=sockets)
 
 with reboot.steps_after():
-    load_modules(node)
-    bind_boards(node, reboot, after=[passthrough.recorded])
+    hand_boards_over(node, reboot, after=[recorded])
     make_account(settings)
     pull_images(settings)
     database = [make_database_secrets(settings)]
@@ -53,7 +48,7 @@ with reboot.steps_after():
     firewall = configure_firewall(settings)
     # A restart of the firewall restarts the node; the password of its own database is no concern of it.
     secrets = [] if settings.own_postgres else database
-    gevulot = [passthrough.recorded, *secrets, *firewall, *configure_node(node, after=postgres)]
+    gevulot = [recorded, *secrets, *firewall, *configure_node(node, after=postgres)]
     start_postgres(settings, reboot, after=[*database, *postgres])
     start_firewall(settings, reboot, after=firewall)
     start_node(settings, reboot, after=gevulot)

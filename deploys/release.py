@@ -1,4 +1,4 @@
-"""A Gevulot node becomes the host that it was before its first deploy. Its data is kept.
+"""A GPU host, with a Gevulot node or without one, becomes what it was before its first deploy. A node's data is kept.
 
     pyinfra inventories/prod.py deploys/release.py
 

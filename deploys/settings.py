@@ -1,17 +1,18 @@
 """Every key of host data: its type, default, meaning and check.
 
 Host data is what an operator writes in ``inventories/``. The keys that belong to this project start with
-``gevulot_``; everything else (``ssh_user``, ``_sudo`` and so on) belongs to pyinfra. ``Settings`` reads them once,
-checks all of them, and refuses what it does not know, before any host is touched.
-``python -m deploys.settings`` prints the table of docs/settings.md.
+``gevulot_``; everything else (``ssh_user``, ``_sudo`` and so on) belongs to pyinfra. ``HostSettings`` are those that
+the boards and the boot of any host need, ``Settings`` adds those of a node. Either reads its keys once, checks all of
+them, and refuses what it does not know, before any host is touched.
+``python -m deploys.settings`` prints the tables of docs/settings.md.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -48,19 +49,22 @@ from deploys.inputs.values import (
 PREFIX = "gevulot_"
 
 
+_Kind = TypeVar("_Kind", bound="HostSettings")
+
+
 class SettingsError(ValueError):
     """Host data that cannot be used. The text has one line for each wrong key of each host."""
 
 
-class Settings(BaseModel):
-    """One host's checked settings. Frozen; secrets print as stars."""
+class HostSettings(BaseModel):
+    """The checked settings of a host that hands boards over, whatever takes them. Frozen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
     # --- boards
     boards: Boards = Field(
         "supported",
-        description="Which boards the node gets: `'supported'` takes every supported NVIDIA board (RTX 3090, 4090); "
+        description="Which boards are handed over: `'supported'` takes every supported NVIDIA board (RTX 3090, 4090); "
         "or a list of addresses, bridge-relative paths or models; `[]` for a node without GPU.",
     )
     board_guards_allowed: Guards = Field(
@@ -68,18 +72,12 @@ class Settings(BaseModel):
         description="Guards that may be overridden, each by its name (`boot-display`, `framebuffer`, …: "
         "[pcibind's table](../helpers/pcibind/README.md#guards)), for the chosen boards.",
     )
-    gpu_functions: Literal["display", "all"] = Field(
-        "display", description="What GEVULOT_GPU_DEVICES lists: the boards' display functions, or all functions."
-    )
     vfio_ids: bool = Field(
         False,
         description="Also write `options vfio-pci ids=` for the chosen models. Takes **every** card of the model, "
         "a twin added later included; only for hosts that pass all of them.",
     )
-    # --- the host
-    enforce_minimum: bool = Field(
-        False, description="Refuse a host below the guide's minimum (64 cores, 512 GB, 1 TB) instead of warning."
-    )
+    # --- reboots
     reboot: Literal["when-needed", "never"] = Field(
         "when-needed",
         description="`'never'` changes no running state while a reboot is pending, and says what is pending.",
@@ -89,6 +87,30 @@ class Settings(BaseModel):
     )
     reboot_batch: Annotated[int, Field(ge=1, le=100)] = Field(
         1, description="Hosts that may reboot at once, after a first one alone. One that fails stops all later ones."
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> HostSettings:
+        problems = list(self._disagreements())
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _disagreements(self) -> Iterator[str]:
+        """Which settings do not fit one another, one sentence for each."""
+        if self.vfio_ids and not self.boards:
+            yield "gevulot_vfio_ids is set, but gevulot_boards chooses no board"
+
+
+class Settings(HostSettings):
+    """The checked settings of a node: those of its host, and its own. Secrets print as stars."""
+
+    # --- what the node does with its host
+    gpu_functions: Literal["display", "all"] = Field(
+        "display", description="What GEVULOT_GPU_DEVICES lists: the boards' display functions, or all functions."
+    )
+    enforce_minimum: bool = Field(
+        False, description="Refuse a host below the guide's minimum (64 cores, 512 GB, 1 TB) instead of warning."
     )
     storage_directory: OwnDirectory = Field(
         "/var/lib/gevulot", description="Where programs, outputs, the database and the key live. Its mount is required."
@@ -184,15 +206,7 @@ class Settings(BaseModel):
         "when looking from outside.",
     )
 
-    @model_validator(mode="after")
-    def _agree(self) -> Settings:
-        problems = list(self._disagreements())
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
-
     def _disagreements(self) -> Iterator[str]:
-        """Which settings do not fit one another, one sentence for each."""
         if self.acl_whitelist and self.acl_whitelist_url is not None:
             yield (
                 "gevulot_acl_whitelist and gevulot_acl_whitelist_url are both set, and the node removes every key that "
@@ -215,8 +229,7 @@ class Settings(BaseModel):
             if port in ports:
                 yield f"gevulot_{key} and gevulot_{ports[port]} are both port {port}; expected two ports"
             ports.setdefault(port, key)
-        if self.vfio_ids and not self.boards:
-            yield "gevulot_vfio_ids is set, but gevulot_boards chooses no board"
+        yield from super()._disagreements()
         problem = self._peers_problem()
         if problem is not None:
             yield problem
@@ -426,21 +439,33 @@ def _wrong_values(ours: Mapping[str, Any], error: ValidationError) -> Iterator[s
 
 
 def read(host: str, data: Mapping[str, Any]) -> Settings:
-    """Check one host's data.
+    """Check one node's data.
 
     ``data`` is the host's whole data as pyinfra merged it: keys without the prefix are left alone, unless they look
     like a typo of one of ours or of pyinfra's own. Raises ``SettingsError`` naming the host, and for each key its value
     and what was expected.
     """
+    return _read(Settings, host, data)
+
+
+def read_host(host: str, data: Mapping[str, Any]) -> HostSettings:
+    """As ``read``, for what concerns the host alone: the keys of a node are known, and their values are not looked at.
+
+    One inventory may then be of both, and no secret has to be at hand.
+    """
+    return _read(HostSettings, host, data)
+
+
+def _read(kind: type[_Kind], host: str, data: Mapping[str, Any]) -> _Kind:
     ours = {
         key.removeprefix(PREFIX): value
         for key, value in data.items()
-        if isinstance(key, str) and key.startswith(PREFIX) and key.removeprefix(PREFIX) in Settings.model_fields
+        if isinstance(key, str) and key.startswith(PREFIX) and key.removeprefix(PREFIX) in kind.model_fields
     }
     problems = [problem for key in data if (problem := _unknown_key(key))]
     problems += host_keys.problems(data)
     try:
-        settings = Settings(**ours)
+        settings = kind(**ours)
     except ValidationError as error:
         problems += _wrong_values(ours, error)
     if problems:
@@ -462,13 +487,15 @@ def read_without_secrets(host: str, data: Mapping[str, Any]) -> Settings:
     return read(host, {**data, **needed, "gevulot_psk_passphrase": _STAND_INS["gevulot_psk_passphrase"]})
 
 
-def read_all(hosts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Settings]:
-    """Check every host's data, and raise one ``SettingsError`` with the problems of all."""
-    checked: dict[str, Settings] = {}
+def read_all(
+    hosts: Iterable[tuple[str, Mapping[str, Any]]], reader: Callable[[str, Mapping[str, Any]], _Kind]
+) -> dict[str, _Kind]:
+    """Check every host's data with a reader, and raise one ``SettingsError`` with the problems of all."""
+    checked: dict[str, _Kind] = {}
     problems: list[str] = []
     for name, data in hosts:
         try:
-            checked[name] = read(name, data)
+            checked[name] = reader(name, data)
         except SettingsError as error:
             problems.append(str(error))
     if problems:
@@ -476,14 +503,17 @@ def read_all(hosts: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Settin
     return checked
 
 
-def table() -> str:
-    """Return the table of docs/settings.md, in Markdown."""
+def table(kind: type[HostSettings]) -> str:
+    """Return a table of docs/settings.md, in Markdown: the keys of a host, or those that a node has beside them."""
+    inherited = HostSettings.model_fields if kind is not HostSettings else {}
     rows = ["| key | default | meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
+    for name, field in kind.model_fields.items():
+        if name in inherited:
+            continue
         default = "**required**" if callable(field.default) else f"`{field.default!r}`"
         rows.append(f"| `{PREFIX}{name}` | {default} | {field.description} |")
     return "\n".join(rows)
 
 
 if __name__ == "__main__":
-    print(table())
+    print(f"{table(HostSettings)}\n\n{table(Settings)}")

@@ -9,11 +9,14 @@ from typing import Any, LiteralString
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
+from facts import state_directory
+
 ACCESS_QUERY: LiteralString = "SELECT lower(key) FROM acl_whitelist WHERE key ~* '^04[0-9a-f]{128}$'"
 
 # A fingerprint that is newer than the public key is of another key, which was recorded since.
 _COMMAND = r"""
-public=$1 fingerprint=$2 record=$3 port=$4 query=$5
+public=$1 fingerprint=$2 record=$3 former=$4 port=$5 query=$6
+[ -s "$record" ] || record=$former
 [ -s "$public" ] && [ ! "$fingerprint" -nt "$public" ] && sed 's/^/own /' "$public"
 [ -s "$record" ] && sed 's/^/recorded /' "$record"
 [ -n "$port" ] || exit 0
@@ -67,10 +70,17 @@ class AccessList(FactBase[Access]):
         self,
         public: str = "/etc/gevulot/node-key.public",
         fingerprint: str = "/etc/gevulot/node-key.sha256",
-        record: str = "/var/lib/gevulot-deploy/access",
+        record: str = f"{state_directory.CURRENT}/access",
         port: int | None = 5432,
     ) -> str:
-        words = (public, fingerprint, record, "" if port is None else str(port), ACCESS_QUERY)
+        words = (
+            public,
+            fingerprint,
+            record,
+            state_directory.former(record),
+            "" if port is None else str(port),
+            ACCESS_QUERY,
+        )
         return f"sh -c {quote(_COMMAND)} access {' '.join(quote(word) for word in words)}"
 
     def process(self, output: list[str]) -> Access:

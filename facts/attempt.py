@@ -9,10 +9,13 @@ from typing import Any
 
 from pyinfra.api import FactBase
 
-_COMMAND = r"""
+from facts import state_directory
+
+_COMMAND = rf"""
+{state_directory.CHOSEN}
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
-[ -e "$1/before.json" ] && echo deployed
-[ -f "$1/reboot.json" ] && head -c 20000 "$1/reboot.json"
+[ -e "$directory/before.json" ] && echo deployed
+[ -f "$directory/reboot.json" ] && head -c 20000 "$directory/reboot.json"
 true
 """
 
@@ -49,8 +52,8 @@ class RebootAttempts(FactBase[Attempts]):
     def default() -> Attempts:
         return Attempts()
 
-    def command(self, directory: str = "/var/lib/gevulot-deploy") -> str:
-        return f"sh -c {quote(_COMMAND)} attempt {quote(directory)}"
+    def command(self, directory: str = state_directory.CURRENT) -> str:
+        return f"sh -c {quote(_COMMAND)} attempt {quote(directory)} {quote(state_directory.former(directory))}"
 
     def process(self, output: list[str]) -> Attempts:
         boot = output[0].removeprefix("boot ") if output[0].startswith("boot ") else ""

@@ -9,15 +9,20 @@ from typing import Any
 
 from pyinfra.api import FactBase
 
-_COMMAND = r"""
-directory=$1; shift
-echo begin
+from facts import state_directory
+
+_COMMAND = (
+    state_directory.CHOSEN
+    + r"""
+echo begin; echo "place $directory"
 [ "$(id -u)" = 0 ] && echo privileged
 for path in "$@"; do if [ -e "$path" ] || [ -L "$path" ]; then echo "trace $path"; fi; done
 if [ -e "$directory/before.tar" ]; then echo archive; tar -tf "$directory/before.tar" | sed 's|^|archived /|'; fi
 if [ -e "$directory/arguments" ]; then echo arguments; sed 's|^|argument |' "$directory/arguments"; fi
+[ -f "$directory/deploy" ] && echo "deployed $(head -n1 "$directory/deploy")"
 if [ -e "$directory/before.json" ]; then echo record; cat "$directory/before.json"; fi
 """
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Past:
     ``archived`` are the files of it that were kept, ``shared_directories`` those of the directories for everybody's
     files that it had (``None`` where the record does not say), and ``auto_update_timer`` how systemd called the state
     of Podman's timer. ``arguments`` are the kernel arguments that deploys set since (``None``: not recorded).
+    ``directory`` is where its record lies.
     """
 
     command_line: tuple[str, ...]
@@ -47,6 +53,17 @@ class Past:
     shared_directories: frozenset[str] | None = None
     auto_update_timer: str = ""
     arguments: tuple[str, ...] | None = None
+    directory: str = state_directory.CURRENT
+
+    @property
+    def archive(self) -> str:
+        """The files that the host had before, in an archive."""
+        return f"{self.directory}/before.tar"
+
+    @property
+    def is_former(self) -> bool:
+        """Whether only earlier versions were here, which had other names for some of the files."""
+        return self.directory == state_directory.FORMER
 
     def made(self, directory: str) -> bool:
         """Whether a deploy made a directory for everybody's files, which the host had not."""
@@ -57,7 +74,8 @@ class Past:
 class Remains:
     """What deploys left on a host. ``traces`` are those of the paths asked for that exist.
 
-    ``damaged`` says why the record cannot be understood, where there is one that cannot be.
+    ``damaged`` says why the record cannot be understood, where there is one that cannot be. ``deployed`` is what the
+    host was deployed as: ``node``, ``gpu_host``, or empty where no deploy said.
     """
 
     privileged: bool
@@ -65,6 +83,7 @@ class Remains:
     archive: bool
     past: Past | None
     damaged: str = ""
+    deployed: str = ""
 
     def to_json(self) -> dict[str, Any]:
         found = asdict(self)
@@ -91,7 +110,18 @@ def parse(output: list[str]) -> Remains:
         damaged = str(error)
     except KeyError as error:
         damaged = f"{error} is missing"
-    return Remains("privileged" in words, tuple(words.get("trace", ())), "archive" in words, past, damaged)
+    return Remains(
+        "privileged" in words,
+        tuple(words.get("trace", ())),
+        "archive" in words,
+        past,
+        damaged,
+        _first(words, "deployed"),
+    )
+
+
+def _first(words: dict[str, list[str]], kind: str) -> str:
+    return next(iter(words.get(kind, ())), "")
 
 
 def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Past:
@@ -110,14 +140,15 @@ def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Past:
         shared_directories=None if shared is None else frozenset(shared),
         auto_update_timer=record.get("auto_update_timer", ""),
         arguments=tuple(words.get("argument", ())) if "arguments" in words else None,
+        directory=_first(words, "place") or state_directory.CURRENT,
     )
 
 
 class Before(FactBase[Remains | None]):
     """The record below ``directory`` of the host as it was, and which of ``traces`` (paths) deploys left on it."""
 
-    def command(self, directory: str = "/var/lib/gevulot-deploy", traces: tuple[str, ...] = ()) -> str:
-        words = " ".join(quote(word) for word in (directory, *traces))
+    def command(self, directory: str = state_directory.CURRENT, traces: tuple[str, ...] = ()) -> str:
+        words = " ".join(quote(word) for word in (directory, state_directory.former(directory), *traces))
         return f"sh -c {quote(_COMMAND)} before {words}"
 
     def process(self, output: list[str]) -> Remains:
@@ -135,8 +166,11 @@ class ArchivedFile(FactBase[str]):
         return "different"
 
     def command(self, archive: str, path: str) -> str:
-        compare = f"LC_ALL=C tar -C / --compare -f {quote(archive)} {quote(path.lstrip('/'))} 2>&1"
-        return f"if {compare} | grep -v ': Mod time differs$' >/dev/null; then echo different; else echo same; fi"
+        former = quote(state_directory.former(archive))
+        chosen = f'archive={quote(archive)}; [ -e "$archive" ] || archive={former}'
+        compare = f'LC_ALL=C tar -C / --compare -f "$archive" {quote(path.lstrip("/"))} 2>&1'
+        differs = f"{compare} | grep -v ': Mod time differs$' >/dev/null"
+        return f"{chosen}; if {differs}; then echo different; else echo same; fi"
 
     def process(self, output: list[str]) -> str:
         return output[0].strip()

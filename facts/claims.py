@@ -14,6 +14,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts.untrusted import printable
 from pcibind.change import early, unit
+from pcibind.read import claims
 
 _BEGIN, _END = "claims 1", "claims end"
 # Letters of a line, and lines of a file, that are looked at; and letters of a name that are shown.
@@ -32,7 +33,7 @@ _TREES = (
     *("/etc/initramfs-tools", "/usr/share/initramfs-tools", "/etc/dracut.conf.d", "/usr/lib/dracut/modules.d"),
     *("/etc/libvirt/hooks", "/etc/cron.d", "/etc/init.d", "/etc/rc.local", "/usr/local/bin", "/usr/local/sbin"),
 )
-_OURS = frozenset({early.RULE_PATH, early.SCRIPT_PATH, early.INITRAMFS_HOOK_PATH, early.DRACUT_PATH, unit.PATH})
+_OURS = frozenset({early.RULE_PATH, early.SCRIPT_PATH, early.INITRAMFS_HOOK_PATH, early.DRACUT_PATH, *unit.PATHS})
 
 
 def _command(root: str) -> str:
@@ -58,7 +59,7 @@ def _command(root: str) -> str:
             f"-size -256k -exec grep -lIsE {quote(_BINDS)} {{}} +; "
             f'grep -lsE {quote(_BINDS)} "$r/proc"/cmdline; }} 2>/dev/null | sort -u | while IFS= read -r f; do '
             # A file of ours that an operator asked for by name.
-            'grep -qs gevulot_vfio_ids "$f" && continue; '
+            'grep -qs -e gevulot_vfio_ids -e "by the key vfio_ids of the inventory" "$f" && continue; '
             f'echo "file ${{f#"$r"}}"; grep -vE "^[[:space:]]*#" "$f" | grep -E {quote(f"{_BINDS}|{_NAMES}")} | '
             f"{shown}; done",
             f"echo '{_END}'",
@@ -138,12 +139,12 @@ def _claim(kind: str, rest: str, text: list[str], mapping: dict[str, set[str]]) 
     match kind:
         case "driverctl":
             device, _, driver = rest.partition(" ")
-            place = _place(device)
+            place = claims.place(device)
             shown = printable(driver.strip(), _SHOWN)
             source = printable(f"/etc/driverctl.d/{device}", _SHOWN)
             return Claim(Kind.DRIVERCTL, source, frozenset({place}), driver=shown, acts_at_boot=True) if place else None
         case "libvirt":
-            places = frozenset(_hostdevs("\n".join(text)))
+            places = frozenset(claims.hostdevs("\n".join(text)))
             acts = source.startswith("/run/") or "/autostart/" in source
             return Claim(Kind.LIBVIRT, source, places, acts_at_boot=acts) if places else None
         case "proxmox":
@@ -156,7 +157,7 @@ def _claim(kind: str, rest: str, text: list[str], mapping: dict[str, set[str]]) 
             return Claim(
                 Kind.FILE,
                 source,
-                frozenset(place for each in _ADDRESS.findall(whole) if (place := _place(each))),
+                frozenset(place for each in _ADDRESS.findall(whole) if (place := claims.place(each))),
                 frozenset(_models(whole)),
                 _driver(given) if given else "",
                 acts_at_boot=True,
@@ -173,9 +174,6 @@ def _driver(given: re.Match[str]) -> str:
 _ADDRESS = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[01][0-9A-Fa-f]\.[0-7](?!\w)")
 # An address as virsh spells it.
 _LIBVIRTS = re.compile(r"pci_([0-9a-f]{4})_([0-9a-f]{2})_([0-9a-f]{2})_([0-7])")
-_PLACE = re.compile(
-    r"(?:(?P<domain>[0-9a-f]{4,8}):)?(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])(?:\.(?P<function>[0-7]))?"
-)
 _DRIVER = re.compile(
     r"""driver_override\}?\s*=\s*["']([\w-]+)["']|echo\s+(?:-n\s+)?["']?([\w-]+)["']?\s*>+[^\n]*driver_override"""
     r"|(?:options\s+|\b)(vfio[-_]pci|pci[-_]stub|xen-pciback)[ .](?:[^\n]*\s)?(?:ids|hide)="
@@ -185,15 +183,6 @@ _UDEV = re.compile(
 )
 _IDS = re.compile(r"\bids=([0-9A-Fa-f:,x]+)")
 _NEW_ID = re.compile(r"\b([0-9A-Fa-f]{4})[: ]([0-9A-Fa-f]{4})\b")
-
-
-def _place(text: str) -> str | None:
-    """An address or a slot with its domain, as sysfs writes it."""
-    match = _PLACE.fullmatch(text.strip().lower())
-    if match is None:
-        return None
-    slot = f"{match['domain'] or '0000'}:{match['bus']}:{match['slot']}"
-    return f"{slot}.{match['function']}" if match["function"] else slot
 
 
 def _models(text: str) -> Iterator[str]:
@@ -210,21 +199,6 @@ def _models(text: str) -> Iterator[str]:
                 yield f"{vendor.lower()}:{device.lower()}"
 
 
-def _hostdevs(text: str) -> Iterator[str]:
-    """The host's addresses in a machine's description; those of the guest's side stand outside of <source>."""
-    for source in re.findall(r"<source\b[^>]*>(.*?)</source>", text, re.DOTALL):
-        for attributes in re.findall(r"<address\b([^>]*)>", source):
-            values = dict(re.findall(r"""(\w+)\s*=\s*["'](\w+)["']""", attributes))
-            try:
-                domain, bus, slot, function = (
-                    int(values.get(name, "0"), 0) for name in ("domain", "bus", "slot", "function")
-                )
-            except ValueError:
-                continue
-            if "slot" in values:
-                yield f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
-
-
 def _mapping(lines: Iterable[str]) -> dict[str, set[str]]:
     """Proxmox's names of devices of the cluster, with their places."""
     found: dict[str, set[str]] = {}
@@ -233,7 +207,7 @@ def _mapping(lines: Iterable[str]) -> dict[str, set[str]]:
         if line and not line[0].isspace():
             name = line.strip()
         for path in re.findall(r"\bpath=([^,\s]+)", line):
-            found.setdefault(name, set()).update(place for each in path.split(";") if (place := _place(each)))
+            found.setdefault(name, set()).update(place for each in path.split(";") if (place := claims.place(each)))
     return found
 
 
@@ -246,4 +220,4 @@ def _hostpcis(lines: Iterable[str], mapping: dict[str, set[str]]) -> Iterator[st
             if key.strip() == "mapping":
                 yield from mapping.get(value.strip(), ())
             elif key.strip() in ("", "host"):
-                yield from (place for each in value.split(";") if (place := _place(each)))
+                yield from (place for each in value.split(";") if (place := claims.place(each)))

@@ -247,7 +247,9 @@ def _uses(lines: list[str]) -> tuple[tuple[str, ...], list[str]]:
         for guard, found in (
             ("default-route", seen.route_nics),
             ("ssh", seen.ssh_nics),
+            ("network", seen.configured),
             ("disk", seen.disks),
+            ("device-open", seen.open_devices),
             ("framebuffer", seen.framebuffers),
         )
         for use in found

@@ -9,10 +9,14 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-# Arguments: the directory of the record; then triples of a unit, the file that a deploy makes it from, and a text that
-# the file of any deploy has. Of a file of others only the places of its volumes are printed: it may hold passwords.
-_COMMAND = r"""
-directory=$1; shift
+from facts import state_directory
+
+# Arguments: the directory of the record, and its former one; then triples of a unit, the file that a deploy makes it
+# from, and a text that the file of any deploy has. Of a file of others only the places of its volumes are printed: it
+# may hold passwords.
+_COMMAND = (
+    state_directory.CHOSEN
+    + r"""
 archive=$directory/before.tar
 [ -e "$directory/before.json" ] && echo record
 mine() {
@@ -50,6 +54,7 @@ mounted {{.Destination}} {{.Source}}{{end}}" gevulot-node gevulot-postgres 2>/de
 fi
 echo end
 """
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +188,8 @@ class ExistingNodeParts(FactBase[ExistingNode]):
     def default() -> ExistingNode:
         return ExistingNode()
 
-    def command(self, units: tuple[tuple[str, str, str], ...] = (), directory: str = "/var/lib/gevulot-deploy") -> str:
-        words = (directory, *(word for unit in units for word in unit))
+    def command(self, units: tuple[tuple[str, str, str], ...] = (), directory: str = state_directory.CURRENT) -> str:
+        words = (directory, state_directory.former(directory), *(word for unit in units for word in unit))
         return f"sh -c {quote(_COMMAND)} node-parts {' '.join(map(quote, words))}"
 
     def process(self, output: list[str]) -> ExistingNode:

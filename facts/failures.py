@@ -6,8 +6,10 @@ from shlex import quote
 
 from pyinfra.api import FactBase
 
+from facts import state_directory
+
 # One unit a line: those that a deploy saw fail that had not failed before it, until a deploy sees them recovered.
-CAUSED = "/var/lib/gevulot-deploy/failed-units"
+CAUSED = f"{state_directory.CURRENT}/failed-units"
 
 
 class FailuresBefore(FactBase[tuple[str, ...]]):
@@ -19,7 +21,9 @@ class FailuresBefore(FactBase[tuple[str, ...]]):
 
     def command(self, caused: str = CAUSED) -> str:
         failed = "systemctl list-units --failed --plain --no-legend --no-pager | sed 's/ .*//; s/^/failed /'"
-        return f"{failed}; sed 's/^/caused /' {quote(caused)} 2>/dev/null || true"
+        return (
+            f"{failed}; sed 's/^/caused /' {quote(caused)} {quote(state_directory.former(caused))} 2>/dev/null || true"
+        )
 
     def process(self, output: list[str]) -> tuple[str, ...]:
         caused = {line.removeprefix("caused ") for line in output if line.startswith("caused ")}

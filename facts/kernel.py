@@ -14,8 +14,11 @@ from pyinfra.api.exceptions import FactProcessError
 from facts import grub_menu
 from facts.grub_menu import Entry
 
-MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "vsock", "vhost_vsock", "kvm")
-"""Those that a node needs."""
+HOST_MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "kvm")
+"""Those that a host needs to hand boards over to virtual machines."""
+NODE_MODULES = ("vsock", "vhost_vsock")
+"""And those that a node needs beside them."""
+MODULES = (*HOST_MODULES, *NODE_MODULES)
 
 _MODULES = r"""
 for module in "$@"; do
@@ -90,11 +93,11 @@ for file in "$menu" "$@"; do
   echo "file $file"; head -c 500000 <"$file" | sed 's/^/|/'; echo
 done
 words='GRUB_CMDLINE|iommu|intremap|apic|acpi|list=|nosmp|maxcpus|vfio|nomodule|clearcpuid|systemd\.|driver\.post'
-words="$words|pci=|root="
+words="$words|pci=|pcibind=|root="
 grep -nHs -E "$words" /etc/default/grub /etc/default/grub.d/*.cfg /etc/kernel/cmdline /etc/kernel/cmdline.d/* \
   /etc/grub.d/* /etc/tuned/bootcmdline "$@" | grep -v -E '^[^:]*:[0-9]*:[[:space:]]*#' |
   head -n 400 | sed 's/^/source /'
-own=/etc/default/grub.d/zz-gevulot.cfg; mark=gevulot.here
+own=/etc/default/grub.d/zz-gpu-host.cfg; mark=gpu-host.here
 variables() (
   unset GRUB_CMDLINE_LINUX GRUB_CMDLINE_LINUX_DEFAULT; exec 3>&1 >/dev/null 2>&1 </dev/null
   [ -r /etc/default/grub ] || exit 0
@@ -112,7 +115,7 @@ true
 """
 
 
-MARK = "gevulot.here"
+MARK = "gpu-host.here"
 
 
 @dataclass(frozen=True, slots=True)

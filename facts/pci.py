@@ -10,10 +10,10 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 from facts import pciids
-from pcibind.model import classes, record
+from pcibind.model import record
 from pcibind.model.errors import PcibindError
 from pcibind.model.evidence import Evidence
-from pcibind.model.pci import Address, Function, Topology
+from pcibind.model.pci import Address, Function, Topology, class_name
 from pcibind.model.record import Record
 from pcibind.model.report import function_json
 from pcibind.read import evidence_text
@@ -42,7 +42,7 @@ def _function_json(function: Function, detail: Detail) -> dict[str, Any]:
     return {
         **function_json(function),
         "bridge": function.is_bridge,
-        "class_name": classes.name(function.class_code),
+        "class_name": class_name(function.class_code),
         "vendor_name": names.vendor(identity.vendor),
         "device_name": names.device(identity.vendor, identity.device),
         "subsystem_name": names.subsystem(*identity[:4]),

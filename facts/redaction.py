@@ -20,8 +20,8 @@ _GENERAL = re.compile(
             # names of disks and volumes by what identifies them; accounts and addresses of mail
             r"(?:wwn-|naa\.|eui\.|nvme\.|iqn\.|nqn\.|by-[a-z]+/)[^\s,;]*",
             r"[\w.+-]+@[\w.-]+",
-            # machine-id, WWN, MAC addresses without separators, digests
-            r"[0-9a-f]{12,}",
+            # machine-id, WWN, MAC addresses without separators, digests; and what stands around one without a blank
+            r"(?<![a-z0-9])[a-z0-9]*?[0-9a-f]{12,}[a-z0-9]*",
         )
     ),
     re.IGNORECASE,

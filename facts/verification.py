@@ -6,7 +6,7 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 # Of this boot: after the next one nobody has looked yet.
-MARK = "/run/gevulot-deploy/verified"
+MARK = "/run/gpu-host/verified"
 
 
 class Verified(FactBase[int | None]):

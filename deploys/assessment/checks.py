@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -13,7 +14,6 @@ from facts.access import Access
 from facts.container import GPU_DEVICES, ContainerState
 from facts.database import Schema
 from facts.firewall import Firewall, Table
-from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module
 from facts.node import Parts
 from facts.pci import Usage
@@ -22,6 +22,7 @@ from pcibind.decide import judgement
 from pcibind.decide.firmware import check as judge_firmware
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board, Topology
+from pcibind.read.initramfs import Contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,10 @@ class Check:
     expected: str = ""
 
 
-def kernel(lines: CommandLines, arguments: tuple[str, ...], remapping: bool) -> list[Check]:
+def kernel(lines: CommandLines, arguments: tuple[str, ...], remapping: bool, *, node: bool = True) -> list[Check]:
     wanted = " ".join(arguments)
-    live = effective(lines.live, arguments)
-    configured = bool(lines.next) and all(effective(line, arguments) for line in lines.next)
+    live = effective(lines.live, arguments, node=node)
+    configured = bool(lines.next) and all(effective(line, arguments, node=node) for line in lines.next)
     lacks = "not in the entry that boots next" if lines.next else "could not match an entry"
     return [
         Check("kernel arguments, live", wanted if live else " ".join(lines.live), live, wanted),
@@ -94,15 +95,23 @@ def firmware(usage: Usage | None, boards: Iterable[Board], allowed: Iterable[str
 
 
 def devices(parts: Parts, boards: Iterable[Board]) -> list[Check]:
-    checks = []
-    for path in ("/dev/kvm", "/dev/vsock", "/dev/vhost-vsock"):
-        checks.append(Check(path, "present" if path in parts.devices else "missing", path in parts.devices, "present"))
+    """The devices that whoever takes the boards opens."""
+    checks = [_device("/dev/kvm", parts)]
     for group in sorted({group for each in boards for group in each.groups}):
         path = f"/dev/vfio/{group}"
         entry = parts.devices.get(path)
         owner = entry.owner if entry else "missing"
         checks.append(Check(path, owner, owner == "root:kvm", "root:kvm"))
     return checks
+
+
+def sockets(parts: Parts) -> list[Check]:
+    """The devices through which a node and its virtual machines talk."""
+    return [_device(path, parts) for path in ("/dev/vsock", "/dev/vhost-vsock")]
+
+
+def _device(path: str, parts: Parts) -> Check:
+    return Check(path, "present" if path in parts.devices else "missing", path in parts.devices, "present")
 
 
 def account(parts: Parts, settings: Settings) -> list[Check]:
@@ -185,7 +194,7 @@ def container(state: ContainerState | None, settings: Settings, boards: list[Boa
         for function in (each.display_functions if settings.gpu_functions == "display" else each.functions)
     ]
     groups = {f"/dev/vfio/{group}" for each in boards for group in each.groups}
-    given = {device for device in state.devices if device.startswith("/dev/vfio/")} - {"/dev/vfio/vfio"}
+    given = {device for device in state.devices if re.fullmatch(r"/dev/vfio/[0-9]+", device)}
     holding = _holding(state.mounts, settings.key_directory)
     listed = set((state.gpu_devices or "").split(",")) - {""}
     return [

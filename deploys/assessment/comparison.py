@@ -167,8 +167,18 @@ def system(state: str, failed: list[str], recorded: str, before: Iterable[str]) 
     return failures.check(state, failed, before)
 
 
-def stays(storage: str) -> list[str]:
-    """What a release leaves on a host, where, and how an operator removes it by hand."""
+def stays(record: str, of_node: bool) -> list[str]:
+    """What a release leaves on a host, and how an operator removes it by hand; of a node there is more."""
+    packages = "podman crun netavark aardvark-dns nftables " if of_node else ""
+    return [
+        *([] if of_node else ["the group kvm, which a package may use by now: groupdel kvm"]),
+        f"packages, since others may use them by now: {packages}python3-click python3-pyudev",
+        f"the record of the host as it was, in {record}: every later release needs it",
+    ]
+
+
+def stays_of_node(storage: str) -> list[str]:
+    """What a release leaves of a node, where, and how an operator removes it by hand."""
     return [
         f"the node's key, in {storage}/key, and its fingerprint in /etc/gevulot. A lost key is lost for good: back it "
         f"up, then rm -r {storage}/key /etc/gevulot",
@@ -178,7 +188,4 @@ def stays(storage: str) -> list[str]:
         "gevulot-db-url of an external database",
         "container images: podman image ls, podman image rm IMAGE",
         "the account gevulot and the groups gevulot and kvm: userdel gevulot",
-        "packages, since others may use them by now: podman crun netavark aardvark-dns nftables "
-        "python3-click python3-pyudev",
-        "the record of the host as it was, in /var/lib/gevulot-deploy: every later release needs it",
     ]

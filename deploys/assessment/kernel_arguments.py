@@ -1,6 +1,7 @@
-"""The kernel's arguments: those that a node needs, and those that defeat it. Pure; each rule is the kernel's source.
+"""The kernel's arguments: those that a host needs, and those that defeat it or its node. Pure.
 
-How a line is read: kernel/params.c (dashes and underscores in names are equal; the kernel reads no further than `--`).
+Each rule is the kernel's source. How a line is read: kernel/params.c (dashes and underscores in names are equal; the
+kernel reads no further than `--`).
 ``iommu``: arch/x86/kernel/pci-dma.c. ``iommu.passthrough``: drivers/iommu/iommu.c. ``intel_iommu``:
 drivers/iommu/intel/iommu.c. ``amd_iommu``: drivers/iommu/amd/init.c. ``intremap``, ``nointremap``:
 drivers/iommu/irq_remapping.c. ``apic``, ``noapic``, ``nolapic``, ``disableapic``: arch/x86/kernel/apic (without an
@@ -19,6 +20,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from facts.kernel import HOST_MODULES, MODULES
+from pcibind.model.request import OFF
+
 KERNEL_ARGUMENTS = {"DMAR": ("intel_iommu=on", "iommu=pt"), "IVRS": ("iommu=pt",)}
 # The argument of gevulot_vfio_ids, whose value is the operator's.
 IDS = "vfio-pci.ids"
@@ -30,24 +34,26 @@ REMAPPING_OFF = (
     "off, as for a firmware whose table does not list the I/O APIC"
 )
 _REMAPPING = "it keeps interrupt remapping off, and without it VFIO refuses every board"
-_MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "vsock", "vhost_vsock", "kvm")
-# What those are linked to: refused by the kernel, but loaded by modprobe whatever its blacklist says.
-_BENEATH = ("vfio_pci_core", "vfio_virqfd", "irqbypass", "vhost", "vhost_iotlb", "vmw_vsock_virtio_transport_common")
+# What the modules are linked to: refused by the kernel, but loaded by modprobe whatever its blacklist says.
+_BENEATH = ("vfio_pci_core", "vfio_virqfd", "irqbypass")
+_BENEATH_NODE = ("vhost", "vhost_iotlb", "vmw_vsock_virtio_transport_common")
 _KVM = {"vmx": "kvm_intel", "svm": "kvm_amd"}
 _INITCALLS = (
     *("pci_iommu_init", "iommu_init", "vfio_init", "vfio_pci_init", "vfio_pci_core_init", "vfio_iommu_type1_init"),
-    *("vsock_init", "vhost_vsock_init", "kvm_x86_init"),
+    "kvm_x86_init",
 )
+_NODE_INITCALLS = ("vsock_init", "vhost_vsock_init")
 _KVM_INITCALLS = {"vmx": ("vmx_init", "vt_init"), "svm": ("svm_init",)}
 # As a number: word 4, bit 5, and word 6, bit 2, of the x86 features.
 _FEATURES = {"vmx": ("vmx", "133"), "svm": ("svm", "194")}
 _Off = Callable[[str, str, str, bool], None]
-_UNITS = ("pcibind", *(f"gevulot-{name}" for name in ("node", "key", "firewall", "migrate", "postgres")))
+_UNIT = "pcibind"
+_NODE_UNITS = tuple(f"gevulot-{name}" for name in ("node", "key", "firewall", "migrate", "postgres"))
 
 
 @dataclass(frozen=True, slots=True)
 class Defeat:
-    """An argument, as it is spelt, that keeps a node from working, and how. ``of_boards``: only one with boards."""
+    """An argument, as it is spelt, that keeps a host from its work, and how. ``of_boards``: only one with boards."""
 
     argument: str
     why: str
@@ -58,15 +64,17 @@ class Defeat:
 
 
 def defeats(
-    arguments: Iterable[str], table: str | None = None, virtualisation: str | None = None
+    arguments: Iterable[str], table: str | None = None, virtualisation: str | None = None, *, node: bool = True
 ) -> tuple[Defeat, ...]:
-    """Which arguments of a line keep a node from working, in their order.
+    """Which arguments of a line keep a host from handing boards over, or its ``node`` from working, in their order.
 
     ``table`` is the firmware's IOMMU table (DMAR, IVRS), ``virtualisation`` the processor's flag (vmx, svm). Where they
     are ``None``, arguments that concern one vendor's are not judged.
     """
     found: dict[str, Defeat] = {}
     processors = [virtualisation] if virtualisation in _KVM else []
+    needed, beneath = modules_of(virtualisation, node=node)
+    units = (_UNIT, *(_NODE_UNITS if node else ()))
 
     def off(subject: str, argument: str, why: str, of_boards: bool = True) -> None:
         found.pop(subject, None)
@@ -116,34 +124,37 @@ def defeats(
             case "module_blacklist":
                 # The last one replaces those before; names are compared letter by letter.
                 found.pop(name, None)
-                _blacklisted(tokens, (*_modules(processors), *_BENEATH), argument, name, off)
+                _blacklisted(tokens, (*needed, *beneath), argument, name, off)
             case "modprobe.blacklist" | "rd.driver.blacklist" | "rd.driver.post":
                 names = [token.replace("-", "_") for token in tokens]
-                _blacklisted(names, _modules(processors), argument, f"{name} {argument}", off)
+                _blacklisted(names, needed, argument, f"{name} {argument}", off)
             case "initcall_blacklist":
-                calls = (*_INITCALLS, *(call for each in processors for call in _KVM_INITCALLS[each]))
+                calls = [*_INITCALLS, *(_NODE_INITCALLS if node else ())]
+                calls += [call for each in processors for call in _KVM_INITCALLS[each]]
                 _blacklisted(tokens, calls, argument, f"{name} {argument}", off)
             case "clearcpuid" if any(token in _FEATURES[each] for token in tokens for each in processors):
                 off("clearcpuid", argument, "it takes hardware virtualisation from the processor", False)
-            case "systemd.unified_cgroup_hierarchy":
+            case "systemd.unified_cgroup_hierarchy" if node:
                 found.pop(name, None)
                 if _bool(value) is False:
                     off(name, argument, "the node's firewall needs cgroups version 2", False)
-            case "systemd.mask" if (value or "").removesuffix(".service") in _UNITS:
+            case "pcibind" if argument == OFF:
+                off("pcibind", argument, "pcibind takes no board at such a boot, and what uses the boards is skipped")
+            case "systemd.mask" if (value or "").removesuffix(".service") in units:
                 off(f"{name} {value}", argument, "systemd does not start that unit", False)
     return tuple(found.values())
 
 
 def lacking(arguments: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
-    """Which of the arguments that a node needs do not hold on a line."""
+    """Which of the arguments that a host needs do not hold on a line."""
     given = list(_parameters(arguments))
     return tuple(each for each in wanted if not _holds(given, *each.partition("=")[::2]))
 
 
-def effective(arguments: Iterable[str], wanted: tuple[str, ...]) -> bool:
+def effective(arguments: Iterable[str], wanted: tuple[str, ...], *, node: bool = True) -> bool:
     """Whether the wanted arguments hold on a line, and none defeats them."""
     line = tuple(arguments)
-    return not lacking(line, wanted) and not defeats(line, table_of(wanted))
+    return not lacking(line, wanted) and not defeats(line, table_of(wanted), node=node)
 
 
 def table_of(wanted: Iterable[str]) -> str | None:
@@ -199,16 +210,15 @@ def _iommu(tokens: Iterable[str]) -> Iterator[str]:
 def _blacklisted(names: list[str], needed: Iterable[str], argument: str, subject: str, off: _Off) -> None:
     if hit := [name for name in names if name in set(needed)]:
         of_boards = all("vsock" not in name and "kvm" not in name for name in hit)
-        off(subject, argument, f"it keeps {', '.join(dict.fromkeys(hit))} from running, which a node needs", of_boards)
+        off(subject, argument, f"it keeps {', '.join(dict.fromkeys(hit))} from running, which is needed", of_boards)
 
 
-def _modules(processors: Iterable[str]) -> tuple[str, ...]:
-    return (*_MODULES, *(_KVM[each] for each in processors))
-
-
-def modules_of(virtualisation: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The modules that a node needs by name, and those that they are linked to."""
-    return _modules([virtualisation] if virtualisation in _KVM else []), _BENEATH
+def modules_of(virtualisation: str | None, *, node: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The modules that a host, or a ``node`` on it, needs by name, and those that they are linked to."""
+    processors = (_KVM[virtualisation],) if virtualisation in _KVM else ()
+    if not node:
+        return (*HOST_MODULES, *processors), _BENEATH
+    return (*MODULES, *processors), (*_BENEATH, *_BENEATH_NODE)
 
 
 def _parameters(arguments: Iterable[str]) -> Iterator[tuple[str, str, str | None]]:

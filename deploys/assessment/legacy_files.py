@@ -1,16 +1,17 @@
-"""Files that earlier versions wrote under names which others use too. Pure: which of them are still ours."""
+"""Files that earlier versions wrote under other names than today's. Pure: which of them are still ours."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from deploys.manifest import BLACKLIST, RECORD
+from deploys.manifest import BLACKLIST, FORMER_NAMES, GRUB_DROP_IN, PCIBIND_BOARDS, RECORD
 from facts.baseline import Past, Remains
 from facts.file import Text
 
-# Path → everything that an earlier version wrote there, and nothing that anybody added to it.
-_WRITTEN = {
+# Of the first versions, under names that others use too. Path → everything that a version wrote there, and nothing
+# that anybody added to it.
+_OF_ALL = {
     "/etc/modprobe.d/nvidia.conf": (
         r"# The boards belong to virtual machines: keep the host's drivers off them\.\n"
         r"(?:# An NVIDIA board stays with the host, so nothing is blacklisted here; "
@@ -29,30 +30,61 @@ _WRITTEN = {
     ),
     "/etc/udev/rules.d/99-vfio.rules": r'SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"\n',
 }
+# Of later versions, under names of a node's.
+_OF_NODES = {
+    "/etc/modprobe.d/gevulot-boards.conf": (
+        r"# The chosen boards belong to virtual machines: [^\n]+\n(?:# [^\n]+\n)+(?:blacklist [\w-]+\n)*"
+        r"(?:# Asked for by gevulot_vfio_ids: [^\n]+\noptions vfio-pci ids=[0-9a-f:,]+\n)?"
+    ),
+    "/etc/udev/rules.d/99-gevulot-vfio.rules": r'SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"\n',
+    "/etc/default/grub.d/zz-gevulot.cfg": (
+        r"# Written by the Gevulot deploy: [^\n]+\n(?:(?:#|GRUB_CMDLINE|for gevulot_last|if|  GRUB_CMDLINE)[^\n]*\n)+"
+        r"fi\nunset gevulot_last\n"
+    ),
+    "/etc/pcibind/gevulot.toml": (
+        r"# Boards that pcibind hands to vfio-pci\.\n"
+        r'(?:|\[\[board\]\]|(?:require_boards|name|address|path|model) = "[^"\n]*"|allow = \[[^\]\n]*\]|\n)+'
+    ),
+}
+_WRITTEN = _OF_ALL | _OF_NODES
 FORMER = tuple(_WRITTEN)
-# What is asked for: a host with the file of today's name was converted, and what has a former name since is not ours.
+# What is asked for: a host with the file of a later name was converted, and what has a name of all since is not ours.
 ASKED = (*FORMER, BLACKLIST.path)
+_LATER = (FORMER_NAMES[BLACKLIST.path], BLACKLIST.path)
+# Each goes in the step that writes what is in its place now.
+DROP_IN = FORMER_NAMES[GRUB_DROP_IN.path]
+REQUEST = FORMER_NAMES[PCIBIND_BOARDS.path]
 
 
 def ours(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:
     """Those that a deploy wrote: the host has a record of one, and nobody has replaced or changed the file since.
 
-    One that led somewhere was written through, and is a link still; it and its target are for a person to judge.
+    On a host that only earlier versions deployed, files of a node's names are theirs, whatever is in them now: each of
+    their runs replaced them, and their undo removed them. One that led somewhere was written through, and is a link
+    still; it and its target are for a person to judge.
     """
-    if past is None or BLACKLIST.path in texts:
+    if past is None:
         return ()
-    return tuple(path for path in FORMER if path in texts and not texts[path].link and _is_written(path, texts))
+    converted = any(path in texts for path in _LATER)
+    found = [path for path in _OF_ALL if not converted and path in texts and _is_written(path, texts)]
+    found += [path for path in _OF_NODES if path in texts and (past.is_former or _is_written(path, texts))]
+    return tuple(path for path in found if not texts[path].link)
+
+
+def name_of(past: Past, path: str) -> str:
+    """What a file of today's manifest is called on a host as it was deployed."""
+    return FORMER_NAMES.get(path, path) if past.is_former else path
 
 
 def written_through(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:
     """What to say of links that an earlier version wrote through, a sentence each."""
-    if past is None or BLACKLIST.path in texts:
+    if past is None or any(path in texts for path in _LATER):
         return ()
     return tuple(
         f"{path} is a link, and an earlier deploy wrote through it into {texts[path].link}, whose previous content is "
         "not on record; expected that file as its package has it. Reinstall the package "
         f"(dpkg -S {texts[path].link} or rpm -qf {texts[path].link} names it), or restore the file from a backup."
-        for path in FORMER
+        for path in _OF_ALL
         if path in texts and texts[path].link and _is_written(path, texts)
     )
 

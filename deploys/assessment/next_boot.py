@@ -1,4 +1,7 @@
-"""What the boot loader starts next, against what a node needs: arguments, kernel, modules, images. Pure."""
+"""What the boot loader starts next, against what is needed: arguments, kernel, modules, images. Pure.
+
+``node`` says everywhere whether the host is to be a node, which more can defeat than the handing over of boards.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +55,10 @@ def _against(entry: Entry) -> list[str]:
     return list(dict.fromkeys(each.argument for machine in machines for each in defeats(entry.arguments, *machine)))
 
 
-def refusals(lines: CommandLines, wanted: tuple[str, ...], host: Host) -> list[str]:
+def refusals(lines: CommandLines, wanted: tuple[str, ...], host: Host, *, node: bool = True) -> list[str]:
     """What no later argument takes back, with the place where it is set and the command that removes it.
 
-    Judged on the line that the next boot will have once our arguments are at its end. Without ``wanted`` the node has
+    Judged on the line that the next boot will have once our arguments are at its end. Without ``wanted`` the host has
     no boards, and needs no IOMMU.
     """
     entry = lines.boots
@@ -65,9 +68,9 @@ def refusals(lines: CommandLines, wanted: tuple[str, ...], host: Host) -> list[s
         planned = tuple(_replaced(lines.planned, wanted))
         judged = (planned,) if is_made else (planned, *lines.next)
     found = {
-        defeat.argument: _refusal(defeat, lines)
+        defeat.argument: _refusal(defeat, lines, node=node)
         for line in judged
-        for defeat in defeats(line if lines.planned is not None else (*line, *wanted), *_machine(host))
+        for defeat in defeats(line if lines.planned is not None else (*line, *wanted), *_machine(host), node=node)
         if wanted or not defeat.of_boards
     }
     if found or not wanted:
@@ -78,7 +81,7 @@ def refusals(lines: CommandLines, wanted: tuple[str, ...], host: Host) -> list[s
     if is_made and (lacks := lacking(judged[0], wanted)):
         return [f"the next boot would lack {' '.join(lacks)}{_assigned(lines)}"]
     if entry is not None and lines.planned is not None and not is_made:
-        return _line_problems(lines, entry, wanted, host)
+        return _line_problems(lines, entry, wanted, host, node)
     return []
 
 
@@ -91,7 +94,9 @@ def _machine(host: Host) -> tuple[str | None, str | None]:
     return host.iommu_table, host.virtualisation
 
 
-def problems(lines: CommandLines, wanted: tuple[str, ...], host: Host, kernels: Installed | None) -> list[str]:
+def problems(
+    lines: CommandLines, wanted: tuple[str, ...], host: Host, kernels: Installed | None, *, node: bool = True
+) -> list[str]:
     """Why the next boot would not bring what it is for, a sentence each. Asked after everything was written."""
     if lines.hidden:
         return [f"{lines.hidden} cannot be read, so what boots next is not known. Connect as root or with sudo."]
@@ -107,7 +112,7 @@ def problems(lines: CommandLines, wanted: tuple[str, ...], host: Host, kernels: 
             for line in lines.configured
             if lacking(line, wanted)
         ][:1]
-    found = _line_problems(lines, entry, wanted, host)
+    found = _line_problems(lines, entry, wanted, host, node)
     if not found and kernels is not None:
         found += missing_modules(entry, kernels)
     return found
@@ -151,17 +156,17 @@ def _structure(lines: CommandLines, entry: Entry) -> str | None:
     return None
 
 
-def _line_problems(lines: CommandLines, entry: Entry, wanted: tuple[str, ...], host: Host) -> list[str]:
+def _line_problems(lines: CommandLines, entry: Entry, wanted: tuple[str, ...], host: Host, node: bool) -> list[str]:
     if problem := _structure(lines, entry):
         return [problem]
-    found = [_refusal(each, lines, entry) for each in defeats(entry.arguments, *_machine(host))]
+    found = [_refusal(each, lines, entry, node=node) for each in defeats(entry.arguments, *_machine(host), node=node)]
     if not found and (lacks := lacking(entry.arguments, wanted)):
         what = f"the entry that boots next, {_named(entry)},"
         found.append(f"{what} lacks {' '.join(lacks)}{_culprit(lines, entry)}")
     return found
 
 
-def _refusal(defeat: Defeat, lines: CommandLines, entry: Entry | None = None) -> str:
+def _refusal(defeat: Defeat, lines: CommandLines, entry: Entry | None = None, *, node: bool) -> str:
     argument = _shown(defeat.argument)
     places = [each for each in lines.sources if _sets(each.text, defeat.argument) and each.file != DROP_IN]
     # Variables of the shell's may make an argument out of parts.
@@ -181,8 +186,8 @@ def _refusal(defeat: Defeat, lines: CommandLines, entry: Entry | None = None) ->
     else:
         step = "update-grub"
     return (
-        f"the kernel's argument {argument} defeats the node: {defeat.why}; expected a line without it. It is set in "
-        f"{where}. Remove it ({step}), then run again."
+        f"the kernel's argument {argument} defeats the {'node' if node else 'host'}: {defeat.why}; expected a line "
+        f"without it. It is set in {where}. Remove it ({step}), then run again."
     )
 
 

@@ -12,11 +12,13 @@ from pcibind.model.pci import Topology
 _HOLD_ON = frozenset({"nvidia", "nouveau", "nova_core"})
 
 
-def pending(lines: CommandLines, arguments: tuple[str, ...], topology: Topology, boards: Iterable[str]) -> list[str]:
+def pending(
+    lines: CommandLines, arguments: tuple[str, ...], topology: Topology, boards: Iterable[str], *, node: bool = True
+) -> list[str]:
     """Why the live state needs a reboot, in words; empty when it does not.
 
-    ``boards`` are the bridge-relative paths of the chosen boards, which no renumbering changes. A node without boards
-    needs no IOMMU, and so no reboot.
+    ``boards`` are the bridge-relative paths of the chosen boards, which no renumbering changes. A host without boards
+    needs no IOMMU, and so no reboot. ``node`` says whether it is to be one.
     """
     reasons = []
     paths = list(boards)
@@ -24,7 +26,7 @@ def pending(lines: CommandLines, arguments: tuple[str, ...], topology: Topology,
         return []
     if lacking(lines.live, arguments):
         reasons.append(f"the kernel does not run with {' '.join(arguments)}")
-    elif against := defeats(lines.live, table_of(arguments)):
+    elif against := defeats(lines.live, table_of(arguments), node=node):
         reasons.append(f"the kernel runs with {' '.join(each.argument for each in against)}")
     for path in paths:
         board = topology.board_at(path)

@@ -38,6 +38,8 @@ class Verdict:
     refusals: tuple[str, ...]
     warnings: tuple[str, ...]
     of_host: tuple[str, ...] = ()
+    # Whether it was asked for a node, and not for its host alone.
+    of_node: bool = True
     family: Family | None = None
     boards: tuple[Board, ...] = ()
     config: Config = field(default_factory=lambda: Config(()))
@@ -47,10 +49,17 @@ class Verdict:
     past: Past | None = None
     # Models of every function of the chosen boards, where gevulot_vfio_ids asks for them.
     models: tuple[str, ...] = ()
+    # Modules to load at each boot: those of the host, and those of its node.
     modules: tuple[str, ...] = ()
+    node_modules: tuple[str, ...] = ()
     storage: Storage | None = None
     # Units of others that had failed before the run.
     failed_before: tuple[str, ...] = ()
     # Modules that are kept off, and those files of an earlier version that are still ours.
     blacklist: tuple[str, ...] = ()
     former: tuple[str, ...] = ()
+
+    @property
+    def all_modules(self) -> tuple[str, ...]:
+        """All that are to run: those of the host, and of its node where it is to be one."""
+        return (*self.modules, *self.node_modules)

@@ -15,7 +15,7 @@ from deploys.fleet.boot_layers import lint
 from deploys.fleet.observations import Seen
 from deploys.fleet.state import HostState, Severity, down
 from deploys.preflight.boards import explain, missing
-from deploys.settings import Settings
+from deploys.settings import HostSettings, Settings
 from facts import pciids
 from facts.disk import Space
 from facts.pci import Binding, Usage
@@ -32,9 +32,10 @@ _KEYS = {"ok": "present", "missing": "missing", "changed": "changed"}
 
 
 class _Findings:
-    """Reasons, with how bad each is."""
+    """Reasons, with how bad each is. ``runbook`` is the script whose run would help."""
 
-    def __init__(self) -> None:
+    def __init__(self, runbook: str) -> None:
+        self.runbook = runbook
         self._found: list[tuple[Severity, str]] = []
 
     def add(self, severity: Severity, *reasons: str) -> None:
@@ -50,34 +51,39 @@ class _Findings:
         return tuple(dict.fromkeys(reason for _, reason in worst_first))
 
 
-def judge(name: str, settings: Settings, seen: Seen) -> HostState:
-    """How a host stands against what its operator asked for."""
+def judge(name: str, settings: HostSettings, seen: Seen) -> HostState:
+    """How a host stands against what its operator asked for; one that is to have no node, as a host alone."""
     if seen.platform is None:
         return down(name, f"what the host is could not be read; {'; '.join(seen.unreadable) or 'it said nothing'}")
-    found = _Findings()
-    unreadable = (*seen.unreadable, *seen.topology.unreadable, *_unseen(seen.usage))
+    node = settings if isinstance(settings, Settings) and not seen.is_gpu_host else None
+    found = _Findings("deploys/gpu_host.py" if node is None else "deploys/node.py")
+    unreadable = (
+        *(seen.unreadable if node else seen.unreadable_of_host),
+        *seen.topology.unreadable,
+        *_unseen(seen.usage),
+    )
     found.add(Severity.ATTENTION, *(f"could not be read: {each}" for each in unreadable))
-    if seen.platform.podman is None and "podman" in seen.platform.tools:
+    if node and seen.platform.podman is None and "podman" in seen.platform.tools:
         found.add(Severity.ATTENTION, "Podman is installed, but does not say its version: it hangs or fails")
     judged = _judged(settings, seen, found)
     resolutions = judged.resolutions
     boards = _boards(judged, seen, found)
     wanted = bool(boards.list)
-    arguments = _arguments(seen, wanted, found)
+    arguments = _arguments(seen, wanted, node=node is not None)
     iommu = state.Iommu(
         seen.platform.iommu_table,
         any(function.iommu_group is not None for function in seen.topology.functions),
         seen.remapping,
     )
     if wanted and seen.knows("topology") and not iommu.on:
-        found.add(Severity.WRONG, f"the IOMMU is off: {_why_off(iommu)}")
+        found.add(Severity.WRONG, f"the IOMMU is off: {_why_off(iommu, found.runbook)}")
     elif wanted and seen.knows("remapping") and not iommu.interrupt_remapping:
         found.add(Severity.WRONG, f"interrupt remapping is off, so VFIO refuses the boards; {REMAPPING_OFF}")
     paths = [each.path for each in boards.list if each.path]
     waiting = tuple(
         [
             *(
-                pending_reboot.pending(seen.lines, arguments.wanted, seen.topology, paths)
+                pending_reboot.pending(seen.lines, arguments.wanted, seen.topology, paths, node=node is not None)
                 if seen.knows("lines")
                 else ()
             ),
@@ -85,10 +91,12 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
         ]
     )
     found.add(Severity.ATTENTION, *(f"a reboot is pending: {reason}" for reason in waiting))
-    layers = lint(seen, arguments, [each.board for each in resolutions if each.board])
+    present = [each.board for each in resolutions if each.board]
+    layers = lint(seen, arguments, present)
     found.add(Severity.ATTENTION, *layers)
     return HostState(
         name=name,
+        deployed_as=_deployed_as(seen),
         platform=state.Platform(
             seen.platform.name, seen.platform.kernel, seen.platform.cores, seen.platform.memory_kib
         ),
@@ -97,8 +105,8 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
         kernel_arguments=arguments,
         reboot_pending=waiting,
         podman=seen.platform.podman,
-        **_node(settings, seen, [each.board for each in resolutions if each.board], found),
-        storage=_storage(settings, seen.space, found),
+        **(_node(node, seen, present, found) if node else _without_node(seen, present, found)),
+        storage=_storage(node, seen.space, found) if node else None,
         verified=None if seen.verified is None else state.moment(datetime.fromtimestamp(seen.verified, UTC)),
         lint=tuple(layers),
         topology=seen.topology.to_json() if seen.knows("topology") else None,
@@ -109,10 +117,16 @@ def judge(name: str, settings: Settings, seen: Seen) -> HostState:
     )
 
 
-def _why_off(iommu: state.Iommu) -> str:
+def _why_off(iommu: state.Iommu, runbook: str) -> str:
     if iommu.table is None:
         return "the firmware offers none (no table DMAR or IVRS); switch VT-d or AMD-Vi on in its setup"
-    return "run deploys/node.py, and reboot where it says so"
+    return f"run {runbook}, and reboot where it says so"
+
+
+def _deployed_as(seen: Seen) -> str | None:
+    if seen.is_gpu_host:
+        return manifest.AS_GPU_HOST
+    return manifest.AS_NODE if seen.has_node or seen.deployed == manifest.AS_NODE else None
 
 
 def _unseen(usage: Usage | None) -> Iterable[str]:
@@ -121,7 +135,7 @@ def _unseen(usage: Usage | None) -> Iterable[str]:
     return (f"the {guard}: {why}" for guard, why in unreadable if guard == "framebuffer")
 
 
-def _judged(settings: Settings, seen: Seen, found: _Findings) -> Judgement:
+def _judged(settings: HostSettings, seen: Seen, found: _Findings) -> Judgement:
     topology = seen.topology
     if not seen.knows("topology", "record"):
         # All boards would seem to be gone.
@@ -141,14 +155,14 @@ def _boards(judged: Judgement, seen: Seen, found: _Findings) -> state.Boards:
     boards = [_board(each, seen, found) for each in judged.boards]
     found.add(
         Severity.ATTENTION,
-        *(f"board {each.label} is on record but not asked for; run deploys/node.py" for each in judged.removed),
+        *(f"board {each.label} is on record but not asked for; run {found.runbook}" for each in judged.removed),
         *(f"board {each.path} is not asked for, but the initramfs gives it to vfio-pci" for each in judged.taken),
     )
-    if boards and seen.knows("units", "record", "binding") and _is_deployed(seen):
+    if boards and seen.knows("units", "record", "binding") and (seen.has_node or seen.is_gpu_host):
         if seen.record.record is None:
-            found.add(Severity.WRONG, "pcibind has no record, so the next boot binds no board; run deploys/node.py")
+            found.add(Severity.WRONG, f"pcibind has no record, so the next boot binds no board; run {found.runbook}")
         elif seen.binding is None:
-            found.add(Severity.WRONG, "pcibind is not installed, and its record is; run deploys/node.py")
+            found.add(Severity.WRONG, f"pcibind is not installed, and its record is; run {found.runbook}")
     if seen.binding is not None and not seen.binding.bound:
         found.add(Severity.WRONG, *_complaints(seen.binding))
     return state.Boards(len(boards), sum(each.state == "bound" for each in boards), tuple(boards))
@@ -195,11 +209,6 @@ def _board(judged: BoardJudgement, seen: Seen, found: _Findings) -> state.Board:
     )
 
 
-def _is_deployed(seen: Seen) -> bool:
-    node = seen.units.get(manifest.NODE_UNIT)
-    return node is not None and node.load == "loaded"
-
-
 def _reported(binding: Binding | None) -> dict[str, dict[str, Any]]:
     boards = binding.report.get("boards") if binding else None
     if not isinstance(boards, list):
@@ -217,14 +226,14 @@ def _complaints(binding: Binding) -> list[str]:
     return said
 
 
-def _arguments(seen: Seen, wanted: bool, found: _Findings) -> state.KernelArguments:
+def _arguments(seen: Seen, wanted: bool, *, node: bool) -> state.KernelArguments:
     assert seen.platform is not None
     arguments = preflight.KERNEL_ARGUMENTS.get(seen.platform.iommu_table or "", ()) if wanted else ()
     if not arguments or not seen.knows("lines"):
         return state.KernelArguments(arguments, None, None)
-    live = effective(seen.lines.live, arguments)
+    live = effective(seen.lines.live, arguments, node=node)
     entries = seen.lines.next
-    configured = bool(entries) and all(effective(line, arguments) for line in entries)
+    configured = bool(entries) and all(effective(line, arguments, node=node) for line in entries)
     # A login that may not read the boot loader's menu sees no entry of it.
     known = bool(entries) or not seen.lines.hidden
     return state.KernelArguments(arguments, live, configured if known else None)
@@ -234,10 +243,14 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
     if not seen.knows("units"):
         return {}
     node = seen.units.get(manifest.NODE_UNIT)
-    if node is None or not _is_deployed(seen):
+    if node is None or not seen.has_node:
         assert seen.platform is not None
         family = platforms.family_of(seen.platform)
-        step = f"deploys/node.py refuses it: {family}" if isinstance(family, str) else "run deploys/node.py"
+        step = "run deploys/node.py, or deploys/gpu_host.py for a host without one"
+        if isinstance(family, str):
+            step = f"deploys/node.py refuses it: {family}"
+        elif seen.deployed == manifest.AS_NODE:
+            step = "run deploys/node.py"
         found.add(Severity.WRONG, f"no node is deployed: it has no gevulot-node.service; {step}")
         return {"node": state.Node("not deployed", 0), "key": _key(seen, found, deployed=False)}
     trouble = diagnosis.diagnose(seen.runs, settings) if seen.knows("runs") else None
@@ -274,7 +287,7 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
     if container is not None and container.name != settings.node_image:
         found.add(Severity.ATTENTION, f"the node runs {container.name}, asked for is {settings.node_image}")
     if seen.parts is not None and seen.knows("topology", "record"):
-        _add(found, checks.devices(seen.parts, boards))
+        _add(found, [*checks.devices(seen.parts, boards), *checks.sockets(seen.parts)])
     peers = checks.peers(seen.firewall, settings) if seen.knows("firewall") else None
     _add(found, [peers, qmp.check(seen.firewall, settings, node), *checks.saved_rules(seen.firewall)] if peers else [])
     database_secret = manifest.PASSWORD_SECRET if settings.own_postgres else manifest.URL_SECRET
@@ -295,6 +308,13 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         "image": state.Image(container.name, container.image) if container else None,
         "key": _key(seen, found, deployed=True),
     }
+
+
+def _without_node(seen: Seen, boards: list[Board], found: _Findings) -> dict[str, Any]:
+    """Of a host that is to have no node: who may open its boards."""
+    if seen.parts is not None and seen.knows("topology", "record"):
+        _add(found, checks.devices(seen.parts, boards))
+    return {}
 
 
 def _activity(doing: activity.Doing) -> state.Activity:

@@ -15,7 +15,7 @@ from deploys.fleet.observations import Seen
 from deploys.fleet.state import HostState, Severity, down
 from deploys.inputs import execution
 from deploys.preflight import key
-from deploys.settings import Settings, SettingsError, read_without_secrets
+from deploys.settings import HostSettings, Settings, SettingsError, read_host, read_without_secrets
 from deploys.steps import access
 from deploys.transport.connection import prepare
 from facts.access import AccessList
@@ -23,6 +23,7 @@ from facts.activity import NodeActivity
 from facts.batch import Part, Together
 from facts.container import GPU_DEVICES, Container
 from facts.database import PostgresSchema
+from facts.deployed import DeployedAs
 from facts.disk import DiskSpace
 from facts.firewall import NodeFirewall
 from facts.initramfs import InitramfsContents, StaleInitramfs
@@ -42,12 +43,11 @@ _SECONDS = 240
 _REBOOT_REQUIRED = "/run/reboot-required"
 
 
-def parts(settings: Settings) -> tuple[Part, ...]:
+def parts(settings: HostSettings) -> tuple[Part, ...]:
     """What is asked of a host; the names are those of ``Seen``."""
-    key_file = f"{settings.key_directory}/node.key"
     asked = [
         Part("user", Said, {"program": "id -u"}),
-        Part("platform", Platform, {"directory": settings.storage_directory, "offered": False}),
+        Part("platform", Platform, {"directory": "/", "offered": False}),
         Part("topology", PciTopology),
         Part("usage", PciUsage),
         Part("record", PciRecord),
@@ -59,6 +59,20 @@ def parts(settings: Settings) -> tuple[Part, ...]:
         Part("initramfs", InitramfsContents),
         Part("reboot_required", Existing, {"paths": (_REBOOT_REQUIRED,)}),
         Part("units", Units),
+        Part("parts", NodeParts, {"paths": ("/",)}),
+        Part("verified", Verified),
+        Part("deployed", DeployedAs),
+    ]
+    if isinstance(settings, Settings):
+        asked += _node_parts(settings)
+    return tuple({part.name: part for part in asked}.values())
+
+
+def _node_parts(settings: Settings) -> list[Part]:
+    """What is asked of a node in place of parts of the same name, or beside them."""
+    key_file = f"{settings.key_directory}/node.key"
+    asked = [
+        Part("platform", Platform, {"directory": settings.storage_directory, "offered": False}),
         Part("runs", NodeRuns),
         Part("parts", NodeParts, {"paths": (settings.storage_directory, key_file)}),
         Part("container", Container, {"variables": (GPU_DEVICES, *settings.environment())}),
@@ -67,32 +81,39 @@ def parts(settings: Settings) -> tuple[Part, ...]:
         Part("activity", NodeActivity, activity.arguments(settings)),
         Part("key", Said, {"program": scripts.shell("node_key.sh", "state", *key.arguments(settings))}),
         Part("space", DiskSpace, {"directory": settings.storage_directory}),
-        Part("verified", Verified),
     ]
     if settings.own_postgres:
         asked.append(Part("schema", PostgresSchema, {"port": settings.postgres_port}))
         asked.append(Part("access", AccessList, access.arguments(settings)))
-    return tuple(asked)
+    return asked
 
 
 def look(host: Host) -> HostState:
     """How a connected host stands. Whatever goes wrong becomes a row with a reason."""
     prepare(host)
     try:
-        settings = read_without_secrets(host.name, host.data.dict())
+        settings = read_host(host.name, host.data.dict())
         if refused := execution.problems((host,)):
             raise SettingsError("\n".join(refused))
     except SettingsError as error:
-        reasons = tuple(line.removeprefix(f"{host.name}: ") for line in str(error).splitlines())
-        return HostState(host.name, Severity.WRONG, reasons)
+        return HostState(host.name, Severity.WRONG, _mistakes(host, error))
+    mistakes: tuple[str, ...] = ()
+    try:
+        settings = read_without_secrets(host.name, host.data.dict())
+    except SettingsError as error:
+        # Of no concern to a host without a node, which only the host itself can tell.
+        mistakes = _mistakes(host, error)
     try:
         found = _ask(host, settings)
     except (PyinfraError, EOFError, OSError, gevent.Timeout) as error:
-        return down(host.name, f"the connection ended before it answered: {error or type(error).__name__}")
+        return down(host.name, f"the connection ended before it answered: {error or type(error).__name__}", *mistakes)
     if not found:
-        return down(host.name, f"it gave no answer within {_SECONDS} s, or its shell refused")
+        return down(host.name, f"it gave no answer within {_SECONDS} s, or its shell refused", *mistakes)
     try:
-        return judge(host.name, settings, Seen.of(found))
+        seen = Seen.of(found)
+        if mistakes and not seen.is_gpu_host:
+            return HostState(host.name, Severity.WRONG, mistakes)
+        return judge(host.name, settings, seen)
     except Exception as error:
         # One host's answer that nobody thought of must not hide the others' rows.
         return HostState(
@@ -100,17 +121,20 @@ def look(host: Host) -> HostState:
         )
 
 
+def _mistakes(host: Host, error: SettingsError) -> tuple[str, ...]:
+    return tuple(line.removeprefix(f"{host.name}: ") for line in str(error).splitlines())
+
+
 def unreached(host: Host, reason: str) -> HostState:
     """A host that there was no connection to. What is wrong with its data is known all the same."""
     try:
         read_without_secrets(host.name, host.data.dict())
     except SettingsError as error:
-        mistakes = tuple(line.removeprefix(f"{host.name}: ") for line in str(error).splitlines())
-        return HostState(host.name, Severity.DOWN, (reason, *mistakes))
+        return down(host.name, reason, *_mistakes(host, error))
     return down(host.name, reason)
 
 
-def _ask(host: Host, settings: Settings) -> dict[str, Any]:
+def _ask(host: Host, settings: HostSettings) -> dict[str, Any]:
     # pyinfra's own limit is for reading the answer; a host may also hang before and after it.
     with gevent.Timeout(_SECONDS + 30):
         found: dict[str, Any] = host.get_fact(Together, parts=parts(settings), _ignore_errors=True, _timeout=_SECONDS)

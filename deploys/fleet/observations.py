@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deploys.manifest import AS_GPU_HOST, NODE_UNIT
 from facts.access import Access
 from facts.activity import Activity
 from facts.batch import Unreadable
@@ -13,15 +14,17 @@ from facts.container import ContainerState
 from facts.database import Schema
 from facts.disk import Space
 from facts.firewall import Firewall
-from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module
 from facts.node import Parts
 from facts.pci import Binding, NamedTopology, Recorded, Usage
 from facts.platform import Host
 from facts.runs import Runs
 from facts.unit import Unit
+from pcibind.read.initramfs import Contents
 
-_OF_ROOT = ("key", "container", "secrets", "schema", "access", "parts", "firewall", "runs")
+_OF_ROOT = ("key", "container", "secrets", "schema", "access", "parts", "firewall", "runs", "deployed")
+# What only a node has.
+OF_NODE = ("key", "container", "secrets", "schema", "access", "firewall", "runs", "activity", "space")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Seen:
     key: str = ""
     space: Space | None = None
     verified: int | None = None
+    deployed: str = ""
     user: str = "0"
     # Why parts could not be read, in words; and the names of those parts.
     unreadable: tuple[str, ...] = ()
@@ -70,6 +74,22 @@ class Seen:
             unreadable=tuple(f"{name}: {why}" for name, why in reasons.items()),
             unknown=frozenset(reasons),
         )
+
+    @property
+    def has_node(self) -> bool:
+        """Whether systemd knows a node's unit."""
+        node = self.units.get(NODE_UNIT)
+        return node is not None and node.load == "loaded"
+
+    @property
+    def is_gpu_host(self) -> bool:
+        """Whether it was deployed as a host without a node, and has none: a node that is there counts."""
+        return self.deployed == AS_GPU_HOST and not self.has_node
+
+    @property
+    def unreadable_of_host(self) -> tuple[str, ...]:
+        """Those of ``unreadable`` that concern the host."""
+        return tuple(each for each in self.unreadable if each.partition(":")[0] not in OF_NODE)
 
     def knows(self, *parts: str) -> bool:
         """Whether all of these parts could be read."""

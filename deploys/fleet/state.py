@@ -160,6 +160,8 @@ class HostState:
     name: str
     severity: Severity = Severity.OK
     reasons: tuple[str, ...] = ()
+    # "node", or "gpu_host" for a host that is to have none: its parts of a node are null.
+    deployed_as: str | None = None
     platform: Platform | None = None
     boards: Boards | None = None
     iommu: Iommu | None = None
@@ -187,9 +189,9 @@ class HostState:
         return asdict(self)
 
 
-def down(name: str, reason: str) -> HostState:
+def down(name: str, *reasons: str) -> HostState:
     """A host that could not be looked at."""
-    return HostState(name, Severity.DOWN, (reason,))
+    return HostState(name, Severity.DOWN, reasons)
 
 
 def worst_first(hosts: Iterable[HostState]) -> list[HostState]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from deploys.fleet.state import HostState, Severity, worst_first
+from deploys.manifest import AS_GPU_HOST
 
 _COLOURS = {Severity.OK: "green", Severity.ATTENTION: "yellow", Severity.WRONG: "red", Severity.DOWN: "magenta"}
 _UNKNOWN = "-"
@@ -101,6 +102,12 @@ def _verified(host: HostState, now: datetime) -> str:
     return "just now"
 
 
+def _node(host: HostState, _: datetime) -> str:
+    if host.deployed_as == AS_GPU_HOST:
+        return "none: GPU host"
+    return host.node.unit if host.node else _UNKNOWN
+
+
 _COLUMNS: tuple[tuple[str, Callable[[HostState, datetime], str]], ...] = (
     ("HOST", lambda host, _: host.name),
     ("STATE", lambda host, _: host.severity.value),
@@ -110,7 +117,7 @@ _COLUMNS: tuple[tuple[str, Callable[[HostState, datetime], str]], ...] = (
     ("REBOOT", _reboot),
     ("PODMAN", lambda host, _: host.podman or _UNKNOWN),
     ("DATABASE", _database),
-    ("NODE", lambda host, _: host.node.unit if host.node else _UNKNOWN),
+    ("NODE", _node),
     ("ACTIVITY", _activity),
     ("IMAGE", _image),
     ("DISK FREE", _disk),

@@ -41,21 +41,21 @@ _SYSTEM_DIRECTORIES = frozenset(
     """.split()  # noqa: SIM905
 )
 # Directories of /var/lib that packages have for themselves: those of Debian, Ubuntu, Fedora, and of common servers.
-# pcibind and gevulot-deploy are this project's own.
+# pcibind, gpu-host and gevulot-deploy are this project's own.
 _OF_PACKAGES = frozenset(
     """
     AccountsService alertmanager alsa alternatives apparmor apport apt aptitude authselect bluetooth boltd buildkit
-    chrony clamav cloud cni colord command-not-found containerd containers cups dbus dhcp dhcpcd dkms dnf dnsmasq
-    docker dpkg drkonqi elasticsearch etcd extrausers fail2ban flatpak fprint fwupd gdm3 gems geoclue gevulot-deploy
-    ghostscript git gnome-initial-setup grafana grub gssproxy haproxy influxdb initramfs-tools initscripts insights
-    ipmievd iscsi jenkins k0s kernel-install kubelet landscape libvirt lightdm lldpd logrotate loki lxc lxcfs lxd
-    machines man-db mariadb mdadm mdcheck misc mlocate mongodb mysql netplan NetworkManager nfs nginx ntp ntpsec
+    chrony clamav cloud cni colord command-not-found containerd containers cups dbus dhcp dhcpcd dkms dnf dnsmasq docker
+    dpkg drkonqi elasticsearch etcd extrausers fail2ban flatpak fprint fwupd gdm3 gems geoclue gevulot-deploy
+    ghostscript git gnome-initial-setup gpu-host grafana grub gssproxy haproxy influxdb initramfs-tools initscripts
+    insights ipmievd iscsi jenkins k0s kernel-install kubelet landscape libvirt lightdm lldpd logrotate loki lxc lxcfs
+    lxd machines man-db mariadb mdadm mdcheck misc mlocate mongodb mysql netplan NetworkManager nfs nginx ntp ntpsec
     nvidia openvswitch os-prober PackageKit pam pcibind pcp pgsql php plocate plymouth polkit-1 portables postfix
     postgres postgresql private prometheus python qemu rabbitmq rancher redis rhsm rpcbind rpm rpm-state rsyslog samba
     sddm selinux sgml-base shells.state shim-signed smartmontools snapd snmp sss sssd sudo swcatalog swtpm systemd
-    tailscale tftpboot tor tpm tpm2-tss ubuntu-advantage ubuntu-release-upgrader ucf udisks2 unattended-upgrades
-    unbound update-manager update-notifier upower usb_modeswitch usbutils vagrant vault vim vmware waagent wireguard
-    xfsdump xkb xml-core zabbix zerotier-one zfs zincati
+    tailscale tftpboot tor tpm tpm2-tss ubuntu-advantage ubuntu-release-upgrader ucf udisks2 unattended-upgrades unbound
+    update-manager update-notifier upower usb_modeswitch usbutils vagrant vault vim vmware waagent wireguard xfsdump xkb
+    xml-core zabbix zerotier-one zfs zincati
     """.split()  # noqa: SIM905
 )
 

@@ -80,7 +80,7 @@ def written(path: str, content: str, mode: str, among: Files) -> Generator[Pyinf
 def uploaded(path: str) -> str:
     """Where a file lies before it takes its place."""
     directory, _, name = path.rpartition("/")
-    return f"{directory}/.{name}.gevulot-new"
+    return f"{directory}/.{name}.gpu-host-new"
 
 
 def _show_difference(path: str, content: str) -> None:

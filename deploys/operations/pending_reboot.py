@@ -12,7 +12,7 @@ from pyinfra.context import ctx_state
 from deploys.assessment.pending_reboot import pending
 from deploys.assessment.verdict import Verdict
 from deploys.operations.planning import is_planning
-from deploys.settings import Settings
+from deploys.settings import HostSettings
 from facts.batch import Part, ask
 from facts.kernel import KernelCommandLine
 from facts.pci import PciTopology
@@ -20,31 +20,30 @@ from facts.pci import PciTopology
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a host must be after its reboot: kernel arguments, boards by their paths, and seconds it may take."""
+    """What a host must be after its reboot: kernel arguments, boards by their paths, and whether it is to be a node."""
 
     arguments: tuple[str, ...]
     boards: tuple[str, ...]
-    timeout: int
+    node: bool
 
 
-def wish_of(settings: Settings, verdict: Verdict) -> Wish:
-    boards = tuple(board.path for board in verdict.boards)
-    return Wish(verdict.kernel_arguments, boards, settings.reboot_timeout)
+def wish_of(verdict: Verdict) -> Wish:
+    return Wish(verdict.kernel_arguments, tuple(board.path for board in verdict.boards), verdict.of_node)
 
 
-def reasons(arguments: tuple[str, ...], boards: tuple[str, ...]) -> list[str]:
+def reasons(wish: Wish) -> list[str]:
     """Why the current host needs a reboot now, read from the host. Empty when it does not."""
-    if not boards:
+    if not wish.boards:
         return []
     found = ask(host, Part("lines", KernelCommandLine), Part("topology", PciTopology))
-    return pending(found["lines"], arguments, found["topology"], boards)
+    return pending(found["lines"], wish.arguments, found["topology"], wish.boards, node=wish.node)
 
 
 class PendingReboot:
     """Whether one host waits for a reboot, on which everything after it depends."""
 
-    def __init__(self, settings: Settings, verdict: Verdict) -> None:
-        self._wish = wish_of(settings, verdict)
+    def __init__(self, settings: HostSettings, verdict: Verdict) -> None:
+        self._wish = wish_of(verdict)
         self._cached: dict[bool, list[str]] = {}
         # pyinfra's plan lists what has a condition as a conditional change.
         self._condition: Callable[[], bool] | None = None
@@ -61,7 +60,7 @@ class PendingReboot:
         """Why a reboot is pending; read once while planning, and once while operations run, after the reboot."""
         running = ctx_state.get().is_executing
         if running not in self._cached:
-            self._cached[running] = reasons(self._wish.arguments, self._wish.boards)
+            self._cached[running] = reasons(self._wish)
         return self._cached[running]
 
     def steps_after(self) -> AbstractContextManager[None]:

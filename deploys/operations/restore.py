@@ -17,20 +17,22 @@ from facts.paths import EmptyDirectories, Existing
 
 
 @operation()
-def brought_back(path: str) -> Generator[PyinfraCommand | str, None, None]:
+def brought_back(path: str, archive: str = ARCHIVE) -> Generator[PyinfraCommand | str, None, None]:
     """Make a file what it was before the first deploy: content, owner, mode.
 
     + path: the file, which the archive has
+    + archive: the files of the host before its first deploy
     """
-    if host.get_fact(ArchivedFile, archive=ARCHIVE, path=path) == "same":
+    if host.get_fact(ArchivedFile, archive=archive, path=path) == "same":
         host.noop(f"{path} is what it was")
         return
-    yield _restore(path)
+    yield restore(path, archive)
 
 
-def _restore(path: str) -> str:
+def restore(path: str, archive: str = ARCHIVE) -> str:
+    """The command that brings a file back from the archive."""
     return (
-        f"tar -C / -xpf {ARCHIVE} {quote(path.lstrip('/'))} && "
+        f"tar -C / -xpf {archive} {quote(path.lstrip('/'))} && "
         f"{{ ! command -v restorecon >/dev/null || restorecon {quote(path)}; }}"
     )
 
@@ -38,7 +40,7 @@ def _restore(path: str) -> str:
 def put_back(past: Past, path: str) -> OperationMeta:
     """Bring a file of the deploy back to what it was, or remove it where there was none."""
     if path in past.archived:
-        return brought_back(name=f"Bring back {path}", path=path)
+        return brought_back(name=f"Bring back {path}", path=path, archive=past.archive)
     return removed(name=f"Remove {path}", path=path)
 
 
@@ -55,18 +57,21 @@ def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
 
 
 @operation()
-def taken_back(past: Past | None, paths: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, None]:
+def taken_back(
+    past: Past | None, paths: tuple[str, ...], archive: str = ARCHIVE
+) -> Generator[PyinfraCommand | str, None, None]:
     """Take back files that earlier versions wrote: each becomes what it was before the first deploy, or goes.
 
     + past: the host before its first deploy
     + paths: those of the files that are still ours
+    + archive: the files of the host before its first deploy
     """
     commands = []
     for path in paths:
         if past is None or path not in past.archived:
             commands.append(f"rm -f {quote(path)}")
-        elif host.get_fact(ArchivedFile, archive=ARCHIVE, path=path) != "same":
-            commands.append(_restore(path))
+        elif host.get_fact(ArchivedFile, archive=archive, path=path) != "same":
+            commands.append(restore(path, archive))
     if not commands:
         host.noop("no file of an earlier version is left")
         return
@@ -75,7 +80,7 @@ def taken_back(past: Past | None, paths: tuple[str, ...]) -> Generator[PyinfraCo
 
 def is_as_before(past: Past, path: str) -> bool:
     """Whether the current host has a file of its own from before the first deploy at a path now."""
-    return path in past.archived and host.get_fact(ArchivedFile, archive=ARCHIVE, path=path) == "same"
+    return path in past.archived and host.get_fact(ArchivedFile, archive=past.archive, path=path) == "same"
 
 
 @operation()

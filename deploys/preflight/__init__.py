@@ -7,23 +7,33 @@ What can be seen of groups and drivers already is judged, as pcibind will judge 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from deploys.assessment import legacy_files, vfio_ids
 from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.assessment.verdict import Findings, Verdict
-from deploys.manifest import BLACKLIST, FILES
+from deploys.manifest import BLACKLIST, FILES, HOST_FILES
 from deploys.preflight.barred import judge_barred
-from deploys.preflight.boards import judge_boards, request
+from deploys.preflight.boards import judge_boards, judge_functions, request
 from deploys.preflight.claims import judge_claims
 from deploys.preflight.database import judge_data
 from deploys.preflight.drivers import judge_drivers
-from deploys.preflight.kernel_line import ids_argument, judge_attempt, judge_kernels, judge_lines
+from deploys.preflight.kernel_line import ids_argument, judge_attempt, judge_boot, judge_kernels, judge_lines
 from deploys.preflight.network import judge_discovery, judge_peers, lost_reach
 from deploys.preflight.packages import judge_packages
 from deploys.preflight.places import judge_places
-from deploys.preflight.platform import NFTABLES_MODULES, judge_modules, judge_nftables, judge_platform, release_of
+from deploys.preflight.platform import (
+    NFTABLES_MODULES,
+    judge_modules,
+    judge_nftables,
+    judge_node_platform,
+    judge_platform,
+    release_of,
+)
 from deploys.preflight.services import judge_services
 from deploys.preflight.state import HostState
-from deploys.settings import Settings
+from deploys.settings import HostSettings, Settings
+from facts.kernel import HOST_MODULES, NODE_MODULES
 
 __all__ = [
     "KERNEL_ARGUMENTS",
@@ -31,30 +41,59 @@ __all__ = [
     "HostState",
     "Verdict",
     "judge",
+    "judge_host",
     "lost_reach",
     "release_of",
     "request",
 ]
 
 
-def judge(state: HostState, settings: Settings) -> Verdict:
-    """Everything that can be known of a host before the first change."""
+def judge_host(state: HostState, settings: HostSettings) -> Verdict:
+    """Everything that can be known, before the first change, of a host that hands boards over."""
     found = Findings()
-    config = request(state.topology, settings, state.record)
-    family = judge_platform(state.platform, settings, bool(config.boards), found)
-    present = judge_modules(state.modules, bool(config.boards), found)
-    judge_barred(state.barred, state.modules, state.platform.virtualisation, bool(config.boards), found)
+    return _verdict(_judge_host(state, settings, found, node=False), found)
+
+
+def judge(state: HostState, settings: Settings) -> Verdict:
+    """Everything that can be known of a node before the first change: of its host, as ``judge_host``, and its own."""
+    found = Findings()
+    verdict = _judge_host(state, settings, found, node=True)
+    boards = verdict.boards
+    judge_node_platform(state.platform, settings, verdict.family, found)
+    modules = judge_modules(state.modules, NODE_MODULES, bool(verdict.config.boards), found)
     judge_nftables(state.platform, state.modules, found)
-    judge_packages(state, found)
+    judge_functions(boards, settings, found)
     judge_peers(settings, found)
     judge_discovery(state.discovery, found)
     judge_data(state.data_release, settings, found)
     judge_services(state.services, settings, state.data_release, found)
-    boards = judge_boards(state, settings, config, found)
+    if warning := lost_reach(settings, state.listened):
+        found.warnings.append(warning)
+    return _verdict(replace(verdict, node_modules=modules, storage=state.services.storage), found)
+
+
+def _verdict(verdict: Verdict, found: Findings) -> Verdict:
+    return replace(
+        verdict,
+        refusals=(*found.refusals, *found.of_host),
+        of_host=tuple(found.of_host),
+        warnings=tuple(found.warnings),
+    )
+
+
+def _judge_host(state: HostState, settings: HostSettings, found: Findings, *, node: bool) -> Verdict:
+    """The host's part, for a ``node`` or without one; what speaks against it is in ``found``."""
+    config = request(state.topology, settings, state.record)
+    family = judge_platform(state.platform, bool(config.boards), found)
+    present = judge_modules(state.modules, HOST_MODULES, bool(config.boards), found)
+    virtualisation = state.platform.virtualisation
+    judge_barred(state.barred, state.modules, virtualisation, bool(config.boards), found, node=node)
+    judge_packages(state, found)
+    boards = judge_boards(state, settings, config, found, node=node)
     judge_claims(state.claims, boards, settings, found)
     files = state.files
     blacklist = judge_drivers(files.drivers, files.users, boards, found)
-    judge_places(files.places, FILES, found)
+    judge_places(files.places, FILES if node else HOST_FILES, found)
     found.warnings += legacy_files.written_through(files.texts, files.past)
     taken_back = legacy_files.ours(files.texts, files.past)
     options = {file: each for file, each in files.options.items() if file not in (BLACKLIST.path, *taken_back)}
@@ -66,16 +105,15 @@ def judge(state: HostState, settings: Settings) -> Verdict:
         *KERNEL_ARGUMENTS.get(state.platform.iommu_table or "", ()),
         *ids_argument(models, state.modules, theirs),
     )
-    judge_lines(state, arguments if config.boards else (), found)
+    judge_lines(state, arguments if config.boards else (), found, node=node)
+    judge_boot(state, bool(config.boards), found)
     judge_kernels(state, bool(config.boards), found)
     if settings.reboot != "never":
-        judge_attempt(state, arguments, tuple(board.path for board in boards), found)
-    if warning := lost_reach(settings, state.listened):
-        found.warnings.append(warning)
+        judge_attempt(state, arguments, tuple(board.path for board in boards), found, node=node)
     return Verdict(
-        refusals=(*found.refusals, *found.of_host),
-        of_host=tuple(found.of_host),
-        warnings=tuple(found.warnings),
+        refusals=(),
+        warnings=(),
+        of_node=node,
         family=family,
         boards=boards,
         config=config,
@@ -86,6 +124,5 @@ def judge(state: HostState, settings: Settings) -> Verdict:
         modules=present,
         blacklist=blacklist,
         former=taken_back,
-        storage=state.services.storage,
-        failed_before=state.services.failed,
+        failed_before=state.failed_before,
     )

@@ -1,4 +1,4 @@
-"""Lines of modprobe's files that keep a module of the node's from being loaded at a boot."""
+"""Lines of modprobe's files that keep a module of the host's, or of its node's, from being loaded at a boot."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ _LENGTH = 200
 
 
 def judge_barred(
-    bars: Iterable[Bar], modules: Mapping[str, Module], virtualisation: str | None, boards: bool, found: Findings
+    bars: Iterable[Bar],
+    modules: Mapping[str, Module],
+    virtualisation: str | None,
+    boards: bool,
+    found: Findings,
+    *,
+    node: bool = True,
 ) -> None:
-    """Refuse them. systemd loads what a node needs by name, and skips a module on a blacklist without an error."""
-    needed, beneath = modules_of(virtualisation)
+    """Refuse them. systemd loads what is needed by name, and skips a module on a blacklist without an error."""
+    needed, beneath = modules_of(virtualisation, node=node)
     for bar in bars:
         # What another module is linked to is loaded with it, whatever a blacklist says.
         names = needed if bar.kind == "blacklist" else (*needed, *beneath)
@@ -26,6 +32,6 @@ def judge_barred(
             continue
         place = printable(bar.place, _LENGTH)
         found.refusals.append(
-            f"{place} keeps the module {bar.module} from being loaded ({bar.kind}), which a node needs; expected no "
+            f"{place} keeps the module {bar.module} from being loaded ({bar.kind}), which is needed; expected no "
             "such line. Remove it, rebuild the initramfs, then run again."
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.assessment.pending_reboot import pending
 from deploys.assessment.verdict import Findings
 from deploys.preflight.state import HostState
-from deploys.settings import Settings
+from deploys.settings import HostSettings, Settings
 from facts.kernel import CommandLines
 from pcibind.decide import judgement, plan
 from pcibind.decide.judgement import Standing
@@ -14,8 +16,7 @@ from pcibind.decide.plan import Resolution
 from pcibind.model.errors import ConfigError
 from pcibind.model.pci import Board, Topology
 from pcibind.model.record import Record
-from pcibind.model.refusal import Refusal
-from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.model.request import BoardRequest, Config, Refusal, Selector
 
 # Display functions of the supported models, as in the pci.ids database.
 SUPPORTED_MODELS = {
@@ -29,10 +30,10 @@ def is_supported(board: Board) -> bool:
     return any(function.model in SUPPORTED_MODELS for function in board.display_functions)
 
 
-def request(topology: Topology, settings: Settings, record: Record | None) -> Config:
+def request(topology: Topology, settings: HostSettings, record: Record | None) -> Config:
     """What the settings ask of pcibind on this host.
 
-    The default names the supported models that are present, and keeps what the node already follows: a recorded board
+    The default names the supported models that are present, and keeps what the host already follows: a recorded board
     that is gone has to be missed aloud, not forgotten.
     """
     allow = frozenset(settings.board_guards_allowed)
@@ -44,16 +45,18 @@ def request(topology: Topology, settings: Settings, record: Record | None) -> Co
         selectors = sorted(models | kept, key=str)
     else:
         selectors = [Selector.parse(text) for text in settings.boards]
-    # One dead board must not keep a node's others from being handed over at a boot.
+    # One dead board must not keep a host's others from being handed over at a boot.
     return Config(tuple(BoardRequest(selector, allow=allow) for selector in selectors), "any")
 
 
-def judge_boards(state: HostState, settings: Settings, config: Config, found: Findings) -> tuple[Board, ...]:
-    """Return the chosen boards that are present."""
+def judge_boards(
+    state: HostState, settings: HostSettings, config: Config, found: Findings, *, node: bool = True
+) -> tuple[Board, ...]:
+    """Return the chosen boards that are present. ``node``: they are for a node."""
     topology, usage, waits = state.topology, state.usage, False
     try:
         resolutions = plan.resolve(topology, config, state.record)
-        waits = _waits_for_reboot(state, [each.board for each in resolutions if each.board])
+        waits = _waits_for_reboot(state, [each.board for each in resolutions if each.board], node)
         judged = judgement.judge(topology, usage, config, state.record, next_boot=waits)
     except ConfigError as error:
         found.refusals.append(f"gevulot_boards: {error}")
@@ -70,18 +73,14 @@ def judge_boards(state: HostState, settings: Settings, config: Config, found: Fi
             found.warnings.append(f"{closed.finding}. Nothing is unbound before the reboot, which ends this use.")
     if not config.boards and settings.boards == "supported":
         found.warnings.append(
-            "no supported GPU (RTX 3090, 4090) was found, so the node will run without one; "
+            "no supported GPU (RTX 3090, 4090) was found, so "
+            f"{'the node will run without one' if node else 'no board is handed over'}; "
             "name other boards in gevulot_boards."
         )
     present = [(each.standing, each.resolution.board) for each in judged.boards if each.resolution.board]
     for standing, board in present:
-        if not is_supported(board):
+        if node and not is_supported(board):
             found.warnings.append(f"board {board.address} ({board.model}) is not a model that the guide supports.")
-        if settings.gpu_functions == "display" and not board.display_functions:
-            found.refusals.append(
-                f"board {board.address} ({board.model}) has no display function, so there is nothing to list for the "
-                "node. Set gevulot_gpu_functions to 'all', or choose another board."
-            )
         if usage is None and standing is not Standing.BOUND:
             found.refuse_host(
                 f"board {board.address}: whether the host uses it could not be read; expected routes, mounts and "
@@ -95,6 +94,16 @@ def judge_boards(state: HostState, settings: Settings, config: Config, found: Fi
             "vfio-pci at this boot; the initramfs of this run leaves it to the host from the next boot on."
         )
     return tuple(board for _, board in present)
+
+
+def judge_functions(boards: Iterable[Board], settings: Settings, found: Findings) -> None:
+    """Refuse boards of which a node would list nothing."""
+    for board in boards:
+        if settings.gpu_functions == "display" and not board.display_functions:
+            found.refusals.append(
+                f"board {board.address} ({board.model}) has no display function, so there is nothing to list for the "
+                "node. Set gevulot_gpu_functions to 'all', or choose another board."
+            )
 
 
 def explain(refusal: Refusal) -> str:
@@ -135,8 +144,8 @@ def _displays(topology: Topology) -> str:
     return f"Boards with a display function: {there or 'none'}."
 
 
-def _waits_for_reboot(state: HostState, boards: list[Board]) -> bool:
+def _waits_for_reboot(state: HostState, boards: list[Board], node: bool) -> bool:
     """Whether a reboot binds the boards, so that none is unbound before it."""
     arguments = KERNEL_ARGUMENTS.get(state.platform.iommu_table or "", ())
     lines = state.lines or CommandLines(arguments, ())
-    return bool(pending(lines, arguments, state.topology, [board.path for board in boards]))
+    return bool(pending(lines, arguments, state.topology, [board.path for board in boards], node=node))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from deploys.assessment.verdict import Findings
-from deploys.settings import Settings
+from deploys.settings import HostSettings
 from facts.claims import Claim, Kind
 from pcibind.decide.plan import DRIVER
 from pcibind.model.pci import Board
 
 
-def judge_claims(claims: Iterable[Claim], boards: Iterable[Board], settings: Settings, found: Findings) -> None:
+def judge_claims(claims: Iterable[Claim], boards: Iterable[Board], settings: HostSettings, found: Findings) -> None:
     """Name each file that lays claim to a chosen board, or that may."""
     boards = tuple(boards)
     for claim in claims:
@@ -45,13 +45,13 @@ def _judge(claim: Claim, what: str, found: Findings) -> None:
         case Kind.DRIVERCTL if claim.driver != DRIVER:
             found.refuse_host(
                 f"{claim.source} gives {what} to the driver {claim.driver or '(none)'} at each boot; expected no "
-                "override of driverctl's, because it takes the board from the node. Run `driverctl unset-override` "
+                "override of driverctl's, because it takes the board away. Run `driverctl unset-override` "
                 "for it on the host, or leave the board out of gevulot_boards."
             )
         case Kind.DRIVERCTL:
             found.warnings.append(
                 f"{claim.source} gives {what} to {DRIVER} too, so the board would not come back at an undo. Run "
-                "`driverctl --nosave unset-override` for it once the node has it, and remove the file."
+                "`driverctl --nosave unset-override` for it once pcibind has it, and remove the file."
             )
         case Kind.LIBVIRT if claim.acts_at_boot:
             found.refuse_host(
@@ -66,8 +66,8 @@ def _judge(claim: Claim, what: str, found: Findings) -> None:
             )
         case Kind.LIBVIRT | Kind.PROXMOX:
             found.warnings.append(
-                f"{claim.source}: the virtual machine {guest} has {what}; its start would take the board from the "
-                "node. Take the device out of that machine, or do not start it."
+                f"{claim.source}: the virtual machine {guest} has {what}; its start would take the board "
+                "away. Take the device out of that machine, or do not start it."
             )
         case Kind.FILE:
             driver = f"the driver {claim.driver}" if claim.driver else "a driver"

@@ -7,6 +7,7 @@ from deploys.assessment.pending_reboot import pending
 from deploys.assessment.verdict import Findings
 from deploys.preflight.state import HostState
 from facts.kernel import Module
+from pcibind.model.request import OFF
 
 
 def ids_argument(models: tuple[str, ...], modules: dict[str, Module], theirs: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -14,15 +15,24 @@ def ids_argument(models: tuple[str, ...], modules: dict[str, Module], theirs: tu
     return vfio_ids.argument(models, theirs, "vfio_pci" in modules and modules["vfio_pci"].kind == "built-in")
 
 
-def judge_lines(state: HostState, wanted: tuple[str, ...], found: Findings) -> None:
+def judge_lines(state: HostState, wanted: tuple[str, ...], found: Findings, *, node: bool) -> None:
     """Refuse arguments that no later one takes back, and an entry that no change of ours reaches."""
     if state.lines is None:
         return
-    found.refusals += next_boot.refusals(state.lines, wanted, state.platform)
+    found.refusals += next_boot.refusals(state.lines, wanted, state.platform, node=node)
     if wanted and state.lines.made is not None and "grub-efi" in state.platform.boot:
         found.warnings.append(
             f"an EFI partition has a whole menu of GRUB's (/boot/efi/EFI/*/grub.cfg) beside {state.lines.menu}; "
             "expected one that only points to it. If the firmware starts that one, our arguments are not passed."
+        )
+
+
+def judge_boot(state: HostState, boards_wanted: bool, found: Findings) -> None:
+    """Refuse a host that somebody started without its boards. Other hosts go on."""
+    if boards_wanted and state.lines is not None and OFF in state.lines.live:
+        found.refuse_host(
+            f"this host was booted with {OFF}, which leaves the boards to its own drivers; expected a boot without it. "
+            "Reboot it without that argument, then run again."
         )
 
 
@@ -35,15 +45,17 @@ def judge_kernels(state: HostState, boards_wanted: bool, found: Findings) -> Non
     if boards_wanted and entry is not None and kernels.release_of(entry.kernel) != state.platform.kernel:
         found.refusals += next_boot.missing_modules(entry, kernels)
     if shortage := next_boot.shortage(kernels):
-        # A node that stands already may need no new image.
+        # A host that was deployed before may need no new image.
         (found.warnings if state.attempts.deployed else found.refusals).append(shortage)
 
 
-def judge_attempt(state: HostState, wanted: tuple[str, ...], boards: tuple[str, ...], found: Findings) -> None:
+def judge_attempt(
+    state: HostState, wanted: tuple[str, ...], boards: tuple[str, ...], found: Findings, *, node: bool
+) -> None:
     """Refuse the reboot that an earlier run did for the same reasons, and that changed nothing. Other hosts go on."""
     if state.attempts.last is None or state.lines is None:
         return
-    reasons = pending(state.lines, wanted, state.topology, boards)
+    reasons = pending(state.lines, wanted, state.topology, boards, node=node)
     digest = reboot_attempt.digest(state.lines, wanted, boards, state.kernels)
     if refusal := reboot_attempt.refusal(state.attempts, reasons, digest):
         found.refuse_host(refusal)

@@ -1,11 +1,11 @@
-"""Whether a host is capable: distribution, systemd, Python, Podman, processor, firmware, sizes, kernel."""
+"""Whether a host is capable: distribution, systemd, Python, processor, firmware; for a node Podman, sizes, kernel."""
 
 from __future__ import annotations
 
 from deploys.assessment.platforms import Family, family_of, untried
 from deploys.assessment.verdict import Findings
 from deploys.settings import Settings
-from facts.kernel import MODULES, Module
+from facts.kernel import Module
 from facts.platform import Host
 
 # Quadlet learned `Ulimit=` in 4.7, the newest of the keys that our units use.
@@ -32,7 +32,8 @@ def release_of(version: str) -> tuple[int, int]:
         return 0, 0
 
 
-def judge_platform(host: Host, settings: Settings, boards_wanted: bool, found: Findings) -> Family | None:
+def judge_platform(host: Host, boards_wanted: bool, found: Findings) -> Family | None:
+    """What any host needs that hands boards over."""
     family = family_of(host)
     if isinstance(family, str):
         found.refusals.append(family)
@@ -40,15 +41,29 @@ def judge_platform(host: Host, settings: Settings, boards_wanted: bool, found: F
         found.warnings.append(warning)
     if not host.systemd:
         found.refusals.append("systemd does not run this host; expected it as the init system. Boot with systemd.")
-    elif host.systemd_release is not None and host.systemd_release < SYSTEMD_MINIMUM:
-        found.refusals.append(
-            f"systemd is {host.systemd_release}; expected {SYSTEMD_MINIMUM} or newer, because the node reloads its "
-            "firewall at each start (Type=notify-reload). Upgrade the distribution, then run again."
-        )
     if host.python is not None and release_of(host.python) < PYTHON_MINIMUM:
         found.refusals.append(
             f"/usr/bin/python3 is {host.python}; expected {'.'.join(map(str, PYTHON_MINIMUM))} or newer, which pcibind "
             "needs at every boot. Upgrade the distribution, then run again."
+        )
+    if host.virtualisation is None:
+        found.refuse_host(
+            "the processor shows neither vmx nor svm; expected hardware virtualisation. Switch it on in the firmware."
+        )
+    if host.iommu_table is None and boards_wanted:
+        found.refuse_host(
+            "the firmware has no IOMMU table (ACPI DMAR or IVRS); expected one. "
+            "Switch VT-d or AMD-Vi on in the firmware."
+        )
+    return family if isinstance(family, Family) else None
+
+
+def judge_node_platform(host: Host, settings: Settings, family: Family | None, found: Findings) -> None:
+    """What a node needs beside its host."""
+    if host.systemd and host.systemd_release is not None and host.systemd_release < SYSTEMD_MINIMUM:
+        found.refusals.append(
+            f"systemd is {host.systemd_release}; expected {SYSTEMD_MINIMUM} or newer, because the node reloads its "
+            "firewall at each start (Type=notify-reload). Upgrade the distribution, then run again."
         )
     podman = host.podman or host.podman_offered
     if podman is not None and release_of(podman) < PODMAN_MINIMUM:
@@ -62,17 +77,8 @@ def judge_platform(host: Host, settings: Settings, boards_wanted: bool, found: F
             "Podman is installed, but does not say its version within 20 s; expected 4.7 or newer. See what "
             "`podman --version` does there."
         )
-    elif podman is None and isinstance(family, Family) and family.packages == "apt":
+    elif podman is None and family is not None and family.packages == "apt":
         found.warnings.append("apt does not know of Podman yet; its lists are refreshed before it is installed.")
-    if host.virtualisation is None:
-        found.refuse_host(
-            "the processor shows neither vmx nor svm; expected hardware virtualisation. Switch it on in the firmware."
-        )
-    if host.iommu_table is None and boards_wanted:
-        found.refuse_host(
-            "the firmware has no IOMMU table (ACPI DMAR or IVRS); expected one. "
-            "Switch VT-d or AMD-Vi on in the firmware."
-        )
     storage = f"disk under {settings.storage_directory}"
     for what, have, least, guide in (
         ("cores", host.cores, MINIMUM_CORES, f"{MINIMUM_CORES}"),
@@ -86,7 +92,6 @@ def judge_platform(host: Host, settings: Settings, boards_wanted: bool, found: F
                 found.refusals.append(f"{text} gevulot_enforce_minimum is set: use a larger host, or unset it.")
             else:
                 found.warnings.append(text)
-    return family if isinstance(family, Family) else None
 
 
 def judge_nftables(host: Host, modules: dict[str, Module], found: Findings) -> None:
@@ -110,12 +115,15 @@ def judge_nftables(host: Host, modules: dict[str, Module], found: Findings) -> N
         )
 
 
-def judge_modules(modules: dict[str, Module], boards_wanted: bool, found: Findings) -> tuple[str, ...]:
-    missing = [name for name in MODULES if name not in modules or not modules[name].exists]
+def judge_modules(
+    modules: dict[str, Module], wanted: tuple[str, ...], boards_wanted: bool, found: Findings
+) -> tuple[str, ...]:
+    """Refuse a kernel without one of the modules; return those that a boot has to load by their names."""
+    missing = [name for name in wanted if name not in modules or not modules[name].exists]
     needed = [name for name in missing if boards_wanted or not name.startswith("vfio")]
     if needed:
         found.refusals.append(
-            f"the running kernel has no module {', '.join(needed)}; expected all of {', '.join(MODULES)}. "
+            f"the running kernel has no module {', '.join(needed)}; expected all of {', '.join(wanted)}. "
             "Install the distribution's full kernel (on Ubuntu linux-modules-extra) and boot it."
         )
-    return tuple(name for name in MODULES if name not in missing and name != "kvm")
+    return tuple(name for name in wanted if name not in missing and name != "kvm")

@@ -12,7 +12,6 @@ from deploys.preflight import existing, key, ports, secrets, storage
 from deploys.settings import Settings
 from facts.batch import Part
 from facts.existing import ExistingNode, ExistingNodeParts
-from facts.failures import FailuresBefore
 from facts.listeners import Listener, Listeners
 from facts.output import Said
 from facts.secret_store import SecretStore, Store
@@ -21,14 +20,13 @@ from facts.storage import Storage, StorageState
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What was read. ``failed`` are the units that had failed before this run, without a deploy's doing."""
+    """What was read."""
 
     storage: Storage | None = None
     key_state: str = ""
     secrets: Store = field(default_factory=Store)
     listeners: tuple[Listener, ...] = ()
     existing: ExistingNode = field(default_factory=ExistingNode)
-    failed: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Services:
@@ -39,7 +37,6 @@ class Services:
             secrets=found["secret_store"],
             listeners=tuple(found["listeners"]),
             existing=found["existing"],
-            failed=found["failed_before"],
         )
 
 
@@ -54,7 +51,6 @@ def parts(settings: Settings) -> tuple[Part, ...]:
         Part("secret_store", SecretStore, {"names": secrets.NAMES}),
         Part("listeners", Listeners, {"ports": ports.ports(settings), "units": units}),
         Part("existing", ExistingNodeParts, {"units": existing.UNITS}),
-        Part("failed_before", FailuresBefore),
     )
 
 

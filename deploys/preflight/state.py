@@ -41,6 +41,8 @@ class FilesState:
 class HostState:
     """A host as its facts describe it; a rule of the preflight reads the fields that it needs.
 
+    What is of a node only (``data_release``, ``discovery``, ``listened``, ``services``) is not asked for a host alone.
+
     ``usage`` is ``None`` where it could not be read. ``record`` is what pcibind recorded on the host, if it ever did: a
     board in it is followed by its identity, wherever its address has gone. ``data_release`` is the release of the
     Postgres data that the host already has, ``lines`` are the kernel's arguments as they are, ``discovery`` what came
@@ -67,3 +69,5 @@ class HostState:
     claims: tuple[Claim, ...] = ()
     # Lines of modprobe's files against modules.
     barred: tuple[Bar, ...] = ()
+    # Units that had failed before this run, without a deploy's doing.
+    failed_before: tuple[str, ...] = ()

@@ -1,1 +1,1 @@
-"""The parts of the guide, one module each. Every module offers one function for the runbook, ``deploys/node.py``."""
+"""The steps, one module each: their functions are for the runbooks, ``deploys/gpu_host.py`` and ``deploys/node.py``."""

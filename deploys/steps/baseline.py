@@ -1,21 +1,35 @@
-"""What the host was like before the first deploy, recorded once, so that it can be undone."""
+"""What the host was like before the first deploy, recorded once, so that it can be undone; and what it is now."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Generator
 from io import StringIO
+from shlex import quote
 
 from pyinfra import host
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
-from pyinfra.facts.files import File
 from pyinfra.operations import files
 
 from deploys.assessment.legacy_files import FORMER
 from deploys.assessment.next_boot import DROP_IN, OLD_DROP_IN
-from deploys.manifest import ARCHIVE, FILES, RECORD, STATE_DIRECTORY, UPDATE_TIMER
+from deploys.manifest import (
+    ARCHIVE,
+    AS_GPU_HOST,
+    AS_NODE,
+    DEPLOYED,
+    FILES,
+    FORMER_NAMES,
+    FORMER_STATE_DIRECTORY,
+    NODE_FILES,
+    RECORD,
+    STATE_DIRECTORY,
+    UPDATE_TIMER,
+)
 from deploys.operations.planning import step
+from facts.baseline import Before
+from facts.failures import CAUSED
 from facts.kernel import KernelCommandLine
 from facts.paths import Existing
 from facts.pci import PciTopology
@@ -28,10 +42,45 @@ SHARED_DIRECTORIES = ("/etc/default/grub.d", "/usr/local/libexec")
 MAY_EXIST = (DROP_IN, OLD_DROP_IN, *FILES, *FORMER)
 
 
+# A release of a host of an earlier version may have made the directory, to remember which units failed in it.
+MOVE = (
+    f"if [ -d {STATE_DIRECTORY} ]; then {{ [ ! -e {CAUSED} ] || mv {CAUSED} {FORMER_STATE_DIRECTORY}; }} && "
+    f"rmdir {STATE_DIRECTORY}; fi && mv -T {FORMER_STATE_DIRECTORY} {STATE_DIRECTORY} && sync {RECORD}"
+)
+
+
+@operation()
+def moved() -> Generator[PyinfraCommand | str, None, None]:
+    """Move what earlier deploys know of the host from the directory of earlier versions, as a whole.
+
+    What is in the places of files with new names by then is not ours, and goes into the archive first.
+    """
+    former = f"{FORMER_STATE_DIRECTORY}/before"
+    there = host.get_fact(Existing, paths=(RECORD, f"{former}.json"))
+    if f"{former}.json" not in there or RECORD in there:
+        host.noop(f"nothing of an earlier version is in {FORMER_STATE_DIRECTORY}")
+        return
+    yield from _archived(tuple(FORMER_NAMES), f"{former}.tar")
+    yield MOVE
+
+
+def _archived(paths: tuple[str, ...], archive: str) -> Generator[str, None, None]:
+    """Add to the archive those of the files that are there and not in it. It is replaced when the new one is whole."""
+    remains = host.get_fact(Before, directory=STATE_DIRECTORY)
+    kept = remains.past.archived if remains and remains.past else frozenset()
+    found = [path for path in host.get_fact(Existing, paths=paths) if path not in kept]
+    if not found:
+        return
+    words = " ".join(quote(path.lstrip("/")) for path in found)
+    new = f"{archive}.new"
+    yield f"cp -p {archive} {new} && tar -C / -rf {new} {words} && sync {new} && mv {new} {archive}"
+
+
 @operation()
 def recorded() -> Generator[PyinfraCommand | str, None, None]:
     """Write what this host is like now, unless that was done already."""
-    if host.get_fact(File, path=RECORD):
+    # The former place counts in a plan, which does not move it.
+    if host.get_fact(Existing, paths=(RECORD, f"{FORMER_STATE_DIRECTORY}/before.json")):
         host.noop(f"{RECORD} exists")
         return
     topology = host.get_fact(PciTopology)
@@ -55,10 +104,11 @@ def recorded() -> Generator[PyinfraCommand | str, None, None]:
             for each in topology.functions
         ],
     }
+    found = [path.lstrip("/") for path in host.get_fact(Existing, paths=MAY_EXIST)]
     # The copies first: the record says that they are complete. The host's name, as tar wants at least one file.
     yield (
         f"mkdir -p -m 700 {STATE_DIRECTORY} && tar -C / -cf {ARCHIVE} --ignore-failed-read "
-        f"$(cd / && for each in {' '.join(path.lstrip('/') for path in MAY_EXIST)}; do "
+        f"$(cd / && for each in {' '.join(map(quote, found))}; do "
         f'if [ -f "$each" ] || [ -L "$each" ]; then echo "$each"; fi; done) etc/hostname'
     )
     # Renamed when it is whole, since it is never written again.
@@ -66,6 +116,28 @@ def recorded() -> Generator[PyinfraCommand | str, None, None]:
     yield f"sync {RECORD}.new && mv {RECORD}.new {RECORD}"
 
 
+@operation()
+def deployed_as(kind: str) -> Generator[PyinfraCommand | str, None, None]:
+    """Write what the host is deployed as. A node stays a node, since a run for its host alone takes nothing from it.
+
+    + kind: ``AS_NODE`` or ``AS_GPU_HOST``
+    """
+    remains = host.get_fact(Before, directory=STATE_DIRECTORY)
+    known = remains.deployed if remains else ""
+    if known in (kind, AS_NODE):
+        host.noop(f"{DEPLOYED} says {known}")
+        return
+    if kind == AS_NODE and known == AS_GPU_HOST:
+        # The first deploy may be long ago, and these places were not of its concern.
+        yield from _archived(NODE_FILES, ARCHIVE)
+    elif not known and host.get_fact(Existing, paths=NODE_FILES):
+        # Of an earlier version, which kept no word of it.
+        kind = AS_NODE
+    yield f"echo {kind} >{DEPLOYED}.new && sync {DEPLOYED}.new && mv {DEPLOYED}.new {DEPLOYED}"
+
+
 @step("Record the host as it was")
-def record_before() -> None:
+def record_before(kind: str) -> None:
+    moved(name=f"Move the record of earlier deploys to {STATE_DIRECTORY}")
     recorded(name=f"Write {RECORD}")
+    deployed_as(name=f"Write {DEPLOYED}", kind=kind)

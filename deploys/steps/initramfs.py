@@ -10,7 +10,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
 from deploys.operations.planning import step, will_follow
-from deploys.steps.preflight import Node
+from deploys.steps.preflight import GpuHost
 from facts.batch import Part, ask
 from facts.initramfs import InitramfsContents, StaleInitramfs
 
@@ -54,6 +54,6 @@ def _is_current() -> bool:
 
 
 @step("Rebuild the initramfs")
-def rebuild_initramfs(node: Node, after: list[OperationMeta]) -> None:
-    generator = node.family.initramfs
+def rebuild_initramfs(gpu_host: GpuHost, after: list[OperationMeta]) -> None:
+    generator = gpu_host.family.initramfs
     current(name=f"Rebuild the initramfs with {generator}", generator=generator, inputs=after)

@@ -13,12 +13,21 @@ from pyinfra.operations import server
 
 from deploys.assessment import next_boot, vfio_ids
 from deploys.assessment.kernel_arguments import is_ids, lacking
+from deploys.assessment.legacy_files import DROP_IN, REQUEST
 from deploys.assessment.next_boot import OLD_DROP_IN, OLD_MARK
-from deploys.manifest import ARCHIVE, ARGUMENTS, BLACKLIST, GRUB_DROP_IN, MODULES_LOAD, VFIO_RULE
+from deploys.manifest import (
+    ARCHIVE,
+    ARGUMENTS,
+    BLACKLIST,
+    FORMER_NAMES,
+    GRUB_DROP_IN,
+    MODULES_LOAD,
+    VFIO_RULE,
+)
 from deploys.operations.files import Files
 from deploys.operations.planning import step, will_follow
 from deploys.operations.restore import taken_back
-from deploys.steps.preflight import Node
+from deploys.steps.preflight import GpuHost
 from facts.baseline import ArchivedFile, Past
 from facts.kernel import CommandLines, KernelCommandLine, KernelModules
 from facts.output import Said
@@ -46,14 +55,17 @@ def _is_current(lines: CommandLines, arguments: tuple[str, ...]) -> bool:
 
 
 @operation()
-def old_drop_in_removed() -> Generator[PyinfraCommand | str, None, None]:
-    """Take back the drop-in of earlier deploys, and no other file of its name."""
+def old_drop_in_removed(archive: str = ARCHIVE) -> Generator[PyinfraCommand | str, None, None]:
+    """Take back the drop-in of the first versions, and no other file of its name.
+
+    + archive: the files of the host before its first deploy
+    """
     first = host.get_fact(Said, program=f"head -n1 {OLD_DROP_IN} 2>/dev/null || true")
-    if first != OLD_MARK or host.get_fact(ArchivedFile, archive=ARCHIVE, path=OLD_DROP_IN) == "same":
+    if first != OLD_MARK or host.get_fact(ArchivedFile, archive=archive, path=OLD_DROP_IN) == "same":
         host.noop(f"{OLD_DROP_IN} is not of an earlier deploy")
         return
     inner = OLD_DROP_IN.lstrip("/")
-    yield f"tar -C / -xpf {ARCHIVE} {inner} 2>/dev/null || rm -f {OLD_DROP_IN}"
+    yield f"tar -C / -xpf {archive} {inner} 2>/dev/null || rm -f {OLD_DROP_IN}"
 
 
 @operation()
@@ -92,28 +104,38 @@ def arguments_recorded(
 
 
 @step("Configure the kernel")
-def configure_kernel(node: Node) -> list[OperationMeta]:
+def configure_kernel(gpu_host: GpuHost) -> list[OperationMeta]:
     """Returns the operations that write what an initramfs holds."""
-    verdict = node.verdict
+    verdict = gpu_host.verdict
     # There the models are together with those of the host's own (deploys/assessment/vfio_ids.py).
     on_line = any(is_ids(each) for each in verdict.kernel_arguments)
     files = Files()
     server.group(name="Add the group kvm", group="kvm", system=True)
+    former = [path for path in verdict.former if path not in (DROP_IN, REQUEST)]
+    of_all = tuple(path for path in former if path not in FORMER_NAMES.values())
+    of_nodes = tuple(path for path in former if path not in of_all)
     written = [
-        # First: the files of today's names say that it was done.
-        taken_back(name="Take back the files of an earlier version", past=verdict.past, paths=verdict.former),
+        # First: the files of later names say that it was done.
+        taken_back(name="Take back the files of the first versions", past=verdict.past, paths=of_all),
         files.template(VFIO_RULE),
         files.template(MODULES_LOAD, modules=verdict.modules),
         files.template(BLACKLIST, modules=verdict.blacklist, models=() if on_line else verdict.models),
+        taken_back(name="Take back the files of earlier versions", past=verdict.past, paths=of_nodes),
     ]
     arguments_recorded(
         name="Record the kernel's arguments",
         arguments=verdict.kernel_arguments, known=verdict.set_arguments, past=verdict.past,
     )  # fmt: skip
-    if node.family.boot == "grub":
+    if gpu_host.family.boot == "grub":
         inputs = [
             files.template(GRUB_DROP_IN, arguments=verdict.kernel_arguments),
-            old_drop_in_removed(name=f"Remove {OLD_DROP_IN} of an earlier deploy"),
+            old_drop_in_removed(name="Remove the drop-in of the first versions"),
+            # Only now: with both the arguments stand there twice, and with neither not at all.
+            taken_back(
+                name="Take back the drop-in of earlier versions",
+                past=verdict.past,
+                paths=tuple(path for path in verdict.former if path == DROP_IN),
+            ),
         ]
         grub_arguments(name="Switch the IOMMU on in GRUB", arguments=verdict.kernel_arguments, inputs=inputs)
     else:
@@ -139,5 +161,5 @@ def loaded(modules: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, No
 
 
 @step("Load modules")
-def load_modules(node: Node) -> None:
-    loaded(name="Load the modules for VFIO and vsock", modules=node.verdict.modules)
+def load_modules(gpu_host: GpuHost) -> None:
+    loaded(name="Load the modules that the next boot would load", modules=gpu_host.verdict.all_modules)

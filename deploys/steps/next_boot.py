@@ -9,8 +9,9 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
 from deploys.assessment import next_boot
+from deploys.operations.pending_reboot import Wish, wish_of
 from deploys.operations.planning import is_planning, step
-from deploys.steps.preflight import Node
+from deploys.steps.preflight import GpuHost
 from deploys.transport import remote
 from facts.batch import Part, ask
 from facts.initramfs import InitramfsContents
@@ -20,11 +21,10 @@ from facts.platform import Platform
 
 
 @operation()
-def checked(arguments: tuple[str, ...], directory: str) -> Generator[PyinfraCommand | str, None, None]:
-    """Fail the host when its next boot would not bring what the node needs.
+def checked(wish: Wish) -> Generator[PyinfraCommand | str, None, None]:
+    """Fail the host when its next boot would not bring what it is for.
 
-    + arguments: kernel arguments that the entry which boots must have
-    + directory: the node's storage
+    + wish: what the host must be after it
     """
     if is_planning():
         host.noop("nothing is changed by looking")
@@ -33,9 +33,9 @@ def checked(arguments: tuple[str, ...], directory: str) -> Generator[PyinfraComm
         host,
         Part("lines", KernelCommandLine),
         Part("kernels", InstalledKernels),
-        Part("platform", Platform, {"directory": directory, "offered": False}),
+        Part("platform", Platform, {"directory": "/", "offered": False}),
     )
-    problems = next_boot.problems(found["lines"], arguments, found["platform"], found["kernels"])
+    problems = next_boot.problems(found["lines"], wish.arguments, found["platform"], found["kernels"], node=wish.node)
     entry = found["lines"].boots
     release = found["kernels"].release_of(entry.kernel) if entry else None
     contents = host.get_fact(InitramfsContents, release=release)
@@ -43,14 +43,10 @@ def checked(arguments: tuple[str, ...], directory: str) -> Generator[PyinfraComm
     if problems:
         yield remote.fail(f"not rebooted, because the next boot would be in vain: {' '.join(problems)}")
     else:
-        host.noop("the next boot has what the node needs")
+        host.noop("the next boot has what is needed")
 
 
 @step("Check the next boot")
-def check_next_boot(node: Node) -> None:
-    if node.verdict.boards:
-        checked(
-            name="Read back what the boot loader will start",
-            arguments=node.verdict.kernel_arguments,
-            directory=node.settings.storage_directory,
-        )
+def check_next_boot(gpu_host: GpuHost) -> None:
+    if gpu_host.verdict.boards:
+        checked(name="Read back what the boot loader will start", wish=wish_of(gpu_host.verdict))

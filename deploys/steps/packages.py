@@ -1,8 +1,8 @@
-"""The packages that the guide needs. QEMU is not among them: the node's image carries its own."""
+"""The packages of a host, and those of a node. QEMU is not among them: the node's image carries its own."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
@@ -14,6 +14,12 @@ from deploys import scripts
 from deploys.assessment.platforms import Family
 from deploys.operations.planning import step
 
+# Those of a host that hands boards over: pcibind's.
+HOST_PACKAGES = {
+    "apt": ("kmod", "python3", "python3-click", "python3-pyudev"),
+    "dnf": ("kmod", "python3", "python3-click", "python3-pyudev"),
+}
+# And of a node.
 PACKAGES = {
     "apt": (
         "podman",
@@ -23,12 +29,9 @@ PACKAGES = {
         "aardvark-dns",
         "nftables",
         "ca-certificates",
-        "kmod",
-        "python3",
-        "python3-click",
-        "python3-pyudev",
+        *HOST_PACKAGES["apt"],
     ),
-    "dnf": ("podman", "crun", "catatonit", "nftables", "kmod", "python3", "python3-click", "python3-pyudev"),
+    "dnf": ("podman", "crun", "catatonit", "nftables", *HOST_PACKAGES["dnf"]),
 }
 # Lists younger than this are good enough to install from, in seconds.
 _LISTS_MAY_BE_OLD = 24 * 3600
@@ -68,8 +71,9 @@ def _patient(commands: Iterable[PyinfraCommand | str]) -> Generator[StringComman
 
 
 @step("Install packages")
-def install_packages(family: Family) -> None:
+def install_packages(family: Family, packages: Mapping[str, tuple[str, ...]]) -> None:
+    """Install those of ``packages``, by the name of the host's tool."""
     if family.packages == "apt":
-        debian_packages(name="Install packages with apt", packages=PACKAGES["apt"])
+        debian_packages(name="Install packages with apt", packages=packages["apt"])
     else:
-        fedora_packages(name="Install packages with dnf", packages=PACKAGES["dnf"])
+        fedora_packages(name="Install packages with dnf", packages=packages["dnf"])

@@ -1,4 +1,4 @@
-"""pcibind on the node: installed, configured, told which boards; and, after the reboot, the boards bound and proven."""
+"""pcibind on the host: installed, configured, told which boards; and, after the reboot, the boards bound and proven."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ from pyinfra.operations import systemd
 
 import pcibind
 from deploys import manifest
+from deploys.assessment import legacy_files
 from deploys.operations.files import Files
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, step, will_follow
-from deploys.steps.preflight import Node
+from deploys.operations.restore import restore
+from deploys.steps.preflight import GpuHost
+from facts.baseline import Past
+from facts.file import Text, Texts
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord
 from facts.tree import TreeDigest
@@ -37,7 +41,7 @@ WRAPPER = f'#!/bin/sh\nexec /usr/bin/python3 -I {LIBRARY}/__main__.py "$@"\n'
 
 
 def library() -> dict[str, bytes]:
-    """pcibind as it lies on a node: relative path → content."""
+    """pcibind as it lies on a host: relative path → content."""
     package = Path(str(resources.files(pcibind)))
     tree = {
         f"pcibind/{path.relative_to(package)}": path.read_bytes()
@@ -49,7 +53,7 @@ def library() -> dict[str, bytes]:
 
 
 def digest(tree: dict[str, bytes]) -> str:
-    """The digest that ``TreeDigest`` reads from a node: over one ``sha256sum`` line for each file, sorted."""
+    """The digest that ``TreeDigest`` reads from a host: over one ``sha256sum`` line for each file, sorted."""
     lines = sorted(f"{sha256(content).hexdigest()}  ./{path}\n" for path, content in tree.items())
     return sha256("".join(lines).encode()).hexdigest()
 
@@ -85,6 +89,23 @@ def library_installed() -> Generator[PyinfraCommand | str, None, None]:
 
 
 @operation()
+def request_renamed(past: Past | None) -> Generator[PyinfraCommand | str, None, None]:
+    """Give pcibind's configuration of earlier versions its name of today, by one rename.
+
+    With both files there at a boot each board would be asked for twice, which pcibind refuses.
+
+    + past: the host before its first deploy
+    """
+    old, new = legacy_files.REQUEST, manifest.PCIBIND_BOARDS.path
+    texts: dict[str, Text] = host.get_fact(Texts, paths=(old,))
+    if old not in legacy_files.ours(texts, past):
+        host.noop(f"{old} is not of a deploy")
+        return
+    command = f"mv -fT {old} {new}"
+    yield f"{command} && {restore(old)}" if past is not None and old in past.archived else command
+
+
+@operation()
 def boards_recorded(
     wanted: Config, boards: tuple[str, ...], reboot: PendingReboot
 ) -> Generator[PyinfraCommand | str, None, None]:
@@ -92,7 +113,7 @@ def boards_recorded(
 
     No driver is touched, but for a board that is chosen no more: where no reboot is due, it is given back at once.
 
-    + wanted: the configuration that the node was given
+    + wanted: the configuration that the host was given
     + boards: bridge-relative paths of the boards that the preflight found
     + reboot: whether one is pending, which this run has to wait for
     """
@@ -116,23 +137,26 @@ class Passthrough(NamedTuple):
 
 
 @step("Prepare the passthrough")
-def prepare_passthrough(node: Node, reboot: PendingReboot) -> Passthrough:
+def prepare_passthrough(gpu_host: GpuHost, reboot: PendingReboot) -> Passthrough:
     """Everything that the next boot needs to bind the boards by itself. Touches no driver."""
-    files, wanted = Files(), node.verdict.config
+    files, wanted = Files(), gpu_host.verdict.config
     inputs = [library_installed(name="Install pcibind")]
     files.text(manifest.PCIBIND, WRAPPER)
+    request_renamed(name="Rename the configuration of earlier versions", past=gpu_host.verdict.past)
     files.text(manifest.PCIBIND_BOARDS, configuration.render(*wanted.boards, require_boards=wanted.require_boards))
     inputs.append(files.text(manifest.EARLY_RULE, early.rule()))
-    if node.family.initramfs == "dracut":
+    if gpu_host.family.initramfs == "dracut":
         inputs.append(files.text(manifest.DRACUT_CONF, early.dracut()))
     else:
         inputs.append(files.text(manifest.INITRAMFS_HOOK, early.initramfs_hook()))
-    files.text(manifest.PCIBIND_SERVICE, unit.render())
+    texts = unit.files()
+    for file in manifest.PCIBIND_UNITS:
+        files.text(file, texts[file.path])
     systemd.service(name=f"Enable {unit.NAME}", service=unit.NAME, enabled=True, running=None, daemon_reload=False)
     recorded = boards_recorded(
         name="Record the chosen boards",
         wanted=wanted,
-        boards=tuple(board.path for board in node.verdict.boards),
+        boards=tuple(board.path for board in gpu_host.verdict.boards),
         reboot=reboot,
     )
     return Passthrough([*inputs, recorded], recorded)
@@ -168,11 +192,12 @@ def groups_given_to_kvm() -> Generator[PyinfraCommand | str, None, None]:
     if all(each.owner == "root:kvm" for each in groups):
         host.noop("the VFIO groups belong to kvm")
         return
-    yield "udevadm control --reload && udevadm trigger --action=change --subsystem-match=vfio && udevadm settle"
+    matches = "--subsystem-match=vfio --subsystem-match=vfio-dev"
+    yield f"udevadm control --reload && udevadm trigger --action=change {matches} && udevadm settle"
 
 
 @step("Bind the boards")
-def bind_boards(node: Node, reboot: PendingReboot, after: list[OperationMeta]) -> None:
-    wanted = bool(node.verdict.config.boards)
+def bind_boards(gpu_host: GpuHost, reboot: PendingReboot, after: list[OperationMeta]) -> None:
+    wanted = bool(gpu_host.verdict.config.boards)
     boards_bound(name="Bind the chosen boards", reboot=reboot, wanted=wanted, inputs=after)
     groups_given_to_kvm(name="Give the VFIO groups to kvm")

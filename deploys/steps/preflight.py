@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -18,13 +18,13 @@ from deploys import preflight
 from deploys.assessment import legacy_files
 from deploys.assessment.platforms import Family
 from deploys.inventory import settings_of_run
-from deploys.manifest import FILES, STATE_DIRECTORY
+from deploys.manifest import FILES, HOST_FILES, STATE_DIRECTORY
 from deploys.preflight import HostState, Verdict, key, services, storage
 from deploys.preflight.drivers import WORDS
 from deploys.preflight.state import FilesState
-from deploys.settings import Settings, SettingsError
+from deploys.settings import HostSettings, Settings, SettingsError, read, read_host
 from deploys.steps import vsock
-from deploys.steps.packages import PACKAGES
+from deploys.steps.packages import HOST_PACKAGES, PACKAGES
 from deploys.transport import heartbeat, login
 from deploys.transport.connection import prepare
 from facts.aliases import DisplayDrivers
@@ -36,9 +36,10 @@ from facts.claims import RivalClaims
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
 from facts.driver_users import DriverUsers
+from facts.failures import FailuresBefore
 from facts.file import Texts
 from facts.installed_kernels import InstalledKernels
-from facts.kernel import MODULES, KernelCommandLine, KernelModules
+from facts.kernel import HOST_MODULES, MODULES, KernelCommandLine, KernelModules
 from facts.output import Said
 from facts.packages import HeldPackages
 from facts.paths import Existing
@@ -48,35 +49,44 @@ from facts.platform import Platform
 from facts.unit import NODE_INPUTS
 from facts.vfio_options import VfioOptions
 
+_Kind = TypeVar("_Kind", bound=HostSettings)
+
 
 class Refused(PyinfraError):
     """Why a run stops before any host was changed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class GpuHost:
     """One host of this run: what its operator asked for, and what the preflight found."""
 
-    settings: Settings
+    settings: HostSettings
     verdict: Verdict
     family: Family
 
 
-_read: WeakKeyDictionary[State, dict[str, Settings]] = WeakKeyDictionary()
+@dataclass(frozen=True, slots=True)
+class Node(GpuHost):
+    """A host that is to be a node."""
+
+    settings: Settings
 
 
-def settings_of_this_run(relevant: Callable[[Mapping[str, Any]], dict[str, Any]] = dict) -> dict[str, Settings]:
-    """The settings of every host that ``--limit`` leaves in, checked once a run; ``relevant`` chooses the keys.
+_checked: WeakKeyDictionary[State, dict[str, Any]] = WeakKeyDictionary()
+
+
+def settings_of_this_run(reader: Callable[[str, Mapping[str, Any]], _Kind]) -> dict[str, _Kind]:
+    """The settings of every host that ``--limit`` leaves in, checked once a run; ``reader`` as in ``settings_of_run``.
 
     Raises ``Refused``, which ends the run for all hosts.
     """
     state = ctx_state.get()
-    if state not in _read:
+    if state not in _checked:
         try:
-            _read[state] = settings_of_run(state, relevant)
+            _checked[state] = settings_of_run(state, reader)
         except SettingsError as error:
             raise Refused(f"host data cannot be used, and no host was changed:\n{error}") from None
-    return _read[state]
+    return _checked[state]
 
 
 @dataclass(slots=True)
@@ -95,26 +105,39 @@ _judgements: WeakKeyDictionary[State, _Judgements] = WeakKeyDictionary()
 _PATIENCE = 20.0
 
 
-def begin() -> Node:
-    """Check the data of every host of the run, then judge this host.
+def begin_host() -> GpuHost:
+    """Check the data of every host of the run, then judge this host, without a question of a node's.
 
     Raises ``Refused``, which ends the run for all hosts. It waits for the other hosts' judgements first, so that an
     operator of many hosts hears of all refusals at once. A host that is refused for its own hardware only fails by
     itself, and the others go on.
     """
-    settings = settings_of_this_run()[host.name]
+    settings = settings_of_this_run(read_host)[host.name]
+    return GpuHost(settings, *_accepted(lambda: _judge_host(settings)))
+
+
+def begin_node() -> Node:
+    """As ``begin_host``, of a host that is to be a node."""
+    settings = settings_of_this_run(read)[host.name]
+    verdict, family = _accepted(lambda: _judge_node(settings))
+    return Node(storage.without_links(settings, verdict.storage), verdict, family)
+
+
+def _accepted(judge: Callable[[], Verdict]) -> tuple[Verdict, Family]:
+    """The verdict on a host that nothing speaks against, and how it is managed. Raises ``Refused`` for another."""
     prepare(host)
     heartbeat.of_run(host.state)
     judged = _judgements.setdefault(ctx_state.get(), _Judgements())
     try:
-        verdict = _judge(settings)
+        problem = login.trouble(host)
+        verdict = Verdict((problem,), ()) if problem else judge()
     finally:
         judged.count += 1
         judged.latest = time.monotonic()
     for warning in verdict.warnings:
         logger.warning(f"{host.print_prefix}{warning}")
     if verdict.family is not None and not verdict.refusals:
-        return Node(storage.without_links(settings, verdict.storage), verdict, verdict.family)
+        return verdict, verdict.family
     judged.refusals[host.name] = verdict.refusals
     if verdict.of_host and set(verdict.refusals) == set(verdict.of_host):
         judged.alone.add(host.name)
@@ -126,18 +149,6 @@ def begin() -> Node:
     lines = [f"{name}: {refusal}" for name, refusals in sorted(judged.refusals.items()) for refusal in refusals]
     others = " ".join(f"--exclude {name}" for name in sorted(judged.refusals))
     raise Refused("\n".join(["the preflight refused, and no host was changed:", *lines, f"To go on without: {others}"]))
-
-
-def _files(settings: Settings) -> tuple[Part, ...]:
-    """What is asked about files, and about the drivers and the programs that they are for."""
-    return (
-        Part("before", Before, {"directory": STATE_DIRECTORY}),
-        Part("texts", Texts, {"paths": legacy_files.ASKED}),
-        Part("places", Places, {"paths": (*FILES, *settings.directories)}),
-        Part("drivers", DisplayDrivers),
-        Part("users", DriverUsers, {"words": WORDS}),
-        *((Part("options", VfioOptions),) if settings.vfio_ids else ()),
-    )
 
 
 def refused_alone() -> frozenset[str]:
@@ -160,51 +171,100 @@ def _leave_out(verdict: Verdict) -> NoReturn:
     raise gevent.GreenletExit
 
 
-def _judge(settings: Settings) -> Verdict:
-    if problem := login.trouble(host):
-        return Verdict((problem,), ())
-    profile = vsock.profile_paths(settings)
-    found = ask(
-        host,
-        Part("platform", Platform, {"directory": settings.storage_directory}),
+def _host_parts(settings: HostSettings) -> tuple[Part, ...]:
+    """What is asked of every host; a node asks some of it with more in mind."""
+    return (
+        Part("platform", Platform, {"directory": "/", "offered": False}),
         Part("usage", PciUsage),
-        Part("modules", KernelModules, {"modules": (*MODULES, *preflight.NFTABLES_MODULES)}),
+        Part("modules", KernelModules, {"modules": HOST_MODULES}),
         Part("topology", PciTopology),
         Part("record", PciRecord),
         Part("claims", RivalClaims),
         Part("barred", BarredModules),
-        Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         Part("lines", KernelCommandLine),
-        Part("held_packages", HeldPackages, {"packages": PACKAGES["apt"]}),
+        Part("held_packages", HeldPackages, {"packages": HOST_PACKAGES["apt"]}),
         Part("kernels", InstalledKernels),
         Part("attempts", RebootAttempts),
+        Part("failed_before", FailuresBefore),
+        # About files, and about the drivers and the programs that they are for.
+        Part("before", Before, {"directory": STATE_DIRECTORY}),
+        Part("texts", Texts, {"paths": legacy_files.ASKED}),
+        Part("places", Places, {"paths": HOST_FILES}),
+        Part("drivers", DisplayDrivers),
+        Part("users", DriverUsers, {"words": WORDS}),
+        *((Part("options", VfioOptions),) if settings.vfio_ids else ()),
+    )
+
+
+def _node_parts(settings: Settings) -> tuple[Part, ...]:
+    """What is asked of a node's host in place of parts of the same name, or beside them."""
+    profile = vsock.profile_paths(settings)
+    listened = f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_INPUTS[1]} 2>/dev/null || true"
+    return (
+        Part("platform", Platform, {"directory": settings.storage_directory}),
+        Part("modules", KernelModules, {"modules": (*MODULES, *preflight.NFTABLES_MODULES)}),
+        Part("held_packages", HeldPackages, {"packages": PACKAGES["apt"]}),
+        Part("places", Places, {"paths": (*FILES, *settings.directories)}),
+        Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         *services.parts(settings),
         Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
-        Part(
-            "listened",
-            Said,
-            {"program": f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_INPUTS[1]} 2>/dev/null || true"},
-        ),
-        *_files(settings),
+        Part("listened", Said, {"program": listened}),
         *([Part("discovery", DiscoveryPeers, {"addresses": peers})] if (peers := settings.p2p_discovery) else []),
         *((Part("profile", Existing, {"paths": profile}),) if profile else ()),
     )
+
+
+def _ask(*parts: Part) -> dict[str, Any]:
+    """The answers; of parts with one name the last is asked."""
+    return ask(host, *{part.name: part for part in parts}.values())
+
+
+def _judge_host(settings: HostSettings) -> Verdict:
+    found = _ask(*_host_parts(settings))
     if found["platform"] is None:
-        return Verdict(("the platform could not be read; see the error above.",), ())
-    state = HostState(
+        return _UNREAD
+    return _with_damage(preflight.judge_host(_state(found), settings), found)
+
+
+def _judge_node(settings: Settings) -> Verdict:
+    found = _ask(*_host_parts(settings), *_node_parts(settings))
+    if found["platform"] is None:
+        return _UNREAD
+    state = replace(
+        _state(found),
+        data_release=found["data"],
+        discovery=found.get("discovery", {}),
+        listened=found["listened"],
+        services=services.Services.of(found),
+    )
+    verdict = _with_damage(preflight.judge(state, settings), found)
+    verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))
+    warning = key.readable_until_now(settings) if found["key_was_readable"] else None
+    return replace(verdict, warnings=(*verdict.warnings, *([warning] if warning else [])))
+
+
+_UNREAD = Verdict(("the platform could not be read; see the error above.",), ())
+
+
+def _with_damage(verdict: Verdict, found: Mapping[str, Any]) -> Verdict:
+    """The verdict, with the refusal of a host whose record nobody can read."""
+    if not found["before"] or not found["before"].damaged:
+        return verdict
+    return replace(verdict, refusals=(*verdict.refusals, legacy_files.damaged(found["before"])))
+
+
+def _state(found: Mapping[str, Any]) -> HostState:
+    """The host's part of what was read."""
+    return HostState(
         platform=found["platform"],
         modules=found["modules"],
         topology=found["topology"],
         usage=found["usage"].evidence if found["usage"] else None,
         record=found["record"].record,
-        data_release=found["data"],
         lines=found["lines"],
-        discovery=found.get("discovery", {}),
-        listened=found["listened"],
         held_packages=found["held_packages"],
         kernels=found["kernels"],
         attempts=found["attempts"],
-        services=services.Services.of(found),
         files=FilesState(
             past=found["before"].past if found["before"] else None,
             texts=found["texts"],
@@ -215,10 +275,5 @@ def _judge(settings: Settings) -> Verdict:
         ),
         claims=tuple(found["claims"]),
         barred=found["barred"],
+        failed_before=found["failed_before"],
     )
-    verdict = preflight.judge(state, settings)
-    if found["before"] and found["before"].damaged:
-        verdict = replace(verdict, refusals=(*verdict.refusals, legacy_files.damaged(found["before"])))
-    verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))
-    warning = key.readable_until_now(settings) if found["key_was_readable"] else None
-    return replace(verdict, warnings=(*verdict.warnings, *([warning] if warning else [])))

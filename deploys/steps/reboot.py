@@ -23,8 +23,8 @@ from deploys.assessment import failures, reboot_attempt
 from deploys.assessment.kernel_arguments import REMAPPING_OFF
 from deploys.operations.pending_reboot import PendingReboot, Wish, reasons, wish_of
 from deploys.operations.planning import step, will_follow
-from deploys.settings import Settings
-from deploys.steps.preflight import Node, refused_alone
+from deploys.settings import HostSettings
+from deploys.steps.preflight import GpuHost, refused_alone
 from deploys.transport import connection, heartbeat, remote
 from facts.attempt import RebootAttempts
 from facts.batch import Part, ask
@@ -308,7 +308,7 @@ def _came_back_wrong(each: Host, errand: Errand, failed_before: list[str], secon
 
 
 def _cannot_hand_over() -> str | None:
-    """What keeps a node that is back from handing its boards over."""
+    """What keeps a host that is back from handing its boards over."""
     binding = host.get_fact(PciBinding)
     if binding is not None and not binding.bound:
         return f"not every board is bound (pcibind status ends with {binding.exit_code}); see journalctl -b -u pcibind"
@@ -323,20 +323,20 @@ def _digest(wish: Wish) -> str:
 
 
 @step("Reboot when needed")
-def reboot_when_needed(node: Node, reboot: PendingReboot) -> None:
+def reboot_when_needed(gpu_host: GpuHost, reboot: PendingReboot) -> None:
     """Reboot, or with ``reboot='never'`` say what is pending."""
-    wish = wish_of(node.settings, node.verdict)
+    settings, wish = gpu_host.settings, wish_of(gpu_host.verdict)
     forgotten(name="Forget a reboot that brought what it was for", reasons=reboot.reasons)
-    pending, digest = partial(reasons, wish.arguments, wish.boards), partial(_digest, wish)
+    pending, digest = partial(reasons, wish), partial(_digest, wish)
     reboot_as_allowed(
-        node.settings,
-        Errand(wish.timeout, pending, _cannot_hand_over, at_once=node.settings.reboot_batch, digest=digest),
+        settings,
+        Errand(settings.reboot_timeout, pending, _cannot_hand_over, at_once=settings.reboot_batch, digest=digest),
         advice="Nothing that runs was changed; reboot the host, then run again.",
         after=[],
     )
 
 
-def reboot_as_allowed(settings: Settings, errand: Errand, advice: str, after: list[OperationMeta]) -> None:
+def reboot_as_allowed(settings: HostSettings, errand: Errand, advice: str, after: list[OperationMeta]) -> None:
     """Reboot the current host when it is due and its turn, or say what is pending where no reboot is allowed.
 
     ``advice`` is what an operator has to know and to do then; ``after`` are operations that may make a reboot due.

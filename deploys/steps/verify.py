@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Generator
 from urllib.parse import quote
 
@@ -13,29 +12,25 @@ from pyinfra.api import Host, operation
 from pyinfra.api.command import PyinfraCommand
 
 from deploys import manifest, scripts
-from deploys.assessment import activity, checks, diagnosis, failures, qmp, virtual_machine
+from deploys.assessment import activity, checks, diagnosis, qmp, virtual_machine
 from deploys.assessment.checks import Check
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, is_planning, step
 from deploys.preflight import Verdict, key
 from deploys.settings import Settings
-from deploys.steps import access, gevulot, vsock
+from deploys.steps import access, gevulot, host_table, vsock
 from deploys.steps.preflight import Node
-from deploys.transport import connection, ports, remote, tunnel
+from deploys.transport import connection, ports, tunnel
 from facts.activity import Activity, NodeActivity
 from facts.batch import Part, ask
 from facts.container import GPU_DEVICES, Container, DatabasePasswords
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.firewall import NodeFirewall
-from facts.initramfs import InitramfsContents, StaleInitramfs
-from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.output import Said
 from facts.paths import Existing
-from facts.pci import PciTopology, PciUsage
 from facts.runs import NodeRuns, Runs
-from facts.unit import FailedUnits, SystemState, Units
-from facts.verification import MARK
+from facts.unit import SystemState, Units
 from facts.virtual_machine import VirtualMachine
 from facts.vsock import VsockTrial
 
@@ -58,18 +53,7 @@ def verified(node: Node, reboot: PendingReboot) -> Generator[PyinfraCommand | st
         else:
             host.noop("nothing is changed by looking")
         return
-    found = _read(host, node)
-    for line in checks.table(host.name, found):
-        logger.info(line)
-    wrong = [check for check in found if check.ok is False]
-    if not wrong:
-        # Of this boot only, so that it changes nothing that lasts; deploys/status.py shows when it was.
-        remote.run(host, f"mkdir -p {posixpath.dirname(MARK)} && touch {MARK}; {failures.remember(())}")
-    if wrong:
-        yield remote.fail(
-            f"{len(wrong)} of {len(found)} checks failed; first: {wrong[0].what} is {wrong[0].found}, expected "
-            f"{wrong[0].expected}."
-        )
+    yield from host_table.conclude(_read(host, node))
 
 
 def _read(host: Host, node: Node) -> list[Check]:
@@ -77,29 +61,18 @@ def _read(host: Host, node: Node) -> list[Check]:
     # First and alone: it waits until systemd has started everything, which the other facts then read.
     system = host.get_fact(SystemState)
     seen = ask(host, *_asked(settings, verdict))
-    topology, parts, units = seen["topology"], seen["parts"], seen["units"]
+    parts, units = seen["parts"], seen["units"]
     if parts is None:
         return [Check("node", "its parts could not be read", False, "an answer")]
-    boards = checks.verdict_boards(topology, verdict)
+    boards = checks.verdict_boards(seen["topology"], verdict)
     services = (
         manifest.NODE_UNIT,
         *((manifest.POSTGRES_UNIT,) if settings.own_postgres else ()),
         manifest.FIREWALL_UNIT,
         *((manifest.PCIBIND_UNIT,) if boards else ()),
     )
-    failed = seen["failed"] if system != "running" else []
-    if caused := failures.new_failures(failed, verdict.failed_before):
-        remote.run(host, failures.remember(caused))
-    found = []
-    if verdict.boards:
-        found += checks.kernel(seen["lines"], verdict.kernel_arguments, seen["remapping"])
-        for board in verdict.boards:
-            found += checks.board(topology, board)
-        found += checks.firmware(seen["usage"], boards, settings.board_guards_allowed)
-        found.append(checks.initramfs(seen["stale_initramfs"], seen["initramfs"]))
-        found.append(checks.enabled(units.get(manifest.PCIBIND_UNIT)))
-    found.append(checks.modules(seen["modules"], verdict.modules))
-    found += checks.devices(parts, boards)
+    state = host_table.system(system, seen, verdict)
+    found = [*host_table.rows(node, seen), *checks.sockets(parts)]
     found += checks.account(parts, settings)
     found += _database(host, settings, seen.get("open", False))
     found.append(checks.environment(seen["environment"], settings))
@@ -121,7 +94,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     if settings.verify_virtual_machine and not settings.no_execution and trouble is None:
         qemu = settings.qemu_path or "qemu-system-x86_64"
         found += virtual_machine.checks(host.get_fact(VirtualMachine, container="gevulot-node", qemu=qemu), boards)
-    found.append(failures.check(system, failed, verdict.failed_before))
+    found.append(state)
     found.append(checks.peers(seen["firewall"], settings))
     found.append(qmp.check(seen["firewall"], settings, units.get(manifest.NODE_UNIT)))
     found += checks.saved_rules(seen["firewall"])
@@ -145,20 +118,10 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         manifest.UPDATE_TIMER,
     )
     state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
-    boards = (
-        Part("usage", PciUsage),
-        Part("lines", KernelCommandLine),
-        Part("remapping", InterruptRemapping),
-        Part("stale_initramfs", StaleInitramfs),
-        Part("initramfs", InitramfsContents),
-    )
     return (
-        Part("topology", PciTopology),
+        *host_table.parts(verdict),
         Part("parts", NodeParts, {"paths": paths}),
         Part("units", Units, {"units": units}),
-        Part("failed", FailedUnits),
-        *(boards if verdict.boards else ()),
-        Part("modules", KernelModules, {"modules": verdict.modules}),
         Part("key", Said, {"program": f"{state} || echo unreadable"}),
         Part("firewall", NodeFirewall),
         Part("container", Container, {"variables": (GPU_DEVICES, *settings.environment())}),

@@ -7,8 +7,10 @@ from shlex import quote
 from pyinfra.api.operation import OperationMeta
 
 from deploys.assessment.checks import Check
-from deploys.manifest import ALLOW_VSOCK, TEMPLATES
+from deploys.assessment.verdict import Verdict
+from deploys.manifest import ALLOW_VSOCK, NODE_MODULES_LOAD, TEMPLATES
 from deploys.operations.files import Files
+from deploys.operations.planning import step
 from deploys.operations.restore import removed
 from deploys.settings import Settings
 from facts.unit import Unit
@@ -20,6 +22,12 @@ def is_allowed_by_us(settings: Settings) -> bool:
     that executes nothing, which opens no socket.
     """
     return not settings.seccomp_profile and not settings.no_execution
+
+
+@step("Configure the sockets")
+def configure_sockets(verdict: Verdict) -> list[OperationMeta]:
+    """Have each boot load the modules of vsock. Returns the operation, whose file an initramfs holds."""
+    return [Files().template(NODE_MODULES_LOAD, modules=verdict.node_modules)]
 
 
 def write_program(settings: Settings, written: Files) -> OperationMeta:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import PurePath
 from shlex import quote
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from facts.pci import PciRecord
 from facts.unit import Units
 from pcibind.change import unit
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 COMMAND = manifest.PCIBIND.path
 RUN = "/run/pcibind"
@@ -33,7 +34,7 @@ _INITRAMFS = (
 )
 # The files that pcibind has on a host, in an order in which none is missed by one that is still there.
 FILES = (
-    manifest.PCIBIND_SERVICE.path,
+    *(file.path for file in manifest.PCIBIND_UNITS),
     *_INITRAMFS,
     manifest.PCIBIND_BOARDS.path,
     COMMAND,
@@ -92,7 +93,12 @@ def unit_disabled() -> Generator[PyinfraCommand | str, None, None]:
     if found is None or (not found.enabled.startswith("enabled") and found.active == "inactive"):
         host.noop(f"{unit.NAME} is not enabled")
         return
-    yield f"systemctl disable --now {unit.NAME} && {{ systemctl reset-failed {unit.NAME} 2>/dev/null || true; }}"
+    # The others are pulled in by it: they are not enabled.
+    rest = " ".join(PurePath(path).name for path in unit.PATHS if path != unit.PATH)
+    yield (
+        f"systemctl disable --now {unit.NAME} && {{ systemctl stop {rest} 2>/dev/null; "
+        f"systemctl reset-failed {unit.NAME} {rest} 2>/dev/null; true; }}"
+    )
 
 
 @operation()
@@ -124,10 +130,10 @@ class Removal(NamedTuple):
 def remove_pcibind(undo: Undo, after: list[OperationMeta]) -> Removal:
     """Only after the boards were given back; and only what an operator does not use for boards of his own."""
     if undo.others:
-        return Removal([put_back(undo.past, REQUEST)], [])
+        return Removal([put_back(undo.past, undo.path(REQUEST))], [])
     removed = [unit_disabled(name=f"Disable {unit.NAME}")]
     early_files = []
-    for path in host.loop(FILES):
+    for path in host.loop(tuple(map(undo.path, FILES))):
         gone = put_back(undo.past, path)
         removed.append(gone)
         if path in _INITRAMFS:

@@ -19,6 +19,7 @@ from deploys.steps import initramfs
 from deploys.steps.kernel import old_drop_in_removed
 from deploys.steps.reboot import Errand, reboot_as_allowed
 from deploys.undo.start import Undo
+from facts import state_directory
 from facts.baseline import Past
 from facts.failures import CAUSED
 from facts.kernel import KernelCommandLine
@@ -56,8 +57,13 @@ def entries_restored(past: Past) -> Generator[PyinfraCommand | str, None, None]:
 def restore_modules(undo: Undo) -> list[OperationMeta]:
     """Before the boards go back: a driver that is kept off could not take its board."""
     return [
-        *(put_back(undo.past, path) for path in host.loop(MODULE_FILES)),
-        taken_back(name="Take back the files of an earlier version", past=undo.past, paths=undo.former),
+        *(put_back(undo.past, path) for path in host.loop(tuple(map(undo.path, MODULE_FILES)))),
+        taken_back(
+            name="Take back the files of earlier versions",
+            past=undo.past,
+            paths=undo.former,
+            archive=undo.past.archive,
+        ),
     ]
 
 
@@ -73,8 +79,8 @@ def restore_arguments(undo: Undo) -> Arguments:
     past, changes = undo.past, []
     if undo.family.boot == "grub":
         drop_ins = [
-            put_back(past, next_boot.DROP_IN),
-            old_drop_in_removed(name=f"Remove {next_boot.OLD_DROP_IN} of an earlier deploy"),
+            put_back(past, undo.path(next_boot.DROP_IN)),
+            old_drop_in_removed(name="Remove the drop-in of the first versions", archive=past.archive),
         ]
         changes += drop_ins
         if past.made("/etc/default/grub.d"):
@@ -84,7 +90,9 @@ def restore_arguments(undo: Undo) -> Arguments:
         menu = menu_restored(name="Restore GRUB's menu", past=past, inputs=drop_ins)
     else:
         menu = entries_restored(name="Restore the boot entries with grubby", past=past)
-    made = (reboot_attempt.FILE, CAUSED)
+    made = [reboot_attempt.FILE, CAUSED]
+    if past.is_former:
+        made = [state_directory.former(path) for path in made]
     notes = [files.file(name=f"Remove {path}", path=path, present=False) for path in host.loop(made)]
     return Arguments(menu, [menu, *changes, *notes])
 

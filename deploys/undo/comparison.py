@@ -8,10 +8,11 @@ from pyinfra import host, logger
 from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
+from pyinfra.operations import files
 
 from deploys.assessment import checks, comparison, next_boot, reboot_attempt
 from deploys.assessment.checks import Check
-from deploys.manifest import ARCHIVE, MODULE_FILES
+from deploys.manifest import DEPLOYED, MODULE_FILES
 from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_follow
 from deploys.transport import remote
 from deploys.undo import boards, node
@@ -59,18 +60,18 @@ def _read(undo: Undo) -> list[Check]:
     names = (*node.units_of_deploy(past), *(() if others else (unit.NAME,)))
     paths = (
         *node.FILES,
-        *MODULE_FILES,
+        *map(undo.path, MODULE_FILES),
         *undo.former,
-        *((next_boot.DROP_IN,) if undo.family.boot == "grub" else ()),
+        *((undo.path(next_boot.DROP_IN),) if undo.family.boot == "grub" else ()),
         # Another file of this name, without a deploy's text, is left as it is.
         *(path for path in (next_boot.OLD_DROP_IN,) if path in past.archived),
         reboot_attempt.FILE,
         CAUSED,
-        *((REQUEST,) if others else (*boards.FILES, *boards.LIBRARIES, boards.RUN)),
+        *((undo.path(REQUEST),) if others else (*map(undo.path, boards.FILES), *boards.LIBRARIES, boards.RUN)),
     )
     there = host.get_fact(Existing, paths=paths)
     archived = {
-        path: host.get_fact(ArchivedFile, archive=ARCHIVE, path=path) == "same"
+        path: host.get_fact(ArchivedFile, archive=past.archive, path=path) == "same"
         for path in paths
         if path in past.archived
     }
@@ -86,7 +87,7 @@ def _read(undo: Undo) -> list[Check]:
         comparison.system(
             state, host.get_fact(FailedUnits) if state != "running" else [], past.system_state, undo.failed_before
         ),
-        _key(undo),
+        *([_key(undo)] if undo.has_node else []),
     ]
     if others:
         found.append(Check("pcibind", f"stays, for {', '.join(others)}", None))
@@ -107,8 +108,10 @@ def stays_told(undo: Undo) -> Generator[PyinfraCommand, None, None]:
     + undo: the host
     """
     if not is_planning():
-        logger.info(f"What stays on {host.name}, so that a deploy gives the same node again, and how you remove it:")
-        for line in comparison.stays(undo.settings.storage_directory):
+        same = "node" if undo.has_node else "host"
+        logger.info(f"What stays on {host.name}, so that a deploy gives the same {same} again, and how you remove it:")
+        of_node = comparison.stays_of_node(undo.settings.storage_directory) if undo.has_node else []
+        for line in (*of_node, *comparison.stays(undo.past.directory, undo.has_node)):
             logger.info(f"  {line}")
     yield from ()
 
@@ -116,6 +119,8 @@ def stays_told(undo: Undo) -> Generator[PyinfraCommand, None, None]:
 @step("Compare the host with what it was")
 def compare(undo: Undo, after: list[OperationMeta]) -> None:
     compared(name="Compare the host with what it was", undo=undo, inputs=after)
+    # Only now: a release that was cut short is of the same host when it is run again.
+    files.file(name=f"Remove {DEPLOYED}", path=DEPLOYED, present=False)
 
 
 @step("Say what stays")

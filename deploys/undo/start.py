@@ -14,13 +14,14 @@ from deploys.assessment import comparison, legacy_files
 from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family, Unsupported, family_of, generator_of
 from deploys.inputs.spelling import meant
-from deploys.manifest import ARCHIVE, RECORD, STATE_DIRECTORY
-from deploys.settings import PREFIX, Settings
+from deploys.manifest import FORMER_NAMES, RECORD, STATE_DIRECTORY
+from deploys.preflight.key import FINGERPRINT
+from deploys.settings import PREFIX, Settings, read
 from deploys.steps.passthrough import LIBRARY
 from deploys.steps.preflight import Refused, settings_of_this_run
 from deploys.transport import heartbeat, login
 from deploys.transport.connection import prepare
-from facts.baseline import Before, Past
+from facts.baseline import Before, Past, Remains
 from facts.failures import FailuresBefore
 from facts.file import Texts
 from facts.kernel import KernelCommandLine
@@ -36,7 +37,7 @@ REQUEST = manifest.PCIBIND_BOARDS.path
 # In /run, so that it says of this boot alone that driver overrides were set before any driver was loaded.
 EARLY_DONE = "/run/pcibind/early.done"
 # What a deployed host has at any moment of a deploy or a release that has gone beyond the record.
-_TRACES = (REQUEST, LIBRARY, manifest.MIGRATION_SERVICE.path, "/var/lib/pcibind/record.json")
+_TRACES = (REQUEST, legacy_files.REQUEST, LIBRARY, manifest.MIGRATION_SERVICE.path, "/var/lib/pcibind/record.json")
 # The keys of host data that a release asks for. Whatever else is wrong must not keep a host from going back.
 _KEYS = tuple(f"{PREFIX}{key}" for key in ("reboot", "reboot_timeout", "reboot_batch", "storage_directory"))
 _PASSPHRASE = f"{PREFIX}psk_passphrase"
@@ -44,7 +45,7 @@ _PASSPHRASE = f"{PREFIX}psk_passphrase"
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """One host of a release.
+    """One host of a release, a node or a host without one.
 
     ``others`` are the files that its operator put into pcibind's configuration, ``requested`` the boards that ours
     asks for.
@@ -59,6 +60,12 @@ class Undo:
     failed_before: tuple[str, ...] = ()
     # Files of an earlier version that are still ours.
     former: tuple[str, ...] = ()
+    # Whether the host is a node, or was one: then there is data of it.
+    has_node: bool = True
+
+    def path(self, path: str) -> str:
+        """What a file of today's manifest is called on this host."""
+        return legacy_files.name_of(self.past, path)
 
     def reasons(self) -> list[str]:
         """Why the current host, which is this one, still needs a reboot."""
@@ -80,6 +87,10 @@ def relevant(data: Mapping[str, Any]) -> dict[str, Any]:
 
     # The settings cannot be read without the passphrase, which a release has no use for.
     return {key: value for key, value in data.items() if is_meant(key)} | {_PASSPHRASE: "not read by a release"}
+
+
+def _read(name: str, data: Mapping[str, Any]) -> Settings:
+    return read(name, relevant(data))
 
 
 def tools_of(platform: Host) -> Family | str:
@@ -106,7 +117,7 @@ def begin_release() -> Undo | None:
     Returns ``None`` for a host that was never deployed: it is already what a release would make of it, and an operator
     who releases a whole inventory wants no error from it. Raises ``Refused``, which ends the run for all hosts.
     """
-    settings = settings_of_this_run(relevant)[host.name]
+    settings = settings_of_this_run(_read)[host.name]
     prepare(host)
     heartbeat.of_run(host.state)
     if problem := login.trouble(host):
@@ -131,14 +142,14 @@ def begin_release() -> Undo | None:
         return None
     if not remains.archive:
         raise _refused(
-            f"{ARCHIVE} is missing; expected the files that the host had before its first deploy beside {RECORD}. "
-            "Bring it back from a backup, or make an empty one if there were none: tar -cf "
-            f"{ARCHIVE} -T /dev/null"
+            f"{past.archive} is missing; expected the files that the host had before its first deploy beside its "
+            "record. Bring it back from a backup, or make an empty one if there were none: tar -cf "
+            f"{past.archive} -T /dev/null"
         )
     family = tools_of(platform)
     if isinstance(family, str):
         raise _refused(family)
-    others, requested = _requests(host.get_fact(BoardRequests))
+    others, requested = _requests(host.get_fact(BoardRequests), legacy_files.name_of(past, REQUEST))
     for warning in comparison.hardware(past, host.get_fact(PciTopology)):
         logger.warning(f"{host.print_prefix}{warning}")
     if others:
@@ -149,17 +160,27 @@ def begin_release() -> Undo | None:
         )
     texts = host.get_fact(Texts, paths=legacy_files.ASKED)
     failed = host.get_fact(FailuresBefore)
-    return Undo(settings, family, past, others, requested, failed, legacy_files.ours(texts, past))
+    # On a host that only earlier versions deployed, their names are those of the files themselves.
+    own = [legacy_files.name_of(past, path) for path in FORMER_NAMES]
+    former = tuple(path for path in legacy_files.ours(texts, past) if path not in own)
+    return Undo(settings, family, past, others, requested, failed, former, _has_node(remains, past, settings))
 
 
 def _refused(reason: str) -> Refused:
     return Refused(f"{host.name} cannot be released, and no host was changed: {reason}")
 
 
-def _requests(files: dict[str, str]) -> tuple[tuple[str, ...], frozenset[Selector]]:
-    """The files of pcibind's configuration that are not ours, and the boards that ours asks for."""
-    others = tuple(sorted(path for path in files if path != REQUEST))
-    ours = [(REQUEST, files[REQUEST])] if others and REQUEST in files else []
+def _has_node(remains: Remains, past: Past, settings: Settings) -> bool:
+    """Whether a node was deployed here, at any time: a release forgets that it was, and leaves the node's data."""
+    if remains.deployed == manifest.AS_NODE or past.is_former:
+        return True
+    return bool(host.get_fact(Existing, paths=(settings.storage_directory, FINGERPRINT)))
+
+
+def _requests(files: dict[str, str], request: str) -> tuple[tuple[str, ...], frozenset[Selector]]:
+    """The files of pcibind's configuration that are not ours, and the boards that ours (``request``) asks for."""
+    others = tuple(sorted(path for path in files if path != request))
+    ours = [(request, files[request])] if others and request in files else []
     try:
         return others, frozenset(board.selector for board in configuration.parse(ours).boards)
     except ConfigError as error:

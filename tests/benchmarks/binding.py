@@ -65,7 +65,7 @@ done"""
 _ITSELF = """\
 import sys, time
 sys.path.insert(0, "/usr/local/lib/pcibind")
-from pcibind.change.bind import bind
+from pcibind.change.drivers import bind
 from pcibind.commands.host import Host
 from pcibind.decide.plan import follow, plan
 from pcibind.model import record

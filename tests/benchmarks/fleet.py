@@ -128,7 +128,7 @@ sys.path.append(os.getcwd())
 if len(sys.argv) > 1:
     with ctx_state.use(State()):
         hosts = make_inventory(sys.argv[1], cwd=os.getcwd(), override_data={})
-        print(len(settings.read_all((host.name, host.data.dict()) for host in hosts)))
+        print(len(settings.read_all(((host.name, host.data.dict()) for host in hosts), settings.read)))
 """
 
 

@@ -30,19 +30,20 @@ from deploys.preflight import key
 from deploys.settings import Settings
 from deploys.steps import gevulot, packages, passthrough
 from facts.database import MIGRATIONS, TABLES, PostgresOpenToLoopback, PostgresSchema
-from facts.initramfs import LIST, StaleInitramfs
+from facts.initramfs import StaleInitramfs
 from facts.kernel import KernelModules
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, SystemState
 from pcibind.change import early
+from pcibind.read.initramfs import LIST
 
 TREE_DIGEST = TreeDigest().command(directory=passthrough.LIBRARY)
 
 FILES = (
     *MODULE_FILES,
-    "/etc/default/grub.d/zz-gevulot.cfg",
+    "/etc/default/grub.d/zz-gpu-host.cfg",
     "/usr/local/sbin/pcibind",
-    "/etc/pcibind/gevulot.toml",
+    "/etc/pcibind/gpu-host.toml",
     early.RULE_PATH,
     early.INITRAMFS_HOOK_PATH,
     "/etc/systemd/system/pcibind.service",

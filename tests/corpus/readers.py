@@ -11,7 +11,7 @@ from pcibind.commands.host import Host
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Topology
 from pcibind.read import evidence_text
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 from pcibind.remote import topology_text
 
 

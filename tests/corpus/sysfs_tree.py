@@ -24,6 +24,7 @@ _DIRECTORIES = (
     "sys/class/nvme",
     "sys/class/nvme-subsystem",
     "sys/dev/block",
+    "sys/dev/char",
     "proc/net",
     "proc/self",
     "proc/1/fd",
@@ -173,12 +174,14 @@ def _proc(root: str, dump: Dump, made_up: Synthesis) -> None:
     _write(f"{root}/proc/net/route", "".join(f"{line}\n" for line in routes))
     _write(f"{root}/proc/self/mountinfo", "".join(f"{line}\n" for line in mounts))
     _write(f"{root}/proc/swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")
+    _write(f"{root}/proc/net/tcp", "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt\n")
+    _write(f"{root}/proc/devices", "Character devices:\n  1 mem\n\nBlock devices:\n  8 sd\n")
     os.symlink("/dev/null", f"{root}/proc/1/fd/0")
 
 
 def _mount(disk: BlockDevice) -> str:
     # A disk without a number is mounted under the number of the file system itself, as btrfs is.
-    number, kind = disk.number or "0:22", disk.filesystem or "ext4"
+    number, kind = (disk.number, disk.filesystem or "ext4") if disk.number else ("0:22", "btrfs")
     return f"23 1 {number} / / rw,relatime shared:1 - {kind} /dev/{disk.name} rw"
 
 

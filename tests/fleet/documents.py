@@ -78,7 +78,7 @@ def _reboot_is_pending(made: Json) -> None:
 
 def _is_drifted(made: Json) -> None:
     made["drift"] = [
-        "/etc/modprobe.d/gevulot-boards.conf is not as it was deployed",
+        "/etc/modprobe.d/gpu-host-boards.conf is not as it was deployed",
         "gevulot-node.container was changed by hand",
     ]
     made["reasons"].append("2 files are not as they were deployed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pcibind.model import classes
+from pcibind.model.pci import class_name
 
 Json = dict[str, Any]
 
@@ -126,7 +126,7 @@ def function(
         "subsystem_vendor": vendor_id,
         "subsystem_device": "0000",
         "class": f"{class_code:06x}",
-        "class_name": classes.name(class_code),
+        "class_name": class_name(class_code),
         "vendor_name": vendor,
         "device_name": name,
         "bridge": class_code >> 16 == 0x06,

@@ -67,7 +67,7 @@ def eight_gpu_server(name: str = "gpu-server", **changes: Any) -> Json:
             f"board gpu7 ({boards[6]['address']}) is refused: in use by the host",
             f"board gpu3 ({boards[2]['address']}) has half of its link's width",
         ],
-        "drift": ["/etc/default/grub.d/zz-gevulot.cfg is not as it was deployed"],
+        "drift": ["/etc/default/grub.d/zz-gpu-host.cfg is not as it was deployed"],
         **changes,
     }
 

@@ -155,7 +155,7 @@ done
             "/srv/quadlets\n/srv/node\noptions loop max_loop=8",
             (File("/srv/other/boards.conf", "options loop max_loop=8\n"),),
             "mkdir -p /srv/quadlets /srv/node /etc/containers\n"
-            "ln -s /srv/other/boards.conf /etc/modprobe.d/gevulot-boards.conf\n"
+            "ln -s /srv/other/boards.conf /etc/modprobe.d/gpu-host-boards.conf\n"
             "rm -rf /etc/containers/systemd\n"
             "ln -s /srv/quadlets /etc/containers/systemd\n"
             "ln -s /srv/node /var/lib/gevulot\n",

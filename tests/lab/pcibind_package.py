@@ -20,9 +20,9 @@ _KEPT: Final = ("debian", "docs", "share", "src", "README.md", "CHANGELOG.md", "
 _TOOLS: Final = ("debhelper", "dh-python", "lintian", "python3")
 _BUILD: Final = """\
 set -eu
-tar -C "$1" -xf {source}
+tar -C "$1" --touch -xf {source}
 chroot "$1" sh -ec 'cd /build/pcibind && dpkg-buildpackage --build=binary --no-sign --no-check-builddeps'
-chroot "$1" sh -ec 'cd /build && lintian --allow-root --info --tag-display-limit 0 --fail-on warning,error *.changes'
+chroot "$1" sh -ec 'cd /build && lintian --allow-root --tag-display-limit 0 --fail-on warning,error *.changes'
 mkdir {half}/kept && cp "$1"/build/*.deb {half}/kept/
 """
 

@@ -30,7 +30,7 @@ def as_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     ("operation", "after"),
     [
         pytest.param("Install packages with apt", 4, marks=pytest.mark.soak),
-        pytest.param("Write /etc/modprobe.d/gevulot-boards.conf", 0.2, marks=pytest.mark.soak),
+        pytest.param("Write /etc/modprobe.d/gpu-host-boards.conf", 0.2, marks=pytest.mark.soak),
         pytest.param("Pull the image of Postgres", 6, marks=pytest.mark.soak),
         ("Make the node's key", 3),
         pytest.param("Start Postgres | Start Postgres", 3, marks=pytest.mark.soak),

@@ -65,7 +65,7 @@ def test_an_argument_that_defeats_the_node_is_refused_in_the_plan_with_its_place
         assert "/etc/default/grub.d/local.cfg:1" in plan.output
         assert pyinfra([machine], "-y").code != 0
         assert machine.boot_id() == before
-        assert machine.ssh("ls /var/lib/gevulot-deploy", check=False).returncode != 0, "something was changed"
+        assert machine.ssh("ls /var/lib/gpu-host", check=False).returncode != 0, "something was changed"
 
 
 def test_what_defeats_ours_after_ours_is_refused_and_one_change_of_it_lets_the_host_through(
@@ -93,8 +93,8 @@ def test_the_drop_in_of_an_earlier_deploy_makes_way_for_the_new_one(registry: Pa
         assert pyinfra([machine], "-y").code == 0
         machine.ssh(
             f"echo '# IOMMU for PCI passthrough. The kernel takes the last of each argument.' >{old} && "
-            f"grep '^GRUB_CMDLINE_LINUX_DEFAULT' /etc/default/grub.d/zz-gevulot.cfg >>{old} && "
-            "rm /etc/default/grub.d/zz-gevulot.cfg && update-grub",
+            f"grep '^GRUB_CMDLINE_LINUX_DEFAULT' /etc/default/grub.d/zz-gpu-host.cfg >>{old} && "
+            "rm /etc/default/grub.d/zz-gpu-host.cfg && update-grub",
             timeout=300,
         )
         before = boots(machine)
@@ -124,4 +124,4 @@ def test_a_reboot_that_brought_nothing_is_not_repeated_until_something_was_chang
         run = pyinfra([machine], "-y")
         assert run.code == 0, run.output[-5000:]
         assert boots(machine) == before + 2
-        assert "reboot.json" not in machine.ssh("ls /var/lib/gevulot-deploy").stdout
+        assert "reboot.json" not in machine.ssh("ls /var/lib/gpu-host").stdout

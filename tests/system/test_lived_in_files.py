@@ -38,7 +38,7 @@ def test_files_of_others_hold_what_they_held_and_an_undo_restores_the_host(
         assert first.code == 0, first.output[-5000:]
         wait_for_node(machine)
         assert_history(machine, past)
-        blacklist = machine.ssh("! test -L {0} && cat {0}".format("/etc/modprobe.d/gevulot-boards.conf")).stdout
+        blacklist = machine.ssh("! test -L {0} && cat {0}".format("/etc/modprobe.d/gpu-host-boards.conf")).stdout
         assert "blacklist bochs\n" in blacklist
         assert not [name for name in ("snd_", "xhci_", "virtio_") if f"blacklist {name}" in blacklist]
         with step(say, f"{history}: deploying again", takes="a minute"):

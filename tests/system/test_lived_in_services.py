@@ -33,7 +33,7 @@ def refuses(machine: Machine, *words: str, arguments: tuple[str, ...] = ()) -> s
     assert run.code != 0, run.output[-3000:]
     assert [word for word in words if word not in run.output] == [], run.output[-3000:]
     assert "Traceback" not in run.output
-    machine.ssh("test ! -e /var/lib/gevulot-deploy && test ! -e /etc/gevulot")
+    machine.ssh("test ! -e /var/lib/gpu-host && test ! -e /etc/gevulot")
     return run.output
 
 

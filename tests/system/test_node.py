@@ -170,7 +170,7 @@ def test_a_plan_names_everything_that_is_then_executed(story: Story) -> None:
 
 def test_a_plan_changes_nothing(story: Story) -> None:
     """The first run after the plan found everything still to do, the record of the bare host first of all."""
-    assert "Record the host as it was | Write /var/lib/gevulot-deploy/before.json" in changes_of(story.never.report)
+    assert "Record the host as it was | Write /var/lib/gpu-host/before.json" in changes_of(story.never.report)
 
 
 def test_without_permission_to_reboot_nothing_that_runs_is_changed(story: Story) -> None:

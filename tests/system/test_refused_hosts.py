@@ -14,7 +14,7 @@ from tests.lab.run import pyinfra
 from tests.system.story import deployed, wait_for_node
 
 pytestmark = pytest.mark.worlds
-UNTOUCHED = "ls -d /etc/pcibind /var/lib/pcibind /var/lib/gevulot-deploy 2>/dev/null; true"
+UNTOUCHED = "ls -d /etc/pcibind /var/lib/pcibind /var/lib/gpu-host 2>/dev/null; true"
 HANDED_OVER = "cat /run/pcibind/devices.env"
 
 

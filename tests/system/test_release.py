@@ -100,7 +100,7 @@ def test_the_key_the_secrets_the_rows_and_the_images_are_still_there(release: Re
     assert machine.ssh(KEY).stdout == release.key
     assert len(machine.ssh("podman secret ls --quiet").stdout.splitlines()) == 2
     assert len(machine.ssh("podman image ls --quiet").stdout.splitlines()) == 2
-    machine.ssh("test -s /var/lib/gevulot/postgres/PG_VERSION && test -s /var/lib/gevulot-deploy/before.json")
+    machine.ssh("test -s /var/lib/gevulot/postgres/PG_VERSION && test -s /var/lib/gpu-host/before.json")
 
 
 def test_it_is_said_what_stays(release: Release) -> None:

@@ -31,10 +31,25 @@ def _text(decorator: ast.expr) -> str | None:
 
 
 def steps(script: str) -> list[str]:
-    """Return the names of the steps that a script calls, in their order, as the operator sees them."""
-    called = [node for node in ast.walk(ast.parse((ROOT / script).read_bytes())) if isinstance(node, ast.Call)]
-    ordered = [node.func.id for node in sorted(called, key=lambda node: node.lineno) if isinstance(node.func, ast.Name)]
-    return [_names()[name] for name in ordered if name in _names()]
+    """Return the names of the steps that a script calls, in their order, as the operator sees them.
+
+    A function that both runbooks share stands for the steps that it calls.
+    """
+    tree = ast.parse((ROOT / script).read_bytes())
+    shared = {each.name: each for each in _shared().body if isinstance(each, ast.FunctionDef)}
+    found = []
+    for name in _called(tree):
+        found += [name] if name in _names() else _called(shared[name]) if name in shared else []
+    return [_names()[name] for name in found if name in _names()]
+
+
+def _shared() -> ast.Module:
+    return ast.parse((ROOT / "deploys/steps/gpu_host.py").read_bytes())
+
+
+def _called(tree: ast.AST) -> list[str]:
+    called = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [node.func.id for node in sorted(called, key=lambda node: node.lineno) if isinstance(node.func, ast.Name)]
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from deploys.fleet.output import Options
 from deploys.fleet.state import Severity
 from deploys.inputs import execution
 from deploys.inputs.addresses import port_of
-from deploys.settings import Settings
+from deploys.settings import HostSettings, Settings
 from deploys.transport.heartbeat import Heartbeat
 from pcibind.commands.cli import cli
 from pcibind.model.errors import MEANINGS
@@ -34,6 +34,8 @@ MADE = {
     manifest.RECORD,
     manifest.ARCHIVE,
     manifest.ARGUMENTS,
+    manifest.DEPLOYED,
+    f"{manifest.STATE_DIRECTORY}/access",
     manifest.STATE_DIRECTORY,
     reboot_attempt.FILE,
     next_boot.DROP_IN,
@@ -74,8 +76,8 @@ def test_every_key_of_host_data_exists(page: Path) -> None:
 @pages
 def test_every_configuration_file_of_ours_is_one_that_is_written(page: Path) -> None:
     known = MADE | set(FORMER) | {next_boot.OLD_DROP_IN, "/etc/gevulot/node-key.sha256"}
-    named = set(re.findall(r"`(/(?:etc|usr/local/libexec)/[\w./-]*gevulot[\w./-]*\.[a-z]+)`", text(page)))
-    named |= set(re.findall(r"`(/var/lib/gevulot-deploy/\w+\.\w+)`", text(page)))
+    named = set(re.findall(r"`(/(?:etc|usr/local/libexec)/[\w./-]*(?:gevulot|gpu-host)[\w./-]*\.[a-z]+)`", text(page)))
+    named |= set(re.findall(r"`(/var/lib/gpu-host/\w+(?:\.\w+)?)`", text(page)))
     assert named <= known
 
 
@@ -140,9 +142,10 @@ def test_every_option_for_data_exists(page: Path) -> None:
 # --- tables
 
 
-def test_the_page_of_settings_has_their_table() -> None:
-    """`python -m deploys.settings` prints it."""
-    assert settings.table() in text("docs/settings.md")
+def test_the_page_of_settings_has_the_tables_of_the_host_and_of_the_node() -> None:
+    """`python -m deploys.settings` prints both."""
+    assert settings.table(HostSettings) in section("docs/settings.md", "Of the host")
+    assert settings.table(Settings) in section("docs/settings.md", "Of the node")
 
 
 def test_the_page_of_evidence_is_as_it_is_generated() -> None:
@@ -159,6 +162,10 @@ def test_the_status_has_every_option_and_exit_code() -> None:
     assert all(f'"{spans(row[2])[0]}"' in program for row in options if len(row) == 4)
     codes = {int(row[0]) for row in options if len(row) == 2}
     assert codes == {1, 2} | {severity.exit_code for severity in Severity}
+
+
+def test_the_steps_of_a_host_without_a_node_are_told_in_their_order() -> None:
+    assert [row[0] for row in rows(section("docs/gpu-host.md", "What it does"))] == runbook.steps("deploys/gpu_host.py")
 
 
 def test_the_undo_is_told_in_its_order() -> None:

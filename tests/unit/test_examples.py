@@ -11,7 +11,7 @@ import pytest
 from paramiko import SSHConfig
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys.settings import Settings, read_all
+from deploys.settings import Settings, SettingsError, read, read_all, read_host
 from tests.unit.documents import ROOT, text
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -39,7 +39,7 @@ def edited(example: Path, directory: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def settings(name: str, directory: Path) -> dict[str, Settings]:
-    return read_all(edited(ROOT / f"examples/{name}.py", directory))
+    return read_all(edited(ROOT / f"examples/{name}.py", directory), read)
 
 
 @examples
@@ -50,7 +50,16 @@ def test_an_example_is_refused_until_it_is_edited(example: Path) -> None:
 
 @examples
 def test_an_edited_example_is_accepted(example: Path, tmp_path: Path) -> None:
-    assert read_all(edited(example, tmp_path))
+    assert read_all(edited(example, tmp_path), read)
+    assert read_all(edited(example, tmp_path), read_host)
+
+
+def test_a_host_without_a_node_needs_no_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GEVULOT_PSK_PASSPHRASE")
+    hosts = edited(ROOT / "examples/gpu_host.py", tmp_path)
+    assert [each.boards for each in read_all(hosts, read_host).values()] == [("10de:2684",), ("0000:00/01.0/00",)]
+    with pytest.raises(SettingsError, match="gevulot_psk_passphrase"):
+        read_all(hosts, read)
 
 
 def test_nodes_have_shared_settings_and_their_own(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ const COLUMNS = [
   }),
   column("podman", "Podman", ({ podman }) => podman && cell(podman)),
   column("database", "Database", databaseCell, { note: "migration" }),
-  column("node", "Node", ({ node }, asOf) => {
+  column("node", "Node", ({ node, deployed_as: kind }, asOf) => {
+    if (kind === "gpu_host") return cell("none: GPU host");
     const age = node?.since ? ` ${span(asOf - node.since * 1000)}` : "";
     return node && cell(node.unit + age, `${node.unit} ${node.since ?? ""}`, badIf(node.unit !== "active"));
   }),

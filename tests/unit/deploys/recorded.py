@@ -26,6 +26,7 @@ from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_state
 
+from deploys.manifest import RECORD
 from deploys.preflight import login
 from deploys.steps import passthrough
 from deploys.steps.packages import PACKAGES
@@ -231,7 +232,20 @@ def evidence(route: Pci | None = NIC, disk: Pci | None = NVME) -> list[str]:
         lines.append("mount 28 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw")
     lines.append("swap Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority")
     lines.append("iomem 00000000-00000fff : Reserved")
+    lines.append("major Character devices:")
     return ["pcibind-evidence 1", *lines, "ssh ", "pcibind-evidence end"]
+
+
+def opened(node: str, pid: int, comm: str) -> tuple[str, ...]:
+    """What is answered of a process that has a device of NVIDIA's or a VFIO group open."""
+    name, major = ("nvidia", 195) if "nvidia" in node else ("vfio", 243)
+    minor = int("".join(digit for digit in node if digit.isdecimal()))
+    return (
+        f"major {major} {name}",
+        f"link dev/char/{major}:{minor} ../../devices/virtual/vfio/{minor}",
+        f"open {pid}/fd/3 {node} {comm}",
+        f"node {pid}/fd/3 21b0 {major:x}:{minor:x}",
+    )
 
 
 def evidence_of_silence() -> list[str]:
@@ -320,7 +334,7 @@ def responses(host: Recorded) -> dict[str | re.Pattern[str], Any]:
         "is-system-running": "running",
         "list-units --failed": Answer(lambda: host.failed_after if host.rebooted else ""),
         "pcibind status": Answer(lambda: ["{}", "0" if host.rebooted else "1"]),
-        "-newercm": "/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/gevulot-boards.conf",
+        "-newercm": "/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/gpu-host-boards.conf",
         re.compile(r"node_key\.sh state /"): "missing",
         re.compile(r" check gevulot-"): "absent",
         "FROM acl_whitelist": [f"own {PUBLIC_KEY}", "answered"],
@@ -393,15 +407,14 @@ def left_by(path: str, name: str) -> tuple[dict[str, tuple[str, str]], dict[str,
     return modes, {place: digest for place, digest in digests.items() if place in modes}
 
 
-def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str], Any]:
+def settled(path: str, name: str, deployed: str = "node", **changed: str) -> dict[str | re.Pattern[str], Any]:
     """What a Debian host answers after the run that ``watch`` wrote down in ``path``, where it was called ``name``.
 
-    ``changed`` says of single secrets, spelt with underscores, what the node says of them instead of ``same``.
+    ``deployed`` is what it was deployed as; ``changed`` says of single secrets, spelt with underscores, what the node
+    says of them instead of ``same``.
     """
     answers: dict[str | re.Pattern[str], Any] = {}
     modes, digests = left_by(path, name)
-    modes["/var/lib/gevulot-deploy/before.json"] = ("600", "root:root")
-    digests["/var/lib/gevulot-deploy/before.json"] = ""
     for place in [place for place in modes if place in digests]:
         for parent in Path(place).parents:
             modes.setdefault(str(parent), ("755", "root:root"))
@@ -418,7 +431,8 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
     secrets = ("gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase")
     return answers | {
         'echo "since': ["since Thu 2026-11-26 05:25:38.123456 UTC", "end"],
-        "echo privileged": before(),
+        f"existing {RECORD} ": RECORD,
+        "echo privileged": before(deployed=deployed),
         "dpkg -l": [f"ii  {package}  1.0  amd64  text" for package in PACKAGES["apt"]],
         "cat /etc/group": ["kvm:x:101:gevulot", "gevulot:x:999:"],
         "cat /etc/passwd": "gevulot:x:999:999::/var/lib/gevulot:/usr/sbin/nologin|gevulot|gevulot kvm||!",
@@ -433,8 +447,8 @@ def settled(path: str, name: str, **changed: str) -> dict[str | re.Pattern[str],
         "pcibind status": ["{}", "0"],
         "image inspect": [f"{image} sha256:0a" for image in
                           ("docker.io/library/postgres:16-alpine", "quay.io/gevulot/node:latest")],
-        "node_key.sh state /": "ok",
-        "systemctl show --timestamp=unix -p Id": units_that_run(),
+        **({"node_key.sh state /": "ok"} if deployed == "node" else {}),
+        "systemctl show --timestamp=unix -p Id": units_that_run(*(UNITS if deployed == "node" else UNITS[:1])),
         "FROM acl_whitelist": [f"own {PUBLIC_KEY}", "answered", f"listed {PUBLIC_KEY}", f"recorded {PUBLIC_KEY}"],
         "podman exec gevulot-postgres": ["release 160004", *(f"table {each}" for each in (*TABLES, MIGRATIONS))],
         **{f" check {each} ": changed.get(each.replace("-", "_"), "same") for each in secrets},
@@ -446,15 +460,28 @@ def before(
     configured: str = KERNEL,
     archived: tuple[str, ...] = (),
     auto_update_timer: str = "",
+    deployed: str = "node",
 ) -> list[str]:
-    """The answer about what a bare host was before, and about the arguments that deploys set since, if known."""
+    """The answer about what a bare host was before, and about the arguments that deploys set since, if known.
+
+    ``deployed`` is what the host was deployed as.
+    """
     document = {
         "version": 1, "kernel_command_line": configured.split(), "configured_command_lines": [configured.split()],
         "system_state": "running", "functions": [], "auto_update_timer": auto_update_timer,
     }  # fmt: skip
     files = [f"archived {path}" for path in ("/etc/hostname", *archived)]
     known = [] if arguments is None else ["arguments", *(f"argument {each}" for each in arguments.split())]
-    return ["begin", "privileged", "archive", *files, *known, "record", *json.dumps(document).splitlines()]
+    return [
+        "begin",
+        "privileged",
+        "archive",
+        *files,
+        *known,
+        f"deployed {deployed}",
+        "record",
+        *json.dumps(document).splitlines(),
+    ]
 
 
 # What an earlier version wrote under names that others use too, as the host answers for the texts.
@@ -468,6 +495,47 @@ FORMER = (
     *("file /etc/modules-load.d/vfio.conf", "text # the operator's", "text vfio"),
     *("file /etc/udev/rules.d/99-vfio.rules", 'text SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"'),
 )
+
+
+def _answered(texts: dict[str, str]) -> tuple[str, ...]:
+    return tuple(
+        line
+        for path, text in texts.items()
+        for line in (f"file {path}", *(f"text {each}" for each in text.splitlines()))
+    )
+
+
+# What later versions wrote of a host, under names of its node's.
+FORMER_NAMED = _answered(
+    {
+        "/etc/modprobe.d/gevulot-boards.conf": (
+            "# The chosen boards belong to virtual machines: keep the host's display drivers off them. These are the "
+            "modules that\n# this host's kernels offer for the boards' display functions, without those that another "
+            "of its devices needs. The\n# driver override of pcibind keeps off all others: those of the boards' other "
+            "functions, and one installed later.\nblacklist nouveau\nblacklist nvidia_current\n# Asked for by "
+            "gevulot_vfio_ids: every card of these models goes to vfio-pci, one added later included.\noptions "
+            "vfio-pci ids=10de:2684,10de:22ba\n"
+        ),
+        "/etc/udev/rules.d/99-gevulot-vfio.rules": 'SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"\n',
+        "/etc/default/grub.d/zz-gevulot.cfg": (
+            "# Written by the Gevulot deploy: the IOMMU for PCI passthrough. The kernel takes the last of each "
+            'argument.\nGRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on iommu=pt"\n'
+            "# A file that is read after this one may assign that variable anew: then the other one has them too.\n"
+            "for gevulot_last in /etc/default/grub.d/*.cfg; do :; done\n"
+            'if [ "$gevulot_last" != /etc/default/grub.d/zz-gevulot.cfg ]; then\n'
+            '  GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX intel_iommu=on iommu=pt"\nfi\nunset gevulot_last\n'
+        ),
+        "/etc/pcibind/gevulot.toml": (
+            '# Boards that pcibind hands to vfio-pci.\nrequire_boards = "any"\n\n[[board]]\nmodel = "10de:2684"\n'
+            'allow = ["boot-display", "framebuffer"]\n'
+        ),
+    }
+)
+
+
+def without_node(data: dict[str, Any]) -> dict[str, Any]:
+    """A fake host's data without a secret, as an operator writes it who wants no node."""
+    return {key: value for key, value in data.items() if key != "gevulot_psk_passphrase"}
 
 
 def saying(answers: dict[str | re.Pattern[str], Any], data: dict[str, Any]) -> dict[str, Any]:

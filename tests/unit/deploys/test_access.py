@@ -110,7 +110,7 @@ def test_no_password_of_an_external_database_is_in_a_command() -> None:
 
 
 def test_each_database_has_a_record_of_its_own_that_names_no_secret() -> None:
-    assert access.record_of(SETTINGS) == "/var/lib/gevulot-deploy/access"
+    assert access.record_of(SETTINGS) == "/var/lib/gpu-host/access"
     other = EXTERNAL.model_copy(update={"postgres_url": SecretStr("postgres://a:another@db/gevulot")})
     assert access.record_of(EXTERNAL) == access.record_of(other) != access.record_of(SETTINGS)
     other = EXTERNAL.model_copy(update={"postgres_url": SecretStr("postgres://a:hunter2@db/gevulot2")})

@@ -17,12 +17,12 @@ from facts.access import Access
 from facts.container import GPU_DEVICES, ContainerState
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.firewall import Firewall, parse
-from facts.initramfs import Contents
 from facts.kernel import CommandLines, Module
 from facts.node import Entry, Parts
 from facts.pci import PciUsage
 from facts.unit import Unit
 from pcibind.model.pci import Topology
+from pcibind.read.initramfs import Contents
 from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import BOUND, Pci, evidence, gpu, topology
 
@@ -101,6 +101,7 @@ class Node:
             checks.modules({each.name: each for each in self.modules}, ("vfio_pci",)),
             *checks.board(self.topology, wanted[0]),
             *checks.devices(self.parts, boards),
+            *checks.sockets(self.parts),
             *checks.account(self.parts, self.settings),
             *checks.key(self.parts, self.settings, self.key_state),
             *checks.database(self.schema, self.settings, "here", self.open_to_loopback),

@@ -456,6 +456,7 @@ def test_the_steps_run_in_the_order_of_the_guide(runs: dict[str, Run], host: str
     assert [step for step in steps if step != "Reboot when needed"] == [
         "Record the host as it was",
         "Install packages",
+        "Configure the sockets",
         "Configure the kernel",
         "Prepare the passthrough",
         "Rebuild the initramfs",
@@ -527,7 +528,7 @@ def test_what_others_had_degraded_before_is_shown_and_what_failed_since_fails(ru
         run.output,
     )
     assert "FAIL system degraded: fail2ban.service (expected running)" in run.output
-    remembered = [each.host for each in run.sent if ">/var/lib/gevulot-deploy/failed-units.new" in each.text]
+    remembered = [each.host for each in run.sent if ">/var/lib/gpu-host/failed-units.new" in each.text]
     assert remembered == ["@fake/broken"]
 
 
@@ -588,6 +589,7 @@ def test_no_reboot_allowed_means_that_nothing_runs_after_the_pending_reboot(runs
     assert steps == {
         "Record the host as it was",
         "Install packages",
+        "Configure the sockets",
         "Configure the kernel",
         "Prepare the passthrough",
         "Rebuild the initramfs",
@@ -649,7 +651,7 @@ def test_a_host_whose_boot_cannot_be_told_apart_is_not_rebooted(runs: dict[str, 
     assert run.exit_code != 0
 
 
-_TAKEN_BACK = "Configure the kernel | Take back the files of an earlier version"
+_TAKEN_BACK = "Configure the kernel | Take back the files of the first versions"
 
 
 def test_the_files_of_an_earlier_version_are_taken_back_without_a_reboot(runs: dict[str, Run]) -> None:
@@ -658,7 +660,7 @@ def test_the_files_of_an_earlier_version_are_taken_back_without_a_reboot(runs: d
     taken = [each.text for each in run.sent if each.host == "@fake/former" and each.operation == _TAKEN_BACK]
     changes = [text for text in taken if text in commands]
     assert changes[0] == "rm -f /etc/modprobe.d/nvidia.conf"
-    assert "tar -C / -xpf /var/lib/gevulot-deploy/before.tar etc/modprobe.d/vfio.conf" in changes[1]
+    assert "tar -C / -xpf /var/lib/gpu-host/before.tar etc/modprobe.d/vfio.conf" in changes[1]
     assert changes[2:] == ["rm -f /etc/udev/rules.d/99-vfio.rules"], (
         "and the operator's own modules-load.d/vfio.conf stays"
     )
@@ -757,7 +759,7 @@ def test_a_plan_for_a_settled_host_changes_nothing(plans: dict[str, Run], name: 
 
 def test_the_files_of_a_step_are_asked_for_in_one_command(plans: dict[str, Run]) -> None:
     asked = [each.text for each in plans["applied"].sent if "' files " in each.text]
-    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [4, 5, 3, 4, 7]
+    assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [1, 4, 8, 3, 4, 7]
 
 
 def test_a_host_that_can_be_asked_nothing_is_said_once(runs: dict[str, Run]) -> None:

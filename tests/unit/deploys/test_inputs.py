@@ -36,7 +36,7 @@ def refusal_of_data(data: dict[Any, Any]) -> str:
 def outcome(data: dict[Any, Any]) -> str:
     """What a reader of the settings, or of the refusal, may come to see."""
     try:
-        return repr(read_all([("gpu1", {"gevulot_psk_passphrase": PASSPHRASE} | data)])["gpu1"])
+        return repr(read_all([("gpu1", {"gevulot_psk_passphrase": PASSPHRASE} | data)], read)["gpu1"])
     except SettingsError as error:
         return str(error)
 

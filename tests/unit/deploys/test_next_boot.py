@@ -26,7 +26,7 @@ def lines(
     words: str = "quiet intel_iommu=on iommu=pt",
     *,
     made: str | None = None,
-    planned: str | None = "gevulot.here quiet gevulot.here",
+    planned: str | None = "gpu-host.here quiet gpu-host.here",
     sources: tuple[Source, ...] = (),
     script: str = "/etc/grub.d/10_linux",
     live: str = "root=UUID=0a1b",
@@ -57,7 +57,7 @@ def test_a_host_whose_arguments_will_hold_is_not_refused() -> None:
 
 def test_an_argument_that_defeats_is_refused_with_its_place_and_the_command_that_removes_it() -> None:
     at = Source(LOCAL, 2, 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX intremap=off"')
-    (refusal,) = refusals(lines("quiet", planned="intremap=off gevulot.here", sources=(at,)))
+    (refusal,) = refusals(lines("quiet", planned="intremap=off gpu-host.here", sources=(at,)))
     assert refusal == (
         "the kernel's argument intremap=off defeats the node: it keeps interrupt remapping off, and without it VFIO "
         "refuses every board; expected a line without it. It is set in /etc/default/grub.d/local.cfg:2. Remove it (sed "
@@ -69,7 +69,7 @@ def test_the_command_that_removes_an_argument_removes_that_one_alone(tmp_path: P
     file = tmp_path / "x.cfg"
     file.write_text('A="modprobe_blacklist=kvm"\nGRUB_CMDLINE_LINUX="modprobe.blacklist=kvm,a/b quiet"\n')
     at = Source(str(file), 2, file.read_text().splitlines()[1])
-    (refusal,) = refusals(lines("quiet", planned="modprobe.blacklist=kvm,a/b gevulot.here", sources=(at,)))
+    (refusal,) = refusals(lines("quiet", planned="modprobe.blacklist=kvm,a/b gpu-host.here", sources=(at,)))
     command = refusal.partition("Remove it (")[2].partition("), then")[0]
     subprocess.run(["sh", "-c", command], check=True)
     assert file.read_text() == 'A="modprobe_blacklist=kvm"\nGRUB_CMDLINE_LINUX=" quiet"\n'
@@ -77,13 +77,13 @@ def test_the_command_that_removes_an_argument_removes_that_one_alone(tmp_path: P
 
 def test_an_argument_is_not_found_inside_of_another_one() -> None:
     at = (Source(LOCAL, 1, 'X="xiommu=off iommu=offset"'), Source(LOCAL, 2, "X=iommu=off"))
-    (refusal,) = refusals(lines("quiet", planned="iommu=off gevulot.here", sources=at))
+    (refusal,) = refusals(lines("quiet", planned="iommu=off gpu-host.here", sources=at))
     assert "It is set in /etc/default/grub.d/local.cfg:2." in refusal
 
 
 def test_what_ours_undo_is_not_refused_and_what_comes_after_ours_is() -> None:
-    assert refusals(lines("intel_iommu=off", planned="intel_iommu=off gevulot.here")) == []
-    (refusal,) = refusals(lines("quiet", planned="gevulot.here intel_iommu=off"))
+    assert refusals(lines("intel_iommu=off", planned="intel_iommu=off gpu-host.here")) == []
+    (refusal,) = refusals(lines("quiet", planned="gpu-host.here intel_iommu=off"))
     assert "intel_iommu=off defeats the node" in refusal
 
 
@@ -92,14 +92,14 @@ def test_a_file_that_assigns_both_variables_after_ours_is_refused_by_its_lines()
           Source(LATE, 3, 'GRUB_CMDLINE_LINUX_DEFAULT="${GRUB_CMDLINE_LINUX_DEFAULT} more"'))  # fmt: skip
     (refusal,) = refusals(lines("quiet", planned="quiet", sources=at))
     assert refusal == (
-        "the next boot would lack intel_iommu=on iommu=pt: after /etc/default/grub.d/zz-gevulot.cfg, "
+        "the next boot would lack intel_iommu=on iommu=pt: after /etc/default/grub.d/zz-gpu-host.cfg, "
         "/etc/default/grub.d/zzz.cfg:1 and /etc/default/grub.d/zzz.cfg:2 give their variables a new value. Make them "
         "append to it."
     )
 
 
 def test_an_argument_that_was_taken_out_of_the_variables_is_not_refused_though_the_menu_has_it_still() -> None:
-    found = lines("intremap=off", made="quiet", planned="quiet gevulot.here")
+    found = lines("intremap=off", made="quiet", planned="quiet gpu-host.here")
     assert refusals(found) == []
     assert "still has intremap=off" in next_boot.outdated(found)[0]
 
@@ -146,7 +146,7 @@ def test_a_node_without_boards_needs_no_iommu() -> None:
 
 def test_an_argument_that_variables_make_is_found_by_its_name() -> None:
     at = Source(LOCAL, 3, 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX iommu=$SWITCH"')
-    (refusal,) = refusals(lines("quiet", made="iommu=off", planned="iommu=off gevulot.here", sources=(at,)))
+    (refusal,) = refusals(lines("quiet", made="iommu=off", planned="iommu=off gpu-host.here", sources=(at,)))
     assert "It is set in /etc/default/grub.d/local.cfg:3. Remove it (edit that line), then run again." in refusal
 
 

@@ -16,7 +16,7 @@ from deploys.preflight.services import Services
 from deploys.settings import Settings
 from facts.attempt import Attempt, Attempts
 from facts.installed_kernels import Installed
-from facts.kernel import MARK, MODULES, KernelCommandLine, KernelModules
+from facts.kernel import MARK, MODULES, NODE_MODULES, KernelCommandLine, KernelModules
 from facts.platform import parse
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import Selector
@@ -317,7 +317,7 @@ def test_the_firmware_table_decides_the_kernel_arguments(table: str | None, argu
 
 LINES = KernelCommandLine().process(
     ["live root=UUID=0a1b", "menu /boot/grub/grub.cfg", "file /boot/grub/grub.cfg", "|menuentry a {",
-     "|linux /boot/vmlinuz-6.99.0 root=UUID=0a1b quiet", "|}", "made quiet", "planned quiet gevulot.here"]
+     "|linux /boot/vmlinuz-6.99.0 root=UUID=0a1b quiet", "|}", "made quiet", "planned quiet gpu-host.here"]
 )  # fmt: skip
 
 
@@ -361,7 +361,8 @@ def test_a_second_whole_menu_of_grub_is_told() -> None:
 
 
 def test_only_modules_that_need_loading_are_listed() -> None:
-    assert verdict().modules == tuple(name for name in MODULES if name != "kvm")
+    assert verdict().all_modules == tuple(name for name in MODULES if name != "kvm")
+    assert verdict().node_modules == NODE_MODULES
 
 
 def test_all_supported_boards_are_chosen_by_default() -> None:

@@ -27,6 +27,7 @@ from tests.unit.deploys.recorded import (
     evidence,
     gpu,
     modules,
+    opened,
     platform,
     topology,
 )
@@ -75,7 +76,7 @@ def recorded(*functions: Pci) -> Record:
 
 
 SNAPPED = gpu(1, 1, drivers=("vfio-pci", "snd_hda_intel"), group=12)
-OPEN = ("open /dev/nvidia0 900 python3",)
+OPEN = opened("/dev/nvidia0", 900, "python3")
 ON_NVIDIA = gpu(1, 1, drivers=("nvidia", "snd_hda_intel"), group=12)
 
 
@@ -124,7 +125,7 @@ def test_a_program_that_has_the_board_open_is_named_and_refuses_nothing_that_the
 
 
 def test_a_group_that_is_open_refuses_a_board_that_would_be_unbound_at_once() -> None:
-    used = ("open /dev/vfio/12 900 qemu",)
+    used = opened("/dev/vfio/12", 900, "qemu")
     (refusal,) = verdict(*SNAPPED, NIC, NVME, more=used).refusals
     assert "vfio-open: /dev/vfio/12 is open: process 900 (qemu)" in refusal
     assert refusal.endswith("Stop what uses it, then run again.")
@@ -153,6 +154,17 @@ def test_a_board_that_hangs_in_the_kernel_is_refused_unless_a_reboot_comes_first
     (refusal,) = judge(state, asked()).of_host
     assert "waits in the kernel for an operation that does not end" in refusal
     assert judge(replace(state, lines=CommandLines((), ())), asked()).refusals == ()
+
+
+def test_a_host_that_was_booted_without_its_boards_is_refused_alone_until_it_is_rebooted() -> None:
+    there = (*gpu(1, 1), NIC, NVME)
+    off = replace(RUNS, live=(*RUNS.live, "pcibind=off"))
+    found = verdict(*there, lines=off)
+    (refusal,) = found.of_host
+    assert refusal.startswith("this host was booted with pcibind=off")
+    assert "Reboot it without that argument, then run again." in refusal
+    assert found.refusals == found.of_host
+    assert verdict(*there, lines=off, settings=asked(boards=[])).refusals == ()
 
 
 # Messages name the inventory's keys.

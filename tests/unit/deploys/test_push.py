@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploys.assessment import legacy_files
-from deploys.manifest import BLACKLIST, FILES
+from deploys.manifest import BLACKLIST, FILES, HOST_FILES, NODE_FILES
 from deploys.operations.files import TEMPLATES, uploaded
 from facts.baseline import ArchivedFile, Past
 from facts.file import Text, Texts
@@ -132,8 +132,11 @@ def test_every_template_but_grubs_lands_on_a_path_of_the_manifest() -> None:
 
 def test_nobody_else_has_a_file_of_our_names_where_everybodys_files_are() -> None:
     shared = ("/etc/modprobe.d/", "/etc/modules-load.d/", "/etc/udev/rules.d/", "/etc/containers/", "/etc/systemd/")
-    names = [path for path in FILES if path.startswith(shared)]
-    assert [path for path in names if "gevulot" not in path and "pcibind" not in path] == []
+    of_host = [path for path in HOST_FILES if path.startswith(shared)]
+    of_node = [path for path in NODE_FILES if path.startswith(shared)]
+    assert [path for path in of_host if "gpu-host" not in path and "pcibind" not in path] == []
+    assert [path for path in of_node if "gevulot" not in path] == []
+    assert set(FILES) == {*HOST_FILES, *NODE_FILES}
 
 
 # --- files of earlier versions

@@ -55,7 +55,15 @@ def before(*functions: r.Pci, archived: tuple[str, ...] = (), configured: str = 
         ],
     }  # fmt: skip
     files = [f"archived {path}" for path in ("/etc/hostname", *archived)]
-    return ["begin", "privileged", "archive", *files, "record", *json.dumps(document, indent=1).splitlines()]
+    return [
+        "begin",
+        "privileged",
+        "archive",
+        *files,
+        "deployed node",
+        "record",
+        *json.dumps(document, indent=1).splitlines(),
+    ]
 
 
 def file(path: str) -> dict[str | re.Pattern[str], Any]:
@@ -79,9 +87,15 @@ def deployed(
     others: bool = False,
     functions: tuple[r.Pci, ...] = _BARE,
     remains: list[str] | None = None,
+    former: bool = False,
+    has_node: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
-    """A fake host that was deployed, and that is as it was once it has rebooted."""
+    """A fake host that was deployed, and that is as it was once it has rebooted.
+
+    ``former``: by an earlier version, which had other names; and no other did since. ``has_node``: with a node.
+    """
+    names = manifest.FORMER_NAMES if former else {}
     host = r.Recorded(distribution, functions=_BOUND, functions_after=_BARE)
     (gpu,) = [each for each in topology_text.parse(r.topology(*_BARE)).boards() if each.display_functions]
     board = RecordedBoard.of(gpu, Selector.parse(gpu.model), None)
@@ -89,9 +103,14 @@ def deployed(
     mine = board._replace(selector=Selector.parse("10de:2204"), path="0000:00/09.0/00")
     known = record.dump(Record((board, mine) if others else (board,))).splitlines()
     request = configuration.render(BoardRequest(board.selector)).splitlines()
-    toml = ["file /etc/pcibind/gevulot.toml", *(f"text {line}" for line in request)]
+    toml = [
+        f"file {names.get(manifest.PCIBIND_BOARDS.path, manifest.PCIBIND_BOARDS.path)}",
+        *(f"text {line}" for line in request),
+    ]
     toml += [f"file {OTHER}", "text [[board]]", 'text model = "10de:2204"'] if others else []
-    units = (*manifest.NODE_UNITS, "pcibind.service", TIMER)
+    units = (*(manifest.NODE_UNITS if has_node else ()), "pcibind.service", TIMER)
+    known_as = ["place /var/lib/gevulot-deploy"] if former else ["deployed node" if has_node else "deployed gpu_host"]
+    said = [line for line in remains or before(*functions, archived=archived) if line != "deployed node"]
 
     # What was done to the host so far, by the words of the commands that did it.
     done: set[str] = set()
@@ -112,7 +131,7 @@ def deployed(
         return lines
 
     answers: dict[str | re.Pattern[str], Any] = {
-        "echo privileged": remains or before(*functions, archived=archived),
+        "echo privileged": [*said[:1], *known_as, *said[1:]],
         "/etc/pcibind/*.toml": toml,
         "pcibind release": {"success": False, "stderr": PCIBIND_SAYS} if refuses else does("release"),
         "systemctl stop": does("stop"),
@@ -124,7 +143,7 @@ def deployed(
         "--compare": r.Answer(lambda: "same" if host.rebooted else "different"),
         "-newercm": r.Answer(lambda: "" if host.rebooted else "/boot/initrd.img-6 is older than /etc/modprobe.d"),
         "systemctl show --timestamp=unix -p Id": r.Answer(shown),
-        "^AutoUpdate=": "AutoUpdate=registry",
+        **({"^AutoUpdate=": "AutoUpdate=registry"} if has_node else {}),
         "cat /var/lib/pcibind/record.json": known,
         'stat -c "path': ["path /var/lib/gevulot/key/node.key 600 root:root 32"],
     }
@@ -135,9 +154,10 @@ def deployed(
     }
     absent = {other["initramfs-tools" if "update-initramfs" in distribution.tools else "dracut"]}
     absent |= set() if "update-grub" in distribution.tools else {other["grub"]}
-    for path in (*node.FILES, *MODULE_FILES, next_boot.DROP_IN, *boards.FILES, *DIRECTORIES):
+    absent |= set() if has_node else set(manifest.NODE_FILES)
+    for path in (*node.FILES, *MODULE_FILES, next_boot.DROP_IN, *boards.FILES, *DIRECTORIES, manifest.DEPLOYED):
         if path not in absent and path not in archived:
-            answers |= file(path)
+            answers |= file(names.get(path, path))
     return r.saying(answers, r.data(host, **({"reboot_timeout": 60} | settings)))
 
 
@@ -205,6 +225,12 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "others": ('("@fake/shared", t.deployed(t.r.DEBIAN, others=True)),', ("-y",)),
     "never": ('("@fake/one", t.deployed(t.r.DEBIAN, reboot="never")),', ("-y",)),
+    "gpu host": (
+        """("@fake/one", t.r.without_node(t.deployed(t.r.DEBIAN, has_node=False))),
+        ("@fake/two", t.r.without_node(t.deployed(t.r.FEDORA, has_node=False)))""",
+        ("-y",),
+    ),
+    "by an earlier version": ('("@fake/one", t.deployed(t.r.DEBIAN, former=True)),', ("-y",)),
     "board gone": ('("@fake/one", t.deployed(t.r.DEBIAN, functions=(*t._BARE, *t.r.gpu(2, 2)))),', ("-y",)),
 }  # fmt: skip
 
@@ -346,7 +372,7 @@ def test_the_steps_come_in_an_order_that_can_be_left_anywhere(runs: dict[str, Ru
             "gevulot-firewall.service gevulot-postgres.service",
         ),
         index(commands, "/etc/containers/systemd/gevulot-node.container"),
-        index(commands, "/etc/modprobe.d/gevulot-boards.conf"),
+        index(commands, "/etc/modprobe.d/gpu-host-boards.conf"),
         index(commands, "pcibind release"),
         index(commands, "systemctl disable --now pcibind.service"),
         index(commands, "/etc/pcibind/early.list"),
@@ -357,7 +383,7 @@ def test_the_steps_come_in_an_order_that_can_be_left_anywhere(runs: dict[str, Ru
 
 
 def test_nothing_of_the_data_is_touched(runs: dict[str, Run]) -> None:
-    kept = ("/var/lib/gevulot/", "/var/lib/gevulot ", "gevulot-deploy/before.json", "podman secret", "podman image",
+    kept = ("/var/lib/gevulot/", "/var/lib/gevulot ", "gpu-host/before.json", "podman secret", "podman image",
             "podman rmi", "podman volume", "node-key", "userdel", "groupdel", "apt-get", "dnf ")  # fmt: skip
     commands = [command for host in FAMILIES for command in runs["apply"].commands(host)]
     assert [command for command in commands if any(word in command for word in kept)] == []
@@ -391,7 +417,7 @@ def test_a_host_that_pcibind_refused_stops_the_reboots_of_the_others(runs: dict[
 def test_a_host_that_was_never_deployed_has_nothing_to_release(runs: dict[str, Run]) -> None:
     run = runs["never deployed"]
     assert run.exit_code == 0, run.output
-    assert "was never deployed (/var/lib/gevulot-deploy/before.json does not exist): nothing to release" in run.output
+    assert "was never deployed (/var/lib/gpu-host/before.json does not exist): nothing to release" in run.output
     assert run.commands("bare") == []
 
 
@@ -426,9 +452,7 @@ def test_host_data_that_a_release_needs_is_checked_for_all_hosts(runs: dict[str,
 def test_a_file_from_before_is_brought_back_and_not_removed(runs: dict[str, Run]) -> None:
     commands = runs["archived"].commands("by-hand")
     (restored,) = [command for command in commands if VFIO_RULE.path in command]
-    assert restored.startswith(
-        "tar -C / -xpf /var/lib/gevulot-deploy/before.tar etc/udev/rules.d/99-gevulot-vfio.rules"
-    )
+    assert restored.startswith("tar -C / -xpf /var/lib/gpu-host/before.tar etc/udev/rules.d/99-gpu-host-vfio.rules")
     assert f"{VFIO_RULE.path} as it was" in runs["archived"].output
 
 
@@ -439,8 +463,8 @@ def test_pcibind_stays_for_boards_of_the_operators_own(runs: dict[str, Run]) -> 
     assert (
         "said=$(/usr/local/sbin/pcibind release 0000:00/01.0/00 2>&1)" in commands[index(commands, "pcibind release")]
     )
-    assert any("/etc/pcibind/gevulot.toml" in command for command in commands)
-    kept = [path for path in boards.FILES if path != "/etc/pcibind/gevulot.toml" and path != boards.COMMAND]
+    assert any("/etc/pcibind/gpu-host.toml" in command for command in commands)
+    kept = [path for path in boards.FILES if path != "/etc/pcibind/gpu-host.toml" and path != boards.COMMAND]
     assert [command for command in commands if any(path in command for path in kept)] == []
 
 
@@ -457,7 +481,7 @@ def test_a_host_that_an_earlier_version_deployed_goes_back_from_its_files(runs: 
     commands = runs["former"].commands("one")
     assert [each for each in commands if "modprobe.d/nvidia.conf" in each] == ["rm -f /etc/modprobe.d/nvidia.conf"]
     (restored,) = [each for each in commands if "modprobe.d/vfio.conf" in each]
-    assert restored.startswith("tar -C / -xpf /var/lib/gevulot-deploy/before.tar")
+    assert restored.startswith("tar -C / -xpf /var/lib/gpu-host/before.tar")
     assert not [each for each in commands if "modules-load.d/vfio.conf" in each], "somebody else's"
 
 
@@ -471,3 +495,33 @@ def test_only_a_drop_in_with_a_deploys_own_text_is_taken_away(runs: dict[str, Ru
     run = runs["drop-in of an earlier version"]
     taken = [[each for each in run.commands(name) if next_boot.OLD_DROP_IN in each] for name in ("ours", "theirs")]
     assert (len(taken[0]), taken[1]) == (1, [])
+
+
+@pytest.mark.parametrize("host", ["one", "two"])
+def test_a_host_without_a_node_goes_back_by_the_same_steps_and_nothing_is_said_of_a_node(
+    runs: dict[str, Run], host: str
+) -> None:
+    run = runs["gpu host"]
+    assert run.exit_code == 0, run.output
+    assert run.output.count(" right, 0 wrong") == 2
+    commands = run.commands(host)
+    assert [each for each in commands if "gevulot" in each.lower()] == []
+    assert "pcibind release" in commands[index(commands, "pcibind release")]
+    assert any(manifest.PCIBIND_BOARDS.path in each for each in commands)
+    assert f"rm -rf {manifest.DEPLOYED}" in commands or f"rm -f {manifest.DEPLOYED}" in commands
+    said = run.output[run.output.index("What stays on") :]
+    assert "so that a deploy gives the same host again" in said
+    assert "the record of the host as it was, in /var/lib/gpu-host" in said
+    assert "node" not in said.partition("Results")[0]
+
+
+def test_a_host_that_only_an_earlier_version_deployed_goes_back_under_its_names(runs: dict[str, Run]) -> None:
+    run = runs["by an earlier version"]
+    assert run.exit_code == 0, run.output
+    commands = run.commands("one")
+    for today, former in manifest.FORMER_NAMES.items():
+        assert any(former in each for each in commands), former
+        assert not any(today in each for each in commands), today
+    assert not any("mv " in each and "gevulot-deploy" in each for each in commands), "the record stays where it is"
+    assert "the record of the host as it was, in /var/lib/gevulot-deploy" in run.output
+    assert "What stays on @fake/one, so that a deploy gives the same node again" in run.output

@@ -273,7 +273,7 @@ def test_the_record_is_read_with_what_was_kept_and_what_is_left(tmp_path: Path) 
     assert (remains.archive, remains.traces) == (True, (str(tmp_path),))
     assert remains.past == Past(
         ("ro",), (("ro",),), "running", (FunctionBefore("0000:00/01.0/00.0", "10de:2684", "nouveau", None),),
-        archived=frozenset({"/etc/hostname"}),
+        archived=frozenset({"/etc/hostname"}), directory=str(tmp_path),
     )  # fmt: skip
     assert not remains.past.made("/usr/local/libexec")
     json.dumps(remains.to_json())

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from deploys import settings
 from deploys.inputs import secret_sources
-from deploys.settings import PREFIX, Settings, SettingsError, read, read_all
+from deploys.settings import PREFIX, HostSettings, Settings, SettingsError, read, read_all, read_host
 from tests.unit.deploys.recorded import PUBLIC_KEY
 
 PASSPHRASE = "our own passphrase"
@@ -81,7 +81,7 @@ def test_no_key_is_without_an_expectation_here() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("boards", ["01:00.0"], "names no board: expected an address"),
+        ("boards", ["01:00"], "names no board: expected an address"),
         ("boards", "all", "supported"),
         ("board_guards_allowed", ["vfio-open"], "expected 'default-route', 'ssh'"),
         ("gpu_functions", "audio", "'display' or 'all'"),
@@ -344,7 +344,8 @@ def test_the_problems_of_all_hosts_and_keys_are_reported_at_once() -> None:
                 ("one", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_reboot": "maybe", "gevulot_http_port": 0}),
                 ("two", {"gevulot_psk_passphrase": PASSPHRASE}),
                 ("three", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_colour": "red"}),
-            )
+            ),
+            read,
         )
     lines = str(error.value).splitlines()
     assert [re.match(r"(\w+): (\w+)", line).groups() for line in lines] == [  # type: ignore[union-attr]
@@ -355,7 +356,7 @@ def test_the_problems_of_all_hosts_and_keys_are_reported_at_once() -> None:
 
 
 def test_right_data_gives_the_settings_of_each_host() -> None:
-    found = read_all([("one", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_http_port": 1})])
+    found = read_all([("one", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_http_port": 1})], read)
     assert found["one"].http_port == 1
 
 
@@ -426,10 +427,46 @@ def test_no_text_breaks_the_check_of_a_key(text: str) -> None:
             checked(**{key: text})
 
 
-def test_the_table_lists_every_key() -> None:
-    rows = settings.table().splitlines()[2:]
+def test_the_two_tables_list_every_key_once() -> None:
+    rows = [row for kind in (HostSettings, Settings) for row in settings.table(kind).splitlines()[2:]]
     assert [row.split("`")[1] for row in rows] == [PREFIX + key for key in Settings.model_fields]
-    assert "| `gevulot_psk_passphrase` | **required** |" in settings.table()
+    assert "| `gevulot_psk_passphrase` | **required** |" in settings.table(Settings)
+    assert "gevulot_psk" not in settings.table(HostSettings)
+
+
+# --- a host without a node
+
+HOSTS_KEYS = {"boards", "board_guards_allowed", "vfio_ids", "reboot", "reboot_timeout", "reboot_batch"}
+
+
+def test_a_host_has_few_keys_and_needs_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GEVULOT_PSK_PASSPHRASE", raising=False)
+    assert set(HostSettings.model_fields) == HOSTS_KEYS
+    assert read_host("gpu1", {}) == HostSettings()
+
+
+@pytest.mark.parametrize("key", sorted(HOSTS_KEYS))
+def test_a_host_and_its_node_take_the_same_values(key: str) -> None:
+    assert getattr(read_host("gpu1", {}), key) == getattr(checked(), key)
+    with pytest.raises(SettingsError, match=f"^gpu1: gevulot_{key} is "):
+        read_host("gpu1", {f"gevulot_{key}": object()})
+
+
+def test_the_keys_of_a_node_are_known_to_a_host_and_not_looked_at() -> None:
+    data = {"gevulot_psk_passphrase": "", "gevulot_http_port": "none", "gevulot_p2p_advertised": 1, "ssh_user": "root"}
+    assert read_host("gpu1", {**data, "gevulot_boards": []}).boards == ()
+
+
+def test_a_typo_is_refused_for_a_host_too() -> None:
+    with pytest.raises(SettingsError) as error:
+        read_host(
+            "gpu1", {"gevulot_rebot": "never", "gevulot_http_prot": 1, "gevulot_vfio_ids": True, "gevulot_boards": []}
+        )
+    assert str(error.value).splitlines() == [
+        "gpu1: gevulot_rebot: unknown key; did you mean gevulot_reboot?",
+        "gpu1: gevulot_http_prot: unknown key; did you mean gevulot_http_port?",
+        "gpu1: gevulot_vfio_ids is set, but gevulot_boards chooses no board",
+    ]
 
 
 def test_the_environment_has_what_is_set_and_nothing_that_is_not() -> None:

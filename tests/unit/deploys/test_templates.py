@@ -36,15 +36,16 @@ VARIABLES: dict[str, dict[str, Any]] = {
         "image": "docker.io/library/postgres:16-alpine", "directory": "/srv/node/postgres", "port": 5432,
         "start_timeout": 1800, "socket": "/run/gevulot-postgres/socket", "socket_root": "/run/gevulot-postgres",
     },
-    "etc/modules-load.d/gevulot-node.conf": {"modules": ["vfio", "vfio_pci", "vsock"]},
-    "etc/udev/rules.d/99-gevulot-vfio.rules": {},
+    "etc/modules-load.d/gpu-host.conf": {"modules": ["vfio", "vfio_pci"]},
+    "etc/modules-load.d/gevulot-node.conf": {"modules": ["vsock"]},
+    "etc/udev/rules.d/99-gpu-host-vfio.rules": {},
     MIGRATION: MIGRATE,
     KEY: {"key": "/srv/node/key", "seconds": 1860},
     "etc/gevulot/node.env": {"environment": ENVIRONMENT},
     "etc/gevulot/pg_hba.conf": {},
     "etc/gevulot/pg_ident.conf": {},
-    "etc/modprobe.d/gevulot-boards.conf": {"modules": ["nouveau", "nvidia_current"], "models": []},
-    "etc/default/grub.d/zz-gevulot.cfg": {"arguments": ("intel_iommu=on", "iommu=pt")},
+    "etc/modprobe.d/gpu-host-boards.conf": {"modules": ["nouveau", "nvidia_current"], "models": []},
+    "etc/default/grub.d/zz-gpu-host.cfg": {"arguments": ("intel_iommu=on", "iommu=pt")},
     "usr/local/libexec/gevulot/migrate": {"options": ["--volume=/run/a:/run/b:ro,z", "--env=GEVULOT_DB_URL=c?d"]},
     "usr/local/libexec/gevulot/hand-over-key": {},
     ALLOW_VSOCK: {},
@@ -97,6 +98,7 @@ def test_a_node_with_boards_takes_them_as_they_were_proven_at_this_boot(gpu: str
     assert "EnvironmentFile=/run/pcibind/devices.env" in keys(text)
     assert "Requires=pcibind.service" in keys(text)
     assert "After=pcibind.service" in keys(text)
+    assert "ConditionKernelCommandLine=!pcibind=off" in keys(text)
     assert "AddDevice=/dev/vfio" not in text
 
 
@@ -243,18 +245,19 @@ def test_the_environment_is_one_line_for_each_variable() -> None:
 
 
 def test_modules_are_listed_one_a_line() -> None:
-    assert keys(render("etc/modules-load.d/gevulot-node.conf")) == ["vfio", "vfio_pci", "vsock"]
+    assert keys(render("etc/modules-load.d/gpu-host.conf")) == ["vfio", "vfio_pci"]
+    assert keys(render("etc/modules-load.d/gevulot-node.conf")) == ["vsock"]
 
 
 def test_drivers_are_blacklisted_one_a_line() -> None:
-    path = "etc/modprobe.d/gevulot-boards.conf"
+    path = "etc/modprobe.d/gpu-host-boards.conf"
     assert keys(render(path)) == ["blacklist nouveau", "blacklist nvidia_current"]
     assert keys(render(path, modules=[])) == []
 
 
 def test_models_are_given_to_vfio_only_on_request() -> None:
     models = ["10de:2684", "10de:22ba"]
-    assert keys(render("etc/modprobe.d/gevulot-boards.conf", modules=[], models=models)) == [
+    assert keys(render("etc/modprobe.d/gpu-host-boards.conf", modules=[], models=models)) == [
         "options vfio-pci ids=10de:2684,10de:22ba"
     ]
 
@@ -272,8 +275,8 @@ def test_models_are_given_to_vfio_only_on_request() -> None:
 def test_the_boot_loader_keeps_what_it_had_and_ours_whatever_another_file_assigns(
     tmp_path: Path, others: dict[str, str], line: str
 ) -> None:
-    own = render("etc/default/grub.d/zz-gevulot.cfg").replace("/etc/default/grub.d", str(tmp_path))
-    for name, text in (others | {"zz-gevulot.cfg": own}).items():
+    own = render("etc/default/grub.d/zz-gpu-host.cfg").replace("/etc/default/grub.d", str(tmp_path))
+    for name, text in (others | {"zz-gpu-host.cfg": own}).items():
         (tmp_path / name).write_text(f"{text}\n")
     # As grub-mkconfig does it.
     script = (

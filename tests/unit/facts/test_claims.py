@@ -159,7 +159,7 @@ def test_a_file_that_binds_by_its_own_means_names_what_it_binds(
         (early.RULE_PATH, early.rule()),
         (early.INITRAMFS_HOOK_PATH, early.initramfs_hook()),
         (early.DRACUT_PATH, early.dracut()),
-        (unit.PATH, unit.render()),
+        *unit.files().items(),
     ],
 )
 def test_what_binds_nothing_and_what_is_ours_is_no_claim(tmp_path: Path, path: str, text: str) -> None:

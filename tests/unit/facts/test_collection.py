@@ -162,11 +162,17 @@ def test_an_interface_is_told_by_its_kind() -> None:
 def test_what_functions_are_used_for_is_told_without_by_whom() -> None:
     lines = (
         "ssh 198.51.100.7 50000 192.168.1.5 22",
+        "tcp 0501A8C0:0016 076433C6:C350 31415",
         "link bus/pci/devices/0000:00:1f.0/virtfn0 ../0000:00:1f.1",
         "boot_vga ./0000:01:00.0/boot_vga:1",
         "nvidia /proc/driver/nvidia/gpus/0000:01:00.0/information:Device Minor: \t 0",
-        "open /dev/nvidia0 4711 acme-miner",
-        "open /dev/vfio/12 4712 acme-vm",
+        *recorded.opened("/dev/nvidia0", 4711, "acme-miner"),
+        *recorded.opened("/dev/vfio/12", 4712, "acme-vm"),
+        "link class/net/acme0 ../../devices/pci0000:00/0000:00:05.0/net/acme0",
+        "address6 20010db8000000000000000000000001 07 40 00 80 acme0",
+        "link dev/char/226:1 ../../devices/pci0000:00/0000:00:06.0/drm/card1",
+        "open 4713/fd/9 /dev/dri/card1 acme-desktop",
+        "node 4713/fd/9 21b0 e2:1",
     )
     seen = parse(answer(evidence=lines))
     assert {
@@ -175,6 +181,8 @@ def test_what_functions_are_used_for_is_told_without_by_whom() -> None:
         "boot-display 0000:01:00.0",
         "nvidia-open 0000:01:00.0",
         "vfio-open group 12",
+        "network 0000:00:05.0",
+        "device-open 0000:00:06.0",
     } <= {*seen.uses}
     assert not any(word in seen.text() for word in ("acme", "4711", "nvme0n1", "eno1", "192.168"))
 
@@ -196,6 +204,8 @@ def test_what_could_not_be_read_is_said_in_words_that_name_nobody() -> None:
         f"/lib/modules/6.12-{REDACTED}/modules.alias, so no module is known",
         "for the guard vfio-open: the open files of other processes cannot be read",
         "for the guard nvidia-open: the open files of other processes cannot be read",
+        "for the guard device-open: the open files of other processes cannot be read",
+        "for the guard disk: the open files of other processes cannot be read",
         "for the guard disk: not all of it can be told",
     )
 
@@ -229,7 +239,12 @@ def test_a_host_whose_answer_is_refused_fails_alone() -> None:
 
 @given(st.data())
 def test_no_answer_however_mangled_ends_a_run(data: st.DataObject) -> None:
-    lines = answer(evidence=("open /dev/vfio/12 4712 vm", "link bus/pci/devices/0000:00:1f.0/virtfn0 ../0000:00:1f.1"))
+    lines = answer(
+        evidence=(
+            *recorded.opened("/dev/vfio/12", 4712, "vm"),
+            "link bus/pci/devices/0000:00:1f.0/virtfn0 ../0000:00:1f.1",
+        )
+    )
     for _ in range(data.draw(st.integers(1, 4))):
         number = data.draw(st.integers(0, len(lines) - 2))
         words = lines[number].split(" ")
@@ -354,6 +369,11 @@ SECRETS: Mapping[str, st.SearchStrategy[str]] = {
     ),
     "serial number of digits": st.from_regex(r"[1-9][0-9]{9,15}", fullmatch=True, alphabet=string.printable),
 }
+
+
+@pytest.mark.parametrize("text", ["000000000000G", "ZZ000000000000", "Z0123456789abZ9"])
+def test_a_serial_number_with_a_long_number_in_it_goes_as_a_whole(text: str) -> None:
+    assert Redaction().text(f"{text} ") == f"{REDACTED} "
 
 
 @given(kind=st.sampled_from(sorted(SECRETS)), data=st.data())

@@ -16,8 +16,11 @@ from pyinfra.api.exceptions import FactProcessError
 from facts.access import AccessList, PublishedAccess
 from facts.activity import NodeActivity
 from facts.aliases import DisplayDrivers
+from facts.attempt import RebootAttempts
+from facts.baseline import ArchivedFile, Before
 from facts.container import Container, DatabasePasswords
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
+from facts.deployed import DeployedAs
 from facts.discovery import DiscoveryPeers
 from facts.disk import DiskSpace
 from facts.driver_users import DriverUsers
@@ -70,6 +73,10 @@ COMMANDS = {
     "StorageState": StorageState().command(directory="/var/lib/it's here", parts=("/a b",)),
     "SecretStore": SecretStore().command(names=("a", "b")),
     "ExistingNodeParts": ExistingNodeParts().command(units=(("a.service", "/it's here", "x"),)),
+    "Before": Before().command(traces=("/var/lib/it's here",)),
+    "ArchivedFile": ArchivedFile().command(archive="/var/lib/it's here/before.tar", path="/etc/a b"),
+    "RebootAttempts": RebootAttempts().command(),
+    "DeployedAs": DeployedAs().command(),
     "Container": Container().command(container="gevulot-node"),
     "DatabasePasswords": DatabasePasswords().command(container="gevulot-node"),
     "AccessList": AccessList().command(port=5432),

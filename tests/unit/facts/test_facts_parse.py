@@ -12,7 +12,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts.container import Container, ContainerState
 from facts.database import MIGRATIONS, TABLES, PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema, Schema
-from facts.initramfs import EARLY, LIST, Contents, InitramfsContents, StaleInitramfs
+from facts.initramfs import EARLY, InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules, Module
 from facts.node import Entry, NodeParts
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage, Recorded
@@ -23,6 +23,7 @@ from facts.unit import ChangedSince, FailedUnits, SystemState, Units
 from pcibind.model import record
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import Selector
+from pcibind.read.initramfs import LIST, Contents
 from tests.unit.deploys import recorded
 
 DEBIAN = recorded.platform(recorded.DEBIAN)
@@ -299,30 +300,27 @@ NOTHING = hashlib.sha256(b"").hexdigest()
 
 
 def test_the_contents_of_each_initramfs_are_read_beside_the_hosts_own() -> None:
-    found = InitramfsContents().process(
-        [
-            *(f"host a {LIST}", "none 6.13", f"image {IMAGE}", f"holds a {LIST}", f"holds b {RULE}"),
-            *("unlisted /boot/initrd.img-7 there is no program zstd", "damaged /boot/initrd.img-8 it ends"),
-        ]
-    )
-    assert found == Contents(
+    contents = Contents(
         {LIST: "a"},
         {IMAGE: {LIST: "a", RULE: "b"}},
         {"/boot/initrd.img-8": "it ends"},
         {"/boot/initrd.img-7": "there is no program zstd"},
         "6.13",
     )
-    assert found.to_json()["images"] == {IMAGE: {LIST: "a", RULE: "b"}}
-    assert found.unknown == ("/boot/initrd.img-7 could not be read: there is no program zstd",)
+    assert InitramfsContents().process([json.dumps(contents.to_json())]) == contents
+    assert InitramfsContents().process([]) == Contents()
+    assert contents.unknown == ("/boot/initrd.img-7 could not be read: there is no program zstd",)
 
 
-@pytest.mark.parametrize("line", ["nonsense", "host", "holds", "", "image two words"])
+@pytest.mark.parametrize("line", ["nonsense", "[1]", '{"other": 1}', "host a b"])
 def test_another_line_is_no_initramfs_contents(line: str) -> None:
     with pytest.raises(FactProcessError):
         InitramfsContents().process([line])
 
 
 ON_HOST = {RULE: "rule", SCRIPT: "script", LIST: "list"}
+USR_RULE, USR_SCRIPT = "/usr/lib/udev/rules.d/05-pcibind.rules", "/usr/lib/pcibind/early"
+PACKAGED = {USR_RULE: "rule", USR_SCRIPT: "script", LIST: "list"}
 
 
 @pytest.mark.parametrize(
@@ -331,12 +329,21 @@ ON_HOST = {RULE: "rule", SCRIPT: "script", LIST: "list"}
         (ON_HOST, ON_HOST, None),
         (ON_HOST, {RULE: "rule", LIST: "list"}, f"{IMAGE} lacks {SCRIPT}"),
         (ON_HOST, ON_HOST | {LIST: "other"}, f"{IMAGE} holds another {LIST} than the host has"),
-        ({}, {LIST: "list"}, f"{IMAGE} still holds {LIST}, which the host has no more"),
+        ({}, {LIST: "list"}, f"{IMAGE} still holds {LIST}, which the host does not have"),
         ({RULE: "rule", LIST: "list"}, {RULE: "rule", LIST: "list"}, f"the host lacks {SCRIPT}"),
         # No board is chosen.
         (ON_HOST | {LIST: NOTHING}, {}, None),
         (ON_HOST | {LIST: NOTHING}, ON_HOST | {LIST: NOTHING}, None),
         (ON_HOST | {LIST: NOTHING}, ON_HOST, f"{IMAGE} holds another {LIST} than the host has"),
+        # initramfs-tools copies a rule of /etc, and a package has its files below /usr/lib alone.
+        (ON_HOST, ON_HOST | {USR_RULE: "rule"}, None),
+        (ON_HOST, ON_HOST | {USR_RULE: "former"}, None),
+        (ON_HOST, {USR_RULE: "rule", SCRIPT: "script", LIST: "list"}, None),
+        (ON_HOST, {USR_RULE: "rule", LIST: "list"}, f"{IMAGE} lacks {SCRIPT}"),
+        (ON_HOST | {LIST: NOTHING}, {USR_RULE: "rule"}, None),
+        (PACKAGED, PACKAGED, None),
+        (PACKAGED, PACKAGED | {RULE: "former"}, f"{IMAGE} holds another {RULE} than the host has"),
+        ({LIST: NOTHING}, {USR_RULE: "rule"}, f"{IMAGE} still holds {USR_RULE}, which the host does not have"),
         # Not every generator takes these.
         ({VFIO: "vfio"}, {}, None),
         ({VFIO: "vfio"}, {VFIO: "other"}, f"{IMAGE} holds another {VFIO} than the host has"),

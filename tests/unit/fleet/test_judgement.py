@@ -10,7 +10,7 @@ import pytest
 from deploys.fleet.assessment import judge
 from deploys.fleet.observations import Seen
 from deploys.fleet.state import HostState, Severity
-from deploys.settings import Settings
+from deploys.settings import HostSettings, Settings
 from facts import firewall
 from facts.access import Access
 from facts.activity import Activity, Failure, Machine
@@ -19,8 +19,8 @@ from facts.container import GPU_DEVICES, ContainerState
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.disk import Space
 from facts.firewall import Firewall
-from facts.initramfs import LIST, Contents
 from facts.kernel import MODULES, CommandLines, KernelModules
+from facts.node import Entry, Parts
 from facts.pci import Binding, PciTopology, PciUsage, Recorded
 from facts.platform import parse
 from facts.runs import NodeRuns
@@ -28,6 +28,7 @@ from facts.unit import Unit
 from pcibind.model.pci import Topology
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import Selector
+from pcibind.read.initramfs import LIST, Contents
 from tests.unit.deploys import recorded
 from tests.unit.deploys.recorded import BOUND, DEBIAN, gpu
 
@@ -283,6 +284,67 @@ def test_a_bare_host_is_told_to_be_deployed_and_nothing_else_is_made_of_it() -> 
     assert host.key is not None
     assert host.key.state == "missing"
     assert host.database is None
+
+
+# --- a host that is to have no node
+
+
+def gpu_host(**changed: Any) -> Seen:
+    """A host as deploys/gpu_host.py leaves it."""
+    devices = {path: Entry(path, "660", "root:kvm") for path in ("/dev/kvm", "/dev/vfio/12")}
+    parts = Parts(devices, {}, frozenset(), None, "/", "")
+    bare = replace(
+        well(), units={"pcibind.service": unit("pcibind.service")}, container=None, firewall=None, secrets=[],
+        schema=None, access=None, activity=None, key="missing", space=None, parts=parts, deployed="gpu_host",
+    )  # fmt: skip
+    return replace(bare, **changed)
+
+
+@pytest.mark.parametrize("asked", [settings(), HostSettings()])
+def test_a_host_without_a_node_by_intent_is_well_without_one(asked: HostSettings) -> None:
+    found = judge("gpu1", asked, gpu_host())
+    assert (found.severity, found.reasons, found.deployed_as) == (Severity.OK, (), "gpu_host")
+    assert (found.node, found.key, found.database, found.storage, found.secrets_missing) == (None,) * 5
+    assert found.boards is not None
+    assert (found.boards.wanted, found.boards.bound) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"remapping": False}, "interrupt remapping is off"),
+        ({"record": Recorded()}, "pcibind has no record, so the next boot binds no board; run deploys/gpu_host.py"),
+        ({"lines": CommandLines(ARGUMENTS, (("root=UUID=0",),))}, "the next boot would be without intel_iommu=on"),
+        ({"parts": Parts({}, {}, frozenset(), None, "/", "")}, "/dev/vfio/12: missing, expected root:kvm"),
+    ],
+)
+def test_what_is_wrong_with_a_host_without_a_node_is_told(changed: dict[str, Any], reason: str) -> None:
+    found = judge("gpu1", settings(), gpu_host(**changed))
+    assert any(each.startswith(reason) for each in found.reasons), found.reasons
+    assert not any("node.py" in each for each in found.reasons)
+
+
+def test_what_of_a_node_cannot_be_read_is_of_no_concern_to_a_host_without_one() -> None:
+    unread = {"container": Unreadable("it hangs"), "lines": Unreadable("it hangs too")}
+    seen = Seen.of({"platform": gpu_host().platform, "deployed": "gpu_host", **unread})
+    assert judge("gpu1", settings(), seen).unreadable == ("lines: it hangs too",)
+
+
+def test_an_argument_that_only_a_node_minds_is_no_matter_of_a_host_without_one() -> None:
+    line = (*ARGUMENTS, "systemd.unified_cgroup_hierarchy=0")
+    found = judge("gpu1", settings(), gpu_host(lines=CommandLines(line, (line,))))
+    assert (found.severity, found.reasons) == (Severity.OK, ())
+
+
+def test_a_node_whose_unit_is_gone_is_a_broken_node() -> None:
+    found = look(gpu_host(deployed="node"))
+    assert (found.severity, found.deployed_as) == (Severity.WRONG, "node")
+    assert "no node is deployed: it has no gevulot-node.service; run deploys/node.py" in found.reasons
+
+
+def test_a_node_that_is_there_counts_whatever_was_written_down() -> None:
+    found = look(replace(well(), deployed="gpu_host"))
+    assert (found.severity, found.deployed_as, found.health) == (Severity.OK, "node", 200)
 
 
 def test_a_host_that_said_nothing_is_down() -> None:

@@ -15,6 +15,12 @@ from topologies import somewhere
 from tree import Machine, gpu_host
 
 
+@pytest.fixture(autouse=True)
+def its_own_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers of a machine's device nodes are those that its files tell."""
+    monkeypatch.setenv("PATH", f"{Path(__file__).parent}/bin", prepend=":")
+
+
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     """A host with two boards of three functions, a NIC with the default route, and a disk."""

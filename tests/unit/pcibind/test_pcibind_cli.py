@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from topologies import unused
 from tree import Machine
 
 import pcibind
 from pcibind.commands.apply import apply
-from pcibind.model.errors import MEANINGS
+from pcibind.commands.text import DEBUG, attempt
+from pcibind.model.errors import MEANINGS, ExitCode
+from pcibind.model.report import Report
 
 SOURCE = Path(pcibind.__file__).parent.parent
 
@@ -23,7 +26,7 @@ def pcibind_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-I", str(SOURCE), *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("command", ["plan", "apply", "status", "release"])
+@pytest.mark.parametrize("command", ["plan", "apply", "status", "release", "list", "add", "remove"])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_lists_the_exit_codes(command: str, flag: str) -> None:
     done = pcibind_command(command, flag)
@@ -55,11 +58,71 @@ def test_errors_have_codes_of_their_own(machine: Machine) -> None:
     assert pcibind_command(*root, "plan").returncode == 4
     machine.configure('[[board]]\nmodel = "10de:2684"\n')
     assert pcibind_command(*root, "status").returncode == 5
+    assert pcibind_command(*root, "plan").returncode == 8
 
 
-def test_boot_imports_neither_click_nor_pyudev() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "command", "message"),
+    [
+        (("frob",), "", "No such command 'frob'"),
+        (("plan", "--frob"), "plan", "No such option"),
+        (("add",), "add", "Missing argument"),
+        (("apply", "--next-boot", "--recorded"), "apply", "exclude each other"),
+    ],
+)
+def test_a_wrong_command_line_is_a_document_where_one_was_asked_for(
+    arguments: tuple[str, ...], command: str, message: str
+) -> None:
+    done = pcibind_command(*arguments, "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["exit_code"], document["command"]) == (2, 2, command)
+    assert message in document["errors"][0]
+    plain = pcibind_command(*arguments)
+    assert (plain.returncode, plain.stdout) == (2, "")
+    assert message in plain.stderr
+
+
+def explode() -> Report:
+    raise KeyError("what nobody thought of")
+
+
+def test_an_unexpected_error_is_a_document_and_a_traceback_only_where_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = attempt("plan", explode)
+    assert report.exit_code is ExitCode.UNEXPECTED
+    assert "KeyError: 'what nobody thought of'" in json.loads(report.to_json())["errors"][0]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv(DEBUG, "1")
+    attempt("plan", explode)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_configuration_that_is_a_directory_is_a_document(machine: Machine) -> None:
+    (machine.root / "etc/pcibind/boards.toml").mkdir()
+    done = pcibind_command("--root", str(machine.root), "plan", "--json")
+    assert (done.returncode, json.loads(done.stdout)["exit_code"], done.stderr) == (2, 2, "")
+
+
+@pytest.mark.parametrize("arguments", [("plan", "--json"), ("plan",), ("--help",)])
+def test_a_closed_pipe_is_no_traceback(machine: Machine, arguments: tuple[str, ...]) -> None:
+    machine.configure('[[board]]\nmodel = "10de:2684"\n')
+    end, pipe = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-I", str(SOURCE), "--root", str(machine.root), *arguments]
+    with os.fdopen(pipe, "w") as output:
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    # Of what click prints itself, click chooses the code.
+    assert (done.returncode, done.stderr) == (1 if arguments == ("--help",) else 8, "")
+
+
+@pytest.mark.parametrize("arguments", [["--recorded"], ["--recorded", "--json"]])
+def test_what_the_unit_runs_imports_neither_click_nor_pyudev(tmp_path: Path, arguments: list[str]) -> None:
     code = (
-        "import sys; from pcibind.commands import attempt, boot, host;"
+        "import sys; from pcibind.commands import host; from pcibind.read.files import Paths;"
+        f"host.Host.__init__.__defaults__ = (Paths({str(tmp_path)!r}), None);"
+        f"sys.argv = ['pcibind', 'apply', *{arguments!r}];"
+        "from pcibind.__main__ import main\ntry: main()\nexcept SystemExit as end: assert end.code == 0\n"
         "heavy = {'click', 'pyudev', 'tomllib', 'subprocess', 'dataclasses', 'pathlib', 'socket'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -70,4 +133,27 @@ def test_boot_imports_neither_click_nor_pyudev() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+MODULES_AT_BOOT = 22
+"""Reading a module takes longer than what a boot does with it: those that belong together are one."""
+
+
+def test_a_boot_that_has_nothing_to_do_reads_few_modules(machine: Machine) -> None:
+    machine.configure('[[board]]\nmodel = "10de:2684"\n')
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    code = (
+        "import sys; from pcibind.commands import host; from pcibind.read.files import Paths;"
+        f"host.Host.__init__.__defaults__ = (Paths({str(machine.root)!r}), None);"
+        "sys.argv = ['pcibind', 'apply', '--recorded'];"
+        "from pcibind.__main__ import main\ntry: main()\nexcept SystemExit as end: assert end.code == 0\n"
+        "print(*sorted(name for name in sys.modules if name.partition('.')[0] == 'pcibind'))"
+    )
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=True
+    )
+    assert "nothing to do" in done.stdout
+    names = done.stdout.splitlines()[-1].split()
+    assert len(names) <= MODULES_AT_BOOT, names

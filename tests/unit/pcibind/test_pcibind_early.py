@@ -10,31 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from tree import DISPLAY, Machine, board
+from early_script import SHELLS, notes, run_script
+from tree import AUDIO, DISPLAY, PORT, Machine, board
 
-from pcibind.change import early, unit
+from pcibind.change import early, setup, unit
 from pcibind.commands.apply import apply
 from pcibind.commands.release import release
+from pcibind.decide.plan import follow
 from pcibind.model import record
 from pcibind.model.errors import ExitCode
-
-SHELLS = [shell for shell in ("dash", "busybox", "bash") if shutil.which(shell)]
-
-
-def run_script(machine: Machine, shell: str = "dash") -> int:
-    script = machine.root / "early"
-    script.write_text(early.script())
-    command = [shell, "sh", str(script)] if shell == "busybox" else [shell, str(script)]
-    return subprocess.run(
-        command,
-        env={
-            "PATH": "/usr/bin:/bin",
-            "PCIBIND_SYS": str(machine.root / "sys"),
-            "PCIBIND_LIST": machine.paths.early_list,
-            "PCIBIND_RUN": machine.paths.run,
-        },
-        check=False,
-    ).returncode
 
 
 def choose(machine: Machine, text: str = 'model = "10de:2684"') -> None:
@@ -71,7 +55,73 @@ def test_another_device_in_the_same_slot_is_left_alone(machine: Machine) -> None
     machine.unplug("0000:01:00.0")
     machine.function("pci0000:00/0000:00:01.0/0000:01:00.0", **{**DISPLAY, "subsystem": (1, 2)})
     assert run_script(machine) == 0
-    assert overridden(machine) == ["0000:01:00.1", "0000:01:00.2"]
+    assert overridden(machine) == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("change", ["another function", "one more", "one less"])
+def test_only_a_board_that_is_the_recorded_one_in_all_its_functions_is_taken(
+    machine: Machine, shell: str, change: str
+) -> None:
+    choose(machine)
+    slot = "pci0000:00/0000:00:01.0"
+    if change == "one more":
+        machine.function(f"{slot}/0000:01:00.3", **AUDIO)
+    else:
+        machine.unplug("0000:01:00.2")
+    if change == "another function":
+        machine.function(f"{slot}/0000:01:00.2", **{**AUDIO, "device": 0x1111})
+    known = record.read(machine.paths.record)
+    assert known
+    topology = machine.host.topology()
+    present = [r.board.path for r in follow(topology, known) if r.board]
+    assert run_script(machine, shell) == 0
+    assert overridden(machine) == [f"0000:02:00.{n}" for n in range(3)]
+    assert present == ["0000:00/02.0/00"]
+
+
+def test_a_bridge_in_the_slot_of_a_board_is_no_function_of_it(machine: Machine) -> None:
+    choose(machine, 'path = "0000:00/01.0/00"')
+    machine.function("pci0000:00/0000:00:01.0/0000:01:00.7", **PORT)
+    assert run_script(machine) == 0
+    assert overridden(machine) == [f"0000:01:00.{n}" for n in range(3)]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_a_failed_write_left_undone_is_noted_all_the_same(machine: Machine, shell: str) -> None:
+    choose(machine, 'path = "0000:00/01.0/00"')
+    override = machine.root / "sys/bus/pci/devices/0000:01:00.1/driver_override"
+    override.unlink()
+    override.mkdir()
+    assert run_script(machine, shell) != 0
+    assert notes(machine) == {f"0000:01:00.{n}" for n in range(3)}
+    assert machine.override("0000:01:00.0") == machine.override("0000:01:00.2") == "vfio-pci"
+    assert not Path(machine.paths.run, "early.done").exists()
+
+
+def test_where_nothing_can_be_noted_nothing_is_taken(machine: Machine) -> None:
+    choose(machine)
+    Path(machine.paths.taken).mkdir(parents=True)
+    assert run_script(machine) != 0
+    assert overridden(machine) == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_turned_off_on_the_kernel_line_it_takes_nothing(machine: Machine, shell: str) -> None:
+    choose(machine)
+    machine.file("proc/cmdline", "ro pcibind=off quiet\n")
+    assert run_script(machine, shell) == 0
+    assert run_script(machine, shell, "add", "0000:01:00.0") == 0
+    assert overridden(machine) == []
+    assert not Path(machine.paths.events).exists()
+
+
+@pytest.mark.parametrize("line", ["pcibind=offline", "xpcibind=off", "pcibind=on"])
+def test_another_word_on_the_kernel_line_turns_nothing_off(machine: Machine, line: str) -> None:
+    choose(machine)
+    machine.file("proc/cmdline", f"ro {line}\n")
+    assert run_script(machine) == 0
+    assert len(overridden(machine)) == 6
 
 
 def test_it_works_once_a_boot(machine: Machine) -> None:
@@ -113,20 +163,23 @@ def test_the_initramfs_gets_rule_script_and_list() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
-def test_the_unit_is_well_formed_and_confined(tmp_path: Path) -> None:
-    path = tmp_path / unit.NAME
-    path.write_text(unit.render())
-    verify = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, check=False)
-    assert unit.NAME not in verify.stderr
-    subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(path)],
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
+def test_the_units_are_well_formed_and_confined(tmp_path: Path) -> None:
+    units = {tmp_path / Path(path).name: text for path, text in unit.files().items()}
+    for path, text in units.items():
+        path.write_text(text)
+    verify = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
+    assert "pcibind" not in verify.stderr.replace("/usr/local/lib/pcibind", "")
+    # pcibind-off.service loads modules, so it is less confined.
+    for name, exposure in (("pcibind.service", 21), ("pcibind-hotplug.service", 21), ("pcibind-off.service", 28)):
+        subprocess.run(
+            ["systemd-analyze", "security", "--offline=true", f"--threshold={exposure}", tmp_path / name],
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
 
 
 def test_setup_writes_what_a_boot_needs_and_takes_it_away_again(machine: Machine) -> None:
-    (machine.root / "etc/initramfs-tools").mkdir()
+    machine.file("usr/sbin/update-initramfs", "#!/bin/sh\nmkinitramfs -o $1\n")
     before = {path for path in machine.root.rglob("*") if path.is_file()}
     done = run_pcibind("--root", str(machine.root), "setup")
     assert done.returncode == 0, done.stderr
@@ -143,8 +196,33 @@ def test_setup_writes_what_a_boot_needs_and_takes_it_away_again(machine: Machine
     version = subprocess.run([*shlex.split(command), "--version"], capture_output=True, text=True, check=False)
     assert version.stdout.startswith("pcibind ") or "No module named 'click'" in version.stderr
 
+    wants = machine.root / "etc/systemd/system/sysinit.target.wants"
+    wants.mkdir(parents=True)
+    (wants / unit.NAME).symlink_to(unit.PATH)
     assert run_pcibind("--root", str(machine.root), "setup", "--remove").returncode == 0
+    assert list(wants.iterdir()) == []
     assert {path for path in machine.root.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("programs", "hook"),
+    [
+        ({"usr/sbin/update-initramfs": "exec mkinitramfs", "usr/bin/dracut": ""}, early.INITRAMFS_HOOK_PATH),
+        ({"usr/sbin/update-initramfs": "exec dracut", "usr/sbin/mkinitramfs": ""}, early.DRACUT_PATH),
+        ({"usr/bin/dracut": "#!/bin/bash"}, early.DRACUT_PATH),
+        ({"etc/initramfs-tools/initramfs.conf": "", "etc/dracut.conf.d/x.conf": ""}, None),
+    ],
+    ids=["initramfs-tools", "dracut's update-initramfs", "dracut", "directories that are left over"],
+)
+def test_the_hook_is_that_of_the_program_that_makes_the_images(
+    machine: Machine, programs: dict[str, str], hook: str | None
+) -> None:
+    for path, text in programs.items():
+        machine.file(path, text)
+    said = setup.install(machine.paths)
+    hooks = (early.INITRAMFS_HOOK_PATH, early.DRACUT_PATH)
+    assert [path for path in hooks if Path(f"{machine.root}{path}").exists()] == ([hook] if hook else [])
+    assert any("warning: neither" in line for line in said) == (hook is None)
 
 
 def run_pcibind(*words: str) -> subprocess.CompletedProcess[str]:

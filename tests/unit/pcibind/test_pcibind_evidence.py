@@ -10,6 +10,7 @@ from topologies import unused
 from tree import Machine
 
 from pcibind.commands.apply import apply
+from pcibind.commands.boot import apply_recorded
 from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
@@ -18,9 +19,10 @@ from pcibind.decide import guards
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model.pci import Address, Board, Function
+from pcibind.model.report import Report
 from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
 from pcibind.read import configuration
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 
@@ -106,9 +108,9 @@ def test_the_control_node_alone_is_nothing(nvidia: Machine) -> None:
 
 def test_open_files_that_cannot_be_read_concern_nvidia_only_on_that_driver(nvidia: Machine) -> None:
     (nvidia.root / "proc/1/fd/0").unlink()
-    assert refusing(nvidia, LEFT) == [["nvidia-open", "vfio-open"]]
+    assert refusing(nvidia, LEFT) == [["nvidia-open", "device-open", "vfio-open"]]
     nvidia.leave("0000:01:00.0")
-    assert refusing(nvidia, LEFT) == [["vfio-open"]]
+    assert refusing(nvidia, LEFT) == [["device-open", "vfio-open"]]
 
 
 # The firmware's framebuffer.
@@ -280,7 +282,7 @@ CHOSEN = f'[[board]]\nmodel = "10de:2684"\nallow = [{EVERY}]\n'
 def test_no_group_that_is_open_in_secret_is_released(machine: Machine) -> None:
     machine.configure(CHOSEN)
     apply(unused(machine))
-    machine.held.add("12")
+    machine.busy.add("12")
     machine.writes.clear()
     report = release(unused(machine), [LEFT])
     assert report.exit_code is ExitCode.REFUSED
@@ -294,7 +296,7 @@ def test_no_group_that_is_open_in_secret_is_released(machine: Machine) -> None:
 def test_no_board_whose_group_is_open_in_secret_is_given_back_by_apply(machine: Machine) -> None:
     machine.configure(CHOSEN)
     apply(unused(machine))
-    machine.held.add("12")
+    machine.busy.add("12")
     machine.configure(f'[[board]]\npath = "{RIGHT}"\nallow = [{EVERY}]\n')
     machine.writes.clear()
     report = apply(unused(machine))
@@ -309,32 +311,75 @@ def half_bound(machine: Machine) -> None:
     machine.writes.clear()
 
 
-@pytest.mark.parametrize("why", [(16, "which /proc does not show"), (13, "")])
+@pytest.mark.parametrize("command", [apply, apply_recorded])
 def test_no_half_bound_board_whose_group_is_open_in_secret_is_bound_anew(
-    machine: Machine, why: tuple[int, str]
+    machine: Machine, command: Callable[[Host], Report]
 ) -> None:
     half_bound(machine)
-    machine.held.add("12")
-    for command in (show, apply):
-        report = command(unused(machine))
-        assert report.exit_code is ExitCode.REFUSED
-        assert [(refusal.board, refusal.guard) for refusal in report.refusals] == [(LEFT, "vfio-open")]
+    machine.busy.add("12")
+    report = command(unused(machine))
+    assert report.exit_code is ExitCode.REFUSED
+    assert [(refusal.board, refusal.guard) for refusal in report.refusals] == [(LEFT, "vfio-open")]
+    assert "that /proc does not show" in report.refusals[0].found
     assert machine.writes == []
-    machine.held.clear()
+    # A plan opens no node, so it cannot know; it says so.
+    plan = show(unused(machine))
+    assert plan.exit_code is ExitCode.PENDING
+    assert any("only what /proc shows" in note for note in plan.notes)
+    machine.busy.clear()
     assert apply(unused(machine)).exit_code is ExitCode.OK
     assert machine.driver("0000:01:00.1") == "vfio-pci"
 
 
 def test_what_the_processes_show_is_not_told_twice(machine: Machine) -> None:
     half_bound(machine)
-    machine.held.add("12")
+    machine.busy.add("12")
     machine.open("/dev/vfio/12")
     (refusal,) = apply(machine.host).refusals
     assert "process 4242" in refusal.found
 
 
+def test_a_group_that_cannot_be_asked_is_left_as_it_is(machine: Machine) -> None:
+    half_bound(machine)
+    keep_open = machine.keep_open
+
+    def barred(node: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    for command in (apply, apply_recorded, release):
+        machine.keep_open = barred  # type: ignore[method-assign]
+        report = command(unused(machine))
+        assert report.exit_code is ExitCode.REFUSED
+        assert "cannot tell whether" in report.refusals[0].found
+        assert not [text for _, text in machine.writes if text.startswith("0000:01")]
+        machine.keep_open = keep_open  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_device_that_is_open_by_its_own_node_keeps_its_board_as_far_as_it_is_seen(
+    machine: Machine, hidden: bool
+) -> None:
+    machine.has_cdevs = True
+    machine.configure(CHOSEN)
+    apply(unused(machine))
+    machine.in_use.add("0000:01:00.1")
+    if not hidden:
+        machine.open(machine.cdev("0000:01:00.1"))
+    machine.writes.clear()
+    report = release(unused(machine), [LEFT])
+    if hidden:
+        # Its unbind waits, so it is stuck, and the display gets no driver beside it.
+        assert report.exit_code is ExitCode.STUCK
+        assert machine.driver("0000:01:00.1") == "vfio-pci"
+        assert machine.driver("0000:01:00.0") is None
+    else:
+        assert report.exit_code is ExitCode.REFUSED
+        assert "process 4242 (qemu-system-x86) has /dev/vfio/devices/vfio" in report.refusals[0].found
+        assert machine.writes == []
+
+
 def opens(machine: Machine) -> list[str]:
-    return [access.targets[0].rpartition("/")[2] for access in machine.asked if access.kind == "open"]
+    return [access.targets[0].rpartition("/")[2] for access in machine.asked if access.kind == "keep-open"]
 
 
 def test_boards_that_need_no_change_are_not_opened(machine: Machine) -> None:
@@ -349,9 +394,11 @@ def test_boards_that_need_no_change_are_not_opened(machine: Machine) -> None:
     apply(unused(machine))
     assert opens(machine) == ["12"]
     machine.asked.clear()
+    for command in (show, status):
+        command(unused(machine))
+    assert opens(machine) == []
     release(unused(machine), [RIGHT])
-    # Asked at first, and again right before it is taken.
-    assert set(opens(machine)) == {"13"}
+    assert opens(machine) == ["13"]
 
 
 # Each override silences its own guard.
@@ -363,6 +410,8 @@ ALL_AGAINST = Evidence(
     disks=(Use(ADDRESS, "disk"),),
     boot_displays=frozenset({ADDRESS}),
     framebuffers=(Use(ADDRESS, "framebuffer"),),
+    configured=(Use(ADDRESS, "address"),),
+    open_devices=(Use(ADDRESS, "open"),),
     open_nvidia=(OpenNvidia(None, "open"),),
     physical_functions=frozenset({ADDRESS}),
     open_vfio=(OpenVfio(12, None, "process 1"),),
@@ -455,7 +504,9 @@ def everything(machine: Machine) -> None:
     route = f"{zero} 00 {zero} 00 {zero} 00000400 00000001 00000000 00000003     eth0\n"
     machine.file("proc/net/ipv6_route", route)
     machine.file("proc/net/if_inet6", "fe800000000000000000000000000001 02 40 20 80     eth0\n")
-    machine.file("proc/900/environ", f"HOME=/root\0SSH_CONNECTION={SSH6}\0")
+    machine.login(SSH6)
+    machine.interface("eth1", left)
+    machine.route("eth1\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0")
     machine.file("sys/bus/pci/devices/0000:01:00.0/boot_vga", "1\n")
     machine.virtual_function("0000:01:00.0")
     machine.file("proc/self/mountinfo", "30 1 253:0 / / rw - ext4 /dev/mapper/root rw\n")
@@ -473,10 +524,10 @@ def everything(machine: Machine) -> None:
     machine.firmware("0000:01:00.0", header=[0xFFFFFFFF] * 16, ranges=[(0, 0xFFFFF, 0x20040200)])
     machine.file("sys/kernel/iommu_groups/12/reserved_regions", f"{0xC0000000:#018x} {0xC00FFFFF:#018x} direct\n")
     machine.open("/dev/nvidia0", 99)
+    machine.node("/dev/vfio/devices/vfio0", 242, 0, f"{left}/vfio-dev/vfio0")
     machine.open("/dev/vfio/devices/vfio0", 98)
-    links = machine.root / "sys/class/vfio-dev"
-    links.mkdir(parents=True)
-    (links / "vfio0").symlink_to(f"../../devices/{left}/vfio-dev/vfio0")
+    machine.node("/dev/dri/card0", 226, 0, f"{left}/drm/card0")
+    machine.open("/dev/dri/card0", 97, "Xorg")
 
 
 def test_on_such_a_machine_every_guard_refuses(machine: Machine) -> None:
@@ -501,6 +552,10 @@ default-route  proc/net/route                                 missing unreadable
 default-route  proc/net/ipv6_route                            unreadable garbage
 default-route  sys/class/net                                  missing unreadable emptied
 ssh            proc/net/if_inet6                              missing unreadable garbage emptied
+ssh            proc/net/tcp                                   missing unreadable
+network        proc/net/route                                 missing unreadable garbage emptied
+network        proc/net/if_inet6                              unreadable garbage
+network        sys/class/net                                  missing unreadable emptied
 disk           proc/self/mountinfo                            missing unreadable garbage emptied
 disk           proc/swaps                                     missing unreadable garbage emptied
 disk           sys/dev/block                                  missing unreadable emptied
@@ -509,7 +564,10 @@ framebuffer    proc/iomem                                     missing unreadable
 nvidia-open    proc/driver/nvidia/gpus/0000:01:00.0/information missing unreadable garbage emptied
 nvidia-open    proc/1/fd                                      missing unreadable emptied
 vfio-open      proc/1/fd                                      missing unreadable emptied
-vfio-open      sys/class/vfio-dev                             missing unreadable emptied
+vfio-open      sys/dev/char                                   missing unreadable emptied
+device-open    sys/dev/char                                   missing unreadable
+device-open    proc/1/fd                                      missing unreadable emptied
+nvidia-open    proc/devices                                   missing unreadable emptied
 """.strip().splitlines():
     _guard, _path, *_hows = _line.split()
     for _how in _hows:
@@ -519,8 +577,10 @@ vfio-open      sys/class/vfio-dev                             missing unreadable
 def barred(machine: Machine, guard: str, path: str, how: str) -> bool:
     """Whether the guard refuses, or all of it fails, once a sight is barred that was the only one."""
     everything(machine)
-    if guard in ("default-route", "ssh") and path != "proc/net/route":
+    if guard in ("default-route", "ssh", "network") and path != "proc/net/route":
         machine.file("proc/net/route", "Iface\tDestination\tGateway\n")
+    if guard == "network" and path != "proc/net/route":
+        machine.file("proc/net/if_inet6", f"{'2001':0<32} 03 40 00 80     eth1\n")
     if path == "proc/net/route":
         (machine.root / "proc/net/ipv6_route").unlink()
         machine.route("eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0")

@@ -82,6 +82,7 @@ def test_the_nics_below_a_bond_below_a_bridge_are_found(machine: Machine) -> Non
 
 def test_the_interface_of_the_ssh_connection_is_found(machine: Machine) -> None:
     connection = "192.0.2.9 50000 192.0.2.1 22"
+    machine.connection(connection)
     assert look(machine.root).ssh_nics == ()
     assert uses(look(machine.root, SSH_CONNECTION=connection).ssh_nics) == [
         ("0000:00:03.0", "eth0 carries an SSH connection")
@@ -89,14 +90,15 @@ def test_the_interface_of_the_ssh_connection_is_found(machine: Machine) -> None:
 
 
 def test_an_ssh_connection_is_found_behind_sudo(machine: Machine) -> None:
-    machine.file("proc/900/environ", "HOME=/root\0SSH_CONNECTION=fe80::2 50000 fe80::1%eth0 22\0")
+    machine.login("fe80::2 50000 fe80::1%eth0 22")
     machine.file("proc/net/if_inet6", "fe800000000000000000000000000001 02 40 20 80     eth0\n")
     assert [use.address for use in look(machine.root).ssh_nics] == [Address(0, 0, 3, 0)]
 
 
 def test_an_ssh_address_that_no_interface_has_refuses(machine: Machine) -> None:
     machine.file("proc/net/route", "Iface\tDestination\n")
-    evidence = look(machine.root, SSH_CONNECTION="192.0.2.9 50000 192.0.2.1 22")
+    machine.login("192.0.2.9 50000 192.0.2.1 22")
+    evidence = look(machine.root)
     assert [guard for guard, _ in evidence.unreadable] == ["ssh"]
     (refusal,) = guards.check(at(machine, "0000:00/03"), evidence, {"class"})
     assert refusal.guard == "ssh"
@@ -108,7 +110,8 @@ def test_a_connection_whose_interface_is_not_found_concerns_no_board_without_a_n
     machine: Machine,
 ) -> None:
     machine.file("proc/net/route", "Iface\tDestination\n")
-    evidence = look(machine.root, SSH_CONNECTION="192.0.2.9 50000 198.51.100.77 22")
+    machine.login("192.0.2.9 50000 198.51.100.77 22")
+    evidence = look(machine.root)
     assert [guard for guard, _ in evidence.unreadable] == ["ssh"]
     assert guards.check(at(machine), evidence) == []
     assert guards.check(at(machine, "0000:00/04"), evidence, {"class", "disk"}) == []
@@ -156,7 +159,8 @@ def test_a_filesystem_that_hides_its_disks_concerns_only_boards_that_could_have_
 ) -> None:
     machine.mount("0:40", "/tank", "tank/data", kind)
     assert guards.check(at(machine), look(machine.root)) == []
-    assert guards.check(at(machine, "0000:00/03"), look(machine.root), {"class", "default-route"}) == []
+    allowed = {"class", "default-route"}
+    assert guards.check(at(machine, "0000:00/03"), look(machine.root), allowed) == []
     # A disk at the USB port of the board itself.
     machine.block("8:16", "pci0000:00/0000:00:01.0/0000:01:00.2/usb1/1-1/host3/target3:0:0/3:0:0:0/block/sdb")
     assert [r.guard for r in guards.check(at(machine), look(machine.root))] == ["disk"]
@@ -166,7 +170,8 @@ def test_an_unreadable_network_concerns_only_boards_that_could_have_an_interface
     (machine.root / "proc/net/route").unlink()
     assert guards.check(at(machine), look(machine.root)) == []
     machine.interface("wwan0", "pci0000:00/0000:00:01.0/0000:01:00.2/usb1/1-2")
-    assert {r.guard for r in guards.check(at(machine), look(machine.root))} == {"default-route", "ssh"}
+    found = {r.guard for r in guards.check(at(machine), look(machine.root))}
+    assert found == {"default-route", "ssh", "network"}
 
 
 def test_an_unreadable_framebuffer_concerns_only_displays(machine: Machine) -> None:
@@ -198,11 +203,8 @@ def test_an_open_group_has_no_override(machine: Machine) -> None:
 
 
 def test_an_open_device_of_iommufd_counts_too(machine: Machine) -> None:
+    machine.node("/dev/vfio/devices/vfio0", 242, 0, "pci0000:00/0000:00:01.0/0000:01:00.0/vfio-dev/vfio0")
     machine.open("/dev/vfio/devices/vfio0")
-    links = machine.root / "sys/class/vfio-dev"
-    links.mkdir(parents=True)
-    place = "../../devices/pci0000:00/0000:00:01.0/0000:01:00.0/vfio-dev/vfio0"
-    (links / "vfio0").symlink_to(place)
     assert [r.guard for r in guards.check(at(machine), look(machine.root))] == ["vfio-open"]
 
 
@@ -220,6 +222,7 @@ def test_open_files_that_cannot_be_read_refuse(machine: Machine) -> None:
     (refusal,) = guards.check(at(machine), look(machine.root), OVERRIDABLE_GUARDS)
     assert refusal.guard == "vfio-open"
     assert "cannot tell" in refusal.found
+    assert [r.guard for r in guards.check(at(machine), look(machine.root))] == ["device-open", "vfio-open"]
 
 
 @pytest.mark.parametrize(
@@ -233,10 +236,13 @@ def test_evidence_that_is_missing_refuses(machine: Machine, missing: str, guard:
     assert guard in [r.guard for r in guards.check(at(machine, concerned), look(machine.root))]
 
 
-def test_network_storage_and_unknown_classes_are_named_one_by_one(machine: Machine) -> None:
+def test_network_storage_memory_and_unknown_classes_are_named_one_by_one(machine: Machine) -> None:
     fibre = {**USB, "class_code": 0x0C0400}
     unknown = {**USB, "class_code": 0x00FF00}
-    for slot, kind in enumerate((NIC, NVME, fibre, unknown), 8):
+    memory = {**USB, "class_code": 0x050210}
+    management = {**USB, "class_code": 0x0C0700}
+    card_reader = {**USB, "class_code": 0x080501}
+    for slot, kind in enumerate((NIC, NVME, fibre, unknown, memory, management, card_reader), 8):
         address = machine.function(f"pci0000:00/0000:00:{slot:02x}.0", **kind)
         board = at(machine, f"0000:00/{slot:02x}")
         assert [r.guard for r in guards.check(board, Evidence())] == ["class"]

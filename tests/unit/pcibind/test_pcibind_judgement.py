@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tree import Machine
 
 from pcibind.commands.apply import apply
+from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
@@ -17,8 +19,8 @@ from pcibind.model.errors import ExitCode
 from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model.pci import Address
 from pcibind.model.record import Record
-from pcibind.model.report import State
-from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.model.report import Report, State
+from pcibind.model.request import OVERRIDABLE_GUARDS, BoardRequest, Config, Selector
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 FIRST = Address(0, 1, 0, 0)
@@ -129,7 +131,7 @@ def test_every_command_sees_what_the_early_script_took(machine: Machine) -> None
     machine.file("sys/bus/pci/devices/0000:01:00.0/driver_override", "vfio-pci\n")
     report = status(machine.host)
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert any("is not chosen, but was taken at this boot" in error for error in report.errors)
+    assert any("is not on record, but was taken at this boot" in error for error in report.errors)
     machine.configure('[[board]]\npath = "0000:00/01.0/00"\n')
     for command in (show, apply):
         assert {refusal.guard for refusal in command(machine.host).refusals} == {"stale-initramfs"}
@@ -240,3 +242,110 @@ def test_a_record_for_the_next_boot_is_made_while_a_program_has_the_board_open(m
     assert known is not None
     assert [board.path for board in known.boards] == [LEFT]
     assert machine.drivers() == before
+
+
+# What a board at rest is asked.
+
+
+@pytest.mark.parametrize("iommu", [True, False])
+def test_what_is_on_record_and_waits_for_the_boot_is_not_judged_again(machine: Machine, iommu: bool) -> None:
+    if not iommu:
+        for link in machine.root.glob("sys/bus/pci/devices/*/iommu_group"):
+            link.unlink()
+    machine.configure(f'[[board]]\npath = "{LEFT}"\n')
+    assert apply(machine.host, next_boot=True).exit_code is ExitCode.OK
+    machine.file("sys/bus/pci/devices/0000:01:00.0/boot_vga", "1\n")
+    assert apply(machine.host, next_boot=True).exit_code is ExitCode.OK
+    refused = {refusal.guard for refusal in apply(machine.host).refusals}
+    assert refused == ({"boot-display"} if iommu else set())
+
+
+def test_a_board_that_is_leaving_and_chosen_again_is_judged(machine: Machine) -> None:
+    machine.configure(f'[[board]]\npath = "{LEFT}"\n')
+    apply(machine.host, next_boot=True)
+    known = record.read(machine.paths.record)
+    assert known is not None
+    record.write(machine.paths, known._replace(boards=(), leaving=known.boards))
+    machine.file("sys/bus/pci/devices/0000:01:00.0/boot_vga", "1\n")
+    assert {refusal.guard for refusal in apply(machine.host, next_boot=True).refusals} == {"boot-display"}
+
+
+class Seen(Host):
+    """A host that is seen to be used like this."""
+
+    def __init__(self, machine: Machine, seen: Evidence) -> None:
+        super().__init__(machine.paths, machine, node_seconds=0.05)
+        self._seen = seen
+
+    def gathering(self) -> Seen:  # type: ignore[override]
+        return self
+
+    def evidence(self) -> Evidence:
+        return self._seen
+
+    def __enter__(self) -> Seen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+UNKIND = {
+    "used": Evidence(disks=(NEEDED,)),
+    "display": Evidence(boot_displays=frozenset({FIRST})),
+    "open": Evidence(open_devices=(NEEDED,)),
+    "silent": Evidence(silent=frozenset({FIRST})),
+    "reserved": Evidence(reserved_groups=frozenset({12})),
+    "unassigned": Evidence(unassigned=(NEEDED,)),
+    "blind": Evidence(unreadable=tuple((guard, "why") for guard in OVERRIDABLE_GUARDS)),
+}
+
+
+@pytest.mark.parametrize("require", ["any", "all"])
+@pytest.mark.parametrize("bound", [False, True], ids=["new", "bound"])
+@pytest.mark.parametrize("what", UNKIND)
+@pytest.mark.parametrize("allowed", [False, True], ids=["", "allowed"])
+def test_status_is_content_where_apply_was(
+    machine: Machine, require: str, bound: bool, what: str, allowed: bool
+) -> None:
+    allow = ", ".join(f'"{guard}"' for guard in OVERRIDABLE_GUARDS) if allowed else ""
+    machine.configure(f'require_boards = "{require}"\n[[board]]\nmodel = "10de:2684"\nallow = [{allow}]\n')
+    if bound:
+        assert apply(Seen(machine, Evidence())).exit_code is ExitCode.OK
+    host = Seen(machine, UNKIND[what])
+    code = apply(host).exit_code
+    if code is ExitCode.OK:
+        assert status(host).exit_code is ExitCode.OK
+        assert apply(host).exit_code is ExitCode.OK
+    elif bound:
+        assert status(host).exit_code is not ExitCode.OK
+    good = allowed or (bound and what in ("used", "display", "open", "blind"))
+    assert (code is ExitCode.OK) == (good or (require == "any" and what != "blind"))
+
+
+# What others claim.
+
+DOMAIN = """<domain type='kvm'><devices>
+  <hostdev mode='subsystem' type='pci' managed='yes'>
+    <source>
+      <address domain='0x0000' bus='0x02' slot='0x00' function='0x1'/>
+    </source>
+    <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>
+  </hostdev>
+</devices></domain>
+"""
+
+
+@pytest.mark.parametrize("command", [show, apply, status])
+def test_what_others_are_configured_to_bind_is_reported_of_chosen_boards_only(
+    machine: Machine, command: Callable[[Host], Report]
+) -> None:
+    machine.file("etc/driverctl.d/0000:01:00.0", "nouveau\n")
+    machine.file("etc/driverctl.d/0000:00:03.0", "e1000e\n")
+    machine.file("etc/libvirt/qemu/windows.xml", DOMAIN)
+    machine.configure(f'[[board]]\npath = "{LEFT}"\n')
+    (note,) = [note for note in command(machine.host).notes if "driverctl" in note]
+    assert "0000:01:00.0: driverctl gives it to nouveau at each boot" in note
+    machine.configure(f'[[board]]\npath = "{RIGHT}"\n')
+    found = [note for note in command(machine.host).notes if "initramfs" not in note]
+    assert any("0000:02:00.1: libvirt's machine windows has it too" in note for note in found)

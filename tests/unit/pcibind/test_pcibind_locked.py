@@ -32,6 +32,22 @@ def chosen(machine: Machine) -> Machine:
     return machine
 
 
+def test_at_boot_a_probe_of_another_device_is_not_waited_for(chosen: Machine) -> None:
+    chosen.locked.update({"0000:03:00.0", "0000:04:00.0"})
+    chosen.asked.clear()
+    assert apply_recorded(unused(chosen)).exit_code is ExitCode.OK
+    read = [path for each in chosen.asked for path in each.targets if path.endswith("/driver_override")]
+    assert {path.split("/")[-2] for path in read} == {*LEFTS, *RIGHTS}
+
+
+def test_a_probe_that_holds_the_lock_of_a_chosen_function_is_waited_for(chosen: Machine) -> None:
+    chosen.asked.clear()
+    apply_recorded(unused(chosen))
+    reads = [each for each in chosen.asked if each.kind in ("read", "read-all")]
+    assert reads
+    assert all(each.seconds == 30 for each in reads)
+
+
 def touched(machine: Machine, addresses: list[str]) -> list[tuple[str, str]]:
     return [(path, text) for path, text in machine.writes if any(a in path or a == text for a in addresses)]
 

@@ -143,20 +143,23 @@ def test_a_package_has_its_boot_files_below_usr_and_names_nothing_of_an_administ
     assert named <= {each.path for each in files} | {"/usr/lib/pcibind/__main__.py"}
 
 
-def test_every_boot_file_is_known_as_ours_when_a_package_comes_later() -> None:
-    known = early.known_digests()
-    for each in setup.boot_files(setup._HOOKS.values()):
-        assert setup.digest(each.text) in known, f"add to data/written.sha256: {setup.digest(each.text)}  {each.path}"
+def test_the_boot_files_of_every_former_version_are_known_as_ours() -> None:
+    """With a new version, add the digests (`setup.digest`) of the last one's boot files."""
+    lines = [line.split() for line in (HOME / "src/pcibind/data/former.sha256").read_text().splitlines()]
+    versions = re.findall(r"^## \[(\d\S*)\]", (HOME / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert {version for _, version, _ in lines} == set(versions) - {VERSION}
+    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest, _, _ in lines)
 
 
 def set_up(machine: Machine) -> dict[str, Path]:
-    (machine.root / "etc/initramfs-tools").mkdir()
-    (machine.root / "etc/dracut.conf.d").mkdir()
-    setup.install(machine.paths)
+    """The boot files as `setup` writes them, for either generator of an initramfs; and the unit is enabled."""
+    files = setup.boot_files(setup._HOOKS.values(), setup.this_command())
+    for each in files:
+        machine.file(each.path[1:], each.text)
     wants = machine.root / "etc/systemd/system/sysinit.target.wants" / unit.NAME
     wants.parent.mkdir(parents=True)
     wants.symlink_to(unit.PATH)
-    return {each.path: machine.root / each.path[1:] for each in setup.boot_files(setup._HOOKS.values())}
+    return {each.path: machine.root / each.path[1:] for each in files}
 
 
 def test_what_setup_left_in_etc_does_not_shadow_a_package(machine: Machine) -> None:
@@ -168,6 +171,13 @@ def test_what_setup_left_in_etc_does_not_shadow_a_package(machine: Machine) -> N
     assert said[:-1] == [f"removed {path}: the package has it" for path in files]
     assert said[-1].startswith("next: update-initramfs")
     assert setup.install(machine.paths, setup.PACKAGE_LIBRARY) == ["the package has all boot files"]
+
+
+def test_what_a_former_version_left_does_not_shadow_a_package(machine: Machine) -> None:
+    rule = early.rule().splitlines(keepends=True)
+    machine.file(early.RULE_PATH[1:], "".join(rule[:5]))
+    said = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
+    assert said[0] == f"removed {early.RULE_PATH}: the package has it"
 
 
 def test_a_boot_file_that_was_changed_stays_and_is_named(machine: Machine) -> None:

@@ -13,16 +13,17 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
-from topologies import PORT, Part, Plant, choices, configure, groups_with, plants, somewhere, unused
-from tree import Fault, Machine, stuck
+from topologies import PORT, Part, Plant, choices, configure, groups_with, identity, plants, somewhere, unused
+from tree import NIC, Fault, Machine, stuck
 
+from pcibind.change import handover
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
-from pcibind.commands.text import describe
+from pcibind.commands.text import describe, shorten
 from pcibind.decide.plan import Action, Resolution, Verdict, closure, follow, plan, resolve
 from pcibind.model import record
 from pcibind.model.errors import ExitCode, StuckError
@@ -30,7 +31,7 @@ from pcibind.model.pci import Board, Topology, board_path
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import BoardRequest, Config, Selector
-from pcibind.read.access import Access, T, Task
+from pcibind.read.kernel import Access, T, Task
 from pcibind.remote import topology_text
 
 Drivers = dict[str, tuple[str | None, str]]
@@ -50,6 +51,15 @@ def recorded(boards: Iterable[Board]) -> Record:
 def may_be_bound(topology: Topology, boards: Iterable[Board]) -> bool:
     made = plan(topology, boards)
     return not made.refusals and not any(each.iommu_off for each in made.boards)
+
+
+def may_return(topology: Topology, boards: Iterable[Board]) -> bool:
+    """Whether no board had a display on the host's driver beside a sibling on vfio-pci, which is never made again."""
+    return not any(
+        display.driver not in (None, "vfio-pci") and any(f.driver == "vfio-pci" for f in board.functions)
+        for board in boards
+        for display in board.display_functions
+    )
 
 
 # Pure decisions.
@@ -235,7 +245,7 @@ def reported(topology: Topology, resolutions: Iterable[Resolution], data: st.Dat
 
 _KEYS = """
 document: schema command exit_code require_boards boards refusals errors notes
-boards: name path address model selector verdict state changed detail groups steps bridges functions
+boards: name path address model selector verdict state changed detail groups steps users bridges functions
 bridges: address path vendor device iommu_group
 functions: address path vendor device subsystem_vendor subsystem_device class driver driver_override wanted_driver
     original_driver iommu_group verdict
@@ -265,7 +275,7 @@ def well_formed(report: Report) -> None:
     assert text
     for board in report.boards:
         for function in board.board.functions if board.board else ():
-            assert text.count(f"- {function.address}  ") == 1
+            assert text.count(f"- {shorten(str(function.address), report.topology)}  ") == 1
 
 
 # Whole runs, on machines that nothing else uses.
@@ -299,12 +309,8 @@ def handed_over(machine: Machine) -> set[str]:
     assert functions == {name for board in document["boards"] for name in board["functions"]}
     for name in functions:
         assert machine.driver(name) == "vfio-pci"
-        assert (machine.root / f"dev/vfio/{group_of(machine, name)}").exists()
+        assert (machine.root / f"dev/vfio/{machine.group_of(name)}").exists()
     return functions
-
-
-def group_of(machine: Machine, address: str) -> str:
-    return (machine.root / "sys/bus/pci/devices" / address / "iommu_group").readlink().name
 
 
 def next_boot(host: Host) -> Report:
@@ -315,6 +321,7 @@ def next_boot(host: Host) -> Report:
 @given(plants(), st.data())
 def test_release_undoes_what_apply_did(plant: Plant, data: st.DataObject) -> None:
     chosen = data.draw(choices(plant.topology()))
+    assume(may_return(plant.topology(), chosen))
     bindable = may_be_bound(plant.topology(), chosen)
     with somewhere() as directory:
         machine = prepared(plant, chosen, directory)
@@ -356,6 +363,7 @@ def test_release_undoes_what_apply_did(plant: Plant, data: st.DataObject) -> Non
 @given(plants(iommu=True), st.integers(0, 1000), st.data())
 def test_it_does_not_matter_in_what_order_accesses_come_back(plant: Plant, seed: int, data: st.DataObject) -> None:
     chosen = data.draw(choices(plant.topology(), 4))
+    assume(may_return(plant.topology(), chosen))
     with somewhere() as directory, somewhere() as other_directory:
         machine, other = prepared(plant, chosen, directory), prepared(plant, chosen, other_directory)
         in_any_order(other, Random(seed))
@@ -386,6 +394,7 @@ def in_any_order(machine: Machine, random: Random) -> None:
                     waiting[number] = tasks[number].send(answer)
             except StopIteration as stop:
                 results[number] = stop.value
+        machine.kept.clear()
         return [results[number] for number in range(len(tasks))]
 
     machine.carry_out = carry_out  # type: ignore[method-assign, assignment]
@@ -425,11 +434,31 @@ def _one_less(machine: Machine) -> None:
     configure(machine, [board for board in boards if board.path not in gone])
 
 
+def _one_less_at_the_next_boot(machine: Machine) -> None:
+    _one_less(machine)
+    apply(unused(machine), next_boot=True)
+
+
+def _in_part(machine: Machine) -> None:
+    """Of each chosen board, the last function is with no driver and the first has lost its override."""
+    known = record.read(machine.paths.record) or Record()
+    for board in known.boards:
+        if found := machine.host.topology().board_at(board.path):
+            names = [str(function.address) for function in found.functions]
+            if names[1:]:
+                machine.leave(names[-1])
+            machine.file(f"sys/bus/pci/devices/{names[0]}/driver_override", "(null)\n")
+    handover.remove(machine.paths)
+
+
 APPLY = Scene("apply", (), apply)
 BOOT = Scene("boot", (_booted,), apply_recorded)
 RELEASE = Scene("release", (_applied,), release)
 REMOVAL = Scene("apply with one less", (_applied, _one_less), apply)
-SCENES = [APPLY, BOOT, RELEASE, REMOVAL]
+LEAVING = Scene("boot with one less", (_applied, _one_less_at_the_next_boot), apply_recorded)
+PART = Scene("apply of boards that are bound in part", (_applied, _in_part), apply)
+PART_AT_BOOT = Scene("boot of boards that are bound in part", (_applied, _in_part), apply_recorded)
+SCENES = [APPLY, BOOT, RELEASE, REMOVAL, LEAVING, PART, PART_AT_BOOT]
 
 ERRNOS = [0, 1, 2, 5, 16, 19, 22, 28]
 failures = st.builds(
@@ -442,11 +471,13 @@ failures = st.builds(
 )
 
 
-def staged(plant: Plant, chosen: Iterable[Board], scene: Scene, directory: Path) -> Machine:
+def staged(plant: Plant, chosen: Iterable[Board], scene: Scene, directory: Path, *, has_cdevs: bool = False) -> Machine:
     machine = prepared(plant, chosen, directory)
+    machine.has_cdevs = has_cdevs
     for each in scene.before:
         each(machine)
     machine.asked.clear()
+    machine.writes.clear()
     return machine
 
 
@@ -470,14 +501,17 @@ def is_right(machine: Machine, plant: Plant, chosen: tuple[Board, ...], scene: S
     gone = set()
     if scene is RELEASE:
         gone = {board.path for board in chosen}
-    elif scene is REMOVAL:
+    elif scene in (REMOVAL, LEAVING):
         gone = groups_with(plant.topology(), chosen[0])
     bound = addresses(board for board in chosen if board.path not in gone)
     original = originals(plant)
+    wanted = all(machine.drivers()[a] == ("vfio-pci", "vfio-pci") for a in bound) and handed_over(machine) == bound
+    if scene is LEAVING:
+        # What cannot be given back at a boot makes no failure.
+        return wanted
     return (
-        all(machine.drivers()[a] == ("vfio-pci", "vfio-pci") for a in bound)
+        wanted
         and all(machine.drivers()[a] == original[a] for a in addresses(chosen) - bound)
-        and handed_over(machine) == bound
         and {board.path for board in known.boards} == {board.path for board in chosen} - gone
         and not known.leaving
     )
@@ -495,14 +529,15 @@ def originals(plant: Plant) -> Drivers:
 @given(plants(iommu=True), st.sampled_from(SCENES), st.data())
 def test_one_failing_access_leaves_each_board_whole(plant: Plant, scene: Scene, data: st.DataObject) -> None:
     chosen = data.draw(choices(plant.topology()))
-    assume(may_be_bound(plant.topology(), chosen))
+    assume(may_be_bound(plant.topology(), chosen) and may_return(plant.topology(), chosen))
     position = data.draw(st.integers(0, number_of_accesses(plant, chosen, scene) - 1))
     fault = data.draw(failures)
     with somewhere() as directory:
         machine = staged(plant, chosen, scene, directory)
         original = originals(plant)
         before = machine.drivers()
-        leaving = (record.read(machine.paths.record) or Record()).boards
+        known = record.read(machine.paths.record) or Record()
+        leaving = known.leaving if scene is LEAVING else known.boards
         machine.failing[position] = fault
         report = disturbed(machine, scene.command)
         event(f"{scene.name}: {machine.asked[position].kind}, {type(fault.error).__name__}")
@@ -515,16 +550,21 @@ def test_one_failing_access_leaves_each_board_whole(plant: Plant, scene: Scene, 
             functions = [str(f.address) for f in each.board.functions]
             whole = all(now[a] == ("vfio-pci", "vfio-pci") for a in functions)
             back = all(now[a] == original[a] for a in functions)
+            # Beside functions that this run did not bind, those that it did end with no driver.
+            in_part = any(before[a][0] == "vfio-pci" for a in functions)
+            as_before = all(
+                now[a] == before[a] or (in_part and now[a][0] is None and before[a][0] != "vfio-pci") for a in functions
+            )
             if each.state is State.BOUND:
                 assert whole
             elif each.wanted:
-                assert each.state is State.STUCK or whole or back or all(now[a] == before[a] for a in functions)
+                assert each.state is State.STUCK or whole or back or as_before
             elif each.is_good:
                 assert back
             else:
                 # What could not be given back stays on record, as it was before all this.
                 known = record.read(machine.paths.record) or Record()
-                left = known.boards if each.state is State.REFUSED else known.leaving
+                left = known.boards if each.state is State.REFUSED and scene is not LEAVING else known.leaving
                 assert [b for b in left if b.path == each.path] == [b for b in leaving if b.path == each.path]
         assert (report.exit_code is ExitCode.OK) == is_right(machine, plant, chosen, scene)
 
@@ -535,7 +575,7 @@ def test_two_failing_accesses_are_never_an_exception_and_no_success(
     plant: Plant, scene: Scene, data: st.DataObject
 ) -> None:
     chosen = data.draw(choices(plant.topology()))
-    assume(may_be_bound(plant.topology(), chosen))
+    assume(may_be_bound(plant.topology(), chosen) and may_return(plant.topology(), chosen))
     with somewhere() as directory:
         machine = staged(plant, chosen, scene, directory)
         original = originals(plant)
@@ -559,6 +599,166 @@ def test_two_failing_accesses_are_never_an_exception_and_no_success(
         assert {a: machine.drivers()[a] for a in mine} == {a: original[a] for a in mine}
 
 
+# Users that come and go.
+
+
+class User:
+    """A process that begins to use a function through VFIO when the kernel lets it, and ends at some access.
+
+    `how` is what it uses: its group, the device by the group, or the device's own node, bound to an iommufd or only
+    opened. Whatever is on vfio-pci of its board then stays there, and a board to which nothing was written yet stays
+    exactly as it is.
+    """
+
+    def __init__(self, machine: Machine, board: Board, address: str, how: str, hidden: bool, span: range) -> None:
+        self.machine, self.address, self.how, self.hidden, self.span = machine, address, how, hidden, span
+        self.names = [str(function.address) for function in board.functions]
+        self.before: Drivers = {}
+        self.stays: set[str] = set()
+        self.in_use = False
+        machine.watchers.append(self.watch)
+
+    def watch(self, position: int) -> None:
+        self.check()
+        if position in self.span and not self.before:
+            self.come(position)
+        elif position >= self.span.stop:
+            self.go()
+
+    def come(self, position: int) -> None:
+        machine = self.machine
+        group = machine.group_of(self.address)
+        by_cdev = self.how in ("bound cdev", "open cdev")
+        if machine.driver(self.address) != "vfio-pci" or not (machine.has_cdevs if by_cdev else machine.has_groups):
+            return
+        if self.how != "open cdev":
+            if group in machine.busy | machine.kept:
+                return
+            machine.busy.add(group)
+        if self.how != "group":
+            machine.in_use.add(self.address)
+        if not self.hidden:
+            node = machine.cdev(self.address) if by_cdev else f"/dev/vfio/{group}"
+            machine.file("proc/4242/comm", "qemu\n")
+            (machine.root / "proc/4242/fd").mkdir(exist_ok=True)
+            (machine.root / "proc/4242/fd/9").unlink(missing_ok=True)
+            (machine.root / "proc/4242/fd/9").symlink_to(node)
+        self.in_use = True
+        self.before = {a: machine.drivers()[a] for a in self.names}
+        untouched = not any(a in path or a == text for path, text in machine.writes for a in self.names)
+        # An open node that is not bound, and without groups' nodes any, is seen in /proc only, so not after that.
+        is_seen = (position == 0 and not self.hidden) or (self.how != "open cdev" and machine.has_groups)
+        self.stays = {a for a, (driver, _) in self.before.items() if driver == "vfio-pci" and self.how != "open cdev"}
+        self.stays |= set(self.names) if untouched and is_seen else set()
+
+    def check(self) -> None:
+        now = self.machine.drivers()
+        # What it has open is never taken from it, seen or not: the unbind waits.
+        assert not self.in_use or now[self.address][0] == "vfio-pci"
+        assert {a: now[a] for a in self.stays} == {a: self.before[a] for a in self.stays}
+
+    def go(self) -> None:
+        if self.before and self.how != "open cdev":
+            self.machine.busy.discard(self.machine.group_of(self.address))
+        self.machine.in_use.discard(self.address)
+        (self.machine.root / "proc/4242/fd/9").unlink(missing_ok=True)
+        self.stays = set()
+        self.in_use = False
+
+
+def watch_displays(machine: Machine, chosen: Iterable[Board]) -> None:
+    """No display goes to a driver of the host's beside a sibling on vfio-pci."""
+    boards = [([str(f.address) for f in b.functions], [str(f.address) for f in b.display_functions]) for b in chosen]
+    seen: dict[str, str | None] = {}
+
+    def watch(_: int) -> None:
+        for functions, displays in boards:
+            with_vfio = any(machine.driver(a) == "vfio-pci" for a in functions)
+            for display in displays:
+                driver = machine.driver(display)
+                assert not with_vfio or driver in (None, "vfio-pci", seen.get(display, driver))
+                seen[display] = driver
+
+    machine.watchers.append(watch)
+
+
+def test_each_function_has_a_device_node_of_its_own_whenever_it_was_bound() -> None:
+    """A node that two functions shared went with the first that left, and a run waited for it in vain."""
+    parts = [
+        Part("0000:00/03.0", identity(NIC), "e1000e", "vfio-pci", "vfio-pci", 7),
+        Part("0000:00/01.0", identity(NIC), "e1000e", "e1000e", None, 10),
+    ]
+    plant = Plant(tuple(parts), {})
+    with somewhere() as directory:
+        machine = plant.lay_out(directory)
+        machine.has_cdevs = True
+        configure(machine, [board for board in plant.topology().boards() if board.path == "0000:00/01"])
+        assert apply(unused(machine)).exit_code is ExitCode.OK
+        machine.leave("0000:00:03.0")
+        assert apply(unused(machine)).exit_code is ExitCode.OK
+
+
+@some(80)
+@given(plants(iommu=True), st.sampled_from(SCENES), st.booleans(), st.data())
+def test_whoever_comes_to_use_a_board_keeps_it_as_it_is(
+    plant: Plant, scene: Scene, fails: bool, data: st.DataObject
+) -> None:
+    chosen = data.draw(choices(plant.topology()))
+    assume(may_be_bound(plant.topology(), chosen) and may_return(plant.topology(), chosen))
+    count = number_of_accesses(plant, chosen, scene)
+    with somewhere() as directory:
+        machine = staged(plant, chosen, scene, directory, has_cdevs=data.draw(st.booleans()))
+        how = data.draw(st.sampled_from(["group", "device", "bound cdev", "open cdev"]))
+        board = data.draw(st.sampled_from(chosen))
+        address = data.draw(st.sampled_from([str(f.address) for f in board.functions]))
+        comes = data.draw(st.integers(0, count))
+        goes = data.draw(st.one_of(st.just(1000), st.integers(comes, count + 5)))
+        hidden = data.draw(st.booleans())
+        user = User(machine, board, address, how, hidden, range(comes, goes))
+        watch_displays(machine, chosen)
+        if fails:
+            machine.failing[data.draw(st.integers(0, count + 5))] = data.draw(failures)
+        report = disturbed(machine, scene.command)
+        user.watch(count + 5)
+        event(f"{scene.name}: {how}, {report.exit_code.name if user.before else 'could not come'}")
+        if scene is not LEAVING and report.exit_code is ExitCode.OK:
+            assert is_right(machine, plant, chosen, scene)
+        # When it has ended, another run makes it right.
+        user.go()
+        machine.watchers.clear()
+        machine.failing.clear()
+        machine.file("proc/77/stat", "77 (other) S " + "0 " * 18 + "999 0\n")
+        if scene in (APPLY, PART, PART_AT_BOOT):
+            assert apply(unused(machine)).exit_code is ExitCode.OK
+        assert release(unused(machine)).exit_code is ExitCode.OK
+        original = originals(plant)
+        assert {a: machine.drivers()[a] for a in addresses(chosen)} == {a: original[a] for a in addresses(chosen)}
+
+
+@some(30)
+@given(plants(iommu=True), st.sampled_from([RELEASE, REMOVAL, LEAVING, PART]), st.booleans(), st.data())
+def test_without_nodes_for_groups_nothing_leaves_before_the_next_boot(
+    plant: Plant, scene: Scene, has_cdevs: bool, data: st.DataObject
+) -> None:
+    chosen = data.draw(choices(plant.topology()))
+    assume(may_be_bound(plant.topology(), chosen) and may_return(plant.topology(), chosen))
+    with somewhere() as directory:
+        machine = staged(plant, chosen, scene, directory, has_cdevs=has_cdevs)
+        for node in (machine.root / "dev/vfio").iterdir():
+            if node.is_file():
+                node.unlink()
+        machine.has_groups = False
+        before = machine.drivers()
+        report = disturbed(machine, scene.command)
+        assert all(machine.drivers()[a] == before[a] for a in addresses(chosen) if before[a][0] == "vfio-pci")
+        if scene is not PART:
+            assert {a: machine.drivers()[a] for a in addresses(chosen)} == {a: before[a] for a in addresses(chosen)}
+            given_back = [each for each in report.boards if not each.wanted]
+            assert all(each.state is State.FAILED and "at the next boot" in each.detail for each in given_back)
+            left = [board.path for board in (record.read(machine.paths.record) or Record()).leaving]
+            assert set(left) == {each.path for each in given_back}
+
+
 class Killed(BaseException):
     """The end of the process, at some access."""
 
@@ -569,7 +769,7 @@ def test_killed_at_any_access_the_next_run_ends_where_an_undisturbed_one_does(
     plant: Plant, scene: Scene, late: bool, data: st.DataObject
 ) -> None:
     chosen = data.draw(choices(plant.topology()))
-    assume(may_be_bound(plant.topology(), chosen))
+    assume(may_be_bound(plant.topology(), chosen) and may_return(plant.topology(), chosen))
     with somewhere() as directory, somewhere() as other_directory:
         machine, other = (staged(plant, chosen, scene, each) for each in (directory, other_directory))
         assert scene.command(unused(machine)).exit_code is ExitCode.OK

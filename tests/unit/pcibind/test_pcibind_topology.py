@@ -10,7 +10,7 @@ import pytest
 from tree import DISPLAY, Machine, gpu_host
 
 from pcibind.commands.host import Host
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 from pcibind.remote import topology_text
 
 

@@ -14,11 +14,13 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 from tree import AUDIO, DISPLAY, NIC, NVME, USB, Machine
 
+from pcibind.change import original
 from pcibind.commands.host import Host
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Address, Board, Function, Identity, Topology, board_path
 from pcibind.model.request import OVERRIDABLE_GUARDS, BoardRequest, Selector
 from pcibind.read.configuration import render
+from pcibind.read.files import Paths
 
 DRIVERS = {
     0x01: "nvme",
@@ -291,6 +293,9 @@ def groups_with(topology: Topology, board: Board) -> set[str]:
 class _Nothing:
     """A look at a host that nothing uses, without a shell."""
 
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+
     def __enter__(self) -> _Nothing:
         return self
 
@@ -298,14 +303,14 @@ class _Nothing:
         pass
 
     def evidence(self) -> Evidence:
-        return Evidence()
+        return Evidence(early=original.noted(self.paths))
 
 
 class Unused(Host):
     """A host that uses none of its devices for anything."""
 
     def gathering(self) -> _Nothing:  # type: ignore[override]
-        return _Nothing()
+        return _Nothing(self.paths)
 
 
 def unused(machine: Machine) -> Host:

@@ -35,9 +35,9 @@ def dracut() -> str:
     return _text("dracut.conf")
 
 
-def known_digests() -> list[str]:
-    """Digests (`setup.digest`) of every boot file that any version wrote."""
-    return [line.split()[0] for line in _text("written.sha256").splitlines()]
+def former() -> list[str]:
+    """Digests (`setup.digest`) of the boot files of former versions."""
+    return [line.split()[0] for line in _text("former.sha256").splitlines()]
 
 
 def _text(name: str) -> str:

@@ -11,9 +11,14 @@ from collections.abc import Iterable
 
 from pcibind.decide.plan import DRIVER
 from pcibind.model.pci import PCI_BRIDGES, VIABLE, Address, Board
-from pcibind.read import access, sysfs
-from pcibind.read.access import Task
-from pcibind.read.paths import Paths
+from pcibind.read import kernel, sysfs
+from pcibind.read.files import Paths
+from pcibind.read.kernel import Task
+
+_NO_NODES = (
+    "this kernel has no device node for it: neither of groups (CONFIG_VFIO_GROUP) nor of devices "
+    "(CONFIG_VFIO_DEVICE_CDEV)"
+)
 
 
 def prove(paths: Paths, board: Board) -> list[str]:
@@ -22,8 +27,12 @@ def prove(paths: Paths, board: Board) -> list[str]:
     Every function is on vfio-pci, every endpoint of its groups is out of the host's hands, and
     each group has its device node.
     """
-    missing = [node for node in nodes(paths, [board]) if not os.path.exists(node)]
-    return binding(paths, board) or [f"{board.address}: {node} is not there" for node in missing]
+    wanted = nodes(paths, [board])
+    missing = [node for node in wanted if not os.path.exists(node)]
+    problems = binding(paths, board)
+    if not wanted and not problems:
+        return [f"{board.address}: {_NO_NODES}"]
+    return problems or [f"{board.address}: {node} is not there" for node in missing]
 
 
 def prove_soon(paths: Paths, boards: Iterable[Board], seconds: float) -> Task[list[str]]:
@@ -31,9 +40,11 @@ def prove_soon(paths: Paths, boards: Iterable[Board], seconds: float) -> Task[li
     boards = tuple(boards)
     problems = [problem for board in boards for problem in binding(paths, board)]
     wanted = nodes(paths, boards)
-    if problems or all(os.path.exists(node) for node in wanted):
-        return problems
-    missing = yield access.wait(wanted, seconds)
+    if problems or not wanted:
+        return problems or [_NO_NODES]
+    if all(os.path.exists(node) for node in wanted):
+        return []
+    missing = yield kernel.wait(wanted, seconds)
     return [
         f"{node} not there after {seconds:g} s; see `udevadm monitor`" for node in missing.split()
     ]
@@ -56,9 +67,13 @@ def binding(paths: Paths, board: Board) -> list[str]:
 
 
 def nodes(paths: Paths, boards: Iterable[Board]) -> list[str]:
-    """The device nodes of the boards' groups, each once."""
+    """The device nodes of the boards, where the kernel makes them: of groups, and of functions."""
+    boards = tuple(boards)
     groups = dict.fromkeys(group for board in boards for group in board.groups)
-    return [paths.group_node(group) for group in groups]
+    cdevs = [f"{paths.root}{node}" for board in boards for node in sysfs.cdevs(paths, board)]
+    if not sysfs.has_group_nodes(paths):
+        return cdevs
+    return [*(paths.group_node(group) for group in groups), *cdevs]
 
 
 def _not_viable(paths: Paths, group: int) -> list[str]:

@@ -6,6 +6,7 @@ away the copies in /etc that it once wrote, since those would win over the packa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from pcibind.change import early, unit
 from pcibind.read import files
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 
 class BootFile(NamedTuple):
@@ -26,9 +27,15 @@ class BootFile(NamedTuple):
 
 
 _HOOKS = {
-    "/etc/initramfs-tools": BootFile(early.INITRAMFS_HOOK_PATH, early.initramfs_hook(), 0o755),
-    "/etc/dracut.conf.d": BootFile(early.DRACUT_PATH, early.dracut(), 0o644),
+    "mkinitramfs": BootFile(early.INITRAMFS_HOOK_PATH, early.initramfs_hook(), 0o755),
+    "dracut": BootFile(early.DRACUT_PATH, early.dracut(), 0o644),
 }
+"""The hook for each program that makes images."""
+_PROGRAMS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
+_NO_GENERATOR = (
+    "warning: neither initramfs-tools nor dracut makes this host's initramfs: without the early "
+    "override in it, drivers there take the boards first"
+)
 _REBUILD = {
     early.INITRAMFS_HOOK_PATH: "update-initramfs -u -k all",
     early.DRACUT_PATH: "dracut --regenerate-all --force",
@@ -46,12 +53,12 @@ _PACKAGED = {
 
 
 def boot_files(hooks: Iterable[BootFile], command: str = unit.COMMAND) -> list[BootFile]:
-    """The files, with these hooks; the unit runs pcibind by `command`."""
+    """The files, with these hooks; the units run pcibind by `command`."""
     return [
         BootFile(early.RULE_PATH, early.rule(), 0o644),
         BootFile(early.SCRIPT_PATH, early.script(), 0o755),
         *hooks,
-        BootFile(unit.PATH, unit.render(command), 0o644),
+        *(BootFile(path, text, 0o644) for path, text in unit.files(command).items()),
     ]
 
 
@@ -78,6 +85,7 @@ def install(paths: Paths, library: str | None = None) -> list[str]:
     ]
     return [
         *(said or ["all boot files are there"]),
+        *([] if _generator(paths) else [_NO_GENERATOR]),
         *_next(wanted, f"systemctl enable {unit.NAME}"),
     ]
 
@@ -89,6 +97,10 @@ def remove(paths: Paths, library: str | None = None) -> list[str]:
     there = boot_files(_HOOKS.values())
     gone = [each for each in dict.fromkeys(there) if files.remove(paths.root + each.path)]
     said = [f"removed {each.path}" for each in gone]
+    link = f"/etc/systemd/system/{unit.WANTED_BY}.wants/{unit.NAME}"
+    # A link to nothing would be there for every later unit of that name.
+    if files.remove(paths.root + link):
+        said.append(f"removed {link}")
     return [*said, *_next(gone, "systemctl daemon-reload")] if said else ["no boot file is there"]
 
 
@@ -110,9 +122,10 @@ def _supersede(paths: Paths) -> list[str]:
     local = f"{paths.root}{early.SCRIPT_PATH}".replace("/early", "/__main__.py")
     if os.path.exists(local):
         return [f"{local} is another pcibind, and its boot files in /etc win over the package's"]
-    ours = set(early.known_digests())
+    there = boot_files(_HOOKS.values())
+    ours = {*early.former(), *(digest(each.text) for each in there)}
     gone, said = [], []
-    for each in boot_files(_HOOKS.values()):
+    for each in there:
         text = files.read(paths.root + each.path)
         if text is None:
             continue
@@ -122,7 +135,7 @@ def _supersede(paths: Paths) -> list[str]:
             said.append(f"removed {each.path}: the package has it")
         else:
             said.append(f"{each.path} was changed: it stays, and wins over the package's")
-    enabled = f"{paths.root}/etc/systemd/system/sysinit.target.wants/{unit.NAME}"
+    enabled = f"{paths.root}/etc/systemd/system/{unit.WANTED_BY}.wants/{unit.NAME}"
     if unit.PATH in {each.path for each in gone} and os.path.islink(enabled):
         files.remove(enabled)
     other = f"{paths.root}/usr/local/sbin/pcibind"
@@ -139,14 +152,29 @@ def _library() -> str:
 
 
 def _hooks(paths: Paths) -> list[BootFile]:
-    """Hooks for those generators of an initramfs that this host has."""
-    return [hook for directory, hook in _HOOKS.items() if os.path.isdir(paths.root + directory)]
+    """The hook for the generator of an initramfs that this host has."""
+    generator = _generator(paths)
+    return [_HOOKS[generator]] if generator else []
 
 
 def _packaged(text: str) -> str:
     for local, packaged in _PACKAGED.items():
         text = text.replace(local, packaged)
     return text
+
+
+def _generator(paths: Paths) -> str | None:
+    """The program that makes the initramfs images; None when it is neither of the two.
+
+    Debian's dracut has an update-initramfs of its own, and either package may be there only in
+    part: what update-initramfs runs decides, where there is one, since kernels' packages run it.
+    """
+    for directory in _PROGRAMS:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if text := files.read(f"{paths.root}{directory}/update-initramfs"):
+                return next((program for program in _HOOKS if program in text), None)
+    there = any(os.path.exists(f"{paths.root}{directory}/dracut") for directory in _PROGRAMS)
+    return "dracut" if there else None
 
 
 def _next(changed: list[BootFile], systemctl: str) -> list[str]:

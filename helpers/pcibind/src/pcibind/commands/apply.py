@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pcibind.change import boards, handover
-from pcibind.commands import release
+from pcibind.change import original
+from pcibind.commands import boot, plan
 from pcibind.commands.host import Host
-from pcibind.commands.plan import held as held_back
-from pcibind.commands.plan import judge, report_on
 from pcibind.decide.judgement import Judgement
 from pcibind.decide.plan import Resolution
 from pcibind.model import record
+from pcibind.model.errors import ExitCode
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.report import INITRAMFS_NOTE, BoardReport, Report, State
+from pcibind.model.report import Report, State
+from pcibind.read import files
 
 
 def apply(host: Host, *, next_boot: bool = False) -> Report:
@@ -24,67 +24,77 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
     back first. Raises ConfigError, RecordError, PcibindError, OSError.
     """
     with host.locked():
-        judgement = judge(host, next_boot=next_boot)
+        judgement = plan.judge(host, next_boot=next_boot)
         topology = judgement.topology
         require = judgement.config.require_boards
-        held = [board for board in judgement.removed if judgement.refused(board.path)]
-        kept = held_back(judgement)
+        errors = original.tell(judgement.taken)
+        code = ExitCode.TAKEN if errors else ExitCode.OK
+        kept = plan.refused_to_leave(judgement)
         refused = [r for r in judgement.resolutions if r.board and judgement.refused(r.board.path)]
         if judgement.refusals and (require == "all" or len(refused) == len(judgement.resolutions)):
-            untouched = [report_on(judgement, r, State.PLANNED) for r in judgement.resolutions]
+            untouched = [plan.report_on(judgement, r, State.PLANNED) for r in judgement.resolutions]
             return Report(
-                "apply", require, (*untouched, *kept), judgement.refusals, topology=topology
+                "apply",
+                require,
+                (*untouched, *kept),
+                judgement.refusals,
+                errors,
+                code,
+                topology,
+                (*plan.notes(host), *plan.claimed(host, judgement)),
             )
 
+        before = files.read(host.paths.early_list)
+        known = record.read(host.paths.record) or Record()
+        leaving = [b for b in judgement.removed if not judgement.refused(b.path)]
+        staying = [b for b in judgement.removed if judgement.refused(b.path)]
+        wanted = _recorded(judgement)
+        left = Record(
+            (*wanted, *(b for b in staying if b in known.boards)),
+            require,
+            tuple(b for b in staying if b in known.leaving),
+        )
+        refusals = judgement.refusals
+        reports = [plan.report_on(judgement, resolution, State.REFUSED) for resolution in refused]
+        # What is on record since a moment ago is reported as such, too.
+        paths = {board.path: board for board in wanted}
+        judged = [_on_record(r, paths) for r in judgement.resolutions if r not in refused]
         # Before the first write to a driver: whatever happens next, the way back is on disk.
-        leaving = [board for board in judgement.removed if board not in held]
-        wanted = (*_recorded(judgement), *held)
-        listed = record.write(host.paths, Record(wanted, require, tuple(leaving)))
         if next_boot:
+            record.write(host.paths, left._replace(leaving=(*left.leaving, *leaving)))
             given_back = [
-                release.report_on(topology, board, State.RELEASED)._replace(
+                boot.report_on(topology, board, State.LEAVING)._replace(
                     detail="back on its drivers at the next boot"
                 )
                 for board in leaving
             ]
             if leaving:
-                boards.hand_over_what_stays(host, topology, Record(wanted, require))
+                boot.hand_over_what_stays(host, topology, left)
+            reports += [
+                plan.report_on(judgement, resolution, State.RECORDED) for resolution in judged
+            ]
         else:
-            given_back = _give_back(host, judgement, leaving)
-            # What could not be given back keeps its original drivers on record.
-            outcome = list(zip(leaving, given_back, strict=True))
-            busy = [b for b, report in outcome if report.state is State.REFUSED]
-            left = [b for b, report in outcome if not report.is_good and b not in busy]
-            record.write(host.paths, Record((*wanted, *busy), require, tuple(left)))
-
-        # What is on record since a moment ago is reported as such, too.
-        known = {board.path: board for board in wanted}
-        judged = [_on_record(r, known) for r in judgement.resolutions if r not in refused]
-        reports = [report_on(judgement, resolution, State.REFUSED) for resolution in refused]
-        if next_boot:
-            reports += [report_on(judgement, resolution, State.RECORDED) for resolution in judged]
-        else:
-            found, topology = boards.take(host, topology, judged, judgement.plan, require)
-            reports += found
-            if any(each.changed for each in given_back):
-                topology = host.topology()
-                given_back = [b._replace(board=topology.board_at(b.path or "")) for b in given_back]
+            gone = boot.give_back(host, topology, known, leaving, left)
+            taken = boot.take(host, gone.topology, judged, judgement.plan, require)
+            topology = taken.topology
+            reports += taken.reports
+            given_back = gone.reports
+            refusals += gone.refusals + taken.refusals
+        listed = files.read(host.paths.early_list) != before
         return Report(
             "apply",
             require,
             (*reports, *kept, *given_back),
-            judgement.refusals,
-            topology=topology,
-            notes=(INITRAMFS_NOTE,) if listed else (),
+            refusals,
+            errors,
+            code,
+            topology,
+            (
+                *plan.notes(host),
+                *plan.claimed(host, judgement),
+                *host.initramfs_notes(listed=listed),
+            ),
         )
-
-
-def _give_back(host: Host, judgement: Judgement, leaving: list[RecordedBoard]) -> list[BoardReport]:
-    if leaving:
-        # Nobody may start to use what is about to go.
-        handover.remove(host.paths)
-    tasks = [release.give_back(host.paths, judgement.topology, board) for board in leaving]
-    return host.carry_out(tasks)
 
 
 def _on_record(resolution: Resolution, known: Mapping[str, RecordedBoard]) -> Resolution:

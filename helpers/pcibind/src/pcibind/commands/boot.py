@@ -1,16 +1,41 @@
-"""Making the record true: what the unit does at every boot. It imports only what that takes."""
+"""Making the record true, as the unit does at every boot; and what all changes of boards share."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from pcibind.change import boards, handover
+from pcibind.change import drivers, handover, proof
+from pcibind.change.drivers import Before, BindResult
 from pcibind.commands.host import Host
-from pcibind.decide.plan import follow, plan
+from pcibind.decide.plan import (
+    DRIVER,
+    Action,
+    Plan,
+    Resolution,
+    compare,
+    follow,
+    plan,
+    sharing_groups,
+)
 from pcibind.model import record
-from pcibind.model.pci import Topology
-from pcibind.model.record import Record
+from pcibind.model.errors import InUseError, NoNodeError
+from pcibind.model.pci import Board, Function, Topology
+from pcibind.model.record import Record, RecordedBoard, RecordedFunction
 from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.request import Refusal
+from pcibind.read import files, sysfs
+from pcibind.read.files import Paths
+from pcibind.read.kernel import Task
+
+
+class Changed(NamedTuple):
+    """What became of boards, why some were left as they are, and how the host looks now."""
+
+    reports: list[BoardReport]
+    refusals: tuple[Refusal, ...]
+    topology: Topology
 
 
 def apply_recorded(host: Host) -> Report:
@@ -24,8 +49,16 @@ def apply_recorded(host: Host) -> Report:
         if known is None:
             handover.remove(host.paths)
             return Report("apply")
+        # What happened so far is seen by this look. Reading an override waits for a probe of the
+        # device, so those of other boards are not read.
+        for name in files.names(host.paths.events):
+            files.remove(f"{host.paths.events}/{name}")
+        host.boards = frozenset(board.path for board in (*known.boards, *known.leaving))
         topology = host.topology()
-        given_back = _finish_leaving(host, topology, known) if known.leaving else []
+        given_back = give_back(
+            host, topology, known, known.leaving, known._replace(leaving=()), booting=True
+        )
+        topology = given_back.topology
         resolutions = follow(topology, known)
         planned = plan(topology, [r.board for r in resolutions if r.board])
         foreign = {refusal.board for refusal in planned.refusals}
@@ -33,31 +66,249 @@ def apply_recorded(host: Host) -> Report:
         judged = [r for r in resolutions if r not in refused]
         reports = [BoardReport.of(r, State.REFUSED, detail="see the refusals") for r in refused]
         require = known.require_boards
-        found, topology = boards.take(
-            host, topology, judged, planned, require, complete=not refused
-        )
-        if any(each.changed for each in given_back):
-            topology = host.topology()
-            given_back = [b._replace(board=topology.board_at(b.path or "")) for b in given_back]
+        taken = take(host, topology, judged, planned, require, complete=not refused)
         return Report(
             "apply",
             require,
-            (*reports, *found, *given_back),
-            planned.refusals,
-            topology=topology,
+            (*reports, *taken.reports, *given_back.reports),
+            (*planned.refusals, *taken.refusals, *given_back.refusals),
+            topology=taken.topology,
+            # What cannot be given back must not keep down who uses the wanted boards.
+            wanted_only=True,
         )
 
 
-def _finish_leaving(host: Host, topology: Topology, known: Record) -> list[BoardReport]:
-    """Give back the boards that were let go while they could not be given back."""
-    from pcibind.commands import release
+def take(
+    host: Host,
+    topology: Topology,
+    resolutions: Sequence[Resolution],
+    plan: Plan,
+    require: str,
+    *,
+    complete: bool = True,
+) -> Changed:
+    """Bind each board that is present, and hand over what is proven.
 
-    tasks = [
-        release.give_back(host.paths, topology, board, booting=True) for board in known.leaving
+    `complete` is false when a wanted board was left out of `resolutions`. Raises OSError when the
+    hand-over cannot be written.
+    """
+    if steps := [step for each in plan.boards for step in each.steps]:
+        # What is changed must not be handed over, should this run be killed; what is not, stays.
+        stay = [
+            p.board for p in plan.boards if not p.steps and not proof.prove(host.paths, p.board)
+        ]
+        hand_over(host, stay, require, complete=False)
+        # Should the record be lost, it is still known whose overrides are not the host's own.
+        ours = [f"{s.function.address}\n" for s in steps if s.action is Action.OVERRIDE]
+        files.append(host.paths.taken, "".join(ours))
+    tasks = [drivers.bind(plans, host.paths, host.node_seconds) for plans in plan.together()]
+    results = {result.board.path: result for each in host.carry_out(tasks) for result in each}
+    if any(result.changed for result in results.values()):
+        topology = host.topology()
+    proven = [result.board for result in results.values() if result.proven]
+    hand_over(host, proven, require, complete=complete and len(proven) == len(resolutions))
+    reports = [
+        _report(r, results.get(r.board.path if r.board else ""), topology) for r in resolutions
     ]
-    reports = host.carry_out(tasks)
-    left = [b for b, report in zip(known.leaving, reports, strict=True) if not report.is_good]
-    # Tried again at the next boot; what is wanted is bound in any case.
-    with contextlib.suppress(OSError):
-        record.write(host.paths, known._replace(leaving=tuple(left)))
+    return Changed(reports, in_use(reports), topology)
+
+
+def give_back(
+    host: Host,
+    topology: Topology,
+    known: Record,
+    going: Sequence[RecordedBoard],
+    staying: Record,
+    *,
+    booting: bool = False,
+) -> Changed:
+    """Restore boards that are on record; keep on record what could not be given back.
+
+    `known` is the record as it is, and `staying` without those that are `going`. A board that is in
+    use stays what it was; any other that fails is tried again at the next boot. While `booting`,
+    functions that their drivers have not reached yet are left to them, and a record that cannot
+    be written is no failure. Raises OSError.
+    """
+    if booting and not going:
+        return Changed([], (), topology)
+    unwritable = (OSError,) if booting else ()
+    # Killed from here on, the next boot gives back what is left.
+    leaving = tuple(dict.fromkeys((*staying.leaving, *going)))
+    with contextlib.suppress(*unwritable):
+        record.write(host.paths, staying._replace(leaving=leaving))
+    reports = restore(host, topology, going, booting=booting)
+    state = {report.path: report.state for report in reports}
+    # One that is in use stays what it was, also where that was not on record.
+    busy = [b for b in going if state[b.path] is State.REFUSED and b not in known.leaving]
+    done = (State.RELEASED, State.GONE)
+    left = staying._replace(
+        boards=(*staying.boards, *(b for b in busy if b in known.boards)),
+        leaving=tuple(
+            b for b in leaving if b not in busy and state.get(b.path, State.FAILED) not in done
+        ),
+    )
+    with contextlib.suppress(*unwritable):
+        record.write(host.paths, left)
+    theirs = {
+        function.address
+        for old in going
+        if state[old.path] is State.RELEASED and (board := topology.board_at(old.path))
+        for function in board.functions
+        if (was := old.function(function.number)) and was.driver_override == DRIVER
+    }
+    if theirs:
+        # Hardly ever: an override of this name that is not ours again.
+        from pcibind.change import original
+
+        with contextlib.suppress(*unwritable):
+            original.forget(host.paths, theirs)
+    if any(report.changed for report in reports):
+        topology = host.topology()
+        reports = [r._replace(board=topology.board_at(r.path or "")) for r in reports]
+    return Changed(reports, in_use(reports), topology)
+
+
+def restore(
+    host: Host, topology: Topology, going: Sequence[RecordedBoard], *, booting: bool = False
+) -> list[BoardReport]:
+    """Restore boards without a look at the record; those that share groups together."""
+    there = [board for old in going if (board := topology.board_at(old.path))]
+    sets = [{board.path for board in sharing} for sharing in sharing_groups(there)]
+    tasks = [
+        _restore(host.paths, topology, [b for b in going if b.path in paths], booting=booting)
+        for paths in sets
+    ]
+    ended = {report.path: report for reports in host.carry_out(tasks) for report in reports}
+    return [ended.get(old.path) or report_on(topology, old, State.GONE) for old in going]
+
+
+def hand_over_what_stays(host: Host, topology: Topology, left: Record) -> None:
+    """Hand over what is bound of a record, after boards have gone from it. Raises OSError."""
+    stay = [r.board for r in follow(topology, left) if r.board]
+    proven = [board for board in stay if not proof.prove(host.paths, board)]
+    complete = len(proven) == len(left.boards)
+    hand_over(host, proven, left.require_boards, complete=complete)
+
+
+def hand_over(host: Host, proven: Iterable[Board], require: str, *, complete: bool) -> None:
+    """Publish which boards may be used, or remove the published files. Raises OSError.
+
+    Where all are required and one is not there, nothing new is handed over; but what is handed over
+    already stays so, board by board, for as long as it is proven.
+    """
+    boards = sorted(proven, key=lambda board: board.address)
+    if not complete and require == "all":
+        already = handover.offered(host.paths)
+        boards = [board for board in boards if board.path in already]
+    if boards:
+        handover.write(host.paths, boards)
+    else:
+        handover.remove(host.paths)
+
+
+def report_on(topology: Topology, recorded: RecordedBoard, state: State) -> BoardReport:
+    """A report on a recorded board that is not wanted any more."""
+    board = topology.board_at(recorded.path)
+    return BoardReport(
+        recorded.name,
+        recorded.path,
+        recorded.selector,
+        compare(board, recorded),
+        state,
+        board,
+        recorded,
+        wanted=False,
+    )
+
+
+def _restore(
+    paths: Paths, topology: Topology, going: Sequence[RecordedBoard], *, booting: bool
+) -> Task[list[BoardReport]]:
+    """Restore boards that share groups, all of which are there; say how it went.
+
+    Raises OSError when the hand-over cannot be removed, and nothing for what the machine does.
+    Functions of other devices that came in their place are left alone, and so are those that a new
+    driver has by now.
+    """
+    boards = [board for old in going if (board := topology.board_at(old.path))]
+    targets = [
+        Before(function, old.driver, old.driver_override)
+        for board, recorded in zip(boards, going, strict=True)
+        for function in board.functions
+        if (old := recorded.function(function.number))
+        and old.identity == function.identity
+        and not _has_gone_on(function, old, booting)
+    ]
+
+    def all_of_them(state: State, detail: str) -> list[BoardReport]:
+        return [report_on(topology, old, state)._replace(detail=detail) for old in going]
+
+    if any(sysfs.driver_of(paths, each.function.address) == DRIVER for each in targets):
+        # A user of one board in these groups is a user of all of them.
+        paths_of = {board.path for board in boards}
+        all_there = sharing_groups(topology.boards())
+        beside = [b for some in all_there if paths_of & {b.path for b in some} for b in some]
+        try:
+            yield from drivers.secure(paths, beside, set())
+        except NoNodeError as error:
+            return all_of_them(State.FAILED, str(error))
+        except InUseError as error:
+            return all_of_them(State.REFUSED, str(error))
+    if not booting:
+        # What is about to go is not to be offered; what only leaves at a boot is not.
+        _withdraw(paths, topology, boards)
+    blocked = {t.function.address for t in targets if sysfs.is_stuck(paths, t.function)}
+    problems = {address: f"{address}: {sysfs.WAITING}" for address in blocked}
+    result = yield from drivers.put_back(paths, boards, targets, blocked)
+    problems |= result.problems
+    reports = []
+    for board, recorded in zip(boards, going, strict=True):
+        mine = {function.address for function in board.functions}
+        against = [text for address, text in problems.items() if address in mine]
+        state = State.STUCK if mine & blocked else State.FAILED if against else State.RELEASED
+        report = report_on(topology, recorded, state)
+        changed = bool(mine & result.changed)
+        reports.append(report._replace(changed=changed, detail="; ".join(against)))
     return reports
+
+
+def _withdraw(paths: Paths, topology: Topology, going: Sequence[Board]) -> None:
+    """Take boards out of the hand-over; those that were handed over with them stay, if proven."""
+    left = handover.offered(paths) - {board.path for board in going}
+    stay = [b for path in left if (b := topology.board_at(path)) and not proof.prove(paths, b)]
+    if stay:
+        handover.write(paths, sorted(stay, key=lambda board: board.address))
+    else:
+        handover.remove(paths)
+
+
+def _has_gone_on(function: Function, old: RecordedFunction, booting: bool) -> bool:
+    """Whether another driver has since taken this function, or while `booting` is about to."""
+    if DRIVER in (function.driver, function.driver_override) or old.driver in (DRIVER, None):
+        return False
+    if function.driver is None:
+        # An override for the old driver may be that of a `restore` that was killed.
+        return booting and function.driver_override != old.driver
+    return function.driver != old.driver
+
+
+def in_use(reports: Iterable[BoardReport]) -> tuple[Refusal, ...]:
+    """What was refused since a board is in use: this guard has no override."""
+    remedy = "Stop what uses it, then try again; this guard has no override"
+    return tuple(
+        Refusal(report.path or "", "vfio-open", None, report.detail, remedy)
+        for report in reports
+        if report.state is State.REFUSED
+    )
+
+
+def _report(resolution: Resolution, result: BindResult | None, topology: Topology) -> BoardReport:
+    if result is None:
+        return BoardReport.of(resolution, State.UNBOUND)
+    return BoardReport.of(
+        resolution,
+        result.state,
+        board=topology.board_at(result.board.path),
+        changed=result.changed,
+        detail=result.detail,
+    )

@@ -1,27 +1,30 @@
-"""The command line: `pcibind plan | apply | status | release`."""
+"""The command line, as people use it. What a unit runs is in `__main__`."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 
 import click
 
 from pcibind import __version__
-from pcibind.change import setup as boot_setup
 from pcibind.commands import apply as applying
 from pcibind.commands import boot
 from pcibind.commands import plan as judge
 from pcibind.commands import release as releasing
 from pcibind.commands import status as looking
-from pcibind.commands.attempt import attempt
 from pcibind.commands.host import Host
-from pcibind.commands.text import describe
+from pcibind.commands.text import DEBUG, answer, attempt
 from pcibind.model import record
 from pcibind.model.errors import MEANINGS, ExitCode, RecordError
 from pcibind.model.report import Report
-from pcibind.read.paths import Paths
+from pcibind.model.request import OVERRIDABLE_GUARDS
+from pcibind.read.files import Paths
 
 _CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:d}  {MEANINGS[code]}" for code in ExitCode)
+_GUARDS = click.Choice(OVERRIDABLE_GUARDS)
+_USAGE = ExitCode.CONFIGURATION
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 _json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, schema pcibind/1.")
@@ -40,10 +43,13 @@ def _complete_recorded(context: click.Context, _: click.Parameter, word: str) ->
 
 @click.group(context_settings=_SETTINGS, epilog=_CODES)
 @click.option("--root", default="", hidden=True)
+@click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
 @click.version_option(__version__, prog_name="pcibind")
 @click.pass_context
-def cli(context: click.Context, root: str) -> None:
+def cli(context: click.Context, root: str, debug: bool) -> None:
     """Hand whole PCI boards to vfio-pci, prove it, and say which devices to use."""
+    if debug:
+        os.environ[DEBUG] = "1"
     context.obj = Host(Paths(root), udev=True)
 
 
@@ -79,6 +85,48 @@ def status(host: Host, everything: bool, as_json: bool) -> None:
     _answer("status", lambda: looking.status(host, everything=everything), as_json)
 
 
+@cli.command("list", epilog=_CODES)
+@_json
+@click.pass_obj
+def list_(host: Host, as_json: bool) -> None:
+    """Show all boards: where, what, on which driver, whether chosen, and by whom they are used."""
+    from pcibind.commands import choose
+
+    _answer("list", lambda: choose.show(host), as_json)
+
+
+@cli.command(epilog=_CODES)
+@click.argument("address", nargs=-1, required=True)
+@click.option("--name", help="What to call the board, if it is one.")
+@click.option("--allow", multiple=True, type=_GUARDS, help="Accept what this guard refuses.")
+@_json
+@click.pass_obj
+def add(
+    host: Host, address: tuple[str, ...], name: str | None, allow: tuple[str, ...], as_json: bool
+) -> None:
+    """Choose boards, in a file of its own; bind nothing.
+
+    ADDRESS is an address as lspci prints it, or a path as `pcibind list` does.
+    """
+    from pcibind.commands import choose
+
+    _answer("add", lambda: choose.add(host, address, name=name, allow=allow), as_json)
+
+
+@cli.command(epilog=_CODES)
+@click.argument("board", nargs=-1, required=True, shell_complete=_complete_recorded)
+@_json
+@click.pass_obj
+def remove(host: Host, board: tuple[str, ...], as_json: bool) -> None:
+    """Take boards out of the file that `add` writes; restore nothing.
+
+    BOARD is a name, an address or a path.
+    """
+    from pcibind.commands import choose
+
+    _answer("remove", lambda: choose.remove(host, board), as_json)
+
+
 @cli.command(epilog=_CODES)
 @click.argument("board", nargs=-1, shell_complete=_complete_recorded)
 @_json
@@ -96,6 +144,9 @@ def release(host: Host, board: tuple[str, ...], as_json: bool) -> None:
 @click.pass_obj
 def setup(host: Host, remove: bool) -> None:
     """Write what a boot needs: udev rule, early script, initramfs hook, and the unit."""
+    # Its imports cost as much as all of the other commands'.
+    from pcibind.change import setup as boot_setup
+
     try:
         said = boot_setup.remove(host.paths) if remove else boot_setup.install(host.paths)
     except OSError as error:
@@ -104,11 +155,19 @@ def setup(host: Host, remove: bool) -> None:
 
 
 def _answer(command: str, run: Callable[[], Report], as_json: bool) -> None:
-    report = attempt(command, run)
-    click.echo(report.to_json() if as_json else describe(report))
-    raise SystemExit(int(report.exit_code))
+    answer(attempt(command, run), as_json=as_json)
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    cli(prog_name="pcibind")
+    try:
+        cli(prog_name="pcibind", standalone_mode=False)
+    except click.ClickException as error:
+        if "--json" in sys.argv:
+            command = next((word for word in sys.argv[1:] if word in cli.commands), "")
+            wrong = Report(command, errors=(error.format_message(),), error_code=_USAGE)
+            answer(wrong, as_json=True)
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)

@@ -5,18 +5,25 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pcibind.change.bind import NODE_SECONDS
+from pcibind.change.drivers import NODE_SECONDS
+from pcibind.model.errors import BusyError
 from pcibind.model.pci import Topology
-from pcibind.read import sysfs
-from pcibind.read.access import T, Task
-from pcibind.read.bounded import BoundedKernel, Kernel
-from pcibind.read.paths import Paths
+from pcibind.model.record import REBUILD
+from pcibind.model.report import INITRAMFS_NOTE
+from pcibind.read import files, sysfs
+from pcibind.read.files import Paths
+from pcibind.read.kernel import BoundedKernel, Kernel, T, Task
 
 if TYPE_CHECKING:
     from pcibind.read.gathering import Gathering
+
+
+LOCK_SECONDS = 60.0
 
 
 class Host:
@@ -29,15 +36,19 @@ class Host:
         *,
         udev: bool = False,
         node_seconds: float = NODE_SECONDS,
+        lock_seconds: float = LOCK_SECONDS,
     ) -> None:
         self.paths = paths or Paths()
         self.kernel = kernel or BoundedKernel()
         self.udev = udev
         self.node_seconds = node_seconds
+        self.lock_seconds = lock_seconds
+        self.boards: Container[str] | None = None
+        """The boards whose overrides are read, by their paths: None for all."""
 
     def topology(self) -> Topology:
         """The PCI functions as they are now."""
-        return self.carry_out([sysfs.read(self.paths, udev=self.udev)])[0]
+        return self.carry_out([sysfs.read(self.paths, udev=self.udev, boards=self.boards)])[0]
 
     def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
         """Run tasks that need accesses which may hang; return their results, in their order."""
@@ -50,14 +61,71 @@ class Host:
 
         return Gathering(self.paths)
 
+    def initramfs_notes(self, *, listed: bool = False) -> tuple[str, ...]:
+        """Which initramfs that may boot does not hold what this host has, and how to rebuild it.
+
+        `listed` says that the list has just changed, of which an image elsewhere may have the old.
+        """
+        from pcibind.read import initramfs
+
+        early = [path for paths in initramfs.EARLY for path in paths]
+        cache = f"{self.paths.run}/initramfs.json"
+        contents = initramfs.look(early, root=self.paths.root, cache=cache)
+        found = (*contents.differences, *contents.unknown)
+        if any(each.startswith("the host lacks") for each in found):
+            return (*found, f"run `pcibind setup`, then `{REBUILD}`, before the next boot")
+        return (
+            (*found, f"run `{REBUILD}` before the next boot")
+            if found
+            else (INITRAMFS_NOTE,) * (listed and not contents.images)
+        )
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold off every other run that would change something, until this one is over."""
-        os.makedirs(self.paths.run, exist_ok=True)
-        # The directory itself is locked: nothing needs to be opened for writing.
-        descriptor = os.open(self.paths.run, os.O_RDONLY | os.O_DIRECTORY)
+        """Hold off every other run that would change something, until this one is over.
+
+        Raises BusyError when another run holds the lock for longer than `lock_seconds`.
+        """
+        os.makedirs(self.paths.run, 0o755, exist_ok=True)
+        # A file that root alone can open: whoever can open it can lock it for ever.
+        flags = os.O_RDONLY | os.O_NOFOLLOW
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            descriptor = os.open(self.paths.lock, flags)
+        except FileNotFoundError:
+            descriptor = os.open(self.paths.lock, flags | os.O_CREAT, 0o600)
+        try:
+            self._lock(descriptor)
             yield
         finally:
             os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        deadline = None
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = _holder(self.paths, descriptor)
+            if deadline is None:
+                deadline = time.monotonic() + self.lock_seconds
+                print(f"pcibind: waits for {holder}", file=sys.stderr, flush=True)
+            if time.monotonic() > deadline:
+                raise BusyError(
+                    f"{holder} still changes something after {self.lock_seconds:g} s; wait until "
+                    "it ends, then try again"
+                )
+            time.sleep(0.1)
+
+
+def _holder(paths: Paths, descriptor: int) -> str:
+    """The process that has a file locked, in words: fs/locks.c prints it in /proc/locks."""
+    status = os.fstat(descriptor)
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with contextlib.suppress(OSError):
+        for line in (files.read(f"{paths.proc}/locks") or "").splitlines():
+            words = line.split()
+            # One that waits has an arrow before its kind.
+            if words[1:2] == ["FLOCK"] and words[5:6] == [device]:
+                name = files.read(f"{paths.proc}/{words[4]}/comm") or "ended; a child has not"
+                return f"process {words[4]} ({name.strip()})"
+    return "another process"

@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-from pcibind.change.bind import IOMMU_OFF
-from pcibind.commands import release
+from pcibind.change import handover, original
+from pcibind.change.drivers import IOMMU_OFF
+from pcibind.commands import boot, off
 from pcibind.commands.host import Host
 from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
 from pcibind.decide.plan import Resolution
 from pcibind.model import record
+from pcibind.model.errors import ExitCode
 from pcibind.model.report import BoardReport, Report, State
-from pcibind.read import configuration, opened, stuck
+from pcibind.read import claims, configuration, sysfs
 
 _SEE = "see the refusals"
+_NONE_SEEN = (
+    "of a board that leaves vfio-pci, only what /proc shows was looked at; apply asks the kernel "
+    "whether another process has it open"
+)
 
 
 def judge(host: Host, *, next_boot: bool = False) -> Judgement:
-    """Look at everything; change nothing. Raises ConfigError, RecordError, PcibindError."""
+    """Look at everything, open no node; change nothing.
+
+    Raises ConfigError, RecordError, PcibindError.
+    """
     with host.gathering() as gathering:
         wanted = configuration.read(host.paths.configuration)
         known = record.read(host.paths.record)
         topology = host.topology()
         first = judgement.judge(topology, None, wanted, known)
-        if not first.boards and not first.removed:
+        if not first.boards and not first.removed and not original.noted(host.paths):
             return first
         evidence = gathering.evidence()
-        if not next_boot:
-            evidence = opened.add_hidden(host, evidence, first.changing())
         return judgement.judge(topology, evidence, wanted, known, next_boot=next_boot)
 
 
-def held(judged: Judgement) -> list[BoardReport]:
+def claimed(host: Host, judged: Judgement) -> tuple[str, ...]:
+    """What of the wanted boards other tools are configured to bind."""
+    return claims.notes(host.paths, [r.board for r in judged.resolutions if r.board])
+
+
+def notes(host: Host) -> tuple[str, ...]:
+    """What is special about this boot."""
+    return (off.NOTE,) if off.is_off(host.paths) else ()
+
+
+def refused_to_leave(judged: Judgement) -> list[BoardReport]:
     """Boards that are configured no more, but must not be given back now."""
     return [
-        release.report_on(judged.topology, board, State.REFUSED)._replace(detail=_SEE)
+        boot.report_on(judged.topology, board, State.REFUSED)._replace(detail=_SEE)
         for board in judged.removed
         if judged.refused(board.path)
     ]
@@ -47,12 +64,14 @@ def report_on(judged: Judgement, resolution: Resolution, state: State) -> BoardR
     if found.standing is Standing.REFUSED or found.plan is None:
         return BoardReport.of(resolution, State.REFUSED, detail=_SEE)
     if found.standing is Standing.STUCK:
-        return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
+        return BoardReport.of(resolution, State.STUCK, detail=sysfs.WAITING)
     if state is State.RECORDED:
         return BoardReport.of(resolution, state, detail="bound at the next boot")
     if found.plan.iommu_off:
         return BoardReport.of(resolution, State.UNBOUND, detail=IOMMU_OFF)
     if state is State.PLANNED and not found.plan.steps:
+        if resolution.recorded is None:
+            return BoardReport.of(resolution, state, steps=("write it to the record",))
         return BoardReport.of(resolution, State.BOUND)
     return BoardReport.of(resolution, state, steps=found.plan.steps)
 
@@ -62,17 +81,28 @@ def show(host: Host) -> Report:
     judged = judge(host)
     boards = [report_on(judged, resolution, State.PLANNED) for resolution in judged.resolutions]
     boards += [
-        release.report_on(judged.topology, board, State.PLANNED)._replace(
+        boot.report_on(judged.topology, board, State.PLANNED)._replace(
             steps=("restore the original drivers",)
         )
         for board in judged.removed
         if not judged.refused(board.path)
     ]
-    boards += held(judged)
+    boards += refused_to_leave(judged)
+    said = []
+    ready = [b.board for b in boards if b.board and b.state is State.BOUND]
+    ready.sort(key=lambda board: board.address)
+    if ready and len(ready) == len(boards) and not handover.is_there(host.paths, ready):
+        said.append("bound, but not handed over")
+    pending = bool(said) or any(board.steps for board in boards)
+    if judged.changing():
+        said.append(_NONE_SEEN)
     return Report(
         "plan",
         judged.config.require_boards,
         tuple(boards),
         judged.refusals,
-        topology=judged.topology,
+        original.tell(judged.taken),
+        ExitCode.TAKEN if judged.taken else ExitCode.PENDING if pending else ExitCode.OK,
+        judged.topology,
+        (*notes(host), *said, *claimed(host, judged)),
     )

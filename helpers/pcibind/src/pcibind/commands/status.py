@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-from pcibind.change import handover, proof
-from pcibind.change.bind import IOMMU_OFF
-from pcibind.commands import release
+from pcibind.change import handover, original, proof
+from pcibind.change.drivers import IOMMU_OFF
+from pcibind.commands import boot
 from pcibind.commands.host import Host
+from pcibind.commands.plan import notes
 from pcibind.decide import firmware
 from pcibind.decide.judgement import Judgement, judge
 from pcibind.decide.plan import Resolution, Verdict, follow, plan
@@ -18,7 +17,7 @@ from pcibind.model.pci import Topology
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import Config, Selector
-from pcibind.read import configuration, stuck
+from pcibind.read import claims, configuration, sysfs
 
 _UNAPPLIED = "configured, but not applied; run `pcibind apply`"
 
@@ -52,7 +51,11 @@ def status(host: Host, *, everything: bool = False) -> Report:
         judged = judge(topology, evidence, Config(()), known)
     unrecorded = [r for r in judged.resolutions if r.recorded is None]
     followed = follow(topology, known)
-    boards = [_look(host, evidence, resolution) for resolution in followed]
+    allow = {r.recorded.path: r.allow for r in judged.resolutions if r.recorded}
+    boards = [
+        _look(host, evidence, r, allow.get(r.recorded.path if r.recorded else "", frozenset()))
+        for r in followed
+    ]
     boards += [_unrecorded(host, judged, resolution) for resolution in unrecorded]
     bound = [r.board for r in boards if r.board is not None and r.state is State.BOUND]
     enough = len(bound) == len(followed) or known.require_boards == "any"
@@ -60,12 +63,25 @@ def status(host: Host, *, everything: bool = False) -> Report:
     if bound and enough and not handover.is_there(host.paths, bound):
         errors.append("bound, but not handed over; run `pcibind apply`")
         code = code or ExitCode.NOT_BOUND
-    for board in judged.taken:
-        errors.append(
-            f"board {board.path} ({board.address}) is not chosen, but was taken at this boot by "
-            "an older list in the initramfs; rebuild the initramfs, then reboot"
+    remarks = [*notes(host), *host.initramfs_notes()]
+    if bound and not errors and not handover.is_in_cdi(host.paths, bound):
+        remarks.append(
+            "the boards are not in /run/cdi, from where containers take them by name; run "
+            "`pcibind setup`, then `pcibind apply`"
         )
-        code = code or ExitCode.NOT_BOUND
+    if bound and not sysfs.has_group_nodes(host.paths):
+        remarks.append(
+            "this kernel has no VFIO group nodes (CONFIG_VFIO_GROUP): /dev/vfio/devices/* alone "
+            "are handed over"
+        )
+    errors += original.tell(judged.taken)
+    unbacked = record.unbacked(host.paths, known)
+    if unbacked:
+        errors.append(
+            f"{host.paths.early_list} names boards that are not on record: "
+            f"{', '.join(unbacked)}; run `pcibind apply`, or `pcibind release` for all boards"
+        )
+    code = code or (ExitCode.TAKEN if judged.taken or unbacked else ExitCode.OK)
     boards += [_look_at_leaving(host, topology, board) for board in known.leaving]
     if everything:
         seen = {report.path for report in boards}
@@ -86,46 +102,51 @@ def status(host: Host, *, everything: bool = False) -> Report:
     refusals = plan(topology, [r.board for r in followed if r.board]).refusals
     new = {r.board.path for r in unrecorded if r.board}
     refusals += tuple(each for each in judged.refusals if each.board in new)
-    return Report("status", require, tuple(boards), refusals, tuple(errors), code, topology)
+    remarks += claims.notes(host.paths, [r.board for r in (*followed, *unrecorded) if r.board])
+    found = tuple(errors)
+    return Report("status", require, tuple(boards), refusals, found, code, topology, tuple(remarks))
 
 
 def _is_configured(directory: str) -> bool:
     try:
-        return any(name.endswith(".toml") for name in os.listdir(directory))
+        return bool(configuration.names_in(directory))
     except OSError:
         return False
 
 
 def _look_at_leaving(host: Host, topology: Topology, leaving: RecordedBoard) -> BoardReport:
-    report = release.report_on(topology, leaving, State.RELEASED)
+    report = boot.report_on(topology, leaving, State.LEAVING)
     functions = report.board.functions if report.board else ()
-    if any(stuck.is_stuck(host.paths, function) for function in functions):
-        return report._replace(state=State.STUCK, detail=stuck.WAITING)
-    detail = "let go, but not back on its drivers: given back at the next boot, or by release"
+    if any(sysfs.is_stuck(host.paths, function) for function in functions):
+        return report._replace(state=State.STUCK, detail=sysfs.WAITING)
+    detail = "released, but its drivers are not restored: reboot, or run `pcibind release`"
     return report._replace(detail=detail)
 
 
-def _look(host: Host, evidence: Evidence, resolution: Resolution) -> BoardReport:
+def _look(
+    host: Host, evidence: Evidence, resolution: Resolution, allow: frozenset[str]
+) -> BoardReport:
     board = resolution.board
     if resolution.verdict is not Verdict.PRESENT or board is None:
         return BoardReport.of(resolution, State.UNBOUND)
-    if any(stuck.is_stuck(host.paths, function) for function in board.functions):
-        return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
+    if any(sysfs.is_stuck(host.paths, function) for function in board.functions):
+        return BoardReport.of(resolution, State.STUCK, detail=sysfs.WAITING)
     if not board.groups:
         return BoardReport.of(resolution, State.UNBOUND, detail=IOMMU_OFF)
     problems = proof.prove(host.paths, board)
     if problems:
         return BoardReport.of(resolution, State.UNBOUND, detail="; ".join(problems))
-    trouble = "; ".join(refusal.found for refusal in firmware.check(board, evidence))
-    if any(function.address in evidence.silent for function in board.functions):
-        return BoardReport.of(resolution, State.FAILED, detail=trouble)
-    return BoardReport.of(resolution, State.BOUND, detail=trouble)
+    found = firmware.check(board, evidence)
+    # What apply would refuse, and so not hand over.
+    bad = any(refusal.guard not in allow for refusal in found)
+    state = State.FAILED if bad else State.BOUND
+    return BoardReport.of(resolution, state, detail="; ".join(each.found for each in found))
 
 
 def _unrecorded(host: Host, judged: Judgement, resolution: Resolution) -> BoardReport:
     functions = resolution.board.functions if resolution.board else ()
-    if any(stuck.is_stuck(host.paths, function) for function in functions):
-        return BoardReport.of(resolution, State.STUCK, detail=stuck.WAITING)
+    if any(sysfs.is_stuck(host.paths, function) for function in functions):
+        return BoardReport.of(resolution, State.STUCK, detail=sysfs.WAITING)
     refused = resolution.board and judged.refused(resolution.board.path)
     unapplied = "configured, but refused: see the refusals" if refused else _UNAPPLIED
     todo = resolution.detail or unapplied

@@ -1,12 +1,50 @@
-"""Boards as people see them: a tree from the root port through the switches to each function."""
+"""What a command answers, whatever goes wrong: as JSON, or as text for people.
+
+Boards as people see them are a tree from the root port through the switches to each function.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
 
-from pcibind.model import classes
-from pcibind.model.pci import Function, Topology
+from pcibind.model.errors import ExitCode, PcibindError
+from pcibind.model.pci import Function, Topology, class_name
 from pcibind.model.report import BoardReport, Report, State
+
+DEBUG = "PCIBIND_DEBUG"
+"""Set in the environment, it makes an unexpected error print its traceback on standard error."""
+
+
+def attempt(command: str, run: Callable[[], Report]) -> Report:
+    """Run a command; turn every exception into a report with the exit code of its kind."""
+    try:
+        return run()
+    except PcibindError as error:
+        return Report(command, errors=(str(error),), error_code=error.exit_code)
+    except Exception as error:
+        text = str(error)
+        if os.environ.get(DEBUG):
+            import traceback
+
+            traceback.print_exc()
+        if not isinstance(error, OSError | ValueError):
+            text = f"unexpected {type(error).__name__}: {text}; set {DEBUG}=1 to see where"
+        return Report(command, errors=(text,), error_code=ExitCode.UNEXPECTED)
+
+
+def answer(report: Report, *, as_json: bool) -> NoReturn:
+    """Print a report and exit with its code, also when nobody reads the output any longer."""
+    text = report.to_json() if as_json else describe(report)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(int(report.exit_code))
 
 
 class _Branch:
@@ -21,11 +59,22 @@ def describe(report: Report) -> str:
     """A report for people: boards, their functions, and what is the matter."""
     lines = [f"error: {error}" for error in report.errors]
     lines += [f"refused: {refusal}" for refusal in report.refusals]
-    lines += render(report.topology, report.boards)
+    lines += (_table if report.command == "list" else render)(report.topology, report.boards)
     if not lines:
-        lines = ["no board is chosen; `pcibind status --all` shows those that there are"]
+        lines = ["no board is chosen; `pcibind list` shows those that there are"]
     lines += [f"note: {note}" for note in report.notes]
-    return "\n".join(lines)
+    return shorten("\n".join(lines), report.topology)
+
+
+# Not in the name of a file, which is to be copied as it is.
+_IN_DOMAIN_0 = re.compile(r"(?<![\w/:])0000:(?=[0-9a-f]{2}:[01][0-9a-f]\.[0-7](?!\w))")
+
+
+def shorten(text: str, topology: Topology) -> str:
+    """The text with addresses as lspci prints them: without the domain where there is but one."""
+    if any(function.address.domain for function in topology.functions):
+        return text
+    return _IN_DOMAIN_0.sub("", text)
 
 
 def render(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
@@ -38,13 +87,38 @@ def render(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
             continue
         branch = root
         for bridge in topology.bridges_to(report.board.path):
-            text = f"{bridge.address}  {bridge.model}  {classes.name(bridge.class_code)}"
+            text = f"{bridge.address}  {bridge.model}  {class_name(bridge.class_code)}"
             branch = branch.below.setdefault(bridge.path, _Branch(text))
         board = branch.below.setdefault(report.board.path, _Branch(*_headline(report)))
         for function in report.board.functions:
             board.below[function.path] = _Branch(_function(report, function))
     lines = [line for branch in root.below.values() for line in _lines(branch)]
     return lines + missing
+
+
+def _table(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
+    """A line for each board. What holds it in secret is not seen, so none is called free."""
+    rows = [("ADDRESS", "PATH", "WHAT", "GROUP", "DRIVER", "CHOSEN", "USED BY")]
+    for report in reports:
+        if board := report.board:
+            shown = (board.display_functions or board.functions)[0]
+            drivers = dict.fromkeys(function.driver or "none" for function in board.functions)
+            rows.append(
+                (
+                    shorten(str(board.address), topology),
+                    board.path,
+                    f"{board.model} {class_name(shown.class_code)}",
+                    ",".join(map(str, board.groups)) or "none",
+                    ",".join(drivers),
+                    " ".join(filter(None, (report.name, report.detail))) or "no",
+                    "; ".join(report.users) or "none seen",
+                )
+            )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _lines(branch: _Branch) -> Iterator[str]:
@@ -75,5 +149,5 @@ def _function(report: BoardReport, function: Function) -> str:
         driver += f", wanted {wanted or 'none'}"
     if function.locked:
         driver += ", stuck: an access to it hangs in the kernel"
-    kind = classes.name(function.class_code)
+    kind = class_name(function.class_code)
     return f"{function.address}  {function.model}  {kind:<11}  {group}  {driver}"

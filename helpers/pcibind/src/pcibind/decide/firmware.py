@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board
-from pcibind.model.refusal import Refusal
+from pcibind.model.request import Refusal
 
 _ABOVE_4G = (
     "Switch 'Above 4G decoding' (64-bit BARs, large MMIO) on in the firmware's setup, and boot "

@@ -6,33 +6,30 @@ from collections.abc import Collection, Iterable, Sequence
 
 from pcibind.decide import firmware
 from pcibind.decide.plan import DRIVER
-from pcibind.model import classes
 from pcibind.model.evidence import Evidence, Use
-from pcibind.model.pci import Board, Function, Topology
+from pcibind.model.pci import Board, Function, Topology, class_name
 from pcibind.model.record import RecordedBoard, RecordedFunction
-from pcibind.model.refusal import Refusal
-from pcibind.model.request import Selector
+from pcibind.model.request import Refusal, Selector
 
 VFIO_OPEN = "vfio-open"
 
-# Base classes of the PCI Code and ID Assignment Specification that are taken without being named
-# one by one: they come on accelerator boards, or serve nothing that a host cannot be without.
+# Classes of the PCI Code and ID Assignment Specification, base and sub, that are taken without
+# being named one by one: what accelerator boards are, and what comes on them beside it. Everything
+# else may be what a host lives on: memory is CXL's (0502) too, system peripherals are SD hosts,
+# serial buses Fibre Channel, InfiniBand and a mainboard's management.
 _HARMLESS = frozenset(
     {
-        0x03,  # display
-        0x04,  # multimedia: a display's audio
-        0x05,  # memory
-        0x07,  # simple communication: serial ports
-        0x08,  # system peripherals
-        0x0B,  # processors
-        0x0C,  # serial buses: a display's USB and USB-C controllers
-        0x10,  # encryption
-        0x11,  # signal processing
-        0x12,  # accelerators
+        *range(0x0300, 0x0400),  # displays
+        *range(0x0400, 0x0500),  # multimedia: a display's audio
+        0x0700,  # serial ports; that somebody has one open is another guard's
+        0x0B40,  # co-processors
+        0x0C03,  # USB, a display's too
+        0x0C80,  # a display's USB-C controller
+        *range(0x1200, 0x1300),  # accelerators
     }
 )
 # Storage and network in the guise of serial buses: Fibre Channel, InfiniBand.
-_HARMFUL_SUBCLASSES = frozenset({0x0C04, 0x0C06})
+_OTHER_BUSES = frozenset({0x0C04, 0x0C06})
 
 
 def check(
@@ -54,11 +51,13 @@ def check(
     refusals = [
         *_used(board, "default-route", evidence.route_nics, "Move the route to another interface"),
         *_used(board, "ssh", evidence.ssh_nics, "Log in through another interface"),
-        *_used(board, "disk", evidence.disks, "Unmount, swapoff, or free what is on it"),
+        *_used(board, "network", evidence.configured, "Take the interface's addresses away"),
+        *_used(board, "disk", evidence.disks, "Unmount, swapoff, close, or free what is on it"),
         *_boot_display(board, evidence),
         *_used(board, "framebuffer", evidence.framebuffers, _FRAMEBUFFER),
         *_virtual_functions(board, evidence),
         *_open_nvidia(board, evidence),
+        *_used(board, "device-open", evidence.open_devices, "Stop what uses it"),
         *firmware.check(board, evidence),
     ]
     if selector is None or selector.kind != "address":
@@ -86,17 +85,19 @@ def _concerns(guard: str, board: Board, evidence: Evidence) -> bool:
     match guard:
         case "disk":
             kinds, below = _STORAGE, evidence.storage
-        case "default-route" | "ssh":
+        case "default-route" | "ssh" | "network":
             kinds, below = _NETWORK, evidence.network
         case "framebuffer":
             return any(f.is_display or f.class_code >> 8 == 0x0001 for f in board.functions)
         case "nvidia-open":
             return bool(_by_nvidia(board))
+        case "device-open":
+            return any(f.driver not in (None, DRIVER) for f in board.functions)
         case _:
             return True
     return any(
         function.base_class in kinds
-        or function.class_code >> 8 in _HARMFUL_SUBCLASSES
+        or function.class_code >> 8 in _OTHER_BUSES
         or function.address in below
         or (guard in evidence.blind and function.base_class not in _LEAVES)
         for function in board.functions
@@ -222,10 +223,10 @@ def _class(board: Board) -> list[Refusal]:
             board.path,
             "class",
             function.address,
-            f"{function.address} {function.identity} is {classes.name(function.class_code)}, "
+            f"{function.address} {function.identity} is {class_name(function.class_code)}, "
             "which a host may not be able to do without",
             "Choose the board by its address",
         )
         for function in board.functions
-        if function.base_class not in _HARMLESS or function.class_code >> 8 in _HARMFUL_SUBCLASSES
+        if function.class_code >> 8 not in _HARMLESS
     ]

@@ -6,19 +6,18 @@ and whoever looks at a host from afar, decides by this.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
 from pcibind.decide import firmware, guards
 from pcibind.decide.plan import DRIVER, BoardPlan, Plan, Resolution, Verdict, plan, resolve
 from pcibind.model.evidence import Evidence
-from pcibind.model.pci import VIABLE, Board, Topology
+from pcibind.model.pci import VIABLE, Address, Board, Topology
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.refusal import Refusal
-from pcibind.model.request import Config
+from pcibind.model.request import Config, Refusal
 
-CLOSED_BY_REBOOT = frozenset({guards.VFIO_OPEN, "nvidia-open", "virtual-functions"})
+CLOSED_BY_REBOOT = frozenset({guards.VFIO_OPEN, "nvidia-open", "device-open", "virtual-functions"})
 """Guards against a use that ends with a reboot, where nothing is unbound before it."""
 
 
@@ -98,6 +97,15 @@ def judge(
     what ends with it is no refusal. Raises ConfigError when two requests mean the same board.
     """
     known = record or Record()
+    settled = {board.path for board in known.boards}
+
+    def at_rest(each: Resolution) -> bool:
+        """Whether nothing is done to a board that is there: it was judged when it was recorded."""
+        functions = each.board.functions if each.board else ()
+        waits = next_boot or any(function.iommu_group is None for function in functions)
+        kept = each.recorded is not None and each.recorded.path in settled
+        return (waits and kept) or all(function.driver == DRIVER for function in functions)
+
     # A board that is leaving is still on record: choosing it again is no first time.
     known = known._replace(boards=(*known.boards, *known.leaving), leaving=())
     resolutions = resolve(topology, config, known)
@@ -107,10 +115,14 @@ def judge(
     planned = plan(topology, boards)
     refusals = list(planned.refusals)
     closed: list[Refusal] = []
-    taken: tuple[Board, ...] = ()
+    stray: tuple[Board, ...] = ()
     if evidence is not None:
         against = [
-            *(refusal for each in resolutions for refusal in _against(topology, each, evidence)),
+            *(
+                refusal
+                for each in resolutions
+                for refusal in _against(topology, each, evidence, at_rest(each))
+            ),
             *(refusal for b in removed for refusal in guards.check_leaving(topology, b, evidence)),
         ]
         closed = [each for each in against if next_boot and each.guard in CLOSED_BY_REBOOT]
@@ -120,10 +132,10 @@ def judge(
         planned = plan(topology, [board for board in boards if board.path not in refused])
         refusals += planned.refusals
         chosen = {b.path for b in boards} | {b.path for b in known.boards}
-        taken = tuple(_taken(topology, evidence, chosen))
+        stray = tuple(taken(topology, evidence.early, chosen))
     plans = {each.board.path: each for each in planned.boards}
     judged = [_judged(r, refusals, closed, plans, next_boot=next_boot) for r in resolutions]
-    return Judgement(config, topology, tuple(judged), removed, taken, planned, tuple(refusals))
+    return Judgement(config, topology, tuple(judged), removed, stray, planned, tuple(refusals))
 
 
 def strangers(topology: Topology, board: Board) -> list[str]:
@@ -136,15 +148,17 @@ def strangers(topology: Topology, board: Board) -> list[str]:
     ]
 
 
-def _against(topology: Topology, resolution: Resolution, evidence: Evidence) -> Iterator[Refusal]:
+def _against(
+    topology: Topology, resolution: Resolution, evidence: Evidence, at_rest: bool
+) -> Iterator[Refusal]:
     """What the guards have against a board that is there."""
     board = resolution.board
     if board is None:
         return
     if resolution.recorded is None:
         yield from _stale(board, evidence)
-    if all(function.driver == DRIVER for function in board.functions):
-        # The host does not use it any more, and nothing will be done to it.
+    if at_rest:
+        # How the host uses it does not matter now. What the firmware makes of it may be new.
         found = firmware.check(board, evidence)
         yield from (refusal for refusal in found if refusal.guard not in resolution.allow)
         return
@@ -159,23 +173,26 @@ def _against(topology: Topology, resolution: Resolution, evidence: Evidence) -> 
 
 
 def _stale(board: Board, evidence: Evidence) -> Iterator[Refusal]:
-    """Refuse to record as original what an older list of the initramfs made of a board."""
+    """Refuse to record as original what was made of a board at this boot."""
     for function in board.functions:
         if function.driver_override == DRIVER and function.address in evidence.early:
             yield Refusal(
                 board.path,
                 "stale-initramfs",
                 function.address,
-                f"{function.address} is not on record, but was taken at this boot by an older "
+                f"{function.address} is not on record, but was taken at this boot, as by an older "
                 "list in the initramfs: its original driver is not known",
-                "Rebuild the initramfs, reboot, then apply",
+                "Run `pcibind release`, rebuild the initramfs, then apply",
             )
 
 
-def _taken(topology: Topology, evidence: Evidence, known: set[str]) -> Iterator[Board]:
+def taken(
+    topology: Topology, early: Collection[Address], known: Collection[str]
+) -> Iterator[Board]:
+    """The boards, but for those at the `known` paths, that were taken at this boot."""
     for board in topology.boards():
         if board.path not in known and any(
-            f.driver_override == DRIVER and f.address in evidence.early for f in board.functions
+            f.driver_override == DRIVER and f.address in early for f in board.functions
         ):
             yield board
 

@@ -10,10 +10,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pcibind.model.errors import ConfigError
-from pcibind.model.pci import Board, Function, Identity, Topology, board_path
+from pcibind.model.pci import Address, Board, Function, Identity, Topology, board_path
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.refusal import Refusal
-from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.model.request import BoardRequest, Config, Refusal, Selector
 
 DRIVER = "vfio-pci"
 
@@ -103,8 +102,17 @@ def follow(topology: Topology, record: Record) -> tuple[Resolution, ...]:
 
 
 def select(topology: Topology, selector: Selector) -> tuple[Board, ...]:
-    """The boards that a selector means on this topology, ordered by address; maybe none."""
-    boards = topology.boards()
+    """The boards that a selector means on this topology, ordered by address; maybe none.
+
+    Virtual functions only where no board is meant; `plan` refuses them.
+    """
+    every = topology.boards()
+    virtual = tuple(board for board in every if board.functions[0].physical)
+    real = tuple(board for board in every if board not in virtual)
+    return _selected(real, selector) or _selected(virtual, selector)
+
+
+def _selected(boards: tuple[Board, ...], selector: Selector) -> tuple[Board, ...]:
     match selector.kind:
         case "address":
             return tuple(
@@ -113,7 +121,11 @@ def select(topology: Topology, selector: Selector) -> tuple[Board, ...]:
                 if any(str(function.address) == selector.value for function in board.functions)
             )
         case "path":
-            return tuple(board for board in boards if board.path == selector.value)
+            return tuple(
+                board
+                for board in boards
+                if selector.value in (board.path, board_path(board.functions[0].path))
+            )
         case "model":
             displays = tuple(
                 board
@@ -123,7 +135,8 @@ def select(topology: Topology, selector: Selector) -> tuple[Board, ...]:
             return displays or tuple(
                 board
                 for board in boards
-                if board.functions[0].number == 0 and board.functions[0].model == selector.value
+                if board.functions[0].model == selector.value
+                and (board.functions[0].number == 0 or board.functions[0].physical)
             )
 
 
@@ -193,7 +206,7 @@ def _places(topology: Topology, record: Record, recorded: RecordedBoard) -> tupl
 
 
 def _nothing(topology: Topology, request: BoardRequest) -> Resolution:
-    hint = "see `pcibind status --all` for what is there"
+    hint = "see `pcibind list` for what is there"
     like = [str(f.address) for f in topology.functions if f.model == request.selector.value]
     if like:
         hint = f"{like[0]} is one, but no display; choose its board by its address or path"
@@ -280,7 +293,7 @@ class Plan(NamedTuple):
         plans = {plan.board.path: plan for plan in self.boards}
         return tuple(
             tuple(plans[board.path] for board in boards)
-            for boards in _sharing_groups([plan.board for plan in self.boards])
+            for boards in sharing_groups([plan.board for plan in self.boards])
         )
 
 
@@ -302,19 +315,20 @@ def plan(topology: Topology, boards: Iterable[Board]) -> Plan:
     """Plan the boards together: an endpoint in a group must belong to one of them.
 
     All overrides of a board come first, so that no sibling is taken by another driver while one
-    is unbound. A board with a foreign endpoint in a group gets a refusal and no plan, and so does
-    every board that shares a group with one.
+    is unbound. A virtual function, or a board with a foreign endpoint in a group, gets a refusal
+    and no plan, and so does every board that shares a group with one.
     """
     chosen = tuple(boards)
     paths = {board.path for board in chosen}
     plans: dict[str, BoardPlan] = {}
     refusals: list[Refusal] = []
-    for sharing in _sharing_groups(chosen):
-        against = [
+    for sharing in sharing_groups(chosen):
+        against = [_virtual(b, f.physical) for b in sharing for f in b.functions if f.physical]
+        against += [
             _foreign(board, function)
             for board in sharing
             for function in closure(topology, board)
-            if function.is_bridge or board_path(function.path) not in paths
+            if function.is_bridge or function.board not in paths
         ]
         refused = {refusal.board for refusal in against}
         if refused:
@@ -326,7 +340,7 @@ def plan(topology: Topology, boards: Iterable[Board]) -> Plan:
     return Plan(tuple(plans[b.path] for b in chosen if b.path in plans), tuple(refusals))
 
 
-def _sharing_groups(boards: Iterable[Board]) -> list[list[Board]]:
+def sharing_groups(boards: Iterable[Board]) -> list[list[Board]]:
     """The boards, put together where they share IOMMU groups, directly or by way of others."""
     sets: list[tuple[list[Board], set[int]]] = []
     for board in boards:
@@ -360,13 +374,23 @@ def _steps(board: Board) -> tuple[Step, ...]:
     return (*overrides, *moves)
 
 
+def _virtual(board: Board, physical: Address) -> Refusal:
+    return Refusal(
+        board.path,
+        "is-virtual",
+        board.address,
+        f"{board.address} is a virtual function of {physical}; only whole boards are bound",
+        f"Choose the board of {physical}, and write 0 to its sriov_numvfs",
+    )
+
+
 def _foreign(board: Board, function: Function) -> Refusal:
     return Refusal(
         board.path,
         "foreign-device",
         function.address,
         f"IOMMU group {function.iommu_group} also holds {function.address} {function.identity} "
-        f"of board {board_path(function.path)}, driver {function.driver or 'none'}",
+        f"of board {function.board}, driver {function.driver or 'none'}",
         _WAY_OUT,
     )
 

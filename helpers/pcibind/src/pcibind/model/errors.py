@@ -15,6 +15,9 @@ class ExitCode(IntEnum):
     IDENTITY = 4
     NOT_BOUND = 5
     STUCK = 6
+    TAKEN = 7
+    PENDING = 8
+    BUSY = 9
 
 
 MEANINGS = {
@@ -25,6 +28,9 @@ MEANINGS = {
     ExitCode.IDENTITY: "a board is absent, moved, replaced or has an extra function",
     ExitCode.NOT_BOUND: "a board is wanted but not bound, or could not be restored",
     ExitCode.STUCK: "a device is stuck in the kernel; reboot",
+    ExitCode.PENDING: "plan only: changes are pending, which apply would make",
+    ExitCode.TAKEN: "a board was taken at this boot that is not on record; run pcibind release",
+    ExitCode.BUSY: "another run of pcibind did not end in time; nothing was touched",
 }
 
 
@@ -48,6 +54,24 @@ class RecordError(PcibindError):
 
 class NotBoundError(PcibindError):
     """A function did not take the driver it was to take."""
+
+    exit_code = ExitCode.NOT_BOUND
+
+
+class BusyError(PcibindError):
+    """Another run of pcibind holds the lock, and went on for too long."""
+
+    exit_code = ExitCode.BUSY
+
+
+class InUseError(PcibindError):
+    """Somebody uses a board through VFIO, or nothing tells whether anybody does."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class NoNodeError(InUseError):
+    """The kernel has no device nodes for VFIO groups, so it cannot be asked."""
 
     exit_code = ExitCode.NOT_BOUND
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pcibind.model.pci import Address
+from pcibind.model.pci import Address, Board
 
 
 class Use(NamedTuple):
@@ -35,7 +35,10 @@ class OpenNvidia(NamedTuple):
 class Evidence(NamedTuple):
     """What the guards decide by.
 
-    `framebuffers` are the functions whose memory a framebuffer of the firmware's owns.
+    `configured` are the functions of interfaces that have an address other than a link-local one,
+    but those in `route_nics` and `ssh_nics`. `framebuffers` are the functions whose memory a
+    framebuffer of the firmware's owns. `open_devices` are the functions of which a process, or the
+    kernel's console, has a character device open that neither VFIO nor NVIDIA's driver made.
     `unreadable` holds, by guard name, why that guard's evidence could not be read: a guard that
     cannot see refuses the boards that it could concern. `network` and `storage` are the functions
     that an interface or a block device hangs on; `blind` names the guards for which even that
@@ -44,15 +47,17 @@ class Evidence(NamedTuple):
     Of the firmware: `reserved_groups` are the IOMMU groups with memory that it keeps mapped for
     itself (RMRR, type `direct`), `unassigned` are functions with a memory range that has no
     address, `silent` those whose configuration space reads as ones. `early` are the functions
-    whose override the early script set at this boot.
+    whose override the early script, or pcibind, set at this boot.
     """
 
     route_nics: tuple[Use, ...] = ()
     ssh_nics: tuple[Use, ...] = ()
+    configured: tuple[Use, ...] = ()
     disks: tuple[Use, ...] = ()
     boot_displays: frozenset[Address] = frozenset()
     framebuffers: tuple[Use, ...] = ()
     open_nvidia: tuple[OpenNvidia, ...] = ()
+    open_devices: tuple[Use, ...] = ()
     physical_functions: frozenset[Address] = frozenset()
     open_vfio: tuple[OpenVfio, ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
@@ -63,3 +68,21 @@ class Evidence(NamedTuple):
     unassigned: tuple[Use, ...] = ()
     silent: frozenset[Address] = frozenset()
     early: frozenset[Address] = frozenset()
+
+    def users(self, board: Board) -> tuple[str, ...]:
+        """Who is seen to use a board, and for what, in a few words each."""
+        addresses = {function.address for function in board.functions}
+        by_nvidia = any(function.driver == "nvidia" for function in board.functions)
+        # Memory without an address is no use of it.
+        uses = (use for name in self._fields if name != "unassigned" for use in getattr(self, name))
+        found = []
+        for use in uses:
+            if isinstance(use, Use) and use.address in addresses:
+                found.append(use.what)
+            elif isinstance(use, OpenNvidia) and (use.address in addresses or not use.address):
+                found += [use.what] if by_nvidia else []
+            elif isinstance(use, OpenVfio) and (
+                use.group in board.groups or use.address in addresses
+            ):
+                found.append(f"VFIO: {use.holder}")
+        return tuple(dict.fromkeys(found))

@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pcibind.remote.detail import Detail
 
@@ -26,11 +26,64 @@ PCI_BRIDGES = frozenset({0x0604, 0x0607, 0x0609})
 # drivers/vfio: a group is viable while its endpoints have no driver or one that leaves DMA alone.
 VIABLE = frozenset({None, "vfio-pci", "pci-stub"})
 
+ATTRIBUTES = (
+    "vendor",
+    "device",
+    "subsystem_vendor",
+    "subsystem_device",
+    "class",
+    "boot_vga",
+)
+"""sysfs attributes that are read of each device, none of which takes the device's lock."""
+
+LOCKED_ATTRIBUTE = "driver_override"
+"""Reading this takes the device lock, and waits behind a stuck unbind."""
+
+_SUBCLASSES = {
+    0x0106: "SATA",
+    0x0108: "NVMe",
+    0x0200: "Ethernet",
+    0x0207: "InfiniBand",
+    0x0300: "VGA display",
+    0x0302: "3D display",
+    0x0403: "audio",
+    0x0604: "PCI bridge",
+    0x0700: "serial port",
+    0x0C03: "USB",
+    0x0C04: "Fibre Channel",
+    0x0C05: "SMBus",
+    0x0C06: "InfiniBand",
+    0x0C80: "USB-C",
+}
+_BASE_CLASSES = {
+    0x01: "storage",
+    0x02: "network",
+    0x03: "display",
+    0x04: "multimedia",
+    0x05: "memory",
+    0x06: "bridge",
+    0x07: "communication",
+    0x08: "system",
+    0x0B: "processor",
+    0x0C: "serial bus",
+    0x0D: "wireless network",
+    0x0F: "satellite network",
+    0x10: "encryption",
+    0x11: "signal processing",
+    0x12: "accelerator",
+}
+
 # Domains are four digits by the specification; Linux gives volume management devices five.
-_ADDRESS = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
+_ADDRESS = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])")
 _ROOT_BUS = re.compile(r"pci([0-9a-f]{4,8}:[0-9a-f]{2})")
 _BOARD_PATH = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}(/[01][0-9a-f]\.[0-7])*/[01][0-9a-f]")
 _MODEL = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
+
+
+def class_name(class_code: int) -> str:
+    """A short name for a 24 bit class code (PCI Code and ID Assignment Specification)."""
+    known = _SUBCLASSES.get(class_code >> 8) or _BASE_CLASSES.get(class_code >> 16)
+    return known or f"class {class_code:06x}"
 
 
 class Address(NamedTuple):
@@ -47,14 +100,14 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read sysfs's form, `0000:01:00.0`; raise ValueError for anything else."""
+        """Read `0000:01:00.0`, or `01:00.0` of domain 0; raise ValueError for anything else."""
         match = _ADDRESS.fullmatch(text.lower())
         if match is None:
             raise ValueError(
                 f"{text!r} is not a PCI address: expected DOMAIN:BUS:DEVICE.FUNCTION in "
-                "hexadecimal, as in 0000:01:00.0"
+                "hexadecimal, as in 0000:01:00.0, or 01:00.0 in domain 0"
             )
-        domain, bus, device, function = (int(part, 16) for part in match.groups())
+        domain, bus, device, function = (int(part, 16) for part in match.groups("0"))
         return cls(domain, bus, device, function)
 
     def __str__(self) -> str:
@@ -125,7 +178,8 @@ class Function(NamedTuple):
     """One PCI function as sysfs shows it. `class_code` has 24 bits: base, sub, interface.
 
     `locked` says that its override could not be read in time: somebody's access to it hangs in the
-    kernel and holds its lock.
+    kernel and holds its lock. `physical` is the physical function that a virtual one belongs to
+    (`physfn` in sysfs), None for any other function.
     """
 
     address: Address
@@ -140,6 +194,15 @@ class Function(NamedTuple):
     iommu_group: int | None = None
     boot_vga: bool = False
     locked: bool = False
+    physical: Address | None = None
+
+    @property
+    def board(self) -> str:
+        """The path of its board; that of a virtual function, which is one by itself, its own.
+
+        Virtual functions run on over slots without being one card: each has a user of its own.
+        """
+        return self.path if self.physical else board_path(self.path)
 
     @property
     def number(self) -> int:
@@ -190,7 +253,7 @@ class Function(NamedTuple):
 
 
 class Board(NamedTuple):
-    """The endpoints of one slot, in the order of their numbers; never empty."""
+    """The endpoints of one slot, in the order of their numbers, or one virtual function."""
 
     path: str
     functions: tuple[Function, ...]
@@ -252,7 +315,7 @@ class Topology:
         slots: dict[str, list[Function]] = {}
         for function in self.functions:
             if not function.is_bridge:
-                slots.setdefault(board_path(function.path), []).append(function)
+                slots.setdefault(function.board, []).append(function)
         return tuple(
             Board(path, tuple(sorted(functions, key=lambda function: function.address)))
             for path, functions in slots.items()
@@ -265,7 +328,7 @@ class Topology:
     def board_of(self, address: Address) -> Board | None:
         """The board that an endpoint belongs to; None for a bridge or an unknown address."""
         function = self.function(address)
-        return None if function is None else self.board_at(board_path(function.path))
+        return None if function is None else self.board_at(function.board)
 
     def bridges_to(self, path: str) -> tuple[Function, ...]:
         """The bridges on the way to a board, the root port first."""
@@ -279,3 +342,81 @@ class Topology:
     def group(self, number: int) -> tuple[Function, ...]:
         """Every function of an IOMMU group, bridges included."""
         return tuple(f for f in self.functions if f.iommu_group == number)
+
+
+class RawDevice:
+    """One entry of /sys/bus/pci/devices, filled bit by bit.
+
+    `target` is the path that the entry links to, `driver`, `iommu_group` and `physfn` the last
+    parts of the links of those names, `attributes` the text of the files in ATTRIBUTES and of
+    LOCKED_ATTRIBUTE; `locked` says that reading the latter hung.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.target: str | None = None
+        self.driver: str | None = None
+        self.iommu_group: str | None = None
+        self.physfn: str | None = None
+        self.attributes: dict[str, str] = {}
+        self.locked = False
+
+
+def build_topology(devices: Iterable[RawDevice]) -> Topology:
+    """Make a topology; leave out devices that vanished while they were read.
+
+    Whatever reads a host (sysfs directly, a remote command's output) ends here, so that the same
+    host looks the same from everywhere.
+    Raises ValueError naming the device and the attribute when a value cannot be understood.
+    """
+    functions = [function for raw in devices if (function := _function(raw)) is not None]
+    return Topology(tuple(sorted(functions, key=lambda function: function.address)))
+
+
+def _function(raw: RawDevice) -> Function | None:
+    address = Address.parse(raw.name)
+    # A device that goes away loses its files one after the other: without the ones that every
+    # device has, it is as good as gone. Subsystem ids belong to endpoints; bridges may lack them.
+    if raw.target is None or not {"vendor", "device", "class"} <= raw.attributes.keys():
+        return None
+    override = raw.attributes.get(LOCKED_ATTRIBUTE, "")
+    return Function(
+        address=address,
+        path=function_path(raw.target),
+        vendor=_number(raw, "vendor", 0xFFFF),
+        device=_number(raw, "device", 0xFFFF),
+        subsystem_vendor=_number(raw, "subsystem_vendor", 0xFFFF),
+        subsystem_device=_number(raw, "subsystem_device", 0xFFFF),
+        class_code=_number(raw, "class", 0xFFFFFF),
+        driver=raw.driver,
+        # The kernel prints an unset override as "(null)".
+        driver_override=None if override in ("", "(null)") else override,
+        iommu_group=_group(raw),
+        boot_vga=raw.attributes.get("boot_vga") == "1",
+        locked=raw.locked,
+        physical=Address.parse(raw.physfn) if raw.physfn else None,
+    )
+
+
+def _number(raw: RawDevice, name: str, most: int) -> int:
+    text = raw.attributes.get(name, "0x0")
+    try:
+        value = int(text, 16)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= most:
+        raise ValueError(
+            f"PCI device {raw.name}: {name} reads {text!r}, expected a hexadecimal number "
+            f"up to {most:#x}"
+        )
+    return value
+
+
+def _group(raw: RawDevice) -> int | None:
+    if raw.iommu_group is None:
+        return None
+    if not raw.iommu_group.isdecimal():
+        raise ValueError(
+            f"PCI device {raw.name}: its iommu_group is {raw.iommu_group!r}, expected a number"
+        )
+    return int(raw.iommu_group)

@@ -7,12 +7,15 @@ import re
 from typing import NamedTuple
 
 from pcibind.model.errors import RecordError
-from pcibind.model.pci import Address, Board, Identity, Topology
+from pcibind.model.pci import Address, Board, Identity, Topology, board_path
 from pcibind.model.request import SELECTOR_KINDS, RequireBoards, Selector
 from pcibind.read import files
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 VERSION = 1
+
+REBUILD = "update-initramfs -u -k all` or `dracut --regenerate-all --force"
+"""How an initramfs is made anew, for text that quotes it."""
 
 
 class RecordedFunction(NamedTuple):
@@ -137,7 +140,8 @@ def read(path: str) -> Record | None:
         return None if text is None else parse(text)
     except RecordError as error:
         raise RecordError(
-            f"{path}: {error}. Restore it from a backup; or remove it, reboot, and apply anew"
+            f"{path}: {error}. Restore it from a backup; or do without: `mv {path} {path}.broken`, "
+            f"`pcibind release`, `{REBUILD}`, `pcibind apply`"
         ) from error
 
 
@@ -155,6 +159,13 @@ def write(paths: Paths, record: Record) -> bool:
     if not record.boards and not record.leaving:
         files.remove(paths.record)
     return changed
+
+
+def unbacked(paths: Paths, record: Record) -> list[str]:
+    """The boards in the early list that are not on record, by their paths. Raises OSError."""
+    lines = (files.read(paths.early_list) or "").splitlines()
+    known = {board.path for board in record.boards}
+    return sorted({board_path(line.partition(" ")[0]) for line in lines} - known)
 
 
 def early_list(record: Record) -> str:

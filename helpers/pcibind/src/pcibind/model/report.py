@@ -3,7 +3,7 @@
 Schema `pcibind/1`:
 
     schema            "pcibind/1"
-    command           plan | apply | status | release
+    command           plan | apply | status | release | list | add | remove; "" for a wrong one
     exit_code         as listed by --help
     require_boards    all | any
     boards            list of
@@ -11,11 +11,13 @@ Schema `pcibind/1`:
       selector                     {kind, value}
       verdict                      present | moved | replaced | absent | extra-function
       state                        planned | recorded | bound | unbound | refused | failed | stuck
-                                   | released | gone | not-chosen
+                                   | leaving (given back at the next boot) | released | gone
+                                   | chosen | not-chosen
       changed                      whether this run wrote anything for it
       detail                       what was found, expected, and what to do; "" when all is well
       groups                       IOMMU group numbers
       steps                        what is to be done, as text
+      users                        list only: who is seen to use it, as text
       bridges                      the way to it, root port first: list of {address, path, vendor,
                                    device, iommu_group}
       functions                    list of {address, path, vendor, device, subsystem_vendor,
@@ -41,16 +43,15 @@ from typing import NamedTuple
 from pcibind.decide.plan import DRIVER, Resolution, Verdict
 from pcibind.model.errors import ExitCode
 from pcibind.model.pci import Board, Function, Topology
-from pcibind.model.record import RecordedBoard
-from pcibind.model.refusal import Refusal
-from pcibind.model.request import RequireBoards, Selector
+from pcibind.model.record import REBUILD, RecordedBoard
+from pcibind.model.request import Refusal, RequireBoards, Selector
 
 SCHEMA = "pcibind/1"
 
 
 INITRAMFS_NOTE = (
     "/etc/pcibind/early.list changed, and an initramfs may carry it: rebuild that "
-    "(update-initramfs -u -k all, or dracut --regenerate-all --force) before the next boot"
+    f"(`{REBUILD}`) before the next boot"
 )
 
 
@@ -64,12 +65,24 @@ class State(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     STUCK = "stuck"
+    LEAVING = "leaving"
     RELEASED = "released"
     GONE = "gone"
+    CHOSEN = "chosen"
     NOT_CHOSEN = "not-chosen"
 
 
-_GOOD = frozenset({State.PLANNED, State.RECORDED, State.BOUND, State.RELEASED, State.NOT_CHOSEN})
+_GOOD = frozenset(
+    {
+        State.PLANNED,
+        State.RECORDED,
+        State.BOUND,
+        State.LEAVING,
+        State.RELEASED,
+        State.CHOSEN,
+        State.NOT_CHOSEN,
+    }
+)
 
 
 class BoardReport(NamedTuple):
@@ -86,6 +99,7 @@ class BoardReport(NamedTuple):
     detail: str = ""
     steps: tuple[str, ...] = ()
     wanted: bool = True
+    users: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -145,7 +159,10 @@ class BoardReport(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The answer of a command. `topology` holds the way to its boards."""
+    """The answer of a command. `topology` holds the way to its boards.
+
+    With `wanted_only`, boards that are given back make no failure where all that are wanted do not.
+    """
 
     command: str
     require_boards: RequireBoards = "all"
@@ -155,6 +172,7 @@ class Report(NamedTuple):
     error_code: ExitCode = ExitCode.OK
     topology: Topology = Topology(())
     notes: tuple[str, ...] = ()
+    wanted_only: bool = False
 
     @property
     def exit_code(self) -> ExitCode:
@@ -164,16 +182,21 @@ class Report(NamedTuple):
         if self.require_boards == "any" and ExitCode.OK in wanted:
             # Enough boards are there; but what is stuck in the kernel is nothing to pass over.
             wanted = [code for code in wanted if code is ExitCode.STUCK]
+        if self.wanted_only and set(wanted) <= {ExitCode.OK}:
+            codes = []
         codes += wanted
         codes.append(self.error_code)
         # A configuration error or a refusal touched nothing, so it is not the most serious.
         order = (
             ExitCode.UNEXPECTED,
             ExitCode.STUCK,
+            ExitCode.BUSY,
             ExitCode.CONFIGURATION,
             ExitCode.REFUSED,
             ExitCode.IDENTITY,
             ExitCode.NOT_BOUND,
+            ExitCode.TAKEN,
+            ExitCode.PENDING,
         )
         return next((code for code in order if code in codes), ExitCode.OK)
 
@@ -217,6 +240,7 @@ def _board_json(report: BoardReport, topology: Topology) -> dict[str, object]:
         "detail": report.detail,
         "groups": list(board.groups) if board else [],
         "steps": list(report.steps),
+        "users": list(report.users),
         "bridges": [_bridge_json(f) for f in topology.bridges_to(board.path)] if board else [],
         "functions": [_function_json(report, f) for f in board.functions] if board else [],
     }

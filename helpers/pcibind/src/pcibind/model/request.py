@@ -1,4 +1,7 @@
-"""What is asked for: boards by selector, guards overridden, how many must be there."""
+"""What is asked for, and what is refused of it.
+
+Boards by selector, guards overridden, how many must be there; and why a board is not taken.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,13 @@ SELECTOR_KINDS: tuple[SelectorKind, ...] = ("address", "path", "model")
 Guard = Literal[
     "default-route",
     "ssh",
+    "network",
     "disk",
     "boot-display",
     "framebuffer",
     "virtual-functions",
     "nvidia-open",
+    "device-open",
     "class",
     "no-response",
     "reserved-memory",
@@ -26,6 +31,10 @@ Guard = Literal[
 ]
 OVERRIDABLE_GUARDS: tuple[Guard, ...] = get_args(Guard)
 """The guards that `allow` may name. An open VFIO group is not among them."""
+
+
+OFF = "pcibind=off"
+"""On the kernel command line: take no board at this boot."""
 
 
 class Selector(NamedTuple):
@@ -54,7 +63,7 @@ class Selector(NamedTuple):
             except ValueError:
                 continue
         raise ValueError(
-            f"{text!r} names no board: expected an address (0000:01:00.0), a path "
+            f"{text!r} names no board: expected an address (01:00.0), a path "
             "(0000:00/01.0/00) or a model (10de:2684)"
         )
 
@@ -76,3 +85,37 @@ class Config(NamedTuple):
 
     boards: tuple[BoardRequest, ...]
     require_boards: RequireBoards = "all"
+
+
+class Refusal(NamedTuple):
+    """Why a board is not taken: the guard's name, what was found, and what to do next.
+
+    `address` is the function that the guard speaks of, or None when it speaks of the host.
+    """
+
+    board: str
+    guard: str
+    address: Address | None
+    found: str
+    remedy: str
+
+    @property
+    def is_overridable(self) -> bool:
+        """Whether a configuration may allow it."""
+        return self.guard in OVERRIDABLE_GUARDS
+
+    @property
+    def advice(self) -> str:
+        """The remedy, and where there is an override, how the configuration says it."""
+        if not self.is_overridable:
+            return self.remedy
+        return f'{self.remedy}; or, to accept it, add "{self.guard}" to the board\'s allow list'
+
+    @property
+    def finding(self) -> str:
+        """What was found, without what to do."""
+        where = f" ({self.address})" if self.address else ""
+        return f"board {self.board}{where}: {self.guard}: {self.found}"
+
+    def __str__(self) -> str:
+        return f"{self.finding}. {self.advice}"

@@ -17,6 +17,9 @@ from pcibind.model.request import (
     Selector,
 )
 
+NAME = re.compile(r"[\w.-]+")
+"""What a board may be called."""
+
 
 def read(directory: str) -> Config:
     """Read every *.toml of a directory, in the order of the names.
@@ -24,22 +27,38 @@ def read(directory: str) -> Config:
     Raises ConfigError, naming file, line and expectation, when there is no file, when one cannot
     be read, and when they contradict each other.
     """
-    try:
-        names = sorted(name for name in os.listdir(directory) if name.endswith(".toml"))
-    except OSError as error:
-        raise ConfigError(f"{directory}: {error.strerror}; expected TOML files there") from error
-    if not names:
+    found = texts(directory)
+    if not found:
         # Nothing written is not the same as nothing wanted: that takes a file without boards.
         raise ConfigError(f"{directory}: no *.toml file; expected at least one with [[board]]")
-    texts = []
-    for name in names:
-        path = os.path.join(directory, name)
+    return parse(found.items())
+
+
+def texts(directory: str) -> dict[str, str]:
+    """The content of every TOML file, by its path; raises ConfigError for what cannot be read."""
+    try:
+        names = names_in(directory)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}; expected TOML files there") from error
+    found = {}
+    for path in (os.path.join(directory, name) for name in names):
         try:
             with open(path, encoding="utf-8") as file:
-                texts.append((path, file.read()))
+                found[path] = file.read()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read: {error}") from error
-    return parse(texts)
+    return found
+
+
+def names_in(directory: str) -> list[str]:
+    """The names of the TOML files, in order; without hidden ones, as an editor's locks are.
+
+    Raises OSError.
+    """
+    names = sorted(os.listdir(directory))
+    return [name for name in names if name.endswith(".toml") and not name.startswith(".")]
 
 
 def parse(texts: Iterable[tuple[str, str]]) -> Config:
@@ -77,18 +96,19 @@ def parse(texts: Iterable[tuple[str, str]]) -> Config:
 
 def render(*boards: BoardRequest, require_boards: RequireBoards = "all") -> str:
     """The TOML text of a configuration; `parse` reads the same back."""
-    parts = [f'# Boards that pcibind hands to vfio-pci.\nrequire_boards = "{require_boards}"\n']
-    for board in boards:
-        lines = ["", "[[board]]"]
-        if board.name is not None:
-            lines.append(f'name = "{board.name}"')
-        lines.append(f'{board.selector.kind} = "{board.selector.value}"')
-        if board.allow:
-            lines.append(
-                "allow = [" + ", ".join(f'"{guard}"' for guard in sorted(board.allow)) + "]"
-            )
-        parts.append("\n".join(lines) + "\n")
-    return "".join(parts)
+    head = f'# Boards that pcibind hands to vfio-pci.\nrequire_boards = "{require_boards}"\n'
+    return head + "".join(map(table, boards))
+
+
+def table(board: BoardRequest) -> str:
+    """A `[[board]]` of a file."""
+    lines = ["", "[[board]]"]
+    if board.name is not None:
+        lines.append(f'name = "{board.name}"')
+    lines.append(f'{board.selector.kind} = "{board.selector.value}"')
+    if board.allow:
+        lines.append("allow = [" + ", ".join(f'"{guard}"' for guard in sorted(board.allow)) + "]")
+    return "\n".join(lines) + "\n"
 
 
 class _File(NamedTuple):
@@ -141,7 +161,7 @@ def _request(file: _File, index: int, table: dict[str, object]) -> BoardRequest:
     except ValueError as error:
         raise file.error(kind, str(error), index) from error
     name = table.get("name")
-    if name is not None and (not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name)):
+    if name is not None and (not isinstance(name, str) or not NAME.fullmatch(name)):
         raise file.error("name", f"{name!r}; expected letters, digits, '.', '_' and '-'", index)
     allow = table.get("allow", [])
     if not isinstance(allow, list):

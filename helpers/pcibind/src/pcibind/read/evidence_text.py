@@ -5,15 +5,16 @@ The same command serves from afar and on the host itself. It reads /sys and /pro
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model.pci import Address
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address
+    from ipaddress import IPv4Address, IPv6Address
 
 _BEGIN = "pcibind-evidence 1"
 _END = "pcibind-evidence end"
@@ -23,21 +24,25 @@ _END = "pcibind-evidence end"
 _LINES = "; ".join(
     (
         f"echo '{_BEGIN}'",
+        # Patterns below are of bytes.
+        "export LC_ALL=C",
         's="${PCIBIND_SYS:-/sys}"',
         'p="${PCIBIND_PROC:-/proc}"',
-        # What the early script took at this boot.
-        'sed "s/^/early /" "${PCIBIND_RUN:-/run/pcibind}"/early.initramfs '
-        '"${PCIBIND_RUN:-/run/pcibind}"/early.done 2>/dev/null',
+        # What the early script took at this boot (early.*: that of earlier versions), or pcibind.
+        '( cd "${PCIBIND_RUN:-/run/pcibind}" 2>/dev/null && '
+        "sed 's/^/early /' taken early.initramfs early.done 2>/dev/null )",
         # Memory that the firmware keeps mapped for itself; of another kind it is given up.
         "( cd \"$s/kernel\" 2>/dev/null && grep -Hs ' direct$' iommu_groups/*/reserved_regions "
         "| sed 's/^/reserved /' )",
-        # Interfaces and what they are made of; block devices and what they lie on; the device
-        # nodes of VFIO. Link targets hold the way through the PCI tree.
+        # Interfaces and what they are made of; block devices and what they lie on; character
+        # devices by number. Link targets hold the way through the PCI tree.
         '( cd "$s" && find class/net class/net/*/lower_* dev/block class/block/*/slaves/* '
-        "class/nvme-subsystem/*/nvme* fs/btrfs/*/devices/* class/vfio-dev "
+        "class/nvme-subsystem/*/nvme* fs/btrfs/*/devices/* dev/char "
         # A function that has virtual ones has a first. Their number takes its lock, which may hang.
         "bus/pci/devices/*/virtfn0 -maxdepth 1 -type l "
+        "'(' ! -path 'dev/char/*' -o -lname '*/pci[0-9a-f]*' -o -lname '*/vfio/*' ')' "
         "-printf 'link %p %l\\n' 2>/dev/null )",
+        '[ -d "$s/dev/char" ] || echo "unreadable device-open $s/dev/char is not there"',
         '[ -d "$s/class/net" ] || echo "unreadable default-route $s/class/net is not there"',
         '[ -d "$s/dev/block" ] && [ -d "$s/class/block" ] || '
         'echo "unreadable disk $s/dev/block and $s/class/block are not there"',
@@ -48,15 +53,36 @@ _LINES = "; ".join(
         # Without IPv6 in the kernel the file is not there, and there is no IPv6 route either.
         'if [ -e "$p/net/ipv6_route" ]; then sed \'s/^/route6 /\' "$p/net/ipv6_route" 2>/dev/null '
         '|| echo "unreadable default-route $p/net/ipv6_route cannot be read"; fi',
-        'if [ -e "$p/net/if_inet6" ]; then sed \'s/^/address6 /\' "$p/net/if_inet6"; fi',
+        'if [ -e "$p/net/if_inet6" ]; then sed \'s/^/address6 /\' "$p/net/if_inet6" 2>/dev/null '
+        '|| echo "unreadable network $p/net/if_inet6 cannot be read"; fi',
         "sed 's/^/mount /' \"$p/self/mountinfo\" 2>/dev/null || "
         'echo "unreadable disk $p/self/mountinfo cannot be read"',
+        # The disks in other mount namespaces, each read once. Nobody but root can mount one there.
+        "set -- $(find \"$p\"/[0-9]*/ns -maxdepth 1 -name mnt -printf '%l %H/../mountinfo\\n' "
+        "2>/dev/null | sort -u -k1,1)",
+        "[ $# = 0 ] || sed -nE 's/^[0-9]+ [0-9]+ ([1-9]|0:[0-9]+ .* - (btrfs|zfs|bcachefs) )"
+        '/mounted &/p\' "$@" 2>/dev/null',
         "sed 's/^/swap /' \"$p/swaps\" 2>/dev/null || "
         'echo "unreadable disk $p/swaps cannot be read"',
-        # sudo drops SSH_CONNECTION; the environment of the login shell still has it.
-        '{ echo "SSH_CONNECTION=${SSH_CONNECTION-}"; '
-        "grep -azhs '^SSH_CONNECTION=' \"$p\"/[0-9]*/environ | tr '\\000' '\\n'; } | "
-        "sort -u | sed -n 's/^SSH_CONNECTION=/ssh /p'",
+        # The connections of servers that run as root; only root has processes of that owner.
+        'set -- $(find "$p"/[0-9]*/exe -maxdepth 0 -user 0 '
+        "'(' -lname '*/sshd*' -o -lname '*/dropbear*' ')' -printf '%h/fd ' 2>/dev/null)",
+        "[ $# = 0 ] || find \"$@\" -lname 'socket:*' -printf 'sshd %l\\n' 2>/dev/null",
+        # Whatever else this was logged in by: sudo drops SSH_CONNECTION, but the environment of the
+        # login shell, an ancestor, has it. Other processes' environments are anybody's to make up,
+        # and a shell may outlive its connection, so that the kernel is asked for it.
+        "set --; i=self; while [ $# -lt 64 ]; do b=; "
+        'while read -r k v; do [ "$k" = PPid: ] && b=$v && break; '
+        'done 2>/dev/null <"$p/$i/status"; case $b in ""|0|1) break;; esac; '
+        'set -- "$@" "$p/$b/environ"; i=$b; done',
+        "{ printf 'SSH_CONNECTION=%s\\n' \"${SSH_CONNECTION-}\"; [ $# = 0 ] || "
+        "grep -azhs '^SSH_CONNECTION=' \"$@\" | tr '\\000' '\\n'; } | "
+        "sort -u | sed -n 's/^SSH_CONNECTION=\\(.\\)/ssh \\1/p'",
+        # Local end, remote end and inode of what is established.
+        "sed -n 's/^ *[0-9]*: \\([0-9A-F:]*\\) \\([0-9A-F:]*\\) 01 "
+        "[^ ]* [^ ]* [^ ]* *[0-9]* *[0-9]* \\([0-9]*\\).*/tcp \\1 \\2 \\3/p' "
+        '"$p/net/tcp" "$p/net/tcp6" 2>/dev/null; [ -f "$p/net/tcp" ] && [ -r "$p/net/tcp" ] || '
+        'echo "unreadable ssh $p/net/tcp cannot be read"',
         # What of a function's memory the firmware's framebuffer owns: the ranges, one inside the
         # other, as indentation tells.
         # All of them: without those between, one would look to be inside of the last one printed.
@@ -66,13 +92,20 @@ _LINES = "; ".join(
         "grep -qsE 'initcall_blacklist=[^ ]*sysfb_init|video=efifb:off' \"$p/cmdline\" || "
         "od -An -v -tx1 -N62 \"$s/kernel/boot_params/data\" 2>/dev/null | sed 's/^/screen/'",
         "grep -Hs 'Device Minor' \"$p\"/driver/nvidia/gpus/*/information | sed 's/^/nvidia /'",
-        # Whoever may read the links of process 1 may read everybody's.
+        "sed -nE 's/.* ([0-9]+:[0-9]+)$/console \\1/p; "
+        's/^(Character| *[0-9]+ (nvidia|vfio))/major &/p\' "$p/consoles" "$p/devices" 2>/dev/null',
+        # Whoever may read the links of process 1 may read everybody's. Names are what anybody may
+        # put in a mount namespace of his own, and a descriptor that was opened with O_PATH, whose
+        # link has no permissions, opens no device: what counts is the number of what is open.
         'set -- "$p"/1/fd/*',
         'if readlink "$1" >/dev/null 2>&1; then '
-        "find \"$p\"/[0-9]*/fd -type l '(' -lname '/dev/vfio/*' -o -lname '/dev/nvidia*' ')' "
-        "-printf '%p %l\\n' 2>/dev/null | "
-        'while read -r f n; do d=${f%/fd/*}; c=?; read -r c 2>/dev/null <"$d/comm"; '
-        'printf \'open %s %s %s\\n\' "$n" "${d##*/}" "$c"; done; '
+        "find \"$p\"/[0-9]*/fd -type l -perm /600 -lname '/dev/*' ! -lname '*[![:print:]]*' "
+        "! -lname /dev/null ! -lname /dev/zero ! -lname '/dev/*random' ! -lname '/dev/pts/*' "
+        "! -lname '/dev/shm/*' ! -lname '/dev/input/*' ! -lname /dev/kmsg ! -lname /dev/ptmx "
+        "-printf 'open %p %l\\n' -exec stat -L -c 'node %n %f %t:%T' '{}' + 2>/dev/null | "
+        "while read -r k f n t; do d=${f%/fd/*}; "
+        '[ $k = node ] || { t=?; read -r t 2>/dev/null <"$d/comm"; }; '
+        'printf \'%s %s %s %s\\n\' $k "${f#"$p"/}" "$n" "$t"; done; '
         'else echo "unreadable vfio-open the open files of other processes cannot be read"; fi',
         # The standard header of the configuration space, and the ranges that the kernel gave: of
         # endpoints that may be chosen. To read it may hang where a device does.
@@ -103,15 +136,42 @@ _NEVER_EMPTY = (
     ("mount", "disk", "self/mountinfo"),
     ("swap", "disk", "swaps"),
     ("iomem", "framebuffer", "iomem"),
+    ("major", "nvidia-open", "devices"),
 )
 # include/linux/ioport.h, include/uapi/linux/pci_regs.h
 _IS_MEMORY, _IS_UNSET = 0x200, 0x20000000
 _TYPE_BITS, _IS_WIDE = 0xE, 0x4
 _HEADER_WORDS, _ONES = 16, 0xFFFFFFFF
+# Other guards whose evidence is the same.
+_SAME_SIGHT = {
+    "default-route": ("ssh", "network"),
+    "network": ("ssh",),
+    "vfio-open": ("nvidia-open", "device-open", "disk"),
+}
+_KINDS = {0x2: "char", 0x6: "block"}  # S_IFMT of linux/stat.h, without the lower bits
+_OWN_SCOPES = (0x10, 0x20)  # IPV6_ADDR_LOOPBACK, IPV6_ADDR_LINKLOCAL of net/ipv6.h
+_NVIDIA_CONTROL = 255
 # include/uapi/linux/screen_info.h
 _SCREEN_BYTES, _VIDEO_VLFB, _VIDEO_EFI, _WIDE_BASE = 62, 0x23, 0x70, 0x2
 _CLASS_VGA = 0x0300
 _REJECT = 0x0200  # RTF_REJECT of linux/route.h: an unreachable default, on interface lo.
+
+
+# Address and port of the peer, then of this end.
+_Ends = tuple[str, int, str, int]
+
+
+class _Node(NamedTuple):
+    """A device node as the kernel knows it: `char` or `block`, and its number."""
+
+    kind: str
+    major: int
+    minor: int
+
+    @property
+    def link(self) -> str:
+        """The name of its link in sysfs."""
+        return f"dev/{self.kind}/{self.major}:{self.minor}"
 
 
 class _Host:
@@ -125,8 +185,17 @@ class _Host:
         self.addresses6: list[list[str]] = []
         self.mounts: list[list[str]] = []
         self.swaps: list[list[str]] = []
-        self.ssh: list[list[str]] = []
-        self.opened: list[list[str]] = []
+        # Connections: those that shells call SSH's, all that TCP has with their inodes, and the
+        # inodes of those that a server of SSH has.
+        self.ssh: set[_Ends] = set()
+        self.established: dict[_Ends, str] = {}
+        self.sshd: set[str] = set()
+        # By descriptor: the node's name and its process; its kind and number. Of the kernel's
+        # console the number alone. Major numbers by the name of their driver.
+        self.opened: dict[str, tuple[str, str]] = {}
+        self.nodes: dict[str, _Node] = {}
+        self.consoles: list[_Node] = []
+        self.majors: dict[str, set[int]] = {}
         # Indentation, name and addresses of each memory range; NVIDIA's minor numbers.
         self.memory: list[tuple[int, str, range]] = []
         # The kernel's description of the firmware's screen, byte by byte.
@@ -163,26 +232,28 @@ def parse(lines: list[str]) -> Evidence:
             raise ValueError(f"PCI evidence: line {line!r} cannot be understood") from error
     for kind, guard, file in _NEVER_EMPTY:
         if kind not in host.seen:
-            host.unreadable.append((guard, f"/proc/{file} has nothing in it"))
-            if guard == "default-route":
-                host.unreadable.append(("ssh", f"/proc/{file} has nothing in it"))
+            _cannot_tell(host, guard, f"/proc/{file} has nothing in it")
     if not any(name.startswith("class/net/") for name in host.links):
-        host.blind |= {"default-route", "ssh"}
+        host.blind |= {"default-route", "ssh", "network"}
     if not any(name.startswith("dev/block/") for name in host.links):
         host.blind.add("disk")
     routed = set(_default_interfaces(host))
     ssh = set(_ssh_interfaces(host))
+    configured = set(_configured_interfaces(host)) - routed - ssh
+    open_devices, open_disks = _open_devices(host)
     return Evidence(
         route_nics=_nics(host, routed, "carries the default route", "default-route"),
         ssh_nics=_nics(host, ssh, "carries an SSH connection", "ssh"),
-        disks=_disks(host),
+        configured=_nics(host, configured, "has an address", "network"),
+        disks=_disks(host, open_disks),
         boot_displays=frozenset(host.boot_displays),
         physical_functions=frozenset(
             Address.parse(name.split("/")[3]) for name in host.links if name.endswith("/virtfn0")
         ),
         framebuffers=tuple(_framebuffers(host)),
-        open_nvidia=tuple(_open_nvidia(host)),
-        open_vfio=tuple(_open(host)),
+        open_nvidia=tuple(dict.fromkeys(_open_nvidia(host))),
+        open_vfio=tuple(dict.fromkeys(_open_vfio(host))),
+        open_devices=open_devices,
         network=frozenset(_below(host, "class/net/")),
         storage=frozenset(_below(host, "dev/block/", "class/nvme-subsystem/")),
         reserved_groups=frozenset(host.reserved),
@@ -213,8 +284,8 @@ def _sort(host: _Host, line: str) -> None:
         case "route6":
             host.routes6.append([words[9], words[0], words[1], words[8]])
         case "address6":
-            host.addresses6.append([words[5], words[0]])
-        case "mount":
+            host.addresses6.append([words[5], words[0], words[3]])
+        case "mount" | "mounted":
             host.seen.add(kind)
             tail = words[words.index("-") + 1 :]
             host.mounts.append([words[2], words[4], tail[0], tail[1]])
@@ -224,19 +295,31 @@ def _sort(host: _Host, line: str) -> None:
             else:
                 host.swaps.append(words)
         case "ssh":
-            # Of any process, whatever it calls so: sshd's own has four words.
-            if len(words) == 4:
-                host.ssh.append([words[0], words[2]])
+            # Whatever a shell calls so.
+            with contextlib.suppress(ValueError):
+                peer, peer_port, local, port = words
+                host.ssh.add((str(_ip(peer)), int(peer_port), str(_ip(local)), int(port)))
+        case "sshd":
+            host.sshd.add(rest.strip("socket:[]"))
+        case "tcp":
+            host.established[*_end(words[1]), *_end(words[0])] = words[2]
         case "open":
-            node, pid, *comm = words
-            host.opened.append([node, pid, " ".join(comm)])
+            descriptor, node, *comm = words
+            pid = descriptor.partition("/")[0]
+            host.opened[descriptor] = (node, f"process {pid} ({' '.join(comm)})")
+        case "node":
+            mode, number = int(words[1], 16) >> 12, [int(part, 16) for part in words[2].split(":")]
+            if mode in _KINDS:
+                host.nodes[words[0]] = _Node(_KINDS[mode], *number)
+        case "console":
+            host.consoles.append(_Node("char", *map(int, words[-1].split(":"))))
+        case "major":
+            host.seen.add(kind)
+            if words[0] != "Character":
+                host.majors.setdefault(words[1], set()).add(int(words[0]))
         case "unreadable":
             guard, _, why = rest.partition(" ")
-            host.unreadable.append((guard, why))
-            if guard == "default-route":
-                host.unreadable.append(("ssh", why))
-            if guard == "vfio-open":
-                host.unreadable.append(("nvidia-open", why))
+            _cannot_tell(host, guard, why)
         case "early":
             host.early += [Address.parse(word) for word in words]
         case "reserved":
@@ -261,6 +344,27 @@ def _sort(host: _Host, line: str) -> None:
             host.minors[value.strip()] = Address.parse(file.split("/")[-2])
         case _:
             raise ValueError(line)
+
+
+def _cannot_tell(host: _Host, guard: str, why: str) -> None:
+    """Note that a sight is barred, for all the guards that look at it."""
+    host.unreadable += [(each, why) for each in (guard, *_SAME_SIGHT.get(guard, ()))]
+
+
+def _end(text: str) -> tuple[str, int]:
+    """Address and port out of /proc/net/tcp: words of 32 bits in the machine's byte order."""
+    address, _, port = text.partition(":")
+    octets = b"".join(bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8))
+    return str(_ip(octets)), int(port, 16)
+
+
+def _ip(text: str | bytes) -> IPv4Address | IPv6Address:
+    """An address without its zone; one of IPv4 in IPv6's form as what it is."""
+    # Costs as much to import as all the rest here.
+    import ipaddress
+
+    address = ipaddress.ip_address(text.partition("%")[0] if isinstance(text, str) else text)
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _parents(target: str) -> list[Address]:
@@ -323,28 +427,34 @@ def _default_interfaces(host: _Host) -> Iterator[str]:
 
 def _ssh_interfaces(host: _Host) -> Iterator[str]:
     """The interfaces that hold the local addresses of SSH connections."""
-    if not host.ssh:
-        return
-    # Costs as much to import as all the rest here.
-    import ipaddress
-
-    for _peer, text in host.ssh:
-        try:
-            local = ipaddress.ip_address(text.partition("%")[0])
-        except ValueError:
-            host.unreadable.append(("ssh", f"{text!r} is not an address"))
+    barred = any(guard == "ssh" and "/net/tcp " in why for guard, why in host.unreadable)
+    served = {ends for ends, inode in host.established.items() if inode in host.sshd}
+    claimed = host.ssh if barred else host.ssh & host.established.keys()
+    for peer, _, text, _ in sorted(served | claimed):
+        local = _ip(text)
+        if local.is_loopback or peer == text:
             continue
-        if isinstance(local, ipaddress.IPv6Address) and local.ipv4_mapped is not None:
-            local = local.ipv4_mapped
-        if local.is_loopback:
-            continue
-        if isinstance(local, ipaddress.IPv4Address):
+        if local.version == 4:
             found = _interfaces_of_ipv4(host, local)
         else:
-            found = {name for name, digits in host.addresses6 if int(digits, 16) == int(local)}
+            found = {name for name, digits, _ in host.addresses6 if int(digits, 16) == int(local)}
         if not found:
             host.unreadable.append(("ssh", f"no interface found that holds {local}"))
         yield from found
+
+
+def _configured_interfaces(host: _Host) -> Iterator[str]:
+    """The interfaces with an address that somebody gave them.
+
+    IPv4's are told by the routes that come with them: /proc does not list those by interface.
+    """
+    for interface, destination, _flags, _mask in host.routes4:
+        # In the byte order of the machine: 169.254.0.0/16, and multicast.
+        if interface != "lo" and destination[4:] != "FEA9" and destination[6] != "E":
+            yield interface
+    for interface, _digits, scope in host.addresses6:
+        if int(scope, 16) not in _OWN_SCOPES:
+            yield interface
 
 
 def _interfaces_of_ipv4(host: _Host, local: IPv4Address) -> set[str]:
@@ -396,8 +506,11 @@ def _lower(host: _Host, interface: str, seen: set[str]) -> Iterator[str]:
             yield from _lower(host, name.removeprefix(prefix), seen)
 
 
-def _disks(host: _Host) -> tuple[Use, ...]:
-    """The controllers of all block devices that are mounted, swapped to, or held by another."""
+def _disks(host: _Host, opened: dict[str, str]) -> tuple[Use, ...]:
+    """The controllers of all block devices that are mounted, swapped to, open, or held by another.
+
+    `opened` says by whom, by the names of their links in sysfs.
+    """
     numbers: dict[str, str] = {}
     targets: dict[str, str] = {}
     controllers: dict[str, list[str]] = {}
@@ -408,6 +521,8 @@ def _disks(host: _Host) -> tuple[Use, ...]:
         if name.startswith("dev/block/"):
             numbers[parts[2]] = last
             targets[last] = target
+            if name in opened:
+                used[last] = opened[name]
         elif name.startswith("class/block/") and parts[3] == "slaves":
             used.setdefault(parts[4], f"{parts[2]} lies on {parts[4]}")
         elif name.startswith("class/nvme-subsystem/"):
@@ -415,12 +530,12 @@ def _disks(host: _Host) -> tuple[Use, ...]:
         elif name.startswith("fs/btrfs/"):
             used.setdefault(last, f"{last} belongs to a mounted btrfs")
     for number, point, kind, source in host.mounts:
-        device = numbers.get(number) or _named(source, targets)
+        # btrfs has numbers of its own; others with such a number may name anything as their source.
+        device = numbers.get(number) or (_named(source, targets) if kind == "btrfs" else None)
         if device is not None:
             used[device] = f"{device} is mounted at {point}"
         elif not number.startswith("0:"):
             host.unreadable.append(("disk", f"{point} is on {number}, which is not in /sys"))
-            host.blind.add("disk")
         elif kind in ("zfs", "bcachefs"):
             host.unreadable.append(
                 ("disk", f"{point} is {kind}, which does not tell its disks in /sys")
@@ -489,24 +604,50 @@ def _is_vga(header: list[int]) -> bool:
 
 
 def _open_nvidia(host: _Host) -> Iterator[OpenNvidia]:
-    for node, pid, comm in host.opened:
+    for name, node, by in _open_of(host, "nvidia"):
+        own = name in ("nvidia", "nvidia-frontend", "nvidiactl", "nvidia-modeset")
         # Everybody who has a device open has the control node open beside it.
-        if node.startswith("/dev/nvidia") and node != "/dev/nvidiactl":
-            address = host.minors.get(node.removeprefix("/dev/nvidia"))
-            yield OpenNvidia(address, f"{node} is open: process {pid} ({comm})")
+        if not (own and node.minor == _NVIDIA_CONTROL):
+            yield OpenNvidia(host.minors.get(str(node.minor)) if own else None, by)
 
 
-def _open(host: _Host) -> Iterator[OpenVfio]:
-    for node, pid, comm in host.opened:
-        if not node.startswith("/dev/vfio/"):
+def _open_of(host: _Host, driver: str) -> Iterator[tuple[str, _Node, str]]:
+    """The open nodes of drivers whose name begins like this, and by whom in words."""
+    names = {major: n for n, all_ in host.majors.items() if n.startswith(driver) for major in all_}
+    for descriptor, (name, holder) in host.opened.items():
+        node = host.nodes.get(descriptor)
+        if node and node.kind == "char" and node.major in names:
+            yield names[node.major], node, f"{name} is open: {holder}"
+
+
+def _open_vfio(host: _Host) -> Iterator[OpenVfio]:
+    for _driver, node, by in _open_of(host, "vfio"):
+        target = host.links.get(node.link, "")
+        group = re.search(r"/vfio/(\d+)$", target)
+        address = next(reversed(_parents(target)), None)
+        if group is None and address is None:
+            host.unreadable.append(("vfio-open", f"whose node {by}, is not in /sys"))
+        else:
+            holder = by.partition(" is open: ")[2]
+            yield OpenVfio(int(group[1]) if group else None, address, holder)
+
+
+def _open_devices(host: _Host) -> tuple[tuple[Use, ...], dict[str, str]]:
+    """The functions whose character devices are open, and the block devices that are."""
+    apart = {m for name, all_ in host.majors.items() if name.startswith("vfio") for m in all_}
+    uses = [
+        Use(address, "it is a console of the kernel")
+        for node in host.consoles
+        for address in _parents(host.links.get(node.link, ""))
+    ]
+    blocks: dict[str, str] = {}
+    for descriptor, (name, holder) in host.opened.items():
+        node = host.nodes.get(descriptor)
+        if node is None or node.major in apart:
             continue
-        name = node.removeprefix("/dev/vfio/")
-        group = int(name) if name.isdecimal() else None
-        address = None
-        if name.startswith("devices/"):
-            link = host.links.get(f"class/vfio-dev/{name.removeprefix('devices/')}", "")
-            address = next(reversed(_parents(link)), None)
-            if address is None:
-                host.unreadable.append(("vfio-open", f"{node} is open, whose it is is not told"))
-        if group is not None or address is not None:
-            yield OpenVfio(group, address, f"process {pid} ({comm})")
+        if node.kind == "block":
+            blocks[node.link] = f"{name} is open: {holder}"
+        else:
+            found = _parents(host.links.get(node.link, ""))
+            uses += [Use(address, f"{name} is open: {holder}") for address in found]
+    return tuple(dict.fromkeys(uses)), blocks

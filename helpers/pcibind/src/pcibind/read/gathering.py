@@ -10,7 +10,7 @@ import time
 from pcibind.model.errors import PcibindError
 from pcibind.model.evidence import Evidence
 from pcibind.read import evidence_text
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 SECONDS = 60.0
 _KILL = 9

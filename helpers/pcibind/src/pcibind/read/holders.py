@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from pcibind.read.paths import Paths
+from pcibind.read.files import Paths
 
 
 def of(paths: Paths, nodes: Iterable[str]) -> tuple[str, ...]:

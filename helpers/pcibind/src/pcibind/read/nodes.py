@@ -46,6 +46,7 @@ def _monitor() -> Any:
 
         monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="udev")
         monitor.filter_by("vfio")
+        monitor.filter_by("vfio-dev")
         monitor.filter_by("drivers")
         monitor.start()
     except (ImportError, OSError):

@@ -1,40 +1,65 @@
-"""The PCI topology of this host, read from sysfs."""
+"""The PCI topology of this host, read from sysfs, and devices that an access is still stuck on.
+
+Those are marked, so that no run touches them again. A mark holds the process that waits in the
+kernel; it counts for as long as that process does.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from pcibind.model.errors import StuckError
-from pcibind.model.pci import Address, Topology
-from pcibind.read import access, stuck
-from pcibind.read.access import Task
-from pcibind.read.paths import Paths
-from pcibind.read.raw import ATTRIBUTES, LOCKED_ATTRIBUTE, RawDevice, build
+from pcibind.model.pci import (
+    ATTRIBUTES,
+    LOCKED_ATTRIBUTE,
+    Address,
+    Board,
+    Function,
+    RawDevice,
+    Topology,
+    board_path,
+    build_topology,
+    function_path,
+)
+from pcibind.read import files, kernel
+from pcibind.read.files import Paths
+from pcibind.read.kernel import Task
+
+WAITING = "an earlier access to it still waits in the kernel; it is left alone, reboot"
 
 
-def read(paths: Paths, *, udev: bool = False) -> Task[Topology]:
+def read(
+    paths: Paths, *, udev: bool = False, boards: Container[str] | None = None
+) -> Task[Topology]:
     """Read all PCI functions of a host.
 
     With `udev`, pyudev enumerates them where it is installed and the root is /; else the directory
     of PCI devices is listed. Both find the same; the second starts faster, for boot.
+    With `boards`, their paths, only the overrides of their functions are read: another device's
+    probe, which holds its lock for as long as it takes, is not waited for.
     A device that vanishes meanwhile is left out; one whose override cannot be read in time is
     `locked`. Raises ValueError when sysfs holds what no kernel writes.
     """
     found = _udev_devices() if udev and not paths.root else None
     devices = [_device(path) for path in (found or _listed_devices(paths.devices))]
     for raw in devices:
-        raw.locked = stuck.is_marked(paths, raw.name)
-    left = [raw for raw in devices if raw.target is not None and not raw.locked]
+        raw.locked = _is_marked(paths, raw.name)
+    left = [
+        raw
+        for raw in devices
+        if raw.target is not None
+        and not raw.locked
+        and (boards is None or board_path(function_path(raw.target)) in boards)
+    ]
     try:
-        overrides = yield access.read_all(f"{paths.devices}/{r.name}/driver_override" for r in left)
+        overrides = yield kernel.read_all(f"{paths.devices}/{r.name}/driver_override" for r in left)
         for raw, text in zip(left, overrides.split("\n"), strict=False):
             raw.attributes[LOCKED_ATTRIBUTE] = text
     except (StuckError, OSError):
         yield from _read_one_by_one(paths, left)
-    return build(devices)
+    return build_topology(devices)
 
 
 def driver_of(paths: Paths, address: Address) -> str | None:
@@ -42,10 +67,48 @@ def driver_of(paths: Paths, address: Address) -> str | None:
     return _link_name(f"{paths.device(address)}/driver")
 
 
+def has_group_nodes(paths: Paths) -> bool:
+    """Whether the kernel makes a device node for each IOMMU group (CONFIG_VFIO_GROUP).
+
+    Class `vfio` is registered by vfio_group_init() of drivers/vfio/group.c, and `vfio-dev` by
+    vfio_init() of drivers/vfio/vfio_main.c: without both, VFIO is not loaded.
+    """
+    classes = f"{paths.sys}/class"
+    return os.path.isdir(f"{classes}/vfio") or not os.path.isdir(f"{classes}/vfio-dev")
+
+
+def cdevs(paths: Paths, board: Board) -> list[str]:
+    """The device nodes of a board's functions, as processes see them; none without cdevs.
+
+    See vfio_device_devnode() of drivers/vfio/vfio_main.c.
+    """
+    found = []
+    for function in board.functions:
+        with contextlib.suppress(OSError):
+            for name in sorted(os.listdir(f"{paths.device(function.address)}/vfio-dev")):
+                # Without CONFIG_VFIO_DEVICE_CDEV the device has no number, and no node.
+                if os.path.exists(f"{paths.device(function.address)}/vfio-dev/{name}/dev"):
+                    found.append(f"/dev/vfio/devices/{name}")
+    return found
+
+
 def override_of(paths: Paths, address: Address) -> Task[str | None]:
     """The override that a function has right now, or None; raises StuckError and OSError."""
-    text = yield access.read(paths.override(address))
+    text = yield kernel.read(paths.override(address))
     return None if text in ("", "(null)") else text
+
+
+def mark_stuck(paths: Paths, address: Address, error: StuckError) -> None:
+    """Remember, where that can be, that an access to `address` did not come back."""
+    if error.process is not None:
+        with contextlib.suppress(OSError):
+            started = _started(paths, error.process)
+            files.write_atomically(f"{paths.run}/stuck/{address}", f"{error.process} {started}\n")
+
+
+def is_stuck(paths: Paths, function: Function) -> bool:
+    """Whether an access to a function still waits in the kernel: one of ours, or anybody's."""
+    return function.locked or _is_marked(paths, str(function.address))
 
 
 def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
@@ -53,14 +116,14 @@ def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
     for raw in devices:
         path = f"{paths.devices}/{raw.name}/driver_override"
         try:
-            raw.attributes[LOCKED_ATTRIBUTE] = yield access.read(path, 1.0)
+            raw.attributes[LOCKED_ATTRIBUTE] = yield kernel.read(path, 1.0)
         except StuckError as error:
             raw.locked = True
             # So that the next look does not leave another process behind.
-            stuck.mark(paths, Address.parse(raw.name), error)
-        except OSError as error:
+            mark_stuck(paths, Address.parse(raw.name), error)
+        except OSError:
             # One that is gone has no override; of any other it is not known.
-            raw.locked = error.errno not in (errno.ENOENT, errno.ENODEV)
+            raw.locked = os.path.lexists(f"{paths.devices}/{raw.name}")
 
 
 def _udev_devices() -> list[str] | None:
@@ -87,6 +150,7 @@ def _device(path: str) -> RawDevice:
         return raw
     raw.driver = _link_name(f"{path}/driver")
     raw.iommu_group = _link_name(f"{path}/iommu_group")
+    raw.physfn = _link_name(f"{path}/physfn")
     for name in ATTRIBUTES:
         with contextlib.suppress(OSError):
             raw.attributes[name] = _text(f"{path}/{name}")
@@ -107,3 +171,22 @@ def _link_name(path: str) -> str | None:
         return os.path.basename(os.readlink(path))
     except OSError:
         return None
+
+
+def _is_marked(paths: Paths, address: str) -> bool:
+    """Whether an access of ours to the function at an address is known to wait still."""
+    try:
+        process, started = (files.read(f"{paths.run}/stuck/{address}") or "").split()
+        return started != "gone" and _started(paths, int(process)) == started
+    except (OSError, ValueError):
+        return False
+
+
+def _started(paths: Paths, process: int) -> str:
+    """When a process began, in ticks since boot: with its number, one process and no other."""
+    text = files.read(f"{paths.proc}/{process}/stat")
+    if text is None:
+        return "gone"
+    # The name, in parentheses, may hold blanks; state is field 3 and the start field 22.
+    fields = text.rpartition(")")[2].split()
+    return "gone" if fields[0] in "ZX" else fields[19]

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import re
 
-from pcibind.model.pci import Address, Topology
-from pcibind.read.raw import ATTRIBUTES, LOCKED_ATTRIBUTE, RawDevice, build
+from pcibind.model.pci import (
+    ATTRIBUTES,
+    LOCKED_ATTRIBUTE,
+    Address,
+    RawDevice,
+    Topology,
+    build_topology,
+)
 from pcibind.remote import detail, surroundings
 
 _BEGIN = "pcibind-topology 2"
@@ -92,7 +98,9 @@ def parse(lines: list[str]) -> Topology:
         elif match := _LINE.fullmatch(line):
             address = Address.parse(match["name"])
             if match["file"] == "physfn":
-                virtual[address] = Address.parse(match["value"].rpartition("/")[2])
+                raw = devices.setdefault(match["name"], RawDevice(match["name"]))
+                raw.physfn = match["value"].rpartition("/")[2]
+                virtual[address] = Address.parse(raw.physfn)
             else:
                 raw = devices.setdefault(match["name"], RawDevice(match["name"]))
                 _take(raw, match["file"], match["mark"], match["value"], line)
@@ -107,7 +115,7 @@ def parse(lines: list[str]) -> Topology:
         )
         for name in list(silent)[:1]:
             devices[name].locked = True
-    functions = build(devices.values()).functions
+    functions = build_topology(devices.values()).functions
     details = surroundings.details(
         functions,
         {raw.name: raw.attributes for raw in devices.values()},

@@ -1,0 +1,104 @@
+"""What boards were before pcibind, where no record says so: the host's own drivers, by alias."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterable
+
+from pcibind.decide import judgement
+from pcibind.decide.plan import DRIVER
+from pcibind.model.pci import Address, Board, Function, Topology
+from pcibind.model.record import Record, RecordedBoard, RecordedFunction
+from pcibind.model.request import Selector
+from pcibind.read import files, kernel
+from pcibind.read.files import Paths
+from pcibind.read.kernel import Task
+
+
+def noted(paths: Paths) -> frozenset[Address]:
+    """The functions whose overrides were set at this boot, by the early script or by pcibind."""
+    found = set()
+    for note in _notes(paths):
+        with contextlib.suppress(OSError, ValueError):
+            found |= {Address.parse(word) for word in (files.read(note) or "").split()}
+    return frozenset(found)
+
+
+def forget(paths: Paths, addresses: Collection[Address]) -> None:
+    """Drop functions from the notes of this boot: what they have now is the host's own."""
+    for note in _notes(paths):
+        if text := files.read(note):
+            left = [word for word in text.split() if word not in map(str, addresses)]
+            files.write_atomically(note, f"{' '.join(left)}\n")
+
+
+def taken(paths: Paths, topology: Topology, known: Record) -> list[Board]:
+    """The boards that were taken at this boot, but are not on record."""
+    recorded = {board.path for board in (*known.boards, *known.leaving)}
+    return list(judgement.taken(topology, noted(paths), recorded))
+
+
+def before(
+    paths: Paths, board: Board, recorded: RecordedBoard | None = None
+) -> Task[RecordedBoard]:
+    """A board as the host would have it: as it is recorded, else on the driver that knows it.
+
+    Loads the drivers, those too that a blacklist keeps away: their modules are named, and a
+    blacklist concerns aliases only (modprobe.d). A function that a driver of the host's has keeps
+    it. Raises StuckError.
+    """
+    functions = []
+    for function in board.functions:
+        old = recorded.function(function.number) if recorded else None
+        override = old.driver_override if old else None
+        driver = old.driver if old else None
+        if function.driver not in (None, DRIVER):
+            driver = function.driver
+        elif driver in (None, DRIVER) or not os.path.exists(paths.driver(driver or "")):
+            host_driver = yield from _host_driver(paths, function)
+            driver = host_driver if driver in (None, DRIVER) else driver
+        functions.append(
+            RecordedFunction(
+                function.number,
+                function.identity,
+                driver,
+                None if override == DRIVER else override,
+            )
+        )
+    selector = recorded.selector if recorded else Selector("path", board.path)
+    name = recorded.name if recorded else None
+    return RecordedBoard(name, selector, board.path, board.address, tuple(functions))
+
+
+def tell(boards: Iterable[Board]) -> tuple[str, ...]:
+    """An error for each board that was taken without being on record, with the way out."""
+    return tuple(
+        f"board {board.path} ({board.address}) is not on record, but was taken at this boot, as by "
+        "an older list in the initramfs; run `pcibind release`, then rebuild the initramfs"
+        for board in boards
+    )
+
+
+def _notes(paths: Paths) -> list[str]:
+    # What the early script of an earlier version left has the other two names.
+    return [paths.taken, f"{paths.run}/early.initramfs", f"{paths.run}/early.done"]
+
+
+def _host_driver(paths: Paths, function: Function) -> Task[str | None]:
+    """Load the modules for a function; return the first driver of theirs, None without any."""
+    modules: list[str] = []
+    with contextlib.suppress(OSError):
+        with open(f"{paths.device(function.address)}/modalias", encoding="utf-8") as file:
+            alias = file.read().strip()
+        modules = (yield kernel.modules(alias)).split()
+    for module in modules:
+        # A built-in driver's module is there already.
+        with contextlib.suppress(OSError):
+            yield kernel.modprobe(module)
+        with contextlib.suppress(OSError):
+            # Links named BUS:DRIVER, made by module_add_driver() in drivers/base/module.c.
+            for name in sorted(os.listdir(f"{paths.sys}/module/{module}/drivers")):
+                if name.startswith("pci:") and name != f"pci:{DRIVER}":
+                    return name.removeprefix("pci:")
+    return None

@@ -1,0 +1,199 @@
+"""Which boards there are, and choosing among them: `pcibind list`, `add` and `remove`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pcibind.commands.host import Host
+from pcibind.decide.judgement import judge
+from pcibind.decide.plan import Resolution, Verdict, resolve, select
+from pcibind.model import record
+from pcibind.model.errors import ConfigError, ExitCode, PcibindError
+from pcibind.model.evidence import Evidence
+from pcibind.model.pci import Board, Topology
+from pcibind.model.record import Record
+from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.read import configuration, files
+from pcibind.read.files import Paths
+
+HEADER = "# Written by `pcibind add` and `pcibind remove`; choose by hand in a file beside it.\n"
+_NEXT = "no driver was touched: run `pcibind plan`, then `pcibind apply`"
+
+
+def show(host: Host) -> Report:
+    """Every board, whether and where it is chosen, and who is seen to use it.
+
+    Opens no device node. Raises RecordError. What else goes wrong is reported beside the boards.
+    """
+    with host.gathering() as gathering:
+        topology = host.topology()
+        known = record.read(host.paths.record) or Record()
+        errors: list[PcibindError] = []
+        chosen: dict[str, tuple[Resolution, str]] = {}
+        try:
+            config = configuration.parse(configuration.texts(host.paths.configuration).items())
+            chosen = _chosen(topology, config, known)
+        except ConfigError as error:
+            errors.append(error)
+        try:
+            evidence = gathering.evidence()
+        except PcibindError as error:
+            errors.append(error)
+            evidence = Evidence()
+    reports = []
+    for board in topology.boards():
+        recorded = known.board(board.path)
+        resolution, where = chosen.get(board.path, (None, "on record" if recorded else ""))
+        name = resolution.name if resolution else recorded.name if recorded else None
+        reports.append(
+            BoardReport(
+                name,
+                board.path,
+                Selector("path", board.path),
+                Verdict.PRESENT,
+                State.CHOSEN if where else State.NOT_CHOSEN,
+                board,
+                recorded,
+                detail=where,
+                wanted=False,
+                users=evidence.users(board),
+            )
+        )
+    return Report(
+        "list",
+        boards=tuple(reports),
+        errors=tuple(map(str, errors)),
+        error_code=errors[0].exit_code if errors else ExitCode.OK,
+        topology=topology,
+        notes=tuple(f"cannot tell ({guard}): {why}" for guard, why in evidence.unreadable),
+    )
+
+
+def add(
+    host: Host, words: Sequence[str], *, name: str | None = None, allow: Sequence[str] = ()
+) -> Report:
+    """Choose the boards at these addresses or paths in `added.toml`; bind nothing.
+
+    They are written down by path, which a renumbering of buses leaves alone. Nothing is written
+    when one is refused for what it is: by the guard `class`, or for what shares its IOMMU group.
+    Raises ConfigError, RecordError, OSError.
+    """
+    if name is not None and len(words) != 1:
+        raise ConfigError(f"--name is for one board; found {len(words)}")
+    if name is not None and not configuration.NAME.fullmatch(name):
+        raise ConfigError(f"--name: {name!r}; expected letters, digits, '.', '_' and '-'")
+    with host.locked():
+        topology = host.topology()
+        known = record.read(host.paths.record)
+        texts = _texts(host.paths)
+        config = configuration.parse(texts.items())
+        there = _chosen(topology, config, known)
+        boards = dict.fromkeys(_board(topology, word) for word in words)
+        for board in boards:
+            if board.path in there:
+                raise ConfigError(
+                    f"board {board.path} is chosen already, at {there[board.path][1]}"
+                )
+        new = [BoardRequest(Selector("path", b.path), name, frozenset(allow)) for b in boards]
+        texts[_file(host.paths)] = _render([*_own(host.paths, config), *new])
+        # Without evidence only what the boards are is judged: apply asks the other guards.
+        judged = judge(topology, Evidence(), configuration.parse(texts.items()), known)
+        paths = {board.path for board in boards}
+        refusals = tuple(refusal for refusal in judged.refusals if refusal.board in paths)
+        notes = (_NEXT,)
+        if refusals:
+            notes = ("nothing was written; `--allow GUARD` accepts what may be allowed",)
+        else:
+            files.write_atomically(_file(host.paths), texts[_file(host.paths)])
+        reports = [
+            BoardReport.of(r, State.REFUSED if judged.refused(r.board.path) else State.CHOSEN)
+            for r in judged.resolutions
+            if r.board and r.board.path in paths
+        ]
+        return Report("add", "all", tuple(reports), refusals, topology=topology, notes=notes)
+
+
+def remove(host: Host, words: Sequence[str]) -> Report:
+    """Take boards out of `added.toml`, by address, path or name; restore nothing.
+
+    Raises ConfigError, naming the file, for a board that another one chooses; RecordError, OSError.
+    """
+    with host.locked():
+        topology = host.topology()
+        config = configuration.parse(_texts(host.paths).items())
+        found = resolve(topology, config, record.read(host.paths.record))
+        sources = {request.selector: request.source for request in config.boards}
+        own = _own(host.paths, config)
+        gone: dict[Resolution, None] = {}
+        for word in words:
+            mine = [each for each in found if _is_meant(each, word)]
+            if not mine:
+                there = ", ".join(r.name or r.selector.value for r in own) or "none"
+                raise ConfigError(f"no chosen board is {word!r}; {_file(host.paths)} has: {there}")
+            gone |= dict.fromkeys(mine)
+        leaving = {each.selector for each in gone}
+        if others := leaving - {request.selector for request in own}:
+            where = ", ".join(sorted(f"{each} at {sources[each]}" for each in others))
+            raise ConfigError(f"chosen elsewhere: {where}; take it out there")
+        files.write_atomically(
+            _file(host.paths), _render([each for each in own if each.selector not in leaving])
+        )
+        reports = [BoardReport.of(r, State.NOT_CHOSEN)._replace(wanted=False) for r in gone]
+        return Report("remove", "all", tuple(reports), topology=topology, notes=(_NEXT,))
+
+
+def _chosen(
+    topology: Topology, config: Config, known: Record | None
+) -> dict[str, tuple[Resolution, str]]:
+    """The wanted boards that are there: path -> resolution, and where it was asked for."""
+    sources = {request.selector: request.source for request in config.boards}
+    found = resolve(topology, config, known)
+    return {r.board.path: (r, sources[r.selector]) for r in found if r.board}
+
+
+def _board(topology: Topology, word: str) -> Board:
+    try:
+        selector = Selector.parse(word)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    boards = select(topology, selector)
+    if len(boards) != 1:
+        found = ", ".join(f"{board.path} ({board.address})" for board in boards) or "none"
+        raise ConfigError(f"{selector} means one board or none: found {found}; see `pcibind list`")
+    return boards[0]
+
+
+def _is_meant(resolution: Resolution, word: str) -> bool:
+    """Whether a word is the name, the path, the selector or an address of a wanted board."""
+    place = resolution.board or resolution.recorded
+    names = {resolution.name, resolution.selector.value, place.path if place else None}
+    try:
+        value = Selector.parse(word).value
+    except ValueError:
+        value = word
+    addresses = [str(f.address) for f in resolution.board.functions] if resolution.board else []
+    return word in names or value in names or value in addresses
+
+
+def _file(paths: Paths) -> str:
+    return f"{paths.configuration}/added.toml"
+
+
+def _texts(paths: Paths) -> dict[str, str]:
+    """All files of the configuration; raises ConfigError when somebody else wrote ours."""
+    texts = configuration.texts(paths.configuration)
+    if not texts.get(_file(paths), HEADER).startswith(HEADER):
+        raise ConfigError(
+            f"{_file(paths)} was not written by `pcibind add`: expected {HEADER.strip()!r} as its "
+            "first line; give it another name"
+        )
+    return texts
+
+
+def _own(paths: Paths, config: Config) -> list[BoardRequest]:
+    return [each for each in config.boards if each.source.startswith(f"{_file(paths)}:")]
+
+
+def _render(requests: Sequence[BoardRequest]) -> str:
+    return HEADER + "".join(map(configuration.table, requests))

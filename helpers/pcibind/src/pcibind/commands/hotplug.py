@@ -1,0 +1,115 @@
+"""Boards that come and go while the host runs: what pcibind-hotplug.service does after an event."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from pcibind.change import handover
+from pcibind.commands import boot
+from pcibind.commands.host import Host
+from pcibind.commands.plan import judge
+from pcibind.decide.plan import Resolution, follow, plan
+from pcibind.model import record
+from pcibind.model.errors import ConfigError, ExitCode
+from pcibind.model.pci import Address
+from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.request import Refusal
+from pcibind.read import files
+from pcibind.read.files import Paths
+
+_NOT_NEW = "not bound again, since it did not appear just now; run `pcibind apply`"
+
+
+def apply_arrived(host: Host) -> Report:
+    """Bind recorded boards that have appeared, under apply's guards, and hand over what is proven.
+
+    A board that was unbound by hand is left as it is, and leaves the hand-over. Other boards are
+    not touched. Raises RecordError, OSError.
+    """
+    with host.locked():
+        arrived = _take_events(host.paths)
+        known = record.read(host.paths.record)
+        if known is None:
+            handover.remove(host.paths)
+            return Report("apply")
+        topology = host.topology()
+        resolutions = follow(topology, known)
+        planned = plan(topology, [r.board for r in resolutions if r.board])
+        steps = {each.board.path for each in planned.boards if each.steps}
+        new = [r for r in resolutions if r.board and r.board.path in steps and _any(r, arrived)]
+        refusals, errors = _judged(host, new)
+        against = (*planned.refusals, *refusals)
+        refused = {refusal.board for refusal in against}
+        binding = set() if errors else {r.board.path for r in new if r.board} - refused
+        left = (steps | refused) - binding
+        chosen = [r for r in resolutions if not r.board or r.board.path not in left]
+        kept = tuple(each for each in planned.boards if each.board.path not in left)
+        taken = boot.take(
+            host,
+            topology,
+            chosen,
+            planned._replace(boards=kept),
+            known.require_boards,
+            complete=not left,
+        )
+        reports = list(taken.reports)
+        for each in resolutions:
+            if each.board and each.board.path in refused:
+                reports.append(BoardReport.of(each, State.REFUSED, detail="see the refusals"))
+            elif each.board and each.board.path in left:
+                reports.append(BoardReport.of(each, State.UNBOUND, detail=_NOT_NEW))
+        _forget_events(host.paths)
+        return Report(
+            "apply",
+            known.require_boards,
+            tuple(reports),
+            (*against, *taken.refusals),
+            errors,
+            ExitCode.CONFIGURATION if errors else ExitCode.OK,
+            taken.topology,
+        )
+
+
+def _judged(host: Host, new: Sequence[Resolution]) -> tuple[tuple[Refusal, ...], tuple[str, ...]]:
+    """What apply's guards have against these boards; and an error of the configuration."""
+    if not new:
+        return (), ()
+    paths = {r.board.path for r in new if r.board}
+    try:
+        judged = judge(host)
+    except ConfigError as error:
+        return (), (str(error),)
+    unwanted = paths - {r.board.path for r in judged.resolutions if r.board}
+    errors = tuple(
+        f"board {path} is configured no longer; run `pcibind apply`" for path in unwanted
+    )
+    return tuple(refusal for refusal in judged.refusals if refusal.board in paths), errors
+
+
+def _any(resolution: Resolution, arrived: frozenset[Address]) -> bool:
+    return (
+        any(f.address in arrived for f in resolution.board.functions) if resolution.board else False
+    )
+
+
+def _take_events(paths: Paths) -> frozenset[Address]:
+    """The functions that have appeared since the last run that was not killed.
+
+    A file of an event is hidden now and removed at the end: from the path unit, which does not look
+    at hidden ones, but not from the next run.
+    """
+    arrived = set()
+    for name in files.names(paths.events):
+        if not name.startswith("."):
+            os.rename(f"{paths.events}/{name}", f"{paths.events}/.{name}")
+        action, _, address = name.lstrip(".").partition(".")
+        if action == "add":
+            arrived.add(Address.parse(address))
+    return frozenset(arrived)
+
+
+def _forget_events(paths: Paths) -> None:
+    for name in files.names(paths.events):
+        if name.startswith("."):
+            files.remove(f"{paths.events}/{name}")

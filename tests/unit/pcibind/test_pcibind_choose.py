@@ -1,0 +1,187 @@
+"""Seeing all boards, and choosing among them from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from topologies import unused
+from tree import AUDIO, Machine
+
+from pcibind.commands.apply import apply
+from pcibind.commands.choose import HEADER, add, remove, show
+from pcibind.commands.release import release
+from pcibind.commands.text import describe
+from pcibind.model.errors import ConfigError, ExitCode
+from pcibind.model.report import State
+from pcibind.read import configuration
+
+LEFT, RIGHT, NIC = "0000:00/01.0/00", "0000:00/02.0/00", "0000:00/03"
+HAND_WRITTEN = '# Mine.\n[[board]]\nname = "right"\naddress = "02:00.0"\n'
+
+
+def added(machine: Machine) -> str:
+    return Path(machine.paths.configuration, "added.toml").read_text()
+
+
+def chosen(machine: Machine) -> list[str]:
+    return [str(request.selector) for request in configuration.read(machine.paths.configuration).boards]
+
+
+def test_list_shows_every_board_and_by_whom_it_is_seen_to_be_used(machine: Machine) -> None:
+    machine.configure(HAND_WRITTEN)
+    machine.open("/dev/nvidia0")
+    report = show(machine.host)
+    assert report.exit_code is ExitCode.OK
+    lines = [line for line in describe(report).splitlines() if not line.startswith("note: ")]
+    assert lines[0].split() == ["ADDRESS", "PATH", "WHAT", "GROUP", "DRIVER", "CHOSEN", "USED", "BY"]
+    nic, disk, left, right = lines[1:]
+    assert left.startswith(f"01:00.0  {LEFT}  10de:2684 VGA display")
+    assert left.endswith("none seen")
+    assert "nouveau,snd_hda_intel,xhci_hcd  no  " in left
+    assert f"right {machine.paths.configuration}/boards.toml:2" in right
+    assert "eth0 carries the default route" in nic
+    assert "mounted at /" in disk
+    assert not any("free" in line for line in lines)
+
+
+def test_list_answers_in_json_with_whole_addresses(machine: Machine) -> None:
+    machine.configure(HAND_WRITTEN)
+    boards = json.loads(show(machine.host).to_json())["boards"]
+    assert [(b["address"], b["state"]) for b in boards[2:]] == [
+        ("0000:01:00.0", "not-chosen"),
+        ("0000:02:00.0", "chosen"),
+    ]
+    assert boards[0]["users"]
+    assert boards[2]["users"] == []
+
+
+def test_list_names_the_holder_of_a_group_and_opens_no_node(machine: Machine) -> None:
+    machine.configure(HAND_WRITTEN)
+    apply(unused(machine))
+    machine.open("/dev/vfio/13")
+    machine.asked.clear()
+    (right,) = [board for board in show(machine.host).boards if board.path == RIGHT]
+    assert ["qemu-system-x86" in user for user in right.users] == [True]
+    assert not [access for access in machine.asked if access.kind == "open"]
+
+
+def test_list_shows_the_boards_beside_a_wrong_configuration(machine: Machine) -> None:
+    machine.configure("colour = 1\n")
+    report = show(machine.host)
+    assert (report.exit_code, len(report.boards)) == (ExitCode.CONFIGURATION, 4)
+
+
+def test_a_board_on_record_that_is_configured_no_more_is_listed_as_chosen(machine: Machine) -> None:
+    machine.configure(HAND_WRITTEN)
+    apply(unused(machine))
+    machine.configure("")
+    (right,) = [board for board in show(machine.host).boards if board.path == RIGHT]
+    assert (right.state, right.name, right.detail) == (State.CHOSEN, "right", "on record")
+
+
+@pytest.mark.parametrize("word", ["01:00.0", "0000:01:00.0", "01:00.2", LEFT])
+def test_an_added_board_is_written_by_its_path_beside_the_other_files(machine: Machine, word: str) -> None:
+    machine.configure(HAND_WRITTEN)
+    before = machine.drivers()
+    report = add(machine.host, [word], name="left")
+    assert report.exit_code is ExitCode.OK
+    shown = describe(report)
+    assert "board left at 0000:00/01.0/00: present, chosen" in shown
+    assert "01:00.1  10de:22ba  audio        group 12" in shown
+    assert "run `pcibind plan`, then `pcibind apply`" in shown
+    assert machine.drivers() == before
+    assert (machine.root / "etc/pcibind/boards.toml").read_text() == HAND_WRITTEN
+    assert added(machine) == f'{HEADER}\n[[board]]\nname = "left"\npath = "{LEFT}"\n'
+    assert chosen(machine) == [f"path {LEFT}", "address 0000:02:00.0"]
+
+
+def test_boards_are_added_where_nothing_was_configured_and_can_be_applied(machine: Machine) -> None:
+    assert add(machine.host, ["01:00.0", "02:00.0"]).exit_code is ExitCode.OK
+    assert chosen(machine) == [f"path {LEFT}", f"path {RIGHT}"]
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+
+
+def test_the_class_guard_asks_and_says_how_to_allow(machine: Machine) -> None:
+    report = add(machine.host, ["00:03.0"])
+    assert report.exit_code is ExitCode.REFUSED
+    assert [refusal.guard for refusal in report.refusals] == ["class"]
+    assert "--allow GUARD" in describe(report)
+    assert not Path(machine.paths.configuration, "added.toml").exists()
+    assert add(machine.host, ["00:03.0"], allow=["class"]).exit_code is ExitCode.OK
+    assert chosen(machine) == [f"path {NIC}"]
+
+
+def test_boards_of_one_group_are_added_together_or_not_at_all(machine: Machine) -> None:
+    machine.function("pci0000:00/0000:00:05.0", **AUDIO, driver="snd_hda_intel", group=12)
+    assert add(machine.host, ["01:00.0"]).exit_code is ExitCode.REFUSED
+    assert add(machine.host, ["01:00.0", "00:05.0"]).exit_code is ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "message"),
+    [
+        (["02:00.0"], None, r"chosen already, at .*boards.toml:2"),
+        (["00:01.0"], None, "see `pcibind list`"),
+        (["09:00.0"], None, "found none"),
+        (["left"], None, "names no board"),
+        (["01:00.0"], "right", "the name 'right' is also given"),
+        (["01:00.0"], "a b", "expected letters"),
+        (["01:00.0", "02:00.0"], "two", "--name is for one board"),
+    ],
+)
+def test_what_cannot_be_added_is_said_and_nothing_written(
+    machine: Machine, words: list[str], name: str | None, message: str
+) -> None:
+    machine.configure(HAND_WRITTEN)
+    with pytest.raises(ConfigError, match=message):
+        add(machine.host, words, name=name)
+    assert not Path(machine.paths.configuration, "added.toml").exists()
+
+
+@pytest.mark.parametrize("word", ["left", "01:00.0", "0000:01:00.1", LEFT])
+def test_a_removed_board_leaves_the_file_and_a_plain_apply_gives_it_back(machine: Machine, word: str) -> None:
+    before = machine.drivers()
+    add(machine.host, ["01:00.0"], name="left")
+    apply(unused(machine))
+    report = remove(machine.host, [word])
+    assert (report.exit_code, [board.path for board in report.boards]) == (ExitCode.OK, [LEFT])
+    # A file without a board says that none is wanted.
+    assert added(machine) == HEADER
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    assert machine.drivers() == before
+
+
+def test_a_board_that_is_not_there_any_longer_can_be_removed(machine: Machine) -> None:
+    add(machine.host, ["01:00.0"])
+    for number in range(3):
+        machine.unplug(f"0000:01:00.{number}")
+    assert remove(machine.host, [LEFT]).exit_code is ExitCode.OK
+    assert added(machine) == HEADER
+
+
+def test_a_board_that_another_file_chooses_is_removed_there(machine: Machine) -> None:
+    machine.configure(HAND_WRITTEN)
+    add(machine.host, ["01:00.0"])
+    with pytest.raises(ConfigError, match=r"address 0000:02:00\.0 at .*boards\.toml:2; take it out there"):
+        remove(machine.host, ["01:00.0", "right"])
+    assert chosen(machine) == [f"path {LEFT}", "address 0000:02:00.0"]
+    with pytest.raises(ConfigError, match="no chosen board is 'nobody'"):
+        remove(machine.host, ["nobody"])
+
+
+def test_a_file_of_that_name_by_somebody_else_is_left_alone(machine: Machine) -> None:
+    machine.configure(HAND_WRITTEN, "added.toml")
+    for change in (add, remove):
+        with pytest.raises(ConfigError, match="was not written by `pcibind add`"):
+            change(machine.host, ["02:00.0"])
+    assert added(machine) == HAND_WRITTEN
+
+
+def test_a_short_address_names_a_board_in_a_file_and_for_release(machine: Machine) -> None:
+    before = machine.drivers()
+    machine.configure(HAND_WRITTEN)
+    apply(unused(machine))
+    assert release(unused(machine), ["02:00.0"]).exit_code is ExitCode.OK
+    assert machine.drivers() == before

@@ -1,0 +1,243 @@
+"""Boards that come and go while the host runs: the script at later events, and what the unit does then."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from early_script import SHELLS, events, notes, run_script
+from topologies import unused
+from tree import NIC, Fault, Machine, board
+
+from pcibind.change import handover
+from pcibind.commands.apply import apply
+from pcibind.commands.boot import apply_recorded
+from pcibind.commands.hotplug import apply_arrived
+from pcibind.commands.release import release
+from pcibind.model.errors import ExitCode
+from pcibind.model.report import Report, State
+
+LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
+LEFTS, RIGHTS = ([f"0000:0{bus}:00.{number}" for number in range(3)] for bus in (1, 2))
+
+
+@pytest.fixture(params=["any", "all"])
+def applied(machine: Machine, request: pytest.FixtureRequest) -> Machine:
+    """Both boards bound and handed over, any of them enough, or all required."""
+    machine.configure(f'require_boards = "{request.param}"\n[[board]]\npath = "{LEFT}"\n[[board]]\npath = "{RIGHT}"\n')
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    machine.writes.clear()
+    return machine
+
+
+def offered(machine: Machine) -> list[str]:
+    """The boards in both files of the hand-over."""
+    try:
+        document = json.loads(Path(machine.paths.run, "devices.json").read_text())
+        environment = Path(machine.paths.run, "devices.env").read_text()
+    except FileNotFoundError:
+        return []
+    assert f"PCIBIND_BOARDS={len(document['boards'])}\n" in environment
+    return [each["path"] for each in document["boards"]]
+
+
+def states(report: Report) -> dict[str | None, State]:
+    return {each.path: each.state for each in report.boards}
+
+
+def happen(machine: Machine, action: str, addresses: list[str] = LEFTS, shell: str = "dash") -> None:
+    for address in addresses:
+        assert run_script(machine, shell, action, address) == 0
+
+
+def remove(machine: Machine) -> None:
+    machine.unplug("0000:00:01.0")
+    happen(machine, "remove")
+
+
+def rescan(machine: Machine, *, loaded: bool) -> None:
+    """The same board again, on its drivers where those are loaded: the kernel is quicker than udev."""
+    board(machine, "01", 1, 12)
+    if not loaded:
+        for address in LEFTS:
+            machine.leave(address)
+    happen(machine, "add")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_function_that_appears_without_a_driver_is_taken_before_one_is_loaded(applied: Machine, shell: str) -> None:
+    remove(applied)
+    board(applied, "01", 1, 12)
+    for address in LEFTS[1:]:
+        applied.leave(address)
+    happen(applied, "add", shell=shell)
+    assert [applied.override(address) for address in LEFTS] == ["(null)", "vfio-pci", "vfio-pci"]
+    assert set(LEFTS[1:]) <= notes(applied)
+    assert set(events(applied)) >= {f"add.{address}" for address in LEFTS}
+
+
+def test_what_happens_to_other_devices_is_no_event(applied: Machine) -> None:
+    for action in ("add", "remove", "bind", "unbind"):
+        happen(applied, action, ["0000:03:00.0"])
+    assert events(applied) == []
+
+
+def test_a_board_leaves_the_hand_over_when_it_is_removed_and_the_other_stays(applied: Machine) -> None:
+    remove(applied)
+    report = apply_arrived(unused(applied))
+    assert offered(applied) == [RIGHT]
+    assert states(report) == {LEFT: State.UNBOUND, RIGHT: State.BOUND}
+    assert applied.writes == []
+    assert events(applied) == []
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_board_that_returns_is_bound_again_and_handed_over(applied: Machine, loaded: bool) -> None:
+    remove(applied)
+    apply_arrived(unused(applied))
+    rescan(applied, loaded=loaded)
+    report = apply_arrived(unused(applied))
+    assert report.exit_code is ExitCode.OK, report
+    assert {applied.driver(address) for address in LEFTS} == {"vfio-pci"}
+    assert offered(applied) == [LEFT, RIGHT]
+    assert not [path for path, text in applied.writes if text in RIGHTS or any(each in path for each in RIGHTS)]
+
+
+def test_removed_and_back_before_anybody_looked_it_is_bound_too(applied: Machine) -> None:
+    remove(applied)
+    rescan(applied, loaded=True)
+    assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
+    assert offered(applied) == [LEFT, RIGHT]
+
+
+def test_while_a_board_is_bound_the_other_stays_handed_over(applied: Machine) -> None:
+    remove(applied)
+    apply_arrived(unused(applied))
+    rescan(applied, loaded=True)
+    seen: list[list[str]] = []
+    write = applied.write
+
+    def watched(path: Path, text: str) -> None:
+        seen.append(offered(applied))
+        write(path, text)
+
+    applied.write = watched  # type: ignore[method-assign]
+    assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
+    assert seen
+    assert all(each == [RIGHT] for each in seen)
+
+
+def test_a_board_that_is_unbound_by_hand_is_left_so_and_leaves_the_hand_over(applied: Machine) -> None:
+    applied.leave(LEFTS[1])
+    happen(applied, "unbind", LEFTS[1:2])
+    report = apply_arrived(unused(applied))
+    assert (applied.driver(LEFTS[1]), applied.writes) == (None, [])
+    assert offered(applied) == [RIGHT]
+    assert states(report) == {LEFT: State.UNBOUND, RIGHT: State.BOUND}
+
+    applied.take(LEFTS[1], "vfio-pci")
+    happen(applied, "bind", LEFTS[1:2])
+    assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
+    assert offered(applied) == [LEFT, RIGHT]
+
+
+def test_a_board_that_returns_and_is_in_use_is_refused(applied: Machine) -> None:
+    remove(applied)
+    apply_arrived(unused(applied))
+    rescan(applied, loaded=True)
+    place = "pci0000:00/0000:00:01.0/0000:01:00.0"
+    applied.interface("eth9", place)
+    applied.route("eth9\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0")
+    report = apply_arrived(applied.host)
+    assert {refusal.guard for refusal in report.refusals} == {"default-route"}
+    assert states(report)[LEFT] is State.REFUSED
+    assert applied.driver(LEFTS[0]) == "nouveau"
+    assert offered(applied) == [RIGHT]
+
+
+def test_another_board_in_its_place_is_left_alone(applied: Machine) -> None:
+    remove(applied)
+    applied.function("pci0000:00/0000:00:01.0/0000:01:00.0", **NIC, driver="e1000e", group=12)
+    happen(applied, "add", LEFTS[:1])
+    apply_arrived(unused(applied))
+    assert (applied.driver("0000:01:00.0"), applied.override("0000:01:00.0")) == ("e1000e", "(null)")
+    assert applied.writes == []
+
+
+def test_where_all_are_required_an_apply_that_misses_one_takes_back_no_other(applied: Machine) -> None:
+    remove(applied)
+    apply_arrived(unused(applied))
+    assert apply(unused(applied)).exit_code in (ExitCode.OK, ExitCode.IDENTITY)
+    assert offered(applied) == [RIGHT]
+
+
+def test_a_release_takes_out_what_it_gives_back_while_another_board_is_away(machine: Machine) -> None:
+    third = "0000:00/05.0/00"
+    board(machine, "05", 5, 25)
+    machine.configure("".join(f'[[board]]\npath = "{path}"\n' for path in (LEFT, RIGHT, third)))
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    remove(machine)
+    apply_arrived(unused(machine))
+    seen: list[list[str]] = []
+    write = machine.write
+
+    def watched(path: Path, text: str) -> None:
+        seen.append(offered(machine))
+        write(path, text)
+
+    machine.write = watched  # type: ignore[method-assign]
+    assert release(unused(machine), [third]).exit_code is ExitCode.OK
+    assert all(each == [RIGHT] for each in seen)
+    assert offered(machine) == [RIGHT]
+
+
+@pytest.mark.parametrize("require", ["any", "all"])
+def test_where_all_are_required_none_is_offered_before_all_were_there(machine: Machine, require: str) -> None:
+    machine.configure(f'require_boards = "{require}"\n[[board]]\npath = "{LEFT}"\n[[board]]\npath = "{RIGHT}"\n')
+    apply(unused(machine), next_boot=True)
+    machine.unplug("0000:00:01.0")
+    apply_recorded(unused(machine))
+    assert offered(machine) == ([RIGHT] if require == "any" else [])
+    board(machine, "01", 1, 12)
+    happen(machine, "add")
+    assert apply_arrived(unused(machine)).exit_code is ExitCode.OK
+    assert offered(machine) == [LEFT, RIGHT]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"boards": [1]}'])
+def test_a_document_that_somebody_broke_is_no_hand_over(applied: Machine, text: str) -> None:
+    Path(applied.paths.run, "devices.json").write_text(text)
+    assert handover.offered(applied.paths) == frozenset()
+
+
+def test_an_event_that_changes_nothing_rewrites_nothing(applied: Machine) -> None:
+    files = [Path(applied.paths.run, name) for name in ("devices.env", "devices.json")]
+    before = [(os.stat(file).st_ino, os.stat(file).st_mtime_ns) for file in files]
+    happen(applied, "bind", RIGHTS)
+    assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
+    assert [(os.stat(file).st_ino, os.stat(file).st_mtime_ns) for file in files] == before
+    assert applied.writes == []
+
+
+def test_killed_while_it_binds_the_next_run_goes_on(applied: Machine) -> None:
+    class Killed(BaseException):
+        pass
+
+    remove(applied)
+    apply_arrived(unused(applied))
+    rescan(applied, loaded=True)
+    # After the topology is read, in the midst of the writes.
+    applied.failing[len(applied.asked) + 4] = Fault(Killed())
+    with pytest.raises(Killed):
+        apply_arrived(unused(applied))
+    assert LEFT not in offered(applied)
+    assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
+    assert offered(applied) == [LEFT, RIGHT]
+
+
+def test_a_boot_has_seen_what_happened_before_it_looked(applied: Machine) -> None:
+    happen(applied, "bind", RIGHTS)
+    assert apply_recorded(unused(applied)).exit_code is ExitCode.OK
+    assert events(applied) == []
