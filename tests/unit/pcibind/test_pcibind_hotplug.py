@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,34 @@ def test_a_function_that_appears_without_a_driver_is_taken_before_one_is_loaded(
     assert [applied.override(address) for address in LEFTS] == ["(null)", "vfio-pci", "vfio-pci"]
     assert set(LEFTS[1:]) <= notes(applied)
     assert set(events(applied)) >= {f"add.{address}" for address in LEFTS}
+
+
+def test_what_udev_still_deals_with_is_looked_at_in_the_same_run(applied: Machine) -> None:
+    remove(applied)
+    applied.file("run/udev/queue", "")
+
+    def settle() -> None:
+        time.sleep(0.2)
+        rescan(applied, loaded=True)
+        (applied.root / "run/udev/queue").unlink()
+
+    host = unused(applied)
+    host.queue_seconds = 60
+    with ThreadPoolExecutor() as pool:
+        settled = pool.submit(settle)
+        report = apply_arrived(host)
+        settled.result()
+    assert states(report) == {LEFT: State.BOUND, RIGHT: State.BOUND}
+    assert offered(applied) == [LEFT, RIGHT]
+
+
+def test_a_udev_that_never_ends_is_not_waited_for_without_end(applied: Machine) -> None:
+    applied.file("run/udev/queue", "")
+    remove(applied)
+    host = unused(applied)
+    host.queue_seconds = 0.2
+    assert states(apply_arrived(host))[LEFT] is State.UNBOUND
+    assert offered(applied) == [RIGHT]
 
 
 def test_what_happens_to_other_devices_is_no_event(applied: Machine) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 LOCK_SECONDS = 60.0
+QUEUE_SECONDS = 10.0
 
 
 class Host:
@@ -37,12 +38,14 @@ class Host:
         udev: bool = False,
         node_seconds: float = NODE_SECONDS,
         lock_seconds: float = LOCK_SECONDS,
+        queue_seconds: float = QUEUE_SECONDS,
     ) -> None:
         self.paths = paths or Paths()
         self.kernel = kernel or BoundedKernel()
         self.udev = udev
         self.node_seconds = node_seconds
         self.lock_seconds = lock_seconds
+        self.queue_seconds = queue_seconds
         self.boards: Container[str] | None = None
         """The boards whose overrides are read, by their paths: None for all."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 
 from pcibind.change import handover
@@ -28,6 +29,7 @@ def apply_arrived(host: Host) -> Report:
     not touched. Raises RecordError, OSError.
     """
     with host.locked():
+        _wait_for_udev(host.paths, host.queue_seconds)
         arrived = _take_events(host.paths)
         known = record.read(host.paths.record)
         if known is None:
@@ -91,6 +93,13 @@ def _any(resolution: Resolution, arrived: frozenset[Address]) -> bool:
     return (
         any(f.address in arrived for f in resolution.board.functions) if resolution.board else False
     )
+
+
+def _wait_for_udev(paths: Paths, seconds: float) -> None:
+    """Let udev come to its end, so that one run looks at all that one cause made happen."""
+    end = time.monotonic() + seconds
+    while os.path.exists(paths.udev_queue) and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def _take_events(paths: Paths) -> frozenset[Address]:

@@ -88,6 +88,11 @@ class Paths(NamedTuple):
         return f"{self.root}/run/pcibind/taken"
 
     @property
+    def udev_queue(self) -> str:
+        """There while udev has events that it has not dealt with."""
+        return f"{self.root}/run/udev/queue"
+
+    @property
     def events(self) -> str:
         """A file for each later event of a chosen function: ACTION.ADDRESS."""
         return f"{self.root}/run/pcibind/events"
