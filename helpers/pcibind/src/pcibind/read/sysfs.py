@@ -153,17 +153,8 @@ def _device(path: str) -> RawDevice:
     raw.physfn = _link_name(f"{path}/physfn")
     for name in ATTRIBUTES:
         with contextlib.suppress(OSError):
-            raw.attributes[name] = _text(f"{path}/{name}")
+            raw.attributes[name] = files.read_attribute(f"{path}/{name}")
     return raw
-
-
-def _text(path: str) -> str:
-    # Six of them for each device: without the layers of open().
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.read(descriptor, 4096).decode(errors="replace").strip()
-    finally:
-        os.close(descriptor)
 
 
 def _link_name(path: str) -> str | None:
