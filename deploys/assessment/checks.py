@@ -95,7 +95,7 @@ def firmware(usage: Usage | None, boards: Iterable[Board], allowed: Iterable[str
 
 
 def devices(parts: Parts, boards: Iterable[Board]) -> list[Check]:
-    """The devices that whoever takes the boards opens."""
+    """The device nodes that a workload opens to use the boards."""
     checks = [_device("/dev/kvm", parts)]
     for group in sorted({group for each in boards for group in each.groups}):
         path = f"/dev/vfio/{group}"

@@ -6,13 +6,14 @@ import posixpath
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from pyinfra import host, logger
+from pyinfra import host
 from pyinfra.api import Host, operation
 from pyinfra.api.command import PyinfraCommand
 
 from deploys import manifest
 from deploys.assessment import checks, failures
 from deploys.assessment.checks import Check
+from deploys.operations import table
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, is_planning, step
 from deploys.preflight import Verdict
@@ -70,14 +71,8 @@ def system(state: str, seen: Mapping[str, Any], verdict: Verdict) -> Check:
 
 def conclude(found: list[Check]) -> Generator[PyinfraCommand, None, None]:
     """Print the table, and fail the host when anything is wrong; else remember when it was found right."""
-    for line in checks.table(host.name, found):
-        logger.info(line)
-    wrong = [check for check in found if check.ok is False]
-    if wrong:
-        yield remote.fail(
-            f"{len(wrong)} of {len(found)} checks failed; first: {wrong[0].what} is {wrong[0].found}, expected "
-            f"{wrong[0].expected}."
-        )
+    if failure := table.show(found, "checks failed"):
+        yield failure
         return
     # Of this boot only, so that it changes nothing that lasts; deploys/status.py shows when it was.
     remote.run(host, f"mkdir -p {posixpath.dirname(MARK)} && touch {MARK}; {failures.remember(())}")

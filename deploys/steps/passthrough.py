@@ -1,4 +1,4 @@
-"""pcibind on the host: installed, configured, told which boards; and, after the reboot, the boards bound and proven."""
+"""pcibind on the host: its files, its configuration and its record; after the reboot, the bound boards."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from pyinfra.operations import files
 from deploys.assessment import checks, comparison, next_boot, reboot_attempt
 from deploys.assessment.checks import Check
 from deploys.manifest import DEPLOYED, MODULE_FILES
+from deploys.operations import table
 from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_follow
-from deploys.transport import remote
 from deploys.undo import boards, node
 from deploys.undo.start import REQUEST, Undo
 from facts.baseline import ArchivedFile
@@ -41,15 +41,8 @@ def compared(undo: Undo, inputs: list[OperationMeta]) -> Generator[PyinfraComman
         else:
             host.noop("nothing is changed by looking")
         return
-    found = _read(undo)
-    for line in checks.table(host.name, found):
-        logger.info(line)
-    wrong = [check for check in found if check.ok is False]
-    if wrong:
-        yield remote.fail(
-            f"{len(wrong)} of {len(found)} things are not as they were; first: {wrong[0].what} is {wrong[0].found}, "
-            f"expected {wrong[0].expected}."
-        )
+    if failure := table.show(_read(undo), "things are not as they were"):
+        yield failure
 
 
 def _read(undo: Undo) -> list[Check]:

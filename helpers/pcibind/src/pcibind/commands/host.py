@@ -90,7 +90,7 @@ class Host:
         Raises BusyError when another run holds the lock for longer than `lock_seconds`.
         """
         os.makedirs(self.paths.run, 0o755, exist_ok=True)
-        # A file that root alone can open: whoever can open it can lock it for ever.
+        # Only root can open it: a process that can open a file can lock it for ever.
         flags = os.O_RDONLY | os.O_NOFOLLOW
         try:
             descriptor = os.open(self.paths.lock, flags)

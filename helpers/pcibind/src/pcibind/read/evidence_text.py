@@ -88,15 +88,16 @@ _LINES = "; ".join(
         # All of them: without those between, one would look to be inside of the last one printed.
         "sed 's/^/iomem /' \"$p/iomem\" 2>/dev/null || "
         'echo "unreadable framebuffer $p/iomem cannot be read"',
-        # Where the firmware draws, whoever owns that now; without sysfb nobody will own it.
+        # The firmware's screen, also after a driver has taken it over; without sysfb, no
+        # framebuffer claims it at the next boot.
         "grep -qsE 'initcall_blacklist=[^ ]*sysfb_init|video=efifb:off' \"$p/cmdline\" || "
         "od -An -v -tx1 -N62 \"$s/kernel/boot_params/data\" 2>/dev/null | sed 's/^/screen/'",
         "grep -Hs 'Device Minor' \"$p\"/driver/nvidia/gpus/*/information | sed 's/^/nvidia /'",
         "sed -nE 's/.* ([0-9]+:[0-9]+)$/console \\1/p; "
         's/^(Character| *[0-9]+ (nvidia|vfio))/major &/p\' "$p/consoles" "$p/devices" 2>/dev/null',
-        # Whoever may read the links of process 1 may read everybody's. Names are what anybody may
-        # put in a mount namespace of his own, and a descriptor that was opened with O_PATH, whose
-        # link has no permissions, opens no device: what counts is the number of what is open.
+        # A process that can read the links of process 1 can read those of all processes. Any user
+        # can choose names in a mount namespace, and a descriptor opened with O_PATH, whose link
+        # has no permissions, opens no device: so the number of the open device counts.
         'set -- "$p"/1/fd/*',
         'if readlink "$1" >/dev/null 2>&1; then '
         "find \"$p\"/[0-9]*/fd -type l -perm /600 -lname '/dev/*' ! -lname '*[![:print:]]*' "
