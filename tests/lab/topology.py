@@ -221,6 +221,7 @@ TOPOLOGIES: Mapping[str, Topology] = {
             ),
         ),
         Topology("boot-display", (Port(0x4, BOOT_DISPLAY), Port(0x5, GPU))),
+        Topology("only-display", (Port(0x4, BOOT_DISPLAY),)),
         Topology("models", (Port(0x4, GPU), Port(0x5, OTHER_MODEL), Port(0x6, SOUND))),
         Topology("two-sockets", (Port(0x4, GPU), Port(0x4, GPU, socket=1))),
         Topology(
