@@ -10,6 +10,7 @@ starting Python twice.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,6 +113,15 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"
+
+
+def addresses(words: Iterable[str]) -> frozenset[Address]:
+    """The addresses among these words; other words, as of a line that was cut off, are skipped."""
+    known = set()
+    for word in words:
+        with contextlib.suppress(ValueError):
+            known.add(Address.parse(word))
+    return frozenset(known)
 
 
 def function_path(device_path: str) -> str:

@@ -144,6 +144,17 @@ def names(directory: str) -> list[str]:
         return []
 
 
+def clear(directory: str, prefix: str = "") -> None:
+    """Remove the files of a directory whose names begin with `prefix`; directories in it stay.
+
+    Raises OSError.
+    """
+    for name in names(directory):
+        if name.startswith(prefix):
+            with contextlib.suppress(IsADirectoryError):
+                remove(f"{directory}/{name}")
+
+
 def append(path: str, text: str) -> None:
     """Add text to a file of this boot. Raises OSError."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
