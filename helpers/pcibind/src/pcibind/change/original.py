@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 from pcibind.decide import judgement
 from pcibind.decide.plan import DRIVER
-from pcibind.model.pci import Address, Board, Function, Topology
+from pcibind.model.pci import Address, Board, Function, Topology, addresses
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction
 from pcibind.model.request import Selector
 from pcibind.read import files, kernel
@@ -18,18 +18,18 @@ from pcibind.read.kernel import Task
 
 def noted(paths: Paths) -> frozenset[Address]:
     """The functions whose overrides were set at this boot, by the early script or by pcibind."""
-    found = set()
+    found: frozenset[Address] = frozenset()
     for note in _notes(paths):
-        with contextlib.suppress(OSError, ValueError):
-            found |= {Address.parse(word) for word in (files.read(note) or "").split()}
-    return frozenset(found)
+        with contextlib.suppress(OSError):
+            found |= addresses((files.read(note) or "").split())
+    return found
 
 
-def forget(paths: Paths, addresses: Collection[Address]) -> None:
+def forget(paths: Paths, functions: Collection[Address]) -> None:
     """Drop functions from the notes of this boot: what they have now is the host's own."""
     for note in _notes(paths):
         if text := files.read(note):
-            left = [word for word in text.split() if word not in map(str, addresses)]
+            left = [word for word in text.split() if word not in map(str, functions)]
             files.write_atomically(note, f"{' '.join(left)}\n")
 
 

@@ -170,7 +170,7 @@ def _generator(paths: Paths) -> str | None:
     part: what update-initramfs runs decides, where there is one, since kernels' packages run it.
     """
     for directory in _PROGRAMS:
-        with contextlib.suppress(OSError, UnicodeDecodeError):
+        with contextlib.suppress(OSError):
             if text := files.read(f"{paths.root}{directory}/update-initramfs"):
                 return next((program for program in _HOOKS if program in text), None)
     there = any(os.path.exists(f"{paths.root}{directory}/dracut") for directory in _PROGRAMS)

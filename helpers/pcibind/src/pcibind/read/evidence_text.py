@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
-from pcibind.model.pci import Address
+from pcibind.model.pci import Address, addresses
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -203,7 +203,7 @@ class _Host:
         self.minors: dict[str, Address] = {}
         self.unreadable: list[tuple[str, str]] = []
         self.blind: set[str] = set()
-        self.early: list[Address] = []
+        self.early: frozenset[Address] = frozenset()
         self.reserved: list[int] = []
         # The words of each function's configuration header, and start, end and flags of its ranges.
         self.headers: dict[Address, list[int]] = {}
@@ -259,7 +259,7 @@ def parse(lines: list[str]) -> Evidence:
         reserved_groups=frozenset(host.reserved),
         unassigned=tuple(_unassigned(host)),
         silent=frozenset(a for a, words in host.headers.items() if set(words) == {_ONES}),
-        early=frozenset(host.early),
+        early=host.early,
         # Last, since the readers above add to them.
         unreadable=tuple(dict.fromkeys(host.unreadable)),
         blind=frozenset(host.blind),
@@ -321,7 +321,7 @@ def _sort(host: _Host, line: str) -> None:
             guard, _, why = rest.partition(" ")
             _cannot_tell(host, guard, why)
         case "early":
-            host.early += [Address.parse(word) for word in words]
+            host.early |= addresses(words)
         case "reserved":
             host.reserved.append(int(rest.split("/")[1]))
         case "config":

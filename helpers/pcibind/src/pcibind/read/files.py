@@ -93,10 +93,14 @@ class Paths(NamedTuple):
         return f"{self.root}/run/pcibind/events"
 
 
-def read(path: str) -> str | None:
-    """The text of a file, None when it is not there. Raises OSError, UnicodeDecodeError."""
+def read(path: str, errors: str = "replace") -> str | None:
+    """The text of a file, None when it is not there. Raises OSError.
+
+    Bytes that are no UTF-8 become U+FFFD, as no exception about them would name the file; where
+    `errors` is "strict", they raise UnicodeDecodeError.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors=errors) as file:
             return file.read()
     except FileNotFoundError:
         return None
@@ -108,7 +112,7 @@ def write_atomically(path: str, text: str, mode: int = 0o644) -> bool:
     The new content is on the disk before its name is, and the name before this returns.
     Raises OSError.
     """
-    with contextlib.suppress(OSError, UnicodeDecodeError):
+    with contextlib.suppress(OSError):
         if read(path) == text:
             return False
     directory, name = os.path.split(path)
