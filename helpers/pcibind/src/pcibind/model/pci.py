@@ -335,19 +335,10 @@ class Topology:
         """The board at a bridge-relative path, or None."""
         return next((board for board in self.boards() if board.path == path), None)
 
-    def board_of(self, address: Address) -> Board | None:
-        """The board that an endpoint belongs to; None for a bridge or an unknown address."""
-        function = self.function(address)
-        return None if function is None else self.board_at(function.board)
-
     def bridges_to(self, path: str) -> tuple[Function, ...]:
         """The bridges on the way to a board, the root port first."""
         on_the_way = [f for f in self.functions if f.is_bridge and path.startswith(f"{f.path}/")]
         return tuple(sorted(on_the_way, key=lambda function: len(function.path)))
-
-    def function(self, address: Address) -> Function | None:
-        """The function at an address, or None."""
-        return next((f for f in self.functions if f.address == address), None)
 
     def group(self, number: int) -> tuple[Function, ...]:
         """Every function of an IOMMU group, bridges included."""
