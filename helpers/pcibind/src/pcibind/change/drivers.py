@@ -17,7 +17,7 @@ from pcibind.decide.plan import DRIVER, Action, BoardPlan, Step
 from pcibind.model.errors import InUseError, NoNodeError, NotBoundError, StuckError
 from pcibind.model.pci import Address, Board, Function, function_path
 from pcibind.model.report import State
-from pcibind.read import kernel, sysfs
+from pcibind.read import files, kernel, sysfs
 from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
 
@@ -404,9 +404,7 @@ def _move(paths: Paths, address: Address, driver: str | None) -> Task[None]:
     if not os.path.exists(paths.driver(driver)):
         # A driver's name need not be its module's (xhci_hcd is in xhci_pci); the alias leads there.
         with contextlib.suppress(OSError):
-            with open(f"{paths.device(address)}/modalias", encoding="utf-8") as file:
-                alias = file.read().strip()
-            yield kernel.modprobe(alias)
+            yield kernel.modprobe(files.attribute(f"{paths.device(address)}/modalias"))
     if not os.path.exists(paths.driver(driver)):
         with contextlib.suppress(OSError):
             yield kernel.modprobe(driver)

@@ -89,8 +89,7 @@ def _host_driver(paths: Paths, function: Function) -> Task[str | None]:
     """Load the modules for a function; return the first driver of theirs, None without any."""
     modules: list[str] = []
     with contextlib.suppress(OSError):
-        with open(f"{paths.device(function.address)}/modalias", encoding="utf-8") as file:
-            alias = file.read().strip()
+        alias = files.attribute(f"{paths.device(function.address)}/modalias")
         modules = (yield kernel.modules(alias)).split()
     for module in modules:
         # A built-in driver's module is there already.

@@ -25,6 +25,7 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pcibind.model.errors import StuckError
+from pcibind.read import files
 
 T = TypeVar("T")
 
@@ -335,7 +336,7 @@ def _above_standard(descriptor: int) -> int:
 def _perform(kind: str, targets: tuple[str, ...], text: str) -> str:
     match kind:
         case "read":
-            return _text(targets[0])
+            return files.attribute(targets[0])
         case "read-all":
             return "\n".join(_text_or_nothing(path) for path in targets)
         case "write":
@@ -358,18 +359,9 @@ def _perform(kind: str, targets: tuple[str, ...], text: str) -> str:
     return ""
 
 
-def _text(path: str) -> str:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        # An attribute of sysfs has a page at most.
-        return os.read(descriptor, 4096).decode(errors="replace").strip()
-    finally:
-        os.close(descriptor)
-
-
 def _text_or_nothing(path: str) -> str:
     try:
-        return _text(path)
+        return files.attribute(path)
     except OSError:
         return ""
 

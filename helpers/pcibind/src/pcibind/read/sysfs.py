@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from pcibind.model.errors import StuckError
 from pcibind.model.pci import (
@@ -75,6 +75,14 @@ def has_group_nodes(paths: Paths) -> bool:
     """
     classes = f"{paths.sys}/class"
     return os.path.isdir(f"{classes}/vfio") or not os.path.isdir(f"{classes}/vfio-dev")
+
+
+def group_nodes(paths: Paths, boards: Iterable[Board]) -> list[str]:
+    """The device nodes of the boards' groups, as processes see them; none where there are none."""
+    if not has_group_nodes(paths):
+        return []
+    groups = dict.fromkeys(group for board in boards for group in board.groups)
+    return [f"/dev/vfio/{group}" for group in groups]
 
 
 def cdevs(paths: Paths, board: Board) -> list[str]:
@@ -153,17 +161,8 @@ def _device(path: str) -> RawDevice:
     raw.physfn = _link_name(f"{path}/physfn")
     for name in ATTRIBUTES:
         with contextlib.suppress(OSError):
-            raw.attributes[name] = _text(f"{path}/{name}")
+            raw.attributes[name] = files.attribute(f"{path}/{name}")
     return raw
-
-
-def _text(path: str) -> str:
-    # Six of them for each device: without the layers of open().
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.read(descriptor, 4096).decode(errors="replace").strip()
-    finally:
-        os.close(descriptor)
 
 
 def _link_name(path: str) -> str | None:
