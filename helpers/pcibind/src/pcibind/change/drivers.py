@@ -182,7 +182,7 @@ def bind(
 
 
 def load_driver(paths: Paths) -> Task[None]:
-    """Make the driver be there, built in or as a module. Raises OSError, StuckError."""
+    """Load vfio-pci, unless it is loaded or built in. Raises OSError, StuckError."""
     if not os.path.exists(paths.driver(DRIVER)):
         yield kernel.modprobe(DRIVER)
 
@@ -422,7 +422,7 @@ def _move(paths: Paths, address: Address, driver: str | None) -> Task[None]:
 
 
 def _users(paths: Paths, nodes: Iterable[str]) -> str:
-    # Only where something is amiss, or has nodes of its own.
+    # Not needed by most boots: only after a failure, or where there are cdevs.
     from pcibind.read import holders
 
     return "; ".join(holders.of(paths, nodes))

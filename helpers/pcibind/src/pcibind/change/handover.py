@@ -111,7 +111,7 @@ def write(paths: Paths, boards: Sequence[Board]) -> None:
     """Hand proven boards over; writes nothing that already says so. Raises OSError."""
     files.write_atomically(_document(paths), document(paths, boards))
     # The unit of an older version may not write there: the boards are usable all the same, and
-    # `is_in_cdi` tells.
+    # `is_in_cdi` checks it.
     with contextlib.suppress(OSError):
         files.write_atomically(_cdi(paths), cdi(paths, boards))
     # Last, since units wait for this one.

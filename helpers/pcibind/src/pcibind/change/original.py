@@ -71,8 +71,8 @@ def before(
     return RecordedBoard(name, selector, board.path, board.address, tuple(functions))
 
 
-def tell(boards: Iterable[Board]) -> tuple[str, ...]:
-    """An error for each board that was taken without being on record, with the way out."""
+def explain(boards: Iterable[Board]) -> tuple[str, ...]:
+    """Word an error for each board that was taken without being on record, with the way out."""
     return tuple(
         f"board {board.path} ({board.address}) is not on record, but was taken at this boot, as by "
         "an older list in the initramfs; run `pcibind release`, then rebuild the initramfs"

@@ -49,7 +49,7 @@ def apply_recorded(host: Host) -> Report:
         if known is None:
             handover.remove(host.paths)
             return Report("apply")
-        # What happened so far is seen by this look. Reading an override waits for a probe of the
+        # This run sees all that happened so far. Reading an override waits for a probe of the
         # device, so those of other boards are not read.
         files.clear(host.paths.events)
         host.boards = frozenset(board.path for board in (*known.boards, *known.leaving))

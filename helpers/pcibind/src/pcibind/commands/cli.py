@@ -148,10 +148,10 @@ def setup(host: Host, remove: bool) -> None:
     from pcibind.change import setup as boot_setup
 
     try:
-        said = boot_setup.remove(host.paths) if remove else boot_setup.install(host.paths)
+        lines = boot_setup.remove(host.paths) if remove else boot_setup.install(host.paths)
     except OSError as error:
         raise click.ClickException(str(error)) from error
-    click.echo("\n".join(said))
+    click.echo("\n".join(lines))
 
 
 def _answer(command: str, run: Callable[[], Report], as_json: bool) -> None:

@@ -41,7 +41,7 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         )
         given_back = boot.give_back(host, topology, known, going, staying)
         back = {report.path for report in given_back.reports if report.is_good}
-        errors = original.tell(board for board in stray if board.path not in back)
+        errors = original.explain(board for board in stray if board.path not in back)
         topology = given_back.topology
         if going:
             left = record.read(host.paths.record) or Record()

@@ -226,7 +226,7 @@ class Function(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        """The five numbers that tell what this function is."""
+        """The five numbers that identify what this function is."""
         return Identity(
             self.vendor,
             self.device,
@@ -297,8 +297,8 @@ class Board(NamedTuple):
 class Topology:
     """All PCI functions of one host, bridges included, ordered by address.
 
-    `details` tells more of them where a look from afar was taken, and `unreadable` what such a look
-    could not read, in words. Topologies are equal when their functions are.
+    `details` holds more about them where they were read from afar, and `unreadable` what could not
+    be read then, in words. Topologies are equal when their functions are.
     """
 
     def __init__(

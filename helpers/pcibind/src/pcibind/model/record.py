@@ -82,8 +82,8 @@ class RecordedBoard(NamedTuple):
 class Record(NamedTuple):
     """All chosen boards, and whether each of them must be there.
 
-    `leaving` are boards that are chosen no more, but not yet back on their drivers: they are given
-    back at the next boot.
+    `leaving` are boards that are no longer chosen, but not yet back on their drivers: the next boot
+    gives them back.
     """
 
     boards: tuple[RecordedBoard, ...] = ()

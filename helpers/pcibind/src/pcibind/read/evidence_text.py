@@ -1,6 +1,6 @@
 """A host's use of its PCI devices as text: the command that prints it, and its reader.
 
-The same command serves from afar and on the host itself. It reads /sys and /proc only.
+The same command serves from afar and on the host itself. It reads /sys, /proc and /run/pcibind.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _BEGIN = "pcibind-evidence 1"
 _END = "pcibind-evidence end"
 
-# One process for each kind of question, however many devices there are. The comments in `parse`
-# say what each line is good for.
+# One process for each kind of question, however many devices there are. `_sort` reads the lines,
+# each by its first word.
 _LINES = "; ".join(
     (
         f"echo '{_BEGIN}'",

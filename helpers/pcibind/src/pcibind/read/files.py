@@ -1,4 +1,4 @@
-"""Where pcibind's files are, and how they are written: in full or not at all.
+"""Where pcibind's files are, and how they are read and written: in full, or not.
 
 Paths are plain text rather than pathlib, which a boot would import for nothing else.
 """
@@ -13,7 +13,7 @@ from pcibind.model.pci import Address
 
 
 class Paths(NamedTuple):
-    """Every path that pcibind reads or writes, under `root`, which is empty (so /) but in tests."""
+    """The paths that several modules share, under `root`, which is empty (so /) but in tests."""
 
     root: str = ""
 
@@ -143,7 +143,7 @@ def write_atomically(path: str, text: str, mode: int = 0o644) -> bool:
 
 
 def remove(path: str) -> bool:
-    """Make `path` be gone; return whether it was there. Raises OSError."""
+    """Remove a file; return whether it was there. Raises OSError."""
     try:
         os.unlink(path)
     except FileNotFoundError:
