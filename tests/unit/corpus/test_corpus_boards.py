@@ -189,6 +189,6 @@ def board_on_the_way(machine: Dump, topology: Topology, device: str) -> str:
     way = [each for each in machine.pci if device.startswith(f"{each.path}/")]
     slot = max(way, key=lambda each: len(each.path)).slot
     (function,) = [each for each in topology.functions if str(each.address) == slot]
-    board = topology.board_of(function.address)
+    board = topology.board_at(function.board)
     assert board is not None
     return board.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -534,3 +535,20 @@ def test_boards_that_nobody_chose_are_shown_when_asked_for(machine: Machine) -> 
     assert {board.path for board in report.boards} == {LEFT, RIGHT, "0000:00/03", "0000:00/04"}
     assert {board.state for board in report.boards} == {State.NOT_CHOSEN}
     assert "wanted" not in describe(report)
+
+
+@pytest.mark.parametrize("address", ["01:00.0", "0000:01:00.2"])
+def test_an_address_names_the_board_that_has_it_now(both: Machine, address: str) -> None:
+    assert apply(both.host).exit_code is ExitCode.OK
+    # Its buses were numbered anew since it was chosen.
+    record_file = Path(both.paths.record)
+    swapped = {'"0000:01:00.0"': '"0000:02:00.0"', '"0000:02:00.0"': '"0000:01:00.0"'}
+    record_file.write_text(re.sub("|".join(swapped), lambda match: swapped[match[0]], record_file.read_text()))
+    report = release_boards(both.host, [address])
+    assert [board.path for board in report.boards] == ["0000:00/01.0/00"]
+
+
+def test_an_absent_board_is_released_by_the_address_that_it_had(both: Machine) -> None:
+    assert apply(both.host).exit_code is ExitCode.OK
+    both.unplug("0000:00:01.0")
+    assert [board.path for board in release_boards(both.host, ["01:00.0"]).boards] == ["0000:00/01.0/00"]

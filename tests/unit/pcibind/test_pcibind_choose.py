@@ -185,3 +185,10 @@ def test_a_short_address_names_a_board_in_a_file_and_for_release(machine: Machin
     apply(unused(machine))
     assert release(unused(machine), ["02:00.0"]).exit_code is ExitCode.OK
     assert machine.drivers() == before
+
+
+@pytest.mark.parametrize(("word", "there"), [("10de:2684", f"{LEFT} (.*), {RIGHT} (.*)"), ("00:01.0", "none")])
+def test_what_is_not_one_board_is_named_with_what_was_found(machine: Machine, word: str, there: str) -> None:
+    with pytest.raises(ConfigError, match=f"expected one board, found {there}; see `pcibind list`"):
+        add(unused(machine), [word])
+    assert not (machine.root / "etc/pcibind/added.toml").exists()

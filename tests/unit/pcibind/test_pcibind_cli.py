@@ -157,3 +157,10 @@ def test_a_boot_that_has_nothing_to_do_reads_few_modules(machine: Machine) -> No
     assert "nothing to do" in done.stdout
     names = done.stdout.splitlines()[-1].split()
     assert len(names) <= MODULES_AT_BOOT, names
+
+
+def test_output_that_cannot_be_written_is_one_line_and_no_success(machine: Machine) -> None:
+    command = [sys.executable, "-I", str(SOURCE), "--root", str(machine.root), "status"]
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "pcibind: standard output: No space left on device\n")

@@ -271,3 +271,23 @@ def test_a_boot_has_seen_what_happened_before_it_looked(applied: Machine) -> Non
     happen(applied, "bind", RIGHTS)
     assert apply_recorded(unused(applied)).exit_code is ExitCode.OK
     assert events(applied) == []
+
+
+@pytest.mark.parametrize("name", ["add.foo", "add", ".add.0000:01:00.0.swp"])
+def test_a_name_that_is_no_event_keeps_no_board_away(applied: Machine, name: str) -> None:
+    remove(applied)
+    apply_arrived(unused(applied))
+    rescan(applied, loaded=True)
+    applied.file(f"run/pcibind/events/{name}", "")
+    report = apply_arrived(unused(applied))
+    assert (report.exit_code, offered(applied)) == (ExitCode.OK, [LEFT, RIGHT]), report
+    assert events(applied) == []
+
+
+def test_a_directory_among_the_events_stays_but_wakes_nobody_and_stops_no_boot(applied: Machine) -> None:
+    directory = Path(applied.paths.events, "add.0000:03:00.0")
+    directory.mkdir(parents=True)
+    for _ in range(2):
+        assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
+        assert [path.name for path in Path(applied.paths.events).iterdir()] == [f".{directory.name}"]
+    assert apply_recorded(unused(applied)).exit_code is ExitCode.OK

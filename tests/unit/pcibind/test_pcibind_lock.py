@@ -17,7 +17,7 @@ from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.host import Host
 from pcibind.commands.release import release
-from pcibind.model.errors import BusyError, ConfigError, ExitCode
+from pcibind.model.errors import BusyError, ConfigError, ExitCode, PcibindError
 from pcibind.model.report import Report
 
 COMMANDS = [apply, apply_recorded, release]
@@ -111,3 +111,19 @@ def test_it_is_free_again_after_a_run_that_failed(chosen: Machine) -> None:
         apply(host(chosen))
     with host(chosen).locked():
         pass
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("place", ["run/pcibind/lock", "run/pcibind"])
+def test_what_is_in_the_place_of_the_lock_is_named_and_nothing_is_touched(
+    chosen: Machine, command: Callable[[Host], Report], place: str
+) -> None:
+    path = chosen.root / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to("elsewhere")
+    before = chosen.drivers()
+    with pytest.raises(PcibindError, match=rf"^nothing was touched, .*{path}: .*; run as root, or make way"):
+        command(host(chosen))
+    assert (chosen.drivers(), chosen.writes) == (before, [])
+    assert not Path(chosen.paths.record).exists()
+    assert not (path.parent / "elsewhere").exists()

@@ -73,6 +73,7 @@ def test_a_board_is_the_endpoints_of_a_slot(machine: Machine) -> None:
     assert board.model == "10de:2684"
     assert board.groups == (12,)
     assert [str(f.address) for f in board.display_functions] == ["0000:01:00.0"]
-    assert topology.board_of(Address.parse("0000:01:00.2")) == board
-    assert topology.board_of(Address.parse("0000:00:01.0")) is None
+    places = {str(function.address): function.board for function in topology.functions}
+    assert topology.board_at(places["0000:01:00.2"]) == board
+    assert topology.board_at(places["0000:00:01.0"]) is None
     assert next(str(f.address) for f in topology.group(12)) == "0000:00:01.0"

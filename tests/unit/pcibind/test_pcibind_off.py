@@ -322,3 +322,10 @@ def test_a_bound_host_of_an_earlier_version_has_nothing_to_do_after_an_upgrade(m
     assert machine.writes == []
     assert release(unused(machine)).exit_code is ExitCode.OK
     assert drivers(machine) == HOSTS
+
+
+@pytest.mark.parametrize("name", ["01:00.0", "0000:01:00.1", LEFT])
+def test_release_clears_the_one_that_is_named_as_the_report_names_it(stray: Machine, name: str) -> None:
+    report = release(unused(stray), [name])
+    assert report.exit_code is ExitCode.OK, describe(report)
+    assert drivers(stray) == HOSTS

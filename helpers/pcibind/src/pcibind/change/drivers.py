@@ -17,7 +17,7 @@ from pcibind.decide.plan import DRIVER, Action, BoardPlan, Step
 from pcibind.model.errors import InUseError, NoNodeError, NotBoundError, StuckError
 from pcibind.model.pci import Address, Board, Function, function_path
 from pcibind.model.report import State
-from pcibind.read import kernel, sysfs
+from pcibind.read import files, kernel, sysfs
 from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
 
@@ -182,7 +182,7 @@ def bind(
 
 
 def load_driver(paths: Paths) -> Task[None]:
-    """Make the driver be there, built in or as a module. Raises OSError, StuckError."""
+    """Load vfio-pci, unless it is loaded or built in. Raises OSError, StuckError."""
     if not os.path.exists(paths.driver(DRIVER)):
         yield kernel.modprobe(DRIVER)
 
@@ -404,9 +404,7 @@ def _move(paths: Paths, address: Address, driver: str | None) -> Task[None]:
     if not os.path.exists(paths.driver(driver)):
         # A driver's name need not be its module's (xhci_hcd is in xhci_pci); the alias leads there.
         with contextlib.suppress(OSError):
-            with open(f"{paths.device(address)}/modalias", encoding="utf-8") as file:
-                alias = file.read().strip()
-            yield kernel.modprobe(alias)
+            yield kernel.modprobe(files.read_attribute(f"{paths.device(address)}/modalias"))
     if not os.path.exists(paths.driver(driver)):
         with contextlib.suppress(OSError):
             yield kernel.modprobe(driver)
@@ -424,7 +422,7 @@ def _move(paths: Paths, address: Address, driver: str | None) -> Task[None]:
 
 
 def _users(paths: Paths, nodes: Iterable[str]) -> str:
-    # Only where something is amiss, or has nodes of its own.
+    # Not needed by most boots: only after a failure, or where there are cdevs.
     from pcibind.read import holders
 
     return "; ".join(holders.of(paths, nodes))

@@ -1,6 +1,6 @@
 """Files that set the overrides before any driver is loaded, in the initramfs and after it.
 
-Data, for whoever installs them; nothing on the node imports this module.
+Data that `pcibind setup`, a package or a deploy installs; no boot imports this module.
 """
 
 from __future__ import annotations

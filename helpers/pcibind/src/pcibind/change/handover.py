@@ -31,10 +31,7 @@ class Nodes(NamedTuple):
 
 def nodes(paths: Paths, boards: Sequence[Board]) -> Nodes:
     """The nodes through which VFIO gives these boards, as processes see them."""
-    groups: list[str] = []
-    if sysfs.has_group_nodes(paths):
-        numbers = dict.fromkeys(group for board in boards for group in board.groups)
-        groups = [f"/dev/vfio/{number}" for number in numbers]
+    groups = sysfs.group_nodes(paths, boards)
     cdevs = [node for board in boards for node in sysfs.cdevs(paths, board)]
     # A kernel without VFIO's container, or without iommufd, has not both.
     common = [("/dev/vfio/vfio", groups), ("/dev/iommu", cdevs)]
@@ -114,7 +111,7 @@ def write(paths: Paths, boards: Sequence[Board]) -> None:
     """Hand proven boards over; writes nothing that already says so. Raises OSError."""
     files.write_atomically(_document(paths), document(paths, boards))
     # The unit of an older version may not write there: the boards are usable all the same, and
-    # `is_in_cdi` tells.
+    # `is_in_cdi` checks it.
     with contextlib.suppress(OSError):
         files.write_atomically(_cdi(paths), cdi(paths, boards))
     # Last, since units wait for this one.

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 from pcibind.decide import judgement
 from pcibind.decide.plan import DRIVER
-from pcibind.model.pci import Address, Board, Function, Topology
+from pcibind.model.pci import Address, Board, Function, Topology, addresses
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction
 from pcibind.model.request import Selector
 from pcibind.read import files, kernel
@@ -18,18 +18,18 @@ from pcibind.read.kernel import Task
 
 def noted(paths: Paths) -> frozenset[Address]:
     """The functions whose overrides were set at this boot, by the early script or by pcibind."""
-    found = set()
+    found: frozenset[Address] = frozenset()
     for note in _notes(paths):
-        with contextlib.suppress(OSError, ValueError):
-            found |= {Address.parse(word) for word in (files.read(note) or "").split()}
-    return frozenset(found)
+        with contextlib.suppress(OSError):
+            found |= addresses((files.read(note) or "").split())
+    return found
 
 
-def forget(paths: Paths, addresses: Collection[Address]) -> None:
+def forget(paths: Paths, functions: Collection[Address]) -> None:
     """Drop functions from the notes of this boot: what they have now is the host's own."""
     for note in _notes(paths):
         if text := files.read(note):
-            left = [word for word in text.split() if word not in map(str, addresses)]
+            left = [word for word in text.split() if word not in map(str, functions)]
             files.write_atomically(note, f"{' '.join(left)}\n")
 
 
@@ -71,8 +71,8 @@ def before(
     return RecordedBoard(name, selector, board.path, board.address, tuple(functions))
 
 
-def tell(boards: Iterable[Board]) -> tuple[str, ...]:
-    """An error for each board that was taken without being on record, with the way out."""
+def explain(boards: Iterable[Board]) -> tuple[str, ...]:
+    """Word an error for each board that was taken without being on record, with the way out."""
     return tuple(
         f"board {board.path} ({board.address}) is not on record, but was taken at this boot, as by "
         "an older list in the initramfs; run `pcibind release`, then rebuild the initramfs"
@@ -89,8 +89,7 @@ def _host_driver(paths: Paths, function: Function) -> Task[str | None]:
     """Load the modules for a function; return the first driver of theirs, None without any."""
     modules: list[str] = []
     with contextlib.suppress(OSError):
-        with open(f"{paths.device(function.address)}/modalias", encoding="utf-8") as file:
-            alias = file.read().strip()
+        alias = files.read_attribute(f"{paths.device(function.address)}/modalias")
         modules = (yield kernel.modules(alias)).split()
     for module in modules:
         # A built-in driver's module is there already.

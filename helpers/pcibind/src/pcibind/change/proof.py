@@ -69,11 +69,8 @@ def binding(paths: Paths, board: Board) -> list[str]:
 def nodes(paths: Paths, boards: Iterable[Board]) -> list[str]:
     """The device nodes of the boards, where the kernel makes them: of groups, and of functions."""
     boards = tuple(boards)
-    groups = dict.fromkeys(group for board in boards for group in board.groups)
-    cdevs = [f"{paths.root}{node}" for board in boards for node in sysfs.cdevs(paths, board)]
-    if not sysfs.has_group_nodes(paths):
-        return cdevs
-    return [*(paths.group_node(group) for group in groups), *cdevs]
+    cdevs = [node for board in boards for node in sysfs.cdevs(paths, board)]
+    return [paths.root + node for node in (*sysfs.group_nodes(paths, boards), *cdevs)]
 
 
 def _not_viable(paths: Paths, group: int) -> list[str]:

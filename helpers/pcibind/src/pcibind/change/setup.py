@@ -78,13 +78,13 @@ def install(paths: Paths, library: str | None = None) -> list[str]:
     if (library or _library()) == PACKAGE_LIBRARY:
         return _supersede(paths)
     wanted = boot_files(_hooks(paths), this_command())
-    said = [
+    lines = [
         f"wrote {each.path}"
         for each in wanted
         if files.write_atomically(paths.root + each.path, each.text, each.mode)
     ]
     return [
-        *(said or ["all boot files are there"]),
+        *(lines or ["all boot files are there"]),
         *([] if _generator(paths) else [_NO_GENERATOR]),
         *_next(wanted, f"systemctl enable {unit.NAME}"),
     ]
@@ -96,12 +96,12 @@ def remove(paths: Paths, library: str | None = None) -> list[str]:
         return _supersede(paths)
     there = boot_files(_HOOKS.values())
     gone = [each for each in dict.fromkeys(there) if files.remove(paths.root + each.path)]
-    said = [f"removed {each.path}" for each in gone]
+    lines = [f"removed {each.path}" for each in gone]
     link = f"/etc/systemd/system/{unit.WANTED_BY}.wants/{unit.NAME}"
     # A link to nothing would be there for every later unit of that name.
     if files.remove(paths.root + link):
-        said.append(f"removed {link}")
-    return [*said, *_next(gone, "systemctl daemon-reload")] if said else ["no boot file is there"]
+        lines.append(f"removed {link}")
+    return [*lines, *_next(gone, "systemctl daemon-reload")] if lines else ["no boot file is there"]
 
 
 def this_command() -> str:
@@ -124,7 +124,7 @@ def _supersede(paths: Paths) -> list[str]:
         return [f"{local} is another pcibind, and its boot files in /etc win over the package's"]
     there = boot_files(_HOOKS.values())
     ours = {*early.former(), *(digest(each.text) for each in there)}
-    gone, said = [], []
+    gone, lines = [], []
     for each in there:
         text = files.read(paths.root + each.path)
         if text is None:
@@ -132,18 +132,18 @@ def _supersede(paths: Paths) -> list[str]:
         if digest(text) in ours:
             files.remove(paths.root + each.path)
             gone.append(each)
-            said.append(f"removed {each.path}: the package has it")
+            lines.append(f"removed {each.path}: the package has it")
         else:
-            said.append(f"{each.path} was changed: it stays, and wins over the package's")
+            lines.append(f"{each.path} was changed: it stays, and wins over the package's")
     enabled = f"{paths.root}/etc/systemd/system/{unit.WANTED_BY}.wants/{unit.NAME}"
     if unit.PATH in {each.path for each in gone} and os.path.islink(enabled):
         files.remove(enabled)
     other = f"{paths.root}/usr/local/sbin/pcibind"
     if os.path.lexists(other):
-        said.append(f"{other} is another pcibind, and comes before the package's in PATH")
+        lines.append(f"{other} is another pcibind, and comes before the package's in PATH")
     if not gone:
-        return said or ["the package has all boot files"]
-    return [*said, *_next(gone, f"systemctl enable {unit.NAME}")]
+        return lines or ["the package has all boot files"]
+    return [*lines, *_next(gone, f"systemctl enable {unit.NAME}")]
 
 
 def _library() -> str:
@@ -170,7 +170,7 @@ def _generator(paths: Paths) -> str | None:
     part: what update-initramfs runs decides, where there is one, since kernels' packages run it.
     """
     for directory in _PROGRAMS:
-        with contextlib.suppress(OSError, UnicodeDecodeError):
+        with contextlib.suppress(OSError):
             if text := files.read(f"{paths.root}{directory}/update-initramfs"):
                 return next((program for program in _HOOKS if program in text), None)
     there = any(os.path.exists(f"{paths.root}{directory}/dracut") for directory in _PROGRAMS)

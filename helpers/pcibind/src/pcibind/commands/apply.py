@@ -27,7 +27,7 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
         judgement = plan.judge(host, next_boot=next_boot)
         topology = judgement.topology
         require = judgement.config.require_boards
-        errors = original.tell(judgement.taken)
+        errors = original.explain(judgement.taken)
         code = ExitCode.TAKEN if errors else ExitCode.OK
         kept = plan.refused_to_leave(judgement)
         refused = [r for r in judgement.resolutions if r.board and judgement.refused(r.board.path)]

@@ -49,10 +49,9 @@ def apply_recorded(host: Host) -> Report:
         if known is None:
             handover.remove(host.paths)
             return Report("apply")
-        # What happened so far is seen by this look. Reading an override waits for a probe of the
+        # This run sees all that happened so far. Reading an override waits for a probe of the
         # device, so those of other boards are not read.
-        for name in files.names(host.paths.events):
-            files.remove(f"{host.paths.events}/{name}")
+        files.clear(host.paths.events)
         host.boards = frozenset(board.path for board in (*known.boards, *known.leaving))
         topology = host.topology()
         given_back = give_back(

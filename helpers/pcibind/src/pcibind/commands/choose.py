@@ -160,7 +160,7 @@ def _board(topology: Topology, word: str) -> Board:
     boards = select(topology, selector)
     if len(boards) != 1:
         found = ", ".join(f"{board.path} ({board.address})" for board in boards) or "none"
-        raise ConfigError(f"{selector} means one board or none: found {found}; see `pcibind list`")
+        raise ConfigError(f"{selector}: expected one board, found {found}; see `pcibind list`")
     return boards[0]
 
 

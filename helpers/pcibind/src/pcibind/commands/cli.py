@@ -134,7 +134,7 @@ def remove(host: Host, board: tuple[str, ...], as_json: bool) -> None:
 def release(host: Host, board: tuple[str, ...], as_json: bool) -> None:
     """Give all boards, or those named, back to the drivers they had before.
 
-    BOARD is a name, a path, or the address that the board had when it was chosen.
+    BOARD is a name, a path, or an address; of an absent board, the one that it had when chosen.
     """
     _answer("release", lambda: releasing.release(host, board), as_json)
 
@@ -148,10 +148,10 @@ def setup(host: Host, remove: bool) -> None:
     from pcibind.change import setup as boot_setup
 
     try:
-        said = boot_setup.remove(host.paths) if remove else boot_setup.install(host.paths)
+        lines = boot_setup.remove(host.paths) if remove else boot_setup.install(host.paths)
     except OSError as error:
         raise click.ClickException(str(error)) from error
-    click.echo("\n".join(said))
+    click.echo("\n".join(lines))
 
 
 def _answer(command: str, run: Callable[[], Report], as_json: bool) -> None:

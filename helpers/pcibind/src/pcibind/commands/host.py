@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pcibind.change.drivers import NODE_SECONDS
-from pcibind.model.errors import BusyError
+from pcibind.model.errors import BusyError, PcibindError
 from pcibind.model.pci import Topology
 from pcibind.model.record import REBUILD
 from pcibind.model.report import INITRAMFS_NOTE
@@ -87,20 +87,31 @@ class Host:
     def locked(self) -> Iterator[None]:
         """Hold off every other run that would change something, until this one is over.
 
-        Raises BusyError when another run holds the lock for longer than `lock_seconds`.
+        Raises BusyError when another run holds the lock for longer than `lock_seconds`, and
+        PcibindError when there can be no lock.
         """
-        os.makedirs(self.paths.run, 0o755, exist_ok=True)
-        # Only root can open it: a process that can open a file can lock it for ever.
-        flags = os.O_RDONLY | os.O_NOFOLLOW
         try:
-            descriptor = os.open(self.paths.lock, flags)
-        except FileNotFoundError:
-            descriptor = os.open(self.paths.lock, flags | os.O_CREAT, 0o600)
+            descriptor = self._open_lock()
+        except OSError as error:
+            raise PcibindError(
+                f"nothing was touched, since {self.paths.lock} cannot be locked: {error.filename}: "
+                f"{error.strerror}; run as root, or make way for a plain file in a directory that "
+                "can be written to"
+            ) from error
         try:
             self._lock(descriptor)
             yield
         finally:
             os.close(descriptor)
+
+    def _open_lock(self) -> int:
+        os.makedirs(self.paths.run, 0o755, exist_ok=True)
+        # Only root can open it: a process that can open a file can lock it for ever.
+        flags = os.O_RDONLY | os.O_NOFOLLOW
+        try:
+            return os.open(self.paths.lock, flags)
+        except FileNotFoundError:
+            return os.open(self.paths.lock, flags | os.O_CREAT, 0o600)
 
     def _lock(self, descriptor: int) -> None:
         deadline = None

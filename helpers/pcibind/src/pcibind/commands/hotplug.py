@@ -13,7 +13,7 @@ from pcibind.commands.plan import judge
 from pcibind.decide.plan import Resolution, follow, plan
 from pcibind.model import record
 from pcibind.model.errors import ConfigError, ExitCode
-from pcibind.model.pci import Address
+from pcibind.model.pci import Address, addresses
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import Refusal
 from pcibind.read import files
@@ -61,7 +61,7 @@ def apply_arrived(host: Host) -> Report:
                 reports.append(BoardReport.of(each, State.REFUSED, detail="see the refusals"))
             elif each.board and each.board.path in left:
                 reports.append(BoardReport.of(each, State.UNBOUND, detail=_NOT_NEW))
-        _forget_events(host.paths)
+        files.clear(host.paths.events, ".")
         return Report(
             "apply",
             known.require_boards,
@@ -106,19 +106,14 @@ def _take_events(paths: Paths) -> frozenset[Address]:
     """The functions that have appeared since the last run that was not killed.
 
     A file of an event is hidden now and removed at the end: from the path unit, which does not look
-    at hidden ones, but not from the next run.
+    at hidden ones, but not from the next run. Other names are no events, and hidden all the same:
+    the path unit would start this service for them again and again.
     """
-    arrived = set()
+    arrived: frozenset[Address] = frozenset()
     for name in files.names(paths.events):
         if not name.startswith("."):
             os.rename(f"{paths.events}/{name}", f"{paths.events}/.{name}")
         action, _, address = name.lstrip(".").partition(".")
         if action == "add":
-            arrived.add(Address.parse(address))
-    return frozenset(arrived)
-
-
-def _forget_events(paths: Paths) -> None:
-    for name in files.names(paths.events):
-        if name.startswith("."):
-            files.remove(f"{paths.events}/{name}")
+            arrived |= addresses([address])
+    return arrived

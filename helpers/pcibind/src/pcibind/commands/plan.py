@@ -48,7 +48,7 @@ def notes(host: Host) -> tuple[str, ...]:
 
 
 def refused_to_leave(judged: Judgement) -> list[BoardReport]:
-    """Boards that are configured no more, but must not be given back now."""
+    """Boards that are no longer configured, but must not be given back now."""
     return [
         boot.report_on(judged.topology, board, State.REFUSED)._replace(detail=_SEE)
         for board in judged.removed
@@ -88,21 +88,21 @@ def show(host: Host) -> Report:
         if not judged.refused(board.path)
     ]
     boards += refused_to_leave(judged)
-    said = []
+    remarks = []
     ready = [b.board for b in boards if b.board and b.state is State.BOUND]
     ready.sort(key=lambda board: board.address)
     if ready and len(ready) == len(boards) and not handover.is_there(host.paths, ready):
-        said.append("bound, but not handed over")
-    pending = bool(said) or any(board.steps for board in boards)
+        remarks.append("bound, but not handed over")
+    pending = bool(remarks) or any(board.steps for board in boards)
     if judged.changing():
-        said.append(_NONE_SEEN)
+        remarks.append(_NONE_SEEN)
     return Report(
         "plan",
         judged.config.require_boards,
         tuple(boards),
         judged.refusals,
-        original.tell(judged.taken),
+        original.explain(judged.taken),
         ExitCode.TAKEN if judged.taken else ExitCode.PENDING if pending else ExitCode.OK,
         judged.topology,
-        (*notes(host), *said, *claimed(host, judged)),
+        (*notes(host), *remarks, *claimed(host, judged)),
     )

@@ -9,7 +9,7 @@ from pcibind.commands import boot
 from pcibind.commands.host import Host
 from pcibind.model import record
 from pcibind.model.errors import ConfigError, ExitCode
-from pcibind.model.pci import Address, Topology
+from pcibind.model.pci import Address, Board, Topology
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.report import INITRAMFS_NOTE, Report, State
 from pcibind.model.request import Refusal
@@ -27,9 +27,9 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         known = record.read(host.paths.record) or Record()
         topology = host.topology()
         stray = original.taken(host.paths, topology, known)
-        asked = [b for b in stray if not names or {b.path, str(b.address)} & set(names)]
+        asked = [b for b in stray if not names or any(_is_at(b, name) for name in names)]
         unrecorded = host.carry_out([original.before(host.paths, board) for board in asked])
-        chosen = _named(known, unrecorded, names)
+        chosen = _named(topology, known, unrecorded, names)
         refusals = _sharing(topology, chosen, [b for b in known.boards if b not in chosen])
         refused = {refusal.board for refusal in refusals}
         reports = [boot.report_on(topology, b, State.REFUSED) for b in chosen if b.path in refused]
@@ -41,7 +41,7 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         )
         given_back = boot.give_back(host, topology, known, going, staying)
         back = {report.path for report in given_back.reports if report.is_good}
-        errors = original.tell(board for board in stray if board.path not in back)
+        errors = original.explain(board for board in stray if board.path not in back)
         topology = given_back.topology
         if going:
             left = record.read(host.paths.record) or Record()
@@ -63,14 +63,27 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
 
 
 def _named(
-    known: Record, unrecorded: Sequence[RecordedBoard], names: Sequence[str]
+    topology: Topology,
+    known: Record,
+    unrecorded: Sequence[RecordedBoard],
+    names: Sequence[str],
 ) -> list[RecordedBoard]:
+    """The boards that are meant. An address is today's, as every command prints it.
+
+    That of a board that is absent is the one that it had when it was chosen, unless another board
+    on record has it now.
+    """
     there = [*known.boards, *known.leaving, *unrecorded]
     if not names:
         return there
+    now = {board.path: topology.board_at(board.path) for board in there}
     chosen: list[RecordedBoard] = []
     for name in names:
-        found = [b for b in there if name in (b.name, b.path) or same_address(name, b.address)]
+        found = [
+            old
+            for old in there
+            if name in (old.name, old.path) or ((board := now[old.path]) and _is_at(board, name))
+        ] or [old for old in there if not now[old.path] and _is(old.address, name)]
         if not found:
             labels = ", ".join(board.label for board in there) or "none"
             raise ConfigError(f"no board {name!r} is on record; expected one of: {labels}")
@@ -78,7 +91,12 @@ def _named(
     return chosen
 
 
-def same_address(text: str, address: Address) -> bool:
+def _is_at(board: Board, text: str) -> bool:
+    """Whether a text is the path of a board, or the address of one of its functions."""
+    return text == board.path or any(_is(each.address, text) for each in board.functions)
+
+
+def _is(address: Address, text: str) -> bool:
     """Whether a text is this address, with or without its domain."""
     try:
         return Address.parse(text) == address

@@ -74,7 +74,7 @@ def status(host: Host, *, everything: bool = False) -> Report:
             "this kernel has no VFIO group nodes (CONFIG_VFIO_GROUP): /dev/vfio/devices/* alone "
             "are handed over"
         )
-    errors += original.tell(judged.taken)
+    errors += original.explain(judged.taken)
     unbacked = record.unbacked(host.paths, known)
     if unbacked:
         errors.append(

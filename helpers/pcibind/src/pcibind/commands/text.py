@@ -37,14 +37,21 @@ def attempt(command: str, run: Callable[[], Report]) -> Report:
 
 
 def answer(report: Report, *, as_json: bool) -> NoReturn:
-    """Print a report and exit with its code, also when nobody reads the output any longer."""
+    """Print a report and exit with its code, also when the reader of the output has gone.
+
+    Output that cannot be written is an unexpected error, where the report has none.
+    """
     text = report.to_json() if as_json else describe(report)
+    code = report.exit_code
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"pcibind: standard output: {error.strerror}", file=sys.stderr)
+            code = code or ExitCode.UNEXPECTED
         # Python flushes standard output once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(int(report.exit_code))
+    sys.exit(int(code))
 
 
 class _Branch:

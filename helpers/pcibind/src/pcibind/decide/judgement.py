@@ -1,7 +1,7 @@
 """What is to be done with each board, and what speaks against it.
 
-Pure: a topology, evidence, a configuration and a record go in, decisions come out. Every command,
-and whoever looks at a host from afar, decides by this.
+Pure: a topology, evidence, a configuration and a record go in, decisions come out. Every command
+decides by this, and so does a deploy, for a host that it looks at from afar.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class BoardJudgement(NamedTuple):
 class Judgement(NamedTuple):
     """All decisions.
 
-    `removed` are boards on record that are configured no more, `taken` those that nobody chose and
-    the initramfs took all the same. `refusals` are those of all boards, removed ones among them.
+    `removed` are boards on record that are no longer configured, `taken` those that nobody chose
+    and the initramfs took all the same. `refusals` are those of all boards, removed ones too.
     """
 
     config: Config

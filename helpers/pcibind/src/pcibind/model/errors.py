@@ -65,7 +65,7 @@ class BusyError(PcibindError):
 
 
 class InUseError(PcibindError):
-    """Somebody uses a board through VFIO, or nothing tells whether anybody does."""
+    """A board is in use through VFIO, or it cannot be known whether it is."""
 
     exit_code = ExitCode.REFUSED
 

@@ -17,7 +17,7 @@ class Use(NamedTuple):
 class OpenVfio(NamedTuple):
     """An open VFIO device node: of a group, or of one function; and by which process.
 
-    All three are None or empty for what cannot be told from outside, such as /dev/iommu.
+    One of `group` and `address` is None.
     """
 
     group: int | None

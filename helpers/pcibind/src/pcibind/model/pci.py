@@ -10,6 +10,7 @@ starting Python twice.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -114,6 +115,15 @@ class Address(NamedTuple):
         return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"
 
 
+def addresses(words: Iterable[str]) -> frozenset[Address]:
+    """The addresses among these words; other words, as of a line that was cut off, are skipped."""
+    known = set()
+    for word in words:
+        with contextlib.suppress(ValueError):
+            known.add(Address.parse(word))
+    return frozenset(known)
+
+
 def function_path(device_path: str) -> str:
     """The bridge-relative path of a function, from its path under /sys/devices.
 
@@ -216,7 +226,7 @@ class Function(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        """The five numbers that tell what this function is."""
+        """The five numbers that identify what this function is."""
         return Identity(
             self.vendor,
             self.device,
@@ -287,8 +297,8 @@ class Board(NamedTuple):
 class Topology:
     """All PCI functions of one host, bridges included, ordered by address.
 
-    `details` tells more of them where a look from afar was taken, and `unreadable` what such a look
-    could not read, in words. Topologies are equal when their functions are.
+    `details` holds more about them where they were read from afar, and `unreadable` what could not
+    be read then, in words. Topologies are equal when their functions are.
     """
 
     def __init__(
@@ -325,19 +335,10 @@ class Topology:
         """The board at a bridge-relative path, or None."""
         return next((board for board in self.boards() if board.path == path), None)
 
-    def board_of(self, address: Address) -> Board | None:
-        """The board that an endpoint belongs to; None for a bridge or an unknown address."""
-        function = self.function(address)
-        return None if function is None else self.board_at(function.board)
-
     def bridges_to(self, path: str) -> tuple[Function, ...]:
         """The bridges on the way to a board, the root port first."""
         on_the_way = [f for f in self.functions if f.is_bridge and path.startswith(f"{f.path}/")]
         return tuple(sorted(on_the_way, key=lambda function: len(function.path)))
-
-    def function(self, address: Address) -> Function | None:
-        """The function at an address, or None."""
-        return next((f for f in self.functions if f.address == address), None)
 
     def group(self, number: int) -> tuple[Function, ...]:
         """Every function of an IOMMU group, bridges included."""

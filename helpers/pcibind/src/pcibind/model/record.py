@@ -82,8 +82,8 @@ class RecordedBoard(NamedTuple):
 class Record(NamedTuple):
     """All chosen boards, and whether each of them must be there.
 
-    `leaving` are boards that are chosen no more, but not yet back on their drivers: they are given
-    back at the next boot.
+    `leaving` are boards that are no longer chosen, but not yet back on their drivers: the next boot
+    gives them back.
     """
 
     boards: tuple[RecordedBoard, ...] = ()
@@ -133,12 +133,11 @@ def read(path: str) -> Record | None:
     it the original drivers are unknown, so it is never quietly replaced.
     """
     try:
-        text = files.read(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from error
-    try:
+        text = files.read(path, errors="strict")
         return None if text is None else parse(text)
-    except RecordError as error:
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, RecordError) as error:
         raise RecordError(
             f"{path}: {error}. Restore it from a backup; or do without: `mv {path} {path}.broken`, "
             f"`pcibind release`, `{REBUILD}`, `pcibind apply`"
@@ -164,8 +163,10 @@ def write(paths: Paths, record: Record) -> bool:
 def unbacked(paths: Paths, record: Record) -> list[str]:
     """The boards in the early list that are not on record, by their paths. Raises OSError."""
     lines = (files.read(paths.early_list) or "").splitlines()
+    listed = [words[0] for line in lines if (words := line.split())]
     known = {board.path for board in record.boards}
-    return sorted({board_path(line.partition(" ")[0]) for line in lines} - known)
+    # What is no path at all is named as it stands.
+    return sorted({board_path(path) or path for path in listed} - known)
 
 
 def early_list(record: Record) -> str:

@@ -56,7 +56,7 @@ class Selector(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Selector:
-        """Tell the kind by the form of the text; raise ValueError when it is of none."""
+        """Recognise the kind by the form of the text; raise ValueError when it is of none."""
         for kind in SELECTOR_KINDS:
             try:
                 return cls.of(kind, text)

@@ -63,5 +63,5 @@ def _files(directory: str) -> Iterator[tuple[str, str]]:
     for name in names:
         try:
             yield name, files.read(f"{directory}/{name}") or ""
-        except (OSError, UnicodeDecodeError):
+        except OSError:
             continue

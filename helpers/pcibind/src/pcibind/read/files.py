@@ -1,4 +1,4 @@
-"""Where pcibind's files are, and how they are written: in full or not at all.
+"""Where pcibind's files are, and how they are read and written: in full, or not.
 
 Paths are plain text rather than pathlib, which a boot would import for nothing else.
 """
@@ -13,7 +13,7 @@ from pcibind.model.pci import Address
 
 
 class Paths(NamedTuple):
-    """Every path that pcibind reads or writes, under `root`, which is empty (so /) but in tests."""
+    """The paths that several modules share, under `root`, which is empty (so /) but in tests."""
 
     root: str = ""
 
@@ -98,10 +98,14 @@ class Paths(NamedTuple):
         return f"{self.root}/run/pcibind/events"
 
 
-def read(path: str) -> str | None:
-    """The text of a file, None when it is not there. Raises OSError, UnicodeDecodeError."""
+def read(path: str, errors: str = "replace") -> str | None:
+    """The text of a file, None when it is not there. Raises OSError.
+
+    Bytes that are no UTF-8 become U+FFFD, as no exception about them would name the file; where
+    `errors` is "strict", they raise UnicodeDecodeError.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors=errors) as file:
             return file.read()
     except FileNotFoundError:
         return None
@@ -125,7 +129,7 @@ def write_atomically(path: str, text: str, mode: int = 0o644) -> bool:
     The new content is on the disk before its name is, and the name before this returns.
     Raises OSError.
     """
-    with contextlib.suppress(OSError, UnicodeDecodeError):
+    with contextlib.suppress(OSError):
         if read(path) == text:
             return False
     directory, name = os.path.split(path)
@@ -144,7 +148,7 @@ def write_atomically(path: str, text: str, mode: int = 0o644) -> bool:
 
 
 def remove(path: str) -> bool:
-    """Make `path` be gone; return whether it was there. Raises OSError."""
+    """Remove a file; return whether it was there. Raises OSError."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -159,6 +163,17 @@ def names(directory: str) -> list[str]:
         return os.listdir(directory)
     except FileNotFoundError:
         return []
+
+
+def clear(directory: str, prefix: str = "") -> None:
+    """Remove the files of a directory whose names begin with `prefix`; directories in it stay.
+
+    Raises OSError.
+    """
+    for name in names(directory):
+        if name.startswith(prefix):
+            with contextlib.suppress(IsADirectoryError):
+                remove(f"{directory}/{name}")
 
 
 def append(path: str, text: str) -> None:

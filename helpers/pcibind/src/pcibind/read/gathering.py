@@ -50,7 +50,7 @@ class Gathering:
             os.waitpid(self._process, 0)
 
     def evidence(self) -> Evidence:
-        """Wait for it, and say what it saw. Raises PcibindError when it saw nothing usable."""
+        """Wait for the shell's output and read it. Raises PcibindError when it is of no use."""
         deadline = time.monotonic() + SECONDS
         text = b""
         while True:

@@ -296,7 +296,7 @@ def _known(cache: str) -> dict[str, Any]:
 
 
 def main(arguments: Collection[str]) -> None:
-    """Print what is said above."""
+    """Print the contents as JSON, as the module's text describes."""
     wanted = [each for each in arguments if not each.startswith("@")]
     others = [each[1:] for each in arguments if each.startswith("@")]
     print(json.dumps(look(wanted, others).to_json()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from pcibind.model.errors import StuckError
 from pcibind.model.pci import (
@@ -75,6 +75,14 @@ def has_group_nodes(paths: Paths) -> bool:
     """
     classes = f"{paths.sys}/class"
     return os.path.isdir(f"{classes}/vfio") or not os.path.isdir(f"{classes}/vfio-dev")
+
+
+def group_nodes(paths: Paths, boards: Iterable[Board]) -> list[str]:
+    """The device nodes of the boards' groups, as processes see them; none where there are none."""
+    if not has_group_nodes(paths):
+        return []
+    groups = dict.fromkeys(group for board in boards for group in board.groups)
+    return [f"/dev/vfio/{group}" for group in groups]
 
 
 def cdevs(paths: Paths, board: Board) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is told of a PCI function beyond what binding it takes: for people, and for comparing hosts.
+"""Facts about a PCI function that binding does not need: for people, and for comparing hosts.
 
 The names are those of Documentation/ABI/testing/sysfs-bus-pci.
 """
@@ -50,7 +50,7 @@ class Module(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """All of it, None or empty for what a function does not have or the kernel does not tell.
+    """All of it, None or empty for what a function does not have or the kernel does not report.
 
     `slot` is the name of the physical slot as the firmware has it.
     """

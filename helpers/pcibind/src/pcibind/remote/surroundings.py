@@ -60,7 +60,7 @@ def _detail(function: Function, texts: Mapping[str, str], around: Surroundings) 
     )
     return Detail(
         iommu_group_type=None if group is None else around.group_types.get(group),
-        # -1 is a machine of one node, or a firmware that does not tell.
+        # -1 is a machine of one node, or a firmware that does not report it.
         numa_node=None if node is None or node < 0 else node,
         link=link if any(link) else None,
         physical_function=around.virtual.get(function.address),
