@@ -103,6 +103,8 @@ FORMER_NAMES = {
     GRUB_DROP_IN.path: "/etc/default/grub.d/zz-gevulot.cfg",
     PCIBIND_BOARDS.path: "/etc/pcibind/gevulot.toml",
 }
+# No earlier version wrote one of these: the host's modules stood in the file of a node's.
+NEW_NAMES = (*FORMER_NAMES, MODULES_LOAD.path)
 
 # The node's units, with the file that each is made from, in the order in which they stop.
 NODE_UNITS = {

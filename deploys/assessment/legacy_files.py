@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from deploys.manifest import BLACKLIST, FORMER_NAMES, GRUB_DROP_IN, PCIBIND_BOARDS, RECORD
+from deploys.manifest import BLACKLIST, FORMER_NAMES, GRUB_DROP_IN, NEW_NAMES, PCIBIND_BOARDS, RECORD
 from facts.baseline import Past, Remains
 from facts.file import Text
 
@@ -74,6 +74,12 @@ def ours(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:
 def name_of(past: Past, path: str) -> str:
     """What a file of today's manifest is called on a host as it was deployed."""
     return FORMER_NAMES.get(path, path) if past.is_former else path
+
+
+def names_of(past: Past, paths: Iterable[str]) -> tuple[str, ...]:
+    """As ``name_of``, for many files, without those that no deploy wrote on this host: they are somebody else's."""
+    foreign = set(NEW_NAMES).difference(FORMER_NAMES) if past.is_former else ()
+    return tuple(name_of(past, path) for path in paths if path not in foreign)
 
 
 def written_through(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:

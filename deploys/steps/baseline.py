@@ -20,8 +20,8 @@ from deploys.manifest import (
     AS_NODE,
     DEPLOYED,
     FILES,
-    FORMER_NAMES,
     FORMER_STATE_DIRECTORY,
+    NEW_NAMES,
     NODE_FILES,
     RECORD,
     STATE_DIRECTORY,
@@ -60,7 +60,7 @@ def moved() -> Generator[PyinfraCommand | str, None, None]:
     if f"{former}.json" not in there or RECORD in there:
         host.noop(f"nothing of an earlier version is in {FORMER_STATE_DIRECTORY}")
         return
-    yield from _archived(tuple(FORMER_NAMES), f"{former}.tar")
+    yield from _archived(NEW_NAMES, f"{former}.tar")
     yield MOVE
 
 

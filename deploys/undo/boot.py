@@ -57,7 +57,7 @@ def entries_restored(past: Past) -> Generator[PyinfraCommand | str, None, None]:
 def restore_modules(undo: Undo) -> list[OperationMeta]:
     """Before the boards go back: a driver that is kept off could not take its board."""
     return [
-        *(put_back(undo.past, path) for path in host.loop(tuple(map(undo.path, MODULE_FILES)))),
+        *(put_back(undo.past, path) for path in host.loop(undo.paths(MODULE_FILES))),
         taken_back(
             name="Take back the files of earlier versions",
             past=undo.past,

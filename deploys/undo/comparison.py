@@ -60,7 +60,7 @@ def _read(undo: Undo) -> list[Check]:
     names = (*node.units_of_deploy(past), *(() if others else (unit.NAME,)))
     paths = (
         *node.FILES,
-        *map(undo.path, MODULE_FILES),
+        *undo.paths(MODULE_FILES),
         *undo.former,
         *((undo.path(next_boot.DROP_IN),) if undo.family.boot == "grub" else ()),
         # Another file of this name, without a deploy's text, is left as it is.

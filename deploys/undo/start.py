@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +66,10 @@ class Undo:
     def path(self, path: str) -> str:
         """What a file of today's manifest is called on this host."""
         return legacy_files.name_of(self.past, path)
+
+    def paths(self, paths: Iterable[str]) -> tuple[str, ...]:
+        """What files of today's manifest are called on this host, without those that no deploy wrote here."""
+        return legacy_files.names_of(self.past, paths)
 
     def reasons(self) -> list[str]:
         """Why the current host, which is this one, still needs a reboot."""

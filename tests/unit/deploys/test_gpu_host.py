@@ -129,7 +129,7 @@ _RUNS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "earlier, with a file of today's name": (
         NODE,
         f"""("@fake/settled", t.r.saying(
-        {{"existing {manifest.BLACKLIST.path}": "{manifest.BLACKLIST.path}"}},
+        {{"existing {manifest.BLACKLIST.path}": ["{manifest.BLACKLIST.path}", "{manifest.MODULES_LOAD.path}"]}},
         t.of_earlier_version(script={NODE!r}))),""",
         ("-y",),
     ),
@@ -472,9 +472,13 @@ def test_a_plan_for_a_host_of_an_earlier_version_names_its_move_and_no_second_re
 
 @commands_only
 def test_a_file_of_others_with_a_name_of_todays_is_archived_before_the_record_moves(runs: dict[str, Run]) -> None:
-    archived, moved, *_ = runs["earlier, with a file of today's name"].commands("settled")
+    run = runs["earlier, with a file of today's name"]
+    archived, moved, *_ = run.commands("settled")
     new = f"{state_directory.FORMER}/before.tar.new"
-    assert f"tar -C / -rf {new} {manifest.BLACKLIST.path[1:]} && sync {new} && mv {new} " in archived
+    words = f"{manifest.BLACKLIST.path[1:]} {manifest.MODULES_LOAD.path[1:]}"
+    assert f"tar -C / -rf {new} {words} && sync {new} && mv {new} " in archived
+    (asked,) = {each.text for each in run.sent if f"existing {manifest.BLACKLIST.path} " in each.text}
+    assert manifest.MODULES_LOAD.path in asked, "a name that no earlier version had"
     assert " mv -T " in moved
 
 

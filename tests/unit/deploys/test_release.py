@@ -522,6 +522,7 @@ def test_a_host_that_only_an_earlier_version_deployed_goes_back_under_its_names(
     for today, former in manifest.FORMER_NAMES.items():
         assert any(former in each for each in commands), former
         assert not any(today in each for each in commands), today
+    assert not any(manifest.MODULES_LOAD.path in each for each in commands), "no earlier version wrote it"
     assert not any("mv " in each and "gevulot-deploy" in each for each in commands), "the record stays where it is"
     assert "the record of the host as it was, in /var/lib/gevulot-deploy" in run.output
     assert "What stays on @fake/one, so that a deploy gives the same node again" in run.output
