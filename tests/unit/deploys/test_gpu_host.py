@@ -145,6 +145,12 @@ _AFTER: dict[str, tuple[str, str, str, str]] = {
     "host again": (GPU_HOST, "host settle", "gpu_host", "{}"),
     "host after node": (GPU_HOST, "node settle", "node", "{}"),
     "node again": (NODE, "node settle", "node", "{}"),
+    **{
+        f"host after {what}, by a word that nobody wrote": (
+            GPU_HOST, f"{what} settle", "n0de", f'{{"existing /etc/modules-load.d/gevulot-node.conf": "{found}"}}',
+        )
+        for what, found in (("node", manifest.NODE_MODULES_LOAD.path), ("host", ""))
+    },
     "node after host": (NODE, "host settle", "gpu_host", "{}"),
     "node after host, where files were made since": (
         NODE, "host settle", "gpu_host",
@@ -414,6 +420,16 @@ def test_what_was_put_into_a_nodes_places_since_is_archived_before_the_host_beco
     assert archived < said < written
 
 
+@commands_only
+@pytest.mark.parametrize(("what", "kind"), [("node", "node"), ("host", "gpu_host")])
+def test_a_word_that_nobody_wrote_makes_no_gpu_host_of_a_node(runs: dict[str, Run], what: str, kind: str) -> None:
+    commands = runs[f"host after {what}, by a word that nobody wrote"].commands("settled")
+    assert [each for each in commands if manifest.DEPLOYED in each] == [
+        f"echo {kind} >{manifest.DEPLOYED}.new && sync {manifest.DEPLOYED}.new && "
+        f"mv {manifest.DEPLOYED}.new {manifest.DEPLOYED}"
+    ]
+
+
 # --- hosts of earlier versions
 
 _REMOVED = [
@@ -482,7 +498,10 @@ def test_a_file_of_others_with_a_name_of_todays_is_archived_before_the_record_mo
     assert " mv -T " in moved
 
 
-@pytest.mark.parametrize("made", [(), ("failed-units",), ("failed-units", "mine")])
+@pytest.mark.parametrize(
+    "made",
+    [(), ("failed-units",), ("failed-units.new",), ("failed-units", "failed-units.new"), ("failed-units", "mine")],
+)
 def test_the_directory_moves_as_a_whole_and_over_nothing_of_others(tmp_path: Path, made: tuple[str, ...]) -> None:
     """The command itself, with other paths."""
     former, current = tmp_path / "former", tmp_path / "current"
@@ -496,10 +515,29 @@ def test_the_directory_moves_as_a_whole_and_over_nothing_of_others(tmp_path: Pat
     done = subprocess.run(["sh", "-c", text], capture_output=True, text=True)
     if "mine" in made:
         assert (done.returncode != 0, "not empty" in done.stderr) == (True, True)
+        assert f"{current} is in the way of the record in {former}" in done.stderr
+        assert f"mv {current} {current}.old" in done.stderr
         assert (former / "before.json").exists()
         return
     assert (done.returncode, done.stderr, former.exists()) == (0, "", False)
-    assert {each.name for each in current.iterdir()} == {"before.json", "before.tar", "access-0a1b", *made}
+    moved = {"before.json", "before.tar", "access-0a1b", *made} - {"failed-units.new"}
+    assert {each.name for each in current.iterdir()} == moved
+
+
+@pytest.mark.parametrize("what", ["a file", "a link to a directory", "a link to nothing"])
+def test_what_is_no_directory_is_in_the_way_of_the_move_and_stays(tmp_path: Path, what: str) -> None:
+    former, current = tmp_path / "former", tmp_path / "current"
+    former.mkdir()
+    (former / "before.json").write_text("{}")
+    if what == "a file":
+        current.write_text("mine")
+    else:
+        current.symlink_to(tmp_path if what == "a link to a directory" else tmp_path / "nothing")
+    text = baseline.MOVE.replace(state_directory.FORMER, str(former)).replace(state_directory.CURRENT, str(current))
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"mv {current} {current}.old" in done.stderr
+    assert (current.is_symlink(), (former / "before.json").exists()) == (what != "a file", True)
 
 
 @commands_only
