@@ -19,6 +19,7 @@ from deploys.assessment.kernel_arguments import defeats
 from deploys.assessment.verdict import Verdict
 from deploys.preflight import HostState
 from deploys.preflight.services import Services
+from deploys.preflight.state import FilesState
 from deploys.settings import HostSettings, read, read_host
 from deploys.steps import baseline, passthrough
 from facts import state_directory
@@ -72,6 +73,10 @@ def of_earlier_version(*texts: str, script: str, archived: tuple[str, ...] = ())
     data = r.saying(answers, r.data(Recorded(r.DEBIAN, needs_reboot=False)))
     return data if script == NODE else r.without_node(data)
 
+
+# pcibind's configuration of an earlier version; and the same where somebody has put a link in its place since.
+REQUEST = r.FORMER_NAMED[r.FORMER_NAMED.index(f"file {legacy_files.REQUEST}") :]
+LINKED = (*r.FORMER_NAMED[: -len(REQUEST)], REQUEST[0], "link /srv/mine.toml", *REQUEST[1:])
 
 _FOUR = """
     ("@fake/fedora", t.bare(t.r.FEDORA)),
@@ -132,6 +137,13 @@ _RUNS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         {{"existing {manifest.BLACKLIST.path}": ["{manifest.BLACKLIST.path}", "{manifest.MODULES_LOAD.path}"]}},
         t.of_earlier_version(script={NODE!r}))),""",
         ("-y",),
+    ),
+    "earlier, with a link": (
+        GPU_HOST,
+        f"""("@fake/settled", t.r.saying(
+        {{"/etc/pcibind/*.toml": ["file /etc/pcibind/gevulot.toml", *t.REQUEST[1:]]}},
+        t.of_earlier_version(*t.LINKED, script={GPU_HOST!r}))),""",
+        ("--dry", "-y"),
     ),
     "earlier, with files of before": (
         NODE,
@@ -547,6 +559,43 @@ def test_files_from_before_the_first_deploy_come_back_at_their_former_places(run
     assert any(each.startswith(f"{restore}/udev/rules.d/99-gevulot-vfio.rules") for each in commands)
     (renamed,) = [each for each in commands if each.startswith("mv -fT /etc/pcibind/gevulot.toml")]
     assert f" && {restore}/pcibind/gevulot.toml" in renamed
+
+
+@commands_only
+def test_a_link_in_place_of_the_former_configuration_is_refused_since_each_board_would_be_asked_for_twice(
+    runs: dict[str, Run],
+) -> None:
+    run = runs["earlier, with a link"]
+    assert run.exit_code != 0
+    assert "@fake/settled: /etc/pcibind/gpu-host.toml:4: model 10de:2684 is also chosen at /etc/pcibind/gevu" in (
+        run.output
+    )
+    assert run.commands("settled") == []
+
+
+RENDERED = "\n".join(line.removeprefix("text ") for line in REQUEST[1:]) + "\n"
+
+
+def test_a_file_of_the_operators_that_pcibind_refuses_beside_ours_is_refused_before_ours_is_written() -> None:
+    for mine, said in (
+        (RENDERED, "model 10de:2684 is also chosen at /etc/pcibind/gevulot.toml"),
+        ("[[bord]]", "/etc/pcibind/gevulot.toml:1: bord: unknown key"),
+    ):
+        more = {"files": FilesState(requests={legacy_files.REQUEST: mine})}
+        for verdict in verdicts(more=more, boards=["10de:2684"]):
+            (refusal,) = verdict.refusals
+            assert said in refusal
+            assert "move it out of /etc/pcibind" in refusal
+
+
+def test_files_that_agree_with_ours_and_those_that_this_run_takes_away_are_no_refusal() -> None:
+    own = {manifest.PCIBIND_BOARDS.path: RENDERED, "/etc/pcibind/mine.toml": '[[board]]\nmodel = "10de:2204"\n'}
+    former = {legacy_files.REQUEST: RENDERED}
+    for requests in (own, former, {}):
+        files = FilesState(
+            requests=requests, past=PAST, texts=texts(legacy_files.REQUEST) if requests is former else {}
+        )
+        assert [each.refusals for each in verdicts(more={"files": files}, boards=["10de:2684"])] == [(), ()]
 
 
 def texts(*paths: str) -> dict[str, Text]:
