@@ -127,6 +127,7 @@ ARCHIVE = f"{STATE_DIRECTORY}/before.tar"
 ARGUMENTS = f"{STATE_DIRECTORY}/arguments"
 # One word: what the host was deployed as, AS_GPU_HOST or AS_NODE. A node stays one, whatever runs for its host alone.
 DEPLOYED = f"{STATE_DIRECTORY}/deploy"
+RENAMING = f"{STATE_DIRECTORY}/{state_directory.RENAMING}"
 AS_GPU_HOST = "gpu_host"
 AS_NODE = "node"
 

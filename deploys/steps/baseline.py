@@ -33,6 +33,7 @@ from facts.failures import CAUSED
 from facts.kernel import KernelCommandLine
 from facts.paths import Existing
 from facts.pci import PciTopology
+from facts.state_directory import RENAMING
 from facts.unit import SystemState, Units
 
 # Directories for everybody's files that a host may lack, and then a deploy makes them.
@@ -51,7 +52,7 @@ MOVE = (
     f"if [ -L {STATE_DIRECTORY} ] || [ -e {STATE_DIRECTORY} ]; then [ ! -L {STATE_DIRECTORY} ] && "
     f"{{ [ ! -e {CAUSED} ] || mv {CAUSED} {FORMER_STATE_DIRECTORY}; }} && rm -f {CAUSED}.new && "
     f"rmdir {STATE_DIRECTORY} || {{ echo {quote(_IN_THE_WAY)} >&2; exit 1; }}; fi && "
-    f"mv -T {FORMER_STATE_DIRECTORY} {STATE_DIRECTORY} && sync {RECORD}"
+    f"touch {FORMER_STATE_DIRECTORY}/{RENAMING} && mv -T {FORMER_STATE_DIRECTORY} {STATE_DIRECTORY} && sync {RECORD}"
 )
 
 

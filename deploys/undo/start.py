@@ -90,7 +90,7 @@ class Undo:
     @property
     def notes(self) -> tuple[str, ...]:
         """What deploys and releases noted of their own runs. A release writes today's, wherever the record is."""
-        today = (reboot_attempt.FILE, CAUSED)
+        today = (reboot_attempt.FILE, CAUSED, manifest.RENAMING)
         return (*today, *map(state_directory.former, today)) if self.past.is_former else today
 
     def reasons(self) -> list[str]:

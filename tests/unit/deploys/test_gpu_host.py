@@ -24,7 +24,7 @@ from deploys.settings import HostSettings, read, read_host
 from deploys.steps import baseline, passthrough
 from facts import state_directory
 from facts.barred_modules import Bar
-from facts.baseline import Past
+from facts.baseline import Before, Past
 from facts.file import Text, Texts
 from facts.kernel import CommandLines, KernelModules
 from facts.platform import parse
@@ -532,7 +532,7 @@ def test_the_directory_moves_as_a_whole_and_over_nothing_of_others(tmp_path: Pat
         assert (former / "before.json").exists()
         return
     assert (done.returncode, done.stderr, former.exists()) == (0, "", False)
-    moved = {"before.json", "before.tar", "access-0a1b", *made} - {"failed-units.new"}
+    moved = {"before.json", "before.tar", "access-0a1b", "renaming", *made} - {"failed-units.new"}
     assert {each.name for each in current.iterdir()} == moved
 
 
@@ -620,6 +620,32 @@ def test_a_file_that_somebody_changed_is_ours_only_where_nobody_but_an_earlier_v
     assert legacy_files.ours(changed, replace(PAST, directory=state_directory.FORMER)) == (path,)
     linked = {path: replace(texts(path)[path], link="/srv/mine")}
     assert legacy_files.ours(linked, replace(PAST, directory=state_directory.FORMER)) == ()
+
+
+@pytest.mark.parametrize("path", NAMED)
+def test_what_a_killed_move_left_is_ours_as_it_was_before_the_move(path: str) -> None:
+    changed = {path: Text("# mine\n")}
+    begin, *rest = r.before(deployed="node")
+    half = baseline_of([begin, "renaming", *rest])
+    assert (half.is_former, half.renaming) == (False, True)
+    assert legacy_files.ours(changed, half) == (path,)
+    assert legacy_files.ours(changed, baseline_of([begin, *rest])) == ()
+
+
+def baseline_of(lines: list[str]) -> Past:
+    past = Before().process(lines).past
+    assert past is not None
+    return past
+
+
+@commands_only
+@pytest.mark.parametrize("name", ["earlier, node", "earlier, host"])
+def test_a_move_ends_when_no_file_has_a_former_name(runs: dict[str, Run], name: str) -> None:
+    commands = runs[name].commands("settled")
+    assert f"touch {state_directory.FORMER}/renaming && mv -T" in commands[0], "it begins before the record is moved"
+    ended = commands.index(f"rm -f {manifest.RENAMING}")
+    gone = [commands.index(f"rm -f {path}") for path in _REMOVED]
+    assert max(*gone, commands.index("mv -fT /etc/pcibind/gevulot.toml /etc/pcibind/gpu-host.toml")) < ended
 
 
 def test_names_of_others_are_left_alone_once_any_later_name_was_written() -> None:
