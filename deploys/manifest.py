@@ -103,6 +103,8 @@ FORMER_NAMES = {
     GRUB_DROP_IN.path: "/etc/default/grub.d/zz-gevulot.cfg",
     PCIBIND_BOARDS.path: "/etc/pcibind/gevulot.toml",
 }
+# No earlier version wrote one of these: the host's modules stood in the file of a node's.
+NEW_NAMES = (*FORMER_NAMES, MODULES_LOAD.path)
 
 # The node's units, with the file that each is made from, in the order in which they stop.
 NODE_UNITS = {
@@ -125,6 +127,7 @@ ARCHIVE = f"{STATE_DIRECTORY}/before.tar"
 ARGUMENTS = f"{STATE_DIRECTORY}/arguments"
 # One word: what the host was deployed as, AS_GPU_HOST or AS_NODE. A node stays one, whatever runs for its host alone.
 DEPLOYED = f"{STATE_DIRECTORY}/deploy"
+RENAMING = f"{STATE_DIRECTORY}/{state_directory.RENAMING}"
 AS_GPU_HOST = "gpu_host"
 AS_NODE = "node"
 

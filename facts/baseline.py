@@ -19,6 +19,7 @@ echo begin; echo "place $directory"
 for path in "$@"; do if [ -e "$path" ] || [ -L "$path" ]; then echo "trace $path"; fi; done
 if [ -e "$directory/before.tar" ]; then echo archive; tar -tf "$directory/before.tar" | sed 's|^|archived /|'; fi
 if [ -e "$directory/arguments" ]; then echo arguments; sed 's|^|argument |' "$directory/arguments"; fi
+[ -e "$directory/renaming" ] && echo renaming
 [ -f "$directory/deploy" ] && echo "deployed $(head -n1 "$directory/deploy")"
 if [ -e "$directory/before.json" ]; then echo record; cat "$directory/before.json"; fi
 """
@@ -42,7 +43,8 @@ class Past:
     ``archived`` are the files of it that were kept, ``shared_directories`` those of the directories for everybody's
     files that it had (``None`` where the record does not say), and ``auto_update_timer`` how systemd called the state
     of Podman's timer. ``arguments`` are the kernel arguments that deploys set since (``None``: not recorded).
-    ``directory`` is where its record lies.
+    ``directory`` is where its record lies. ``renaming``: a deploy has begun to move the host on to today's names of its
+    files, and has not ended it.
     """
 
     command_line: tuple[str, ...]
@@ -54,6 +56,7 @@ class Past:
     auto_update_timer: str = ""
     arguments: tuple[str, ...] | None = None
     directory: str = state_directory.CURRENT
+    renaming: bool = False
 
     @property
     def archive(self) -> str:
@@ -141,6 +144,7 @@ def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Past:
         auto_update_timer=record.get("auto_update_timer", ""),
         arguments=tuple(words.get("argument", ())) if "arguments" in words else None,
         directory=_first(words, "place") or state_directory.CURRENT,
+        renaming="renaming" in words,
     )
 
 

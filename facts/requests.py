@@ -6,7 +6,8 @@ from pyinfra.api import FactBase
 
 _COMMAND = (
     'for file in /etc/pcibind/*.toml; do [ -e "$file" ] || continue; echo "file $file"; '
-    "sed 's/^/text /' \"$file\"; done"
+    # A last line without an end gets one, so that the next file begins a line.
+    "sed 's/^/text /;$a\\' \"$file\"; done"
 )
 
 

@@ -6,6 +6,9 @@ CURRENT = "/var/lib/gpu-host"
 FORMER = "/var/lib/gevulot-deploy"
 """What an earlier version wrote is read there until a deploy moves it. The record says which of the two counts."""
 
+# Beside the record while a deploy moves the host on to today's names: until then those of earlier versions are ours.
+RENAMING = "renaming"
+
 # For a command that has both as its first two arguments.
 CHOSEN = """
 directory=$1

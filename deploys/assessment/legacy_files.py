@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from deploys.manifest import BLACKLIST, FORMER_NAMES, GRUB_DROP_IN, PCIBIND_BOARDS, RECORD
+from deploys.manifest import BLACKLIST, FORMER_NAMES, GRUB_DROP_IN, NEW_NAMES, PCIBIND_BOARDS, RECORD
 from facts.baseline import Past, Remains
 from facts.file import Text
 
@@ -59,21 +59,28 @@ REQUEST = FORMER_NAMES[PCIBIND_BOARDS.path]
 def ours(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:
     """Those that a deploy wrote: the host has a record of one, and nobody has replaced or changed the file since.
 
-    On a host that only earlier versions deployed, files of a node's names are theirs, whatever is in them now: each of
-    their runs replaced them, and their undo removed them. One that led somewhere was written through, and is a link
-    still; it and its target are for a person to judge.
+    On a host that only earlier versions deployed, and until its move to today's names has ended, files of a node's
+    names are theirs, whatever is in them now: each of their runs replaced them, and their undo removed them. One that
+    led somewhere was written through, and is a link still; it and its target are for a person to judge.
     """
     if past is None:
         return ()
     converted = any(path in texts for path in _LATER)
     found = [path for path in _OF_ALL if not converted and path in texts and _is_written(path, texts)]
-    found += [path for path in _OF_NODES if path in texts and (past.is_former or _is_written(path, texts))]
+    whatever = past.is_former or past.renaming
+    found += [path for path in _OF_NODES if path in texts and (whatever or _is_written(path, texts))]
     return tuple(path for path in found if not texts[path].link)
 
 
 def name_of(past: Past, path: str) -> str:
     """What a file of today's manifest is called on a host as it was deployed."""
     return FORMER_NAMES.get(path, path) if past.is_former else path
+
+
+def names_of(past: Past, paths: Iterable[str]) -> tuple[str, ...]:
+    """As ``name_of``, for many files, without those that no deploy wrote on this host: they are somebody else's."""
+    foreign = set(NEW_NAMES).difference(FORMER_NAMES) if past.is_former else ()
+    return tuple(name_of(past, path) for path in paths if path not in foreign)
 
 
 def written_through(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:

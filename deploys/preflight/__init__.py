@@ -30,6 +30,7 @@ from deploys.preflight.platform import (
     judge_platform,
     release_of,
 )
+from deploys.preflight.requests import judge_requests
 from deploys.preflight.services import judge_services
 from deploys.preflight.state import HostState
 from deploys.settings import HostSettings, Settings
@@ -96,6 +97,7 @@ def _judge_host(state: HostState, settings: HostSettings, found: Findings, *, no
     judge_places(files.places, FILES if node else HOST_FILES, found)
     found.warnings += legacy_files.written_through(files.texts, files.past)
     taken_back = legacy_files.ours(files.texts, files.past)
+    judge_requests(files.requests, taken_back, config, found)
     options = {file: each for file, each in files.options.items() if file not in (BLACKLIST.path, *taken_back)}
     functions = [function for board in boards for function in board.functions]
     models = tuple(sorted({function.model for function in functions})) if settings.vfio_ids else ()

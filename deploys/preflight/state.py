@@ -26,7 +26,8 @@ from pcibind.model.record import Record
 class FilesState:
     """Files, and what they are about: ``past`` is the host before its first deploy, ``texts`` what is in the files of
     earlier versions, ``places`` where ours land, ``drivers`` and ``users`` which display drivers there are and what
-    uses them, ``options`` the options of vfio-pci in modprobe's files.
+    uses them, ``options`` the options of vfio-pci in modprobe's files, ``requests`` the text of pcibind's configuration
+    by file.
     """
 
     past: Past | None = None
@@ -35,6 +36,7 @@ class FilesState:
     drivers: Aliases | None = None
     users: Users | None = None
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    requests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from deploys.manifest import (
     AS_NODE,
     DEPLOYED,
     FILES,
-    FORMER_NAMES,
     FORMER_STATE_DIRECTORY,
+    NEW_NAMES,
     NODE_FILES,
     RECORD,
     STATE_DIRECTORY,
@@ -33,6 +33,7 @@ from facts.failures import CAUSED
 from facts.kernel import KernelCommandLine
 from facts.paths import Existing
 from facts.pci import PciTopology
+from facts.state_directory import RENAMING
 from facts.unit import SystemState, Units
 
 # Directories for everybody's files that a host may lack, and then a deploy makes them.
@@ -42,10 +43,16 @@ SHARED_DIRECTORIES = ("/etc/default/grub.d", "/usr/local/libexec")
 MAY_EXIST = (DROP_IN, OLD_DROP_IN, *FILES, *FORMER)
 
 
+_IN_THE_WAY = (
+    f"{STATE_DIRECTORY} is in the way of the record in {FORMER_STATE_DIRECTORY}, and holds what no deploy put there; "
+    f"expected nothing. Look what it is, and move it away: mv {STATE_DIRECTORY} {STATE_DIRECTORY}.old"
+)
 # A release of a host of an earlier version may have made the directory, to remember which units failed in it.
 MOVE = (
-    f"if [ -d {STATE_DIRECTORY} ]; then {{ [ ! -e {CAUSED} ] || mv {CAUSED} {FORMER_STATE_DIRECTORY}; }} && "
-    f"rmdir {STATE_DIRECTORY}; fi && mv -T {FORMER_STATE_DIRECTORY} {STATE_DIRECTORY} && sync {RECORD}"
+    f"if [ -L {STATE_DIRECTORY} ] || [ -e {STATE_DIRECTORY} ]; then [ ! -L {STATE_DIRECTORY} ] && "
+    f"{{ [ ! -e {CAUSED} ] || mv {CAUSED} {FORMER_STATE_DIRECTORY}; }} && rm -f {CAUSED}.new && "
+    f"rmdir {STATE_DIRECTORY} || {{ echo {quote(_IN_THE_WAY)} >&2; exit 1; }}; fi && "
+    f"touch {FORMER_STATE_DIRECTORY}/{RENAMING} && mv -T {FORMER_STATE_DIRECTORY} {STATE_DIRECTORY} && sync {RECORD}"
 )
 
 
@@ -60,7 +67,7 @@ def moved() -> Generator[PyinfraCommand | str, None, None]:
     if f"{former}.json" not in there or RECORD in there:
         host.noop(f"nothing of an earlier version is in {FORMER_STATE_DIRECTORY}")
         return
-    yield from _archived(tuple(FORMER_NAMES), f"{former}.tar")
+    yield from _archived(NEW_NAMES, f"{former}.tar")
     yield MOVE
 
 
@@ -123,7 +130,8 @@ def deployed_as(kind: str) -> Generator[PyinfraCommand | str, None, None]:
     + kind: ``AS_NODE`` or ``AS_GPU_HOST``
     """
     remains = host.get_fact(Before, directory=STATE_DIRECTORY)
-    known = remains.deployed if remains else ""
+    # Another word is nobody's, and says as little as none.
+    known = remains.deployed if remains and remains.deployed in (AS_NODE, AS_GPU_HOST) else ""
     if known in (kind, AS_NODE):
         host.noop(f"{DEPLOYED} says {known}")
         return
@@ -131,7 +139,7 @@ def deployed_as(kind: str) -> Generator[PyinfraCommand | str, None, None]:
         # The first deploy may be long ago, and these places were not of its concern.
         yield from _archived(NODE_FILES, ARCHIVE)
     elif not known and host.get_fact(Existing, paths=NODE_FILES):
-        # Of an earlier version, which kept no word of it.
+        # Of an earlier version, which kept no word of it; or the word was damaged.
         kind = AS_NODE
     yield f"echo {kind} >{DEPLOYED}.new && sync {DEPLOYED}.new && mv {DEPLOYED}.new {DEPLOYED}"
 

@@ -106,6 +106,18 @@ def request_renamed(past: Past | None) -> Generator[PyinfraCommand | str, None, 
 
 
 @operation()
+def renaming_ended(past: Past | None) -> Generator[PyinfraCommand | str, None, None]:
+    """Forget that the host was being moved on, now that every file of earlier versions is gone.
+
+    + past: the host before its first deploy
+    """
+    if past is None or not (past.is_former or past.renaming):
+        host.noop("no file has a name of an earlier version")
+        return
+    yield f"rm -f {manifest.RENAMING}"
+
+
+@operation()
 def boards_recorded(
     wanted: Config, boards: tuple[str, ...], reboot: PendingReboot
 ) -> Generator[PyinfraCommand | str, None, None]:
@@ -143,6 +155,7 @@ def prepare_passthrough(gpu_host: GpuHost, reboot: PendingReboot) -> Passthrough
     inputs = [library_installed(name="Install pcibind")]
     files.text(manifest.PCIBIND, WRAPPER)
     request_renamed(name="Rename the configuration of earlier versions", past=gpu_host.verdict.past)
+    renaming_ended(name="End the move from the names of earlier versions", past=gpu_host.verdict.past)
     files.text(manifest.PCIBIND_BOARDS, configuration.render(*wanted.boards, require_boards=wanted.require_boards))
     inputs.append(files.text(manifest.EARLY_RULE, early.rule()))
     if gpu_host.family.initramfs == "dracut":

@@ -46,6 +46,7 @@ from facts.paths import Existing
 from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.place import Places
 from facts.platform import Platform
+from facts.requests import BoardRequests
 from facts.unit import NODE_INPUTS
 from facts.vfio_options import VfioOptions
 
@@ -190,6 +191,7 @@ def _host_parts(settings: HostSettings) -> tuple[Part, ...]:
         Part("before", Before, {"directory": STATE_DIRECTORY}),
         Part("texts", Texts, {"paths": legacy_files.ASKED}),
         Part("places", Places, {"paths": HOST_FILES}),
+        Part("requests", BoardRequests),
         Part("drivers", DisplayDrivers),
         Part("users", DriverUsers, {"words": WORDS}),
         *((Part("options", VfioOptions),) if settings.vfio_ids else ()),
@@ -272,6 +274,7 @@ def _state(found: Mapping[str, Any]) -> HostState:
             drivers=found["drivers"],
             users=found["users"],
             options=found.get("options", {}),
+            requests=found["requests"],
         ),
         claims=tuple(found["claims"]),
         barred=found["barred"],

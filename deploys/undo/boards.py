@@ -18,7 +18,7 @@ from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.operations.restore import emptied, put_back
 from deploys.steps.passthrough import LIBRARY
 from deploys.undo.node import forgotten
-from deploys.undo.start import EARLY_DONE, REQUEST, Undo
+from deploys.undo.start import EARLY_DONE, Undo
 from facts.paths import Existing
 from facts.pci import PciRecord
 from facts.unit import Units
@@ -130,10 +130,10 @@ class Removal(NamedTuple):
 def remove_pcibind(undo: Undo, after: list[OperationMeta]) -> Removal:
     """Only after the boards were given back; and only what an operator does not use for boards of his own."""
     if undo.others:
-        return Removal([put_back(undo.past, undo.path(REQUEST))], [])
+        return Removal([put_back(undo.past, path) for path in host.loop(undo.requests)], [])
     removed = [unit_disabled(name=f"Disable {unit.NAME}")]
     early_files = []
-    for path in host.loop(tuple(map(undo.path, FILES))):
+    for path in host.loop(tuple(dict.fromkeys((*undo.requests, *map(undo.path, FILES))))):
         gone = put_back(undo.past, path)
         removed.append(gone)
         if path in _INITRAMFS:

@@ -11,7 +11,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
-from deploys.assessment import comparison, next_boot, reboot_attempt
+from deploys.assessment import comparison, next_boot
 from deploys.manifest import MODULE_FILES
 from deploys.operations.planning import step, will_follow
 from deploys.operations.restore import emptied, put_back, taken_back
@@ -19,9 +19,7 @@ from deploys.steps import initramfs
 from deploys.steps.kernel import old_drop_in_removed
 from deploys.steps.reboot import Errand, reboot_as_allowed
 from deploys.undo.start import Undo
-from facts import state_directory
 from facts.baseline import Past
-from facts.failures import CAUSED
 from facts.kernel import KernelCommandLine
 
 
@@ -57,11 +55,11 @@ def entries_restored(past: Past) -> Generator[PyinfraCommand | str, None, None]:
 def restore_modules(undo: Undo) -> list[OperationMeta]:
     """Before the boards go back: a driver that is kept off could not take its board."""
     return [
-        *(put_back(undo.past, path) for path in host.loop(tuple(map(undo.path, MODULE_FILES)))),
+        *(put_back(undo.past, path) for path in host.loop(undo.paths(MODULE_FILES))),
         taken_back(
             name="Take back the files of earlier versions",
             past=undo.past,
-            paths=undo.former,
+            paths=undo.former_modules,
             archive=undo.past.archive,
         ),
     ]
@@ -79,7 +77,7 @@ def restore_arguments(undo: Undo) -> Arguments:
     past, changes = undo.past, []
     if undo.family.boot == "grub":
         drop_ins = [
-            put_back(past, undo.path(next_boot.DROP_IN)),
+            *(put_back(past, path) for path in host.loop(undo.drop_ins)),
             old_drop_in_removed(name="Remove the drop-in of the first versions", archive=past.archive),
         ]
         changes += drop_ins
@@ -90,10 +88,7 @@ def restore_arguments(undo: Undo) -> Arguments:
         menu = menu_restored(name="Restore GRUB's menu", past=past, inputs=drop_ins)
     else:
         menu = entries_restored(name="Restore the boot entries with grubby", past=past)
-    made = [reboot_attempt.FILE, CAUSED]
-    if past.is_former:
-        made = [state_directory.former(path) for path in made]
-    notes = [files.file(name=f"Remove {path}", path=path, present=False) for path in host.loop(made)]
+    notes = [files.file(name=f"Remove {path}", path=path, present=False) for path in host.loop(undo.notes)]
     return Arguments(menu, [menu, *changes, *notes])
 
 

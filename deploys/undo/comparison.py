@@ -10,7 +10,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
-from deploys.assessment import checks, comparison, next_boot, reboot_attempt
+from deploys.assessment import checks, comparison, next_boot
 from deploys.assessment.checks import Check
 from deploys.manifest import DEPLOYED, MODULE_FILES
 from deploys.operations import table
@@ -18,7 +18,6 @@ from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_f
 from deploys.undo import boards, node
 from deploys.undo.start import REQUEST, Undo
 from facts.baseline import ArchivedFile
-from facts.failures import CAUSED
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import KernelCommandLine
 from facts.node import NodeParts
@@ -53,13 +52,12 @@ def _read(undo: Undo) -> list[Check]:
     names = (*node.units_of_deploy(past), *(() if others else (unit.NAME,)))
     paths = (
         *node.FILES,
-        *map(undo.path, MODULE_FILES),
+        *undo.paths(MODULE_FILES),
         *undo.former,
         *((undo.path(next_boot.DROP_IN),) if undo.family.boot == "grub" else ()),
         # Another file of this name, without a deploy's text, is left as it is.
         *(path for path in (next_boot.OLD_DROP_IN,) if path in past.archived),
-        reboot_attempt.FILE,
-        CAUSED,
+        *undo.notes,
         *((undo.path(REQUEST),) if others else (*map(undo.path, boards.FILES), *boards.LIBRARIES, boards.RUN)),
     )
     there = host.get_fact(Existing, paths=paths)

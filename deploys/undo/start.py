@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from pyinfra import host, logger
 
 from deploys import manifest
-from deploys.assessment import comparison, legacy_files
+from deploys.assessment import comparison, legacy_files, reboot_attempt
 from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family, Unsupported, family_of, generator_of
 from deploys.inputs.spelling import meant
@@ -21,8 +21,9 @@ from deploys.steps.passthrough import LIBRARY
 from deploys.steps.preflight import Refused, settings_of_this_run
 from deploys.transport import heartbeat, login
 from deploys.transport.connection import prepare
+from facts import state_directory
 from facts.baseline import Before, Past, Remains
-from facts.failures import FailuresBefore
+from facts.failures import CAUSED, FailuresBefore
 from facts.file import Texts
 from facts.kernel import KernelCommandLine
 from facts.paths import Existing
@@ -66,6 +67,31 @@ class Undo:
     def path(self, path: str) -> str:
         """What a file of today's manifest is called on this host."""
         return legacy_files.name_of(self.past, path)
+
+    def paths(self, paths: Iterable[str]) -> tuple[str, ...]:
+        """What files of today's manifest are called on this host, without those that no deploy wrote here."""
+        return legacy_files.names_of(self.past, paths)
+
+    @property
+    def requests(self) -> tuple[str, ...]:
+        """Our files of pcibind's configuration. A killed move to today's names leaves the former one."""
+        return (self.path(REQUEST), *(path for path in self.former if path == legacy_files.REQUEST))
+
+    @property
+    def drop_ins(self) -> tuple[str, ...]:
+        """Our files of GRUB's, the same way."""
+        return (self.path(manifest.GRUB_DROP_IN.path), *(path for path in self.former if path == legacy_files.DROP_IN))
+
+    @property
+    def former_modules(self) -> tuple[str, ...]:
+        """The rest of ``former``, which goes before the boards do."""
+        return tuple(path for path in self.former if path not in (legacy_files.REQUEST, legacy_files.DROP_IN))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What deploys and releases noted of their own runs. A release writes today's, wherever the record is."""
+        today = (reboot_attempt.FILE, CAUSED, manifest.RENAMING)
+        return (*today, *map(state_directory.former, today)) if self.past.is_former else today
 
     def reasons(self) -> list[str]:
         """Why the current host, which is this one, still needs a reboot."""
@@ -149,7 +175,12 @@ def begin_release() -> Undo | None:
     family = tools_of(platform)
     if isinstance(family, str):
         raise _refused(family)
-    others, requested = _requests(host.get_fact(BoardRequests), legacy_files.name_of(past, REQUEST))
+    texts = host.get_fact(Texts, paths=legacy_files.ASKED)
+    # On a host that only earlier versions deployed, their names are those of the files themselves.
+    own = [legacy_files.name_of(past, path) for path in FORMER_NAMES]
+    former = tuple(path for path in legacy_files.ours(texts, past) if path not in own)
+    requests = (legacy_files.name_of(past, REQUEST), *(path for path in former if path == legacy_files.REQUEST))
+    others, requested = _requests(host.get_fact(BoardRequests), requests)
     for warning in comparison.hardware(past, host.get_fact(PciTopology)):
         logger.warning(f"{host.print_prefix}{warning}")
     if others:
@@ -158,11 +189,7 @@ def begin_release() -> Undo | None:
             "deploy; only the boards of the node are given back. The kernel arguments go: what else needs an IOMMU "
             "has to ask for it by itself."
         )
-    texts = host.get_fact(Texts, paths=legacy_files.ASKED)
     failed = host.get_fact(FailuresBefore)
-    # On a host that only earlier versions deployed, their names are those of the files themselves.
-    own = [legacy_files.name_of(past, path) for path in FORMER_NAMES]
-    former = tuple(path for path in legacy_files.ours(texts, past) if path not in own)
     return Undo(settings, family, past, others, requested, failed, former, _has_node(remains, past, settings))
 
 
@@ -177,10 +204,10 @@ def _has_node(remains: Remains, past: Past, settings: Settings) -> bool:
     return bool(host.get_fact(Existing, paths=(settings.storage_directory, FINGERPRINT)))
 
 
-def _requests(files: dict[str, str], request: str) -> tuple[tuple[str, ...], frozenset[Selector]]:
-    """The files of pcibind's configuration that are not ours, and the boards that ours (``request``) asks for."""
-    others = tuple(sorted(path for path in files if path != request))
-    ours = [(request, files[request])] if others and request in files else []
+def _requests(files: dict[str, str], requests: tuple[str, ...]) -> tuple[tuple[str, ...], frozenset[Selector]]:
+    """The files of pcibind's configuration that are not ours, and the boards that ours (``requests``) ask for."""
+    others = tuple(sorted(path for path in files if path not in requests))
+    ours = [(path, files[path]) for path in requests if others and path in files]
     try:
         return others, frozenset(board.selector for board in configuration.parse(ours).boards)
     except ConfigError as error:

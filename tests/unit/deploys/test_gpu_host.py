@@ -19,11 +19,12 @@ from deploys.assessment.kernel_arguments import defeats
 from deploys.assessment.verdict import Verdict
 from deploys.preflight import HostState
 from deploys.preflight.services import Services
+from deploys.preflight.state import FilesState
 from deploys.settings import HostSettings, read, read_host
 from deploys.steps import baseline, passthrough
 from facts import state_directory
 from facts.barred_modules import Bar
-from facts.baseline import Past
+from facts.baseline import Before, Past
 from facts.file import Text, Texts
 from facts.kernel import CommandLines, KernelModules
 from facts.platform import parse
@@ -72,6 +73,10 @@ def of_earlier_version(*texts: str, script: str, archived: tuple[str, ...] = ())
     data = r.saying(answers, r.data(Recorded(r.DEBIAN, needs_reboot=False)))
     return data if script == NODE else r.without_node(data)
 
+
+# pcibind's configuration of an earlier version; and the same where somebody has put a link in its place since.
+REQUEST = r.FORMER_NAMED[r.FORMER_NAMED.index(f"file {legacy_files.REQUEST}") :]
+LINKED = (*r.FORMER_NAMED[: -len(REQUEST)], REQUEST[0], "link /srv/mine.toml", *REQUEST[1:])
 
 _FOUR = """
     ("@fake/fedora", t.bare(t.r.FEDORA)),
@@ -129,9 +134,16 @@ _RUNS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "earlier, with a file of today's name": (
         NODE,
         f"""("@fake/settled", t.r.saying(
-        {{"existing {manifest.BLACKLIST.path}": "{manifest.BLACKLIST.path}"}},
+        {{"existing {manifest.BLACKLIST.path}": ["{manifest.BLACKLIST.path}", "{manifest.MODULES_LOAD.path}"]}},
         t.of_earlier_version(script={NODE!r}))),""",
         ("-y",),
+    ),
+    "earlier, with a link": (
+        GPU_HOST,
+        f"""("@fake/settled", t.r.saying(
+        {{"/etc/pcibind/*.toml": ["file /etc/pcibind/gevulot.toml", *t.REQUEST[1:]]}},
+        t.of_earlier_version(*t.LINKED, script={GPU_HOST!r}))),""",
+        ("--dry", "-y"),
     ),
     "earlier, with files of before": (
         NODE,
@@ -145,6 +157,12 @@ _AFTER: dict[str, tuple[str, str, str, str]] = {
     "host again": (GPU_HOST, "host settle", "gpu_host", "{}"),
     "host after node": (GPU_HOST, "node settle", "node", "{}"),
     "node again": (NODE, "node settle", "node", "{}"),
+    **{
+        f"host after {what}, by a word that nobody wrote": (
+            GPU_HOST, f"{what} settle", "n0de", f'{{"existing /etc/modules-load.d/gevulot-node.conf": "{found}"}}',
+        )
+        for what, found in (("node", manifest.NODE_MODULES_LOAD.path), ("host", ""))
+    },
     "node after host": (NODE, "host settle", "gpu_host", "{}"),
     "node after host, where files were made since": (
         NODE, "host settle", "gpu_host",
@@ -414,6 +432,16 @@ def test_what_was_put_into_a_nodes_places_since_is_archived_before_the_host_beco
     assert archived < said < written
 
 
+@commands_only
+@pytest.mark.parametrize(("what", "kind"), [("node", "node"), ("host", "gpu_host")])
+def test_a_word_that_nobody_wrote_makes_no_gpu_host_of_a_node(runs: dict[str, Run], what: str, kind: str) -> None:
+    commands = runs[f"host after {what}, by a word that nobody wrote"].commands("settled")
+    assert [each for each in commands if manifest.DEPLOYED in each] == [
+        f"echo {kind} >{manifest.DEPLOYED}.new && sync {manifest.DEPLOYED}.new && "
+        f"mv {manifest.DEPLOYED}.new {manifest.DEPLOYED}"
+    ]
+
+
 # --- hosts of earlier versions
 
 _REMOVED = [
@@ -472,13 +500,20 @@ def test_a_plan_for_a_host_of_an_earlier_version_names_its_move_and_no_second_re
 
 @commands_only
 def test_a_file_of_others_with_a_name_of_todays_is_archived_before_the_record_moves(runs: dict[str, Run]) -> None:
-    archived, moved, *_ = runs["earlier, with a file of today's name"].commands("settled")
+    run = runs["earlier, with a file of today's name"]
+    archived, moved, *_ = run.commands("settled")
     new = f"{state_directory.FORMER}/before.tar.new"
-    assert f"tar -C / -rf {new} {manifest.BLACKLIST.path[1:]} && sync {new} && mv {new} " in archived
+    words = f"{manifest.BLACKLIST.path[1:]} {manifest.MODULES_LOAD.path[1:]}"
+    assert f"tar -C / -rf {new} {words} && sync {new} && mv {new} " in archived
+    (asked,) = {each.text for each in run.sent if f"existing {manifest.BLACKLIST.path} " in each.text}
+    assert manifest.MODULES_LOAD.path in asked, "a name that no earlier version had"
     assert " mv -T " in moved
 
 
-@pytest.mark.parametrize("made", [(), ("failed-units",), ("failed-units", "mine")])
+@pytest.mark.parametrize(
+    "made",
+    [(), ("failed-units",), ("failed-units.new",), ("failed-units", "failed-units.new"), ("failed-units", "mine")],
+)
 def test_the_directory_moves_as_a_whole_and_over_nothing_of_others(tmp_path: Path, made: tuple[str, ...]) -> None:
     """The command itself, with other paths."""
     former, current = tmp_path / "former", tmp_path / "current"
@@ -492,10 +527,29 @@ def test_the_directory_moves_as_a_whole_and_over_nothing_of_others(tmp_path: Pat
     done = subprocess.run(["sh", "-c", text], capture_output=True, text=True)
     if "mine" in made:
         assert (done.returncode != 0, "not empty" in done.stderr) == (True, True)
+        assert f"{current} is in the way of the record in {former}" in done.stderr
+        assert f"mv {current} {current}.old" in done.stderr
         assert (former / "before.json").exists()
         return
     assert (done.returncode, done.stderr, former.exists()) == (0, "", False)
-    assert {each.name for each in current.iterdir()} == {"before.json", "before.tar", "access-0a1b", *made}
+    moved = {"before.json", "before.tar", "access-0a1b", "renaming", *made} - {"failed-units.new"}
+    assert {each.name for each in current.iterdir()} == moved
+
+
+@pytest.mark.parametrize("what", ["a file", "a link to a directory", "a link to nothing"])
+def test_what_is_no_directory_is_in_the_way_of_the_move_and_stays(tmp_path: Path, what: str) -> None:
+    former, current = tmp_path / "former", tmp_path / "current"
+    former.mkdir()
+    (former / "before.json").write_text("{}")
+    if what == "a file":
+        current.write_text("mine")
+    else:
+        current.symlink_to(tmp_path if what == "a link to a directory" else tmp_path / "nothing")
+    text = baseline.MOVE.replace(state_directory.FORMER, str(former)).replace(state_directory.CURRENT, str(current))
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"mv {current} {current}.old" in done.stderr
+    assert (current.is_symlink(), (former / "before.json").exists()) == (what != "a file", True)
 
 
 @commands_only
@@ -505,6 +559,43 @@ def test_files_from_before_the_first_deploy_come_back_at_their_former_places(run
     assert any(each.startswith(f"{restore}/udev/rules.d/99-gevulot-vfio.rules") for each in commands)
     (renamed,) = [each for each in commands if each.startswith("mv -fT /etc/pcibind/gevulot.toml")]
     assert f" && {restore}/pcibind/gevulot.toml" in renamed
+
+
+@commands_only
+def test_a_link_in_place_of_the_former_configuration_is_refused_since_each_board_would_be_asked_for_twice(
+    runs: dict[str, Run],
+) -> None:
+    run = runs["earlier, with a link"]
+    assert run.exit_code != 0
+    assert "@fake/settled: /etc/pcibind/gpu-host.toml:4: model 10de:2684 is also chosen at /etc/pcibind/gevu" in (
+        run.output
+    )
+    assert run.commands("settled") == []
+
+
+RENDERED = "\n".join(line.removeprefix("text ") for line in REQUEST[1:]) + "\n"
+
+
+def test_a_file_of_the_operators_that_pcibind_refuses_beside_ours_is_refused_before_ours_is_written() -> None:
+    for mine, said in (
+        (RENDERED, "model 10de:2684 is also chosen at /etc/pcibind/gevulot.toml"),
+        ("[[bord]]", "/etc/pcibind/gevulot.toml:1: bord: unknown key"),
+    ):
+        more = {"files": FilesState(requests={legacy_files.REQUEST: mine})}
+        for verdict in verdicts(more=more, boards=["10de:2684"]):
+            (refusal,) = verdict.refusals
+            assert said in refusal
+            assert "move it out of /etc/pcibind" in refusal
+
+
+def test_files_that_agree_with_ours_and_those_that_this_run_takes_away_are_no_refusal() -> None:
+    own = {manifest.PCIBIND_BOARDS.path: RENDERED, "/etc/pcibind/mine.toml": '[[board]]\nmodel = "10de:2204"\n'}
+    former = {legacy_files.REQUEST: RENDERED}
+    for requests in (own, former, {}):
+        files = FilesState(
+            requests=requests, past=PAST, texts=texts(legacy_files.REQUEST) if requests is former else {}
+        )
+        assert [each.refusals for each in verdicts(more={"files": files}, boards=["10de:2684"])] == [(), ()]
 
 
 def texts(*paths: str) -> dict[str, Text]:
@@ -529,6 +620,32 @@ def test_a_file_that_somebody_changed_is_ours_only_where_nobody_but_an_earlier_v
     assert legacy_files.ours(changed, replace(PAST, directory=state_directory.FORMER)) == (path,)
     linked = {path: replace(texts(path)[path], link="/srv/mine")}
     assert legacy_files.ours(linked, replace(PAST, directory=state_directory.FORMER)) == ()
+
+
+@pytest.mark.parametrize("path", NAMED)
+def test_what_a_killed_move_left_is_ours_as_it_was_before_the_move(path: str) -> None:
+    changed = {path: Text("# mine\n")}
+    begin, *rest = r.before(deployed="node")
+    half = baseline_of([begin, "renaming", *rest])
+    assert (half.is_former, half.renaming) == (False, True)
+    assert legacy_files.ours(changed, half) == (path,)
+    assert legacy_files.ours(changed, baseline_of([begin, *rest])) == ()
+
+
+def baseline_of(lines: list[str]) -> Past:
+    past = Before().process(lines).past
+    assert past is not None
+    return past
+
+
+@commands_only
+@pytest.mark.parametrize("name", ["earlier, node", "earlier, host"])
+def test_a_move_ends_when_no_file_has_a_former_name(runs: dict[str, Run], name: str) -> None:
+    commands = runs[name].commands("settled")
+    assert f"touch {state_directory.FORMER}/renaming && mv -T" in commands[0], "it begins before the record is moved"
+    ended = commands.index(f"rm -f {manifest.RENAMING}")
+    gone = [commands.index(f"rm -f {path}") for path in _REMOVED]
+    assert max(*gone, commands.index("mv -fT /etc/pcibind/gevulot.toml /etc/pcibind/gpu-host.toml")) < ended
 
 
 def test_names_of_others_are_left_alone_once_any_later_name_was_written() -> None:

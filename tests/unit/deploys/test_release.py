@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from deploys import manifest
-from deploys.assessment import next_boot
+from deploys.assessment import legacy_files, next_boot
 from deploys.manifest import MODULE_FILES, VFIO_RULE
 from deploys.manifest import UPDATE_TIMER as TIMER
 from deploys.undo import boards, node
 from deploys.undo.start import EARLY_DONE
+from facts import state_directory
+from facts.failures import CAUSED
 from pcibind.model import record
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import BoardRequest, Selector
@@ -175,6 +177,28 @@ def released(distribution: r.Distribution) -> dict[str, Any]:
     return r.saying(answers, r.data(host))
 
 
+def moved_half(*left: str, others: bool = False) -> dict[str, Any]:
+    """A host whose record was moved from the place of earlier versions, in a run that was killed before it came to the
+    files ``left``.
+    """
+    data = deployed(r.DEBIAN, others=others)
+    known = data["fake_responses"]
+    today = {former: today for today, former in manifest.FORMER_NAMES.items()}
+    texts = [line for line in r.FORMER_NAMED if line.startswith("file ")]
+    lines, wanted = [], False
+    for line in r.FORMER_NAMED:
+        wanted = line.removeprefix("file ") in left if line in texts else wanted
+        lines += [line] if wanted else []
+    answers: dict[str | re.Pattern[str], Any] = {"texts /etc": lines}
+    for path in left:
+        answers |= file(path) | {re.compile(rf"existing {re.escape(today[path])}$"): ""}
+        if path == legacy_files.REQUEST:
+            answers["/etc/pcibind/*.toml"] = [
+                f"file {path}" if line == f"file {today[path]}" else line for line in known["/etc/pcibind/*.toml"]
+            ]
+    return r.saying(answers, data)
+
+
 def never_deployed(*lines: str) -> dict[str, Any]:
     host = r.Recorded(r.DEBIAN)
     return r.saying({"echo privileged": ["begin", *lines]}, r.data(host))
@@ -231,6 +255,18 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("-y",),
     ),
     "by an earlier version": ('("@fake/one", t.deployed(t.r.DEBIAN, former=True)),', ("-y",)),
+    "move to today's names killed": (
+        """("@fake/one", t.moved_half("/etc/pcibind/gevulot.toml", "/etc/default/grub.d/zz-gevulot.cfg")),""",
+        ("-y",),
+    ),
+    "others, move to today's names killed": (
+        '("@fake/one", t.moved_half("/etc/pcibind/gevulot.toml", others=True)),', ("-y",),
+    ),
+    "by an earlier version, released before": (
+        '''("@fake/one", t.r.saying(t.file(t.CAUSED) | t.file(t.state_directory.former(t.CAUSED)),
+        t.deployed(t.r.DEBIAN, former=True))),''',
+        ("-y",),
+    ),
     "board gone": ('("@fake/one", t.deployed(t.r.DEBIAN, functions=(*t._BARE, *t.r.gpu(2, 2)))),', ("-y",)),
 }  # fmt: skip
 
@@ -477,6 +513,32 @@ def test_without_permission_the_reboot_is_told_and_nothing_is_compared(runs: dic
     assert "What stays on @fake/one" in run.output
 
 
+def test_a_host_whose_move_to_todays_names_was_killed_goes_back_from_both(runs: dict[str, Run]) -> None:
+    run = runs["move to today's names killed"]
+    assert run.exit_code == 0, run.output
+    commands = run.commands("one")
+    assert "pcibind stays" not in run.output, "its configuration under the former name is ours"
+    released = index(commands, "pcibind release")
+    assert released < commands.index(f"rm -f {legacy_files.REQUEST}"), "a release that fails leaves pcibind whole"
+    assert released < commands.index(f"rm -f {legacy_files.DROP_IN}") < index(commands, "update-grub")
+    assert "rm -f /usr/local/sbin/pcibind" in commands
+
+
+def test_the_boards_of_a_former_name_go_back_where_an_operators_own_stay(runs: dict[str, Run]) -> None:
+    run = runs["others, move to today's names killed"]
+    commands = run.commands("one")
+    assert commands[index(commands, "pcibind release")].count("pcibind release 0000:00/01.0/00") == 1
+    assert f"because {OTHER} is not of a deploy" in run.output
+    assert f"rm -f {legacy_files.REQUEST}" in commands
+
+
+def test_what_an_earlier_release_noted_in_todays_directory_goes_too(runs: dict[str, Run]) -> None:
+    commands = runs["by an earlier version, released before"].commands("one")
+    assert [each for each in commands if each in (f"rm -f {CAUSED}", f"rm -f {state_directory.former(CAUSED)}")] == [
+        f"rm -f {path}" for path in (CAUSED, state_directory.former(CAUSED))
+    ]
+
+
 def test_a_host_that_an_earlier_version_deployed_goes_back_from_its_files(runs: dict[str, Run]) -> None:
     commands = runs["former"].commands("one")
     assert [each for each in commands if "modprobe.d/nvidia.conf" in each] == ["rm -f /etc/modprobe.d/nvidia.conf"]
@@ -522,6 +584,7 @@ def test_a_host_that_only_an_earlier_version_deployed_goes_back_under_its_names(
     for today, former in manifest.FORMER_NAMES.items():
         assert any(former in each for each in commands), former
         assert not any(today in each for each in commands), today
+    assert not any(manifest.MODULES_LOAD.path in each for each in commands), "no earlier version wrote it"
     assert not any("mv " in each and "gevulot-deploy" in each for each in commands), "the record stays where it is"
     assert "the record of the host as it was, in /var/lib/gevulot-deploy" in run.output
     assert "What stays on @fake/one, so that a deploy gives the same node again" in run.output

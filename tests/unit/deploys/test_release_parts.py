@@ -250,6 +250,15 @@ def test_every_command_can_be_read_by_a_posix_shell(command: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_request_without_a_last_end_of_line_hides_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[[board]]")
+    (tmp_path / "b.toml").write_text('require_boards = "any"\n')
+    command = BoardRequests().command().replace("/etc/pcibind", str(tmp_path))
+    assert BoardRequests().process(sh(command).stdout.splitlines()) == {
+        str(tmp_path / "a.toml"): "[[board]]\n", str(tmp_path / "b.toml"): 'require_boards = "any"\n',
+    }  # fmt: skip
+
+
 def test_what_exists_and_what_is_empty_is_read(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("nowhere")
