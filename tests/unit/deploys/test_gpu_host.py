@@ -579,7 +579,7 @@ RENDERED = "\n".join(line.removeprefix("text ") for line in REQUEST[1:]) + "\n"
 def test_a_file_of_the_operators_that_pcibind_refuses_beside_ours_is_refused_before_ours_is_written() -> None:
     for mine, said in (
         (RENDERED, "model 10de:2684 is also chosen at /etc/pcibind/gevulot.toml"),
-        ("[[bord]]", "/etc/pcibind/gevulot.toml:1: bord: unknown key"),
+        ("[[cards]]", "/etc/pcibind/gevulot.toml:1: cards: unknown key"),
     ):
         more = {"files": FilesState(requests={legacy_files.REQUEST: mine})}
         for verdict in verdicts(more=more, boards=["10de:2684"]):
