@@ -27,11 +27,11 @@ from pcibind.read.initramfs import Contents
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the table. ``ok`` is ``None`` for what is shown and not judged."""
+    """One line of the table. ``passed`` is ``None`` for what is shown and not judged."""
 
-    what: str
-    found: str
-    ok: bool | None
+    name: str
+    actual: str
+    passed: bool | None
     expected: str = ""
 
 
@@ -352,13 +352,13 @@ def verdict_boards(topology: Topology, verdict: Verdict) -> list[Board]:
 
 
 def table(host: str, checks: list[Check]) -> list[str]:
-    """The checks as lines of text, the failed ones with what was expected."""
-    width = max(len(check.what) for check in checks)
+    """Return the checks as lines of text, the failed ones with what was expected."""
+    width = max(len(check.name) for check in checks)
     lines = [f"What was verified on {host}:"]
     for check in checks:
-        mark = {True: "ok  ", False: "FAIL", None: "    "}[check.ok]
-        expected = f"  (expected {check.expected})" if check.ok is False else ""
-        lines.append(f"  {mark} {check.what:<{width}}  {check.found}{expected}")
-    wrong = sum(check.ok is False for check in checks)
-    lines.append(f"  {sum(check.ok is True for check in checks)} right, {wrong} wrong")
+        mark = {True: "ok  ", False: "FAIL", None: "    "}[check.passed]
+        expected = f"  (expected {check.expected})" if check.passed is False else ""
+        lines.append(f"  {mark} {check.name:<{width}}  {check.actual}{expected}")
+    passed, failed = (sum(check.passed is each for check in checks) for each in (True, False))
+    lines.append(f"  {passed} passed, {failed} failed")
     return lines

@@ -100,7 +100,7 @@ def functions(past: Past, topology: Topology, kept: Iterable[str] = ()) -> list[
     boards = set(kept)
     found = [(old, now[old.path, old.model]) for old in past.functions if (old.path, old.model) in now]
     rows = [row for old, new in found if board_path(old.path) not in boards and (row := _function(old, new))]
-    wrong = any(row.ok is False for row in rows)
+    wrong = any(row.passed is False for row in rows)
     right = len(found) - len(rows)
     summary = f"{right} of {len(found)} with the driver and the override that they had"
     head = Check("PCI functions", summary, not wrong, "all with theirs")

@@ -29,12 +29,12 @@ _LINES = 5
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Why a unit does not stay up: the cause and its state (``found``), the next step, and the lines it wrote last.
+    """Why a unit does not stay up: the cause and its state (``problem``), the next step, and the lines it wrote last.
 
     ``unit`` is the one that wrote them: a unit that the asked one requires, where that one is the reason.
     """
 
-    found: str
+    problem: str
     step: str
     looping: bool = False
     lines: tuple[str, ...] = ()
@@ -183,13 +183,13 @@ def explained(checks: list[Check], trouble: Diagnosis | None) -> list[Check]:
     """The table with the node's failure first; rows that fail because of it are shown, and not judged."""
     if trouble is None:
         return checks
-    first = Check(NODE, trouble.found, False, f"active; {trouble.step}")
+    first = Check(NODE, trouble.problem, False, f"active; {trouble.step}")
     rest = [
-        replace(each, ok=None, found=f"{each.found}, since the node is not up")
-        if each.ok is False and each.what in _FOLLOWING
+        replace(each, passed=None, actual=f"{each.actual}, since the node is not up")
+        if each.passed is False and each.name in _FOLLOWING
         else each
         for each in checks
-        if each.what != NODE
+        if each.name != NODE
     ]
     return [first, *rest]
 

@@ -256,7 +256,7 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
     trouble = diagnosis.diagnose(seen.runs, settings) if seen.knows("runs") else None
     up = node.running and trouble is None
     if trouble is not None:
-        found.add(Severity.WRONG, f"{manifest.NODE_UNIT} is {trouble.found}; {trouble.step}")
+        found.add(Severity.WRONG, f"{manifest.NODE_UNIT} is {trouble.problem}; {trouble.step}")
     elif not node.running:
         found.add(Severity.WRONG, f"gevulot-node.service is {node.active} ({node.result or node.sub})")
     wanted = (
@@ -302,7 +302,7 @@ def _node(settings: Settings, seen: Seen, boards: list[Board], found: _Findings)
         "database": _database(settings, seen, found),
         "migration": migration.result if migration else None,
         "node": state.Node("restarting" if trouble and trouble.looping else node.active, node.since),
-        "peers": peers.found if peers else None,
+        "peers": peers.actual if peers else None,
         "health": seen.activity.health if seen.activity else None,
         "activity": _activity(doing) if doing else None,
         "image": state.Image(container.name, container.image) if container else None,
@@ -326,7 +326,7 @@ def _add(found: _Findings, made: Iterable[Check]) -> None:
     """Add what is wrong of the checks that a deploy makes at its end."""
     found.add(
         Severity.WRONG,
-        *(f"{each.what}: {each.found}, expected {each.expected}" for each in made if each.ok is False),
+        *(f"{each.name}: {each.actual}, expected {each.expected}" for each in made if each.passed is False),
     )
 
 

@@ -10,17 +10,17 @@ from deploys.assessment.checks import Check
 from deploys.transport import remote
 
 
-def show(found: list[Check], failed: str) -> PyinfraCommand | None:
-    """Print the table of the current host; return the command that fails the host when anything is wrong.
+def show(rows: list[Check], summary: str) -> PyinfraCommand | None:
+    """Print the table of the current host; return the command that fails the host when a check failed.
 
-    ``failed`` follows the count of what is wrong: "checks failed".
+    ``summary`` follows the number of failed checks: "checks failed".
     """
-    for line in checks.table(host.name, found):
+    for line in checks.table(host.name, rows):
         logger.info(line)
-    wrong = [check for check in found if check.ok is False]
-    if not wrong:
+    failed = [row for row in rows if row.passed is False]
+    if not failed:
         return None
-    first = wrong[0]
+    first = failed[0]
     return remote.fail(
-        f"{len(wrong)} of {len(found)} {failed}; first: {first.what} is {first.found}, expected {first.expected}."
+        f"{len(failed)} of {len(rows)} {summary}; first: {first.name} is {first.actual}, expected {first.expected}."
     )

@@ -171,7 +171,7 @@ class _Start(StringCommand):
             if trouble is not None:
                 break
         if trouble is not None:
-            host.log_styled(f"{unit} is {trouble.found}; {trouble.step}", fg="red", log_func=logger.error)
+            host.log_styled(f"{unit} is {trouble.problem}; {trouble.step}", fg="red", log_func=logger.error)
         source = trouble.unit if trouble else unit
         lines = list(trouble.lines) if trouble else []
         if not lines:

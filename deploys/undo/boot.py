@@ -14,10 +14,10 @@ from pyinfra.operations import files
 from deploys.assessment import comparison, next_boot
 from deploys.manifest import MODULE_FILES
 from deploys.operations.planning import step, will_follow
+from deploys.operations.reboot import RebootRequest, reboot_as_allowed
 from deploys.operations.restore import emptied, put_back, taken_back
 from deploys.steps import initramfs
 from deploys.steps.kernel import old_drop_in_removed
-from deploys.steps.reboot import Errand, reboot_as_allowed
 from deploys.undo.start import Undo
 from facts.baseline import Past
 from facts.kernel import KernelCommandLine
@@ -102,9 +102,6 @@ def rebuild_initramfs(undo: Undo, after: list[OperationMeta]) -> OperationMeta:
 @step("Reboot when needed")
 def reboot_when_left_over(undo: Undo, after: list[OperationMeta]) -> None:
     settings = undo.settings
-    reboot_as_allowed(
-        settings,
-        Errand(settings.reboot_timeout, undo.reasons, lambda: None, at_once=settings.reboot_batch),
-        advice="The boards are back on their drivers; reboot the host, then run this release again to compare it.",
-        after=after,
-    )
+    request = RebootRequest(settings.reboot_timeout, undo.reasons, lambda: None, at_once=settings.reboot_batch)
+    advice = "The boards are back on their drivers; reboot the host, then run this release again to compare it."
+    reboot_as_allowed(settings.reboot, request, advice, after)

@@ -50,7 +50,7 @@ def deploy(machine: Machine, script: str, say: Progress, takes: str) -> Run:
     with step(say, f"running {script}", takes=takes):
         run = pyinfra([machine], "-y", "--json", deploy=script)
     assert run.code == 0, run.output[-5000:]
-    assert " right, 0 wrong" in run.output
+    assert " passed, 0 failed" in run.output
     return run
 
 

@@ -46,7 +46,7 @@ def test_the_next_run_finishes_what_was_killed(machine: Machine, say: Progress) 
     with step(say, "the run that finishes", takes="about two minutes"):
         run = pyinfra([machine], "-y", "--json")
     assert run.code == 0, run.output[-3000:]
-    assert " right, 0 wrong" in run.output
+    assert " passed, 0 failed" in run.output
 
 
 def test_without_forwarding_the_database_is_checked_on_the_node(machine: Machine, say: Progress) -> None:

@@ -113,7 +113,7 @@ def test_a_reboot_that_brought_nothing_is_not_repeated_until_something_was_chang
         before = boots(machine)
         run = pyinfra([machine], "-y")
         assert run.code != 0
-        assert "did not come back right: the kernel does not run with intel_iommu=on iommu=pt" in run.output
+        assert "the reboot failed: the kernel does not run with intel_iommu=on iommu=pt" in run.output
         assert boots(machine) == before + 1
         for arguments in (("--dry",), ("-y",)):
             run = pyinfra([machine], *arguments)

@@ -184,8 +184,8 @@ def test_without_permission_to_reboot_the_pending_reboot_is_told(story: Story) -
 
 def test_the_deploy_succeeds_and_its_table_has_nothing_wrong(story: Story) -> None:
     assert story.first.code == 0, story.first.output[-5000:]
-    assert ", 0 wrong" not in story.first.output.replace(" right, 0 wrong", "")
-    assert " right, 0 wrong" in story.first.output
+    assert ", 0 failed" not in story.first.output.replace(" passed, 0 failed", "")
+    assert " passed, 0 failed" in story.first.output
 
 
 def test_the_host_rebooted_once(story: Story, machine: Machine) -> None:

@@ -77,7 +77,7 @@ def test_a_plan_names_everything_that_is_then_executed(release: Release) -> None
 
 def test_the_release_succeeds_reboots_once_and_its_table_has_nothing_wrong(release: Release) -> None:
     assert release.first.code == 0, release.first.output[-5000:]
-    assert " right, 0 wrong" in release.first.output
+    assert " passed, 0 failed" in release.first.output
     assert release.boots == 3
 
 
@@ -114,7 +114,7 @@ def test_a_second_release_changes_nothing(machine: Machine, say: Progress) -> No
         second = pyinfra([machine], "-y", "--json", deploy=RELEASE)
     assert second.code == 0, second.output[-3000:]
     assert changes_of(second.report) == []
-    assert " right, 0 wrong" in second.output
+    assert " passed, 0 failed" in second.output
     assert host_state(machine) == before
 
 

@@ -63,7 +63,7 @@ def is_bare(machine: Machine, platform: Platform) -> None:
 def is_deployed(machine: Machine, platform: Platform) -> None:
     run = pyinfra([machine], "-y")
     assert run.code == 0, run.output[-5000:]
-    assert " right, 0 wrong" in run.output
+    assert " passed, 0 failed" in run.output
 
 
 def stays_as_it_is(machine: Machine, platform: Platform) -> None:
@@ -100,7 +100,7 @@ def runs_a_program(machine: Machine, platform: Platform) -> None:
 def is_undone(machine: Machine, platform: Platform) -> None:
     run = pyinfra([machine], "-y", deploy="deploys/release.py")
     assert run.code == 0, run.output[-5000:]
-    assert " right, 0 wrong" in run.output
+    assert " passed, 0 failed" in run.output
 
 
 _CHECKS = (is_bare, is_deployed, stays_as_it_is, takes_a_newer_kernel, comes_back, runs_a_program, is_undone)

@@ -277,7 +277,7 @@ def test_the_demo_is_shown_as_it_is_printed() -> None:
     made = [checks.Check(row[2], row[3], marks[row[1]]) for row in table if row]
     assert checks.table("demo", made) == sample[begin:end]
     for check in made:
-        assert runbook.is_row(check.what), check.what
+        assert runbook.is_row(check.name), check.name
 
 
 def test_the_demo_shows_the_steps_in_their_order() -> None:

@@ -39,7 +39,7 @@ STUCK = Activity(503, 5, 900, (), (FAILURE,))
 def test_what_is_right_or_not_known_has_no_reason(found: Activity | None, state: State, text: str) -> None:
     doing = judge(found, executes=True)
     assert (doing.state, doing.text, doing.reasons, doing.is_wrong) == (state, text, (), False)
-    assert check(doing).ok is (None if state is State.UNKNOWN else True)
+    assert check(doing).passed is (None if state is State.UNKNOWN else True)
 
 
 @pytest.mark.parametrize(
@@ -61,22 +61,22 @@ def test_what_is_wrong_has_its_reason_and_fails_the_verification(found: Activity
     assert (doing.state, doing.is_wrong) == (state, True)
     assert reason in doing.reasons[0]
     row = check(doing)
-    assert (row.ok, row.expected) == (False, "idle or busy")
-    assert reason in row.found
+    assert (row.passed, row.expected) == (False, "idle or busy")
+    assert reason in row.actual
 
 
 def test_a_node_that_has_just_started_is_not_wrong_yet_but_not_verified() -> None:
     doing = judge(Activity(None, age=12), executes=True)
     assert (doing.state, doing.is_wrong) == (State.STARTING, False)
     assert "no answer yet, 12 s after" in doing.reasons[0]
-    assert check(doing).ok is False
+    assert check(doing).passed is False
 
 
 @pytest.mark.parametrize("found", [None, Activity(None), Activity(None, age=900, machines=())])
 def test_a_node_without_execution_has_no_health_check_and_is_right(found: Activity | None) -> None:
     doing = judge(found, executes=False)
     assert (doing.state, doing.reasons) == (State.NO_EXECUTION, ())
-    assert check(doing).ok
+    assert check(doing).passed
 
 
 @pytest.mark.parametrize("change", [{"last": 61.0}, {"machine": 30.0}])

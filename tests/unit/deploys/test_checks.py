@@ -115,7 +115,7 @@ class Node:
             checks.initramfs(self.stale, Contents(images={"/boot/i": self.held})),
             checks.enabled(self.binder),
         ]
-        return [check for check in found if check.ok is False]
+        return [check for check in found if check.passed is False]
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_the_firmware_s_work_on_a_board_has_a_row(lines: tuple[str, ...], ok: bo
     seen = PciUsage().process([*usage[:-1], *lines, usage[-1]])
     boards = read(*gpu(1, 1, drivers=BOUND, group=12)).boards()
     (check,) = checks.firmware(seen, boards, ())
-    assert (check.ok, found in check.found) == (ok, True)
+    assert (check.passed, found in check.actual) == (ok, True)
     (accepted,) = checks.firmware(seen, boards, ("no-response", "unassigned-memory"))
-    assert accepted.ok
+    assert accepted.passed
     (unread,) = checks.firmware(None, boards, ())
-    assert unread.ok is None
+    assert unread.passed is None
 
 
 def with_parts(**changes: Any) -> Callable[[Node], Node]:
@@ -244,25 +244,25 @@ def test_each_wrong_thing_gives_a_failed_line_that_says_what_was_expected(
     change: Callable[[Node], Node], what: str
 ) -> None:
     failed = change(Node()).failed()
-    assert any(check.what.startswith(what) for check in failed), [check.what for check in failed]
+    assert any(check.name.startswith(what) for check in failed), [check.name for check in failed]
     assert all(check.expected for check in failed)
 
 
 def test_all_functions_are_expected_where_they_are_asked_for() -> None:
     asked = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_gpu_functions": "all"})
-    assert [check.what for check in Node(settings=asked).failed()] == ["GEVULOT_GPU_DEVICES"]
+    assert [check.name for check in Node(settings=asked).failed()] == ["GEVULOT_GPU_DEVICES"]
     assert with_container(environment=ENVIRONMENT | TWO_FUNCTIONS)(Node(settings=asked)).failed() == []
 
 
 def test_a_node_without_boards_has_no_gpu_variable_and_no_groups() -> None:
     state = ContainerState(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm"}), ENVIRONMENT)
-    assert [check.ok for check in checks.container(state, SETTINGS, [])] == [True] * 5
+    assert [check.passed for check in checks.container(state, SETTINGS, [])] == [True] * 5
 
 
 def test_a_setting_that_the_container_did_not_start_with_is_named_with_what_was_asked_for() -> None:
     asked = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_cpus": 8})
     (failed,) = with_container(environment=CONTAINER.environment | {"RUST_LOG": "trace"})(Node(settings=asked)).failed()
-    assert (failed.found, failed.expected) == (
+    assert (failed.actual, failed.expected) == (
         "RUST_LOG is 'trace'; GEVULOT_CPUS is not set",
         f"RUST_LOG={ENVIRONMENT['RUST_LOG']}, GEVULOT_CPUS=8",
     )
@@ -270,11 +270,13 @@ def test_a_setting_that_the_container_did_not_start_with_is_named_with_what_was_
 
 def test_an_empty_gpu_variable_is_wrong_even_without_boards() -> None:
     state = ContainerState(True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm"}), ENVIRONMENT | {GPU_DEVICES: ""})
-    assert [check.what for check in checks.container(state, SETTINGS, []) if not check.ok] == ["GEVULOT_GPU_DEVICES"]
+    assert [check.name for check in checks.container(state, SETTINGS, []) if not check.passed] == [
+        "GEVULOT_GPU_DEVICES"
+    ]
 
 
 def test_a_port_that_was_not_looked_at_is_neither_right_nor_wrong() -> None:
-    assert checks.port(5432, "not looked at: Network is unreachable").ok is None
+    assert checks.port(5432, "not looked at: Network is unreachable").passed is None
 
 
 PEERS = settings.read(
@@ -334,8 +336,8 @@ def test_what_listens_outside_of_loopback_is_read_in_both_families() -> None:
 
 def test_the_named_networks_alone_reach_the_ports_when_the_kernels_table_says_so() -> None:
     check = checks.peers(table(), PEERS)
-    assert (check.what, check.ok) == ("who may reach 9999 and 9995", True)
-    assert check.found == "198.51.100.7/32, 203.0.113.0/24, 2001:db8::/32"
+    assert (check.name, check.passed) == ("who may reach 9999 and 9995", True)
+    assert check.actual == "198.51.100.7/32, 203.0.113.0/24, 2001:db8::/32"
 
 
 @pytest.mark.parametrize(
@@ -353,8 +355,8 @@ def test_the_named_networks_alone_reach_the_ports_when_the_kernels_table_says_so
 )  # fmt: skip
 def test_a_table_that_is_not_as_it_was_asked_for_is_wrong(changes: dict[str, str], found: str) -> None:
     check = checks.peers(table(**changes), PEERS)
-    assert check.ok is False
-    assert found in check.found
+    assert check.passed is False
+    assert found in check.actual
 
 
 @pytest.mark.parametrize(
@@ -374,8 +376,8 @@ def test_who_may_reach_the_ports_is_what_the_host_shows(
     seen: Firewall | None, asked: Settings, ok: bool | None, found: str
 ) -> None:
     check = checks.peers(seen, asked)
-    assert check.ok is ok
-    assert found in check.found
+    assert check.passed is ok
+    assert found in check.actual
 
 
 def test_an_external_database_may_be_of_either_release() -> None:
@@ -384,7 +386,7 @@ def test_an_external_database_may_be_of_either_release() -> None:
     )
     for release, right in ((14, False), (15, True), (16, True)):
         (first, _) = checks.database(Schema(release, TABLES | {MIGRATIONS}), asked, "here", False)
-        assert first.ok is right
+        assert first.passed is right
 
 
 def test_of_an_external_database_the_password_is_only_named() -> None:
@@ -392,22 +394,22 @@ def test_of_an_external_database_the_password_is_only_named() -> None:
         "gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_postgres_url": "postgres://a:b@c/d"}
     )
     check = checks.environment(["GEVULOT_DB_URL"], asked)
-    assert (check.ok, check.found) == (None, "in GEVULOT_DB_URL, as of an external database")
+    assert (check.passed, check.actual) == (None, "in GEVULOT_DB_URL, as of an external database")
 
 
 def test_a_list_of_an_external_database_that_was_not_read_is_neither_right_nor_wrong() -> None:
     asked = settings.read(
         "gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_postgres_url": "postgres://a:b@c/d"}
     )
-    assert checks.access(Access(OWN, None, frozenset({OWN})), asked, "").ok is None
-    assert checks.access(Access(OWN, frozenset({OTHER}), frozenset({OWN})), asked, "").ok is False
+    assert checks.access(Access(OWN, None, frozenset({OWN})), asked, "").passed is None
+    assert checks.access(Access(OWN, frozenset({OTHER}), frozenset({OWN})), asked, "").passed is False
 
 
 def test_a_list_at_a_url_is_its_publishers_affair_until_the_node_has_taken_the_key_from_it() -> None:
     published = "the list at gevulot_acl_whitelist_url lacks it"
     lacking = checks.access(Access(OWN, frozenset({OTHER}), frozenset()), SETTINGS, published)
-    assert (lacking.ok, lacking.found) == (None, f"not yet; {published}")
-    assert checks.access(Access(OWN, frozenset({OWN}), frozenset()), SETTINGS, published).ok
+    assert (lacking.passed, lacking.actual) == (None, f"not yet; {published}")
+    assert checks.access(Access(OWN, frozenset({OWN}), frozenset()), SETTINGS, published).passed
 
 
 def test_the_table_marks_each_line_and_counts() -> None:
@@ -417,5 +419,5 @@ def test_the_table_marks_each_line_and_counts() -> None:
         "  ok   a       b",
         "  FAIL longer  d  (expected e)",
         "       g       h",
-        "  1 right, 1 wrong",
+        "  1 passed, 1 failed",
     ]

@@ -34,7 +34,7 @@ def test_a_loop_is_named_with_its_cause_count_and_interval() -> None:
     trouble = diagnose(NodeRuns().process(loop()), SETTINGS)
     assert trouble is not None
     assert trouble.looping
-    assert trouble.found == (
+    assert trouble.problem == (
         'not up: no discovery peer answers ("ERROR gevulot: Failed to connect to any P2P node. Quitting."); '
         "started 7 times in 84 s, every 12 s"
     )
@@ -59,8 +59,8 @@ def test_a_node_that_is_active_at_the_moment_is_in_a_loop_until_it_has_stayed_up
     trouble = diagnose(read(f"now {now}", active, *starts, wrote(QUIT), present), SETTINGS)
     assert (trouble is None) is up
     if trouble is not None:
-        assert "no discovery peer answers" in trouble.found
-        assert "started 3 times" in trouble.found
+        assert "no discovery peer answers" in trouble.problem
+        assert "started 3 times" in trouble.problem
 
 
 def test_a_node_that_ran_for_days_before_it_ended_once_has_recovered_after_minutes() -> None:
@@ -73,7 +73,7 @@ def test_a_node_that_ran_for_days_before_it_ended_once_has_recovered_after_minut
 def test_one_end_is_no_loop_yet_and_says_its_state() -> None:
     trouble = ended(QUIT)
     assert not trouble.looping
-    assert trouble.found.endswith("; it is activating (auto-restart)")
+    assert trouble.problem.endswith("; it is activating (auto-restart)")
 
 
 def test_a_restart_that_has_not_started_yet_is_no_loop() -> None:
@@ -81,13 +81,13 @@ def test_a_restart_that_has_not_started_yet_is_no_loop() -> None:
     events = [*started(10, by_itself=False), *started(32, by_itself=True)[:1]]
     trouble = diagnose(read("now 40.0", waiting, *events, wrote(QUIT)), SETTINGS)
     assert trouble is not None
-    assert trouble.found.endswith("; it is activating (auto-restart-queued)")
+    assert trouble.problem.endswith("; it is activating (auto-restart-queued)")
 
 
 def test_a_loop_is_seen_without_the_journals_starts_too() -> None:
     trouble = diagnose(read("now 40.0", shown(**CRASHED, NRestarts="4")), SETTINGS)
     assert trouble is not None
-    assert trouble.found.endswith("; restarted 4 times by systemd")
+    assert trouble.problem.endswith("; restarted 4 times by systemd")
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ def test_a_loop_is_seen_without_the_journals_starts_too() -> None:
 )
 def test_what_went_well_is_no_cause_of_an_error_that_is_not_known(routine: str) -> None:
     trouble = ended(routine, "Error: the disk is full")
-    assert trouble.found == 'not up: "Error: the disk is full"; it is activating (auto-restart)'
+    assert trouble.problem == 'not up: "Error: the disk is full"; it is activating (auto-restart)'
     # Without any error it is the best that there is.
-    assert "it is activating" in ended(routine).found
-    assert ended(routine).found != ended("INFO gevulot: running").found
+    assert "it is activating" in ended(routine).problem
+    assert ended(routine).problem != ended("INFO gevulot: running").problem
 
 
 def test_a_node_that_still_starts_is_not_said_to_have_ended() -> None:
     trouble = diagnose(read("now 100.0", shown(ActiveState="activating", SubState="start-pre")), SETTINGS)
     assert trouble is not None
-    assert trouble.found == "not up: it wrote nothing yet; it is activating (start-pre)"
+    assert trouble.problem == "not up: it wrote nothing yet; it is activating (start-pre)"
 
 
 def test_a_node_that_somebody_stopped_is_only_stopped() -> None:
@@ -193,9 +193,9 @@ def test_the_cause_is_what_the_node_wrote_last_with_the_next_step(
     texts: tuple[str, ...], cause: str, step: str
 ) -> None:
     trouble = ended("INFO gevulot: node public key 04ab", *texts)
-    assert cause in trouble.found
+    assert cause in trouble.problem
     assert step in trouble.step
-    assert "\n" not in trouble.found
+    assert "\n" not in trouble.problem
 
 
 def test_a_port_that_the_line_does_not_name_is_found_by_who_listens_while_the_node_does_not() -> None:
@@ -203,14 +203,14 @@ def test_a_port_that_the_line_does_not_name_is_found_by_who_listens_while_the_no
     listener = 'listen LISTEN 0 511 127.0.0.1:9944 0.0.0.0:* users:(("nginx",pid=7,fd=6))'
     trouble = diagnose(read("now 100.0", shown(**CRASHED), wrote(line), listener), SETTINGS)
     assert trouble is not None
-    assert "port 9944 (nginx) is taken" in trouble.found
-    assert "one of its ports 9999, 9944, 8888, 9995 is taken" in ended(line).found
+    assert "port 9944 (nginx) is taken" in trouble.problem
+    assert "one of its ports 9999, 9944, 8888, 9995 is taken" in ended(line).problem
 
 
 def test_an_unknown_cause_is_the_error_line_itself_and_a_long_one_is_cut() -> None:
     trouble = ended("Error: " + "x" * 3000, "Location:", "crates/node/src/main.rs:1:2")
-    assert '"Error: xxx' in trouble.found
-    assert len(trouble.found) < 300
+    assert '"Error: xxx' in trouble.problem
+    assert len(trouble.problem) < 300
 
 
 @pytest.mark.parametrize(
@@ -227,21 +227,21 @@ def test_a_refusal_of_vsock_that_was_lifted_before_the_start_is_not_the_cause(li
     unknown = wrote("Error: something that nobody thought of")
     trouble = diagnose(read("now 100.0", shown(**CRASHED), before, unknown), SETTINGS)
     assert trouble is not None
-    assert 'not up: "Error: something that nobody thought of"' in trouble.found
+    assert 'not up: "Error: something that nobody thought of"' in trouble.problem
     assert trouble.lines == ("Error: something that nobody thought of",)
 
 
 def test_a_node_that_wrote_nothing_shows_its_exit_code() -> None:
     trouble = diagnose(read("now 100.0", shown(**CRASHED)), SETTINGS)
     assert trouble is not None
-    assert "it ended with exit code 1 (exit-code) and wrote nothing" in trouble.found
+    assert "it ended with exit code 1 (exit-code) and wrote nothing" in trouble.problem
 
 
 def test_an_earlier_run_that_ended_for_another_reason_is_not_quoted() -> None:
     earlier = wrote("Error: pool timed out while waiting for an open connection", run="0")
     trouble = diagnose(read("now 100.0", shown(**CRASHED), earlier, wrote(QUIT)), SETTINGS)
     assert trouble is not None
-    assert "no discovery peer answers" in trouble.found
+    assert "no discovery peer answers" in trouble.problem
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_unit_that_the_node_requires_is_named_when_it_is_the_reason(
     runs = read("now 100.0", shown(**DONE), "", shown(unit, Requires="", BindsTo="", **changed), *lines)
     trouble = diagnose(runs, SETTINGS)
     assert trouble is not None
-    assert trouble.found.startswith(f"not up: {found}")
+    assert trouble.problem.startswith(f"not up: {found}")
     assert (trouble.unit, trouble.lines) == (unit, (text,) if text else ())
 
 
@@ -304,7 +304,7 @@ def test_a_unit_that_is_as_it_should_be_is_not_blamed(unit: str, changed: dict[s
     runs = read("now 100.0", shown(**CRASHED), "", shown(unit, **changed), wrote(QUIT))
     trouble = diagnose(runs, SETTINGS)
     assert trouble is not None
-    assert "no discovery peer answers" in trouble.found
+    assert "no discovery peer answers" in trouble.problem
 
 
 def test_a_unit_that_the_node_does_not_require_is_not_blamed() -> None:
@@ -312,7 +312,7 @@ def test_a_unit_that_the_node_does_not_require_is_not_blamed() -> None:
     runs = read("now 100.0", shown(**CRASHED, BindsTo=""), "", other, wrote(QUIT))
     trouble = diagnose(runs, SETTINGS)
     assert trouble is not None
-    assert "gevulot-firewall" not in trouble.found
+    assert "gevulot-firewall" not in trouble.problem
 
 
 def test_a_node_that_waits_for_a_mount_that_failed_is_not_called_stopped() -> None:
@@ -320,7 +320,7 @@ def test_a_node_that_waits_for_a_mount_that_failed_is_not_called_stopped() -> No
     line = wrote(said, _PID="1", UNIT=NODE, INVOCATION_ID="")
     trouble = diagnose(read("now 100.0", shown(**DONE), wrote(QUIT), line), SETTINGS)
     assert trouble is not None
-    assert trouble.found.startswith(f'not up: a unit that it requires failed ("{said}")')
+    assert trouble.problem.startswith(f'not up: a unit that it requires failed ("{said}")')
 
 
 def test_what_could_not_be_read_or_is_not_deployed_is_not_judged() -> None:
@@ -336,7 +336,7 @@ def test_the_cause_is_the_first_row_and_what_follows_from_it_is_not_judged() -> 
         Check("health check", "no answer", False, "200 or 204"),
     ]
     found = explained(rows, diagnose(NodeRuns().process(loop()), SETTINGS))
-    assert [(each.what, each.ok) for each in found] == [
+    assert [(each.name, each.passed) for each in found] == [
         (NODE, False),
         ("kernel modules", False),
         ("container gevulot-node", None),
@@ -352,7 +352,7 @@ def test_another_unit_is_explained_by_itself() -> None:
     runs = read("now 100.0", shown(unit, **failed), wrote("FATAL: data directory has wrong ownership", unit=unit))
     trouble = diagnose(runs, SETTINGS, unit)
     assert trouble is not None
-    assert '"FATAL: data directory has wrong ownership"' in trouble.found
+    assert '"FATAL: data directory has wrong ownership"' in trouble.problem
 
 
 @pytest.mark.parametrize(
@@ -398,8 +398,8 @@ def test_a_migration_that_failed_is_the_reason_with_its_own_journal(
     runs = read("now 100.0", shown(**DONE), "", shown(migrate, Requires="", BindsTo="", **waits), *lines)
     trouble = diagnose(runs, SETTINGS)
     assert trouble is not None
-    assert trouble.found.startswith("not up: gevulot-migrate.service failed: ")
-    assert cause in trouble.found
+    assert trouble.problem.startswith("not up: gevulot-migrate.service failed: ")
+    assert cause in trouble.problem
     assert step in trouble.step
     assert trouble.unit == migrate
     assert texts[1] in trouble.lines
@@ -412,4 +412,4 @@ def test_a_migration_that_waits_says_for_what() -> None:
     runs = read("now 100.0", shown(**DONE), "", shown(migrate, Requires="", BindsTo="", **waits), line)
     trouble = diagnose(runs, SETTINGS)
     assert trouble is not None
-    assert 'the database does not answer ("waiting for the database at 203.0.113.9:5432: timed out")' in trouble.found
+    assert 'the database does not answer ("waiting for the database at 203.0.113.9:5432: timed out")' in trouble.problem

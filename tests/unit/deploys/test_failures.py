@@ -15,12 +15,12 @@ OTHERS = ("fail2ban.service", "gevulot-backup.mount")
 
 
 def test_a_system_that_runs_is_right() -> None:
-    assert failures.check("running", [], ()).ok is True
+    assert failures.check("running", [], ()).passed is True
 
 
 def test_a_unit_of_others_that_had_failed_before_is_shown_and_not_judged() -> None:
     check = failures.check("degraded", ["fail2ban.service"], ["fail2ban.service", "recovered.service"])
-    assert (check.ok, check.found) == (None, "degraded, as before the run: fail2ban.service")
+    assert (check.passed, check.actual) == (None, "degraded, as before the run: fail2ban.service")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_unit_of_others_that_had_failed_before_is_shown_and_not_judged() -> No
     ],
 )
 def test_anything_else_fails(state: str, failed: list[str], before: list[str]) -> None:
-    assert failures.check(state, failed, before).ok is False
+    assert failures.check(state, failed, before).passed is False
 
 
 def before(root: Path, *failed: str) -> tuple[str, ...]:

@@ -558,7 +558,7 @@ def test_a_host_with_a_dead_board_is_left_as_it_is_and_the_others_go_on(runs: di
 def test_a_host_that_was_left_out_holds_up_nobodys_reboot(runs: dict[str, Run]) -> None:
     run = runs["one host's own"]
     assert [each.host for each in run.sent if "systemctl reboot" in each.text] == ["@fake/good"]
-    assert "is not well" not in run.output
+    assert "not rebooted because" not in run.output
 
 
 def test_a_plan_ends_with_an_error_when_a_host_would_be_left_out(runs: dict[str, Run]) -> None:
@@ -618,15 +618,15 @@ def test_no_reboot_allowed_holds_nobody_back_who_needs_none(runs: dict[str, Run]
 def test_a_host_that_comes_back_wrong_stops_every_later_reboot(runs: dict[str, Run]) -> None:
     run = runs["rolling"]
     assert [each.host for each in run.sent if "systemctl reboot" in each.text] == ["@fake/one"]
-    assert "[@fake/one] did not come back right: units failed that had not before: gpu-power.service" in run.output
+    assert "[@fake/one] the reboot failed: units failed that had not before: gpu-power.service" in run.output
     for host in ("two", "three"):
-        assert f"[@fake/{host}] not rebooted, because @fake/one is not well" in run.output
+        assert f"[@fake/{host}] not rebooted because @fake/one failed" in run.output
         assert "Start the node | Start the node" not in run.operations(host)
     assert run.exit_code != 0
 
 
 def test_what_a_failed_unit_printed_is_shown_without_what_steers_a_terminal(runs: dict[str, Run]) -> None:
-    assert "gpu-power.service said:\n no power" in runs["rolling"].output
+    assert "The journal of gpu-power.service:\n no power" in runs["rolling"].output
     assert "\x1b[2J" not in runs["rolling"].output
 
 
@@ -639,15 +639,15 @@ def test_hosts_one_after_the_other_reboot_when_it_is_their_turn(runs: dict[str, 
     (other,) = {"@fake/one", "@fake/two"} - {first}
     assert {each.host for each in changes[:rebooted]} == {first}
     assert "Rebuild the initramfs | Rebuild the initramfs with initramfs-tools" in run.operations(other[6:])
-    assert f"[{first}] came back right" in run.output
-    assert f"[{other}] not rebooted, because {first} is not well" in run.output
+    assert f"[{first}] rebooted, and passed its checks" in run.output
+    assert f"[{other}] not rebooted because {first} failed" in run.output
 
 
 def test_a_host_whose_boot_cannot_be_told_apart_is_not_rebooted(runs: dict[str, Run]) -> None:
     run = runs["unreadable"]
     assert not any("systemctl reboot" in each.text for each in run.sent)
-    assert "[@fake/one] did not come back right: its boot identifier could not be read, so it was not" in run.output
-    assert "[@fake/two] not rebooted, because @fake/one is not well" in run.output
+    assert "[@fake/one] the reboot failed: its boot identifier could not be read, so it was not" in run.output
+    assert "[@fake/two] not rebooted because @fake/one failed" in run.output
     assert run.exit_code != 0
 
 

@@ -280,7 +280,7 @@ def test_others_cannot_take_the_table_away(namespaces: Namespaces, words: tuple[
 @pytest.mark.usefixtures("holder")
 def test_the_kernels_table_is_read_back_as_what_was_asked_for(namespaces: Namespaces) -> None:
     said = namespaces.run(namespaces.node, "sh", "-c", NodeFirewall().command()).stdout.splitlines()
-    assert checks.peers(NodeFirewall().process(said), asked()).ok
+    assert checks.peers(NodeFirewall().process(said), asked()).passed
 
 
 @pytest.mark.kernel
@@ -441,7 +441,7 @@ def said_of(cgroup: Cgroup) -> tuple[bool | None, str]:
     said = cgroup.namespaces.run(cgroup.namespaces.node, "sh", "-c", NodeFirewall().command()).stdout.splitlines()
     node = Unit("gevulot-node.service", "loaded", "active", "running", "success", False, "generated", 1)
     row = qmp.check(NodeFirewall().process(said), asked(), node, cgroup.name)
-    return row.ok, row.found
+    return row.passed, row.actual
 
 
 @pytest.mark.kernel

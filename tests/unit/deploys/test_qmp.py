@@ -20,7 +20,7 @@ STOPPED = Unit("gevulot-node.service", "loaded", "failed", "failed", "exit-code"
 
 def test_only_the_node_reaches_them_when_the_rules_are_those_of_its_present_start() -> None:
     row = qmp.check(parse(guard()), SETTINGS, RUNS)
-    assert (row.what, row.ok, row.found) == ("who may reach the programs' QMP", True, "the node only")
+    assert (row.name, row.passed, row.actual) == ("who may reach the programs' QMP", True, "the node only")
 
 
 @pytest.mark.parametrize(
@@ -40,39 +40,39 @@ def test_only_the_node_reaches_them_when_the_rules_are_those_of_its_present_star
 )
 def test_a_table_that_does_not_keep_others_away_is_wrong(answer: list[str], reason: str) -> None:
     row = qmp.check(parse(answer), SETTINGS, RUNS)
-    assert row.ok is False
-    assert reason in row.found
+    assert row.passed is False
+    assert reason in row.actual
 
 
 def test_a_table_that_cannot_be_read_is_wrong() -> None:
-    assert qmp.check(None, SETTINGS, RUNS).ok is False
+    assert qmp.check(None, SETTINGS, RUNS).passed is False
 
 
 @pytest.mark.parametrize("node", [None, STOPPED])
 def test_nobody_reaches_the_ports_of_a_node_that_does_not_run(node: Unit | None) -> None:
     row = qmp.check(parse(["end"]), SETTINGS, node)
-    assert (row.ok, row.found) == (None, "nobody: the node does not run")
+    assert (row.passed, row.actual) == (None, "nobody: the node does not run")
 
 
 def test_the_rules_for_the_qmp_ports_are_not_taken_for_networks_of_peers() -> None:
     row = checks.peers(parse(guard()), SETTINGS)
-    assert (row.ok, row.found) == (True, "loopback only")
+    assert (row.passed, row.actual) == (True, "loopback only")
     keys = {
         "gevulot_psk_passphrase": "the own one",
         "gevulot_p2p_listen": "0.0.0.0:9999",
         "gevulot_peers": ("10.0.0.0/8",),
     }
     row = checks.peers(parse(guard()), settings.read("gpu1", keys))
-    assert (row.ok, row.found) == (False, "everybody: the nftables table inet gevulot does not restrict them")
+    assert (row.passed, row.actual) == (False, "everybody: the nftables table inet gevulot does not restrict them")
 
 
 def test_a_saved_ruleset_that_the_next_boot_would_refuse_is_named() -> None:
     assert checks.saved_rules(parse(guard())) == []
     (row,) = checks.saved_rules(parse(["saved /etc/nftables.conf", *guard()]))
-    assert row.ok is False
-    assert row.found.startswith("/etc/nftables.conf has the table inet gevulot")
+    assert row.passed is False
+    assert row.actual.startswith("/etc/nftables.conf has the table inet gevulot")
     (row,) = checks.saved_rules(parse(["saved /etc/nftables/old.bak", *guard()]))
-    assert row.ok is None, "nobody knows whether a boot loads it"
+    assert row.passed is None, "nobody knows whether a boot loads it"
 
 
 @pytest.mark.parametrize(

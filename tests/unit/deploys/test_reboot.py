@@ -25,7 +25,8 @@ def run_roll(directory: Path, *hosts: str) -> subprocess.CompletedProcess[str]:
 def roll(directory: Path, *hosts: str) -> tuple[list[str], list[str], int]:
     """What a run says of each reboot, in its order, the hosts that were rebooted, and its exit code."""
     run = run_roll(directory, *hosts)
-    said = re.findall(r"\[@fake/(\w+)\] *(Rebooting|came back right|did not come back right|not rebooted)", run.stderr)
+    events = "Rebooting|rebooted, and passed its checks|the reboot failed|not rebooted"
+    said = re.findall(rf"\[@fake/(\w+)\] *({events})", run.stderr)
     log = directory / "sent.jsonl"
     rebooted = [each.host.removeprefix("@fake/") for each in sent(log) if "systemctl reboot" in each.text]
     return [": ".join(each) for each in said], rebooted, run.returncode
@@ -38,9 +39,9 @@ def host(name: str, batch: int, **recorded: object) -> str:
 
 def test_the_first_host_reboots_alone_and_then_as_many_at_once_as_allowed(tmp_path: Path) -> None:
     said, rebooted, code = roll(tmp_path, *(host(name, 2) for name in ("one", "two", "three", "four")))
-    assert said[:4] == ["one: Rebooting", "one: came back right", "two: Rebooting", "three: Rebooting"]
-    assert sorted(said[4:6]) == ["three: came back right", "two: came back right"]
-    assert said[6:] == ["four: Rebooting", "four: came back right"]
+    assert said[:4] == ["one: Rebooting", "one: rebooted, and passed its checks", "two: Rebooting", "three: Rebooting"]
+    assert sorted(said[4:6]) == ["three: rebooted, and passed its checks", "two: rebooted, and passed its checks"]
+    assert said[6:] == ["four: Rebooting", "four: rebooted, and passed its checks"]
     assert (sorted(rebooted), code) == (["four", "one", "three", "two"], 0)
 
 
@@ -52,8 +53,8 @@ def test_a_failure_in_a_batch_stops_every_later_one(tmp_path: Path) -> None:
         *(host(name, 2) for name in ("three", "four", "five")),
     )
     assert sorted(rebooted) == ["one", "three", "two"]
-    assert "two: did not come back right" in said
-    assert "three: came back right" in said
+    assert "two: the reboot failed" in said
+    assert "three: rebooted, and passed its checks" in said
     assert said[-2:] == ["four: not rebooted", "five: not rebooted"]
     assert code != 0
 
@@ -69,7 +70,9 @@ def test_a_failure_of_the_first_host_reboots_no_other(tmp_path: Path) -> None:
 def test_a_host_that_allows_no_batch_reboots_alone(tmp_path: Path) -> None:
     said, _, code = roll(tmp_path, host("one", 9), host("two", 9), host("three", 1), host("four", 9))
     expected = [
-        f"{name}: {word}" for name in ("one", "two", "three", "four") for word in ("Rebooting", "came back right")
+        f"{name}: {event}"
+        for name in ("one", "two", "three", "four")
+        for event in ("Rebooting", "rebooted, and passed its checks")
     ]
     assert (said, code) == (expected, 0)
 
@@ -80,6 +83,6 @@ def test_a_missing_argument_is_named_before_the_unit_that_fails_for_it(
     run = run_roll(tmp_path, host("one", 1, failed_after="pcibind.service", boots_as_configured=False))
     assert run.returncode != 0
     assert (
-        "did not come back right: the kernel does not run with intel_iommu=on iommu=pt; "
+        "the reboot failed: the kernel does not run with intel_iommu=on iommu=pt; "
         "units failed: pcibind.service. No later host" in run.stderr
     ), run.stderr[-2000:]

@@ -124,7 +124,7 @@ def recorded_board(slot: int, model: str) -> RecordedBoard:
 
 
 def marks(lines: CommandLines, before: Past = PAST) -> list[bool | None]:
-    return [check.ok for check in comparison.command_lines(before, lines)]
+    return [check.passed for check in comparison.command_lines(before, lines)]
 
 
 def test_a_command_line_that_is_as_it_was_is_right_whatever_the_kernels_path() -> None:
@@ -140,8 +140,8 @@ def test_a_deploys_argument_that_is_left_is_wrong() -> None:
 def test_what_others_changed_on_the_command_line_is_only_told() -> None:
     lines = CommandLines((*OFF, "hugepages=9"), ((*OFF, "hugepages=9"),))
     live, configured = comparison.command_lines(PAST, lines)
-    assert (live.ok, configured.ok) == (None, None)
-    assert live.found == "changed since by others: +hugepages=9"
+    assert (live.passed, configured.passed) == (None, None)
+    assert live.actual == "changed since by others: +hugepages=9"
 
 
 @pytest.mark.parametrize(
@@ -156,18 +156,18 @@ def test_what_others_changed_on_the_command_line_is_only_told() -> None:
     ],
 )
 def test_every_function_has_the_driver_that_it_had(now: list[Pci], right: list[bool | None]) -> None:
-    assert [check.ok for check in comparison.functions(past(*gpu(1, 1)), read(*now))] == right
+    assert [check.passed for check in comparison.functions(past(*gpu(1, 1)), read(*now))] == right
 
 
 def test_an_override_that_was_not_there_is_wrong() -> None:
     now = read(*gpu(1, 1))
     functions = tuple(each._replace(driver_override="vfio-pci") for each in now.functions)
-    assert comparison.functions(past(*gpu(1, 1)), Topology(functions))[0].ok is False
+    assert comparison.functions(past(*gpu(1, 1)), Topology(functions))[0].passed is False
 
 
 def test_a_board_that_its_operator_keeps_bound_is_told() -> None:
     rows = comparison.functions(past(*gpu(1, 1)), read(*gpu(1, 1, drivers=BOUND)), kept=("0000:00/01.0/00",))
-    assert [row.ok for row in rows] == [True, None]
+    assert [row.passed for row in rows] == [True, None]
 
 
 def test_a_board_that_is_gone_is_a_sentence() -> None:
@@ -179,20 +179,24 @@ def test_a_board_that_is_gone_is_a_sentence() -> None:
 def test_units_and_files_that_are_left_are_wrong() -> None:
     unit = Unit("pcibind.service", "loaded", "active", "exited", "success", False, "enabled", 1)
     gone = replace(unit, load="not-found", active="inactive")
-    assert [row.ok for row in comparison.units({unit.name: unit}, (unit.name,))] == [False]
-    assert [row.ok for row in comparison.units({unit.name: gone}, (unit.name, "other.service"))] == [True]
-    assert [row.ok for row in comparison.files(["/etc/x"], {"/etc/y": False, "/etc/z": True})] == [False, False, True]
-    assert [row.ok for row in comparison.files([], {})] == [True]
+    assert [row.passed for row in comparison.units({unit.name: unit}, (unit.name,))] == [False]
+    assert [row.passed for row in comparison.units({unit.name: gone}, (unit.name, "other.service"))] == [True]
+    assert [row.passed for row in comparison.files(["/etc/x"], {"/etc/y": False, "/etc/z": True})] == [
+        False,
+        False,
+        True,
+    ]
+    assert [row.passed for row in comparison.files([], {})] == [True]
 
 
 def test_a_system_may_be_as_degraded_as_it_was() -> None:
-    assert comparison.system("degraded", ["x.service"], "degraded", ()).ok
-    assert not comparison.system("degraded", ["x.service"], "running", ()).ok
+    assert comparison.system("degraded", ["x.service"], "degraded", ()).passed
+    assert not comparison.system("degraded", ["x.service"], "running", ()).passed
 
 
 def test_a_unit_of_others_that_had_failed_before_the_release_is_shown_and_not_judged() -> None:
-    assert comparison.system("degraded", ["x.service"], "running", ("x.service",)).ok is None
-    assert comparison.system("degraded", ["x.service", "y.service"], "running", ("x.service",)).ok is False
+    assert comparison.system("degraded", ["x.service"], "running", ("x.service",)).passed is None
+    assert comparison.system("degraded", ["x.service", "y.service"], "running", ("x.service",)).passed is False
 
 
 # --- host data and tools

@@ -41,7 +41,7 @@ INSIDE = STARTED[:6]
 
 def failed(output: list[str]) -> list[str]:
     """The failed rows, as the table shows them."""
-    return [f"{row.what}: {row.found}" for row in virtual_machine.checks(parse(output), BOARDS) if not row.ok]
+    return [f"{row.name}: {row.actual}" for row in virtual_machine.checks(parse(output), BOARDS) if not row.passed]
 
 
 def without(word: str) -> list[str]:
@@ -50,7 +50,7 @@ def without(word: str) -> list[str]:
 
 def test_a_machine_with_kvm_is_shown_with_its_version() -> None:
     rows = virtual_machine.checks(parse(list(STARTED)), BOARDS)
-    assert [(row.what, row.found, row.ok) for row in rows] == [
+    assert [(row.name, row.actual, row.passed) for row in rows] == [
         ("virtual machine from the node's image", "kvm, QEMU 7.2.22", True),
         ("memory that the container may lock", "unlimited", True),
         (
@@ -63,7 +63,7 @@ def test_a_machine_with_kvm_is_shown_with_its_version() -> None:
 
 def test_a_node_without_boards_needs_no_vfio_device() -> None:
     rows = virtual_machine.checks(parse(without("/dev/vfio")), ())
-    assert [row.ok for row in rows] == [True] * 3
+    assert [row.passed for row in rows] == [True] * 3
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_warnings_before_the_answers_change_nothing() -> None:
 
 def test_a_host_that_answers_nothing_is_a_failed_row() -> None:
     (row,) = virtual_machine.checks(VirtualMachine.default(), BOARDS)
-    assert row.ok is False
+    assert row.passed is False
     assert checks.table("gpu1", [row])[1].startswith("  FAIL virtual machine from the node's image  it was not started")
 
 

@@ -474,7 +474,7 @@ def test_the_check_tries_the_operators_profile() -> None:
 )  # fmt: skip
 def test_the_row_says_what_was_tried(found: Trial | None, row: tuple[str, bool]) -> None:
     made = vsock.check(found, asked(), unit("active"))
-    assert (made.what, made.found, made.ok) == ("the container can open a vsock socket", *row)
+    assert (made.name, made.actual, made.passed) == ("the container can open a vsock socket", *row)
 
 
 @pytest.mark.parametrize(
@@ -486,7 +486,7 @@ def test_the_hosts_refusal_is_not_the_nodes_while_the_node_is_down(
 ) -> None:
     options = ("seccomp=/etc/x.json",) if keys else ()
     made = vsock.check(Trial(False, "Operation not permitted", options), asked(**keys), unit(active))
-    assert made.ok is judged
-    assert ("next start decides" in made.found) is (judged is None)
+    assert made.passed is judged
+    assert ("next start decides" in made.actual) is (judged is None)
     if judged is None:
-        assert vsock.check(Trial(True, "", ()), asked(), None).ok
+        assert vsock.check(Trial(True, "", ()), asked(), None).passed
