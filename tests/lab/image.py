@@ -19,7 +19,8 @@ SIZE_GIB = 20
 
 _SECTOR = 512
 _PARTITION_SECTOR = 2048
-APT_OPTIONS = {"forky": ('--aptopt=Acquire::Check-Valid-Until "false"',)}
+_SNAPSHOT = ('--aptopt=Acquire::Check-Valid-Until "false"',)
+APT_OPTIONS = {"forky": _SNAPSHOT, "sid": _SNAPSHOT}
 """A mirror may be a snapshot. A release in preparation says until when it is valid, one that is out does not."""
 
 _MENU_ROOM = 440

@@ -58,7 +58,10 @@ def _fetch(platform: Platform, script: str, home: Path) -> None:
     hook = half.with_suffix(".hook")
     hook.write_text(script)
     command = [program("mmdebstrap"), "--mode=root", "--variant=apt", "--architectures=amd64", "--format=null"]
-    command += [*APT_OPTIONS.get(platform.suite, ()), "--skip=cleanup/apt", f'--customize-hook=sh {hook} "$1"']
+    options = dict.fromkeys(
+        option for suite in (platform.suite, platform.next_suite) for option in APT_OPTIONS.get(suite, ())
+    )
+    command += [*options, "--skip=cleanup/apt", f'--customize-hook=sh {hook} "$1"']
     command += [f"--customize-hook=copy-out /var/cache/apt/archives {half}", platform.suite, "/dev/null"]
     try:
         done = subprocess.run(
