@@ -43,7 +43,7 @@ _STEPS = (
 )
 
 
-class State(StrEnum):
+class ActivityState(StrEnum):
     """What the node does, in a word."""
 
     IDLE = "idle"
@@ -55,17 +55,17 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Doing:
+class Assessment:
     """What the node does: in short as ``text``; ``reasons`` are failures, or why its start has not finished."""
 
-    state: State
+    state: ActivityState
     text: str
     reasons: tuple[str, ...] = ()
     programs: tuple[Machine, ...] = ()
 
     @property
-    def is_wrong(self) -> bool:
-        return bool(self.reasons) and self.state in (State.STUCK, State.UNKNOWN)
+    def has_failed(self) -> bool:
+        return bool(self.reasons) and self.state in (ActivityState.STUCK, ActivityState.UNKNOWN)
 
 
 def arguments(settings: Settings) -> dict[str, str]:
@@ -73,47 +73,48 @@ def arguments(settings: Settings) -> dict[str, str]:
     return {"listen": settings.healthcheck_listen, "logs": f"{settings.data_directory}/log"}
 
 
-def judge(found: Activity | None, *, executes: bool) -> Doing:
+def judge(activity: Activity | None, *, executes: bool) -> Assessment:
     """What the node does. ``executes`` is false with gevulot_no_execution, when there is no health check."""
     if not executes:
-        return Doing(State.NO_EXECUTION, State.NO_EXECUTION.value)
-    if found is None:
-        return Doing(State.UNKNOWN, "unknown: not read")
-    if found.health is None:
-        if found.age is not None and found.age < _START:
-            reason = f"the health check gives no answer yet, {found.age:.0f} s after the node's start"
-            return Doing(State.STARTING, "starting, no answer", (reason,))
-        return Doing(State.UNKNOWN, "no answer", (f"the health check says nothing; {_JOURNAL}",))
-    if found.health not in (200, 204, 503):
-        reason = f"the health check says {found.health}, expected 200, 204 or 503; {_JOURNAL}"
-        return Doing(State.UNKNOWN, f"unknown ({found.health})", (reason,))
-    if found.machines is None:
-        return Doing(State.UNKNOWN, f"unknown ({found.health}): the container's processes were not read")
-    programs = tuple(each for each in found.machines if not each.check)
-    running = f"busy, {len(programs)} program{'s' if len(programs) != 1 else ''} ({found.health})"
-    if found.health != 503:
+        return Assessment(ActivityState.NO_EXECUTION, ActivityState.NO_EXECUTION.value)
+    if activity is None:
+        return Assessment(ActivityState.UNKNOWN, "unknown: not read")
+    if activity.health is None:
+        if activity.age is not None and activity.age < _START:
+            reason = f"the health check gives no answer yet, {activity.age:.0f} s after the node's start"
+            return Assessment(ActivityState.STARTING, "starting, no answer", (reason,))
+        return Assessment(ActivityState.UNKNOWN, "no answer", (f"the health check says nothing; {_JOURNAL}",))
+    if activity.health not in (200, 204, 503):
+        reason = f"the health check says {activity.health}, expected 200, 204 or 503; {_JOURNAL}"
+        return Assessment(ActivityState.UNKNOWN, f"unknown ({activity.health})", (reason,))
+    if activity.machines is None:
+        text = f"unknown ({activity.health}): the container's processes were not read"
+        return Assessment(ActivityState.UNKNOWN, text)
+    programs = tuple(each for each in activity.machines if not each.check)
+    running = f"busy, {len(programs)} program{'s' if len(programs) != 1 else ''} ({activity.health})"
+    if activity.health != 503:
         if programs:
-            return Doing(State.BUSY, running, programs=programs)
-        return Doing(State.IDLE, f"idle ({found.health})")
-    failing = [each for each in found.failures if _cannot_start(each)]
+            return Assessment(ActivityState.BUSY, running, programs=programs)
+        return Assessment(ActivityState.IDLE, f"idle ({activity.health})")
+    failing = [each for each in activity.failures if _cannot_start(each)]
     if failing:
-        return Doing(State.STUCK, "stuck (503)", tuple(_describe(each) for each in failing), programs)
+        return Assessment(ActivityState.STUCK, "stuck (503)", tuple(_describe(each) for each in failing), programs)
     if any(each.seconds >= STARTED for each in programs):
-        return Doing(State.BUSY, running, programs=programs)
-    if programs or any(_is_recent(each) for each in found.failures) or not found.waited:
-        return Doing(State.STARTING, "starting a program (503)", programs=programs)
+        return Assessment(ActivityState.BUSY, running, programs=programs)
+    if programs or any(_is_recent(each) for each in activity.failures) or not activity.waited:
+        return Assessment(ActivityState.STARTING, "starting a program (503)", programs=programs)
     reason = (
-        f"the health check says 503 twice in {found.waited} s, and no program runs or was tried within {RECENT:.0f} s: "
-        f"the node's scheduler gives no sign; {_JOURNAL}"
+        f"the health check says 503 twice in {activity.waited} s, and no program runs or was tried within "
+        f"{RECENT:.0f} s: the node's scheduler gives no sign; {_JOURNAL}"
     )
-    return Doing(State.STUCK, "stuck (503)", (reason,))
+    return Assessment(ActivityState.STUCK, "stuck (503)", (reason,))
 
 
-def check(doing: Doing) -> Check:
+def check(assessment: Assessment) -> Check:
     """The line of the verification's table."""
-    text = f"{doing.text}: {doing.reasons[0]}" if doing.reasons else doing.text
-    known = doing.state is not State.UNKNOWN
-    return Check("health check", text, False if doing.reasons else True if known else None, "idle or busy")
+    text = f"{assessment.text}: {assessment.reasons[0]}" if assessment.reasons else assessment.text
+    known = assessment.state is not ActivityState.UNKNOWN
+    return Check("health check", text, False if assessment.reasons else True if known else None, "idle or busy")
 
 
 def _is_recent(failure: Failure) -> bool:

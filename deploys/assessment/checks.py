@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from deploys.assessment.kernel_arguments import REMAPPING_OFF, effective
+from deploys.assessment.kernel_arguments import REMAPPING_OFF, holds
 from deploys.assessment.verdict import Verdict
+from deploys.manifest import MIGRATION_UNIT
 from deploys.settings import Settings
 from facts.access import Access
 from facts.container import GPU_DEVICES, ContainerState
@@ -37,8 +38,7 @@ class Check:
 
 def kernel(lines: CommandLines, arguments: tuple[str, ...], remapping: bool, *, node: bool = True) -> list[Check]:
     wanted = " ".join(arguments)
-    live = effective(lines.live, arguments, node=node)
-    configured = bool(lines.next) and all(effective(line, arguments, node=node) for line in lines.next)
+    live, configured = holds(lines, arguments, node=node)
     lacks = "not in the entry that boots next" if lines.next else "could not match an entry"
     return [
         Check("kernel arguments, live", wanted if live else " ".join(lines.live), live, wanted),
@@ -144,14 +144,15 @@ def key(parts: Parts, settings: Settings, state: str) -> list[Check]:
     ]
 
 
-def database(found: Schema | None, settings: Settings, seen_from: str, open_to_loopback: bool) -> list[Check]:
-    if found is None:
-        return [Check("database", f"no answer ({seen_from})", False, "reachable with the password")]
+def schema(schema: Schema | None, settings: Settings, route: str) -> list[Check]:
+    """The database's release and tables. ``route`` says how it was asked."""
+    if schema is None:
+        return [Check("database", f"no answer ({route})", False, "reachable with the password")]
     wanted = str(settings.postgres_release) if settings.own_postgres else "15 or 16"
-    fits = str(found.release) == wanted if settings.own_postgres else found.release in (15, 16)
-    missing = found.missing
-    checks = [
-        Check("database", f"reachable, release {found.release} ({seen_from})", fits, f"release {wanted}"),
+    fits = str(schema.release) == wanted if settings.own_postgres else schema.release in (15, 16)
+    missing = schema.missing
+    return [
+        Check("database", f"reachable, release {schema.release} ({route})", fits, f"release {wanted}"),
         Check(
             "database schema",
             f"missing: {', '.join(missing)}" if missing else "12 tables, migrations recorded",
@@ -159,16 +160,12 @@ def database(found: Schema | None, settings: Settings, seen_from: str, open_to_l
             "12 tables, migrations recorded",
         ),
     ]
-    if settings.own_postgres:
-        checks.append(
-            Check(
-                "database on loopback without password",
-                "lets anybody in" if open_to_loopback else "refused",
-                not open_to_loopback,
-                "refused",
-            )
-        )
-    return checks
+
+
+def loopback(accepts_anybody: bool) -> Check:
+    """Whether the node's own database accepts a login over loopback without a password."""
+    name = "database on loopback without password"
+    return Check(name, "accepted" if accepts_anybody else "refused", not accepts_anybody, "refused")
 
 
 def hand_over(fifo: str, waiting: bool) -> Check:
@@ -243,7 +240,8 @@ def access(found: Access, settings: Settings, published: str) -> Check:
     if found.own is not None and found.listed is None and not settings.own_postgres:
         return Check(what, "the external database was not read; no forwarding", None)
     no = "its public key is not known" if found.own is None else "no" if found.listed is not None else "not read"
-    return Check(what, no, False, "yes")
+    step = "run deploys/node.py" if settings.acl_whitelist_url is None else "see gevulot_acl_whitelist_url"
+    return Check(what, no, False, f"yes; {step}")
 
 
 def environment(found: list[str] | None, settings: Settings) -> Check:
@@ -255,19 +253,24 @@ def environment(found: list[str] | None, settings: Settings) -> Check:
     return Check(what, named, found == [], "none")
 
 
-def units(found: dict[str, Unit], wanted: Iterable[str]) -> list[Check]:
-    return [
-        Check(name, f"{found[name].active} ({found[name].sub})" if name in found else "unknown",
-              name in found and found[name].running, "active")
-        for name in wanted
-    ]  # fmt: skip
+def units(units: dict[str, Unit], wanted: Iterable[str]) -> list[Check]:
+    """A row for each of the wanted units, which are to be active."""
+    return [Check(name, _state(units.get(name)), name in units and units[name].running, "active") for name in wanted]
 
 
-def migration(found: dict[str, Unit]) -> Check:
-    """A oneshot that is done is inactive again; what counts is its result."""
-    unit = found.get("gevulot-migrate.service")
-    good = unit is not None and unit.load == "loaded" and unit.result == "success"
-    return Check("gevulot-migrate.service", f"{unit.active}, {unit.result}" if unit else "unknown", good, "success")
+def migration(units: dict[str, Unit]) -> Check:
+    """A oneshot that has finished is inactive again; what counts is its result."""
+    unit = units.get(MIGRATION_UNIT)
+    passed = unit is not None and unit.load == "loaded" and unit.result == "success"
+    return Check(MIGRATION_UNIT, _state(unit), passed, "success")
+
+
+def _state(unit: Unit | None) -> str:
+    if unit is None:
+        return "unknown"
+    if unit.load != "loaded":
+        return unit.load
+    return f"{unit.active} ({unit.sub if unit.running else unit.result or unit.sub})"
 
 
 def port(number: int, answer: str) -> Check:

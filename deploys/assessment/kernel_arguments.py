@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from facts.kernel import HOST_MODULES, MODULES
+from facts.kernel import HOST_MODULES, MODULES, CommandLines
 from pcibind.model.request import OFF
 
 KERNEL_ARGUMENTS = {"DMAR": ("intel_iommu=on", "iommu=pt"), "IVRS": ("iommu=pt",)}
@@ -155,6 +155,12 @@ def effective(arguments: Iterable[str], wanted: tuple[str, ...], *, node: bool =
     """Whether the wanted arguments hold on a line, and none defeats them."""
     line = tuple(arguments)
     return not lacking(line, wanted) and not defeats(line, table_of(wanted), node=node)
+
+
+def holds(lines: CommandLines, wanted: tuple[str, ...], *, node: bool = True) -> tuple[bool, bool]:
+    """Whether the wanted arguments hold: in the running kernel, and in what the boot loader starts next."""
+    live = effective(lines.live, wanted, node=node)
+    return live, bool(lines.next) and all(effective(line, wanted, node=node) for line in lines.next)
 
 
 def table_of(wanted: Iterable[str]) -> str | None:

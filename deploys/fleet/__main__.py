@@ -25,10 +25,10 @@ from pyinfra_cli.exceptions import CliError  # type: ignore[import-untyped]  # n
 from pyinfra_cli.inventory import make_inventory  # type: ignore[import-untyped]  # noqa: E402
 from pyinfra_cli.util import parse_cli_arg  # type: ignore[import-untyped]  # noqa: E402
 
+from deploys.assessment.status_document import HostStatus, Severity, worst  # noqa: E402
 from deploys.fleet import output  # noqa: E402
 from deploys.fleet.gathering import NOT_REACHED  # noqa: E402
 from deploys.fleet.inspection import look, unreached  # noqa: E402
-from deploys.fleet.state import HostState, Severity, worst  # noqa: E402
 from deploys.inventory import problems  # noqa: E402
 from deploys.settings import SettingsError  # noqa: E402
 
@@ -79,7 +79,7 @@ def main(inventory: str, limit: tuple[str, ...], data: tuple[str, ...], **told: 
     sys.exit(worst(hosts).exit_code)
 
 
-def _look_at_all(path: str, limit: tuple[str, ...], values: dict[str, Any]) -> list[HostState]:
+def _look_at_all(path: str, limit: tuple[str, ...], values: dict[str, Any]) -> list[HostStatus]:
     if os.getcwd() not in sys.path:
         # As pyinfra does: inventories import what lies beside them.
         sys.path.append(os.getcwd())
@@ -155,18 +155,18 @@ def _limited(inventory: Any, names: tuple[str, ...]) -> list[Host] | None:
     return chosen
 
 
-def _look(host: Host) -> HostState:
+def _look(host: Host) -> HostStatus:
     with ctx_host.use(host):
         return look(host)
 
 
-def _outcome(host: Host, looked: gevent.Greenlet[..., HostState] | None, refusals: dict[str, str]) -> HostState:
+def _outcome(host: Host, looked: gevent.Greenlet[..., HostStatus] | None, refusals: dict[str, str]) -> HostStatus:
     if looked is None:
         return unreached(host, refusals.get(host.name) or NOT_REACHED)
     value = looked.value
-    if isinstance(value, HostState):
+    if isinstance(value, HostStatus):
         return value
-    return HostState(host.name, Severity.WRONG, (f"the look at it failed: {looked.exception}",))
+    return HostStatus(host.name, Severity.WRONG, (f"the look at it failed: {looked.exception}",))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from deploys.fleet.state import HostState
+from deploys.assessment.status_document import HostStatus
 from deploys.settings import SettingsError
 
 VERSION = "gevulot-kept/1"
@@ -47,7 +47,7 @@ class KeptStateError(SettingsError):
     """A kept state that cannot be used. The text names the file and the next step."""
 
 
-def kept(host: HostState) -> dict[str, Any]:
+def kept(host: HostStatus) -> dict[str, Any]:
     """What of a host's state is worth keeping, as JSON."""
     found = host.to_json()
     values: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def kept(host: HostState) -> dict[str, Any]:
     }
 
 
-def keep(directory: Path, host: HostState) -> bool:
+def keep(directory: Path, host: HostStatus) -> bool:
     """Write a host's state into a directory, atomically; say whether it was another. Raises OSError."""
     text = json.dumps(kept(host), indent=1, sort_keys=True) + "\n"
     target = _file(directory, host.name)

@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 from pyinfra.api import Host, State
 from pyinfra.api.exceptions import PyinfraError
 
+from deploys.assessment.status_document import HostStatus
 from deploys.fleet import output
 from deploys.fleet.inspection import look, unreached
-from deploys.fleet.state import HostState
 from deploys.inventory import problems_of_run
 from deploys.settings import SettingsError
 
@@ -24,7 +24,7 @@ class StatusError(PyinfraError):
 
 @dataclass(slots=True)
 class _Run:
-    hosts: dict[str, HostState] = field(default_factory=dict)
+    hosts: dict[str, HostStatus] = field(default_factory=dict)
 
 
 _runs: WeakKeyDictionary[State, _Run] = WeakKeyDictionary()

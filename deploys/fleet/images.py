@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from deploys.fleet.state import HostState, Severity
+from deploys.assessment.status_document import HostStatus, Severity
 
 # Characters of a digest and names of hosts that are shown.
 _DIGEST = 19
 _NAMES = 3
 
 
-def with_other_images(hosts: Iterable[HostState]) -> list[HostState]:
+def with_other_images(hosts: Iterable[HostStatus]) -> list[HostStatus]:
     """The hosts, each with which others run another image under the reference of its own."""
     hosts = list(hosts)
     users: dict[str, dict[str, list[str]]] = {}
@@ -22,7 +22,7 @@ def with_other_images(hosts: Iterable[HostState]) -> list[HostState]:
     return [_with_reason(host, users) for host in hosts]
 
 
-def _with_reason(host: HostState, users: dict[str, dict[str, list[str]]]) -> HostState:
+def _with_reason(host: HostStatus, users: dict[str, dict[str, list[str]]]) -> HostStatus:
     others = dict(users.get(host.image.reference, {})) if host.image else {}
     if host.image is None or others.pop(host.image.digest, None) is None or not others:
         return host

@@ -10,9 +10,9 @@ from pyinfra.api.exceptions import PyinfraError
 
 from deploys import scripts
 from deploys.assessment import activity
-from deploys.fleet.assessment import judge
-from deploys.fleet.observations import Seen
-from deploys.fleet.state import HostState, Severity, down
+from deploys.assessment.observations import Observations
+from deploys.assessment.status import judge
+from deploys.assessment.status_document import HostStatus, Severity, down
 from deploys.inputs import execution
 from deploys.preflight import key
 from deploys.settings import HostSettings, Settings, SettingsError, read_host, read_without_secrets
@@ -44,7 +44,7 @@ _REBOOT_REQUIRED = "/run/reboot-required"
 
 
 def parts(settings: HostSettings) -> tuple[Part, ...]:
-    """What is asked of a host; the names are those of ``Seen``."""
+    """What is asked of a host; the names are those of ``Observations``."""
     asked = [
         Part("user", Said, {"program": "id -u"}),
         Part("platform", Platform, {"directory": "/", "offered": False}),
@@ -88,7 +88,7 @@ def _node_parts(settings: Settings) -> list[Part]:
     return asked
 
 
-def look(host: Host) -> HostState:
+def look(host: Host) -> HostStatus:
     """How a connected host stands. Whatever goes wrong becomes a row with a reason."""
     prepare(host)
     try:
@@ -96,7 +96,7 @@ def look(host: Host) -> HostState:
         if refused := execution.problems((host,)):
             raise SettingsError("\n".join(refused))
     except SettingsError as error:
-        return HostState(host.name, Severity.WRONG, _mistakes(host, error))
+        return HostStatus(host.name, Severity.WRONG, _mistakes(host, error))
     mistakes: tuple[str, ...] = ()
     try:
         settings = read_without_secrets(host.name, host.data.dict())
@@ -104,19 +104,19 @@ def look(host: Host) -> HostState:
         # Of no concern to a host without a node, which only the host itself can tell.
         mistakes = _mistakes(host, error)
     try:
-        found = _ask(host, settings)
+        answers = _ask(host, settings)
     except (PyinfraError, EOFError, OSError, gevent.Timeout) as error:
         return down(host.name, f"the connection ended before it answered: {error or type(error).__name__}", *mistakes)
-    if not found:
+    if not answers:
         return down(host.name, f"it gave no answer within {_SECONDS} s, or its shell refused", *mistakes)
     try:
-        seen = Seen.of(found)
-        if mistakes and not seen.is_gpu_host:
-            return HostState(host.name, Severity.WRONG, mistakes)
-        return judge(host.name, settings, seen)
+        observed = Observations.of(answers)
+        if mistakes and not observed.is_gpu_host:
+            return HostStatus(host.name, Severity.WRONG, mistakes)
+        return judge(host.name, settings, observed)
     except Exception as error:
         # One host's answer that nobody thought of must not hide the others' rows.
-        return HostState(
+        return HostStatus(
             host.name, Severity.WRONG, (f"its answer was not understood: {type(error).__name__}: {error}",)
         )
 
@@ -125,7 +125,7 @@ def _mistakes(host: Host, error: SettingsError) -> tuple[str, ...]:
     return tuple(line.removeprefix(f"{host.name}: ") for line in str(error).splitlines())
 
 
-def unreached(host: Host, reason: str) -> HostState:
+def unreached(host: Host, reason: str) -> HostStatus:
     """A host that there was no connection to. What is wrong with its data is known all the same."""
     try:
         read_without_secrets(host.name, host.data.dict())
@@ -137,5 +137,5 @@ def unreached(host: Host, reason: str) -> HostState:
 def _ask(host: Host, settings: HostSettings) -> dict[str, Any]:
     # pyinfra's own limit is for reading the answer; a host may also hang before and after it.
     with gevent.Timeout(_SECONDS + 30):
-        found: dict[str, Any] = host.get_fact(Together, parts=parts(settings), _ignore_errors=True, _timeout=_SECONDS)
-    return found
+        answers: dict[str, Any] = host.get_fact(Together, parts=parts(settings), _ignore_errors=True, _timeout=_SECONDS)
+    return answers

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from deploys.assessment.status_document import HostStatus, Severity, document
 from deploys.fleet import drift, page, table
 from deploys.fleet.images import with_other_images
-from deploys.fleet.state import HostState, Severity, document
 from deploys.inputs.spelling import unknown
 from deploys.settings import SettingsError
 
@@ -68,7 +68,7 @@ def options(data: Mapping[str, Any]) -> Options:
     return found
 
 
-def with_drift(hosts: Iterable[HostState], asked: Options) -> list[HostState]:
+def with_drift(hosts: Iterable[HostStatus], asked: Options) -> list[HostStatus]:
     """The hosts, each with what differs from its kept state; and the states kept anew where that is asked for.
 
     The state of a host that could not be looked at, or not wholly, is left as it is. Raises OSError.
@@ -94,7 +94,7 @@ def with_drift(hosts: Iterable[HostState], asked: Options) -> list[HostState]:
     return told
 
 
-def _kept(host: HostState, known: Path) -> HostState:
+def _kept(host: HostStatus, known: Path) -> HostStatus:
     if host.unreadable:
         return _with_reason(host, "its state was not kept, because not all of it could be read: see the other reasons")
     try:
@@ -104,12 +104,12 @@ def _kept(host: HostState, known: Path) -> HostState:
     return host
 
 
-def _with_reason(host: HostState, reason: str) -> HostState:
+def _with_reason(host: HostStatus, reason: str) -> HostStatus:
     severity = Severity.ATTENTION if host.severity is Severity.OK else host.severity
     return replace(host, reasons=(*host.reasons, reason), severity=severity)
 
 
-def write(hosts: Iterable[HostState], asked: Options, now: datetime) -> None:
+def write(hosts: Iterable[HostStatus], asked: Options, now: datetime) -> None:
     """Print what was asked for, or write it to the file. Raises OSError."""
     found = list(hosts)
     match asked.output:

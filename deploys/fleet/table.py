@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
-from deploys.fleet.state import HostState, Severity, worst_first
+from deploys.assessment.status_document import HostStatus, Severity, worst_first
 from deploys.manifest import AS_GPU_HOST
 
 _COLOURS = {Severity.OK: "green", Severity.ATTENTION: "yellow", Severity.WRONG: "red", Severity.DOWN: "magenta"}
@@ -16,7 +16,7 @@ _UNKNOWN = "-"
 _WIDEST = 40
 
 
-def render(hosts: Iterable[HostState], now: datetime) -> list[str]:
+def render(hosts: Iterable[HostStatus], now: datetime) -> list[str]:
     """One row a host, the worst first, with its reasons and what has drifted below it. Colours are click's."""
     rows = [(host, [_printable(cell(host, now))[:_WIDEST] for _, cell in _COLUMNS]) for host in worst_first(hosts)]
     if not rows:
@@ -51,20 +51,20 @@ def _yes(value: bool | None) -> str:
     return _UNKNOWN if value is None else "yes" if value else "NO"
 
 
-def _boards(host: HostState, _: datetime) -> str:
+def _boards(host: HostStatus, _: datetime) -> str:
     return f"{host.boards.bound}/{host.boards.wanted}" if host.boards else _UNKNOWN
 
 
-def _arguments(host: HostState, _: datetime) -> str:
+def _arguments(host: HostStatus, _: datetime) -> str:
     arguments = host.kernel_arguments
     return f"{_yes(arguments.live)}/{_yes(arguments.configured)}" if arguments and arguments.wanted else _UNKNOWN
 
 
-def _reboot(host: HostState, _: datetime) -> str:
+def _reboot(host: HostStatus, _: datetime) -> str:
     return _UNKNOWN if host.reboot_pending is None else "pending" if host.reboot_pending else "no"
 
 
-def _database(host: HostState, _: datetime) -> str:
+def _database(host: HostStatus, _: datetime) -> str:
     database = host.database
     if database is None:
         return _UNKNOWN
@@ -75,22 +75,22 @@ def _database(host: HostState, _: datetime) -> str:
     return f"{database.release}, {'NOT migrated' if database.missing else 'migrated'}"
 
 
-def _activity(host: HostState, _: datetime) -> str:
+def _activity(host: HostStatus, _: datetime) -> str:
     if host.activity is None:
         return _UNKNOWN
     programs = len(host.activity.programs)
     return f"{host.activity.state} ({programs})" if programs else host.activity.state
 
 
-def _disk(host: HostState, _: datetime) -> str:
+def _disk(host: HostStatus, _: datetime) -> str:
     return f"{host.storage.free_kib / 1024**2:.0f} GiB" if host.storage else _UNKNOWN
 
 
-def _image(host: HostState, _: datetime) -> str:
+def _image(host: HostStatus, _: datetime) -> str:
     return host.image.digest.removeprefix("sha256:")[:8] if host.image else _UNKNOWN
 
 
-def _verified(host: HostState, now: datetime) -> str:
+def _verified(host: HostStatus, now: datetime) -> str:
     if host.verified is None:
         return _UNKNOWN
     seconds = (now - datetime.strptime(host.verified, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)).total_seconds()
@@ -102,13 +102,13 @@ def _verified(host: HostState, now: datetime) -> str:
     return "just now"
 
 
-def _node(host: HostState, _: datetime) -> str:
+def _node(host: HostStatus, _: datetime) -> str:
     if host.deployed_as == AS_GPU_HOST:
         return "none: GPU host"
     return host.node.unit if host.node else _UNKNOWN
 
 
-_COLUMNS: tuple[tuple[str, Callable[[HostState, datetime], str]], ...] = (
+_COLUMNS: tuple[tuple[str, Callable[[HostStatus, datetime], str]], ...] = (
     ("HOST", lambda host, _: host.name),
     ("STATE", lambda host, _: host.severity.value),
     ("BOARDS", _boards),

@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from deploys.assessment import legacy_files, vfio_ids
+from deploys.assessment.boards import request
 from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.assessment.verdict import Findings, Verdict
 from deploys.manifest import BLACKLIST, FILES, HOST_FILES
 from deploys.preflight.barred import judge_barred
-from deploys.preflight.boards import judge_boards, judge_functions, request
+from deploys.preflight.boards import judge_boards, judge_functions
 from deploys.preflight.claims import judge_claims
 from deploys.preflight.database import judge_data
 from deploys.preflight.drivers import judge_drivers
@@ -37,7 +38,6 @@ from deploys.settings import HostSettings, Settings
 from facts.kernel import HOST_MODULES, NODE_MODULES
 
 __all__ = [
-    "KERNEL_ARGUMENTS",
     "NFTABLES_MODULES",
     "HostState",
     "Verdict",
@@ -45,7 +45,6 @@ __all__ = [
     "judge_host",
     "lost_reach",
     "release_of",
-    "request",
 ]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Generator, Mapping
-from typing import Any
+from collections.abc import Generator
 
 from pyinfra import host
 from pyinfra.api import Host, operation
@@ -13,6 +12,7 @@ from pyinfra.api.command import PyinfraCommand
 from deploys import manifest
 from deploys.assessment import checks, failures
 from deploys.assessment.checks import Check
+from deploys.assessment.observations import Observations
 from deploys.operations import table
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, is_planning, step
@@ -22,14 +22,14 @@ from deploys.transport import remote
 from facts.batch import Part, ask
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
-from facts.node import NodeParts
+from facts.node import NodeParts, Parts
 from facts.pci import PciTopology, PciUsage
 from facts.unit import FailedUnits, SystemState, Units
 from facts.verification import MARK
 
 
 def parts(verdict: Verdict) -> tuple[Part, ...]:
-    """What is asked of a host."""
+    """What is asked of a host; the names are those of ``Observations``."""
     boards = (
         Part("usage", PciUsage),
         Part("lines", KernelCommandLine),
@@ -39,39 +39,39 @@ def parts(verdict: Verdict) -> tuple[Part, ...]:
     )
     return (
         Part("topology", PciTopology),
-        Part("failed", FailedUnits),
+        Part("failed_units", FailedUnits),
         *(boards if verdict.boards else ()),
         Part("modules", KernelModules, {"modules": verdict.all_modules}),
     )
 
 
-def rows(gpu_host: GpuHost, seen: Mapping[str, Any]) -> list[Check]:
-    """The rows about the boot, the boards, and who may open them. ``seen`` has also ``parts`` and ``units``."""
-    verdict, topology = gpu_host.verdict, seen["topology"]
+def rows(gpu_host: GpuHost, observed: Observations, parts: Parts) -> list[Check]:
+    """The rows about the boot, the boards, and who may open them."""
+    verdict, topology = gpu_host.verdict, observed.topology
     boards = checks.verdict_boards(topology, verdict)
-    found = []
+    rows = []
     if verdict.boards:
-        found += checks.kernel(seen["lines"], verdict.kernel_arguments, seen["remapping"], node=verdict.of_node)
+        rows += checks.kernel(observed.lines, verdict.kernel_arguments, observed.remapping, node=verdict.of_node)
         for board in verdict.boards:
-            found += checks.board(topology, board)
-        found += checks.firmware(seen["usage"], boards, gpu_host.settings.board_guards_allowed)
-        found.append(checks.initramfs(seen["stale_initramfs"], seen["initramfs"]))
-        found.append(checks.enabled(seen["units"].get(manifest.PCIBIND_UNIT)))
-    found.append(checks.modules(seen["modules"], verdict.all_modules))
-    return [*found, *checks.devices(seen["parts"], boards)]
+            rows += checks.board(topology, board)
+        rows += checks.firmware(observed.usage, boards, gpu_host.settings.board_guards_allowed)
+        rows.append(checks.initramfs(observed.stale_initramfs, observed.initramfs))
+        rows.append(checks.enabled(observed.units.get(manifest.PCIBIND_UNIT)))
+    rows.append(checks.modules(observed.modules, verdict.all_modules))
+    return [*rows, *checks.devices(parts, boards)]
 
 
-def system(state: str, seen: Mapping[str, Any], verdict: Verdict) -> Check:
-    """The row about the system as a whole, in the ``state`` that systemd says; what failed by now is remembered."""
-    failed = seen["failed"] if state != "running" else []
+def system(state: str, failed_units: list[str], verdict: Verdict) -> Check:
+    """The row about the system as a whole, in systemd's ``state``; units that failed since the run are recorded."""
+    failed = failed_units if state != "running" else []
     if caused := failures.new_failures(failed, verdict.failed_before):
         remote.run(host, failures.remember(caused))
     return failures.check(state, failed, verdict.failed_before)
 
 
-def conclude(found: list[Check]) -> Generator[PyinfraCommand, None, None]:
-    """Print the table, and fail the host when anything is wrong; else remember when it was found right."""
-    if failure := table.show(found, "checks failed"):
+def conclude(rows: list[Check]) -> Generator[PyinfraCommand, None, None]:
+    """Print the table, and fail the host when a check failed; else record when it was verified."""
+    if failure := table.show(rows, "checks failed"):
         yield failure
         return
     # Of this boot only, so that it changes nothing that lasts; deploys/status.py shows when it was.
@@ -82,16 +82,18 @@ def _read(host: Host, gpu_host: GpuHost) -> list[Check]:
     # First and alone: it waits until systemd has started everything, which the other facts then read.
     state = host.get_fact(SystemState)
     units = Part("units", Units, {"units": (manifest.PCIBIND_UNIT,)})
-    seen = ask(host, *parts(gpu_host.verdict), Part("parts", NodeParts, {"paths": ("/",)}), units)
-    if seen["parts"] is None:
+    asked = (*parts(gpu_host.verdict), Part("parts", NodeParts, {"paths": ("/",)}), units)
+    observed = Observations(**ask(host, *asked))
+    if observed.parts is None:
         return [Check("host", "its devices could not be read", False, "an answer")]
-    running = checks.units(seen["units"], (manifest.PCIBIND_UNIT,)) if gpu_host.verdict.boards else []
-    return [*rows(gpu_host, seen), *running, system(state, seen, gpu_host.verdict)]
+    running = checks.units(observed.units, (manifest.PCIBIND_UNIT,)) if gpu_host.verdict.boards else []
+    last = system(state, observed.failed_units, gpu_host.verdict)
+    return [*rows(gpu_host, observed, observed.parts), *running, last]
 
 
 @operation()
 def host_verified(gpu_host: GpuHost, reboot: PendingReboot) -> Generator[PyinfraCommand | str, None, None]:
-    """Read the host back, print the table, and fail the host when anything is wrong.
+    """Read the host back, print the table, and fail the host when a check failed.
 
     + gpu_host: the host and what its operator asked for
     + reboot: whether one is pending, which this run has to wait for

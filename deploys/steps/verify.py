@@ -14,6 +14,7 @@ from pyinfra.api.command import PyinfraCommand
 from deploys import manifest, scripts
 from deploys.assessment import activity, checks, diagnosis, qmp, virtual_machine
 from deploys.assessment.checks import Check
+from deploys.assessment.observations import Observations
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, is_planning, step
 from deploys.preflight import Verdict, key
@@ -41,7 +42,7 @@ _FIFO = (gevulot.KEY_FIFO,)
 
 @operation()
 def verified(node: Node, reboot: PendingReboot) -> Generator[PyinfraCommand | str, None, None]:
-    """Read the node back, print the table, and fail the host when anything is wrong.
+    """Read the node back, print the table, and fail the host when a check failed.
 
     + node: the host and what its operator asked for
     + reboot: whether one is pending, which this run has to wait for
@@ -60,49 +61,51 @@ def _read(host: Host, node: Node) -> list[Check]:
     settings, verdict = node.settings, node.verdict
     # First and alone: it waits until systemd has started everything, which the other facts then read.
     system = host.get_fact(SystemState)
-    seen = ask(host, *_asked(settings, verdict))
-    parts, units = seen["parts"], seen["units"]
+    observed = Observations(**ask(host, *_asked(settings, verdict)))
+    parts, units = observed.parts, observed.units
     if parts is None:
         return [Check("node", "its parts could not be read", False, "an answer")]
-    boards = checks.verdict_boards(seen["topology"], verdict)
+    boards = checks.verdict_boards(observed.topology, verdict)
     services = (
         manifest.NODE_UNIT,
         *((manifest.POSTGRES_UNIT,) if settings.own_postgres else ()),
         manifest.FIREWALL_UNIT,
         *((manifest.PCIBIND_UNIT,) if boards else ()),
     )
-    state = host_table.system(system, seen, verdict)
-    found = [*host_table.rows(node, seen), *checks.sockets(parts)]
-    found += checks.account(parts, settings)
-    found += _database(host, settings, seen.get("open", False))
-    found.append(checks.environment(seen["environment"], settings))
-    found.append(checks.migration(units))
+    state = host_table.system(system, observed.failed_units, verdict)
+    rows = [*host_table.rows(node, observed, parts), *checks.sockets(parts)]
+    rows += checks.account(parts, settings)
+    rows += _database(host, settings)
+    if settings.own_postgres:
+        rows.append(checks.loopback(observed.open_to_loopback))
+    rows.append(checks.environment(observed.passwords, settings))
+    rows.append(checks.migration(units))
     listed = access.read(host, settings)
-    found.append(checks.access(listed, settings, access.published(host, settings, listed)))
-    found += checks.key(parts, settings, seen["key"])
-    found += checks.units(units, services)
+    rows.append(checks.access(listed, settings, access.published(host, settings, listed)))
+    rows += checks.key(parts, settings, observed.key)
+    rows += checks.units(units, services)
     if settings.auto_update:
-        found += checks.units(units, (manifest.UPDATE_TIMER,))
-    found += checks.container(seen["container"], settings, boards)
+        rows += checks.units(units, (manifest.UPDATE_TIMER,))
+    rows += checks.container(observed.container, settings, boards)
     if not settings.no_execution:
-        found.append(vsock.check(seen["vsock"], settings, units.get(manifest.NODE_UNIT)))
-    doing, runs = _activity(host, settings, seen["activity"], seen["runs"])
-    found.append(activity.check(activity.judge(doing, executes=not settings.no_execution)))
+        rows.append(vsock.check(observed.vsock, settings, units.get(manifest.NODE_UNIT)))
+    current, runs = _activity(host, settings, observed.activity, observed.runs)
+    rows.append(activity.check(activity.judge(current, executes=not settings.no_execution)))
     # Only now: a node that was started a moment ago has yet to read its key.
-    found.append(checks.hand_over(gevulot.KEY_FIFO, bool(seen["fifo"] and host.get_fact(Existing, paths=_FIFO))))
-    trouble = diagnosis.diagnose(runs, settings)
-    if settings.verify_virtual_machine and not settings.no_execution and trouble is None:
+    rows.append(checks.hand_over(gevulot.KEY_FIFO, bool(observed.fifo and host.get_fact(Existing, paths=_FIFO))))
+    problem = diagnosis.diagnose(runs, settings)
+    if settings.verify_virtual_machine and not settings.no_execution and problem is None:
         qemu = settings.qemu_path or "qemu-system-x86_64"
-        found += virtual_machine.checks(host.get_fact(VirtualMachine, container="gevulot-node", qemu=qemu), boards)
-    found.append(state)
-    found.append(checks.peers(seen["firewall"], settings))
-    found.append(qmp.check(seen["firewall"], settings, units.get(manifest.NODE_UNIT)))
-    found += checks.saved_rules(seen["firewall"])
-    found += ports.look(connection.peer(host), settings)
-    if trouble is not None:
-        for line in trouble.lines:
-            logger.info(f"{host.print_prefix}the journal of {trouble.unit}: {line}")
-    return diagnosis.explained(found, trouble)
+        rows += virtual_machine.checks(host.get_fact(VirtualMachine, container="gevulot-node", qemu=qemu), boards)
+    rows.append(state)
+    rows.append(checks.peers(observed.firewall, settings))
+    rows.append(qmp.check(observed.firewall, settings, units.get(manifest.NODE_UNIT)))
+    rows += checks.saved_rules(observed.firewall)
+    rows += ports.look(connection.peer(host), settings)
+    if problem is not None:
+        for line in problem.lines:
+            logger.info(f"{host.print_prefix}the journal of {problem.unit}: {line}")
+    return diagnosis.explained(rows, problem)
 
 
 def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
@@ -118,6 +121,7 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         manifest.UPDATE_TIMER,
     )
     state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
+    port = {"port": settings.postgres_port}
     return (
         *host_table.parts(verdict),
         Part("parts", NodeParts, {"paths": paths}),
@@ -127,35 +131,35 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         Part("container", Container, {"variables": (GPU_DEVICES, *settings.environment())}),
         *(() if settings.no_execution else (Part("vsock", VsockTrial, {"program": vsock.trial_command(settings)}),)),
         Part("fifo", Existing, {"paths": _FIFO}),
-        Part("environment", DatabasePasswords, {"container": "gevulot-node"}),
+        Part("passwords", DatabasePasswords, {"container": "gevulot-node"}),
         Part("activity", NodeActivity, activity.arguments(settings)),
         Part("runs", NodeRuns),
-        *((Part("open", PostgresOpenToLoopback, {"port": settings.postgres_port}),) if settings.own_postgres else ()),
+        *([Part("open_to_loopback", PostgresOpenToLoopback, port)] if settings.own_postgres else []),
     )
 
 
-def _activity(host: Host, settings: Settings, found: Activity | None, runs: Runs) -> tuple[Activity | None, Runs]:
+def _activity(host: Host, settings: Settings, current: Activity | None, runs: Runs) -> tuple[Activity | None, Runs]:
     """Wait until the node's health check answers, the node is down, or it is in a restart loop; at most a minute.
 
     Returns the last look: what the node does, and its runs. A node that executes nothing never answers: no wait.
     """
     parts = (Part("activity", NodeActivity, activity.arguments(settings)), Part("runs", NodeRuns))
     for _ in range(_HEALTH_SECONDS // 5):
-        if settings.no_execution or found is None or found.health is not None:
+        if settings.no_execution or current is None or current.health is not None:
             break
-        trouble = diagnosis.diagnose(runs, settings)
-        if trouble is not None and (trouble.looping or runs.units[manifest.NODE_UNIT].active in ("inactive", "failed")):
+        problem = diagnosis.diagnose(runs, settings)
+        if problem is not None and (problem.looping or runs.units[manifest.NODE_UNIT].active in ("inactive", "failed")):
             break
         gevent.sleep(5)
-        seen = ask(host, *parts)
-        found, runs = seen["activity"], seen["runs"]
-    return found, runs
+        answers = ask(host, *parts)
+        current, runs = answers["activity"], answers["runs"]
+    return current, runs
 
 
-def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:
-    """From the operator's side with psycopg where SSH forwards; else, for the node's own server, on the node."""
-    seen: Schema | None = None
-    place = "psycopg, through SSH"
+def _database(host: Host, settings: Settings) -> list[Check]:
+    """Check through an SSH tunnel; where forwarding is refused, check the node's own server on the node."""
+    schema: Schema | None = None
+    route = "psycopg, through SSH"
     address, port = gevulot.database_address(settings)
     try:
         if settings.postgres_url is not None:
@@ -163,20 +167,20 @@ def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:
         else:
             password = quote(tunnel.read_secret(host, manifest.PASSWORD_SECRET), safe="")
             url = f"postgres://gevulot:{password}@{address}:{port}/gevulot"
-        seen = tunnel.read_schema(host, address, port, url)
+        schema = tunnel.read_schema(host, address, port, url)
     except tunnel.NotForwarded as reason:
-        place = f"on the node; no forwarding: {reason}"
+        route = f"on the node; no forwarding: {reason}"
         if settings.own_postgres:
-            seen = host.get_fact(PostgresSchema, port=settings.postgres_port)
+            schema = host.get_fact(PostgresSchema, port=settings.postgres_port)
         else:
             # The migration has just used the URL from the node; its unit's result stands in the table.
-            return [Check("database", "external; seen by the node's migration only", None)]
+            return [Check("database", "external; only the node's migration reached it", None)]
     except psycopg.OperationalError as error:
-        place = f"psycopg, through SSH: {str(error).splitlines()[0]}"
+        route = f"psycopg, through SSH: {str(error).splitlines()[0]}"
     except psycopg.Error as error:
         # Others may quote a part of the URL.
-        place = f"psycopg, through SSH: {type(error).__name__}"
-    return checks.database(seen, settings, place, is_open)
+        route = f"psycopg, through SSH: {type(error).__name__}"
+    return checks.schema(schema, settings, route)
 
 
 @step("Verify the node")

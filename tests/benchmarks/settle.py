@@ -24,7 +24,8 @@ import shlex
 from pathlib import Path
 from shlex import quote
 
-from deploys import manifest, preflight, scripts
+from deploys import manifest, scripts
+from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.manifest import MODULE_FILES
 from deploys.preflight import key
 from deploys.settings import Settings
@@ -156,7 +157,7 @@ def playbook(settings: Settings, files: Path, digest: str) -> str:
 def _host() -> list[str]:
     names = packages.PACKAGES["apt"]
     # The lab's IOMMU is Intel's.
-    arguments = preflight.KERNEL_ARGUMENTS["DMAR"]
+    arguments = KERNEL_ARGUMENTS["DMAR"]
     entries = (
         "grep -E '^[[:space:]]+linux(efi)?[[:space:]]' /boot/grub/grub.cfg | grep ' root=' | "
         f"grep -v -w -E 'single|recovery' | grep -v -F -e {quote(' '.join(arguments))}"

@@ -14,8 +14,8 @@ from deploys import manifest, settings
 from deploys.assessment import checks, next_boot, reboot_attempt
 from deploys.assessment.kernel_arguments import defeats
 from deploys.assessment.legacy_files import FORMER
+from deploys.assessment.status_document import Severity
 from deploys.fleet.output import Options
-from deploys.fleet.state import Severity
 from deploys.inputs import execution
 from deploys.inputs.addresses import port_of
 from deploys.settings import HostSettings, Settings

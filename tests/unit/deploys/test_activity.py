@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from deploys.assessment.activity import State, arguments, check, judge
+from deploys.assessment.activity import ActivityState, arguments, check, judge
 from deploys.duration import in_words
 from deploys.settings import Settings
 from facts.activity import Activity, Failure, Machine
@@ -18,47 +18,52 @@ FAILURE = Failure("ab" * 32, 14, 180, 4, 'qemu-system-x86_64: failed to find rom
 STUCK = Activity(503, 5, 900, (), (FAILURE,))
 
 
+UNREAD = "the container's processes were not read"
+
+
 @pytest.mark.parametrize(
     ("found", "state", "text"),
     [
-        (Activity(200), State.IDLE, "idle (200)"),
-        (Activity(204), State.IDLE, "idle (204)"),
-        (Activity(200, machines=(OLD,)), State.BUSY, "busy, 1 program (200)"),
-        (Activity(200, machines=(YOUNG, OLD)), State.BUSY, "busy, 2 programs (200)"),
-        (Activity(200, machines=(CHECK,)), State.IDLE, "idle (200)"),
-        (Activity(200, failures=(FAILURE,)), State.IDLE, "idle (200)"),
-        (Activity(503, machines=(OLD,)), State.BUSY, "busy, 1 program (503)"),
-        (Activity(503, 5, machines=(YOUNG,)), State.STARTING, "starting a program (503)"),
-        (Activity(503, 5, failures=(replace(FAILURE, tries=2),)), State.STARTING, "starting a program (503)"),
-        (Activity(503), State.STARTING, "starting a program (503)"),
-        (Activity(200, machines=None), State.UNKNOWN, "unknown (200): the container's processes were not read"),
-        (Activity(503, 5, machines=None), State.UNKNOWN, "unknown (503): the container's processes were not read"),
-        (None, State.UNKNOWN, "unknown: not read"),
+        (Activity(200), ActivityState.IDLE, "idle (200)"),
+        (Activity(204), ActivityState.IDLE, "idle (204)"),
+        (Activity(200, machines=(OLD,)), ActivityState.BUSY, "busy, 1 program (200)"),
+        (Activity(200, machines=(YOUNG, OLD)), ActivityState.BUSY, "busy, 2 programs (200)"),
+        (Activity(200, machines=(CHECK,)), ActivityState.IDLE, "idle (200)"),
+        (Activity(200, failures=(FAILURE,)), ActivityState.IDLE, "idle (200)"),
+        (Activity(503, machines=(OLD,)), ActivityState.BUSY, "busy, 1 program (503)"),
+        (Activity(503, 5, machines=(YOUNG,)), ActivityState.STARTING, "starting a program (503)"),
+        (Activity(503, 5, failures=(replace(FAILURE, tries=2),)), ActivityState.STARTING, "starting a program (503)"),
+        (Activity(503), ActivityState.STARTING, "starting a program (503)"),
+        (Activity(200, machines=None), ActivityState.UNKNOWN, f"unknown (200): {UNREAD}"),
+        (Activity(503, 5, machines=None), ActivityState.UNKNOWN, f"unknown (503): {UNREAD}"),
+        (None, ActivityState.UNKNOWN, "unknown: not read"),
     ],
 )
-def test_what_is_right_or_not_known_has_no_reason(found: Activity | None, state: State, text: str) -> None:
+def test_what_is_right_or_not_known_has_no_reason(found: Activity | None, state: ActivityState, text: str) -> None:
     doing = judge(found, executes=True)
-    assert (doing.state, doing.text, doing.reasons, doing.is_wrong) == (state, text, (), False)
-    assert check(doing).passed is (None if state is State.UNKNOWN else True)
+    assert (doing.state, doing.text, doing.reasons, doing.has_failed) == (state, text, (), False)
+    assert check(doing).passed is (None if state is ActivityState.UNKNOWN else True)
 
 
 @pytest.mark.parametrize(
     ("found", "state", "reason"),
     [
-        (Activity(None, age=900), State.UNKNOWN, "the health check says nothing"),
-        (Activity(None, machines=None), State.UNKNOWN, "the health check says nothing"),
-        (Activity(500), State.UNKNOWN, "the health check says 500, expected 200, 204 or 503"),
-        (Activity(503, 5), State.STUCK, "503 twice in 5 s, and no program runs or was tried within 60 s"),
-        (Activity(503, 5, machines=(CHECK,)), State.STUCK, "the node's scheduler gives no sign"),
-        (STUCK, State.STUCK, "cannot start"),
-        (replace(STUCK, machines=(YOUNG,)), State.STUCK, "cannot start"),
+        (Activity(None, age=900), ActivityState.UNKNOWN, "the health check says nothing"),
+        (Activity(None, machines=None), ActivityState.UNKNOWN, "the health check says nothing"),
+        (Activity(500), ActivityState.UNKNOWN, "the health check says 500, expected 200, 204 or 503"),
+        (Activity(503, 5), ActivityState.STUCK, "503 twice in 5 s, and no program runs or was tried within 60 s"),
+        (Activity(503, 5, machines=(CHECK,)), ActivityState.STUCK, "the node's scheduler gives no sign"),
+        (STUCK, ActivityState.STUCK, "cannot start"),
+        (replace(STUCK, machines=(YOUNG,)), ActivityState.STUCK, "cannot start"),
         # Another program runs.
-        (replace(STUCK, machines=(OLD,)), State.STUCK, "cannot start"),
+        (replace(STUCK, machines=(OLD,)), ActivityState.STUCK, "cannot start"),
     ],
 )
-def test_what_is_wrong_has_its_reason_and_fails_the_verification(found: Activity, state: State, reason: str) -> None:
+def test_what_has_failed_has_its_reason_and_fails_the_verification(
+    found: Activity, state: ActivityState, reason: str
+) -> None:
     doing = judge(found, executes=True)
-    assert (doing.state, doing.is_wrong) == (state, True)
+    assert (doing.state, doing.has_failed) == (state, True)
     assert reason in doing.reasons[0]
     row = check(doing)
     assert (row.passed, row.expected) == (False, "idle or busy")
@@ -67,7 +72,7 @@ def test_what_is_wrong_has_its_reason_and_fails_the_verification(found: Activity
 
 def test_a_node_that_has_just_started_is_not_wrong_yet_but_not_verified() -> None:
     doing = judge(Activity(None, age=12), executes=True)
-    assert (doing.state, doing.is_wrong) == (State.STARTING, False)
+    assert (doing.state, doing.has_failed) == (ActivityState.STARTING, False)
     assert "no answer yet, 12 s after" in doing.reasons[0]
     assert check(doing).passed is False
 
@@ -75,7 +80,7 @@ def test_a_node_that_has_just_started_is_not_wrong_yet_but_not_verified() -> Non
 @pytest.mark.parametrize("found", [None, Activity(None), Activity(None, age=900, machines=())])
 def test_a_node_without_execution_has_no_health_check_and_is_right(found: Activity | None) -> None:
     doing = judge(found, executes=False)
-    assert (doing.state, doing.reasons) == (State.NO_EXECUTION, ())
+    assert (doing.state, doing.reasons) == (ActivityState.NO_EXECUTION, ())
     assert check(doing).passed
 
 

@@ -104,7 +104,8 @@ class Node:
             *checks.sockets(self.parts),
             *checks.account(self.parts, self.settings),
             *checks.key(self.parts, self.settings, self.key_state),
-            *checks.database(self.schema, self.settings, "here", self.open_to_loopback),
+            *checks.schema(self.schema, self.settings, "here"),
+            checks.loopback(self.open_to_loopback),
             *checks.container(self.container, self.settings, boards),
             checks.environment(None if self.environment is None else list(self.environment), self.settings),
             checks.access(self.access, self.settings, self.published),
@@ -385,7 +386,7 @@ def test_an_external_database_may_be_of_either_release() -> None:
         "gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_postgres_url": "postgres://a:b@c/d"}
     )
     for release, right in ((14, False), (15, True), (16, True)):
-        (first, _) = checks.database(Schema(release, TABLES | {MIGRATIONS}), asked, "here", False)
+        (first, _) = checks.schema(Schema(release, TABLES | {MIGRATIONS}), asked, "here")
         assert first.passed is right
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from deploys import settings
 from deploys.assessment import reboot_attempt
-from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, lost_reach, release_of, request
+from deploys.assessment.boards import request
+from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, lost_reach, release_of
 from deploys.preflight.services import Services
 from deploys.settings import Settings
 from facts.attempt import Attempt, Attempts

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from deploys.assessment.status_document import HostStatus, Image, Platform
 from deploys.fleet import drift
 from deploys.fleet.drift import KeptStateError
-from deploys.fleet.state import HostState, Image, Platform
 
 
 def function(path: str, **changed: Any) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def function(path: str, **changed: Any) -> dict[str, Any]:
 
 def kept(*functions: dict[str, Any], name: str | None = "gpu1", **changed: Any) -> dict[str, Any]:
     boards = [{"name": name, "path": functions[0]["path"].rpartition(".")[0], "state": "bound"}] if functions else []
-    return drift.kept(HostState("host")) | {"boards": boards, "functions": list(functions)} | changed
+    return drift.kept(HostStatus("host")) | {"boards": boards, "functions": list(functions)} | changed
 
 
 def board(place: str, **changed: Any) -> list[dict[str, Any]]:
@@ -74,13 +74,13 @@ def test_renumbered_buses_are_no_change() -> None:
 
 def test_values_are_told_with_what_they_were() -> None:
     platform = Platform("Debian GNU/Linux 13", "6.12.1", 64, 1)
-    old = drift.kept(HostState("host", platform=platform, podman="5.4.2", image=Image("r", "sha256:a")))
-    new = drift.kept(HostState("host", platform=platform, podman="5.5.0", image=Image("r", "sha256:b")))
+    old = drift.kept(HostStatus("host", platform=platform, podman="5.4.2", image=Image("r", "sha256:a")))
+    new = drift.kept(HostStatus("host", platform=platform, podman="5.5.0", image=Image("r", "sha256:b")))
     assert drift.changes(old, new) == ("Podman is 5.5.0, was 5.4.2", "the image is sha256:b, was sha256:a")
 
 
 def test_a_state_is_kept_once_and_read_again(tmp_path: Path) -> None:
-    host = HostState("@ssh/gpu1", podman="5.4.2", topology={"functions": board("0000:00/01.0/00")})
+    host = HostStatus("@ssh/gpu1", podman="5.4.2", topology={"functions": board("0000:00/01.0/00")})
     assert drift.read(tmp_path / "known", host.name) is None
     assert drift.keep(tmp_path / "known", host)
     assert not drift.keep(tmp_path / "known", host)

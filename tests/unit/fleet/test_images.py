@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from deploys.assessment.status_document import HostStatus, Image, Severity, down
 from deploys.fleet.images import with_other_images
-from deploys.fleet.state import HostState, Image, Severity, down
 
 LATEST = "quay.io/gevulot/node:latest"
 
 
-def host(name: str, digest: str, reference: str = LATEST, severity: Severity = Severity.OK) -> HostState:
-    return HostState(name, severity, image=Image(reference, f"sha256:{digest * 32}"))
+def host(name: str, digest: str, reference: str = LATEST, severity: Severity = Severity.OK) -> HostStatus:
+    return HostStatus(name, severity, image=Image(reference, f"sha256:{digest * 32}"))
 
 
 def test_hosts_that_run_the_same_image_are_left_as_they_are() -> None:

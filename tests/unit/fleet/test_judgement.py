@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from deploys.fleet.assessment import judge
-from deploys.fleet.observations import Seen
-from deploys.fleet.state import HostState, Severity
+from deploys.assessment.observations import Observations
+from deploys.assessment.status import judge
+from deploys.assessment.status_document import HostStatus, Severity
 from deploys.settings import HostSettings, Settings
 from facts import firewall
 from facts.access import Access
@@ -60,10 +60,10 @@ def unit(name: str, **changed: Any) -> Unit:
     return Unit(**({"name": name, "enabled": "enabled", "since": 1} | values | changed))
 
 
-def well() -> Seen:
+def well() -> Observations:
     """A node that is as it should be, with one board."""
     found = topology(*gpu(1, 1, drivers=BOUND, group=12))
-    return Seen(
+    return Observations(
         platform=parse(recorded.platform(DEBIAN)),
         topology=found,
         usage=PciUsage().process(recorded.evidence()),
@@ -91,7 +91,7 @@ def well() -> Seen:
     )
 
 
-def look(seen: Seen, **asked: Any) -> HostState:
+def look(seen: Observations, **asked: Any) -> HostStatus:
     return judge("gpu1", settings(**asked), seen)
 
 
@@ -110,14 +110,14 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
         ({"activity": Activity(None)}, Severity.WRONG, "the health check says nothing"),
         ({"key": "lost"}, Severity.WRONG, "the node's key is lost"),
         ({"key": "changed"}, Severity.WRONG, "the node's key is changed"),
-        ({"schema": None}, Severity.WRONG, "the database does not answer"),
-        ({"schema": Schema(16, TABLES)}, Severity.WRONG, "the database has no _sqlx_migrations"),
-        ({"schema": Schema(15, TABLES | {MIGRATIONS})}, Severity.WRONG, "is release 15, expected 16"),
-        ({"secrets": []}, Severity.WRONG, "the secret gevulot-db-password is not there"),
+        ({"schema": None}, Severity.WRONG, "database: no answer (asked on the host)"),
+        ({"schema": Schema(16, TABLES)}, Severity.WRONG, "database schema: missing: _sqlx_migrations"),
+        ({"schema": Schema(15, TABLES | {MIGRATIONS})}, Severity.WRONG, "release 15 (asked on the host), expected"),
+        ({"secrets": []}, Severity.WRONG, "the secret gevulot-db-password is missing"),
         (
             {"access": Access("04aa", frozenset({"04bb"}), frozenset({"04aa"}))},
             Severity.WRONG,
-            "the node rejects its own results: its key is not in its access list; run deploys/node.py",
+            "own key may submit: no, expected yes; run deploys/node.py",
         ),
         ({"container": None}, Severity.WRONG, "container gevulot-node: not running"),
         ({"container": replace(CONTAINER, devices=frozenset())}, Severity.WRONG, "VFIO groups in the container"),
@@ -180,7 +180,7 @@ def test_a_unit_that_failed_is_wrong_and_its_health_is_no_further_reason() -> No
     seen = well()
     units = {**seen.units, "gevulot-node.service": unit("gevulot-node.service", active="failed", result="exit-code")}
     found = look(replace(seen, units=units, activity=Activity(None), container=None))
-    assert found.reasons == ("gevulot-node.service is failed (exit-code)",)
+    assert found.reasons == ("gevulot-node.service: failed (exit-code), expected active",)
 
 
 def test_what_the_node_does_stands_in_its_row() -> None:
@@ -278,7 +278,7 @@ def test_pcibind_not_enabled_and_arguments_not_configured_are_lint() -> None:
 
 
 def test_a_bare_host_is_told_to_be_deployed_and_nothing_else_is_made_of_it() -> None:
-    seen = Seen(platform=parse(recorded.platform(DEBIAN)), topology=topology(recorded.NIC), key="missing")
+    seen = Observations(platform=parse(recorded.platform(DEBIAN)), topology=topology(recorded.NIC), key="missing")
     host = look(seen)
     assert [reason for reason in host.reasons if "deploys/node.py" in reason]
     assert host.key is not None
@@ -289,7 +289,7 @@ def test_a_bare_host_is_told_to_be_deployed_and_nothing_else_is_made_of_it() -> 
 # --- a host that is to have no node
 
 
-def gpu_host(**changed: Any) -> Seen:
+def gpu_host(**changed: Any) -> Observations:
     """A host as deploys/gpu_host.py leaves it."""
     devices = {path: Entry(path, "660", "root:kvm") for path in ("/dev/kvm", "/dev/vfio/12")}
     parts = Parts(devices, {}, frozenset(), None, "/", "")
@@ -326,7 +326,7 @@ def test_what_is_wrong_with_a_host_without_a_node_is_told(changed: dict[str, Any
 
 def test_what_of_a_node_cannot_be_read_is_of_no_concern_to_a_host_without_one() -> None:
     unread = {"container": Unreadable("it hangs"), "lines": Unreadable("it hangs too")}
-    seen = Seen.of({"platform": gpu_host().platform, "deployed": "gpu_host", **unread})
+    seen = Observations.of({"platform": gpu_host().platform, "deployed": "gpu_host", **unread})
     assert judge("gpu1", settings(), seen).unreadable == ("lines: it hangs too",)
 
 
@@ -348,7 +348,7 @@ def test_a_node_that_is_there_counts_whatever_was_written_down() -> None:
 
 
 def test_a_host_that_said_nothing_is_down() -> None:
-    host = look(Seen.of({"platform": Unreadable("the connection ended before it was read")}))
+    host = look(Observations.of({"platform": Unreadable("the connection ended before it was read")}))
     assert host.severity is Severity.DOWN
     assert "the connection ended" in host.reasons[0]
 
@@ -356,9 +356,9 @@ def test_a_host_that_said_nothing_is_down() -> None:
 @pytest.mark.parametrize(
     ("name", "changed", "reason"),
     [
-        ("gevulot-migrate.service", {"load": "not-found"}, "there is no gevulot-migrate.service"),
-        ("gevulot-migrate.service", {"result": "exit-code"}, "the migration's last result is exit-code"),
-        ("gevulot-postgres.service", {"active": "failed"}, "gevulot-postgres.service is failed"),
+        ("gevulot-migrate.service", {"load": "not-found"}, "not-found, expected success"),
+        ("gevulot-migrate.service", {"result": "exit-code"}, "active (running), expected success"),
+        ("gevulot-postgres.service", {"active": "failed"}, "failed (success), expected active"),
         ("gevulot-node.service", {"needs_reload": True}, "daemon-reload"),
         ("pcibind.service", {"active": "failed"}, "pcibind.service failed at this boot"),
     ],
@@ -379,8 +379,8 @@ def test_a_board_that_is_recorded_but_not_asked_for_is_told() -> None:
     "part", ["topology", "record", "units", "lines", "remapping", "schema", "access", "key", "container"]
 )
 def test_what_could_not_be_read_is_told_and_nothing_is_made_of_it(part: str) -> None:
-    every = {name: getattr(well(), name) for name in Seen.__slots__ if name not in ("unreadable", "unknown")}
-    found = look(Seen.of({**every, part: Unreadable("no answer within 40 s")}))
+    every = {name: getattr(well(), name) for name in Observations.__slots__ if name not in ("unreadable", "unknown")}
+    found = look(Observations.of({**every, part: Unreadable("no answer within 40 s")}))
     assert (found.severity, found.reasons) == (
         Severity.ATTENTION,
         (f"could not be read: {part}: no answer within 40 s",),
@@ -389,9 +389,9 @@ def test_what_could_not_be_read_is_told_and_nothing_is_made_of_it(part: str) -> 
 
 
 def test_without_root_what_is_roots_is_not_called_missing() -> None:
-    every = {name: getattr(Seen(), name) for name in ("container", "secrets", "schema")}
-    kept = {name: getattr(well(), name) for name in Seen.__slots__ if name not in ("unreadable", "unknown")}
-    found = look(Seen.of({**kept, **every, "user": "1000", "key": "lost"}))
+    every = {name: getattr(Observations(), name) for name in ("container", "secrets", "schema")}
+    kept = {name: getattr(well(), name) for name in Observations.__slots__ if name not in ("unreadable", "unknown")}
+    found = look(Observations.of({**kept, **every, "user": "1000", "key": "lost"}))
     assert found.severity is Severity.ATTENTION
     assert all("needs root" in reason for reason in found.reasons)
 
@@ -429,7 +429,7 @@ def test_a_podman_that_does_not_say_its_version_is_a_reason() -> None:
     seen = well()
     assert seen.platform is not None
     host = look(replace(seen, platform=replace(seen.platform, podman=None, tools=frozenset({"podman"}))))
-    assert host.reasons == ("Podman is installed, but does not say its version: it hangs or fails",)
+    assert host.reasons == ("Podman is installed, but does not print its version: it hangs or fails",)
 
 
 def test_a_firmware_without_an_iommu_is_told_with_what_to_do() -> None:

@@ -11,16 +11,16 @@ from pathlib import Path
 import click
 import pytest
 
+from deploys.assessment.status_document import Activity, HostStatus, Program, Severity, document, down, worst
 from deploys.fleet import output, table
-from deploys.fleet.state import Activity, HostState, Program, Severity, document, down, worst
 from deploys.settings import SettingsError
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 HOSTS = (
-    HostState("b-well", verified="2026-01-02T09:00:00Z"),
-    HostState("a-wrong", Severity.WRONG, ("the IOMMU is off",)),
+    HostStatus("b-well", verified="2026-01-02T09:00:00Z"),
+    HostStatus("a-wrong", Severity.WRONG, ("the IOMMU is off",)),
     down("c-down", "no route to host"),
-    HostState("d-attention", Severity.ATTENTION, drift=("Podman is 5.5, was 5.4",)),
+    HostStatus("d-attention", Severity.ATTENTION, drift=("Podman is 5.5, was 5.4",)),
 )
 
 
@@ -36,14 +36,14 @@ def test_the_worst_come_first_with_their_reasons() -> None:
 
 def test_a_row_says_what_the_node_does_and_how_many_programs_run() -> None:
     doing = (Activity("busy", (Program(4, 2, 90), Program(5, 2, 3))), Activity("no execution", ()), None)
-    _, *rows, _ = table.render([HostState("host", activity=each) for each in doing], NOW)
+    _, *rows, _ = table.render([HostStatus("host", activity=each) for each in doing], NOW)
     assert [words in click.unstyle(row) for words, row in zip(("busy (2)", "no execution"), rows, strict=False)] == [
         True
     ] * 2
 
 
 def test_control_characters_of_a_host_do_not_reach_the_terminal() -> None:
-    lines = table.render([HostState("h\x1b[2J", Severity.WRONG, ("\x1b]0;title\x07",))], NOW)
+    lines = table.render([HostStatus("h\x1b[2J", Severity.WRONG, ("\x1b]0;title\x07",))], NOW)
     assert "\x1b" not in click.unstyle("\n".join(lines))
     assert "?[2J" in lines[1]
 
@@ -96,9 +96,9 @@ def test_each_output_can_go_to_a_file(tmp_path: Path, kind: str) -> None:
 
 def test_drift_makes_a_well_host_want_attention_and_keeps_it_when_asked(tmp_path: Path) -> None:
     asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
-    first = HostState("host", podman="5.4", topology={"functions": []})
+    first = HostStatus("host", podman="5.4", topology={"functions": []})
     assert output.with_drift([first], asked) == [first]
-    second = HostState("host", podman="5.5", topology={"functions": []})
+    second = HostStatus("host", podman="5.5", topology={"functions": []})
     (found,) = output.with_drift([second], asked)
     assert (found.severity, found.drift) == (Severity.ATTENTION, ("Podman is 5.5, was 5.4",))
     (again,) = output.with_drift([second], asked)
@@ -107,7 +107,7 @@ def test_drift_makes_a_well_host_want_attention_and_keeps_it_when_asked(tmp_path
 
 def test_a_host_that_is_down_keeps_its_state(tmp_path: Path) -> None:
     asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
-    output.with_drift([HostState("host", podman="5.4", topology={"functions": []}), down("host", "gone")], asked)
+    output.with_drift([HostStatus("host", podman="5.4", topology={"functions": []}), down("host", "gone")], asked)
     assert "5.4" in (tmp_path / "host.json").read_text()
 
 
@@ -153,7 +153,7 @@ def test_the_script_names_what_it_cannot_use(arguments: tuple[str, ...], said: s
 def test_a_kept_state_that_cannot_be_used_is_one_hosts_reason_and_is_left_as_it_is(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.json").write_text(text)
     asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
-    hosts = [HostState("bad", topology={"functions": []}), HostState("good", topology={"functions": []})]
+    hosts = [HostStatus("bad", topology={"functions": []}), HostStatus("good", topology={"functions": []})]
     bad, good = output.with_drift(hosts, asked)
     assert (bad.severity, good.severity) == (Severity.ATTENTION, Severity.OK)
     assert "kept state cannot be used" in bad.reasons[0]
@@ -162,8 +162,8 @@ def test_a_kept_state_that_cannot_be_used_is_one_hosts_reason_and_is_left_as_it_
 
 def test_a_host_that_was_not_read_wholly_keeps_its_state(tmp_path: Path) -> None:
     asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
-    output.with_drift([HostState("host", podman="5.4", topology={"functions": []})], asked)
-    half = HostState("host", topology={"functions": []}, unreadable=("units: no answer within 40 s",))
+    output.with_drift([HostStatus("host", podman="5.4", topology={"functions": []})], asked)
+    half = HostStatus("host", topology={"functions": []}, unreadable=("units: no answer within 40 s",))
     (found,) = output.with_drift([half], asked)
     assert found.drift == ()
     assert found.reasons[0].startswith("its state was not kept")
@@ -172,19 +172,19 @@ def test_a_host_that_was_not_read_wholly_keeps_its_state(tmp_path: Path) -> None
 
 def test_a_host_of_which_no_state_is_kept_says_so(tmp_path: Path) -> None:
     asked = output.options({"status_known": str(tmp_path)})
-    (found,) = output.with_drift([HostState("host", topology={"functions": []})], asked)
+    (found,) = output.with_drift([HostStatus("host", topology={"functions": []})], asked)
     assert (found.severity, found.reasons) == (Severity.ATTENTION, (f"no state of it is kept in {tmp_path}",))
 
 
 def test_a_directory_that_cannot_be_written_is_a_reason_and_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     asked = output.options({"status_known": str(tmp_path / "file/known"), "status_keep": "yes"})
-    (found,) = output.with_drift([HostState("host", topology={"functions": []})], asked)
+    (found,) = output.with_drift([HostStatus("host", topology={"functions": []})], asked)
     assert found.reasons
 
 
 def test_what_a_host_says_is_printable_and_narrow_in_every_cell() -> None:
-    odd = HostState("host", podman="\x1b]0;title\x07" + "x" * 100, verified="2099-01-01T00:00:00Z")
+    odd = HostStatus("host", podman="\x1b]0;title\x07" + "x" * 100, verified="2099-01-01T00:00:00Z")
     lines = [click.unstyle(line) for line in table.render([odd], NOW)]
     assert "\x1b" not in "".join(lines)
     assert len(lines[1]) < 250

@@ -4,7 +4,7 @@ The JSON is of schema ``gevulot-fleet/1``::
 
     {"schema": "gevulot-fleet/1", "generated": TIME, "hosts": [HOST, …]}
 
-HOST is ``HostState`` below, key for key. Times are ISO 8601 in UTC, sizes KiB. A part is null where it is not known,
+HOST is ``HostStatus`` below, key for key. Times are ISO 8601 in UTC, sizes KiB. A part is null where it is not known,
 and all of them are for a host that could not be looked at. ``topology`` is what ``facts.pci.PciTopology`` says as JSON.
 """
 
@@ -154,7 +154,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class HostState:
+class HostStatus:
     """One host. ``reasons`` say what its severity comes from, the worst first; ``unreadable``, what is not known."""
 
     name: str
@@ -189,21 +189,21 @@ class HostState:
         return asdict(self)
 
 
-def down(name: str, *reasons: str) -> HostState:
+def down(name: str, *reasons: str) -> HostStatus:
     """A host that could not be looked at."""
-    return HostState(name, Severity.DOWN, reasons)
+    return HostStatus(name, Severity.DOWN, reasons)
 
 
-def worst_first(hosts: Iterable[HostState]) -> list[HostState]:
+def worst_first(hosts: Iterable[HostStatus]) -> list[HostStatus]:
     return sorted(hosts, key=lambda host: (-host.severity.rank, host.name))
 
 
-def worst(hosts: Iterable[HostState]) -> Severity:
+def worst(hosts: Iterable[HostStatus]) -> Severity:
     """The highest severity of all; ``ok`` for no host at all."""
     return max((host.severity for host in hosts), key=lambda severity: severity.rank, default=Severity.OK)
 
 
-def document(hosts: Iterable[HostState], generated: datetime) -> dict[str, Any]:
+def document(hosts: Iterable[HostStatus], generated: datetime) -> dict[str, Any]:
     """The fleet as JSON; ``generated`` is when it was looked at."""
     return {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""What the facts of one host said, for who judges it."""
+"""What the facts observed on one host: what the table, the undo and the fleet's status judge."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from facts.pci import Binding, NamedTopology, Recorded, Usage
 from facts.platform import Host
 from facts.runs import Runs
 from facts.unit import Unit
+from facts.vsock import Trial
 from pcibind.read.initramfs import Contents
 
 _OF_ROOT = ("key", "container", "secrets", "schema", "access", "parts", "firewall", "runs", "deployed")
@@ -28,8 +29,8 @@ OF_NODE = ("key", "container", "secrets", "schema", "access", "firewall", "runs"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What the facts of one host said. ``None``, or empty, for what the host does not have or could not tell."""
+class Observations:
+    """The facts of one host. ``None``, or empty, for what it does not have, or was not read."""
 
     platform: Host | None = None
     topology: NamedTopology = field(default_factory=NamedTopology)
@@ -56,18 +57,26 @@ class Seen:
     verified: int | None = None
     deployed: str = ""
     user: str = "0"
+    # For the table at the end of a deploy: units that failed; variables of the container that hold the password;
+    # whether the key's way into the container is still there; whether a container opens a vsock socket; whether the
+    # database accepts a login over loopback without a password.
+    failed_units: list[str] = field(default_factory=list)
+    passwords: list[str] | None = None
+    fifo: list[str] = field(default_factory=list)
+    vsock: Trial | None = None
+    open_to_loopback: bool = False
     # Why parts could not be read, in words; and the names of those parts.
     unreadable: tuple[str, ...] = ()
     unknown: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> Seen:
-        """Out of the parts by their names, as ``facts.batch.Together`` reads them."""
-        readable = {name: value for name, value in found.items() if not isinstance(value, Unreadable)}
-        reasons = {name: value.reason for name, value in found.items() if isinstance(value, Unreadable)}
+    def of(cls, answers: Mapping[str, Any]) -> Observations:
+        """Create them from the parts by their names, as ``facts.batch.Together`` reads them."""
+        readable = {name: value for name, value in answers.items() if not isinstance(value, Unreadable)}
+        reasons = {name: value.reason for name, value in answers.items() if isinstance(value, Unreadable)}
         if readable.get("user", "0") != "0":
-            # Podman would tell of this user's own containers, and what is root's looks as if it were not there.
-            reasons |= {name: "needs root; connect as root, or with _sudo" for name in _OF_ROOT if name in found}
+            # Podman would list this user's own containers, and what is root's would seem to be missing.
+            reasons |= {name: "needs root; connect as root, or with _sudo" for name in _OF_ROOT if name in answers}
             readable = {name: value for name, value in readable.items() if name not in _OF_ROOT}
         return cls(
             **readable,

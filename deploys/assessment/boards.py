@@ -1,0 +1,72 @@
+"""Which boards an inventory chooses on a host, and how an operator reads what is wrong with one. Pure."""
+
+from __future__ import annotations
+
+from deploys.settings import HostSettings
+from pcibind.decide import plan
+from pcibind.decide.plan import Resolution
+from pcibind.model.pci import Board, Topology
+from pcibind.model.record import Record
+from pcibind.model.request import BoardRequest, Config, Refusal, Selector
+
+# Display functions of the supported models, as in the pci.ids database.
+SUPPORTED_MODELS = {
+    "10de:2204": "GeForce RTX 3090 (GA102)",
+    "10de:2684": "GeForce RTX 4090 (AD102)",
+}
+
+
+def is_supported(board: Board) -> bool:
+    """Whether the board carries a display function of a model that the guide names."""
+    return any(function.model in SUPPORTED_MODELS for function in board.display_functions)
+
+
+def request(topology: Topology, settings: HostSettings, record: Record | None) -> Config:
+    """What the settings ask of pcibind on this host.
+
+    The default names the supported models that are present, and keeps what the host already follows: a recorded board
+    that is gone has to be missed aloud, not forgotten.
+    """
+    allow = frozenset(settings.board_guards_allowed)
+    if settings.boards == "supported":
+        supported = [board for board in topology.boards() if is_supported(board)]
+        covered = {board.path for board in supported}
+        models = {Selector.parse(board.model) for board in supported}
+        kept = {board.selector for board in (record or Record()).boards if board.path not in covered}
+        selectors = sorted(models | kept, key=str)
+    else:
+        selectors = [Selector.parse(text) for text in settings.boards]
+    # One dead board must not keep a host's others from being handed over at a boot.
+    return Config(tuple(BoardRequest(selector, allow=allow) for selector in selectors), "any")
+
+
+def explain(refusal: Refusal) -> str:
+    """A refusal of pcibind's with what to do, as who writes an inventory says it."""
+    remedy = _REMEDIES.get(refusal.guard, refusal.remedy)
+    if not refusal.is_overridable:
+        return f"{refusal.finding}. {remedy}."
+    return f'{refusal.finding}. {remedy}; or, to accept it, add "{refusal.guard}" to gevulot_board_guards_allowed.'
+
+
+_REMEDIES = {
+    "class": "Choose the board by its address in gevulot_boards",
+    "foreign-device": "A group goes to one user as a whole: choose that board too in gevulot_boards, or plug one of "
+    "the two into a slot with an IOMMU group of its own",
+    "stale-initramfs": "Rebuild the initramfs, reboot the host, then run again",
+    "vfio-open": "Stop what uses it, then run again",
+}
+
+
+def missing(resolution: Resolution) -> str:
+    """What is wrong with a chosen board that is not at its place, and what to do."""
+    recorded = resolution.recorded
+    label = recorded.path if recorded else str(resolution.selector)
+    start = f"the chosen board {label} is {resolution.verdict}"
+    if resolution.verdict is not plan.Verdict.ABSENT:
+        return f"{start}: {resolution.detail}. Correct gevulot_boards, or fix the hardware."
+    if recorded is None:
+        return f"{start}: no board has this {resolution.selector.kind}. Correct gevulot_boards, or fix the hardware."
+    return (
+        f"{start}: nothing is there, last seen as {recorded.address}. Plug it in; or, to go on without it, run "
+        f"`pcibind release {recorded.label}` on the host, and do not name it in gevulot_boards."
+    )
