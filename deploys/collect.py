@@ -51,16 +51,16 @@ def destination() -> str:
 
 
 def collect(state: State, host: Host, directory: str) -> bool:
-    """Ask the host and write its file; return False, having said why, when either cannot be done."""
+    """Read the host and write its file; report why and return False when either fails."""
     hidden = tuple(str(name) for name in (host.name, *map(host.data.get, ("ssh_hostname", "ssh_user"))) if name)
     # A name may have slashes, as those of connectors do.
     path = Path(directory).absolute() / f"{quote(host.name, safe='@')}.collected.json"
     try:
         asked = {"modules": MODULES, "units": UNITS, "hidden": hidden}
-        seen = host.get_fact(Collection, **asked, _ignore_errors=True, _timeout=SECONDS)
-        if seen is None:
+        collected = host.get_fact(Collection, **asked, _ignore_errors=True, _timeout=SECONDS)
+        if collected is None:
             return failed(host, f"it gave no answer within {SECONDS} s, or one that cannot be read: see above")
-        text = seen.text()
+        text = collected.text()
         write(path, text)
     except OSError as error:
         why = error.strerror or error
@@ -68,7 +68,7 @@ def collect(state: State, host: Host, directory: str) -> bool:
     except Exception as error:
         # What nobody thought of, on one host, must not end the run for the others.
         return failed(host, f"{type(error).__name__}: {error}")
-    unread = f", {len(seen.unreadable)} things could not be read: its first lines" if seen.unreadable else ""
+    unread = f", {len(collected.unreadable)} things could not be read: its first lines" if collected.unreadable else ""
     host.log(f"collected: {path} ({len(text) / 1000:.0f} kB{unread}). Look it through before you give it away.")
     return True
 

@@ -18,9 +18,9 @@ from deploys.steps.baseline import record_before
 from deploys.steps.gpu_host import hand_boards_over, prepare_boot
 from deploys.steps.host_table import verify_host
 from deploys.steps.packages import HOST_PACKAGES, install_packages
-from deploys.steps.preflight import begin_host
+from deploys.steps.preflight import check_host
 
-gpu_host = begin_host()
+gpu_host = check_host()
 reboot = PendingReboot(gpu_host.settings, gpu_host.verdict)
 
 record_before(AS_GPU_HOST)

@@ -25,11 +25,11 @@ from deploys.steps.images import pull_images
 from deploys.steps.key import make_key
 from deploys.steps.packages import PACKAGES, install_packages
 from deploys.steps.postgres import configure_postgres, make_database_secrets, retire_postgres, start_postgres
-from deploys.steps.preflight import begin_node
+from deploys.steps.preflight import check_node
 from deploys.steps.verify import verify
 from deploys.steps.vsock import configure_sockets
 
-node = begin_node()
+node = check_node()
 settings = node.settings
 reboot = PendingReboot(settings, node.verdict)
 

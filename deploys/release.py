@@ -14,11 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from deploys.undo.boards import release_boards, remove_pcibind
 from deploys.undo.boot import reboot_when_left_over, rebuild_initramfs, restore_arguments, restore_modules
-from deploys.undo.comparison import compare, tell_what_stays
+from deploys.undo.comparison import compare, list_remains
 from deploys.undo.node import remove_node, stop_node
-from deploys.undo.start import begin_release
+from deploys.undo.start import prepare_undo
 
-undo = begin_release()
+undo = prepare_undo()
 
 if undo is not None:
     stopped = [*stop_node(undo), *remove_node(undo)]
@@ -31,4 +31,4 @@ if undo is not None:
 
     with undo.steps_after_reboot():
         compare(undo, after=[*stopped, *modules, released, *pcibind.changes, *arguments.changes, initramfs])
-    tell_what_stays(undo)
+    list_remains(undo)

@@ -1,6 +1,6 @@
 """Whether the node is idle, busy or stuck, from its health check and from what runs in its container. Pure.
 
-By the node's source, and as it was seen: the health check says 200 or 204 while nothing waits, and 503 while a program
+From the node's source, and from runs: the health check says 200 or 204 while nothing waits, and 503 while a program
 waits for its start or when the scheduler gives no sign. A program that cannot start is tried again for ever. So a
 failed start counts only while the health check says 503, QEMU's log was written to within the last minute, no machine
 that writes to it has run for longer than a start takes, and the same error stands there three times.

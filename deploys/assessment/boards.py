@@ -35,7 +35,7 @@ def request(topology: Topology, settings: HostSettings, record: Record | None) -
         kept = {board.selector for board in (record or Record()).boards if board.path not in covered}
         selectors = sorted(models | kept, key=str)
     else:
-        selectors = [Selector.parse(text) for text in settings.boards]
+        selectors = list(settings.boards)
     # One dead board must not keep a host's others from being handed over at a boot.
     return Config(tuple(BoardRequest(selector, allow=allow) for selector in selectors), "any")
 

@@ -1,4 +1,4 @@
-"""A released host against the record of what it was. Pure: what is a fault of the release, and what is only told."""
+"""A released host against the record of what it was. Pure: what is a failure of the undo, and what is only reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def left_in_menu(lines: CommandLines, past: Past) -> list[str]:
 def grubby(lines: CommandLines, past: Past) -> str | None:
     """The command that takes a deploy's arguments from all boot entries, or ``None`` when none has one.
 
-    An argument that any entry had before stays, since which entry that was cannot be told. A value that every entry
+    An argument that any entry had before stays, since nothing records which entry that was. A value that every entry
     had of a name, and that the deploy replaced, comes back.
     """
     extra = left_in_menu(lines, past)
@@ -76,7 +76,7 @@ def _line(
     asked: Iterable[tuple[str, ...]],
     recorded: tuple[str, ...] | None,
 ) -> Check:
-    """One row: the same; a deploy's argument that nobody configured himself; or other differences, which are told."""
+    """Return one row: unchanged, left over from a deploy (failed), or changed by others (reported)."""
     new, old = ({_plain(line) for line in lines} for lines in (now, then))
     if new == old:
         return Check(what, "as they were", True, "as they were")
@@ -167,7 +167,7 @@ def system(state: str, failed: list[str], recorded: str, before: Iterable[str]) 
     return failures.check(state, failed, before)
 
 
-def stays(record: str, of_node: bool) -> list[str]:
+def remains(record: str, of_node: bool) -> list[str]:
     """What a release leaves on a host, and how an operator removes it by hand; of a node there is more."""
     packages = "podman crun netavark aardvark-dns nftables " if of_node else ""
     return [
@@ -177,7 +177,7 @@ def stays(record: str, of_node: bool) -> list[str]:
     ]
 
 
-def stays_of_node(storage: str) -> list[str]:
+def remains_of_node(storage: str) -> list[str]:
     """What a release leaves of a node, where, and how an operator removes it by hand."""
     return [
         f"the node's key, in {storage}/key, and its fingerprint in /etc/gevulot. A lost key is lost for good: back it "

@@ -255,8 +255,8 @@ def _blocks(unit: Run, node: Run, now: float) -> bool:
 
 def _refused(runs: Runs, unit: str) -> bool:
     """Whether systemd did not start the unit because of another one, which is not among those that are known."""
-    said = [line.text for line in runs.lines if (line.unit, line.source) == (unit, "systemd")]
-    return bool(said) and _DEPENDENCY.search(said[-1]) is not None
+    texts = [line.text for line in runs.lines if (line.unit, line.source) == (unit, "systemd")]
+    return bool(texts) and _DEPENDENCY.search(texts[-1]) is not None
 
 
 def _last_lines(runs: Runs, unit: Run) -> list[str]:
@@ -293,7 +293,7 @@ def _explain(lines: list[str], runs: Runs, settings: Settings, unit: Run) -> tup
         "key": f"{settings.key_directory}/node.key",
         "vsock_port": str(settings.vsock_listen_port),
     }
-    # Of many lines the last errors count, not what went well before: that names the key and the ports too.
+    # The last errors count, not the successes before them, which name the key and the ports too.
     recent = [text for text in lines[-20:-1] if not _WAITS.match(text)] + lines[-1:]
     if any(_ERROR.search(text) for text in recent):
         recent = [text for text in recent if not _ROUTINE.match(text)]

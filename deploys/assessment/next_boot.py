@@ -20,7 +20,7 @@ from facts.untrusted import printable
 DROP_IN = GRUB_DROP_IN.path
 # The name of earlier deploys, and of the guide: other files come after it.
 OLD_DROP_IN = "/etc/default/grub.d/90-gevulot.cfg"
-# By this line a file of earlier deploys is told from one that somebody wrote by hand.
+# This line identifies a file of earlier deploys; one that somebody wrote by hand lacks it.
 OLD_MARK = "# IOMMU for PCI passthrough. The kernel takes the last of each argument."
 _VARIABLES = ("GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT")
 _LENGTH = 160
@@ -119,7 +119,7 @@ def problems(
 
 
 def missing_modules(entry: Entry, kernels: Installed) -> list[str]:
-    """What the kernel of an entry lacks. One whose release cannot be told is not judged."""
+    """What the kernel of an entry lacks. One whose release is not known is not judged."""
     release = kernels.release_of(entry.kernel)
     if release is None or not kernels.missing:
         return []
@@ -192,7 +192,7 @@ def _refusal(defeat: Defeat, lines: CommandLines, entry: Entry | None = None, *,
 
 
 def _culprit(lines: CommandLines, entry: Entry) -> str:
-    """Which file and line keep our arguments from an entry, as far as it can be told."""
+    """Which file and line keep our arguments from an entry, where that is known."""
     if entry.script and not is_generated(entry):
         at = next((each.place for each in lines.sources if each.file == entry.script and "root=" in each.text), "")
         return (

@@ -56,10 +56,10 @@ def refusal(attempts: Attempts, reasons: list[str], digest: str) -> str | None:
     same = [reason for reason in reasons if reason in last.reasons]
     if not same or digest != last.digest:
         return None
-    said = printable("; ".join(same), _LENGTH)
+    repeated = printable("; ".join(same), _LENGTH)
     return (
-        f"the reboot of {printable(last.when, 40)} was for this and did not bring it: {said}; since then neither the "
-        "boot entry, nor its kernel or images, nor what is asked for has changed, so another one would be in vain. See "
-        "`journalctl -k -b`, and check that the firmware starts this disk's boot loader and has VT-d or AMD-Vi on. To "
-        f"try again all the same, reboot by hand or remove {FILE}."
+        f"the reboot of {printable(last.when, 40)} was for this and did not bring it: {repeated}; since then neither "
+        "the boot entry, nor its kernel or images, nor what is asked for has changed, so another one would be in vain. "
+        "See `journalctl -k -b`, and check that the firmware starts this disk's boot loader and has VT-d or AMD-Vi on. "
+        f"To try again all the same, reboot by hand or remove {FILE}."
     )

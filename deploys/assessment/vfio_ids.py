@@ -1,4 +1,4 @@
-"""The models that vfio-pci is told of: by us for gevulot_vfio_ids, and by the host's operator for boards of his own.
+"""The models whose ids vfio-pci gets: by us for gevulot_vfio_ids, and by the host's operator for boards of his own.
 
 The kernel keeps the last ``ids`` only, and one on its command line comes after all files (kmod appends it; a vfio-pci
 that is built in reads nothing else). So where the operator has some, both are in one argument, and ours is the last.

@@ -56,23 +56,23 @@ class _Refusals(BaseStateCallback):
 @click.option("--keep", is_flag=True, default=None, help="Write the states to that directory afterwards.")
 @click.option("--limit", multiple=True, help="Only this host or group; may be given several times.")
 @click.option("--data", multiple=True, help="KEY=VALUE, as pyinfra takes it.")
-def main(inventory: str, limit: tuple[str, ...], data: tuple[str, ...], **told: Any) -> None:
-    """Show how all hosts of INVENTORY stand, the worst first. Changes nothing.
+def main(inventory: str, limit: tuple[str, ...], data: tuple[str, ...], **options: Any) -> None:
+    """Show the status of all hosts of INVENTORY, the worst first. Changes nothing.
 
-    Exit code: 0 all well, 3 some host wants attention, 4 something is wrong on some host, 5 some host is down;
+    Exit code: 0 ok, 3 a host needs attention, 4 something is wrong on a host, 5 a host is down;
     1 unexpected error, 2 usage, inventory or options.
     """
     try:
         texts = dict(each.split("=", 1) for each in data)
     except ValueError:
         raise click.UsageError(f"--data {' '.join(data)}: expected KEY=VALUE") from None
-    told["output"] = told.pop("kind")
-    asked = {f"status_{key}": value for key, value in told.items() if value is not None}
+    options["output"] = options.pop("kind")
+    asked = {f"status_{key}": value for key, value in options.items() if value is not None}
     try:
         values = {key: parse_cli_arg(text) for key, text in texts.items()}
-        options = output.options({**texts, **asked})
-        hosts = output.with_drift(_look_at_all(inventory, limit, values), options)
-        output.write(hosts, options, datetime.now(UTC))
+        chosen = output.options({**texts, **asked})
+        hosts = output.with_drift(_look_at_all(inventory, limit, values), chosen)
+        output.write(hosts, chosen, datetime.now(UTC))
     except (SettingsError, CliError, PyinfraError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(_USAGE)

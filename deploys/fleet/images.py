@@ -26,10 +26,10 @@ def _with_reason(host: HostStatus, users: dict[str, dict[str, list[str]]]) -> Ho
     others = dict(users.get(host.image.reference, {})) if host.image else {}
     if host.image is None or others.pop(host.image.digest, None) is None or not others:
         return host
-    seen = "; ".join(f"{digest[:_DIGEST]} on {_listed(names)}" for digest, names in sorted(others.items()))
+    images = "; ".join(f"{digest[:_DIGEST]} on {_listed(names)}" for digest, names in sorted(others.items()))
     reason = (
-        f"the node runs {host.image.digest[:_DIGEST]} under {host.image.reference}, other hosts another image: {seen}; "
-        "pull it on all of them and run deploys/node.py, or set gevulot_node_image to one digest"
+        f"the node runs {host.image.digest[:_DIGEST]} under {host.image.reference}, other hosts another image: "
+        f"{images}; pull it on all of them and run deploys/node.py, or set gevulot_node_image to one digest"
     )
     severity = Severity.ATTENTION if host.severity is Severity.OK else host.severity
     return replace(host, reasons=(*host.reasons, reason), severity=severity)

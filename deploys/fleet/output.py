@@ -48,24 +48,26 @@ def options(data: Mapping[str, Any]) -> Options:
     ]
     if wrong:
         raise SettingsError(f"{'; '.join(wrong)}; {_EXPECTED}")
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         key.removeprefix(_VARIABLES).lower(): value for key, value in os.environ.items() if key.startswith(_VARIABLES)
     }
-    told |= {key.removeprefix(_PREFIX): value for key, value in data.items() if key.startswith(_PREFIX)}
+    values |= {key.removeprefix(_PREFIX): value for key, value in data.items() if key.startswith(_PREFIX)}
     try:
-        found = Options(**told)
+        chosen = Options(**values)
     except ValidationError as error:
-        said = "; ".join(f"{_PREFIX}{item['loc'][0]} is {item['input']!r}: {item['msg']}" for item in error.errors())
-        raise SettingsError(f"{said}; {_EXPECTED}") from None
-    if found.keep and found.known is None:
-        raise SettingsError("status_keep needs status_known, the directory that the states are kept in")
-    if found.known is not None and found.known.exists() and not found.known.is_dir():
-        raise SettingsError(f"status_known: {found.known} is no directory; expected one, or a path to make it at")
-    if found.file is not None and not found.file.absolute().parent.is_dir():
-        raise SettingsError(
-            f"status_file: there is no directory {found.file.absolute().parent}; make it, or choose another"
+        problems = "; ".join(
+            f"{_PREFIX}{item['loc'][0]} is {item['input']!r}: {item['msg']}" for item in error.errors()
         )
-    return found
+        raise SettingsError(f"{problems}; {_EXPECTED}") from None
+    if chosen.keep and chosen.known is None:
+        raise SettingsError("status_keep needs status_known, the directory that the states are kept in")
+    if chosen.known is not None and chosen.known.exists() and not chosen.known.is_dir():
+        raise SettingsError(f"status_known: {chosen.known} is no directory; expected one, or a path to make it at")
+    if chosen.file is not None and not chosen.file.absolute().parent.is_dir():
+        raise SettingsError(
+            f"status_file: there is no directory {chosen.file.absolute().parent}; make it, or choose another"
+        )
+    return chosen
 
 
 def with_drift(hosts: Iterable[HostStatus], asked: Options) -> list[HostStatus]:
@@ -73,25 +75,27 @@ def with_drift(hosts: Iterable[HostStatus], asked: Options) -> list[HostStatus]:
 
     The state of a host that could not be looked at, or not wholly, is left as it is. Raises OSError.
     """
-    told = []
+    compared = []
     for host in with_other_images(hosts):
         if asked.known is None or host.topology is None:
-            told.append(host)
+            compared.append(host)
             continue
         try:
             old = drift.read(asked.known, host.name)
             changes = drift.changes(old, drift.kept(host), whole=not host.topology.get("unreadable")) if old else ()
         except (SettingsError, KeyError, TypeError, AttributeError) as error:
             # Left as it is: its editor may want to correct it.
-            told.append(_with_reason(host, f"its kept state cannot be used: {error!s}"))
+            compared.append(_with_reason(host, f"its kept state cannot be used: {error!s}"))
             continue
         severity = Severity.ATTENTION if changes and host.severity is Severity.OK else host.severity
-        seen = replace(host, drift=changes, severity=severity)
+        with_changes = replace(host, drift=changes, severity=severity)
         if asked.keep:
-            told.append(_kept(seen, asked.known))
+            compared.append(_kept(with_changes, asked.known))
         else:
-            told.append(seen if old else _with_reason(seen, f"no state of it is kept in {asked.known}"))
-    return told
+            compared.append(
+                with_changes if old else _with_reason(with_changes, f"no state of it is kept in {asked.known}")
+            )
+    return compared
 
 
 def _kept(host: HostStatus, known: Path) -> HostStatus:

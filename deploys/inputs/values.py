@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_interface
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SecretStr
 
 from deploys.inputs import database_url, passphrases
 from deploys.inputs.addresses import address_of, is_contact, is_listen, is_loopback, is_server, port_of
@@ -65,10 +65,12 @@ def is_one_line(text: str) -> bool:
     return not any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") or each == "\ufeff" for each in text)
 
 
-def _board(text: str) -> str:
+def _board(text: Any) -> Selector:
+    if not isinstance(text, str):
+        raise ValueError("expected text")
     if len(text) > _LONGEST:
         raise ValueError("names no board: expected an address, a path or a model")
-    return Selector.parse(text.lower()).value
+    return Selector.parse(text.lower())
 
 
 def _guard(name: str) -> str:
@@ -95,7 +97,8 @@ def _boards(values: Any) -> Any:
 def _once(values: Any) -> Any:
     again = next((each for place, each in enumerate(values) if each in values[:place]), None)
     if isinstance(values, tuple) and again is not None:
-        raise ValueError(f"expected each once, but {again!r} stands there twice")
+        text = again.value if isinstance(again, Selector) else again
+        raise ValueError(f"expected each once, but {text!r} stands there twice")
     return values
 
 
@@ -278,7 +281,7 @@ def _public_key(text: str) -> str:
     return key
 
 
-Board = Annotated[str, AfterValidator(_board)]
+Board = Annotated[InstanceOf[Selector], BeforeValidator(_board)]
 Boards = Annotated[Literal["supported"] | tuple[Board, ...], BeforeValidator(_boards), AfterValidator(_once)]
 Listen = Annotated[str, AfterValidator(_listen)]
 Contact = Annotated[str, AfterValidator(_contact)]

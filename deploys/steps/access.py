@@ -84,11 +84,11 @@ def published(host: Host, settings: Settings, access: Access) -> str:
         return ""
     if access.own is None:
         return "the node's public key is not known"
-    said = host.get_fact(PublishedAccess, url=settings.acl_whitelist_url, key=access.own)
+    published = host.get_fact(PublishedAccess, url=settings.acl_whitelist_url, key=access.own)
     return {
         "has": "the list at gevulot_acl_whitelist_url has it",
         "lacks": "the list at gevulot_acl_whitelist_url lacks it: ask its publisher to add it",
-    }.get(said, "the list at gevulot_acl_whitelist_url could not be fetched from the host")
+    }.get(published, "the list at gevulot_acl_whitelist_url could not be fetched from the host")
 
 
 def commands(found: Access, wanted: Change, settings: Settings) -> Generator[str, None, None]:

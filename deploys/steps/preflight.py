@@ -106,7 +106,7 @@ _judgements: WeakKeyDictionary[State, _Judgements] = WeakKeyDictionary()
 _PATIENCE = 20.0
 
 
-def begin_host() -> GpuHost:
+def check_host() -> GpuHost:
     """Check the data of every host of the run, then judge this host, without a question of a node's.
 
     Raises ``Refused``, which ends the run for all hosts. It waits for the other hosts' judgements first, so that an
@@ -117,8 +117,8 @@ def begin_host() -> GpuHost:
     return GpuHost(settings, *_accepted(lambda: _judge_host(settings)))
 
 
-def begin_node() -> Node:
-    """As ``begin_host``, of a host that is to be a node."""
+def check_node() -> Node:
+    """As ``check_host``, of a host that is to be a node."""
     settings = settings_of_this_run(read)[host.name]
     verdict, family = _accepted(lambda: _judge_node(settings))
     return Node(storage.without_links(settings, verdict.storage), verdict, family)

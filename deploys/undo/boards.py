@@ -61,15 +61,16 @@ def release_command(boards: tuple[RecordedBoard, ...], named: bool) -> str:
 
     ``named`` says that others stay, so that the boards have to be named.
     """
-    told = dict.fromkeys(
+    models = dict.fromkeys(
         f"{each.identity.vendor:04x} {each.identity.device:04x}" for board in boards for each in board.functions
     )
     words = " ".join([COMMAND, "release", *(quote(board.path) for board in boards if named)])
-    # A vfio-pci that was told of these models (gevulot_vfio_ids) would take the boards again at once.
+    # A vfio-pci with an id for these models (gevulot_vfio_ids) would take the boards again at once.
     return (
-        f"for id in {' '.join(quote(each) for each in told)}; do echo $id >/sys/bus/pci/drivers/vfio-pci/remove_id; "
-        f"done 2>/dev/null; said=$({words} 2>&1) || {{ code=$?; "
-        f'printf "%s\\n" "$said" "pcibind release ended with $code; {_FAILED}" >&2; exit 1; }}; printf "%s\\n" "$said"'
+        f"for id in {' '.join(quote(each) for each in models)}; do echo $id >/sys/bus/pci/drivers/vfio-pci/remove_id; "
+        f"done 2>/dev/null; output=$({words} 2>&1) || {{ code=$?; "
+        f'printf "%s\\n" "$output" "pcibind release ended with $code; {_FAILED}" >&2; exit 1; }}; '
+        'printf "%s\\n" "$output"'
     )
 
 

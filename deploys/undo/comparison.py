@@ -93,7 +93,7 @@ def _key(undo: Undo) -> Check:
 
 
 @operation()
-def stays_told(undo: Undo) -> Generator[PyinfraCommand, None, None]:
+def remains_listed(undo: Undo) -> Generator[PyinfraCommand, None, None]:
     """Say what stays on the host, and how it is removed by hand. Changes nothing.
 
     + undo: the host
@@ -101,8 +101,8 @@ def stays_told(undo: Undo) -> Generator[PyinfraCommand, None, None]:
     if not is_planning():
         same = "node" if undo.has_node else "host"
         logger.info(f"What stays on {host.name}, so that a deploy gives the same {same} again, and how you remove it:")
-        of_node = comparison.stays_of_node(undo.settings.storage_directory) if undo.has_node else []
-        for line in (*of_node, *comparison.stays(undo.past.directory, undo.has_node)):
+        of_node = comparison.remains_of_node(undo.settings.storage_directory) if undo.has_node else []
+        for line in (*of_node, *comparison.remains(undo.past.directory, undo.has_node)):
             logger.info(f"  {line}")
     yield from ()
 
@@ -115,5 +115,5 @@ def compare(undo: Undo, after: list[OperationMeta]) -> None:
 
 
 @step("Say what stays")
-def tell_what_stays(undo: Undo) -> None:
-    stays_told(name="Say what stays", undo=undo)
+def list_remains(undo: Undo) -> None:
+    remains_listed(name="Say what stays", undo=undo)

@@ -104,7 +104,7 @@ class Undo:
 
 
 def relevant(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The host data that a release has to read, slips of its keys included: one may have said "do not reboot"."""
+    """The host data that an undo reads, mistyped keys included: one of them may forbid the reboot."""
     bare = [key.removeprefix(PREFIX) for key in _KEYS]
     names = [*_KEYS, *(PREFIX + key for key in Settings.model_fields)]
 
@@ -137,7 +137,7 @@ def tools_of(platform: Host) -> Family | str:
     return Family(platform.name, "dnf" if "dnf" in platform.tools else "apt", initramfs, boot)
 
 
-def begin_release() -> Undo | None:
+def prepare_undo() -> Undo | None:
     """Check the data of every host of the run, then look at what this host was and is.
 
     Returns ``None`` for a host that was never deployed: it is already what a release would make of it, and an operator
@@ -211,4 +211,4 @@ def _requests(files: dict[str, str], requests: tuple[str, ...]) -> tuple[tuple[s
     try:
         return others, frozenset(board.selector for board in configuration.parse(ours).boards)
     except ConfigError as error:
-        raise _refused(f"which boards are the node's cannot be told: {error}") from None
+        raise _refused(f"which boards are the node's is not known: {error}") from None

@@ -2,9 +2,9 @@
 
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.steps.kernel import configure_kernel
-from deploys.steps.preflight import begin_node
+from deploys.steps.preflight import check_node
 from deploys.steps.reboot import reboot_when_needed
 
-node = begin_node()
+node = check_node()
 configure_kernel(node)
 reboot_when_needed(node, PendingReboot(node.settings, node.verdict))

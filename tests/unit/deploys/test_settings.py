@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from deploys import settings
 from deploys.inputs import secret_sources
 from deploys.settings import PREFIX, HostSettings, Settings, SettingsError, read, read_all, read_host
+from pcibind.model.request import Selector
 from tests.unit.deploys.recorded import PUBLIC_KEY
 
 PASSPHRASE = "our own passphrase"
@@ -365,7 +366,7 @@ def test_right_data_gives_the_settings_of_each_host() -> None:
     [("0000:0A:00.0", "0000:0a:00.0"), ("0000:00/01.0/00", "0000:00/01.0/00"), ("10DE:2684", "10de:2684")],
 )
 def test_boards_are_named_by_address_path_or_model(text: str, kept: str) -> None:
-    assert checked(boards=[text]).boards == (kept,)
+    assert checked(boards=[text]).boards == (Selector.parse(kept),)
 
 
 _TAKEN = {5432, 8888, 9944, 9995}  # by the other settings' defaults
