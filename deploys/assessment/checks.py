@@ -47,32 +47,32 @@ def kernel(lines: CommandLines, arguments: tuple[str, ...], remapping: bool, *, 
     ]
 
 
-def modules(found: dict[str, Module], names: Iterable[str]) -> Check:
-    missing = [name for name in names if name not in found or not found[name].loaded]
+def modules(present: dict[str, Module], names: Iterable[str]) -> Check:
+    missing = [name for name in names if name not in present or not present[name].loaded]
     return Check("kernel modules", f"not loaded: {', '.join(missing)}" if missing else "loaded", not missing, "loaded")
 
 
 def board(topology: Topology, wanted: Board) -> list[Check]:
     """One board: every function on vfio-pci, and nothing else but it and bridges in its groups."""
-    found = topology.board_at(wanted.path)
-    if found is None:
+    board = topology.board_at(wanted.path)
+    if board is None:
         return [Check(f"board {wanted.path}", "not present", False, wanted.model)]
-    drivers = [f".{function.number} {function.driver or 'no driver'}" for function in found.functions]
-    bound = all(function.driver == "vfio-pci" for function in found.functions)
-    grouped = bool(found.groups) and all(function.iommu_group is not None for function in found.functions)
-    strangers = judgement.strangers(topology, found)
+    drivers = [f".{function.number} {function.driver or 'no driver'}" for function in board.functions]
+    bound = all(function.driver == "vfio-pci" for function in board.functions)
+    grouped = bool(board.groups) and all(function.iommu_group is not None for function in board.functions)
+    strangers = judgement.strangers(topology, board)
     return [
         Check(
-            f"board {found.address} ({found.model})",
+            f"board {board.address} ({board.model})",
             f"{len(drivers)} functions on vfio-pci" if bound else ", ".join(drivers),
             bound,
             "every function on vfio-pci",
         ),
         Check(
-            f"IOMMU group of {found.address}",
+            f"IOMMU group of {board.address}",
             f"held by host drivers: {', '.join(strangers)}"
             if strangers
-            else ", ".join(map(str, found.groups)) or "none",
+            else ", ".join(map(str, board.groups)) or "none",
             grouped and not strangers,
             "a group without host drivers",
         ),
@@ -89,8 +89,8 @@ def firmware(usage: Usage | None, boards: Iterable[Board], allowed: Iterable[str
             for refusal in judge_firmware(each, usage.evidence if usage else Evidence())
             if refusal.guard not in allowed
         ]
-        found = "not read" if usage is None else "; ".join(wrong) or right
-        checks.append(Check(f"firmware's work on {each.address}", found, None if usage is None else not wrong, right))
+        actual = "not read" if usage is None else "; ".join(wrong) or right
+        checks.append(Check(f"firmware's work on {each.address}", actual, None if usage is None else not wrong, right))
     return checks
 
 
@@ -136,9 +136,9 @@ def account(parts: Parts, settings: Settings) -> list[Check]:
 def key(parts: Parts, settings: Settings, state: str) -> list[Check]:
     entry = parts.paths.get(f"{settings.key_directory}/node.key")
     good = entry is not None and (entry.mode, entry.owner, entry.size) == ("600", "root:root", 32)
-    found = f"{entry.size} bytes, {entry.mode} {entry.owner}" if entry else "missing"
+    actual = f"{entry.size} bytes, {entry.mode} {entry.owner}" if entry else "missing"
     return [
-        Check("node key", found, good, "32 bytes, 600 root:root"),
+        Check("node key", actual, good, "32 bytes, 600 root:root"),
         Check("node key's fingerprint", state, state == "ok", "ok"),
         Check("public key", f"{parts.public_key[:20]}…" if parts.public_key else "not shown by this image", None),
     ]
@@ -170,8 +170,8 @@ def loopback(accepts_anybody: bool) -> Check:
 
 def hand_over(fifo: str, waiting: bool) -> Check:
     """The key's way into the container is closed once the node has read it."""
-    found = f"{fifo} still waits for the node" if waiting else "done, nothing left of it"
-    return Check("node key's hand-over", found, not waiting, "done, nothing left of it")
+    actual = f"{fifo} still waits for the node" if waiting else "done, nothing left of it"
+    return Check("node key's hand-over", actual, not waiting, "done, nothing left of it")
 
 
 def _holding(mounts: Iterable[str], directory: str) -> list[str]:
@@ -230,27 +230,27 @@ def _environment(state: ContainerState, settings: Settings) -> Check:
     return Check("settings in the container", "; ".join(differ) or f"{len(asked)} as asked", not differ, expected)
 
 
-def access(found: Access, settings: Settings, published: str) -> Check:
+def access(access: Access, settings: Settings, published: str) -> Check:
     """Whether the node accepts its own results. ``published`` says what the list at a URL has, if one is set."""
     what = "own key may submit"
-    if found.own_is_listed:
+    if access.own_is_listed:
         return Check(what, "yes", True, "yes")
     if published:
         return Check(what, f"not yet; {published}", None)
-    if found.own is not None and found.listed is None and not settings.own_postgres:
+    if access.own is not None and access.listed is None and not settings.own_postgres:
         return Check(what, "the external database was not read; no forwarding", None)
-    no = "its public key is not known" if found.own is None else "no" if found.listed is not None else "not read"
+    no = "its public key is not known" if access.own is None else "no" if access.listed is not None else "not read"
     step = "run deploys/node.py" if settings.acl_whitelist_url is None else "see gevulot_acl_whitelist_url"
     return Check(what, no, False, f"yes; {step}")
 
 
-def environment(found: list[str] | None, settings: Settings) -> Check:
+def environment(variables: list[str] | None, settings: Settings) -> Check:
     """The node serves any file of its host to its peers, its environment too. An external URL has its password."""
     what = "database password in the node's environment"
     if not settings.own_postgres:
-        return Check(what, f"in {', '.join(found)}, as of an external database" if found else "none", None)
-    named = "not read" if found is None else ", ".join(found) or "none"
-    return Check(what, named, found == [], "none")
+        return Check(what, f"in {', '.join(variables)}, as of an external database" if variables else "none", None)
+    named = "not read" if variables is None else ", ".join(variables) or "none"
+    return Check(what, named, variables == [], "none")
 
 
 def units(units: dict[str, Unit], wanted: Iterable[str]) -> list[Check]:
@@ -293,20 +293,20 @@ def _table(settings: Settings) -> Table:
     return Table(tuple(map(str, networks)), (*rules, f"input: {ports} drop"))
 
 
-def peers(found: Firewall | None, settings: Settings) -> Check:
+def peers(firewall: Firewall | None, settings: Settings) -> Check:
     """Who may reach the peer-to-peer ports, by the kernel's table and by where something listens."""
     what = f"who may reach {' and '.join(map(str, settings.p2p_ports))}"
     wanted = _table(settings) if settings.peer_networks else None
-    rules = [each for each in found.table.rules if each.startswith(_OF_PEERS)] if found and found.table else []
+    rules = [each for each in firewall.table.rules if each.startswith(_OF_PEERS)] if firewall and firewall.table else []
     names = ", ".join(wanted.networks) if wanted else "everybody" if settings.open_to_any else "loopback only"
-    if found is None:
+    if firewall is None:
         return Check(what, "unknown: the ports and the table could not be read", False, names)
     if wanted is not None:
-        if found.table is None or not rules:
-            state = "is missing" if found.table is None else "does not restrict them"
+        if firewall.table is None or not rules:
+            state = "is missing" if firewall.table is None else "does not restrict them"
             return Check(what, f"everybody: the nftables table inet gevulot {state}", False, names)
-        if found.table.networks != wanted.networks:
-            return Check(what, f"other networks: {', '.join(found.table.networks) or 'none'}", False, names)
+        if firewall.table.networks != wanted.networks:
+            return Check(what, f"other networks: {', '.join(firewall.table.networks) or 'none'}", False, names)
         if tuple(rules) != wanted.rules:
             return Check(what, "unknown: the nftables table inet gevulot has other rules", False, names)
         return Check(what, names, True, names)
@@ -314,14 +314,14 @@ def peers(found: Firewall | None, settings: Settings) -> Check:
         return Check(what, "networks that are not asked for, by the table inet gevulot", False, names)
     if settings.open_to_any:
         return Check(what, "everybody, as gevulot_peers says", None)
-    outside = sorted(found.outside & set(settings.p2p_ports))
+    outside = sorted(firewall.outside & set(settings.p2p_ports))
     if outside:
         ports = " and ".join(map(str, outside))
         return Check(what, f"everybody: a program listens on {ports} outside of loopback", False, names)
     return Check(what, names, True, names)
 
 
-def saved_rules(found: Firewall | None) -> list[Check]:
+def saved_rules(firewall: Firewall | None) -> list[Check]:
     """A saved ruleset with the node's table: it names a cgroup, which does not exist when a boot loads the file.
 
     Only what nftables.service loads by itself is judged; of another file nobody knows whether something includes it.
@@ -330,7 +330,7 @@ def saved_rules(found: Firewall | None) -> list[Check]:
     advice = "has the table inet gevulot, so a boot that loads it refuses all of the file; remove that table from it"
     return [
         Check(what, f"{path} {advice}", False if path in _LOADED_AT_BOOT else None, right)
-        for path in (found.saved if found else ())
+        for path in (firewall.saved if firewall else ())
     ]
 
 
@@ -351,7 +351,7 @@ def enabled(unit: Unit | None) -> Check:
 
 def verdict_boards(topology: Topology, verdict: Verdict) -> list[Board]:
     """The chosen boards as they are now: numbers may have changed since the preflight."""
-    return [found for each in verdict.boards if (found := topology.board_at(each.path)) is not None]
+    return [present for each in verdict.boards if (present := topology.board_at(each.path)) is not None]
 
 
 def table(host: str, checks: list[Check]) -> list[str]:

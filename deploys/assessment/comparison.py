@@ -51,8 +51,8 @@ def grubby(lines: CommandLines, past: Past) -> str | None:
 
 
 def _last(line: Iterable[str], name: str) -> str | None:
-    found = [argument for argument in line if argument.partition("=")[0] == name]
-    return found[-1] if found else None
+    values = [argument for argument in line if argument.partition("=")[0] == name]
+    return values[-1] if values else None
 
 
 def command_lines(past: Past, lines: CommandLines) -> list[Check]:
@@ -98,11 +98,11 @@ def functions(past: Past, topology: Topology, kept: Iterable[str] = ()) -> list[
     """Every PCI function that was there before: its driver and its override. ``kept`` are boards that stay bound."""
     now = {(each.path, each.model): each for each in topology.functions}
     boards = set(kept)
-    found = [(old, now[old.path, old.model]) for old in past.functions if (old.path, old.model) in now]
-    rows = [row for old, new in found if board_path(old.path) not in boards and (row := _function(old, new))]
+    pairs = [(old, now[old.path, old.model]) for old in past.functions if (old.path, old.model) in now]
+    rows = [row for old, new in pairs if board_path(old.path) not in boards and (row := _function(old, new))]
     wrong = any(row.passed is False for row in rows)
-    right = len(found) - len(rows)
-    summary = f"{right} of {len(found)} with the driver and the override that they had"
+    right = len(pairs) - len(rows)
+    summary = f"{right} of {len(pairs)} with the driver and the override that they had"
     head = Check("PCI functions", summary, not wrong, "all with theirs")
     gone = [Check("PCI hardware", each, None) for each in hardware(past, topology)]
     bound = [Check(f"board {each}", "stays bound for its operator", None) for each in sorted(boards)]
@@ -139,12 +139,12 @@ def hardware(past: Past, topology: Topology) -> list[str]:
     ]
 
 
-def units(found: dict[str, Unit], names: Iterable[str]) -> list[Check]:
+def units(units: dict[str, Unit], names: Iterable[str]) -> list[Check]:
     """Units of the deploy, of which systemd may know nothing any more."""
     return [
         Check(name, f"{unit.load}, {unit.active}, {unit.enabled or 'no unit file'}", False, "unknown to systemd")
         for name in names
-        if (unit := found.get(name)) is not None and (unit.load != "not-found" or unit.active != "inactive")
+        if (unit := units.get(name)) is not None and (unit.load != "not-found" or unit.active != "inactive")
     ] or [Check("units of the node and of pcibind", "none", True, "none")]
 
 

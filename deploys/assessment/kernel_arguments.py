@@ -71,14 +71,14 @@ def defeats(
     ``table`` is the firmware's IOMMU table (DMAR, IVRS), ``virtualisation`` the processor's flag (vmx, svm). Where they
     are ``None``, arguments that concern one vendor's are not judged.
     """
-    found: dict[str, Defeat] = {}
+    defeats_by_subject: dict[str, Defeat] = {}
     processors = [virtualisation] if virtualisation in _KVM else []
     needed, beneath = modules_of(virtualisation, node=node)
     units = (_UNIT, *(_NODE_UNITS if node else ()))
 
     def off(subject: str, argument: str, why: str, of_boards: bool = True) -> None:
-        found.pop(subject, None)
-        found[subject] = Defeat(argument, why, of_boards)
+        defeats_by_subject.pop(subject, None)
+        defeats_by_subject[subject] = Defeat(argument, why, of_boards)
 
     for argument, name, value in _parameters(arguments):
         tokens = (value or "").split(",")
@@ -90,7 +90,7 @@ def defeats(
             case "intel_iommu" if table == "DMAR":
                 for token in tokens:
                     if token.startswith("on"):
-                        found.pop("intel_iommu", None)
+                        defeats_by_subject.pop("intel_iommu", None)
                     elif token.startswith("off"):
                         off("intel_iommu", argument, _IOMMU)
             case "amd_iommu" if table == "IVRS" and any(token.startswith("off") for token in tokens):
@@ -100,7 +100,7 @@ def defeats(
             case "intremap":
                 for token in tokens:
                     if token.startswith("on"):
-                        found.pop("intremap", None)
+                        defeats_by_subject.pop("intremap", None)
                     elif token.startswith("off"):
                         off("intremap", argument, _REMAPPING)
             case "noapic" | "nosmp":
@@ -108,22 +108,22 @@ def defeats(
             case "maxcpus" if value is not None and _is_zero(value):
                 off("ioapic", argument, f"it switches the IO APIC off, and so {_REMAPPING}")
             case "apic" if value is None:
-                found.pop("ioapic", None)
+                defeats_by_subject.pop("ioapic", None)
             case "disableapic" | "nolapic":
                 off("lapic", argument, _REMAPPING)
             case "acpi" if value == "off":
                 off("acpi", argument, "without ACPI the kernel finds no IOMMU")
             case "acpi" if value == "force":
-                found.pop("acpi", None)
+                defeats_by_subject.pop("acpi", None)
             case "pci" if "off" in tokens:
                 off("pci", argument, "it switches PCI off")
             case "nomodule":
                 off("nomodule", argument, "the kernel loads no module", False)
                 if _bool(value) is False:
-                    found.pop(name)
+                    defeats_by_subject.pop(name)
             case "module_blacklist":
                 # The last one replaces those before; names are compared letter by letter.
-                found.pop(name, None)
+                defeats_by_subject.pop(name, None)
                 _blacklisted(tokens, (*needed, *beneath), argument, name, off)
             case "modprobe.blacklist" | "rd.driver.blacklist" | "rd.driver.post":
                 names = [token.replace("-", "_") for token in tokens]
@@ -135,14 +135,14 @@ def defeats(
             case "clearcpuid" if any(token in _FEATURES[each] for token in tokens for each in processors):
                 off("clearcpuid", argument, "it takes hardware virtualisation from the processor", False)
             case "systemd.unified_cgroup_hierarchy" if node:
-                found.pop(name, None)
+                defeats_by_subject.pop(name, None)
                 if _bool(value) is False:
                     off(name, argument, "the node's firewall needs cgroups version 2", False)
             case "pcibind" if argument == OFF:
                 off("pcibind", argument, "pcibind takes no board at such a boot, and what uses the boards is skipped")
             case "systemd.mask" if (value or "").removesuffix(".service") in units:
                 off(f"{name} {value}", argument, "systemd does not start that unit", False)
-    return tuple(found.values())
+    return tuple(defeats_by_subject.values())
 
 
 def lacking(arguments: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:

@@ -66,10 +66,10 @@ def ours(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:
     if past is None:
         return ()
     converted = any(path in texts for path in _LATER)
-    found = [path for path in _OF_ALL if not converted and path in texts and _is_written(path, texts)]
+    paths = [path for path in _OF_ALL if not converted and path in texts and _is_written(path, texts)]
     whatever = past.is_former or past.renaming
-    found += [path for path in _OF_NODES if path in texts and (whatever or _is_written(path, texts))]
-    return tuple(path for path in found if not texts[path].link)
+    paths += [path for path in _OF_NODES if path in texts and (whatever or _is_written(path, texts))]
+    return tuple(path for path in paths if not texts[path].link)
 
 
 def name_of(past: Past, path: str) -> str:

@@ -34,7 +34,7 @@ def outdated(lines: CommandLines) -> list[str]:
     """
     if lines.made is None or not lines.menu or lines.hidden:
         return []
-    found = []
+    problems = []
     for entry in lines.entries:
         # An entry that update-grub does not write would never be as its variables say.
         if not _is_written_by_update_grub(entry):
@@ -43,10 +43,11 @@ def outdated(lines: CommandLines) -> list[str]:
         left = [*added(entry.arguments, lines.made), *(each for each in _against(entry) if each not in lines.made)]
         if lacks or left:
             parts = [f"lacks {' '.join(lacks)}" if lacks else "", f"still has {' '.join(left)}" if left else ""]
-            found.append(f"{_named(entry)} {' and '.join(filter(None, parts))}; expected it as /etc/default/grub says")
+            differences = " and ".join(filter(None, parts))
+            problems.append(f"{_named(entry)} {differences}; expected it as /etc/default/grub says")
     if lines.made and not lines.entries:
-        found.append(f"no entry of {lines.menu} starts this system")
-    return found
+        problems.append(f"no entry of {lines.menu} starts this system")
+    return problems
 
 
 def _against(entry: Entry) -> list[str]:
@@ -67,14 +68,14 @@ def refusals(lines: CommandLines, wanted: tuple[str, ...], host: Host, *, node: 
     if lines.planned is not None:
         planned = tuple(_replaced(lines.planned, wanted))
         judged = (planned,) if is_made else (planned, *lines.next)
-    found = {
+    refusals = {
         defeat.argument: _refusal(defeat, lines, node=node)
         for line in judged
         for defeat in defeats(line if lines.planned is not None else (*line, *wanted), *_machine(host), node=node)
         if wanted or not defeat.of_boards
     }
-    if found or not wanted:
-        return list(found.values())
+    if refusals or not wanted:
+        return list(refusals.values())
     # A menu that no script is named in will be replaced as a whole.
     if entry is not None and (entry.script or not is_made) and (problem := _structure(lines, entry)):
         return [problem]
@@ -112,10 +113,10 @@ def problems(
             for line in lines.configured
             if lacking(line, wanted)
         ][:1]
-    found = _line_problems(lines, entry, wanted, host, node)
-    if not found and kernels is not None:
-        found += missing_modules(entry, kernels)
-    return found
+    problems = _line_problems(lines, entry, wanted, host, node)
+    if not problems and kernels is not None:
+        problems += missing_modules(entry, kernels)
+    return problems
 
 
 def missing_modules(entry: Entry, kernels: Installed) -> list[str]:
@@ -159,11 +160,12 @@ def _structure(lines: CommandLines, entry: Entry) -> str | None:
 def _line_problems(lines: CommandLines, entry: Entry, wanted: tuple[str, ...], host: Host, node: bool) -> list[str]:
     if problem := _structure(lines, entry):
         return [problem]
-    found = [_refusal(each, lines, entry, node=node) for each in defeats(entry.arguments, *_machine(host), node=node)]
-    if not found and (lacks := lacking(entry.arguments, wanted)):
+    against = defeats(entry.arguments, *_machine(host), node=node)
+    problems = [_refusal(each, lines, entry, node=node) for each in against]
+    if not problems and (lacks := lacking(entry.arguments, wanted)):
         what = f"the entry that boots next, {_named(entry)},"
-        found.append(f"{what} lacks {' '.join(lacks)}{_culprit(lines, entry)}")
-    return found
+        problems.append(f"{what} lacks {' '.join(lacks)}{_culprit(lines, entry)}")
+    return problems
 
 
 def _refusal(defeat: Defeat, lines: CommandLines, entry: Entry | None = None, *, node: bool) -> str:
@@ -220,10 +222,10 @@ def _assigns_at_all(text: str) -> bool:
 
 def _assigns(text: str) -> bool:
     """Whether a line gives a variable a value of its own, without what it had before."""
-    found = re.match(r"\s*(?:export\s+)?(\w+)=(.*)", text)
-    if found is None or found[1] not in _VARIABLES:
+    assignment = re.match(r"\s*(?:export\s+)?(\w+)=(.*)", text)
+    if assignment is None or assignment[1] not in _VARIABLES:
         return False
-    return re.search(rf"\$(?:{found[1]}\b|\{{{found[1]}\b)", found[2]) is None
+    return re.search(rf"\$(?:{assignment[1]}\b|\{{{assignment[1]}\b)", assignment[2]) is None
 
 
 def _sets(text: str, argument: str) -> bool:

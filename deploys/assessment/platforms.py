@@ -134,9 +134,9 @@ def _packages(host: Host) -> str:
     fitting = have if len(have) == 1 else [manager for manager in have if names & _NATIVE[manager]]
     if len(fitting) == 1:
         return fitting[0]
-    found = "both apt-get and dnf" if have else "no apt-get or dnf"
+    managers = "both apt-get and dnf" if have else "no apt-get or dnf"
     raise Unsupported(
-        f"{host.name or 'a distribution without a name'} has {found}; "
+        f"{host.name or 'a distribution without a name'} has {managers}; "
         "expected one of them as its package manager. Install one of the supported systems: docs/support.md lists them."
     )
 

@@ -36,15 +36,15 @@ def variables(settings: Settings) -> dict[str, Any]:
     }
 
 
-def check(found: Firewall | None, settings: Settings, node: Unit | None, cgroup: str = CGROUP) -> Check:
+def check(firewall: Firewall | None, settings: Settings, node: Unit | None, cgroup: str = CGROUP) -> Check:
     """Whether the table has the rules, and names the present cgroup of the node."""
     what, right = "who may reach the programs' QMP", "the node only"
     expected = f"{right}; run `systemctl restart gevulot-firewall`, which restarts the node too"
     if node is None or not node.running:
         return Check(what, "nobody: the node does not run", None)
-    if found is None:
+    if firewall is None:
         return Check(what, "unknown: the nftables table inet gevulot could not be read", False, expected)
-    problem = _problem(found.table, settings, cgroup)
+    problem = _problem(firewall.table, settings, cgroup)
     return Check(what, f"every local user: {problem}" if problem else right, problem is None, expected)
 
 

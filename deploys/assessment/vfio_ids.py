@@ -29,14 +29,14 @@ def ours(arguments: Iterable[str], past: Past | None, boards: Iterable[Board]) -
     The host's record says it. One that an earlier version set is on no record: it was not there before, and names
     models of these boards only.
     """
-    found = dict.fromkeys(each for each in arguments if is_ids(each))
+    ids = dict.fromkeys(each for each in arguments if is_ids(each))
     if past is None:
         return []
     if past.arguments is not None:
-        return [each for each in found if each in past.arguments]
+        return [each for each in ids if each in past.arguments]
     models = {function.model for board in boards for function in board.functions}
     before = _before(past)
-    return [each for each in found if each not in before and models and models.issuperset(_models(each))]
+    return [each for each in ids if each not in before and models and models.issuperset(_models(each))]
 
 
 def set_until_now(lines: CommandLines | None, past: Past | None, boards: Iterable[Board]) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def grubby(lines: CommandLines, wanted: tuple[str, ...], known: tuple[str, ...],
     if surplus and past is not None and not any(is_ids(each) for each in wanted):
         entries = past.configured or (past.command_line,)
         former = {tuple(each for each in line if is_ids(each))[-1:] for line in entries}
-        back = [each for found in former for each in found if len(former) == 1 and each not in present]
+        back = [each for values in former for each in values if len(former) == 1 and each not in present]
     words = ["grubby", "--update-kernel=ALL", f"--args={shlex.quote(' '.join((*wanted, *back)))}"]
     if surplus:
         words.append(f"--remove-args={shlex.quote(' '.join(surplus))}")

@@ -115,11 +115,11 @@ def _look_at_all(path: str, limit: tuple[str, ...], values: dict[str, Any]) -> l
             _connect_all(state, hosts, refusals.reasons)
             looks = {host.name: state.pool.spawn(_look, host) for host in hosts if host.connected}
             gevent.joinall(list(looks.values()))
-            found = [_outcome(host, looks.get(host.name), refusals.reasons) for host in hosts]
+            hosts = [_outcome(host, looks.get(host.name), refusals.reasons) for host in hosts]
             # Hosts may be gone by now, and there is nothing left to ask them.
             with gevent.Timeout(_GOODBYE, False), contextlib.suppress(Exception):
                 disconnect_all(state)
-    return found
+    return hosts
 
 
 def _connect_all(state: State, hosts: list[Host], refusals: dict[str, str]) -> None:

@@ -49,16 +49,16 @@ class KeptStateError(SettingsError):
 
 def kept(host: HostStatus) -> dict[str, Any]:
     """What of a host's state is worth keeping, as JSON."""
-    found = host.to_json()
+    document = host.to_json()
     values: dict[str, Any] = {}
     for place, _ in _VALUES:
         part, _, name = place.partition(".")
         if not name:
-            values[part] = found[part]
-        elif found[part] is not None:
-            values.setdefault(part, {})[name] = found[part][name]
+            values[part] = document[part]
+        elif document[part] is not None:
+            values.setdefault(part, {})[name] = document[part][name]
     boards = host.boards.list if host.boards else ()
-    functions = (found["topology"] or {}).get("functions", [])
+    functions = (document["topology"] or {}).get("functions", [])
     return {
         "schema": VERSION,
         "name": host.name,
@@ -85,14 +85,14 @@ def read(directory: Path, name: str) -> dict[str, Any] | None:
     """A host's kept state, or None when none was kept. Raises KeptStateError."""
     path = _file(directory, name)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        state = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise KeptStateError(f"{path}: cannot be read: {error}; restore it from git, or remove it") from None
-    if not isinstance(found, dict) or found.get("schema") != VERSION or not isinstance(found.get("functions"), list):
+    if not isinstance(state, dict) or state.get("schema") != VERSION or not isinstance(state.get("functions"), list):
         raise KeptStateError(f"{path}: is no state of schema {VERSION}; remove it, and keep the state anew")
-    return found
+    return state
 
 
 def _file(directory: Path, name: str) -> Path:
@@ -118,10 +118,10 @@ def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _at(state: Mapping[str, Any], place: str) -> Any:
-    found: Any = state
+    value: Any = state
     for part in place.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _said(value: Any) -> str:
@@ -185,5 +185,5 @@ def _function_changes(
     for old, new in zip(before, now, strict=True):
         for key, name in keys.items():
             if old[key] != new[key]:
-                was, found = (value if value is not None else "none" for value in (old[key], new[key]))
-                yield f"{name} of {new['address']} is {found}, was {was}"
+                was, is_now = (value if value is not None else "none" for value in (old[key], new[key]))
+                yield f"{name} of {new['address']} is {is_now}, was {was}"

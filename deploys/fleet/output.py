@@ -115,14 +115,14 @@ def _with_reason(host: HostStatus, reason: str) -> HostStatus:
 
 def write(hosts: Iterable[HostStatus], asked: Options, now: datetime) -> None:
     """Print what was asked for, or write it to the file. Raises OSError."""
-    found = list(hosts)
+    every = list(hosts)
     match asked.output:
         case "table":
-            text = "\n".join(table.render(found, now))
+            text = "\n".join(table.render(every, now))
         case "json":
-            text = json.dumps(document(found, now), indent=1)
+            text = json.dumps(document(every, now), indent=1)
         case "html":
-            text = page.render(document(found, now)).removesuffix("\n")
+            text = page.render(document(every, now)).removesuffix("\n")
     if asked.file is None:
         # click leaves colours out where there is no terminal.
         click.echo(text)

@@ -91,12 +91,12 @@ def published(host: Host, settings: Settings, access: Access) -> str:
     }.get(published, "the list at gevulot_acl_whitelist_url could not be fetched from the host")
 
 
-def commands(found: Access, wanted: Change, settings: Settings) -> Generator[str, None, None]:
+def commands(current: Access, wanted: Change, settings: Settings) -> Generator[str, None, None]:
     """The commands that make the list what it should be, with the record of it."""
     record = record_of(settings)
     # A key is recorded before it is added and forgotten after it is denied: a run that is killed loses none.
-    during = found.recorded | wanted.recorded
-    if during != found.recorded:
+    during = current.recorded | wanted.recorded
+    if during != current.recorded:
         yield record_keys(record, during)
     for verb, keys in (("whitelist", wanted.add), ("deny", wanted.deny)):
         for each in keys:
@@ -131,30 +131,30 @@ def granted(
     if reboot.comes_first() or will_follow(inputs):
         yield DECIDED_LATER
         return
-    found = read(host, settings)
+    current = read(host, settings)
     if settings.acl_whitelist_url is not None:
         # The node removes every key that the published list does not have.
-        if not found.own_is_listed and not is_planning():
+        if not current.own_is_listed and not is_planning():
             logger.warning(
-                f"{host.print_prefix}the node may reject its own results: {published(host, settings, found)}"
+                f"{host.print_prefix}the node may reject its own results: {published(host, settings, current)}"
             )
         host.noop("the node's list is the one at gevulot_acl_whitelist_url")
         return
-    if found.own is None or (found.listed is None and settings.own_postgres):
+    if current.own is None or (current.listed is None and settings.own_postgres):
         if is_planning():
             yield DECIDED_LATER
         else:
-            what = "the node's public key" if found.own is None else "the table acl_whitelist"
+            what = "the node's public key" if current.own is None else "the table acl_whitelist"
             yield remote.fail(
                 f"{what} could not be read, so the node may reject its own results. See `journalctl -u "
                 f"{manifest.MIGRATION_UNIT} -u {manifest.POSTGRES_UNIT}` on the host, then run the deploy again."
             )
         return
-    wanted = change(found, frozenset((found.own, *settings.acl_whitelist)))
-    if not wanted.add and not wanted.deny and wanted.recorded == found.recorded:
+    wanted = change(current, frozenset((current.own, *settings.acl_whitelist)))
+    if not wanted.add and not wanted.deny and wanted.recorded == current.recorded:
         host.noop("the list is as it should be")
         return
-    yield from commands(found, wanted, settings)
+    yield from commands(current, wanted, settings)
 
 
 @step("Grant access")

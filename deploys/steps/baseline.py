@@ -75,10 +75,10 @@ def _archived(paths: tuple[str, ...], archive: str) -> Generator[str, None, None
     """Add to the archive those of the files that are there and not in it. It is replaced when the new one is whole."""
     remains = host.get_fact(Before, directory=STATE_DIRECTORY)
     kept = remains.past.archived if remains and remains.past else frozenset()
-    found = [path for path in host.get_fact(Existing, paths=paths) if path not in kept]
-    if not found:
+    present = [path for path in host.get_fact(Existing, paths=paths) if path not in kept]
+    if not present:
         return
-    words = " ".join(quote(path.lstrip("/")) for path in found)
+    words = " ".join(quote(path.lstrip("/")) for path in present)
     new = f"{archive}.new"
     yield f"cp -p {archive} {new} && tar -C / -rf {new} {words} && sync {new} && mv {new} {archive}"
 
@@ -111,11 +111,11 @@ def recorded() -> Generator[PyinfraCommand | str, None, None]:
             for each in topology.functions
         ],
     }
-    found = [path.lstrip("/") for path in host.get_fact(Existing, paths=MAY_EXIST)]
+    present = [path.lstrip("/") for path in host.get_fact(Existing, paths=MAY_EXIST)]
     # The copies first: the record says that they are complete. The host's name, as tar wants at least one file.
     yield (
         f"mkdir -p -m 700 {STATE_DIRECTORY} && tar -C / -cf {ARCHIVE} --ignore-failed-read "
-        f"$(cd / && for each in {' '.join(map(quote, found))}; do "
+        f"$(cd / && for each in {' '.join(map(quote, present))}; do "
         f'if [ -f "$each" ] || [ -L "$each" ]; then echo "$each"; fi; done) etc/hostname'
     )
     # Renamed when it is whole, since it is never written again.

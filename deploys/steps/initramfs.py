@@ -49,8 +49,8 @@ def current(generator: str, inputs: list[OperationMeta]) -> Generator[PyinfraCom
 
 
 def _is_current() -> bool:
-    found = ask(host, Part("stale", StaleInitramfs), Part("contents", InitramfsContents))
-    return not found["contents"].outdated(found["stale"])
+    answers = ask(host, Part("stale", StaleInitramfs), Part("contents", InitramfsContents))
+    return not answers["contents"].outdated(answers["stale"])
 
 
 @step("Rebuild the initramfs")

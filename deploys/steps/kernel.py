@@ -152,8 +152,8 @@ def loaded(modules: tuple[str, ...]) -> Generator[PyinfraCommand | str, None, No
 
     + modules: names with underscores
     """
-    found = host.get_fact(KernelModules, modules=modules)
-    missing = [name for name in modules if name not in found or not found[name].loaded]
+    modules_now = host.get_fact(KernelModules, modules=modules)
+    missing = [name for name in modules if name not in modules_now or not modules_now[name].loaded]
     if not missing:
         host.noop("the modules are loaded")
         return

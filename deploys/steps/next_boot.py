@@ -29,15 +29,16 @@ def checked(wish: Wish) -> Generator[PyinfraCommand | str, None, None]:
     if is_planning():
         host.noop("nothing is changed by looking")
         return
-    found = ask(
+    answers = ask(
         host,
         Part("lines", KernelCommandLine),
         Part("kernels", InstalledKernels),
         Part("platform", Platform, {"directory": "/", "offered": False}),
     )
-    problems = next_boot.problems(found["lines"], wish.arguments, found["platform"], found["kernels"], node=wish.node)
-    entry = found["lines"].boots
-    release = found["kernels"].release_of(entry.kernel) if entry else None
+    lines, kernels = answers["lines"], answers["kernels"]
+    problems = next_boot.problems(lines, wish.arguments, answers["platform"], kernels, node=wish.node)
+    entry = lines.boots
+    release = kernels.release_of(entry.kernel) if entry else None
     contents = host.get_fact(InitramfsContents, release=release)
     problems += [f"after its rebuild, {each}. See what the generator printed." for each in contents.differences]
     if problems:

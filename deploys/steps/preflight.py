@@ -222,61 +222,62 @@ def _ask(*parts: Part) -> dict[str, Any]:
 
 
 def _judge_host(settings: HostSettings) -> Verdict:
-    found = _ask(*_host_parts(settings))
-    if found["platform"] is None:
+    answers = _ask(*_host_parts(settings))
+    if answers["platform"] is None:
         return _UNREAD
-    return _with_damage(preflight.judge_host(_state(found), settings), found)
+    return _with_damage(preflight.judge_host(_state(answers), settings), answers)
 
 
 def _judge_node(settings: Settings) -> Verdict:
-    found = _ask(*_host_parts(settings), *_node_parts(settings))
-    if found["platform"] is None:
+    answers = _ask(*_host_parts(settings), *_node_parts(settings))
+    if answers["platform"] is None:
         return _UNREAD
     state = replace(
-        _state(found),
-        data_release=found["data"],
-        discovery=found.get("discovery", {}),
-        listened=found["listened"],
-        services=services.Services.of(found),
+        _state(answers),
+        data_release=answers["data"],
+        discovery=answers.get("discovery", {}),
+        listened=answers["listened"],
+        services=services.Services.of(answers),
     )
-    verdict = _with_damage(preflight.judge(state, settings), found)
-    verdict = replace(verdict, refusals=(*verdict.refusals, *vsock.missing_profile(settings, found.get("profile", []))))
-    warning = key.readable_until_now(settings) if found["key_was_readable"] else None
+    verdict = _with_damage(preflight.judge(state, settings), answers)
+    missing = vsock.missing_profile(settings, answers.get("profile", []))
+    verdict = replace(verdict, refusals=(*verdict.refusals, *missing))
+    warning = key.readable_until_now(settings) if answers["key_was_readable"] else None
     return replace(verdict, warnings=(*verdict.warnings, *([warning] if warning else [])))
 
 
 _UNREAD = Verdict(("the platform could not be read; see the error above.",), ())
 
 
-def _with_damage(verdict: Verdict, found: Mapping[str, Any]) -> Verdict:
+def _with_damage(verdict: Verdict, answers: Mapping[str, Any]) -> Verdict:
     """The verdict, with the refusal of a host whose record nobody can read."""
-    if not found["before"] or not found["before"].damaged:
+    if not answers["before"] or not answers["before"].damaged:
         return verdict
-    return replace(verdict, refusals=(*verdict.refusals, legacy_files.damaged(found["before"])))
+    return replace(verdict, refusals=(*verdict.refusals, legacy_files.damaged(answers["before"])))
 
 
-def _state(found: Mapping[str, Any]) -> HostState:
+def _state(answers: Mapping[str, Any]) -> HostState:
     """The host's part of what was read."""
     return HostState(
-        platform=found["platform"],
-        modules=found["modules"],
-        topology=found["topology"],
-        usage=found["usage"].evidence if found["usage"] else None,
-        record=found["record"].record,
-        lines=found["lines"],
-        held_packages=found["held_packages"],
-        kernels=found["kernels"],
-        attempts=found["attempts"],
+        platform=answers["platform"],
+        modules=answers["modules"],
+        topology=answers["topology"],
+        usage=answers["usage"].evidence if answers["usage"] else None,
+        record=answers["record"].record,
+        lines=answers["lines"],
+        held_packages=answers["held_packages"],
+        kernels=answers["kernels"],
+        attempts=answers["attempts"],
         files=FilesState(
-            past=found["before"].past if found["before"] else None,
-            texts=found["texts"],
-            places=found["places"],
-            drivers=found["drivers"],
-            users=found["users"],
-            options=found.get("options", {}),
-            requests=found["requests"],
+            past=answers["before"].past if answers["before"] else None,
+            texts=answers["texts"],
+            places=answers["places"],
+            drivers=answers["drivers"],
+            users=answers["users"],
+            options=answers.get("options", {}),
+            requests=answers["requests"],
         ),
-        claims=tuple(found["claims"]),
-        barred=found["barred"],
-        failed_before=found["failed_before"],
+        claims=tuple(answers["claims"]),
+        barred=answers["barred"],
+        failed_before=answers["failed_before"],
     )

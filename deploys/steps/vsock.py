@@ -63,15 +63,15 @@ def missing_profile(settings: Settings, there: list[str]) -> tuple[str, ...]:
     return (f"gevulot_seccomp_profile is {path}, which the host does not have; put the file there, or unset the key",)
 
 
-def check(found: Trial | None, settings: Settings, node: Unit | None) -> Check:
+def check(trial: Trial | None, settings: Settings, node: Unit | None) -> Check:
     """The row of the table. A node that is down has no options yet, so the refusal is the host's and not its own."""
     what = "the container can open a vsock socket"
-    if found is None:
+    if trial is None:
         return Check(what, "not tried: there is no Podman", False, "yes; run deploys/node.py")
-    under = f", with {' '.join(found.options)}" if found.options else ""
-    text = f"{'yes' if found.opens else f'no: {found.reason}'}{under}"
+    under = f", with {' '.join(trial.options)}" if trial.options else ""
+    text = f"{'yes' if trial.opens else f'no: {trial.reason}'}{under}"
     down = node is None or not node.running
-    if not found.opens and not found.options and is_allowed_by_us(settings) and down:
+    if not trial.opens and not trial.options and is_allowed_by_us(settings) and down:
         return Check(what, f"{text}; the node's next start decides what its container needs", None)
     expected = "yes; see `journalctl -u gevulot-node` for allow-vsock's lines, or correct gevulot_seccomp_profile"
-    return Check(what, text, found.opens, expected)
+    return Check(what, text, trial.opens, expected)

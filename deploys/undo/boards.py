@@ -90,8 +90,8 @@ def boards_released(undo: Undo) -> Generator[PyinfraCommand | str, None, None]:
 @operation()
 def unit_disabled() -> Generator[PyinfraCommand | str, None, None]:
     """Take pcibind's unit out of the boot."""
-    found = host.get_fact(Units, units=(unit.NAME,)).get(unit.NAME)
-    if found is None or (not found.enabled.startswith("enabled") and found.active == "inactive"):
+    state = host.get_fact(Units, units=(unit.NAME,)).get(unit.NAME)
+    if state is None or (not state.enabled.startswith("enabled") and state.active == "inactive"):
         host.noop(f"{unit.NAME} is not enabled")
         return
     # The others are pulled in by it: they are not enabled.
@@ -108,11 +108,11 @@ def run_cleared(inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, 
 
     + inputs: operations of this run that may make the directory
     """
-    found = host.get_fact(Existing, paths=(RUN, EARLY_DONE))
-    if EARLY_DONE in found or not (found or will_follow(inputs)):
+    present = host.get_fact(Existing, paths=(RUN, EARLY_DONE))
+    if EARLY_DONE in present or not (present or will_follow(inputs)):
         host.noop(f"{RUN} does not exist, or the reboot takes it away")
         return
-    yield f"rm -rf {RUN}" if found else DECIDED_LATER
+    yield f"rm -rf {RUN}" if present else DECIDED_LATER
 
 
 @step("Release the boards")

@@ -68,7 +68,7 @@ def _read(undo: Undo) -> list[Check]:
     }
     state = host.get_fact(SystemState)
     lines = host.get_fact(KernelCommandLine)
-    found = [
+    rows = [
         *comparison.command_lines(past, lines),
         *comparison.functions(past, topology, kept),
         checks.initramfs(host.get_fact(StaleInitramfs), host.get_fact(InitramfsContents)),
@@ -81,8 +81,8 @@ def _read(undo: Undo) -> list[Check]:
         *([_key(undo)] if undo.has_node else []),
     ]
     if others:
-        found.append(Check("pcibind", f"stays, for {', '.join(others)}", None))
-    return found
+        rows.append(Check("pcibind", f"stays, for {', '.join(others)}", None))
+    return rows
 
 
 def _key(undo: Undo) -> Check:

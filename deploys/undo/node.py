@@ -33,9 +33,9 @@ def stopped(past: Past) -> Generator[PyinfraCommand | str, None, None]:
 
     + past: the host before its first deploy
     """
-    found = host.get_fact(Units, units=tuple(manifest.NODE_UNITS))
+    units = host.get_fact(Units, units=tuple(manifest.NODE_UNITS))
     ours = units_of_deploy(past)
-    names = " ".join(name for name in ours if name in found and found[name].active != "inactive")
+    names = " ".join(name for name in ours if name in units and units[name].active != "inactive")
     if not names:
         host.noop("the node does not run")
         return
