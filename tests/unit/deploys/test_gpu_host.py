@@ -396,7 +396,7 @@ def test_the_values_of_a_nodes_keys_matter_to_the_status_of_a_node_only(runs: di
     host, node = re.split("\n@fake/node", runs["status"].output.partition("@fake/host wrong")[2])
     assert "none: GPU host" in host
     assert "gevulot_http_port" not in host
-    assert "run deploys/gpu_host.py, and reboot where it says so" in host
+    assert "run deploys/gpu_host.py, and reboot where it asks for that" in host
     assert "gevulot_http_port is 'x': expected a whole number" in node
 
 

@@ -497,7 +497,7 @@ def test_pcibind_stays_for_boards_of_the_operators_own(runs: dict[str, Run]) -> 
     commands = run.commands("shared")
     assert f"pcibind stays, with what it needs at boot, because {OTHER} is not of a deploy" in run.output
     assert (
-        "said=$(/usr/local/sbin/pcibind release 0000:00/01.0/00 2>&1)" in commands[index(commands, "pcibind release")]
+        "output=$(/usr/local/sbin/pcibind release 0000:00/01.0/00 2>&1)" in commands[index(commands, "pcibind release")]
     )
     assert any("/etc/pcibind/gpu-host.toml" in command for command in commands)
     kept = [path for path in boards.FILES if path != "/etc/pcibind/gpu-host.toml" and path != boards.COMMAND]
