@@ -40,7 +40,7 @@ else:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class AccessKeys:
     """The node's own public key, the keys on the list, and those that deploys put there.
 
     ``own`` is ``None`` where no public key is kept of the present key; ``listed`` where the database was not read.
@@ -59,12 +59,12 @@ class Access:
         return asdict(self) | {"listed": listed, "recorded": sorted(self.recorded)}
 
 
-class AccessList(FactBase[Access]):
+class AccessList(FactBase[AccessKeys]):
     """The list as the node's own Postgres has it; without ``port``, only what the files say."""
 
     @staticmethod
-    def default() -> Access:
-        return Access(None, None, frozenset())
+    def default() -> AccessKeys:
+        return AccessKeys(None, None, frozenset())
 
     def command(
         self,
@@ -83,7 +83,7 @@ class AccessList(FactBase[Access]):
         )
         return f"sh -c {quote(_COMMAND)} access {' '.join(quote(word) for word in words)}"
 
-    def process(self, output: list[str]) -> Access:
+    def process(self, output: list[str]) -> AccessKeys:
         own, answered = None, False
         keys: dict[str, set[str]] = {"listed": set(), "recorded": set()}
         for line in output:
@@ -96,7 +96,7 @@ class AccessList(FactBase[Access]):
                     keys[kind].add(key.lower())
                 case _:
                     raise FactProcessError(f"a line of the access list is {line!r}, expected a word and a key")
-        return Access(own, frozenset(keys["listed"]) if answered else None, frozenset(keys["recorded"]))
+        return AccessKeys(own, frozenset(keys["listed"]) if answered else None, frozenset(keys["recorded"]))
 
 
 class PublishedAccess(FactBase[str]):

@@ -27,7 +27,7 @@ if [ -e "$directory/before.json" ]; then echo record; cat "$directory/before.jso
 
 
 @dataclass(frozen=True, slots=True)
-class FunctionBefore:
+class FunctionBaseline:
     """One PCI function as it was: its bridge-relative path, what it is, its driver and its override."""
 
     path: str
@@ -37,7 +37,7 @@ class FunctionBefore:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class Baseline:
     """A host before its first deploy.
 
     ``archived`` are the files of it that were kept, ``shared_directories`` those of the directories for everybody's
@@ -50,7 +50,7 @@ class Past:
     command_line: tuple[str, ...]
     configured: tuple[tuple[str, ...], ...]
     system_state: str
-    functions: tuple[FunctionBefore, ...]
+    functions: tuple[FunctionBaseline, ...]
     archived: frozenset[str] = frozenset()
     shared_directories: frozenset[str] | None = None
     auto_update_timer: str = ""
@@ -74,7 +74,7 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
+class DeployRemains:
     """What deploys left on a host. ``traces`` are those of the paths asked for that exist.
 
     ``damaged`` says why the record cannot be understood, where there is one that cannot be. ``deployed`` is what the
@@ -84,7 +84,7 @@ class Remains:
     privileged: bool
     traces: tuple[str, ...]
     archive: bool
-    past: Past | None
+    past: Baseline | None
     damaged: str = ""
     deployed: str = ""
 
@@ -97,7 +97,7 @@ class Remains:
         return found
 
 
-def parse(output: list[str]) -> Remains:
+def parse(output: list[str]) -> DeployRemains:
     """What the command printed."""
     lines = iter(output)
     words: dict[str, list[str]] = {}
@@ -113,7 +113,7 @@ def parse(output: list[str]) -> Remains:
         damaged = str(error)
     except KeyError as error:
         damaged = f"{error} is missing"
-    return Remains(
+    return DeployRemains(
         "privileged" in words,
         tuple(words.get("trace", ())),
         "archive" in words,
@@ -127,16 +127,16 @@ def _first(words: dict[str, list[str]], kind: str) -> str:
     return next(iter(words.get(kind, ())), "")
 
 
-def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Past:
+def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Baseline:
     if record["version"] != 1:
         raise ValueError(f"its version is {record['version']!r}, expected 1")
     shared = record.get("shared_directories")
-    return Past(
+    return Baseline(
         command_line=tuple(record["kernel_command_line"]),
         configured=tuple(tuple(line) for line in record["configured_command_lines"]),
         system_state=record["system_state"],
         functions=tuple(
-            FunctionBefore(each["path"], each["model"], each["driver"], each["driver_override"])
+            FunctionBaseline(each["path"], each["model"], each["driver"], each["driver_override"])
             for each in record["functions"]
         ),
         archived=frozenset(words.get("archived", ())),
@@ -148,14 +148,14 @@ def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Past:
     )
 
 
-class Before(FactBase[Remains | None]):
+class BaselineRecord(FactBase[DeployRemains | None]):
     """The record below ``directory`` of the host as it was, and which of ``traces`` (paths) deploys left on it."""
 
     def command(self, directory: str = state_directory.CURRENT, traces: tuple[str, ...] = ()) -> str:
         words = " ".join(quote(word) for word in (directory, state_directory.former(directory), *traces))
         return f"sh -c {quote(_COMMAND)} before {words}"
 
-    def process(self, output: list[str]) -> Remains:
+    def process(self, output: list[str]) -> DeployRemains:
         return parse(output)
 
 

@@ -67,7 +67,7 @@ def _command(root: str) -> str:
     )
 
 
-class Kind(StrEnum):
+class ClaimKind(StrEnum):
     """Whose claim it is."""
 
     DRIVERCTL = "driverctl"
@@ -85,7 +85,7 @@ class Claim:
     ``acts_at_boot`` says that it takes them without anybody asking: at a boot, or it has them now.
     """
 
-    kind: Kind
+    kind: ClaimKind
     source: str
     places: frozenset[str] = frozenset()
     models: frozenset[str] = frozenset()
@@ -131,7 +131,7 @@ class RivalClaims(FactBase[list[Claim]]):
 
 
 def _guest(claim: Claim) -> str:
-    return claim.source.rpartition("/")[2] if claim.kind is Kind.LIBVIRT else claim.source
+    return claim.source.rpartition("/")[2] if claim.kind is ClaimKind.LIBVIRT else claim.source
 
 
 def _claim(kind: str, rest: str, text: list[str], mapping: dict[str, set[str]]) -> Claim | None:
@@ -142,20 +142,24 @@ def _claim(kind: str, rest: str, text: list[str], mapping: dict[str, set[str]]) 
             place = claims.place(device)
             shown = printable(driver.strip(), _SHOWN)
             source = printable(f"/etc/driverctl.d/{device}", _SHOWN)
-            return Claim(Kind.DRIVERCTL, source, frozenset({place}), driver=shown, acts_at_boot=True) if place else None
+            return (
+                Claim(ClaimKind.DRIVERCTL, source, frozenset({place}), driver=shown, acts_at_boot=True)
+                if place
+                else None
+            )
         case "libvirt":
             places = frozenset(claims.hostdevs("\n".join(text)))
             acts = source.startswith("/run/") or "/autostart/" in source
-            return Claim(Kind.LIBVIRT, source, places, acts_at_boot=acts) if places else None
+            return Claim(ClaimKind.LIBVIRT, source, places, acts_at_boot=acts) if places else None
         case "proxmox":
             places = frozenset(_hostpcis(text, mapping))
             acts = any(re.fullmatch(r"onboot:\s*1\s*", line) for line in text)
-            return Claim(Kind.PROXMOX, source, places, acts_at_boot=acts) if places else None
+            return Claim(ClaimKind.PROXMOX, source, places, acts_at_boot=acts) if places else None
         case "file" if rest not in _OURS and any(re.search(_BINDS, line) for line in text):
             whole = _LIBVIRTS.sub(r"\1:\2:\3.\4", "\n".join(text))
             given = _DRIVER.search(whole)
             return Claim(
-                Kind.FILE,
+                ClaimKind.FILE,
                 source,
                 frozenset(place for each in _ADDRESS.findall(whole) if (place := claims.place(each))),
                 frozenset(_models(whole)),

@@ -12,7 +12,7 @@ from facts import state_directory
 CAUSED = f"{state_directory.CURRENT}/failed-units"
 
 
-class FailuresBefore(FactBase[tuple[str, ...]]):
+class PreexistingFailures(FactBase[tuple[str, ...]]):
     """The units that have failed now, without those that failed in an earlier deploy."""
 
     @staticmethod

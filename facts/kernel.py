@@ -12,7 +12,7 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 from facts import grub_menu
-from facts.grub_menu import Entry
+from facts.grub_menu import MenuEntry
 
 HOST_MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "kvm")
 """Those that a host needs to hand boards over to virtual machines."""
@@ -144,19 +144,19 @@ class CommandLines:
     configured: tuple[tuple[str, ...], ...]
     hidden: str = ""
     menu: str = ""
-    boots: Entry | None = None
+    boots: MenuEntry | None = None
     sources: tuple[Source, ...] = ()
     made: tuple[str, ...] | None = None
     planned: tuple[str, ...] | None = None
     # The entries of this system without rescue shells, as read from the menu itself.
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[MenuEntry, ...] = ()
 
     @property
     def next(self) -> tuple[tuple[str, ...], ...]:
         """The lines of which one boots next: one, where the menu says which."""
         return self.configured if self.boots is None or self.hidden else (self.boots.arguments,)
 
-    def is_own(self, entry: Entry) -> bool:
+    def is_own(self, entry: MenuEntry) -> bool:
         """Whether an entry starts this system: other systems and memory tests have entries in the same menu."""
         root = next((each for each in reversed(self.live) if each.startswith("root=")), None)
         return bool(entry.kernel) and (root in (None, entry.root) or is_generated(entry))
@@ -165,7 +165,7 @@ class CommandLines:
         return asdict(self)
 
 
-def is_generated(entry: Entry) -> bool:
+def is_generated(entry: MenuEntry) -> bool:
     """Whether an entry is of this system because its own tools wrote it."""
     return "/10_linux" in entry.script or "/loader/entries/" in entry.script
 

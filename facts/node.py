@@ -28,7 +28,7 @@ _PATHS = ("/var/lib/gevulot", "/var/lib/gevulot/key/node.key")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PathEntry:
     """A file, directory or device: mode in octal digits, owner as ``user:group``, size in bytes (0 for devices)."""
 
     path: str
@@ -38,11 +38,11 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class NodeResources:
     """What was found. Paths that do not exist are not among them."""
 
-    devices: dict[str, Entry]
-    paths: dict[str, Entry]
+    devices: dict[str, PathEntry]
+    paths: dict[str, PathEntry]
     groups: frozenset[str]
     public_key: str | None
     mount: str
@@ -52,7 +52,7 @@ class Parts:
         return asdict(self) | {"groups": sorted(self.groups)}
 
 
-def parse(output: list[str]) -> Parts:
+def parse(output: list[str]) -> NodeResources:
     """The lines of the command. Raises ``ValueError`` for a line that it does not print."""
     devices, paths = {}, {}
     words: dict[str, str] = {}
@@ -60,13 +60,13 @@ def parse(output: list[str]) -> Parts:
         kind, _, rest = line.partition(" ")
         if kind == "device":
             path, mode, owner = rest.split(" ")
-            devices[path] = Entry(path, mode, owner)
+            devices[path] = PathEntry(path, mode, owner)
         elif kind == "path":
             path, mode, owner, size = rest.split(" ")
-            paths[path] = Entry(path, mode, owner, int(size))
+            paths[path] = PathEntry(path, mode, owner, int(size))
         else:
             words[kind] = rest.strip()
-    return Parts(
+    return NodeResources(
         devices,
         paths,
         frozenset(words.get("groups", "").split()),
@@ -76,13 +76,13 @@ def parse(output: list[str]) -> Parts:
     )
 
 
-class NodeParts(FactBase[Parts | None]):
+class NodeParts(FactBase[NodeResources | None]):
     """Devices, account, and the named paths. The first path is the storage directory, whose mount point is told."""
 
     def command(self, paths: tuple[str, ...] = _PATHS) -> str:
         return f"sh -c {quote(_COMMAND)} parts {' '.join(quote(path) for path in paths)}"
 
-    def process(self, output: list[str]) -> Parts:
+    def process(self, output: list[str]) -> NodeResources:
         try:
             return parse(output)
         except ValueError as error:

@@ -78,7 +78,7 @@ class PciTopology(FactBase[NamedTopology]):
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class DeviceUsage:
     """What the guards decide by."""
 
     evidence: Evidence
@@ -87,21 +87,21 @@ class Usage:
         return {name: _plain(value) for name, value in self.evidence._asdict().items()}
 
 
-class PciUsage(FactBase[Usage | None]):
+class PciUsage(FactBase[DeviceUsage | None]):
     """What of the PCI devices is in use by the host: routes, disks, virtual functions, the boot display."""
 
     def command(self) -> str:
         return evidence_text.COMMAND
 
-    def process(self, output: list[str]) -> Usage:
+    def process(self, output: list[str]) -> DeviceUsage:
         try:
-            return Usage(evidence_text.parse(output))
+            return DeviceUsage(evidence_text.parse(output))
         except ValueError as error:
             raise FactProcessError(f"the use of the PCI devices cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedBoards:
     """What pcibind recorded; ``record`` is ``None`` when it never did."""
 
     record: Record | None = None
@@ -110,19 +110,19 @@ class Recorded:
         return None if self.record is None else json.loads(record.dump(self.record))
 
 
-class PciRecord(FactBase[Recorded]):
+class PciRecord(FactBase[RecordedBoards]):
     """The boards that pcibind recorded on the node."""
 
     @staticmethod
-    def default() -> Recorded:
-        return Recorded()
+    def default() -> RecordedBoards:
+        return RecordedBoards()
 
     def command(self) -> str:
         return "if [ -e /var/lib/pcibind/record.json ]; then cat /var/lib/pcibind/record.json; fi"
 
-    def process(self, output: list[str]) -> Recorded:
+    def process(self, output: list[str]) -> RecordedBoards:
         try:
-            return Recorded(record.parse("\n".join(output)))
+            return RecordedBoards(record.parse("\n".join(output)))
         except (ValueError, PcibindError) as error:
             raise FactProcessError(f"/var/lib/pcibind/record.json cannot be read: {error}") from error
 

@@ -60,7 +60,7 @@ _LENGTH = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class UnitRun:
     """One unit as systemd sees it. ``changed`` and ``starts`` are seconds since the boot.
 
     ``restarts`` counts systemd's own restarts since the last start by a person, a deploy or the boot. ``starts`` are
@@ -81,7 +81,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class JournalLine:
     """One line of the journal, without escapes. ``source`` is ``container``, ``systemd`` or ``program``."""
 
     unit: str
@@ -95,8 +95,8 @@ class Runs:
     """Units by name, the lines of the journal about them, and who listens on which port; all at ``now``."""
 
     now: float = 0.0
-    units: dict[str, Run] = field(default_factory=dict)
-    lines: tuple[Line, ...] = ()
+    units: dict[str, UnitRun] = field(default_factory=dict)
+    lines: tuple[JournalLine, ...] = ()
     listeners: dict[int, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Runs:
         return {**asdict(self), "units": units}
 
 
-class NodeRuns(FactBase[Runs]):
+class UnitRuns(FactBase[Runs]):
     """One unit with its starts, the units that it needs, and their lines of the journal. The node's by default."""
 
     @staticmethod
@@ -133,7 +133,7 @@ def parse(output: list[str]) -> Runs:
     blocks: list[dict[str, str]] = [{}]
     listeners: dict[int, str] = {}
     events: list[dict[str, Any]] = []
-    lines: list[Line] = []
+    lines: list[JournalLine] = []
     for text in output:
         if text.startswith("{"):
             try:
@@ -162,7 +162,7 @@ def parse(output: list[str]) -> Runs:
     return Runs(now, {unit.name: unit for unit in units}, tuple(lines), listeners)
 
 
-def _run(block: dict[str, str], events: Iterable[dict[str, Any]]) -> Run:
+def _run(block: dict[str, str], events: Iterable[dict[str, Any]]) -> UnitRun:
     name = block["Id"]
     restarts = int(block.get("NRestarts") or 0)
     starts: list[float] = []
@@ -183,7 +183,7 @@ def _run(block: dict[str, str], events: Iterable[dict[str, Any]]) -> Run:
         # journal's restarts outlive the counter's reset. A restart that is scheduled has not started yet.
         restarts = min(restarts, len(starts) - 1 + scheduled)
         starts = starts[-max(restarts - scheduled, 0) - 1 :]
-    return Run(
+    return UnitRun(
         name=name,
         load=block["LoadState"],
         active=block["ActiveState"],
@@ -198,7 +198,7 @@ def _run(block: dict[str, str], events: Iterable[dict[str, Any]]) -> Run:
     )
 
 
-def _line(entry: dict[str, Any]) -> list[Line]:
+def _line(entry: dict[str, Any]) -> list[JournalLine]:
     """The entry as a line; none for Podman's own events, and for what was too long for the journal's answer."""
     text = _text(entry["MESSAGE"])
     if text is None or "PODMAN_EVENT" in entry or entry.get("SYSLOG_IDENTIFIER") == "conmon":
@@ -212,7 +212,7 @@ def _line(entry: dict[str, Any]) -> list[Line]:
     # Podman prints the container that it starts or removes.
     if not text or _CONTAINER_ID.fullmatch(text) or f"{text}.service" == unit:
         return []
-    return [Line(str(unit or ""), str(invocation or ""), source, text)]
+    return [JournalLine(str(unit or ""), str(invocation or ""), source, text)]
 
 
 def _text(message: Any) -> str | None:

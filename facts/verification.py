@@ -9,7 +9,7 @@ from pyinfra.api.exceptions import FactProcessError
 MARK = "/run/gpu-host/verified"
 
 
-class Verified(FactBase[int | None]):
+class VerificationTime(FactBase[int | None]):
     """When the table at the end of a deploy was last all right, in seconds of Unix time; ``None`` if not since boot."""
 
     def command(self) -> str:

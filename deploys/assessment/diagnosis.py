@@ -14,7 +14,7 @@ from deploys import duration
 from deploys.assessment.checks import Check
 from deploys.inputs.values import port_of
 from deploys.settings import Settings
-from facts.runs import NODE, Line, Run, Runs
+from facts.runs import NODE, JournalLine, Runs, UnitRun
 
 KEY = "gevulot-key.service"
 # A unit has recovered when it has run for this many of its own intervals between starts, limited to these seconds.
@@ -201,7 +201,7 @@ _FOLLOWING = (
 """Rows of the table about the running container."""
 
 
-def _is_looping(unit: Run, now: float) -> bool:
+def _is_looping(unit: UnitRun, now: float) -> bool:
     """Whether the unit ended and was restarted by systemd a short while ago, measured by its own interval."""
     # One start: its restart still waits, for its pause or for another unit.
     if (
@@ -218,13 +218,13 @@ def _is_looping(unit: Run, now: float) -> bool:
     return now - latest < enough
 
 
-def _interval(unit: Run) -> float:
+def _interval(unit: UnitRun) -> float:
     if len(unit.starts) < 2:
         return 0.0
     return (unit.starts[-1] - unit.starts[0]) / (len(unit.starts) - 1)
 
 
-def _loop(unit: Run, now: float) -> str:
+def _loop(unit: UnitRun, now: float) -> str:
     if len(unit.starts) < 2:
         return f"restarted {_times(unit.restarts)} by systemd"
     since = f"started {_times(len(unit.starts))} in {duration.in_words(now - unit.starts[0])}"
@@ -235,11 +235,11 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _failed(unit: Run) -> bool:
+def _failed(unit: UnitRun) -> bool:
     return unit.active == "failed" or unit.result not in ("success", "")
 
 
-def _blocks(unit: Run, node: Run, now: float) -> bool:
+def _blocks(unit: UnitRun, node: UnitRun, now: float) -> bool:
     """Whether the node cannot start because of this unit."""
     if unit.load != "loaded" or not (unit.name in node.requires or (unit.name == KEY and node.name == NODE)):
         return False
@@ -259,7 +259,7 @@ def _refused(runs: Runs, unit: str) -> bool:
     return bool(said) and _DEPENDENCY.search(said[-1]) is not None
 
 
-def _last_lines(runs: Runs, unit: Run) -> list[str]:
+def _last_lines(runs: Runs, unit: UnitRun) -> list[str]:
     """What the unit's last run that ended wrote: the node's own lines, else Podman's, else systemd's."""
     lines = [line for line in runs.lines if line.unit == unit.name]
     if unit.active in ("active", "activating") and not unit.sub.startswith("auto-restart"):
@@ -273,7 +273,7 @@ def _last_lines(runs: Runs, unit: Run) -> list[str]:
     return []
 
 
-def _statements(lines: Iterable[Line]) -> list[str]:
+def _statements(lines: Iterable[JournalLine]) -> list[str]:
     """The texts without what says nothing, a panic's message joined to where it happened."""
     statements: list[str] = []
     for line in lines:
@@ -286,7 +286,7 @@ def _statements(lines: Iterable[Line]) -> list[str]:
     return statements
 
 
-def _explain(lines: list[str], runs: Runs, settings: Settings, unit: Run) -> tuple[str, str]:
+def _explain(lines: list[str], runs: Runs, settings: Settings, unit: UnitRun) -> tuple[str, str]:
     """The cause with the line that shows it, and the next step."""
     texts = {
         "peers": ", ".join(settings.p2p_discovery) or "unset",
@@ -322,7 +322,7 @@ def _quote(text: str) -> str:
     return f'"{text if len(text) <= _QUOTE else f"{text[:_QUOTE]}…"}"'
 
 
-def _taken(text: str, runs: Runs, settings: Settings, unit: Run) -> str:
+def _taken(text: str, runs: Runs, settings: Settings, unit: UnitRun) -> str:
     """Which port is taken: by the line, else by who listens on the unit's ports while it does not run."""
     match = _ADDRESS.search(text)
     if match:

@@ -17,8 +17,8 @@ from deploys.fleet.state import HostState, Severity, down
 from deploys.preflight.boards import explain, missing
 from deploys.settings import HostSettings, Settings
 from facts import pciids
-from facts.disk import Space
-from facts.pci import Binding, Usage
+from facts.disk import VolumeSpace
+from facts.pci import Binding, DeviceUsage
 from pcibind.decide import judgement, plan
 from pcibind.decide.judgement import BoardJudgement, Judgement, Standing
 from pcibind.decide.plan import DRIVER
@@ -129,7 +129,7 @@ def _deployed_as(seen: Seen) -> str | None:
     return manifest.AS_NODE if seen.has_node or seen.deployed == manifest.AS_NODE else None
 
 
-def _unseen(usage: Usage | None) -> Iterable[str]:
+def _unseen(usage: DeviceUsage | None) -> Iterable[str]:
     """What could not be read of what the lint looks at."""
     unreadable = usage.evidence.unreadable if usage else ()
     return (f"the {guard}: {why}" for guard, why in unreadable if guard == "framebuffer")
@@ -355,7 +355,7 @@ def _key(seen: Seen, found: _Findings, *, deployed: bool) -> state.Key:
     return state.Key(word, seen.parts.public_key if seen.parts else None)
 
 
-def _storage(settings: Settings, space: Space | None, found: _Findings) -> state.Storage | None:
+def _storage(settings: Settings, space: VolumeSpace | None, found: _Findings) -> state.Storage | None:
     if space is None:
         return None
     if space.free_kib < _LITTLE_SPACE * space.size_kib:

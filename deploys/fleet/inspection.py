@@ -20,23 +20,23 @@ from deploys.steps import access
 from deploys.transport.connection import prepare
 from facts.access import AccessList
 from facts.activity import NodeActivity
-from facts.batch import Part, Together
+from facts.batch import FactBatch, Part
 from facts.container import GPU_DEVICES, Container
 from facts.database import PostgresSchema
-from facts.deployed import DeployedAs
 from facts.disk import DiskSpace
 from facts.firewall import NodeFirewall
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
-from facts.output import Said
-from facts.paths import Existing
+from facts.output import FirstLine
+from facts.paths import ExistingPaths
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
 from facts.podman import SecretNames
-from facts.runs import NodeRuns
+from facts.role import HostRole
+from facts.runs import UnitRuns
 from facts.unit import Units
-from facts.verification import Verified
+from facts.verification import VerificationTime
 
 # A host on which a program hangs must not keep the others from being shown.
 _SECONDS = 240
@@ -46,7 +46,7 @@ _REBOOT_REQUIRED = "/run/reboot-required"
 def parts(settings: HostSettings) -> tuple[Part, ...]:
     """What is asked of a host; the names are those of ``Seen``."""
     asked = [
-        Part("user", Said, {"program": "id -u"}),
+        Part("user", FirstLine, {"program": "id -u"}),
         Part("platform", Platform, {"directory": "/", "offered": False}),
         Part("topology", PciTopology),
         Part("usage", PciUsage),
@@ -57,11 +57,11 @@ def parts(settings: HostSettings) -> tuple[Part, ...]:
         Part("modules", KernelModules),
         Part("stale_initramfs", StaleInitramfs),
         Part("initramfs", InitramfsContents),
-        Part("reboot_required", Existing, {"paths": (_REBOOT_REQUIRED,)}),
+        Part("reboot_required", ExistingPaths, {"paths": (_REBOOT_REQUIRED,)}),
         Part("units", Units),
         Part("parts", NodeParts, {"paths": ("/",)}),
-        Part("verified", Verified),
-        Part("deployed", DeployedAs),
+        Part("verified", VerificationTime),
+        Part("deployed", HostRole),
     ]
     if isinstance(settings, Settings):
         asked += _node_parts(settings)
@@ -73,13 +73,13 @@ def _node_parts(settings: Settings) -> list[Part]:
     key_file = f"{settings.key_directory}/node.key"
     asked = [
         Part("platform", Platform, {"directory": settings.storage_directory, "offered": False}),
-        Part("runs", NodeRuns),
+        Part("runs", UnitRuns),
         Part("parts", NodeParts, {"paths": (settings.storage_directory, key_file)}),
         Part("container", Container, {"variables": (GPU_DEVICES, *settings.environment())}),
         Part("firewall", NodeFirewall),
         Part("secrets", SecretNames),
         Part("activity", NodeActivity, activity.arguments(settings)),
-        Part("key", Said, {"program": scripts.shell("node_key.sh", "state", *key.arguments(settings))}),
+        Part("key", FirstLine, {"program": scripts.shell("node_key.sh", "state", *key.arguments(settings))}),
         Part("space", DiskSpace, {"directory": settings.storage_directory}),
     ]
     if settings.own_postgres:
@@ -137,5 +137,5 @@ def unreached(host: Host, reason: str) -> HostState:
 def _ask(host: Host, settings: HostSettings) -> dict[str, Any]:
     # pyinfra's own limit is for reading the answer; a host may also hang before and after it.
     with gevent.Timeout(_SECONDS + 30):
-        found: dict[str, Any] = host.get_fact(Together, parts=parts(settings), _ignore_errors=True, _timeout=_SECONDS)
+        found: dict[str, Any] = host.get_fact(FactBatch, parts=parts(settings), _ignore_errors=True, _timeout=_SECONDS)
     return found

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploys.manifest import AS_GPU_HOST, NODE_UNIT
-from facts.access import Access
+from facts.access import AccessKeys
 from facts.activity import Activity
 from facts.batch import Unreadable
 from facts.container import ContainerState
 from facts.database import Schema
-from facts.disk import Space
+from facts.disk import VolumeSpace
 from facts.firewall import Firewall
 from facts.kernel import CommandLines, Module
-from facts.node import Parts
-from facts.pci import Binding, NamedTopology, Recorded, Usage
-from facts.platform import Host
+from facts.node import NodeResources
+from facts.pci import Binding, DeviceUsage, NamedTopology, RecordedBoards
+from facts.platform import HostPlatform
 from facts.runs import Runs
 from facts.unit import Unit
 from pcibind.read.initramfs import Contents
@@ -31,10 +31,10 @@ OF_NODE = ("key", "container", "secrets", "schema", "access", "firewall", "runs"
 class Seen:
     """What the facts of one host said. ``None``, or empty, for what the host does not have or could not tell."""
 
-    platform: Host | None = None
+    platform: HostPlatform | None = None
     topology: NamedTopology = field(default_factory=NamedTopology)
-    usage: Usage | None = None
-    record: Recorded = field(default_factory=Recorded)
+    usage: DeviceUsage | None = None
+    record: RecordedBoards = field(default_factory=RecordedBoards)
     binding: Binding | None = None
     lines: CommandLines = field(default_factory=lambda: CommandLines((), ()))
     remapping: bool = False
@@ -44,15 +44,15 @@ class Seen:
     reboot_required: list[str] = field(default_factory=list)
     units: dict[str, Unit] = field(default_factory=dict)
     runs: Runs = field(default_factory=Runs)
-    parts: Parts | None = None
+    parts: NodeResources | None = None
     container: ContainerState | None = None
     firewall: Firewall | None = None
     secrets: list[str] = field(default_factory=list)
     schema: Schema | None = None
-    access: Access | None = None
+    access: AccessKeys | None = None
     activity: Activity | None = None
     key: str = ""
-    space: Space | None = None
+    space: VolumeSpace | None = None
     verified: int | None = None
     deployed: str = ""
     user: str = "0"
@@ -62,7 +62,7 @@ class Seen:
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Seen:
-        """Out of the parts by their names, as ``facts.batch.Together`` reads them."""
+        """Out of the parts by their names, as ``facts.batch.FactBatch`` reads them."""
         readable = {name: value for name, value in found.items() if not isinstance(value, Unreadable)}
         reasons = {name: value.reason for name, value in found.items() if isinstance(value, Unreadable)}
         if readable.get("user", "0") != "0":

@@ -12,8 +12,8 @@ from pyinfra.api.operation import OperationMeta
 
 from deploys.manifest import ARCHIVE
 from deploys.operations.planning import DECIDED_LATER, will_follow
-from facts.baseline import ArchivedFile, Past
-from facts.paths import EmptyDirectories, Existing
+from facts.baseline import ArchivedFile, Baseline
+from facts.paths import EmptyDirectories, ExistingPaths
 
 
 @operation()
@@ -37,7 +37,7 @@ def restore(path: str, archive: str = ARCHIVE) -> str:
     )
 
 
-def put_back(past: Past, path: str) -> OperationMeta:
+def put_back(past: Baseline, path: str) -> OperationMeta:
     """Bring a file of the deploy back to what it was, or remove it where there was none."""
     if path in past.archived:
         return brought_back(name=f"Bring back {path}", path=path, archive=past.archive)
@@ -50,7 +50,7 @@ def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
 
     + path: the file
     """
-    if not host.get_fact(Existing, paths=(path,)):
+    if not host.get_fact(ExistingPaths, paths=(path,)):
         host.noop(f"{path} does not exist")
         return
     yield f"rm -f {quote(path)}"
@@ -58,7 +58,7 @@ def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
 
 @operation()
 def taken_back(
-    past: Past | None, paths: tuple[str, ...], archive: str = ARCHIVE
+    past: Baseline | None, paths: tuple[str, ...], archive: str = ARCHIVE
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Take back files that earlier versions wrote: each becomes what it was before the first deploy, or goes.
 
@@ -78,7 +78,7 @@ def taken_back(
     yield from commands
 
 
-def is_as_before(past: Past, path: str) -> bool:
+def is_as_before(past: Baseline, path: str) -> bool:
     """Whether the current host has a file of its own from before the first deploy at a path now."""
     return path in past.archived and host.get_fact(ArchivedFile, archive=past.archive, path=path) == "same"
 

@@ -10,12 +10,12 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.files import FindInFile
 
 from deploys.manifest import STATE_DIRECTORY, UPDATE_TIMER
-from facts.baseline import Before, Past
+from facts.baseline import Baseline, BaselineRecord
 from facts.unit import NODE_INPUTS, Units
 
 
 @operation()
-def restored(past: Past | None = None) -> Generator[PyinfraCommand | str, None, None]:
+def restored(past: Baseline | None = None) -> Generator[PyinfraCommand | str, None, None]:
     """Switch the timer off again, where it was off and the node's Quadlet asks for automatic updates.
 
     For use before the Quadlet is changed: it is what says that a deploy switched the timer on.
@@ -30,8 +30,8 @@ def restored(past: Past | None = None) -> Generator[PyinfraCommand | str, None, 
     yield f"systemctl disable --now {UPDATE_TIMER}"
 
 
-def _was(past: Past | None) -> str:
+def _was(past: Baseline | None) -> str:
     if past is None:
-        remains = host.get_fact(Before, directory=STATE_DIRECTORY)
+        remains = host.get_fact(BaselineRecord, directory=STATE_DIRECTORY)
         past = remains.past if remains else None
     return past.auto_update_timer if past else ""

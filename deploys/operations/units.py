@@ -20,7 +20,7 @@ from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, will_follow
 from deploys.settings import Settings
 from deploys.transport import heartbeat, remote
-from facts.runs import NEEDED, NODE, NodeRuns
+from facts.runs import NEEDED, NODE, UnitRuns
 from facts.unit import ChangedSince, Unit, Units
 from facts.untrusted import printable
 
@@ -166,7 +166,7 @@ class _Start(StringCommand):
         unit, trouble = self._unit, None
         for unit in dict.fromkeys((self._unit, *self._runs)):
             needed = NEEDED if unit == NODE else ()
-            runs = host.get_fact(NodeRuns, unit=unit, needed=needed, _ignore_errors=True)
+            runs = host.get_fact(UnitRuns, unit=unit, needed=needed, _ignore_errors=True)
             trouble = diagnosis.diagnose(runs, self._settings, unit)
             if trouble is not None:
                 break

@@ -13,8 +13,8 @@ from deploys.settings import Settings
 from facts.batch import Part
 from facts.existing import ExistingNode, ExistingNodeParts
 from facts.listeners import Listener, Listeners
-from facts.output import Said
-from facts.secret_store import SecretStore, Store
+from facts.output import FirstLine
+from facts.secret_store import SecretStore, SecretStoreState
 from facts.storage import Storage, StorageState
 
 
@@ -24,7 +24,7 @@ class Services:
 
     storage: Storage | None = None
     key_state: str = ""
-    secrets: Store = field(default_factory=Store)
+    secrets: SecretStoreState = field(default_factory=SecretStoreState)
     listeners: tuple[Listener, ...] = ()
     existing: ExistingNode = field(default_factory=ExistingNode)
 
@@ -47,7 +47,7 @@ def parts(settings: Settings) -> tuple[Part, ...]:
     state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
     return (
         Part("storage", StorageState, directories),
-        Part("key_state", Said, {"program": state}),
+        Part("key_state", FirstLine, {"program": state}),
         Part("secret_store", SecretStore, {"names": secrets.NAMES}),
         Part("listeners", Listeners, {"ports": ports.ports(settings), "units": units}),
         Part("existing", ExistingNodeParts, {"units": existing.UNITS}),

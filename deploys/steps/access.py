@@ -24,7 +24,7 @@ from deploys.preflight import key
 from deploys.settings import Settings
 from deploys.steps import gevulot, postgres
 from deploys.transport import remote, tunnel
-from facts.access import ACCESS_QUERY, Access, AccessList, PublishedAccess
+from facts.access import ACCESS_QUERY, AccessKeys, AccessList, PublishedAccess
 
 # The keys that deploys put on the list, one a line. Others' keys are left alone.
 _RECORD = f"{STATE_DIRECTORY}/access"
@@ -39,7 +39,7 @@ class Change:
     recorded: frozenset[str]
 
 
-def change(access: Access, wanted: frozenset[str]) -> Change:
+def change(access: AccessKeys, wanted: frozenset[str]) -> Change:
     """The difference between the list and ``wanted``. A list that was not read is taken to be as recorded.
 
     A key that was on the list before a deploy was asked for it is not ours to take out later.
@@ -65,7 +65,7 @@ def arguments(settings: Settings) -> dict[str, str | int | None]:
     return {"public": key.PUBLIC, "fingerprint": key.FINGERPRINT, "record": record_of(settings), "port": port}
 
 
-def read(host: Host, settings: Settings) -> Access:
+def read(host: Host, settings: Settings) -> AccessKeys:
     """The list as the database has it: an external one is asked with psycopg, where SSH forwards."""
     access = host.get_fact(AccessList, **arguments(settings))
     if settings.postgres_url is None:
@@ -78,7 +78,7 @@ def read(host: Host, settings: Settings) -> Access:
     return replace(access, listed=frozenset(each for (each,) in rows))
 
 
-def published(host: Host, settings: Settings, access: Access) -> str:
+def published(host: Host, settings: Settings, access: AccessKeys) -> str:
     """Whether the list at ``gevulot_acl_whitelist_url`` has a key that the node did not take yet, in words."""
     if settings.acl_whitelist_url is None or access.own_is_listed:
         return ""
@@ -91,7 +91,7 @@ def published(host: Host, settings: Settings, access: Access) -> str:
     }.get(said, "the list at gevulot_acl_whitelist_url could not be fetched from the host")
 
 
-def commands(found: Access, wanted: Change, settings: Settings) -> Generator[str, None, None]:
+def commands(found: AccessKeys, wanted: Change, settings: Settings) -> Generator[str, None, None]:
     """The commands that make the list what it should be, with the record of it."""
     record = record_of(settings)
     # A key is recorded before it is added and forgotten after it is denied: a run that is killed loses none.

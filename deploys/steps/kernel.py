@@ -28,9 +28,9 @@ from deploys.operations.files import Files
 from deploys.operations.planning import step, will_follow
 from deploys.operations.restore import taken_back
 from deploys.steps.preflight import GpuHost
-from facts.baseline import ArchivedFile, Past
+from facts.baseline import ArchivedFile, Baseline
 from facts.kernel import CommandLines, KernelCommandLine, KernelModules
-from facts.output import Said
+from facts.output import FirstLine
 
 
 @operation()
@@ -60,7 +60,7 @@ def old_drop_in_removed(archive: str = ARCHIVE) -> Generator[PyinfraCommand | st
 
     + archive: the files of the host before its first deploy
     """
-    first = host.get_fact(Said, program=f"head -n1 {OLD_DROP_IN} 2>/dev/null || true")
+    first = host.get_fact(FirstLine, program=f"head -n1 {OLD_DROP_IN} 2>/dev/null || true")
     if first != OLD_MARK or host.get_fact(ArchivedFile, archive=archive, path=OLD_DROP_IN) == "same":
         host.noop(f"{OLD_DROP_IN} is not of an earlier deploy")
         return
@@ -70,7 +70,7 @@ def old_drop_in_removed(archive: str = ARCHIVE) -> Generator[PyinfraCommand | st
 
 @operation()
 def grubby_arguments(
-    arguments: tuple[str, ...], known: tuple[str, ...], past: Past | None
+    arguments: tuple[str, ...], known: tuple[str, ...], past: Baseline | None
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Set arguments on every boot entry with grubby, which also keeps them for kernels installed later.
 
@@ -87,7 +87,7 @@ def grubby_arguments(
 
 @operation()
 def arguments_recorded(
-    arguments: tuple[str, ...], known: tuple[str, ...], past: Past | None
+    arguments: tuple[str, ...], known: tuple[str, ...], past: Baseline | None
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Record which kernel arguments deploys set, before they are set: an undo takes away these and no others.
 

@@ -28,7 +28,7 @@ from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.operations.restore import brought_back
 from deploys.settings import Settings
-from facts.baseline import Before
+from facts.baseline import BaselineRecord
 from facts.database import PostgresSchema, psql
 
 # The image lets everybody into the directory of its socket, so that lies in another one that only root may enter.
@@ -164,7 +164,7 @@ def retired() -> Generator[PyinfraCommand | str, None, None]:
         "systemctl daemon-reload && "
         f"{{ rmdir {SOCKET} {SOCKET_ROOT} 2>/dev/null; systemctl reset-failed {POSTGRES_UNIT} 2>/dev/null; true; }}"
     )
-    remains = host.get_fact(Before, directory=STATE_DIRECTORY)
+    remains = host.get_fact(BaselineRecord, directory=STATE_DIRECTORY)
     if remains and remains.past and POSTGRES_QUADLET.path in remains.past.archived:
         yield from brought_back._inner(path=POSTGRES_QUADLET.path)
 

@@ -30,19 +30,19 @@ from deploys.transport.connection import prepare
 from facts.aliases import DisplayDrivers
 from facts.attempt import RebootAttempts
 from facts.barred_modules import BarredModules
-from facts.baseline import Before
+from facts.baseline import BaselineRecord
 from facts.batch import Part, ask
 from facts.claims import RivalClaims
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
 from facts.driver_users import DriverUsers
-from facts.failures import FailuresBefore
-from facts.file import Texts
+from facts.failures import PreexistingFailures
+from facts.file import FileTexts
 from facts.installed_kernels import InstalledKernels
 from facts.kernel import HOST_MODULES, MODULES, KernelCommandLine, KernelModules
-from facts.output import Said
+from facts.output import FirstLine
 from facts.packages import HeldPackages
-from facts.paths import Existing
+from facts.paths import ExistingPaths
 from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.place import Places
 from facts.platform import Platform
@@ -186,10 +186,10 @@ def _host_parts(settings: HostSettings) -> tuple[Part, ...]:
         Part("held_packages", HeldPackages, {"packages": HOST_PACKAGES["apt"]}),
         Part("kernels", InstalledKernels),
         Part("attempts", RebootAttempts),
-        Part("failed_before", FailuresBefore),
+        Part("failed_before", PreexistingFailures),
         # About files, and about the drivers and the programs that they are for.
-        Part("before", Before, {"directory": STATE_DIRECTORY}),
-        Part("texts", Texts, {"paths": legacy_files.ASKED}),
+        Part("before", BaselineRecord, {"directory": STATE_DIRECTORY}),
+        Part("texts", FileTexts, {"paths": legacy_files.ASKED}),
         Part("places", Places, {"paths": HOST_FILES}),
         Part("requests", BoardRequests),
         Part("drivers", DisplayDrivers),
@@ -209,10 +209,10 @@ def _node_parts(settings: Settings) -> tuple[Part, ...]:
         Part("places", Places, {"paths": (*FILES, *settings.directories)}),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         *services.parts(settings),
-        Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
-        Part("listened", Said, {"program": listened}),
+        Part("key_was_readable", FirstLine, {"program": key.WAS_READABLE}),
+        Part("listened", FirstLine, {"program": listened}),
         *([Part("discovery", DiscoveryPeers, {"addresses": peers})] if (peers := settings.p2p_discovery) else []),
-        *((Part("profile", Existing, {"paths": profile}),) if profile else ()),
+        *((Part("profile", ExistingPaths, {"paths": profile}),) if profile else ()),
     )
 
 

@@ -30,7 +30,7 @@ from facts.attempt import RebootAttempts
 from facts.batch import Part, ask
 from facts.installed_kernels import InstalledKernels
 from facts.kernel import InterruptRemapping, KernelCommandLine
-from facts.paths import Existing
+from facts.paths import ExistingPaths
 from facts.pci import PciBinding
 from facts.unit import FailedUnits, SystemState, Units
 from facts.untrusted import printable
@@ -120,7 +120,7 @@ def forgotten(reasons: Callable[[], Iterable[str]]) -> Generator[PyinfraCommand 
 
     + reasons: why a reboot is pending, asked of the current host
     """
-    if not host.get_fact(Existing, paths=(reboot_attempt.FILE,)) or reasons():
+    if not host.get_fact(ExistingPaths, paths=(reboot_attempt.FILE,)) or reasons():
         host.noop("no earlier reboot is on record, or its reason still holds")
         return
     yield f"rm -f {reboot_attempt.FILE}"

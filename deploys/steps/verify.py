@@ -27,9 +27,9 @@ from facts.container import GPU_DEVICES, Container, DatabasePasswords
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.firewall import NodeFirewall
 from facts.node import NodeParts
-from facts.output import Said
-from facts.paths import Existing
-from facts.runs import NodeRuns, Runs
+from facts.output import FirstLine
+from facts.paths import ExistingPaths
+from facts.runs import Runs, UnitRuns
 from facts.unit import SystemState, Units
 from facts.virtual_machine import VirtualMachine
 from facts.vsock import VsockTrial
@@ -89,7 +89,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     doing, runs = _activity(host, settings, seen["activity"], seen["runs"])
     found.append(activity.check(activity.judge(doing, executes=not settings.no_execution)))
     # Only now: a node that was started a moment ago has yet to read its key.
-    found.append(checks.hand_over(gevulot.KEY_FIFO, bool(seen["fifo"] and host.get_fact(Existing, paths=_FIFO))))
+    found.append(checks.hand_over(gevulot.KEY_FIFO, bool(seen["fifo"] and host.get_fact(ExistingPaths, paths=_FIFO))))
     trouble = diagnosis.diagnose(runs, settings)
     if settings.verify_virtual_machine and not settings.no_execution and trouble is None:
         qemu = settings.qemu_path or "qemu-system-x86_64"
@@ -122,14 +122,14 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         *host_table.parts(verdict),
         Part("parts", NodeParts, {"paths": paths}),
         Part("units", Units, {"units": units}),
-        Part("key", Said, {"program": f"{state} || echo unreadable"}),
+        Part("key", FirstLine, {"program": f"{state} || echo unreadable"}),
         Part("firewall", NodeFirewall),
         Part("container", Container, {"variables": (GPU_DEVICES, *settings.environment())}),
         *(() if settings.no_execution else (Part("vsock", VsockTrial, {"program": vsock.trial_command(settings)}),)),
-        Part("fifo", Existing, {"paths": _FIFO}),
+        Part("fifo", ExistingPaths, {"paths": _FIFO}),
         Part("environment", DatabasePasswords, {"container": "gevulot-node"}),
         Part("activity", NodeActivity, activity.arguments(settings)),
-        Part("runs", NodeRuns),
+        Part("runs", UnitRuns),
         *((Part("open", PostgresOpenToLoopback, {"port": settings.postgres_port}),) if settings.own_postgres else ()),
     )
 
@@ -139,7 +139,7 @@ def _activity(host: Host, settings: Settings, found: Activity | None, runs: Runs
 
     Returns the last look: what the node does, and its runs. A node that executes nothing never answers: no wait.
     """
-    parts = (Part("activity", NodeActivity, activity.arguments(settings)), Part("runs", NodeRuns))
+    parts = (Part("activity", NodeActivity, activity.arguments(settings)), Part("runs", UnitRuns))
     for _ in range(_HEALTH_SECONDS // 5):
         if settings.no_execution or found is None or found.health is not None:
             break

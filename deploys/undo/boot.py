@@ -19,12 +19,12 @@ from deploys.steps import initramfs
 from deploys.steps.kernel import old_drop_in_removed
 from deploys.steps.reboot import Errand, reboot_as_allowed
 from deploys.undo.start import Undo
-from facts.baseline import Past
+from facts.baseline import Baseline
 from facts.kernel import KernelCommandLine
 
 
 @operation()
-def menu_restored(past: Past, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
+def menu_restored(past: Baseline, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
     """Write GRUB's menu anew when it is not what its sources say, or still has arguments of a deploy.
 
     + past: the host before its first deploy
@@ -39,7 +39,7 @@ def menu_restored(past: Past, inputs: list[OperationMeta]) -> Generator[PyinfraC
 
 
 @operation()
-def entries_restored(past: Past) -> Generator[PyinfraCommand | str, None, None]:
+def entries_restored(past: Baseline) -> Generator[PyinfraCommand | str, None, None]:
     """Take from every boot entry, with grubby, the arguments that no entry had before the first deploy.
 
     + past: the host before its first deploy

@@ -21,7 +21,7 @@ from facts.baseline import ArchivedFile
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import KernelCommandLine
 from facts.node import NodeParts
-from facts.paths import Existing
+from facts.paths import ExistingPaths
 from facts.pci import PciRecord, PciTopology
 from facts.unit import FailedUnits, SystemState, Units
 from pcibind.change import unit
@@ -60,7 +60,7 @@ def _read(undo: Undo) -> list[Check]:
         *undo.notes,
         *((undo.path(REQUEST),) if others else (*map(undo.path, boards.FILES), *boards.LIBRARIES, boards.RUN)),
     )
-    there = host.get_fact(Existing, paths=paths)
+    there = host.get_fact(ExistingPaths, paths=paths)
     archived = {
         path: host.get_fact(ArchivedFile, archive=past.archive, path=path) == "same"
         for path in paths

@@ -22,13 +22,13 @@ from deploys.steps.preflight import Refused, settings_of_this_run
 from deploys.transport import heartbeat, login
 from deploys.transport.connection import prepare
 from facts import state_directory
-from facts.baseline import Before, Past, Remains
-from facts.failures import CAUSED, FailuresBefore
-from facts.file import Texts
+from facts.baseline import Baseline, BaselineRecord, DeployRemains
+from facts.failures import CAUSED, PreexistingFailures
+from facts.file import FileTexts
 from facts.kernel import KernelCommandLine
-from facts.paths import Existing
+from facts.paths import ExistingPaths
 from facts.pci import PciTopology
-from facts.platform import Host, Platform
+from facts.platform import HostPlatform, Platform
 from facts.requests import BoardRequests
 from pcibind.model.errors import ConfigError
 from pcibind.model.request import Selector
@@ -54,7 +54,7 @@ class Undo:
 
     settings: Settings
     family: Family
-    past: Past
+    past: Baseline
     others: tuple[str, ...]
     requested: frozenset[Selector]
     # Units of others that had failed before the release.
@@ -95,7 +95,7 @@ class Undo:
 
     def reasons(self) -> list[str]:
         """Why the current host, which is this one, still needs a reboot."""
-        acted = not self.others and bool(host.get_fact(Existing, paths=(EARLY_DONE,)))
+        acted = not self.others and bool(host.get_fact(ExistingPaths, paths=(EARLY_DONE,)))
         return left_over(host.get_fact(KernelCommandLine), self.past.command_line, acted, self.past.arguments)
 
     def steps_after_reboot(self) -> AbstractContextManager[None]:
@@ -119,7 +119,7 @@ def _read(name: str, data: Mapping[str, Any]) -> Settings:
     return read(name, relevant(data))
 
 
-def tools_of(platform: Host) -> Family | str:
+def tools_of(platform: HostPlatform) -> Family | str:
     """How to manage the host, or why that is not known. A release that no deploy supports any more can be left too."""
     family = family_of(platform)
     if isinstance(family, Family):
@@ -148,7 +148,7 @@ def begin_release() -> Undo | None:
     heartbeat.of_run(host.state)
     if problem := login.trouble(host):
         raise _refused(problem)
-    remains = host.get_fact(Before, directory=STATE_DIRECTORY, traces=_TRACES)
+    remains = host.get_fact(BaselineRecord, directory=STATE_DIRECTORY, traces=_TRACES)
     platform = host.get_fact(Platform, directory=settings.storage_directory)
     if remains is None or platform is None:
         raise Refused(f"{host.name}: what it was before could not be read; no host was changed. See the error above.")
@@ -175,7 +175,7 @@ def begin_release() -> Undo | None:
     family = tools_of(platform)
     if isinstance(family, str):
         raise _refused(family)
-    texts = host.get_fact(Texts, paths=legacy_files.ASKED)
+    texts = host.get_fact(FileTexts, paths=legacy_files.ASKED)
     # On a host that only earlier versions deployed, their names are those of the files themselves.
     own = [legacy_files.name_of(past, path) for path in FORMER_NAMES]
     former = tuple(path for path in legacy_files.ours(texts, past) if path not in own)
@@ -189,7 +189,7 @@ def begin_release() -> Undo | None:
             "deploy; only the boards of the node are given back. The kernel arguments go: what else needs an IOMMU "
             "has to ask for it by itself."
         )
-    failed = host.get_fact(FailuresBefore)
+    failed = host.get_fact(PreexistingFailures)
     return Undo(settings, family, past, others, requested, failed, former, _has_node(remains, past, settings))
 
 
@@ -197,11 +197,11 @@ def _refused(reason: str) -> Refused:
     return Refused(f"{host.name} cannot be released, and no host was changed: {reason}")
 
 
-def _has_node(remains: Remains, past: Past, settings: Settings) -> bool:
+def _has_node(remains: DeployRemains, past: Baseline, settings: Settings) -> bool:
     """Whether a node was deployed here, at any time: a release forgets that it was, and leaves the node's data."""
     if remains.deployed == manifest.AS_NODE or past.is_former:
         return True
-    return bool(host.get_fact(Existing, paths=(settings.storage_directory, FINGERPRINT)))
+    return bool(host.get_fact(ExistingPaths, paths=(settings.storage_directory, FINGERPRINT)))
 
 
 def _requests(files: dict[str, str], requests: tuple[str, ...]) -> tuple[tuple[str, ...], frozenset[Selector]]:

@@ -25,7 +25,7 @@ from tests.lab.run import PYINFRA, ROOT, environment, pyinfra
 from tests.lab.topology import NETWORK_SLOT
 
 # Those that are asked about something of which there is no usual one.
-QUESTIONS = {"ArchivedFile", "DiscoveryPeers", "PublishedAccess", "Said", "Together", "VsockTrial"}
+QUESTIONS = {"ArchivedFile", "DiscoveryPeers", "FactBatch", "FirstLine", "PublishedAccess", "VsockTrial"}
 
 ROOT_PORTS = ("0000:00:04.0", "0000:00:05.0")
 KINDS = {0: "bochs-drm", 1: "snd_hda_intel", 2: "xhci_hcd", 3: "serial"}

@@ -16,7 +16,7 @@ import testinfra
 
 from facts.database import MIGRATIONS, TABLES
 from facts.initramfs import EARLY, InitramfsContents
-from facts.virtual_machine import SECONDS, Trial, VirtualMachine
+from facts.virtual_machine import SECONDS, VirtualMachine, VirtualMachineResult
 from tests.lab.containers.build import PUBLICLY_KNOWN_KEY
 from tests.lab.inventory import passphrase
 from tests.lab.machine import Machine
@@ -309,7 +309,7 @@ def test_the_health_check_sees_a_scheduler_that_stands(machine: Machine) -> None
     assert machine.ssh("python3 -I -", stdin=STALLED).stdout.split() == ["200", "503", "200"]
 
 
-def trial(machine: Machine) -> Trial:
+def trial(machine: Machine) -> VirtualMachineResult:
     """What comes of the virtual machine that a deploy starts to verify the node."""
     fact = VirtualMachine()
     return fact.process(machine.ssh(fact.command(), timeout=180).stdout.splitlines())

@@ -23,12 +23,12 @@ from deploys.preflight.state import FilesState
 from deploys.settings import HostSettings, read, read_host
 from deploys.steps import baseline, passthrough
 from facts import state_directory
-from facts.barred_modules import Bar
-from facts.baseline import Before, Past
-from facts.file import Text, Texts
+from facts.barred_modules import ModuleBar
+from facts.baseline import Baseline, BaselineRecord
+from facts.file import FileText, FileTexts
 from facts.kernel import CommandLines, KernelModules
 from facts.platform import parse
-from facts.secret_store import Store
+from facts.secret_store import SecretStoreState
 from pcibind.change import early, unit
 from pcibind.read import evidence_text
 from pcibind.remote import topology_text
@@ -319,7 +319,7 @@ _BOTH: list[dict[str, Any]] = [
     {"functions": (r.NIC, r.NVME), "boards": ["10de:2684"]},
     {"more": {"held_packages": ("kmod",)}},
     {"more": {"lines": CommandLines(tuple(LINE.split()), (tuple(LINE.split()),))}},
-    {"more": {"barred": (Bar("blacklist", "vfio_pci", "/etc/modprobe.d/mine.conf:1"),)}},
+    {"more": {"barred": (ModuleBar("blacklist", "vfio_pci", "/etc/modprobe.d/mine.conf:1"),)}},
 ]
 _NODE_ONLY: list[dict[str, Any]] = [
     {"distribution": r.DEBIAN_12},
@@ -334,8 +334,8 @@ _NODE_ONLY: list[dict[str, Any]] = [
     },
     {"more": {"data_release": "15"}},
     {"more": {"services": Services(key_state="lost")}},
-    {"more": {"services": Services(secrets=Store(path="/srv/secrets", problem="it is damaged"))}},
-    {"more": {"barred": (Bar("blacklist", "vhost_vsock", "/etc/modprobe.d/mine.conf:1"),)}},
+    {"more": {"services": Services(secrets=SecretStoreState(path="/srv/secrets", problem="it is damaged"))}},
+    {"more": {"barred": (ModuleBar("blacklist", "vhost_vsock", "/etc/modprobe.d/mine.conf:1"),)}},
 ]
 
 
@@ -598,12 +598,12 @@ def test_files_that_agree_with_ours_and_those_that_this_run_takes_away_are_no_re
         assert [each.refusals for each in verdicts(more={"files": files}, boards=["10de:2684"])] == [(), ()]
 
 
-def texts(*paths: str) -> dict[str, Text]:
-    found: dict[str, Text] = Texts().process(list(r.FORMER_NAMED))
+def texts(*paths: str) -> dict[str, FileText]:
+    found: dict[str, FileText] = FileTexts().process(list(r.FORMER_NAMED))
     return {path: found[path] for path in paths or found}
 
 
-PAST = Past((), (), "running", ())
+PAST = Baseline((), (), "running", ())
 NAMED = tuple(manifest.FORMER_NAMES.values())
 
 
@@ -615,7 +615,7 @@ def test_what_an_earlier_version_wrote_is_told_by_its_text_wherever_the_record_i
 
 @pytest.mark.parametrize("path", NAMED)
 def test_a_file_that_somebody_changed_is_ours_only_where_nobody_but_an_earlier_version_was(path: str) -> None:
-    changed = {path: Text(f"{texts(path)[path].content}# mine\nsomething\n")}
+    changed = {path: FileText(f"{texts(path)[path].content}# mine\nsomething\n")}
     assert legacy_files.ours(changed, PAST) == ()
     assert legacy_files.ours(changed, replace(PAST, directory=state_directory.FORMER)) == (path,)
     linked = {path: replace(texts(path)[path], link="/srv/mine")}
@@ -624,7 +624,7 @@ def test_a_file_that_somebody_changed_is_ours_only_where_nobody_but_an_earlier_v
 
 @pytest.mark.parametrize("path", NAMED)
 def test_what_a_killed_move_left_is_ours_as_it_was_before_the_move(path: str) -> None:
-    changed = {path: Text("# mine\n")}
+    changed = {path: FileText("# mine\n")}
     begin, *rest = r.before(deployed="node")
     half = baseline_of([begin, "renaming", *rest])
     assert (half.is_former, half.renaming) == (False, True)
@@ -632,8 +632,8 @@ def test_what_a_killed_move_left_is_ours_as_it_was_before_the_move(path: str) ->
     assert legacy_files.ours(changed, baseline_of([begin, *rest])) == ()
 
 
-def baseline_of(lines: list[str]) -> Past:
-    past = Before().process(lines).past
+def baseline_of(lines: list[str]) -> Baseline:
+    past = BaselineRecord().process(lines).past
     assert past is not None
     return past
 
@@ -650,10 +650,10 @@ def test_a_move_ends_when_no_file_has_a_former_name(runs: dict[str, Run], name: 
 
 def test_names_of_others_are_left_alone_once_any_later_name_was_written() -> None:
     rule = "/etc/udev/rules.d/99-vfio.rules"
-    text = Text('SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"\n')
+    text = FileText('SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"\n')
     assert legacy_files.ours({rule: text}, PAST) == (rule,)
     for later in ("/etc/modprobe.d/gevulot-boards.conf", manifest.BLACKLIST.path):
-        assert rule not in legacy_files.ours({rule: text, later: Text("")}, PAST)
+        assert rule not in legacy_files.ours({rule: text, later: FileText("")}, PAST)
 
 
 def test_the_record_is_read_where_it_is_and_the_present_place_wins(tmp_path: Path) -> None:

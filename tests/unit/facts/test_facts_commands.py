@@ -17,16 +17,15 @@ from facts.access import AccessList, PublishedAccess
 from facts.activity import NodeActivity
 from facts.aliases import DisplayDrivers
 from facts.attempt import RebootAttempts
-from facts.baseline import ArchivedFile, Before
+from facts.baseline import ArchivedFile, BaselineRecord
 from facts.container import Container, DatabasePasswords
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
-from facts.deployed import DeployedAs
 from facts.discovery import DiscoveryPeers
 from facts.disk import DiskSpace
 from facts.driver_users import DriverUsers
 from facts.existing import ExistingNodeParts
-from facts.failures import FailuresBefore
-from facts.file import PlainFiles, Texts
+from facts.failures import PreexistingFailures
+from facts.file import FileTexts, PlainFiles
 from facts.firewall import NodeFirewall
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import MODULES, InterruptRemapping, KernelCommandLine, KernelModules
@@ -36,12 +35,13 @@ from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
 from facts.place import Places
 from facts.platform import Platform
 from facts.podman import ImageIds, SecretNames
-from facts.runs import NodeRuns
+from facts.role import HostRole
+from facts.runs import UnitRuns
 from facts.secret_store import SecretStore
 from facts.storage import StorageState
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
-from facts.verification import Verified
+from facts.verification import VerificationTime
 from facts.vfio_options import VfioOptions
 from pcibind.remote import topology_text
 from tests.unit.deploys import recorded
@@ -58,25 +58,25 @@ COMMANDS = {
     "DriverUsers": DriverUsers().command(words=("nvidia", "it's")),
     "VfioOptions": VfioOptions().command(),
     "Places": Places().command(paths=("/etc/it's here",)),
-    "Texts": Texts().command(paths=("/etc/it's here",)),
+    "FileTexts": FileTexts().command(paths=("/etc/it's here",)),
     "PlainFiles": PlainFiles().command(paths=("/etc/it's here", "/b")),
     "TreeDigest": TreeDigest().command(directory="/usr/local/lib/it's here"),
     "NodeParts": NodeParts().command(paths=("/var/lib/it's here",)),
     "Units": Units().command(units=("gevulot-node.service",)),
-    "NodeRuns": NodeRuns().command(),
+    "UnitRuns": UnitRuns().command(),
     "DiscoveryPeers": DiscoveryPeers().command(addresses=("it's.not.here:1",)),
     "ChangedSince": ChangedSince().command(unit="gevulot-node.service", files=("/a b",), secrets=("c",)),
     "SystemState": SystemState().command(),
     "FailedUnits": FailedUnits().command(),
-    "FailuresBefore": FailuresBefore().command(),
+    "PreexistingFailures": PreexistingFailures().command(),
     "Listeners": Listeners().command(ports=(1, 9999), units=("it's.service",)),
     "StorageState": StorageState().command(directory="/var/lib/it's here", parts=("/a b",)),
     "SecretStore": SecretStore().command(names=("a", "b")),
     "ExistingNodeParts": ExistingNodeParts().command(units=(("a.service", "/it's here", "x"),)),
-    "Before": Before().command(traces=("/var/lib/it's here",)),
+    "BaselineRecord": BaselineRecord().command(traces=("/var/lib/it's here",)),
     "ArchivedFile": ArchivedFile().command(archive="/var/lib/it's here/before.tar", path="/etc/a b"),
     "RebootAttempts": RebootAttempts().command(),
-    "DeployedAs": DeployedAs().command(),
+    "HostRole": HostRole().command(),
     "Container": Container().command(container="gevulot-node"),
     "DatabasePasswords": DatabasePasswords().command(container="gevulot-node"),
     "AccessList": AccessList().command(port=5432),
@@ -89,7 +89,7 @@ COMMANDS = {
     "ImageIds": ImageIds().command(images=("quay.io/x/y:1",)),
     "SecretNames": SecretNames().command(),
     "DiskSpace": DiskSpace().command(directory="/var/lib/it's not here/yet"),
-    "Verified": Verified().command(),
+    "VerificationTime": VerificationTime().command(),
     "PciTopology": PciTopology().command(),
     "PciUsage": PciUsage().command(),
     "PciRecord": PciRecord().command(),

@@ -7,7 +7,7 @@ from pyinfra.api import FactBase
 from facts import state_directory
 
 
-class DeployedAs(FactBase[str]):
+class HostRole(FactBase[str]):
     """``node``, ``gpu_host``, or empty where no deploy said: it was an earlier version's, or undone, or never there."""
 
     @staticmethod
