@@ -46,14 +46,17 @@ class RebootHistory:
 
 
 class RebootAttempts(FactBase[RebootHistory]):
-    """The reboot on record below ``directory``. A record that cannot be read is none: it only saves a reboot."""
+    """The reboot on record. A record that cannot be read is none: it only saves a reboot.
+
+    ``directories`` are those of the record: today's, and the one of earlier versions.
+    """
 
     @staticmethod
     def default() -> RebootHistory:
         return RebootHistory()
 
-    def command(self, directory: str = state_directory.CURRENT) -> str:
-        return f"sh -c {quote(_COMMAND)} attempt {quote(directory)} {quote(state_directory.former(directory))}"
+    def command(self, directories: tuple[str, str]) -> str:
+        return f"sh -c {quote(_COMMAND)} attempt {' '.join(map(quote, directories))}"
 
     def process(self, output: list[str]) -> RebootHistory:
         boot = output[0].removeprefix("boot ") if output[0].startswith("boot ") else ""

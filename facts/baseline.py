@@ -15,6 +15,7 @@ _COMMAND = (
     state_directory.CHOSEN
     + r"""
 echo begin; echo "place $directory"
+[ "$directory" = "$current" ] || echo former
 [ "$(id -u)" = 0 ] && echo privileged
 for path in "$@"; do if [ -e "$path" ] || [ -L "$path" ]; then echo "trace $path"; fi; done
 if [ -e "$directory/before.tar" ]; then echo archive; tar -tf "$directory/before.tar" | sed 's|^|archived /|'; fi
@@ -43,8 +44,9 @@ class Baseline:
     ``archived`` are the files of it that were kept, ``shared_directories`` those of the directories for everybody's
     files that it had (``None`` where the record does not say), and ``auto_update_timer`` how systemd called the state
     of Podman's timer. ``arguments`` are the kernel arguments that deploys set since (``None``: not recorded).
-    ``directory`` is where its record lies. ``renaming``: a deploy has begun to move the host on to today's names of its
-    files, and has not ended it.
+    ``directory`` is where its record lies. ``is_former``: that is the directory of earlier versions, which had other
+    names for some of the files, and only they were here. ``renaming``: a deploy has begun to move the host on to
+    today's names of its files, and has not ended it.
     """
 
     command_line: tuple[str, ...]
@@ -55,18 +57,14 @@ class Baseline:
     shared_directories: frozenset[str] | None = None
     auto_update_timer: str = ""
     arguments: tuple[str, ...] | None = None
-    directory: str = state_directory.CURRENT
+    directory: str = ""
+    is_former: bool = False
     renaming: bool = False
 
     @property
     def archive(self) -> str:
         """The files that the host had before, in an archive."""
         return f"{self.directory}/before.tar"
-
-    @property
-    def is_former(self) -> bool:
-        """Whether only earlier versions were here, which had other names for some of the files."""
-        return self.directory == state_directory.FORMER
 
     def made(self, directory: str) -> bool:
         """Whether a deploy made a directory for everybody's files, which the host had not."""
@@ -143,17 +141,20 @@ def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Baseline:
         shared_directories=None if shared is None else frozenset(shared),
         auto_update_timer=record.get("auto_update_timer", ""),
         arguments=tuple(words.get("argument", ())) if "arguments" in words else None,
-        directory=_first(words, "place") or state_directory.CURRENT,
+        directory=_first(words, "place"),
+        is_former="former" in words,
         renaming="renaming" in words,
     )
 
 
 class BaselineRecord(FactBase[DeployRemains | None]):
-    """The record below ``directory`` of the host as it was, and which of ``traces`` (paths) deploys left on it."""
+    """The record of the host as it was, and which of ``traces`` (paths) deploys left on it.
 
-    def command(self, directory: str = state_directory.CURRENT, traces: tuple[str, ...] = ()) -> str:
-        words = " ".join(quote(word) for word in (directory, state_directory.former(directory), *traces))
-        return f"sh -c {quote(_COMMAND)} before {words}"
+    ``directories`` are those of the record: today's, and the one of earlier versions.
+    """
+
+    def command(self, directories: tuple[str, str], traces: tuple[str, ...] = ()) -> str:
+        return f"sh -c {quote(_COMMAND)} before {' '.join(map(quote, (*directories, *traces)))}"
 
     def process(self, output: list[str]) -> DeployRemains:
         return parse(output)
@@ -162,16 +163,16 @@ class BaselineRecord(FactBase[DeployRemains | None]):
 class ArchivedFile(FactBase[str]):
     """Whether a file is as an archive has it (``same``: content, owner, mode; or where a link leads), or ``different``.
 
-    Its time may be another: a file that was only touched is what it was.
+    Its time may be another: a file that was only touched is what it was. Where there is no ``archive``, the one at
+    ``former`` counts.
     """
 
     @staticmethod
     def default() -> str:
         return "different"
 
-    def command(self, archive: str, path: str) -> str:
-        former = quote(state_directory.former(archive))
-        chosen = f'archive={quote(archive)}; [ -e "$archive" ] || archive={former}'
+    def command(self, archive: str, former: str, path: str) -> str:
+        chosen = f'archive={quote(archive)}; [ -e "$archive" ] || archive={quote(former)}'
         compare = f'LC_ALL=C tar -C / --compare -f "$archive" {quote(path.lstrip("/"))} 2>&1'
         differs = f"{compare} | grep -v ': Mod time differs$' >/dev/null"
         return f"{chosen}; if {differs}; then echo different; else echo same; fi"

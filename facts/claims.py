@@ -36,9 +36,10 @@ _TREES = (
 _OURS = frozenset({early.RULE_PATH, early.SCRIPT_PATH, early.INITRAMFS_HOOK_PATH, early.DRACUT_PATH, *unit.PATHS})
 
 
-def _command(root: str) -> str:
+def _command(own: tuple[str, ...], root: str) -> str:
     r = quote(root)
     trees = " ".join(f"{r}{tree}" for tree in _TREES)
+    texts = " ".join(f"-e {quote(each)}" for each in own)
     shown = f"head -n {_LINES} | cut -c1-{_LETTERS} | sed 's/^/text /'"
     return "; ".join(
         (
@@ -59,7 +60,7 @@ def _command(root: str) -> str:
             f"-size -256k -exec grep -lIsE {quote(_BINDS)} {{}} +; "
             f'grep -lsE {quote(_BINDS)} "$r/proc"/cmdline; }} 2>/dev/null | sort -u | while IFS= read -r f; do '
             # A file of ours that an operator asked for by name.
-            'grep -qs -e gevulot_vfio_ids -e "by the key vfio_ids of the inventory" "$f" && continue; '
+            f'grep -qsF {texts} "$f" && continue; '
             f'echo "file ${{f#"$r"}}"; grep -vE "^[[:space:]]*#" "$f" | grep -E {quote(f"{_BINDS}|{_NAMES}")} | '
             f"{shown}; done",
             f"echo '{_END}'",
@@ -104,14 +105,17 @@ class Claim:
 
 
 class RivalClaims(FactBase[list[Claim]]):
-    """The claims of others on PCI devices, in the order of their files. Reads files only."""
+    """The claims of others on PCI devices, in the order of their files. Reads files only.
+
+    ``own`` are texts, one of which a file of ours has that an operator asked for.
+    """
 
     @staticmethod
     def default() -> list[Claim]:
         return []
 
-    def command(self, root: str = "") -> str:
-        return f"sh -c {quote(_command(root))}"
+    def command(self, own: tuple[str, ...], root: str = "") -> str:
+        return f"sh -c {quote(_command(own, root))}"
 
     def process(self, output: list[str]) -> list[Claim]:
         if output[:1] != [_BEGIN] or output[-1] != _END:

@@ -30,7 +30,7 @@ class VolumeSpace:
 class DiskSpace(FactBase[VolumeSpace | None]):
     """The space of the volume that a directory is on, or would be on where it is not there yet."""
 
-    def command(self, directory: str = "/var/lib/gevulot") -> str:
+    def command(self, directory: str) -> str:
         return f"sh -c {quote(_COMMAND)} space {quote(directory)}"
 
     def process(self, output: list[str]) -> VolumeSpace:

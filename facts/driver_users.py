@@ -67,7 +67,7 @@ class DriverUsers(FactBase[DriverUsage]):
     def default() -> DriverUsage:
         return DriverUsage({})
 
-    def command(self, words: tuple[str, ...] = ("nvidia",)) -> str:
+    def command(self, words: tuple[str, ...]) -> str:
         return f"sh -c {quote(_COMMAND)} users {quote('|'.join(words))}"
 
     def process(self, output: list[str]) -> DriverUsage:

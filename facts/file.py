@@ -37,7 +37,7 @@ class PlainFiles(FactBase[dict[str, FileState]]):
     def default() -> dict[str, FileState]:
         return {}
 
-    def command(self, paths: tuple[str, ...] = ("/etc/containers/systemd/gevulot-node.container",)) -> str:
+    def command(self, paths: tuple[str, ...]) -> str:
         return f"sh -c {quote(_COMMAND)} files {' '.join(map(quote, paths))}"
 
     def process(self, output: list[str]) -> dict[str, FileState]:

@@ -10,8 +10,6 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.kernel import MODULES
-
 _COMMAND = r"""
 df -Pk /boot | sed -n '2s/^.* \([0-9]\{1,\}\) \{1,\}[0-9-]\{1,\}% .*/free \1/p'
 for link in /vmlinuz /boot/vmlinuz; do
@@ -61,13 +59,13 @@ class BootableKernels:
 
 
 class InstalledKernels(FactBase[BootableKernels]):
-    """Every installed kernel, against the modules that a node needs."""
+    """Every installed kernel, and which of ``modules`` each lacks."""
 
     @staticmethod
     def default() -> BootableKernels:
         return BootableKernels()
 
-    def command(self, modules: tuple[str, ...] = MODULES) -> str:
+    def command(self, modules: tuple[str, ...]) -> str:
         return f"PATH=$PATH:/usr/sbin:/sbin sh -c {quote(_COMMAND)} kernels {' '.join(map(quote, modules))}"
 
     def process(self, output: list[str]) -> BootableKernels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from pyinfra.api import FactBase
@@ -17,8 +18,11 @@ from pcibind.model.pci import Address, Function, Topology, class_name
 from pcibind.model.record import Record
 from pcibind.model.report import function_json
 from pcibind.read import evidence_text
+from pcibind.read.files import Paths
 from pcibind.remote import topology_text
 from pcibind.remote.detail import Detail
+
+_RECORD = Paths().record
 
 
 class NamedTopology(Topology):
@@ -118,13 +122,13 @@ class PciRecord(FactBase[RecordedBoards]):
         return RecordedBoards()
 
     def command(self) -> str:
-        return "if [ -e /var/lib/pcibind/record.json ]; then cat /var/lib/pcibind/record.json; fi"
+        return f"if [ -e {_RECORD} ]; then cat {_RECORD}; fi"
 
     def process(self, output: list[str]) -> RecordedBoards:
         try:
             return RecordedBoards(record.parse("\n".join(output)))
         except (ValueError, PcibindError) as error:
-            raise FactProcessError(f"/var/lib/pcibind/record.json cannot be read: {error}") from error
+            raise FactProcessError(f"{_RECORD} cannot be read: {error}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -165,13 +169,13 @@ class Binding:
 
 
 class PciBinding(FactBase[Binding | None]):
-    """The state of the recorded boards as pcibind on the node sees it, or ``None`` where it is not installed."""
+    """The state of the recorded boards as the ``program`` pcibind on the host sees it; ``None`` without it."""
 
-    def requires_command(self) -> str:
-        return "/usr/local/sbin/pcibind"
+    def requires_command(self, program: str) -> str:
+        return program
 
-    def command(self) -> str:
-        return "/usr/local/sbin/pcibind status --json; echo $?"
+    def command(self, program: str) -> str:
+        return f"{quote(program)} status --json; echo $?"
 
     def process(self, output: list[str]) -> Binding:
         try:

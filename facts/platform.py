@@ -147,7 +147,7 @@ class Platform(FactBase[HostPlatform | None]):
     ``offered`` asks the distribution which Podman it would install where there is none, which may ask its mirrors.
     """
 
-    def command(self, directory: str = "/var/lib/gevulot", offered: bool = True) -> str:
+    def command(self, directory: str, offered: bool = True) -> str:
         from shlex import quote
 
         return f"sh -c {quote(_COMMAND)} {quote(directory)} {'offered' if offered else ''}".rstrip()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pyinfra.api import FactBase
+from shlex import quote
 
-from facts import state_directory
+from pyinfra.api import FactBase
 
 
 class HostRole(FactBase[str]):
@@ -14,8 +14,8 @@ class HostRole(FactBase[str]):
     def default() -> str:
         return ""
 
-    def command(self) -> str:
-        return f"cat {state_directory.CURRENT}/deploy 2>/dev/null || true"
+    def command(self, path: str) -> str:
+        return f"cat {quote(path)} 2>/dev/null || true"
 
     def process(self, output: list[str]) -> str:
         return output[0].strip()

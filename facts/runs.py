@@ -1,4 +1,4 @@
-"""How often systemd started the node, what its last runs wrote, and the states of the units that it needs."""
+"""How often systemd started a unit, what its last runs wrote, and the states of the units that it needs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,6 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts.untrusted import printable
 
-NODE = "gevulot-node.service"
-NEEDED = (
-    *("pcibind.service", "gevulot-firewall.service", "gevulot-postgres.service", "gevulot-migrate.service"),
-    "gevulot-key.service",
-)
-"""What the node's unit requires, in the order in which the units start."""
 # Of systemd's message catalogue.
 STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 RESTART_SCHEDULED = "5eb03494b6584870a536b337290809b3"
@@ -108,13 +102,13 @@ class Runs:
 
 
 class UnitRuns(FactBase[Runs]):
-    """One unit with its starts, the units that it needs, and their lines of the journal. The node's by default."""
+    """One unit with its starts, the units that it needs, and their lines of the journal."""
 
     @staticmethod
     def default() -> Runs:
         return Runs()
 
-    def command(self, unit: str = NODE, needed: tuple[str, ...] = NEEDED) -> str:
+    def command(self, unit: str, needed: tuple[str, ...]) -> str:
         return f"sh -c {quote(_SCRIPT)} runs {' '.join(map(quote, (unit, *needed)))}"
 
     def process(self, output: list[str]) -> Runs:

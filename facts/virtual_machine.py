@@ -91,18 +91,22 @@ def _reason(end: str, words: list[str], entered: bool) -> str:
 
 
 class VirtualMachine(FactBase[VirtualMachineResult]):
-    """Start a virtual machine inside a running container, ask its QEMU for accelerator and version, and end it."""
+    """Start a virtual machine inside a running container, ask its QEMU for accelerator and version, and end it.
+
+    ``prefix`` begins the machine's name; ``directory`` is the container's directory that the machine shares.
+    """
 
     @staticmethod
     def default() -> VirtualMachineResult:
         return VirtualMachineResult(reason="it was not started: the host has no Podman, or its Python printed nothing")
 
-    def requires_command(self, container: str = "gevulot-node", qemu: str = "qemu-system-x86_64") -> str:
+    def requires_command(self, container: str, qemu: str, prefix: str, directory: str) -> str:
         return "podman"
 
-    def command(self, container: str = "gevulot-node", qemu: str = "qemu-system-x86_64") -> str:
+    def command(self, container: str, qemu: str, prefix: str, directory: str) -> str:
         program = _STARTER.read_text(encoding="utf-8")
-        return f"python3 -I -c {quote(program)} {quote(container)} {quote(qemu)} {SECONDS}"
+        words = (container, qemu, prefix, directory, str(SECONDS))
+        return f"python3 -I -c {quote(program)} {' '.join(map(quote, words))}"
 
     def process(self, output: list[str]) -> VirtualMachineResult:
         return parse(output)

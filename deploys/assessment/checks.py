@@ -9,9 +9,10 @@ from pathlib import PurePosixPath
 
 from deploys.assessment.kernel_arguments import REMAPPING_OFF, effective
 from deploys.assessment.verdict import Verdict
+from deploys.manifest import GPU_DEVICES
 from deploys.settings import Settings
 from facts.access import AccessKeys
-from facts.container import GPU_DEVICES, ContainerState
+from facts.container import ContainerState
 from facts.database import Schema
 from facts.firewall import Firewall, Table
 from facts.kernel import CommandLines, Module
@@ -196,14 +197,15 @@ def container(state: ContainerState | None, settings: Settings, boards: list[Boa
     groups = {f"/dev/vfio/{group}" for each in boards for group in each.groups}
     given = {device for device in state.devices if re.fullmatch(r"/dev/vfio/[0-9]+", device)}
     holding = _holding(state.mounts, settings.key_directory)
-    listed = set((state.gpu_devices or "").split(",")) - {""}
+    value = state.environment.get(GPU_DEVICES)
+    listed = set((value or "").split(",")) - {""}
     return [
         Check("container gevulot-node", f"running, image {state.image[:19]}", True, "running"),
         _environment(state, settings),
         Check(
             GPU_DEVICES,
-            "not set" if state.gpu_devices is None else state.gpu_devices or "empty",
-            listed == set(functions) and (state.gpu_devices is None) == (not boards) and state.gpu_devices != "",
+            "not set" if value is None else value or "empty",
+            listed == set(functions) and (value is None) == (not boards) and value != "",
             ",".join(functions) or "not set",
         ),
         Check(

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from deploys import duration
 from deploys.assessment.checks import Check
 from deploys.inputs.values import port_of
+from deploys.manifest import KEY_UNIT, MIGRATION_UNIT, NODE_UNIT
 from deploys.settings import Settings
-from facts.runs import NODE, JournalLine, Runs, UnitRun
+from facts.runs import JournalLine, Runs, UnitRun
 
-KEY = "gevulot-key.service"
 # A unit has recovered when it has run for this many of its own intervals between starts, limited to these seconds.
 _INTERVALS = 3
 _SHORTEST, _LONGEST = 60.0, 300.0
@@ -38,7 +38,7 @@ class Diagnosis:
     step: str
     looping: bool = False
     lines: tuple[str, ...] = ()
-    unit: str = NODE
+    unit: str = NODE_UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ _TIME = re.compile(r"^\d{4}-\d\d-\d\dT\S+\s+")
 _ADDRESS = re.compile(r"(?:\d+\.\d+\.\d+\.\d+|\]|::):(\d+)\b")
 
 
-def diagnose(runs: Runs, settings: Settings, unit: str = NODE) -> Diagnosis | None:
+def diagnose(runs: Runs, settings: Settings, unit: str = NODE_UNIT) -> Diagnosis | None:
     """Why the unit is not up; ``None`` where it is, and where there is no such unit."""
     own = runs.units.get(unit)
     if own is None or own.load != "loaded":
@@ -183,13 +183,13 @@ def explained(checks: list[Check], trouble: Diagnosis | None) -> list[Check]:
     """The table with the node's failure first; rows that fail because of it are shown, and not judged."""
     if trouble is None:
         return checks
-    first = Check(NODE, trouble.found, False, f"active; {trouble.step}")
+    first = Check(NODE_UNIT, trouble.found, False, f"active; {trouble.step}")
     rest = [
         replace(each, ok=None, found=f"{each.found}, since the node is not up")
         if each.ok is False and each.what in _FOLLOWING
         else each
         for each in checks
-        if each.what != NODE
+        if each.what != NODE_UNIT
     ]
     return [first, *rest]
 
@@ -241,11 +241,11 @@ def _failed(unit: UnitRun) -> bool:
 
 def _blocks(unit: UnitRun, node: UnitRun, now: float) -> bool:
     """Whether the node cannot start because of this unit."""
-    if unit.load != "loaded" or not (unit.name in node.requires or (unit.name == KEY and node.name == NODE)):
+    if unit.load != "loaded" or not (unit.name in node.requires or (unit.name == KEY_UNIT and node.name == NODE_UNIT)):
         return False
     if _failed(unit) and unit.active != "active":
         return True
-    if unit.name in (KEY, "gevulot-migrate.service"):
+    if unit.name in (KEY_UNIT, MIGRATION_UNIT):
         # They run for a moment at each start of the node, and end.
         return unit.active == "activating" and now - unit.changed > _WAITING
     if unit.active == "activating":
@@ -330,7 +330,7 @@ def _taken(text: str, runs: Runs, settings: Settings, unit: UnitRun) -> str:
         return f"port {match[1]} is taken{f' by {program}' if program else ''}"
     listens = (settings.p2p_listen, settings.json_rpc_listen, settings.healthcheck_listen, settings.metrics_listen)
     ports = [*(port_of(each) for each in listens if each is not None), settings.http_port]
-    if unit.name != NODE:
+    if unit.name != NODE_UNIT:
         ports = [settings.postgres_port]
     taken = [port for port in ports if port in runs.listeners] if unit.sub != "running" else []
     names = [f"{port} ({runs.listeners[port]})" if runs.listeners[port] else str(port) for port in taken]

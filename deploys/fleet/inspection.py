@@ -8,7 +8,7 @@ import gevent
 from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys import scripts
+from deploys import manifest, scripts
 from deploys.assessment import activity
 from deploys.fleet.assessment import judge
 from deploys.fleet.observations import Seen
@@ -21,7 +21,7 @@ from deploys.transport.connection import prepare
 from facts.access import AccessList
 from facts.activity import NodeActivity
 from facts.batch import FactBatch, Part
-from facts.container import GPU_DEVICES, Container
+from facts.container import Container
 from facts.database import PostgresSchema
 from facts.disk import DiskSpace
 from facts.firewall import NodeFirewall
@@ -51,17 +51,17 @@ def parts(settings: HostSettings) -> tuple[Part, ...]:
         Part("topology", PciTopology),
         Part("usage", PciUsage),
         Part("record", PciRecord),
-        Part("binding", PciBinding),
-        Part("lines", KernelCommandLine),
+        Part("binding", PciBinding, {"program": manifest.PCIBIND.path}),
+        Part("lines", KernelCommandLine, {"drop_in": manifest.GRUB_DROP_IN.path}),
         Part("remapping", InterruptRemapping),
-        Part("modules", KernelModules),
-        Part("stale_initramfs", StaleInitramfs),
-        Part("initramfs", InitramfsContents),
+        Part("modules", KernelModules, {"modules": manifest.MODULES}),
+        Part("stale_initramfs", StaleInitramfs, {"inputs": manifest.INITRAMFS_INPUTS}),
+        Part("initramfs", InitramfsContents, {"files": manifest.INITRAMFS_FILES}),
         Part("reboot_required", ExistingPaths, {"paths": (_REBOOT_REQUIRED,)}),
-        Part("units", Units),
+        Part("units", Units, {"units": manifest.STATUS_UNITS}),
         Part("parts", NodeParts, {"paths": ("/",)}),
-        Part("verified", VerificationTime),
-        Part("deployed", HostRole),
+        Part("verified", VerificationTime, {"path": manifest.VERIFIED}),
+        Part("deployed", HostRole, {"path": manifest.DEPLOYED}),
     ]
     if isinstance(settings, Settings):
         asked += _node_parts(settings)
@@ -73,17 +73,30 @@ def _node_parts(settings: Settings) -> list[Part]:
     key_file = f"{settings.key_directory}/node.key"
     asked = [
         Part("platform", Platform, {"directory": settings.storage_directory, "offered": False}),
-        Part("runs", UnitRuns),
-        Part("parts", NodeParts, {"paths": (settings.storage_directory, key_file)}),
-        Part("container", Container, {"variables": (GPU_DEVICES, *settings.environment())}),
-        Part("firewall", NodeFirewall),
+        Part("runs", UnitRuns, {"unit": manifest.NODE_UNIT, "needed": manifest.NODE_REQUIRES}),
+        Part(
+            "parts",
+            NodeParts,
+            {
+                "paths": (settings.storage_directory, key_file),
+                "account": manifest.NODE_ACCOUNT,
+                "public_key": key.PUBLIC,
+                "unit": manifest.NODE_UNIT,
+            },
+        ),
+        Part(
+            "container",
+            Container,
+            {"container": manifest.NODE_CONTAINER, "variables": (manifest.GPU_DEVICES, *settings.environment())},
+        ),
+        Part("firewall", NodeFirewall, {"table": manifest.NODE_TABLE}),
         Part("secrets", SecretNames),
         Part("activity", NodeActivity, activity.arguments(settings)),
         Part("key", FirstLine, {"program": scripts.shell("node_key.sh", "state", *key.arguments(settings))}),
         Part("space", DiskSpace, {"directory": settings.storage_directory}),
     ]
     if settings.own_postgres:
-        asked.append(Part("schema", PostgresSchema, {"port": settings.postgres_port}))
+        asked.append(Part("schema", PostgresSchema, {"login": manifest.POSTGRES_LOGIN, "port": settings.postgres_port}))
         asked.append(Part("access", AccessList, access.arguments(settings)))
     return asked
 

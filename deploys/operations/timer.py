@@ -9,9 +9,9 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.files import FindInFile
 
-from deploys.manifest import STATE_DIRECTORY, UPDATE_TIMER
+from deploys.manifest import NODE_QUADLET, STATE_DIRECTORIES, UPDATE_TIMER
 from facts.baseline import Baseline, BaselineRecord
-from facts.unit import NODE_INPUTS, Units
+from facts.unit import Units
 
 
 @operation()
@@ -23,7 +23,7 @@ def restored(past: Baseline | None = None) -> Generator[PyinfraCommand | str, No
     + past: the host before its first deploy; read from the host where it is not given
     """
     timer = host.get_fact(Units, units=(UPDATE_TIMER,)).get(UPDATE_TIMER)
-    asked = host.get_fact(FindInFile, path=NODE_INPUTS[0], pattern="^AutoUpdate=")
+    asked = host.get_fact(FindInFile, path=NODE_QUADLET.path, pattern="^AutoUpdate=")
     if not asked or timer is None or timer.enabled != "enabled" or _was(past) != "disabled":
         host.noop("automatic updates are not ours to switch off")
         return
@@ -32,6 +32,6 @@ def restored(past: Baseline | None = None) -> Generator[PyinfraCommand | str, No
 
 def _was(past: Baseline | None) -> str:
     if past is None:
-        remains = host.get_fact(BaselineRecord, directory=STATE_DIRECTORY)
+        remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES)
         past = remains.past if remains else None
     return past.auto_update_timer if past else ""

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from shlex import quote
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -17,7 +18,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
 from deploys import manifest
-from deploys.manifest import STATE_DIRECTORY
+from deploys.manifest import ACCESS_RECORD
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_follow
 from deploys.preflight import key
@@ -25,9 +26,6 @@ from deploys.settings import Settings
 from deploys.steps import gevulot, postgres
 from deploys.transport import remote, tunnel
 from facts.access import ACCESS_QUERY, AccessKeys, AccessList, PublishedAccess
-
-# The keys that deploys put on the list, one a line. Others' keys are left alone.
-_RECORD = f"{STATE_DIRECTORY}/access"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +51,16 @@ def change(access: AccessKeys, wanted: frozenset[str]) -> Change:
 def record_of(settings: Settings) -> str:
     """The file that records the keys of deploys in this database; what is on another's list says nothing of it."""
     if settings.postgres_url is None:
-        return _RECORD
+        return ACCESS_RECORD
     url = urlsplit(settings.postgres_url.get_secret_value())
     database = f"{url.hostname}:{url.port}{url.path}"
-    return f"{_RECORD}-{sha256(database.encode()).hexdigest()[:12]}"
+    return f"{ACCESS_RECORD}-{sha256(database.encode()).hexdigest()[:12]}"
 
 
-def arguments(settings: Settings) -> dict[str, str | int | None]:
+def arguments(settings: Settings) -> dict[str, Any]:
     """The arguments of the fact ``AccessList``."""
     port = settings.postgres_port if settings.own_postgres else None
-    return {"public": key.PUBLIC, "fingerprint": key.FINGERPRINT, "record": record_of(settings), "port": port}
+    return {**key.access_files(record_of(settings)), "port": port}
 
 
 def read(host: Host, settings: Settings) -> AccessKeys:

@@ -19,21 +19,24 @@ from deploys.manifest import (
     AS_GPU_HOST,
     AS_NODE,
     DEPLOYED,
+    FAILED_UNITS,
     FILES,
     FORMER_STATE_DIRECTORY,
+    GRUB_DROP_IN,
     NEW_NAMES,
     NODE_FILES,
     RECORD,
+    RENAMING,
+    STATE_DIRECTORIES,
     STATE_DIRECTORY,
     UPDATE_TIMER,
+    former_path,
 )
 from deploys.operations.planning import step
 from facts.baseline import BaselineRecord
-from facts.failures import CAUSED
 from facts.kernel import KernelCommandLine
 from facts.paths import ExistingPaths
 from facts.pci import PciTopology
-from facts.state_directory import RENAMING
 from facts.unit import SystemState, Units
 
 # Directories for everybody's files that a host may lack, and then a deploy makes them.
@@ -50,9 +53,9 @@ _IN_THE_WAY = (
 # A release of a host of an earlier version may have made the directory, to remember which units failed in it.
 MOVE = (
     f"if [ -L {STATE_DIRECTORY} ] || [ -e {STATE_DIRECTORY} ]; then [ ! -L {STATE_DIRECTORY} ] && "
-    f"{{ [ ! -e {CAUSED} ] || mv {CAUSED} {FORMER_STATE_DIRECTORY}; }} && rm -f {CAUSED}.new && "
+    f"{{ [ ! -e {FAILED_UNITS} ] || mv {FAILED_UNITS} {FORMER_STATE_DIRECTORY}; }} && rm -f {FAILED_UNITS}.new && "
     f"rmdir {STATE_DIRECTORY} || {{ echo {quote(_IN_THE_WAY)} >&2; exit 1; }}; fi && "
-    f"touch {FORMER_STATE_DIRECTORY}/{RENAMING} && mv -T {FORMER_STATE_DIRECTORY} {STATE_DIRECTORY} && sync {RECORD}"
+    f"touch {former_path(RENAMING)} && mv -T {FORMER_STATE_DIRECTORY} {STATE_DIRECTORY} && sync {RECORD}"
 )
 
 
@@ -73,7 +76,7 @@ def moved() -> Generator[PyinfraCommand | str, None, None]:
 
 def _archived(paths: tuple[str, ...], archive: str) -> Generator[str, None, None]:
     """Add to the archive those of the files that are there and not in it. It is replaced when the new one is whole."""
-    remains = host.get_fact(BaselineRecord, directory=STATE_DIRECTORY)
+    remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES)
     kept = remains.past.archived if remains and remains.past else frozenset()
     found = [path for path in host.get_fact(ExistingPaths, paths=paths) if path not in kept]
     if not found:
@@ -91,7 +94,7 @@ def recorded() -> Generator[PyinfraCommand | str, None, None]:
         host.noop(f"{RECORD} exists")
         return
     topology = host.get_fact(PciTopology)
-    lines = host.get_fact(KernelCommandLine)
+    lines = host.get_fact(KernelCommandLine, drop_in=GRUB_DROP_IN.path)
     timer = host.get_fact(Units, units=(UPDATE_TIMER,)).get(UPDATE_TIMER)
     before = {
         "version": 1,
@@ -129,7 +132,7 @@ def deployed_as(kind: str) -> Generator[PyinfraCommand | str, None, None]:
 
     + kind: ``AS_NODE`` or ``AS_GPU_HOST``
     """
-    remains = host.get_fact(BaselineRecord, directory=STATE_DIRECTORY)
+    remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES)
     # Another word is nobody's, and says as little as none.
     known = remains.deployed if remains and remains.deployed in (AS_NODE, AS_GPU_HOST) else ""
     if known in (kind, AS_NODE):

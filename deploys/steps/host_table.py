@@ -25,17 +25,16 @@ from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
 from facts.pci import PciTopology, PciUsage
 from facts.unit import FailedUnits, SystemState, Units
-from facts.verification import MARK
 
 
 def parts(verdict: Verdict) -> tuple[Part, ...]:
     """What is asked of a host."""
     boards = (
         Part("usage", PciUsage),
-        Part("lines", KernelCommandLine),
+        Part("lines", KernelCommandLine, {"drop_in": manifest.GRUB_DROP_IN.path}),
         Part("remapping", InterruptRemapping),
-        Part("stale_initramfs", StaleInitramfs),
-        Part("initramfs", InitramfsContents),
+        Part("stale_initramfs", StaleInitramfs, {"inputs": manifest.INITRAMFS_INPUTS}),
+        Part("initramfs", InitramfsContents, {"files": manifest.INITRAMFS_FILES}),
     )
     return (
         Part("topology", PciTopology),
@@ -75,7 +74,9 @@ def conclude(found: list[Check]) -> Generator[PyinfraCommand, None, None]:
         yield failure
         return
     # Of this boot only, so that it changes nothing that lasts; deploys/status.py shows when it was.
-    remote.run(host, f"mkdir -p {posixpath.dirname(MARK)} && touch {MARK}; {failures.remember(())}")
+    remote.run(
+        host, f"mkdir -p {posixpath.dirname(manifest.VERIFIED)} && touch {manifest.VERIFIED}; {failures.remember(())}"
+    )
 
 
 def _read(host: Host, gpu_host: GpuHost) -> list[Check]:

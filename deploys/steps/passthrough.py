@@ -188,7 +188,7 @@ def boards_bound(
     if reboot.comes_first() or will_follow(inputs):
         yield DECIDED_LATER
         return
-    status = host.get_fact(PciBinding)
+    status = host.get_fact(PciBinding, program=manifest.PCIBIND.path)
     if status is None and not wanted:
         host.noop("no board is chosen")
     elif status is not None and status.bound:

@@ -18,7 +18,18 @@ from deploys import preflight
 from deploys.assessment import legacy_files
 from deploys.assessment.platforms import Family
 from deploys.inventory import settings_of_run
-from deploys.manifest import FILES, HOST_FILES, STATE_DIRECTORY
+from deploys.manifest import (
+    FAILED_UNITS,
+    FILES,
+    GRUB_DROP_IN,
+    HOST_FILES,
+    HOST_MODULES,
+    MODULES,
+    NODE_ENVIRONMENT,
+    STATE_DIRECTORIES,
+    VFIO_IDS_TEXTS,
+    former_path,
+)
 from deploys.preflight import HostState, Verdict, key, services, storage
 from deploys.preflight.drivers import WORDS
 from deploys.preflight.state import FilesState
@@ -39,7 +50,7 @@ from facts.driver_users import DriverUsers
 from facts.failures import PreexistingFailures
 from facts.file import FileTexts
 from facts.installed_kernels import InstalledKernels
-from facts.kernel import HOST_MODULES, MODULES, KernelCommandLine, KernelModules
+from facts.kernel import KernelCommandLine, KernelModules
 from facts.output import FirstLine
 from facts.packages import HeldPackages
 from facts.paths import ExistingPaths
@@ -47,7 +58,6 @@ from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.place import Places
 from facts.platform import Platform
 from facts.requests import BoardRequests
-from facts.unit import NODE_INPUTS
 from facts.vfio_options import VfioOptions
 
 _Kind = TypeVar("_Kind", bound=HostSettings)
@@ -180,15 +190,15 @@ def _host_parts(settings: HostSettings) -> tuple[Part, ...]:
         Part("modules", KernelModules, {"modules": HOST_MODULES}),
         Part("topology", PciTopology),
         Part("record", PciRecord),
-        Part("claims", RivalClaims),
+        Part("claims", RivalClaims, {"own": VFIO_IDS_TEXTS}),
         Part("barred", BarredModules),
-        Part("lines", KernelCommandLine),
+        Part("lines", KernelCommandLine, {"drop_in": GRUB_DROP_IN.path}),
         Part("held_packages", HeldPackages, {"packages": HOST_PACKAGES["apt"]}),
-        Part("kernels", InstalledKernels),
-        Part("attempts", RebootAttempts),
-        Part("failed_before", PreexistingFailures),
+        Part("kernels", InstalledKernels, {"modules": MODULES}),
+        Part("attempts", RebootAttempts, {"directories": STATE_DIRECTORIES}),
+        Part("failed_before", PreexistingFailures, {"records": (FAILED_UNITS, former_path(FAILED_UNITS))}),
         # About files, and about the drivers and the programs that they are for.
-        Part("before", BaselineRecord, {"directory": STATE_DIRECTORY}),
+        Part("before", BaselineRecord, {"directories": STATE_DIRECTORIES}),
         Part("texts", FileTexts, {"paths": legacy_files.ASKED}),
         Part("places", Places, {"paths": HOST_FILES}),
         Part("requests", BoardRequests),
@@ -201,7 +211,7 @@ def _host_parts(settings: HostSettings) -> tuple[Part, ...]:
 def _node_parts(settings: Settings) -> tuple[Part, ...]:
     """What is asked of a node's host in place of parts of the same name, or beside them."""
     profile = vsock.profile_paths(settings)
-    listened = f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_INPUTS[1]} 2>/dev/null || true"
+    listened = f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_ENVIRONMENT.path} 2>/dev/null || true"
     return (
         Part("platform", Platform, {"directory": settings.storage_directory}),
         Part("modules", KernelModules, {"modules": (*MODULES, *preflight.NFTABLES_MODULES)}),

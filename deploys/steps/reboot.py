@@ -21,6 +21,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from deploys.assessment import failures, reboot_attempt
 from deploys.assessment.kernel_arguments import REMAPPING_OFF
+from deploys.manifest import GRUB_DROP_IN, MODULES, PCIBIND, STATE_DIRECTORIES
 from deploys.operations.pending_reboot import PendingReboot, Wish, reasons, wish_of
 from deploys.operations.planning import step, will_follow
 from deploys.settings import HostSettings
@@ -181,7 +182,11 @@ def _reboot_all(state: State, roll: _Roll) -> None:
                 continue
             with ctx_host.use(each):
                 digest = errand.digest() if errand.digest else None
-                in_vain = reboot_attempt.refusal(each.get_fact(RebootAttempts), why, digest) if digest else None
+                in_vain = (
+                    reboot_attempt.refusal(each.get_fact(RebootAttempts, directories=STATE_DIRECTORIES), why, digest)
+                    if digest
+                    else None
+                )
             if in_vain:
                 each.log_styled(f"not rebooted: {in_vain}", fg="red", log_func=logger.error)
                 roll.outcome[each.name] = False
@@ -209,7 +214,11 @@ def _reboot_one(each: Host, due: _Due, roll: _Roll) -> None:
             problem = _reboot(each, due)
             if problem is None and due.digest:
                 remote.run(each, f"rm -f {reboot_attempt.FILE}", timeout=30)
-            elif errand.digest and each.connected and (last := each.get_fact(RebootAttempts).last):
+            elif (
+                errand.digest
+                and each.connected
+                and (last := each.get_fact(RebootAttempts, directories=STATE_DIRECTORIES).last)
+            ):
                 # As it came back: only a change since then makes another reboot worth a try.
                 _record(each, reboot_attempt.render(due.why, errand.digest(), last.boot))
         except Exception as error:  # whatever a host says must not end the roll without a word about it
@@ -309,7 +318,7 @@ def _came_back_wrong(each: Host, errand: Errand, failed_before: list[str], secon
 
 def _cannot_hand_over() -> str | None:
     """What keeps a host that is back from handing its boards over."""
-    binding = host.get_fact(PciBinding)
+    binding = host.get_fact(PciBinding, program=PCIBIND.path)
     if binding is not None and not binding.bound:
         return f"not every board is bound (pcibind status ends with {binding.exit_code}); see journalctl -b -u pcibind"
     if not host.get_fact(InterruptRemapping):
@@ -318,7 +327,11 @@ def _cannot_hand_over() -> str | None:
 
 
 def _digest(wish: Wish) -> str:
-    found = ask(host, Part("lines", KernelCommandLine), Part("kernels", InstalledKernels))
+    found = ask(
+        host,
+        Part("lines", KernelCommandLine, {"drop_in": GRUB_DROP_IN.path}),
+        Part("kernels", InstalledKernels, {"modules": MODULES}),
+    )
     return reboot_attempt.digest(found["lines"], wish.arguments, wish.boards, found["kernels"])
 
 

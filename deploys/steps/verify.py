@@ -23,7 +23,7 @@ from deploys.steps.preflight import Node
 from deploys.transport import connection, ports, tunnel
 from facts.activity import Activity, NodeActivity
 from facts.batch import Part, ask
-from facts.container import GPU_DEVICES, Container, DatabasePasswords
+from facts.container import Container, DatabasePasswords
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.firewall import NodeFirewall
 from facts.node import NodeParts
@@ -93,7 +93,16 @@ def _read(host: Host, node: Node) -> list[Check]:
     trouble = diagnosis.diagnose(runs, settings)
     if settings.verify_virtual_machine and not settings.no_execution and trouble is None:
         qemu = settings.qemu_path or "qemu-system-x86_64"
-        found += virtual_machine.checks(host.get_fact(VirtualMachine, container="gevulot-node", qemu=qemu), boards)
+        found += virtual_machine.checks(
+            host.get_fact(
+                VirtualMachine,
+                container=manifest.NODE_CONTAINER,
+                qemu=qemu,
+                prefix=manifest.VERIFICATION_MACHINE,
+                directory=manifest.NODE_DATA,
+            ),
+            boards,
+        )
     found.append(state)
     found.append(checks.peers(seen["firewall"], settings))
     found.append(qmp.check(seen["firewall"], settings, units.get(manifest.NODE_UNIT)))
@@ -120,17 +129,29 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
     state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
     return (
         *host_table.parts(verdict),
-        Part("parts", NodeParts, {"paths": paths}),
+        Part(
+            "parts",
+            NodeParts,
+            {"paths": paths, "account": manifest.NODE_ACCOUNT, "public_key": key.PUBLIC, "unit": manifest.NODE_UNIT},
+        ),
         Part("units", Units, {"units": units}),
         Part("key", FirstLine, {"program": f"{state} || echo unreadable"}),
-        Part("firewall", NodeFirewall),
-        Part("container", Container, {"variables": (GPU_DEVICES, *settings.environment())}),
+        Part("firewall", NodeFirewall, {"table": manifest.NODE_TABLE}),
+        Part(
+            "container",
+            Container,
+            {"container": manifest.NODE_CONTAINER, "variables": (manifest.GPU_DEVICES, *settings.environment())},
+        ),
         *(() if settings.no_execution else (Part("vsock", VsockTrial, {"program": vsock.trial_command(settings)}),)),
         Part("fifo", ExistingPaths, {"paths": _FIFO}),
-        Part("environment", DatabasePasswords, {"container": "gevulot-node"}),
+        Part("environment", DatabasePasswords, {"container": manifest.NODE_CONTAINER}),
         Part("activity", NodeActivity, activity.arguments(settings)),
-        Part("runs", UnitRuns),
-        *((Part("open", PostgresOpenToLoopback, {"port": settings.postgres_port}),) if settings.own_postgres else ()),
+        Part("runs", UnitRuns, {"unit": manifest.NODE_UNIT, "needed": manifest.NODE_REQUIRES}),
+        *(
+            (Part("open", PostgresOpenToLoopback, {"login": manifest.POSTGRES_LOGIN, "port": settings.postgres_port}),)
+            if settings.own_postgres
+            else ()
+        ),
     )
 
 
@@ -139,7 +160,10 @@ def _activity(host: Host, settings: Settings, found: Activity | None, runs: Runs
 
     Returns the last look: what the node does, and its runs. A node that executes nothing never answers: no wait.
     """
-    parts = (Part("activity", NodeActivity, activity.arguments(settings)), Part("runs", UnitRuns))
+    parts = (
+        Part("activity", NodeActivity, activity.arguments(settings)),
+        Part("runs", UnitRuns, {"unit": manifest.NODE_UNIT, "needed": manifest.NODE_REQUIRES}),
+    )
     for _ in range(_HEALTH_SECONDS // 5):
         if settings.no_execution or found is None or found.health is not None:
             break
@@ -167,7 +191,7 @@ def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:
     except tunnel.NotForwarded as reason:
         place = f"on the node; no forwarding: {reason}"
         if settings.own_postgres:
-            seen = host.get_fact(PostgresSchema, port=settings.postgres_port)
+            seen = host.get_fact(PostgresSchema, login=manifest.POSTGRES_LOGIN, port=settings.postgres_port)
         else:
             # The migration has just used the URL from the node; its unit's result stands in the table.
             return [Check("database", "external; seen by the node's migration only", None)]

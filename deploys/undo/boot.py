@@ -12,7 +12,7 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
 from deploys.assessment import comparison, next_boot
-from deploys.manifest import MODULE_FILES
+from deploys.manifest import GRUB_DROP_IN, MODULE_FILES
 from deploys.operations.planning import step, will_follow
 from deploys.operations.restore import emptied, put_back, taken_back
 from deploys.steps import initramfs
@@ -30,7 +30,7 @@ def menu_restored(past: Baseline, inputs: list[OperationMeta]) -> Generator[Pyin
     + past: the host before its first deploy
     + inputs: operations of this run that take away or bring back what the menu is made from
     """
-    lines = host.get_fact(KernelCommandLine)
+    lines = host.get_fact(KernelCommandLine, drop_in=GRUB_DROP_IN.path)
     left = set(comparison.left_in_menu(lines, past)) - set(lines.made or ())
     if not will_follow(inputs) and not left and not next_boot.outdated(lines):
         host.noop("GRUB's menu is what its sources say")
@@ -44,7 +44,7 @@ def entries_restored(past: Baseline) -> Generator[PyinfraCommand | str, None, No
 
     + past: the host before its first deploy
     """
-    command = comparison.grubby(host.get_fact(KernelCommandLine), past)
+    command = comparison.grubby(host.get_fact(KernelCommandLine, drop_in=GRUB_DROP_IN.path), past)
     if command is None:
         host.noop("no boot entry has an argument of a deploy")
         return

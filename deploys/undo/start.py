@@ -14,16 +14,15 @@ from deploys.assessment import comparison, legacy_files, reboot_attempt
 from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family, Unsupported, family_of, generator_of
 from deploys.inputs.spelling import meant
-from deploys.manifest import FORMER_NAMES, RECORD, STATE_DIRECTORY
+from deploys.manifest import FORMER_NAMES, RECORD, STATE_DIRECTORIES, STATE_DIRECTORY
 from deploys.preflight.key import FINGERPRINT
 from deploys.settings import PREFIX, Settings, read
 from deploys.steps.passthrough import LIBRARY
 from deploys.steps.preflight import Refused, settings_of_this_run
 from deploys.transport import heartbeat, login
 from deploys.transport.connection import prepare
-from facts import state_directory
 from facts.baseline import Baseline, BaselineRecord, DeployRemains
-from facts.failures import CAUSED, PreexistingFailures
+from facts.failures import PreexistingFailures
 from facts.file import FileTexts
 from facts.kernel import KernelCommandLine
 from facts.paths import ExistingPaths
@@ -90,13 +89,18 @@ class Undo:
     @property
     def notes(self) -> tuple[str, ...]:
         """What deploys and releases noted of their own runs. A release writes today's, wherever the record is."""
-        today = (reboot_attempt.FILE, CAUSED, manifest.RENAMING)
-        return (*today, *map(state_directory.former, today)) if self.past.is_former else today
+        today = (reboot_attempt.FILE, manifest.FAILED_UNITS, manifest.RENAMING)
+        return (*today, *map(manifest.former_path, today)) if self.past.is_former else today
 
     def reasons(self) -> list[str]:
         """Why the current host, which is this one, still needs a reboot."""
         acted = not self.others and bool(host.get_fact(ExistingPaths, paths=(EARLY_DONE,)))
-        return left_over(host.get_fact(KernelCommandLine), self.past.command_line, acted, self.past.arguments)
+        return left_over(
+            host.get_fact(KernelCommandLine, drop_in=manifest.GRUB_DROP_IN.path),
+            self.past.command_line,
+            acted,
+            self.past.arguments,
+        )
 
     def steps_after_reboot(self) -> AbstractContextManager[None]:
         """The steps that make sense only when no reboot is pending."""
@@ -148,7 +152,7 @@ def begin_release() -> Undo | None:
     heartbeat.of_run(host.state)
     if problem := login.trouble(host):
         raise _refused(problem)
-    remains = host.get_fact(BaselineRecord, directory=STATE_DIRECTORY, traces=_TRACES)
+    remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES, traces=_TRACES)
     platform = host.get_fact(Platform, directory=settings.storage_directory)
     if remains is None or platform is None:
         raise Refused(f"{host.name}: what it was before could not be read; no host was changed. See the error above.")
@@ -189,7 +193,9 @@ def begin_release() -> Undo | None:
             "deploy; only the boards of the node are given back. The kernel arguments go: what else needs an IOMMU "
             "has to ask for it by itself."
         )
-    failed = host.get_fact(PreexistingFailures)
+    failed = host.get_fact(
+        PreexistingFailures, records=(manifest.FAILED_UNITS, manifest.former_path(manifest.FAILED_UNITS))
+    )
     return Undo(settings, family, past, others, requested, failed, former, _has_node(remains, past, settings))
 
 

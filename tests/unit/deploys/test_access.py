@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from deploys import settings
+from deploys.manifest import POSTGRES_LOGIN
 from deploys.steps import access
 from facts.access import AccessKeys, AccessList, PublishedAccess
 
@@ -135,7 +136,8 @@ def ask(root: Path, answer: str | None, port: int | None = 5432) -> AccessKeys:
     podman = root / "bin/podman"
     podman.write_text("#!/bin/sh\nexit 2\n" if answer is None else f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")
     podman.chmod(0o755)
-    command = AccessList().command(str(root / "public"), str(root / "sum"), str(root / "record"), port)
+    files = (str(root / name) for name in ("public", "sum", "record", "former"))
+    command = AccessList().command(*files, POSTGRES_LOGIN, port)
     environment = os.environ | {"PATH": f"{root}/bin:{os.environ['PATH']}"}
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")

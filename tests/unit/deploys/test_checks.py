@@ -11,10 +11,11 @@ import pytest
 from deploys import settings
 from deploys.assessment import checks
 from deploys.assessment.checks import Check
+from deploys.manifest import GPU_DEVICES
 from deploys.preflight import Verdict
 from deploys.settings import Settings
 from facts.access import AccessKeys
-from facts.container import GPU_DEVICES, ContainerState
+from facts.container import ContainerState
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.firewall import Firewall, parse
 from facts.kernel import CommandLines, Module

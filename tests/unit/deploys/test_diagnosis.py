@@ -9,7 +9,8 @@ import pytest
 from deploys import settings
 from deploys.assessment.checks import Check
 from deploys.assessment.diagnosis import Diagnosis, diagnose, explained
-from facts.runs import NODE, Runs, UnitRuns
+from deploys.manifest import NODE_UNIT as NODE
+from facts.runs import Runs, UnitRuns
 from tests.unit.deploys.recorded import QUIT, loop, shown, started, wrote
 
 SETTINGS = settings.read(

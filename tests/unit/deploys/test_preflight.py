@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from deploys import settings
 from deploys.assessment import reboot_attempt
+from deploys.manifest import MODULES, NODE_MODULES
 from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, lost_reach, release_of, request
 from deploys.preflight.services import Services
 from deploys.settings import Settings
 from facts.attempt import RebootAttempt, RebootHistory
 from facts.installed_kernels import BootableKernels
-from facts.kernel import MARK, MODULES, NODE_MODULES, KernelCommandLine, KernelModules
+from facts.kernel import MARK, KernelCommandLine, KernelModules
 from facts.platform import parse
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import Selector

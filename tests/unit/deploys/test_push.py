@@ -44,7 +44,7 @@ def undo(path: Path, archive: Path) -> None:
 
 
 def state(path: Path, archive: Path) -> str:
-    command = ArchivedFile().command(archive=str(archive), path=str(path))
+    command = ArchivedFile().command(archive=str(archive), former=str(archive), path=str(path))
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout.strip()
 
 

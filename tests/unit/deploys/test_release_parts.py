@@ -234,11 +234,11 @@ def sh(command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        BaselineRecord().command(directory="/var/lib/it's", traces=("/a b",)),
-        ArchivedFile().command(archive="/a'b.tar", path="/etc/x"),
-        KernelCommandLine().command(),
-        InstalledKernels().command(),
-        RebootAttempts().command(directory="/var/lib/it's"),
+        BaselineRecord().command(directories=("/var/lib/it's", "/former"), traces=("/a b",)),
+        ArchivedFile().command(archive="/a'b.tar", former="/c'd.tar", path="/etc/x"),
+        KernelCommandLine().command(drop_in="/a'b.cfg"),
+        InstalledKernels().command(modules=("vfio", "a'b")),
+        RebootAttempts().command(directories=("/var/lib/it's", "/former")),
         ExistingPaths().command(paths=("/a'b",)),
         EmptyDirectories().command(directories=("/a'b",)),
         BoardRequests().command(),
@@ -277,7 +277,7 @@ def test_the_record_is_read_with_what_was_kept_and_what_is_left(tmp_path: Path) 
     }  # fmt: skip
     (tmp_path / "before.json").write_text(json.dumps(document, indent=1))
     subprocess.run(["tar", "-C", "/", "-cf", tmp_path / "before.tar", "etc/hostname"], check=True)
-    command = BaselineRecord().command(directory=str(tmp_path), traces=(str(tmp_path), "/not/there"))
+    command = BaselineRecord().command(directories=(str(tmp_path), "/former"), traces=(str(tmp_path), "/not/there"))
     remains = BaselineRecord().process(sh(command).stdout.splitlines())
     assert (remains.archive, remains.traces) == (True, (str(tmp_path),))
     assert remains.past == Baseline(
@@ -290,7 +290,7 @@ def test_the_record_is_read_with_what_was_kept_and_what_is_left(tmp_path: Path) 
 
 def test_a_host_without_a_record_has_none(tmp_path: Path) -> None:
     remains = BaselineRecord().process(
-        sh(BaselineRecord().command(directory=str(tmp_path), traces=())).stdout.splitlines()
+        sh(BaselineRecord().command(directories=(str(tmp_path), "/former"), traces=())).stdout.splitlines()
     )
     assert (remains.past, remains.archive, remains.traces) == (None, False, ())
 
@@ -306,7 +306,7 @@ def test_a_kept_file_is_compared_with_content_and_mode(tmp_path: Path) -> None:
     file, archive = tmp_path / "file", str(tmp_path / "kept.tar")
     file.write_text("as it was")
     subprocess.run(["tar", "-C", "/", "-cf", archive, str(file)[1:]], check=True)
-    command = ArchivedFile().command(archive=archive, path=str(file))
+    command = ArchivedFile().command(archive=archive, former="/not/there", path=str(file))
     assert sh(command).stdout == "same\n"
     file.chmod(0o600)
     assert sh(command).stdout == "different\n"

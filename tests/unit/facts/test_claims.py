@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
+from deploys.manifest import VFIO_IDS_TEXTS
 from facts.claims import Claim, ClaimKind, RivalClaims
 from pcibind.change import early, unit
 
@@ -32,7 +33,10 @@ GUEST = """\
 
 def claims(root: Path, shell: str = "sh") -> list[Claim]:
     done = subprocess.run(
-        [shell, "-c", RivalClaims().command(root=str(root))], capture_output=True, text=True, check=True
+        [shell, "-c", RivalClaims().command(own=VFIO_IDS_TEXTS, root=str(root))],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stderr == ""
     return RivalClaims().process(done.stdout.splitlines())

@@ -128,7 +128,7 @@ def test_a_container_tells_its_devices_and_its_boards(
     assert state == ContainerState(
         True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm", "/dev/vfio/12"}), environment, mounts
     )
-    assert state.gpu_devices == boards
+    assert state.environment.get("GEVULOT_GPU_DEVICES") == boards
 
 
 def test_a_node_s_parts_are_read_by_their_kind() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.runs import NODE, JournalLine, Runs, UnitRuns
+from deploys.manifest import NODE_REQUIRES
+from deploys.manifest import NODE_UNIT as NODE
+from facts.runs import JournalLine, Runs, UnitRuns
 from tests.unit.deploys.recorded import loop, shown, started, wrote
 
 
@@ -118,7 +120,9 @@ def test_the_journal_is_read_only_where_the_node_is_not_simply_up(
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(["sh", "-c", UnitRuns().command()], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        ["sh", "-c", UnitRuns().command(NODE, NODE_REQUIRES)], capture_output=True, text=True, env=environment
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert set(UnitRuns().process(done.stdout.splitlines()).units) == {NODE, "pcibind.service"}
     asked = (tmp_path / "asked").read_text().splitlines() if reads else []

@@ -10,16 +10,17 @@ import pytest
 from deploys.fleet.assessment import judge
 from deploys.fleet.observations import Seen
 from deploys.fleet.state import HostState, Severity
+from deploys.manifest import GPU_DEVICES, MODULES
 from deploys.settings import HostSettings, Settings
 from facts import firewall
 from facts.access import AccessKeys
 from facts.activity import Activity, Failure, Machine
 from facts.batch import Unreadable
-from facts.container import GPU_DEVICES, ContainerState
+from facts.container import ContainerState
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.disk import VolumeSpace
 from facts.firewall import Firewall
-from facts.kernel import MODULES, CommandLines, KernelModules
+from facts.kernel import CommandLines, KernelModules
 from facts.node import NodeResources, PathEntry
 from facts.pci import Binding, PciTopology, PciUsage, RecordedBoards
 from facts.platform import parse
