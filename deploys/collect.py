@@ -22,17 +22,16 @@ from pyinfra.operations import python
 # So that pyinfra may be started in any directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from deploys import manifest
 from deploys.inputs.spelling import unknown
 from deploys.transport import heartbeat
 from deploys.transport.connection import prepare
-from facts import kernel
 from facts.collection import Collection
-from facts.unit import UNITS
 
 # A host on which a program hangs must not keep the others from being collected.
 SECONDS = 180
 # Also those that may take a board before VFIO does.
-MODULES = (*kernel.MODULES, "vfio_pci_core", "iommufd", "kvm_intel", "kvm_amd", "nouveau", "nova_core", "nvidia")
+MODULES = (*manifest.MODULES, "vfio_pci_core", "iommufd", "kvm_intel", "kvm_amd", "nouveau", "nova_core", "nvidia")
 
 KEY, VARIABLE = "collect_directory", "GEVULOT_COLLECT_DIRECTORY"
 
@@ -56,7 +55,7 @@ def collect(state: State, host: Host, directory: str) -> bool:
     # A name may have slashes, as those of connectors do.
     path = Path(directory).absolute() / f"{quote(host.name, safe='@')}.collected.json"
     try:
-        asked = {"modules": MODULES, "units": UNITS, "hidden": hidden}
+        asked = {"modules": MODULES, "units": manifest.STATUS_UNITS, "hidden": hidden}
         collected = host.get_fact(Collection, **asked, _ignore_errors=True, _timeout=SECONDS)
         if collected is None:
             return failed(host, f"it gave no answer within {SECONDS} s, or one that cannot be read: see above")

@@ -1,4 +1,4 @@
-"""What a deploy puts on a host: one row a file, and the names of units and secrets, which nobody else uses.
+"""What a deploy puts on a host: one row a file, and the names of units, containers, secrets and kernel modules.
 
 Pushing, restarting, the archive before the first deploy, the undo, and the table in docs/files-on-a-node.md derive from
 these rows.
@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from facts import state_directory
+from facts.database import PostgresLogin
 from pcibind.change import early, unit
+from pcibind.read import initramfs
 
 TEMPLATES = Path(__file__).parent / "templates"
 """Templates, laid out as the files land: a template's path is the file's, with ``.j2`` at its end."""
@@ -23,9 +24,35 @@ POSTGRES_UNIT = "gevulot-postgres.service"
 PCIBIND_UNIT = unit.NAME
 UPDATE_TIMER = "podman-auto-update.timer"
 
+# The order in which they start: what the node's unit requires.
+NODE_REQUIRES = (PCIBIND_UNIT, FIREWALL_UNIT, POSTGRES_UNIT, MIGRATION_UNIT, KEY_UNIT)
+# Those that the status shows.
+STATUS_UNITS = (NODE_UNIT, MIGRATION_UNIT, POSTGRES_UNIT, FIREWALL_UNIT, PCIBIND_UNIT)
+
+NODE_CONTAINER = "gevulot-node"
+# Where the node's image has its data.
+NODE_DATA = "/var/lib/gevulot"
+# The variable by which the node learns the functions that it may give to programs.
+GPU_DEVICES = "GEVULOT_GPU_DEVICES"
+# The names of the virtual machines that a deploy starts to verify the node begin with it.
+VERIFICATION_MACHINE = "gevulot-verification"
+NODE_ACCOUNT = "gevulot"
+NODE_TABLE = "gevulot"
+"""The node's nftables table, of the family inet."""
+
 PASSPHRASE_SECRET = "gevulot-psk-passphrase"
 PASSWORD_SECRET = "gevulot-db-password"
 URL_SECRET = "gevulot-db-url"
+POSTGRES_LOGIN = PostgresLogin("gevulot-postgres", "gevulot", PASSWORD_SECRET)
+
+# By one of these texts a file of ours is known that asks for the boards of gevulot_vfio_ids.
+VFIO_IDS_TEXTS = ("gevulot_vfio_ids", "by the key vfio_ids of the inventory")
+
+HOST_MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "kvm")
+"""The kernel modules that a host needs to hand boards over to virtual machines."""
+NODE_MODULES = ("vsock", "vhost_vsock")
+"""Those that a node needs beside them."""
+MODULES = (*HOST_MODULES, *NODE_MODULES)
 
 INITRAMFS = "initramfs"
 BOOT_MENU = "boot menu"
@@ -106,6 +133,24 @@ FORMER_NAMES = {
 # No earlier version wrote one of these: the host's modules stood in the file of a node's.
 NEW_NAMES = (*FORMER_NAMES, MODULES_LOAD.path)
 
+# Our files that decide what an initramfs does, under today's and earlier names, with pcibind's. Others' files are their
+# owners' affair.
+INITRAMFS_FILES = (
+    *(path for paths in initramfs.EARLY for path in paths),
+    *(BLACKLIST.path, FORMER_NAMES[BLACKLIST.path], "/etc/modprobe.d/nvidia.conf", "/etc/modprobe.d/vfio.conf"),
+    *(MODULES_LOAD.path, NODE_MODULES_LOAD.path, "/etc/modules-load.d/vfio.conf", "/etc/modules-load.d/vsock.conf"),
+)
+# What decides the content of an initramfs on our behalf.
+INITRAMFS_INPUTS = (
+    "/etc/modprobe.d",
+    "/etc/modules-load.d",
+    "/etc/udev/rules.d",
+    "/etc/initramfs-tools/hooks",
+    "/etc/dracut.conf.d",
+    initramfs.LIST,
+    early.SCRIPT_PATH,
+)
+
 # The node's units, with the file that each is made from, in the order in which they stop.
 NODE_UNITS = {
     NODE_UNIT: NODE_QUADLET.path,
@@ -120,16 +165,32 @@ READ_FIRST = ("/etc/containers/systemd", "/etc/systemd/system")
 
 # All in it moves on with its directory, the keys that a node's deploys put on the access list too: one rename cannot
 # lose a part. The fingerprint of a node's key is elsewhere (/etc/gevulot), and stays there.
-STATE_DIRECTORY = state_directory.CURRENT
-FORMER_STATE_DIRECTORY = state_directory.FORMER
+STATE_DIRECTORY = "/var/lib/gpu-host"
+FORMER_STATE_DIRECTORY = "/var/lib/gevulot-deploy"
+# What an earlier version wrote is read there until a deploy moves it. The record says which of the two counts.
+STATE_DIRECTORIES = (STATE_DIRECTORY, FORMER_STATE_DIRECTORY)
 RECORD = f"{STATE_DIRECTORY}/before.json"
 ARCHIVE = f"{STATE_DIRECTORY}/before.tar"
 ARGUMENTS = f"{STATE_DIRECTORY}/arguments"
 # One word: what the host was deployed as, AS_GPU_HOST or AS_NODE. A node stays one, whatever runs for its host alone.
 DEPLOYED = f"{STATE_DIRECTORY}/deploy"
-RENAMING = f"{STATE_DIRECTORY}/{state_directory.RENAMING}"
+# There while a deploy moves the host on to today's names: until then those of earlier versions are ours.
+RENAMING = f"{STATE_DIRECTORY}/renaming"
+# One unit a line: those that a deploy saw fail that had not failed before it, until a deploy sees them recovered.
+FAILED_UNITS = f"{STATE_DIRECTORY}/failed-units"
+# The keys that deploys put on the node's access list, one a line. Others' keys are left alone.
+ACCESS_RECORD = f"{STATE_DIRECTORY}/access"
+# Its time says when all checks last passed. Of this boot: after the next one nobody has looked yet.
+VERIFIED = "/run/gpu-host/verified"
 AS_GPU_HOST = "gpu_host"
 AS_NODE = "node"
+
+
+def former_path(path: str) -> str:
+    """Where earlier versions kept a file of the state directory, or that directory; any other path as it is."""
+    if path == STATE_DIRECTORY or path.startswith(f"{STATE_DIRECTORY}/"):
+        return FORMER_STATE_DIRECTORY + path.removeprefix(STATE_DIRECTORY)
+    return path
 
 
 def consumed_by(unit: str) -> tuple[str, ...]:

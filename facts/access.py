@@ -9,19 +9,18 @@ from typing import Any, LiteralString
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts import state_directory
+from facts.database import PostgresLogin
 
 ACCESS_QUERY: LiteralString = "SELECT lower(key) FROM acl_whitelist WHERE key ~* '^04[0-9a-f]{128}$'"
 
 # A fingerprint that is newer than the public key is of another key, which was recorded since.
 _COMMAND = r"""
-public=$1 fingerprint=$2 record=$3 former=$4 port=$5 query=$6
+public=$1 fingerprint=$2 record=$3 former=$4 port=$5 query=$6 container=$7 role=$8
 [ -s "$record" ] || record=$former
 [ -s "$public" ] && [ ! "$fingerprint" -nt "$public" ] && sed 's/^/own /' "$public"
 [ -s "$record" ] && sed 's/^/recorded /' "$record"
 [ -n "$port" ] || exit 0
-listed=$(podman exec gevulot-postgres psql -X -q -A -t -p "$port" -U gevulot -d gevulot -c "$query" 2>/dev/null) ||
-  exit 0
+listed=$(podman exec "$container" psql -X -q -A -t -p "$port" -U "$role" -d "$role" -c "$query" 2>/dev/null) || exit 0
 echo answered
 printf '%s\n' "$listed" | sed -n 's/^./listed &/p'
 """
@@ -40,7 +39,7 @@ else:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class AccessKeys:
     """The node's own public key, the keys on the list, and those that deploys put there.
 
     ``own`` is ``None`` where no public key is kept of the present key; ``listed`` where the database was not read.
@@ -59,31 +58,25 @@ class Access:
         return asdict(self) | {"listed": listed, "recorded": sorted(self.recorded)}
 
 
-class AccessList(FactBase[Access]):
-    """The list as the node's own Postgres has it; without ``port``, only what the files say."""
+class AccessList(FactBase[AccessKeys]):
+    """The list as the node's own Postgres has it; without ``port``, only what the files say.
+
+    ``public`` and ``fingerprint`` are the files about the node's key. ``record`` is the file with the keys that deploys
+    put on the list; ``former`` counts where that is missing.
+    """
 
     @staticmethod
-    def default() -> Access:
-        return Access(None, None, frozenset())
+    def default() -> AccessKeys:
+        return AccessKeys(None, None, frozenset())
 
     def command(
-        self,
-        public: str = "/etc/gevulot/node-key.public",
-        fingerprint: str = "/etc/gevulot/node-key.sha256",
-        record: str = f"{state_directory.CURRENT}/access",
-        port: int | None = 5432,
+        self, public: str, fingerprint: str, record: str, former: str, login: PostgresLogin, port: int | None
     ) -> str:
-        words = (
-            public,
-            fingerprint,
-            record,
-            state_directory.former(record),
-            "" if port is None else str(port),
-            ACCESS_QUERY,
-        )
-        return f"sh -c {quote(_COMMAND)} access {' '.join(quote(word) for word in words)}"
+        files = (public, fingerprint, record, former)
+        words = (*files, "" if port is None else str(port), ACCESS_QUERY, login.container, login.role)
+        return f"sh -c {quote(_COMMAND)} access {' '.join(map(quote, words))}"
 
-    def process(self, output: list[str]) -> Access:
+    def process(self, output: list[str]) -> AccessKeys:
         own, answered = None, False
         keys: dict[str, set[str]] = {"listed": set(), "recorded": set()}
         for line in output:
@@ -96,7 +89,7 @@ class AccessList(FactBase[Access]):
                     keys[kind].add(key.lower())
                 case _:
                     raise FactProcessError(f"a line of the access list is {line!r}, expected a word and a key")
-        return Access(own, frozenset(keys["listed"]) if answered else None, frozenset(keys["recorded"]))
+        return AccessKeys(own, frozenset(keys["listed"]) if answered else None, frozenset(keys["recorded"]))
 
 
 class PublishedAccess(FactBase[str]):

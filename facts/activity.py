@@ -65,19 +65,24 @@ class Activity:
 
 
 class NodeActivity(FactBase[Activity | None]):
-    """What the node does. Without root only the health check is known. Takes five seconds more while it says 503."""
+    """What the node does. Without root only the health check is known. Takes five seconds more while it says 503.
+
+    ``listen`` is the address of the health check, ``logs`` the directory with a directory for each transaction, and
+    ``verification`` what the names of our own verification's machines begin with.
+    """
 
     def requires_command(self, *_: str, **__: str) -> str:
         return "python3"
 
     def command(
         self,
-        listen: str = "127.0.0.1:8888",
-        logs: str = "/var/lib/gevulot/data/log",
-        container: str = "gevulot-node",
+        listen: str,
+        logs: str,
+        container: str,
+        verification: str,
     ) -> str:
         program = _READER.read_text(encoding="utf-8")
-        return f"python3 -I -c {quote(program)} {' '.join(map(quote, (listen, container, logs)))}"
+        return f"python3 -I -c {quote(program)} {' '.join(map(quote, (listen, container, logs, verification)))}"
 
     def process(self, output: list[str]) -> Activity:
         try:

@@ -1,9 +1,10 @@
 """What the node of this host does at this moment. Runs on the host, with its own Python alone.
 
-    python3 -I -c "$(cat activity_reader.py)" LISTEN CONTAINER LOGS
+    python3 -I -c "$(cat activity_reader.py)" LISTEN CONTAINER LOGS VERIFICATION
 
 LISTEN is the address of the health check, CONTAINER the node's name in Podman, LOGS the directory in which the node
-keeps a directory for each transaction, with QEMU's errors in stderr.log.
+keeps a directory for each transaction, with QEMU's errors in stderr.log. VERIFICATION is what the names of our own
+verification's machines begin with.
 
 Prints one object as JSON. `health`: the HTTP status, or null. `waited`: the seconds between two looks; 0 after one.
 `age`: the container's, in seconds, or null. `machines`: the QEMU processes in the container's control group, or null
@@ -107,7 +108,7 @@ def processes(root: str, pid: str) -> list[str]:
     return list(dict.fromkeys(found))[:PROCESSES]
 
 
-def machine(root: str, pid: str) -> Machine | None:
+def machine(root: str, pid: str, verification: str) -> Machine | None:
     """A process, if it is QEMU: its age, guest CID and number of boards, and which file its errors go to."""
     place = f"{root}/proc/{pid}"
     try:
@@ -129,7 +130,7 @@ def machine(root: str, pid: str) -> Machine | None:
         "seconds": round(seconds, 1),
         "guest_cid": int(cids[0]) if cids else None,
         "boards": sum(re.match(r"vfio-pci(,|$)", each) is not None for each in devices),
-        "check": any(option == "-name" and value.startswith("gevulot-verification") for option, value in options),
+        "check": any(option == "-name" and value.startswith(verification) for option, value in options),
         "errors": errors and (errors.st_dev, errors.st_ino),
     }
 
@@ -196,7 +197,7 @@ def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | No
     }
 
 
-def look(listen: str, pid: str | None, logs: str, root: str) -> dict[str, Any]:
+def look(listen: str, pid: str | None, logs: str, verification: str, root: str) -> dict[str, Any]:
     """Look once: the health check, the machines and the logs."""
     status = health(listen)
     machines: list[Machine] | None = None
@@ -204,7 +205,7 @@ def look(listen: str, pid: str | None, logs: str, root: str) -> dict[str, Any]:
     if pid is not None:
         try:
             running = round(age(root, pid), 1)
-            machines = [each for one in processes(root, pid) if (each := machine(root, one)) is not None]
+            machines = [each for one in processes(root, pid) if (each := machine(root, one, verification)) is not None]
         except (OSError, ValueError, IndexError):
             pass
     failed = failures(logs, machines or [])
@@ -213,21 +214,23 @@ def look(listen: str, pid: str | None, logs: str, root: str) -> dict[str, Any]:
     return {"health": status, "waited": 0, "age": running, "machines": machines, "failures": failed}
 
 
-def activity(listen: str, pid: str | None, logs: str, root: str = "", wait: float = SECOND_LOOK) -> dict[str, Any]:
+def activity(
+    listen: str, pid: str | None, logs: str, verification: str, root: str = "", wait: float = SECOND_LOOK
+) -> dict[str, Any]:
     """Look once; twice, `wait` seconds apart, while a 503 has no machine that explains it. Returns what is printed.
 
     `pid` is the container's first process, `root` stands before /proc and /sys.
     """
-    found = look(listen, pid, logs, root)
+    found = look(listen, pid, logs, verification, root)
     started = [each for each in found["machines"] or () if each["seconds"] >= STARTED and not each["check"]]
     if found["health"] == 503 and not started:
         time.sleep(wait)
-        found = look(listen, pid, logs, root) | {"waited": wait}
+        found = look(listen, pid, logs, verification, root) | {"waited": wait}
     return found
 
 
-def main(listen: str, container: str, logs: str) -> None:
-    print(json.dumps(activity(listen, process_of(container), logs)))
+def main(listen: str, container: str, logs: str, verification: str) -> None:
+    print(json.dumps(activity(listen, process_of(container), logs, verification)))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ _MODULE = re.compile(r"[A-Za-z0-9_]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Aliases:
+class DriverAliases:
     """The modules that any installed kernel offers for any display function (PCI class 03), and those that need one.
 
     ``offers`` and ``drives`` say, by a module's name with underscores, which devices it would take and which it has
@@ -101,7 +101,7 @@ class Aliases:
         }
 
 
-class DisplayDrivers(FactBase[Aliases | None]):
+class DisplayDrivers(FactBase[DriverAliases | None]):
     """Which modules may take the host's display functions. Reads modules.alias itself: modprobe hides what is
     blacklisted, and knows the running kernel only. Needs no root.
     """
@@ -109,7 +109,7 @@ class DisplayDrivers(FactBase[Aliases | None]):
     def command(self) -> str:
         return f"sh -c {quote(_COMMAND)}"
 
-    def process(self, output: list[str]) -> Aliases:
+    def process(self, output: list[str]) -> DriverAliases:
         found: dict[str, dict[str, set[str]]] = {"offers": {}, "drives": {}, "needs": {}}
         for line in output:
             match line.split(" "):
@@ -117,7 +117,7 @@ class DisplayDrivers(FactBase[Aliases | None]):
                     offers, drives, needs = (
                         {name: frozenset(things) for name, things in modules.items()} for modules in found.values()
                     )
-                    return Aliases(offers, drives, needs, int(number))
+                    return DriverAliases(offers, drives, needs, int(number))
                 case [("offers" | "drives" | "needs") as kind, module, thing] if _MODULE.fullmatch(module):
                     found[kind].setdefault(module, set()).add(thing)
                 case _:

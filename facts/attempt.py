@@ -21,7 +21,7 @@ true
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class RebootAttempt:
     """A reboot: why it was due, when it was (in words of the operator's clock), and the digest of what decided it.
 
     ``boot`` is the identifier of the boot that it was to end.
@@ -34,35 +34,38 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempts:
+class RebootHistory:
     """Whether a deploy was here before, its last reboot that is on record, and the identifier of the present boot."""
 
     deployed: bool = False
-    last: Attempt | None = None
+    last: RebootAttempt | None = None
     boot: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-class RebootAttempts(FactBase[Attempts]):
-    """The reboot on record below ``directory``. A record that cannot be read is none: it only saves a reboot."""
+class RebootAttempts(FactBase[RebootHistory]):
+    """The reboot on record. A record that cannot be read is none: it only saves a reboot.
+
+    ``directories`` are those of the record: today's, and the one of earlier versions.
+    """
 
     @staticmethod
-    def default() -> Attempts:
-        return Attempts()
+    def default() -> RebootHistory:
+        return RebootHistory()
 
-    def command(self, directory: str = state_directory.CURRENT) -> str:
-        return f"sh -c {quote(_COMMAND)} attempt {quote(directory)} {quote(state_directory.former(directory))}"
+    def command(self, directories: tuple[str, str]) -> str:
+        return f"sh -c {quote(_COMMAND)} attempt {' '.join(map(quote, directories))}"
 
-    def process(self, output: list[str]) -> Attempts:
+    def process(self, output: list[str]) -> RebootHistory:
         boot = output[0].removeprefix("boot ") if output[0].startswith("boot ") else ""
         rest = output[1:] if boot else output
         deployed = rest[:1] == ["deployed"]
         try:
             each = json.loads("\n".join(rest[deployed:]))
             words = str(each["when"]), str(each["digest"]), str(each.get("boot", ""))
-            last = Attempt(tuple(map(str, each["reasons"])), *words)
+            last = RebootAttempt(tuple(map(str, each["reasons"])), *words)
         except (ValueError, TypeError, KeyError):
             last = None
-        return Attempts(deployed, last, boot)
+        return RebootHistory(deployed, last, boot)

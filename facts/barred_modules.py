@@ -28,7 +28,7 @@ true
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class ModuleBar:
     """One line: ``blacklist`` or ``install``, the module with underscores, and ``FILE:LINE``."""
 
     kind: str
@@ -39,22 +39,22 @@ class Bar:
         return asdict(self)
 
 
-class BarredModules(FactBase[tuple[Bar, ...]]):
+class BarredModules(FactBase[tuple[ModuleBar, ...]]):
     """The modules that modprobe's files keep from being loaded, whatever the kernel's line says."""
 
     @staticmethod
-    def default() -> tuple[Bar, ...]:
+    def default() -> tuple[ModuleBar, ...]:
         return ()
 
     def command(self, root: str = "") -> str:
         return f"sh -c {quote(_COMMAND)} barred-modules {quote(root)}"
 
-    def process(self, output: list[str]) -> tuple[Bar, ...]:
+    def process(self, output: list[str]) -> tuple[ModuleBar, ...]:
         found = []
         for line in output:
             match line.split(" ", 3):
                 case ["blacklist" | "install" as kind, module, number, file] if number.isdecimal():
-                    found.append(Bar(kind, module.replace("-", "_"), f"{file}:{number}"))
+                    found.append(ModuleBar(kind, module.replace("-", "_"), f"{file}:{number}"))
                 case _:
                     raise FactProcessError(f"barred modules: expected KIND MODULE LINE FILE, found {line!r}")
         return tuple(found)

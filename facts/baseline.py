@@ -15,6 +15,7 @@ _COMMAND = (
     state_directory.CHOSEN
     + r"""
 echo begin; echo "place $directory"
+[ "$directory" = "$current" ] || echo former
 [ "$(id -u)" = 0 ] && echo privileged
 for path in "$@"; do if [ -e "$path" ] || [ -L "$path" ]; then echo "trace $path"; fi; done
 if [ -e "$directory/before.tar" ]; then echo archive; tar -tf "$directory/before.tar" | sed 's|^|archived /|'; fi
@@ -27,7 +28,7 @@ if [ -e "$directory/before.json" ]; then echo record; cat "$directory/before.jso
 
 
 @dataclass(frozen=True, slots=True)
-class FunctionBefore:
+class FunctionBaseline:
     """One PCI function as it was: its bridge-relative path, what it is, its driver and its override."""
 
     path: str
@@ -37,25 +38,27 @@ class FunctionBefore:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class Baseline:
     """A host before its first deploy.
 
     ``archived`` are the files of it that were kept, ``shared_directories`` those of the directories for everybody's
     files that it had (``None`` where the record does not say), and ``auto_update_timer`` how systemd called the state
     of Podman's timer. ``arguments`` are the kernel arguments that deploys set since (``None``: not recorded).
-    ``directory`` is where its record lies. ``renaming``: a deploy has begun to move the host on to today's names of its
-    files, and has not ended it.
+    ``directory`` is where its record lies. ``is_former``: that is the directory of earlier versions, which had other
+    names for some of the files, and only they were here. ``renaming``: a deploy has begun to move the host on to
+    today's names of its files, and has not ended it.
     """
 
     command_line: tuple[str, ...]
     configured: tuple[tuple[str, ...], ...]
     system_state: str
-    functions: tuple[FunctionBefore, ...]
+    functions: tuple[FunctionBaseline, ...]
     archived: frozenset[str] = frozenset()
     shared_directories: frozenset[str] | None = None
     auto_update_timer: str = ""
     arguments: tuple[str, ...] | None = None
-    directory: str = state_directory.CURRENT
+    directory: str = ""
+    is_former: bool = False
     renaming: bool = False
 
     @property
@@ -63,18 +66,13 @@ class Past:
         """The files that the host had before, in an archive."""
         return f"{self.directory}/before.tar"
 
-    @property
-    def is_former(self) -> bool:
-        """Whether only earlier versions were here, which had other names for some of the files."""
-        return self.directory == state_directory.FORMER
-
     def made(self, directory: str) -> bool:
         """Whether a deploy made a directory for everybody's files, which the host had not."""
         return self.shared_directories is not None and directory not in self.shared_directories
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
+class DeployRemains:
     """What deploys left on a host. ``traces`` are those of the paths asked for that exist.
 
     ``damaged`` says why the record cannot be understood, where there is one that cannot be. ``deployed`` is what the
@@ -84,7 +82,7 @@ class Remains:
     privileged: bool
     traces: tuple[str, ...]
     archive: bool
-    past: Past | None
+    past: Baseline | None
     damaged: str = ""
     deployed: str = ""
 
@@ -97,7 +95,7 @@ class Remains:
         return found
 
 
-def parse(output: list[str]) -> Remains:
+def parse(output: list[str]) -> DeployRemains:
     """What the command printed."""
     lines = iter(output)
     words: dict[str, list[str]] = {}
@@ -113,7 +111,7 @@ def parse(output: list[str]) -> Remains:
         damaged = str(error)
     except KeyError as error:
         damaged = f"{error} is missing"
-    return Remains(
+    return DeployRemains(
         "privileged" in words,
         tuple(words.get("trace", ())),
         "archive" in words,
@@ -127,51 +125,54 @@ def _first(words: dict[str, list[str]], kind: str) -> str:
     return next(iter(words.get(kind, ())), "")
 
 
-def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Past:
+def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Baseline:
     if record["version"] != 1:
         raise ValueError(f"its version is {record['version']!r}, expected 1")
     shared = record.get("shared_directories")
-    return Past(
+    return Baseline(
         command_line=tuple(record["kernel_command_line"]),
         configured=tuple(tuple(line) for line in record["configured_command_lines"]),
         system_state=record["system_state"],
         functions=tuple(
-            FunctionBefore(each["path"], each["model"], each["driver"], each["driver_override"])
+            FunctionBaseline(each["path"], each["model"], each["driver"], each["driver_override"])
             for each in record["functions"]
         ),
         archived=frozenset(words.get("archived", ())),
         shared_directories=None if shared is None else frozenset(shared),
         auto_update_timer=record.get("auto_update_timer", ""),
         arguments=tuple(words.get("argument", ())) if "arguments" in words else None,
-        directory=_first(words, "place") or state_directory.CURRENT,
+        directory=_first(words, "place"),
+        is_former="former" in words,
         renaming="renaming" in words,
     )
 
 
-class Before(FactBase[Remains | None]):
-    """The record below ``directory`` of the host as it was, and which of ``traces`` (paths) deploys left on it."""
+class BaselineRecord(FactBase[DeployRemains | None]):
+    """The record of the host as it was, and which of ``traces`` (paths) deploys left on it.
 
-    def command(self, directory: str = state_directory.CURRENT, traces: tuple[str, ...] = ()) -> str:
-        words = " ".join(quote(word) for word in (directory, state_directory.former(directory), *traces))
-        return f"sh -c {quote(_COMMAND)} before {words}"
+    ``directories`` are those of the record: today's, and the one of earlier versions.
+    """
 
-    def process(self, output: list[str]) -> Remains:
+    def command(self, directories: tuple[str, str], traces: tuple[str, ...] = ()) -> str:
+        return f"sh -c {quote(_COMMAND)} before {' '.join(map(quote, (*directories, *traces)))}"
+
+    def process(self, output: list[str]) -> DeployRemains:
         return parse(output)
 
 
 class ArchivedFile(FactBase[str]):
     """Whether a file is as an archive has it (``same``: content, owner, mode; or where a link leads), or ``different``.
 
-    Its time may be another: a file that was only touched is what it was.
+    Its time may be another: a file that was only touched is what it was. Where there is no ``archive``, the one at
+    ``former`` counts.
     """
 
     @staticmethod
     def default() -> str:
         return "different"
 
-    def command(self, archive: str, path: str) -> str:
-        former = quote(state_directory.former(archive))
-        chosen = f'archive={quote(archive)}; [ -e "$archive" ] || archive={former}'
+    def command(self, archive: str, former: str, path: str) -> str:
+        chosen = f'archive={quote(archive)}; [ -e "$archive" ] || archive={quote(former)}'
         compare = f'LC_ALL=C tar -C / --compare -f "$archive" {quote(path.lstrip("/"))} 2>&1'
         differs = f"{compare} | grep -v ': Mod time differs$' >/dev/null"
         return f"{chosen}; if {differs}; then echo different; else echo same; fi"

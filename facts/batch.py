@@ -48,7 +48,7 @@ class Unreadable:
         return {"unreadable": self.reason}
 
 
-class Together(FactBase[dict[str, Any]]):
+class FactBatch(FactBase[dict[str, Any]]):
     """The value of each part by its name, or ``Unreadable``. One that fails takes no other with it.
 
     As with a fact of its own, a part whose program is not there, or that says nothing, has its default value.
@@ -74,7 +74,7 @@ def ask(host: Host, *parts: Part) -> dict[str, Any]:
     What cannot be read that way is asked for alone, so that its failure ends as that of any fact, and so does a program
     that hangs.
     """
-    found = host.get_fact(Together, parts=parts)
+    found = host.get_fact(FactBatch, parts=parts)
     if not found and host.name in {each.name for each in host.state.failed_hosts}:
         # It could not be asked at all, and pyinfra has said so: as with a single fact, there are only defaults.
         return {part.name: part.fact().default() for part in parts}

@@ -36,9 +36,10 @@ _TREES = (
 _OURS = frozenset({early.RULE_PATH, early.SCRIPT_PATH, early.INITRAMFS_HOOK_PATH, early.DRACUT_PATH, *unit.PATHS})
 
 
-def _command(root: str) -> str:
+def _command(own: tuple[str, ...], root: str) -> str:
     r = quote(root)
     trees = " ".join(f"{r}{tree}" for tree in _TREES)
+    texts = " ".join(f"-e {quote(each)}" for each in own)
     shown = f"head -n {_LINES} | cut -c1-{_LETTERS} | sed 's/^/text /'"
     return "; ".join(
         (
@@ -59,7 +60,7 @@ def _command(root: str) -> str:
             f"-size -256k -exec grep -lIsE {quote(_BINDS)} {{}} +; "
             f'grep -lsE {quote(_BINDS)} "$r/proc"/cmdline; }} 2>/dev/null | sort -u | while IFS= read -r f; do '
             # A file of ours that an operator asked for by name.
-            'grep -qs -e gevulot_vfio_ids -e "by the key vfio_ids of the inventory" "$f" && continue; '
+            f'grep -qsF {texts} "$f" && continue; '
             f'echo "file ${{f#"$r"}}"; grep -vE "^[[:space:]]*#" "$f" | grep -E {quote(f"{_BINDS}|{_NAMES}")} | '
             f"{shown}; done",
             f"echo '{_END}'",
@@ -67,7 +68,7 @@ def _command(root: str) -> str:
     )
 
 
-class Kind(StrEnum):
+class ClaimKind(StrEnum):
     """Whose claim it is."""
 
     DRIVERCTL = "driverctl"
@@ -85,7 +86,7 @@ class Claim:
     ``acts_at_boot`` says that it takes them without anybody asking: at a boot, or it has them now.
     """
 
-    kind: Kind
+    kind: ClaimKind
     source: str
     places: frozenset[str] = frozenset()
     models: frozenset[str] = frozenset()
@@ -104,14 +105,17 @@ class Claim:
 
 
 class RivalClaims(FactBase[list[Claim]]):
-    """The claims of others on PCI devices, in the order of their files. Reads files only."""
+    """The claims of others on PCI devices, in the order of their files. Reads files only.
+
+    ``own`` are texts, one of which a file of ours has that an operator asked for.
+    """
 
     @staticmethod
     def default() -> list[Claim]:
         return []
 
-    def command(self, root: str = "") -> str:
-        return f"sh -c {quote(_command(root))}"
+    def command(self, own: tuple[str, ...], root: str = "") -> str:
+        return f"sh -c {quote(_command(own, root))}"
 
     def process(self, output: list[str]) -> list[Claim]:
         if output[:1] != [_BEGIN] or output[-1] != _END:
@@ -131,7 +135,7 @@ class RivalClaims(FactBase[list[Claim]]):
 
 
 def _guest(claim: Claim) -> str:
-    return claim.source.rpartition("/")[2] if claim.kind is Kind.LIBVIRT else claim.source
+    return claim.source.rpartition("/")[2] if claim.kind is ClaimKind.LIBVIRT else claim.source
 
 
 def _claim(kind: str, rest: str, text: list[str], mapping: dict[str, set[str]]) -> Claim | None:
@@ -142,20 +146,24 @@ def _claim(kind: str, rest: str, text: list[str], mapping: dict[str, set[str]]) 
             place = claims.place(device)
             shown = printable(driver.strip(), _SHOWN)
             source = printable(f"/etc/driverctl.d/{device}", _SHOWN)
-            return Claim(Kind.DRIVERCTL, source, frozenset({place}), driver=shown, acts_at_boot=True) if place else None
+            return (
+                Claim(ClaimKind.DRIVERCTL, source, frozenset({place}), driver=shown, acts_at_boot=True)
+                if place
+                else None
+            )
         case "libvirt":
             places = frozenset(claims.hostdevs("\n".join(text)))
             acts = source.startswith("/run/") or "/autostart/" in source
-            return Claim(Kind.LIBVIRT, source, places, acts_at_boot=acts) if places else None
+            return Claim(ClaimKind.LIBVIRT, source, places, acts_at_boot=acts) if places else None
         case "proxmox":
             places = frozenset(_hostpcis(text, mapping))
             acts = any(re.fullmatch(r"onboot:\s*1\s*", line) for line in text)
-            return Claim(Kind.PROXMOX, source, places, acts_at_boot=acts) if places else None
+            return Claim(ClaimKind.PROXMOX, source, places, acts_at_boot=acts) if places else None
         case "file" if rest not in _OURS and any(re.search(_BINDS, line) for line in text):
             whole = _LIBVIRTS.sub(r"\1:\2:\3.\4", "\n".join(text))
             given = _DRIVER.search(whole)
             return Claim(
-                Kind.FILE,
+                ClaimKind.FILE,
                 source,
                 frozenset(place for each in _ADDRESS.findall(whole) if (place := claims.place(each))),
                 frozenset(_models(whole)),

@@ -87,7 +87,7 @@ def command(modules: tuple[str, ...], units: tuple[str, ...], hidden: tuple[str,
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CollectedHost:
     """What was seen of one host, each part lines of text without anything that tells whose it is.
 
     ``unreadable`` are sentences. ``platform`` are lines ``KEY=VALUE``, ``arguments`` the kernel's, ``acpi`` names of
@@ -117,11 +117,11 @@ class Seen:
         return json.dumps(self.to_json(), indent=0, ensure_ascii=True) + "\n"
 
 
-PARTS = tuple(field.name for field in fields(Seen))
+PARTS = tuple(field.name for field in fields(CollectedHost))
 """The names of a collection's parts, in their order."""
 
 
-def parse(output: list[str]) -> Seen:
+def parse(output: list[str]) -> CollectedHost:
     """What the command printed, redacted.
 
     Raises ``ValueError`` for output that was cut short, or is no such command's. Topology and evidence that pcibind
@@ -147,7 +147,7 @@ def parse(output: list[str]) -> Seen:
     names = os_release.parse(host.get("os", ()))
     shown = (f"{word}={names.get(key, '')}" for word, key in _NAMES.items()) if names else ()
     platform = (*(redaction.text(line) for line in shown), f"kernel={redaction.release(release)}")
-    return Seen(
+    return CollectedHost(
         unreadable=tuple(dict.fromkeys(redaction.text(line) for line in (*unreadable, *unseen))),
         platform=(*platform, f"architecture={redaction.text(machine)}"),
         arguments=redaction.arguments(_only(host, "arguments")),
@@ -283,7 +283,7 @@ def _modules(host: dict[str, list[str]]) -> Iterator[str]:
         yield f"{name} {kind} {'loaded' if kind == 'built-in' else loaded}"
 
 
-class Collection(FactBase[Seen | None]):
+class Collection(FactBase[CollectedHost | None]):
     """A whole host as it can be given away, ``None`` where nothing was answered.
 
     ``modules`` and ``units`` are those that are asked for by name; ``hidden`` are names and addresses of the host that
@@ -293,7 +293,7 @@ class Collection(FactBase[Seen | None]):
     def command(self, modules: tuple[str, ...] = (), units: tuple[str, ...] = (), hidden: tuple[str, ...] = ()) -> str:
         return command(modules, units, hidden)
 
-    def process(self, output: list[str]) -> Seen:
+    def process(self, output: list[str]) -> CollectedHost:
         try:
             return parse(output)
         except ValueError as error:

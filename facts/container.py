@@ -1,4 +1,4 @@
-"""The node's container as Podman runs it."""
+"""A container as Podman runs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ _FORMAT = (
 )
 # Go's templates know no prefix of a text: the variable is made as long at least, and cut to the prefix's length.
 _IS_VARIABLE = '(eq (slice (printf "%%-%ds" .) 0 %d) "%s=")'
-GPU_DEVICES = "GEVULOT_GPU_DEVICES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +37,6 @@ class ContainerState:
     devices: frozenset[str]
     environment: Mapping[str, str]
     mounts: frozenset[str] = frozenset()
-
-    @property
-    def gpu_devices(self) -> str | None:
-        """The functions that the node gives its programs; ``None`` when the variable is not set at all."""
-        return self.environment.get(GPU_DEVICES)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"devices": sorted(self.devices), "mounts": sorted(self.mounts)}
@@ -67,10 +61,10 @@ class Container(FactBase[ContainerState | None]):
     ``variables`` are those of its environment to show, of which none may hold a secret.
     """
 
-    def requires_command(self, container: str = "gevulot-node", variables: tuple[str, ...] = (GPU_DEVICES,)) -> str:
+    def requires_command(self, container: str, variables: tuple[str, ...]) -> str:
         return "podman"
 
-    def command(self, container: str = "gevulot-node", variables: tuple[str, ...] = (GPU_DEVICES,)) -> str:
+    def command(self, container: str, variables: tuple[str, ...]) -> str:
         asked = " ".join(_IS_VARIABLE % (len(each) + 1, len(each) + 1, each) for each in variables)
         return f"podman container inspect --format {quote(_FORMAT % asked)} {quote(container)} 2>/dev/null || true"
 
@@ -94,10 +88,10 @@ tr '\0' '\n' <"/proc/$pid/environ" |
 class DatabasePasswords(FactBase[list[str] | None]):
     """The variables of a container's environment that hold a database password; ``None`` where it was not read."""
 
-    def requires_command(self, container: str = "gevulot-node") -> str:
+    def requires_command(self, container: str) -> str:
         return "podman"
 
-    def command(self, container: str = "gevulot-node") -> str:
+    def command(self, container: str) -> str:
         return f"sh -c {quote(_DATABASE_PASSWORDS)} passwords {quote(container)}"
 
     def process(self, output: list[str]) -> list[str]:

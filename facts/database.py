@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from shlex import quote
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
@@ -61,34 +61,45 @@ def schema(rows: list[tuple[str, str]]) -> Schema:
 class PostgresDataRelease(FactBase[str | None]):
     """The release whose data lies in a directory (``15``), or ``None`` when there is none yet."""
 
-    def command(self, directory: str = "/var/lib/gevulot/postgres") -> str:
+    def command(self, directory: str) -> str:
         return f"cat {quote(directory)}/PG_VERSION 2>/dev/null || true"
 
     def process(self, output: list[str]) -> str | None:
         return output[0].strip() or None
 
 
+class PostgresLogin(NamedTuple):
+    """How a Postgres in a container is reached: ``role`` is that of its database, which has the same name.
+
+    ``secret`` is the Podman secret with the role's password, which the container has as a file.
+    """
+
+    container: str
+    role: str
+    secret: str
+
+
 # Over loopback, with the password that the container was given; standard input keeps it out of every argument.
 _PSQL = (
-    'PGCONNECT_TIMEOUT=10 PGPASSWORD="$(cat /run/secrets/gevulot-db-password)" '
-    "psql -X -q -A -t -F ' ' -h 127.0.0.1 -p {port} -U gevulot -d gevulot"
+    'PGCONNECT_TIMEOUT=10 PGPASSWORD="$(cat /run/secrets/{secret})" '
+    "psql -X -q -A -t -F ' ' -h 127.0.0.1 -p {port} -U {role} -d {role}"
 )
 
 
-def psql(port: int) -> str:
+def psql(login: PostgresLogin, port: int) -> str:
     """The command, inside the Postgres container, that connects as the node does and reads SQL from its input."""
-    return _PSQL.format(port=port)
+    return _PSQL.format(secret=login.secret, port=port, role=login.role)
 
 
 class PostgresSchema(FactBase[Schema | None]):
     """Release and tables of the node's own Postgres, over loopback with its password; ``None`` when it refuses."""
 
-    def requires_command(self, port: int = 5432) -> str:
+    def requires_command(self, login: PostgresLogin, port: int) -> str:
         return "podman"
 
-    def command(self, port: int = 5432) -> str:
-        inner = f"echo {quote(SCHEMA_QUERY)} | {psql(port)}"
-        return f"podman exec gevulot-postgres sh -c {quote(inner)} 2>/dev/null || true"
+    def command(self, login: PostgresLogin, port: int) -> str:
+        inner = f"echo {quote(SCHEMA_QUERY)} | {psql(login, port)}"
+        return f"podman exec {login.container} sh -c {quote(inner)} 2>/dev/null || true"
 
     def process(self, output: list[str]) -> Schema:
         try:
@@ -104,12 +115,12 @@ class PostgresOpenToLoopback(FactBase[bool]):
     def default() -> bool:
         return False
 
-    def requires_command(self, port: int = 5432) -> str:
+    def requires_command(self, login: PostgresLogin, port: int) -> str:
         return "podman"
 
-    def command(self, port: int = 5432) -> str:
-        inner = f"psql -w -h 127.0.0.1 -p {port} -U gevulot -d gevulot -c 'SELECT 1'"
-        return f"podman exec gevulot-postgres sh -c {quote(inner)} >/dev/null 2>&1 && echo open || echo closed"
+    def command(self, login: PostgresLogin, port: int) -> str:
+        inner = f"psql -w -h 127.0.0.1 -p {port} -U {login.role} -d {login.role} -c 'SELECT 1'"
+        return f"podman exec {login.container} sh -c {quote(inner)} >/dev/null 2>&1 && echo open || echo closed"
 
     def process(self, output: list[str]) -> bool:
         return output[0].strip() == "open"

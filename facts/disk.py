@@ -16,7 +16,7 @@ df -Pk "$path" | sed -n '2s/ \+/ /gp' | cut -d' ' -f2,4,6-
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class VolumeSpace:
     """A file system's size and what is left of it for all, in KiB, and where it is mounted."""
 
     size_kib: int
@@ -27,18 +27,18 @@ class Space:
         return asdict(self)
 
 
-class DiskSpace(FactBase[Space | None]):
+class DiskSpace(FactBase[VolumeSpace | None]):
     """The space of the volume that a directory is on, or would be on where it is not there yet."""
 
-    def command(self, directory: str = "/var/lib/gevulot") -> str:
+    def command(self, directory: str) -> str:
         return f"sh -c {quote(_COMMAND)} space {quote(directory)}"
 
-    def process(self, output: list[str]) -> Space:
+    def process(self, output: list[str]) -> VolumeSpace:
         try:
             size, free, mount = output[0].split(" ", 2)
             # More than 8 EiB is no disk's, and no number to count with.
             if not 0 <= int(free) <= int(size) < 2**53:
                 raise ValueError
-            return Space(int(size), int(free), mount)
+            return VolumeSpace(int(size), int(free), mount)
         except (ValueError, IndexError):
             raise FactProcessError(f"df printed {output[:1]}, expected SIZE FREE MOUNT") from None

@@ -40,7 +40,7 @@ true
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class DriverService:
     """An enabled service: its programs, and whether its last start succeeded (with its conditions met)."""
 
     name: str
@@ -49,28 +49,28 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Users:
+class DriverUsage:
     """Modules that a file loads at boot (file → names with underscores), services, and the display manager if any."""
 
     loads: dict[str, tuple[str, ...]]
-    units: tuple[Unit, ...] = ()
+    units: tuple[DriverService, ...] = ()
     display: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-class DriverUsers(FactBase[Users]):
+class DriverUsers(FactBase[DriverUsage]):
     """What loads modules at boot, and the enabled services whose name or program has one of these words in it."""
 
     @staticmethod
-    def default() -> Users:
-        return Users({})
+    def default() -> DriverUsage:
+        return DriverUsage({})
 
-    def command(self, words: tuple[str, ...] = ("nvidia",)) -> str:
+    def command(self, words: tuple[str, ...]) -> str:
         return f"sh -c {quote(_COMMAND)} users {quote('|'.join(words))}"
 
-    def process(self, output: list[str]) -> Users:
+    def process(self, output: list[str]) -> DriverUsage:
         loads: dict[str, tuple[str, ...]] = {}
         units = []
         display = ""
@@ -80,9 +80,9 @@ class DriverUsers(FactBase[Users]):
                     file = " ".join(words)
                     loads[file] = (*loads.get(file, ()), module.replace("-", "_"))
                 case ["unit", name, state, *programs]:
-                    units.append(Unit(name, state == "runs", tuple(filter(None, programs))))
+                    units.append(DriverService(name, state == "runs", tuple(filter(None, programs))))
                 case ["display", name]:
                     display = name
                 case _:
                     raise FactProcessError(f"users of graphics drivers: unexpected line {line!r}")
-        return Users(loads, tuple(units), display)
+        return DriverUsage(loads, tuple(units), display)

@@ -11,9 +11,9 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts import state_directory
 
-# Arguments: the directory of the record, and its former one; then triples of a unit, the file that a deploy makes it
-# from, and a text that the file of any deploy has. Of a file of others only the places of its volumes are printed: it
-# may hold passwords.
+# Arguments: the directory of the record, and its former one; a word in the names of the node's volumes; then triples of
+# a unit, the file that a deploy makes it from, and a text that the file of any deploy has. Of a file of others only the
+# places of its volumes are printed: it may hold passwords.
 _COMMAND = (
     state_directory.CHOSEN
     + r"""
@@ -24,9 +24,11 @@ mine() {
     ! { [ -e "$archive" ] && ! LC_ALL=C tar -C / --compare -f "$archive" "${1#/}" 2>&1 |
       grep -qv ': Mod time differs$'; }; }
 volumes() { sed -n "s/^ *Volume *= *\([^ ]*\).*/volume $1 \1/p" "$2"; }
-units=; files=
+word=$1; shift
+units= files= names= pattern=
 while [ $# -ge 3 ]; do
   unit=$1 file=$2 mark=$3; shift 3; units="$units $unit"; files="$files $file"
+  case $file in *.container) name=${unit%.service}; names="$names $name"; pattern="$pattern${pattern:+\\|}$name" ;; esac
   real=$(readlink -f -- "${file%/*}") && echo "real $unit $real/${file##*/}"
   if [ ! -e "$file" ] && [ ! -L "$file" ]; then echo "file $unit missing $file"
   elif mine "$file" "$mark"; then echo "file $unit ours $file"
@@ -38,15 +40,15 @@ for place in /etc/containers/systemd /run/containers/systemd /usr/share/containe
   [ -d "$place" ] || continue
   find -L "$place" -name '*.container' -type f 2>/dev/null | while read -r file; do
     case " $files " in *" $file "*) continue ;; esac
-    name=$(sed -n 's/^ *\(ContainerName\|ServiceName\) *= *\(gevulot-\(node\|postgres\)\) *$/\2/p' "$file" | head -n1)
+    name=$(sed -n "s/^ *\(ContainerName\|ServiceName\) *= *\($pattern\) *\$/\2/p" "$file" | head -n1)
     [ -n "$name" ] || continue
     echo "also $name.service $file"; volumes "$name.service" "$file"; done
 done
 if command -v podman >/dev/null; then
   timeout 15 podman container inspect --format "container {{.Name}} {{.State.Status}} \
 {{index .Config.Labels \"PODMAN_SYSTEMD_UNIT\"}}{{range .Mounts}}
-mounted {{.Destination}} {{.Source}}{{end}}" gevulot-node gevulot-postgres 2>/dev/null
-  timeout 15 podman volume ls --format '{{.Name}} {{.Mountpoint}}' 2>/dev/null | grep -i gevulot |
+mounted {{.Destination}} {{.Source}}{{end}}" $names 2>/dev/null
+  timeout 15 podman volume ls --format '{{.Name}} {{.Mountpoint}}' 2>/dev/null | grep -i -F -e "$word" |
     while read -r name place; do
       [ -e "$place/PG_VERSION" ] && echo "data $name $place/ database"
       [ -e "$place/data/PG_VERSION" ] && echo "data $name $place/data/ database"
@@ -182,14 +184,18 @@ def _unit(
 
 
 class ExistingNodeParts(FactBase[ExistingNode]):
-    """What of a node there is. ``units`` are triples: a unit, its file, and a text that the file of any deploy has."""
+    """What of a node there is.
+
+    ``units`` are triples: a unit, its file, and a text that the file of any deploy has. ``word`` is in the names of the
+    node's volumes, ``directories`` are those of the record: today's, and the one of earlier versions.
+    """
 
     @staticmethod
     def default() -> ExistingNode:
         return ExistingNode()
 
-    def command(self, units: tuple[tuple[str, str, str], ...] = (), directory: str = state_directory.CURRENT) -> str:
-        words = (directory, state_directory.former(directory), *(word for unit in units for word in unit))
+    def command(self, units: tuple[tuple[str, str, str], ...], word: str, directories: tuple[str, str]) -> str:
+        words = (*directories, word, *(each for unit in units for each in unit))
         return f"sh -c {quote(_COMMAND)} node-parts {' '.join(map(quote, words))}"
 
     def process(self, output: list[str]) -> ExistingNode:

@@ -1,4 +1,4 @@
-"""Units that failed without a deploy's doing."""
+"""Units that failed, but not because of a deploy."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ from shlex import quote
 
 from pyinfra.api import FactBase
 
-from facts import state_directory
 
-# One unit a line: those that a deploy saw fail that had not failed before it, until a deploy sees them recovered.
-CAUSED = f"{state_directory.CURRENT}/failed-units"
+class PreexistingFailures(FactBase[tuple[str, ...]]):
+    """The units that have failed now, without those that failed in an earlier deploy.
 
-
-class FailuresBefore(FactBase[tuple[str, ...]]):
-    """The units that have failed now, without those that failed in an earlier deploy."""
+    ``records`` are files with one unit a line: those that a deploy saw fail that had not failed before it.
+    """
 
     @staticmethod
     def default() -> tuple[str, ...]:
         return ()
 
-    def command(self, caused: str = CAUSED) -> str:
+    def command(self, records: tuple[str, ...]) -> str:
         failed = "systemctl list-units --failed --plain --no-legend --no-pager | sed 's/ .*//; s/^/failed /'"
-        return (
-            f"{failed}; sed 's/^/caused /' {quote(caused)} {quote(state_directory.former(caused))} 2>/dev/null || true"
-        )
+        return f"{failed}; sed 's/^/caused /' {' '.join(map(quote, records))} 2>/dev/null || true"
 
     def process(self, output: list[str]) -> tuple[str, ...]:
         caused = {line.removeprefix("caused ") for line in output if line.startswith("caused ")}

@@ -19,7 +19,7 @@ done
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class FileState:
     """Mode in octal digits, owner as ``user:group``, and the content's SHA-256 in hexadecimal digits."""
 
     mode: str
@@ -30,22 +30,22 @@ class State:
         return asdict(self)
 
 
-class PlainFiles(FactBase[dict[str, State]]):
+class PlainFiles(FactBase[dict[str, FileState]]):
     """The state of each of these files, in one command. What is not there, or is a link or a directory, is left out."""
 
     @staticmethod
-    def default() -> dict[str, State]:
+    def default() -> dict[str, FileState]:
         return {}
 
-    def command(self, paths: tuple[str, ...] = ("/etc/containers/systemd/gevulot-node.container",)) -> str:
+    def command(self, paths: tuple[str, ...]) -> str:
         return f"sh -c {quote(_COMMAND)} files {' '.join(map(quote, paths))}"
 
-    def process(self, output: list[str]) -> dict[str, State]:
+    def process(self, output: list[str]) -> dict[str, FileState]:
         found = {}
         for line in output:
             match line.split(None, 4):
                 case [mode, owner, digest, "-", path]:
-                    found[path] = State(mode, owner, digest)
+                    found[path] = FileState(mode, owner, digest)
                 case _:
                     raise FactProcessError(f"a file's state is {line!r}, expected MODE OWNER DIGEST - PATH")
         return found
@@ -62,7 +62,7 @@ done
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class FileText:
     """A short text file: its first 4,096 bytes, and what it leads to where it is a link."""
 
     content: str
@@ -72,28 +72,28 @@ class Text:
         return asdict(self)
 
 
-class Texts(FactBase[dict[str, Text]]):
+class FileTexts(FactBase[dict[str, FileText]]):
     """The text of each of these files that is there, in one command."""
 
     @staticmethod
-    def default() -> dict[str, Text]:
+    def default() -> dict[str, FileText]:
         return {}
 
     def command(self, paths: tuple[str, ...] = ()) -> str:
         return f"sh -c {quote(_TEXTS)} texts {' '.join(map(quote, paths))}"
 
-    def process(self, output: list[str]) -> dict[str, Text]:
-        found: dict[str, Text] = {}
+    def process(self, output: list[str]) -> dict[str, FileText]:
+        found: dict[str, FileText] = {}
         path = ""
         for line in output:
             kind, _, rest = line.partition(" ")
             if kind == "file":
                 path = rest
-                found[path] = Text("")
+                found[path] = FileText("")
             elif kind == "link" and path:
-                found[path] = Text(found[path].content, rest)
+                found[path] = FileText(found[path].content, rest)
             elif kind == "text" and path:
-                found[path] = Text(f"{found[path].content}{rest}\n", found[path].link)
+                found[path] = FileText(f"{found[path].content}{rest}\n", found[path].link)
             else:
                 raise FactProcessError(f"texts of files: expected file, link or text, found {line!r}")
         return found

@@ -22,17 +22,18 @@ from pyinfra.api.exceptions import FactProcessError
 
 # State 0A is LISTEN. A host without nft has no such table.
 _COMMAND = r"""
+table=$1
 PATH=$PATH:/usr/sbin:/sbin
 cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep ' 0A ' | sed 's/^/listen /'
-grep -lrsE '^[[:space:]]*table inet gevulot([[:space:]{]|$)' /etc/nftables.conf \
+grep -lrsE "^[[:space:]]*table inet $table([[:space:]{]|\$)" /etc/nftables.conf \
   /etc/sysconfig/nftables.conf /etc/nftables /etc/nftables.d | sed 's/^/saved /'
 command -v nft >/dev/null || { echo end; exit 0; }
 tables=$(nft list tables inet) || exit 1
-if printf '%s\n' "$tables" | grep -qx 'table inet gevulot'; then
+if printf '%s\n' "$tables" | grep -qx "table inet $table"; then
   # Part by part: nft 1.0.9 prints no valid JSON for a table that has flags.
-  text=$(nft list table inet gevulot) || exit 1
+  text=$(nft list table inet "$table") || exit 1
   printf '%s\n' "$text" | sed -n 's/^[[:space:]]*\(set\|chain\) \([^ ]*\) {$/\1 \2/p' | while read -r kind name; do
-    part=$(nft -j list "$kind" inet gevulot "$name") || exit 1
+    part=$(nft -j list "$kind" inet "$table" "$name") || exit 1
     printf 'table %s\n' "$part"
   done || exit 1
 fi
@@ -42,7 +43,7 @@ echo end
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The table `inet gevulot`: its sets as networks in order, and its chains' rules in nft's words, in their order."""
+    """A table of the family inet: its sets as sorted networks, and its chains' rules as nft prints them, in order."""
 
     networks: tuple[str, ...]
     rules: tuple[str, ...]
@@ -68,10 +69,10 @@ class Firewall:
 
 
 class NodeFirewall(FactBase[Firewall | None]):
-    """What keeps strangers from the node's ports. Needs root to read the table."""
+    """What keeps strangers from the node's ports: its table by name. Needs root to read the table."""
 
-    def command(self) -> str:
-        return f"sh -c {quote(_COMMAND)}"
+    def command(self, table: str) -> str:
+        return f"sh -c {quote(_COMMAND)} firewall {quote(table)}"
 
     def process(self, output: list[str]) -> Firewall:
         try:

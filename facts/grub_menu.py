@@ -24,7 +24,7 @@ _Part = tuple[str, bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class MenuEntry:
     """One entry of a menu. ``place`` is ``FILE:LINE`` where its arguments stand, ``script`` what wrote them there.
 
     ``kernel`` is empty where the entry starts no Linux. ``arguments`` are as the kernel gets them.
@@ -49,15 +49,15 @@ class Entry:
 class Menu:
     """All entries in the order of the menu, those of submenus included, and the one that boots by itself."""
 
-    entries: tuple[Entry, ...] = ()
-    boots: Entry | None = None
+    entries: tuple[MenuEntry, ...] = ()
+    boots: MenuEntry | None = None
 
 
 @dataclass(slots=True)
 class _Item:
     title: str
     name: str
-    entry: Entry | None = None
+    entry: MenuEntry | None = None
     below: list[_Item] = field(default_factory=list)
 
 
@@ -196,7 +196,7 @@ class _Run:
         self._depth = 0
         self._path = ""
         self._script = ""
-        self._loaded: Entry | None = None
+        self._loaded: MenuEntry | None = None
         self._title = ""
 
     def source(self, path: str) -> None:
@@ -285,7 +285,7 @@ class _Run:
             self.items += _bls(self)
         elif command in _LOADS_LINUX and rest:
             place = f"{self._path}:{each.line}"
-            self._loaded = Entry(self._title, place, rest[0], tuple(rest[1:]), self._script)
+            self._loaded = MenuEntry(self._title, place, rest[0], tuple(rest[1:]), self._script)
 
     def _load_environment(self, rest: list[str]) -> None:
         path = f"{self.environment['prefix']}/grubenv"
@@ -311,7 +311,7 @@ class _Run:
         if command == "submenu":
             self.items.append(_Item(title, name, below=inner.items))
             return
-        entry = inner._loaded or Entry(title, f"{self._path}:{each.line}", script=self._script)
+        entry = inner._loaded or MenuEntry(title, f"{self._path}:{each.line}", script=self._script)
         self.items.append(_Item(title, name, entry))
 
     def _holds(self, condition: list[str]) -> bool:
@@ -368,7 +368,7 @@ def _bls(run: _Run) -> list[_Item]:
         options = re.sub(r"\$(\w+)", lambda each: run.environment.get(each[1], ""), options)
         title = keys.get("title", name)
         kernel = (keys.get("linux", "").split() or [""])[0]
-        found.append(_Item(title, name, Entry(title, place, kernel, words(options), path)))
+        found.append(_Item(title, name, MenuEntry(title, place, kernel, words(options), path)))
     # The newest first.
     return sorted(found, key=lambda item: _version(item.name), reverse=True)
 
@@ -384,14 +384,14 @@ def _version(name: str) -> list[tuple[int, int, str]]:
 # --- which entry boots
 
 
-def _entries(items: list[_Item]) -> Iterator[Entry]:
+def _entries(items: list[_Item]) -> Iterator[MenuEntry]:
     for item in items:
         if item.entry is not None:
             yield item.entry
         yield from _entries(item.below)
 
 
-def _chosen(items: list[_Item], default: str) -> Entry | None:
+def _chosen(items: list[_Item], default: str) -> MenuEntry | None:
     """The entry that ``default`` means; the first one where it means none."""
     if not items:
         return None

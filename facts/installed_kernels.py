@@ -10,8 +10,6 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.kernel import MODULES
-
 _COMMAND = r"""
 df -Pk /boot | sed -n '2s/^.* \([0-9]\{1,\}\) \{1,\}[0-9-]\{1,\}% .*/free \1/p'
 for link in /vmlinuz /boot/vmlinuz; do
@@ -34,7 +32,7 @@ true
 
 
 @dataclass(frozen=True, slots=True)
-class Installed:
+class BootableKernels:
     """Kernels by their release → the modules that they lack; their images → KiB; and what /boot has free in KiB.
 
     ``links`` are names without a release that menus use → the release that they mean now.
@@ -60,17 +58,17 @@ class Installed:
         return inside[0] if len(inside) == 1 else known.get(name)
 
 
-class InstalledKernels(FactBase[Installed]):
-    """Every installed kernel, against the modules that a node needs."""
+class InstalledKernels(FactBase[BootableKernels]):
+    """Every installed kernel, and which of ``modules`` each lacks."""
 
     @staticmethod
-    def default() -> Installed:
-        return Installed()
+    def default() -> BootableKernels:
+        return BootableKernels()
 
-    def command(self, modules: tuple[str, ...] = MODULES) -> str:
+    def command(self, modules: tuple[str, ...]) -> str:
         return f"PATH=$PATH:/usr/sbin:/sbin sh -c {quote(_COMMAND)} kernels {' '.join(map(quote, modules))}"
 
-    def process(self, output: list[str]) -> Installed:
+    def process(self, output: list[str]) -> BootableKernels:
         missing: dict[str, tuple[str, ...]] = {}
         images: dict[str, int] = {}
         stamps: dict[str, str] = {}
@@ -89,4 +87,4 @@ class InstalledKernels(FactBase[Installed]):
                     missing[release] = tuple(modules)
                 case _:
                     raise FactProcessError(f"installed kernels: unexpected line {line!r}")
-        return Installed(missing, images, stamps, links, free)
+        return BootableKernels(missing, images, stamps, links, free)

@@ -12,13 +12,7 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 from facts import grub_menu
-from facts.grub_menu import Entry
-
-HOST_MODULES = ("vfio", "vfio_pci", "vfio_iommu_type1", "kvm")
-"""Those that a host needs to hand boards over to virtual machines."""
-NODE_MODULES = ("vsock", "vhost_vsock")
-"""And those that a node needs beside them."""
-MODULES = (*HOST_MODULES, *NODE_MODULES)
+from facts.grub_menu import MenuEntry
 
 _MODULES = r"""
 for module in "$@"; do
@@ -58,7 +52,7 @@ class KernelModules(FactBase[dict[str, Module]]):
     def default() -> dict[str, Module]:
         return {}
 
-    def command(self, modules: tuple[str, ...] = MODULES) -> str:
+    def command(self, modules: tuple[str, ...]) -> str:
         # sbin is not on every login's path
         names = " ".join(quote(module.replace("-", "_")) for module in modules)
         return f"PATH=$PATH:/usr/sbin:/sbin sh -c {quote(_MODULES)} modules {names}"
@@ -77,6 +71,7 @@ class KernelModules(FactBase[dict[str, Module]]):
 # The files that decide what boots, as they are; those that can set an argument, line by line; and what update-grub
 # would make of the variables in /etc/default, which it sources in this order.
 _COMMAND_LINE = r"""
+own=$1
 sed 's/^/live /' /proc/cmdline
 [ -d /sys/firmware/efi ] && echo efi
 menus='/boot/grub/grub.cfg /boot/grub2/grub.cfg'
@@ -97,7 +92,7 @@ words="$words|pci=|pcibind=|root="
 grep -nHs -E "$words" /etc/default/grub /etc/default/grub.d/*.cfg /etc/kernel/cmdline /etc/kernel/cmdline.d/* \
   /etc/grub.d/* /etc/tuned/bootcmdline "$@" | grep -v -E '^[^:]*:[0-9]*:[[:space:]]*#' |
   head -n 400 | sed 's/^/source /'
-own=/etc/default/grub.d/zz-gpu-host.cfg; mark=gpu-host.here
+mark=gpu-host.here
 variables() (
   unset GRUB_CMDLINE_LINUX GRUB_CMDLINE_LINUX_DEFAULT; exec 3>&1 >/dev/null 2>&1 </dev/null
   [ -r /etc/default/grub ] || exit 0
@@ -144,19 +139,19 @@ class CommandLines:
     configured: tuple[tuple[str, ...], ...]
     hidden: str = ""
     menu: str = ""
-    boots: Entry | None = None
+    boots: MenuEntry | None = None
     sources: tuple[Source, ...] = ()
     made: tuple[str, ...] | None = None
     planned: tuple[str, ...] | None = None
     # The entries of this system without rescue shells, as read from the menu itself.
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[MenuEntry, ...] = ()
 
     @property
     def next(self) -> tuple[tuple[str, ...], ...]:
         """The lines of which one boots next: one, where the menu says which."""
         return self.configured if self.boots is None or self.hidden else (self.boots.arguments,)
 
-    def is_own(self, entry: Entry) -> bool:
+    def is_own(self, entry: MenuEntry) -> bool:
         """Whether an entry starts this system: other systems and memory tests have entries in the same menu."""
         root = next((each for each in reversed(self.live) if each.startswith("root=")), None)
         return bool(entry.kernel) and (root in (None, entry.root) or is_generated(entry))
@@ -165,7 +160,7 @@ class CommandLines:
         return asdict(self)
 
 
-def is_generated(entry: Entry) -> bool:
+def is_generated(entry: MenuEntry) -> bool:
     """Whether an entry is of this system because its own tools wrote it."""
     return "/10_linux" in entry.script or "/loader/entries/" in entry.script
 
@@ -176,14 +171,17 @@ def words(line: str) -> tuple[str, ...]:
 
 
 class KernelCommandLine(FactBase[CommandLines]):
-    """The live kernel command line, and those that the boot loader's menu has (rescue shells left out)."""
+    """The live kernel command line, and those that the boot loader's menu has (rescue shells left out).
+
+    ``drop_in`` is our file in /etc/default/grub.d, whether it exists or not.
+    """
 
     @staticmethod
     def default() -> CommandLines:
         return CommandLines((), ())
 
-    def command(self) -> str:
-        return f"PATH=$PATH:/usr/sbin:/sbin sh -c {quote(_COMMAND_LINE)}"
+    def command(self, drop_in: str) -> str:
+        return f"PATH=$PATH:/usr/sbin:/sbin sh -c {quote(_COMMAND_LINE)} command-line {quote(drop_in)}"
 
     def process(self, output: list[str]) -> CommandLines:
         said: dict[str, list[str]] = {}

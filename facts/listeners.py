@@ -150,7 +150,7 @@ class Listeners(FactBase[list[Listener]]):
     def default() -> list[Listener]:
         return []
 
-    def command(self, ports: tuple[int, ...] = (9999,), units: tuple[str, ...] = ()) -> str:
+    def command(self, ports: tuple[int, ...], units: tuple[str, ...] = ()) -> str:
         pattern = "|".join(f"{port:04X}" for port in ports)
         return f"sh -c {quote(_COMMAND)} listeners {' '.join(map(quote, (pattern, *units)))}"
 

@@ -10,25 +10,23 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 _COMMAND = r"""
+account=$1 public=$2 unit=$3; shift 3
 for device in /dev/kvm /dev/vsock /dev/vhost-vsock /dev/vfio/*; do
   [ -c "$device" ] && stat -c "device %n %a %U:%G" "$device"; done
-echo "groups $(id -nG gevulot 2>/dev/null)"
+[ -z "$account" ] || echo "groups $(id -nG "$account" 2>/dev/null)"
 for path in "$@"; do
   # A directory may be reached through a link; a file is none of ours then.
   if [ -d "$path" ]; then follow=-L; else follow=; fi
   stat $follow -c "path %n %a %U:%G %s" "$path" 2>/dev/null
 done
-echo "public $(cat /etc/gevulot/node-key.public 2>/dev/null)"
+[ -z "$public" ] || echo "public $(cat "$public" 2>/dev/null)"
 echo "rooted $(df -P "$1" 2>/dev/null | sed -n '2s/.* //p')"
-echo "required $(systemctl show -p RequiresMountsFor --value gevulot-node.service 2>/dev/null)"
+[ -z "$unit" ] || echo "required $(systemctl show -p RequiresMountsFor --value "$unit" 2>/dev/null)"
 """
 
 
-_PATHS = ("/var/lib/gevulot", "/var/lib/gevulot/key/node.key")
-
-
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PathEntry:
     """A file, directory or device: mode in octal digits, owner as ``user:group``, size in bytes (0 for devices)."""
 
     path: str
@@ -38,11 +36,11 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What was found. Paths that do not exist are not among them."""
+class NodeResources:
+    """The devices, paths and accounts that exist. ``mount`` is where the first path's file system is mounted."""
 
-    devices: dict[str, Entry]
-    paths: dict[str, Entry]
+    devices: dict[str, PathEntry]
+    paths: dict[str, PathEntry]
     groups: frozenset[str]
     public_key: str | None
     mount: str
@@ -52,7 +50,7 @@ class Parts:
         return asdict(self) | {"groups": sorted(self.groups)}
 
 
-def parse(output: list[str]) -> Parts:
+def parse(output: list[str]) -> NodeResources:
     """The lines of the command. Raises ``ValueError`` for a line that it does not print."""
     devices, paths = {}, {}
     words: dict[str, str] = {}
@@ -60,13 +58,13 @@ def parse(output: list[str]) -> Parts:
         kind, _, rest = line.partition(" ")
         if kind == "device":
             path, mode, owner = rest.split(" ")
-            devices[path] = Entry(path, mode, owner)
+            devices[path] = PathEntry(path, mode, owner)
         elif kind == "path":
             path, mode, owner, size = rest.split(" ")
-            paths[path] = Entry(path, mode, owner, int(size))
+            paths[path] = PathEntry(path, mode, owner, int(size))
         else:
             words[kind] = rest.strip()
-    return Parts(
+    return NodeResources(
         devices,
         paths,
         frozenset(words.get("groups", "").split()),
@@ -76,13 +74,18 @@ def parse(output: list[str]) -> Parts:
     )
 
 
-class NodeParts(FactBase[Parts | None]):
-    """Devices, account, and the named paths. The first path is the storage directory, whose mount point is told."""
+class NodeParts(FactBase[NodeResources | None]):
+    """Devices, and the named paths with the mount point of the first one, which is the storage directory of a node.
 
-    def command(self, paths: tuple[str, ...] = _PATHS) -> str:
-        return f"sh -c {quote(_COMMAND)} parts {' '.join(quote(path) for path in paths)}"
+    Of a node also the groups of its ``account``, the content of its file ``public_key``, and the mounts that its
+    ``unit`` requires; empty names are not asked for.
+    """
 
-    def process(self, output: list[str]) -> Parts:
+    def command(self, paths: tuple[str, ...], account: str = "", public_key: str = "", unit: str = "") -> str:
+        words = (account, public_key, unit, *paths)
+        return f"sh -c {quote(_COMMAND)} parts {' '.join(map(quote, words))}"
+
+    def process(self, output: list[str]) -> NodeResources:
         try:
             return parse(output)
         except ValueError as error:

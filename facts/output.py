@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyinfra.api import FactBase
 
 
-class Said(FactBase[str]):
+class FirstLine(FactBase[str]):
     """The first line that a command prints, or an empty text."""
 
     @staticmethod

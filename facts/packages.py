@@ -26,10 +26,10 @@ class HeldPackages(FactBase[list[str]]):
     def default() -> list[str]:
         return []
 
-    def requires_command(self, packages: tuple[str, ...] = ("podman",)) -> str:
+    def requires_command(self, packages: tuple[str, ...]) -> str:
         return "dpkg-query"
 
-    def command(self, packages: tuple[str, ...] = ("podman",)) -> str:
+    def command(self, packages: tuple[str, ...]) -> str:
         return f"sh -c {quote(_SCRIPT)} held {' '.join(map(quote, packages))}"
 
     def process(self, output: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from shlex import quote
 from pyinfra.api import FactBase
 
 
-class Existing(FactBase[list[str]]):
+class ExistingPaths(FactBase[list[str]]):
     """Which of the named paths exist, links that lead nowhere included."""
 
     @staticmethod

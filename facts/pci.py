@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from pyinfra.api import FactBase
@@ -17,8 +18,11 @@ from pcibind.model.pci import Address, Function, Topology, class_name
 from pcibind.model.record import Record
 from pcibind.model.report import function_json
 from pcibind.read import evidence_text
+from pcibind.read.files import Paths
 from pcibind.remote import topology_text
 from pcibind.remote.detail import Detail
+
+_RECORD = Paths().record
 
 
 class NamedTopology(Topology):
@@ -78,7 +82,7 @@ class PciTopology(FactBase[NamedTopology]):
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class DeviceUsage:
     """What the guards decide by."""
 
     evidence: Evidence
@@ -87,21 +91,21 @@ class Usage:
         return {name: _plain(value) for name, value in self.evidence._asdict().items()}
 
 
-class PciUsage(FactBase[Usage | None]):
+class PciUsage(FactBase[DeviceUsage | None]):
     """What of the PCI devices is in use by the host: routes, disks, virtual functions, the boot display."""
 
     def command(self) -> str:
         return evidence_text.COMMAND
 
-    def process(self, output: list[str]) -> Usage:
+    def process(self, output: list[str]) -> DeviceUsage:
         try:
-            return Usage(evidence_text.parse(output))
+            return DeviceUsage(evidence_text.parse(output))
         except ValueError as error:
             raise FactProcessError(f"the use of the PCI devices cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedBoards:
     """What pcibind recorded; ``record`` is ``None`` when it never did."""
 
     record: Record | None = None
@@ -110,21 +114,21 @@ class Recorded:
         return None if self.record is None else json.loads(record.dump(self.record))
 
 
-class PciRecord(FactBase[Recorded]):
+class PciRecord(FactBase[RecordedBoards]):
     """The boards that pcibind recorded on the node."""
 
     @staticmethod
-    def default() -> Recorded:
-        return Recorded()
+    def default() -> RecordedBoards:
+        return RecordedBoards()
 
     def command(self) -> str:
-        return "if [ -e /var/lib/pcibind/record.json ]; then cat /var/lib/pcibind/record.json; fi"
+        return f"if [ -e {_RECORD} ]; then cat {_RECORD}; fi"
 
-    def process(self, output: list[str]) -> Recorded:
+    def process(self, output: list[str]) -> RecordedBoards:
         try:
-            return Recorded(record.parse("\n".join(output)))
+            return RecordedBoards(record.parse("\n".join(output)))
         except (ValueError, PcibindError) as error:
-            raise FactProcessError(f"/var/lib/pcibind/record.json cannot be read: {error}") from error
+            raise FactProcessError(f"{_RECORD} cannot be read: {error}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -165,13 +169,13 @@ class Binding:
 
 
 class PciBinding(FactBase[Binding | None]):
-    """The state of the recorded boards as pcibind on the node sees it, or ``None`` where it is not installed."""
+    """The state of the recorded boards as the ``program`` pcibind on the host sees it; ``None`` without it."""
 
-    def requires_command(self) -> str:
-        return "/usr/local/sbin/pcibind"
+    def requires_command(self, program: str) -> str:
+        return program
 
-    def command(self) -> str:
-        return "/usr/local/sbin/pcibind status --json; echo $?"
+    def command(self, program: str) -> str:
+        return f"{quote(program)} status --json; echo $?"
 
     def process(self, output: list[str]) -> Binding:
         try:

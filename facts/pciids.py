@@ -11,7 +11,7 @@ PLACES = ("/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids", "/var/lib/pciu
 VARIABLE = "PCI_IDS"
 
 
-class Names:
+class PciNames:
     """Vendors, devices and subsystems by their numbers. Empty where there is no database."""
 
     def __init__(self, lines: Iterable[str] = ()) -> None:
@@ -60,12 +60,12 @@ class Names:
 
 
 @cache
-def installed() -> Names:
+def installed() -> PciNames:
     """The database of this machine: of PCI_IDS, a path, or of the first place that has one. Read once."""
     for path in filter(None, (os.environ.get(VARIABLE), *PLACES)):
         try:
             with open(path, encoding="utf-8", errors="replace") as lines:
-                return Names(lines)
+                return PciNames(lines)
         except OSError:
             continue
-    return Names()
+    return PciNames()

@@ -67,7 +67,7 @@ echo end=yes
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class HostPlatform:
     """A host's platform. Sizes in KiB; empty text or ``None`` where the host does not say.
 
     ``like`` are the distributions that it derives from, ``boot`` signs of how it boots, ``initramfs_owners`` the
@@ -102,8 +102,8 @@ class Host:
         return asdict(self) | sets
 
 
-def parse(output: list[str]) -> Host:
-    """The command's lines into a ``Host``. Raises ``ValueError`` when they end too early."""
+def parse(output: list[str]) -> HostPlatform:
+    """The command's lines into a ``HostPlatform``. Raises ``ValueError`` when they end too early."""
     single: dict[str, str] = {}
     several: dict[str, set[str]] = {"tool": set(), "boot": set(), "initramfs_owner": set(), "kernel_hook": set()}
     release = os_release.parse(line.removeprefix("os ") for line in output if line.startswith("os "))
@@ -116,7 +116,7 @@ def parse(output: list[str]) -> Host:
     if single.get("end") != "yes":
         raise ValueError("the answer ended too early")
     offered = single.get("podman_offered", "")
-    return Host(
+    return HostPlatform(
         distribution=release.get("ID", ""),
         like=tuple(release.get("ID_LIKE", "").split()),
         version=release.get("VERSION_ID", ""),
@@ -141,18 +141,18 @@ def parse(output: list[str]) -> Host:
     )
 
 
-class Platform(FactBase[Host | None]):
+class Platform(FactBase[HostPlatform | None]):
     """What the host is. ``directory`` is where the storage will be: the nearest existing parent's disk is measured.
 
     ``offered`` asks the distribution which Podman it would install where there is none, which may ask its mirrors.
     """
 
-    def command(self, directory: str = "/var/lib/gevulot", offered: bool = True) -> str:
+    def command(self, directory: str, offered: bool = True) -> str:
         from shlex import quote
 
         return f"sh -c {quote(_COMMAND)} {quote(directory)} {'offered' if offered else ''}".rstrip()
 
-    def process(self, output: list[str]) -> Host:
+    def process(self, output: list[str]) -> HostPlatform:
         try:
             return parse(output)
         except ValueError as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pyinfra.api import FactBase
 
+from pcibind.read.files import Paths
+
 _COMMAND = (
-    'for file in /etc/pcibind/*.toml; do [ -e "$file" ] || continue; echo "file $file"; '
+    f'for file in {Paths().configuration}/*.toml; do [ -e "$file" ] || continue; echo "file $file"; '
     # A last line without an end gets one, so that the next file begins a line.
     "sed 's/^/text /;$a\\' \"$file\"; done"
 )

@@ -1,4 +1,4 @@
-"""How often systemd started the node, what its last runs wrote, and the states of the units that it needs."""
+"""How often systemd started a unit, what its last runs wrote, and the states of the units that it needs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,6 @@ from pyinfra.api.exceptions import FactProcessError
 
 from facts.untrusted import printable
 
-NODE = "gevulot-node.service"
-NEEDED = (
-    *("pcibind.service", "gevulot-firewall.service", "gevulot-postgres.service", "gevulot-migrate.service"),
-    "gevulot-key.service",
-)
-"""What the node's unit requires, in the order in which the units start."""
 # Of systemd's message catalogue.
 STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 RESTART_SCHEDULED = "5eb03494b6584870a536b337290809b3"
@@ -60,7 +54,7 @@ _LENGTH = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class UnitRun:
     """One unit as systemd sees it. ``changed`` and ``starts`` are seconds since the boot.
 
     ``restarts`` counts systemd's own restarts since the last start by a person, a deploy or the boot. ``starts`` are
@@ -81,7 +75,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class JournalLine:
     """One line of the journal, without escapes. ``source`` is ``container``, ``systemd`` or ``program``."""
 
     unit: str
@@ -95,8 +89,8 @@ class Runs:
     """Units by name, the lines of the journal about them, and who listens on which port; all at ``now``."""
 
     now: float = 0.0
-    units: dict[str, Run] = field(default_factory=dict)
-    lines: tuple[Line, ...] = ()
+    units: dict[str, UnitRun] = field(default_factory=dict)
+    lines: tuple[JournalLine, ...] = ()
     listeners: dict[int, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -107,14 +101,14 @@ class Runs:
         return {**asdict(self), "units": units}
 
 
-class NodeRuns(FactBase[Runs]):
-    """One unit with its starts, the units that it needs, and their lines of the journal. The node's by default."""
+class UnitRuns(FactBase[Runs]):
+    """One unit with its starts, the units that it needs, and their lines of the journal."""
 
     @staticmethod
     def default() -> Runs:
         return Runs()
 
-    def command(self, unit: str = NODE, needed: tuple[str, ...] = NEEDED) -> str:
+    def command(self, unit: str, needed: tuple[str, ...]) -> str:
         return f"sh -c {quote(_SCRIPT)} runs {' '.join(map(quote, (unit, *needed)))}"
 
     def process(self, output: list[str]) -> Runs:
@@ -133,7 +127,7 @@ def parse(output: list[str]) -> Runs:
     blocks: list[dict[str, str]] = [{}]
     listeners: dict[int, str] = {}
     events: list[dict[str, Any]] = []
-    lines: list[Line] = []
+    lines: list[JournalLine] = []
     for text in output:
         if text.startswith("{"):
             try:
@@ -162,7 +156,7 @@ def parse(output: list[str]) -> Runs:
     return Runs(now, {unit.name: unit for unit in units}, tuple(lines), listeners)
 
 
-def _run(block: dict[str, str], events: Iterable[dict[str, Any]]) -> Run:
+def _run(block: dict[str, str], events: Iterable[dict[str, Any]]) -> UnitRun:
     name = block["Id"]
     restarts = int(block.get("NRestarts") or 0)
     starts: list[float] = []
@@ -183,7 +177,7 @@ def _run(block: dict[str, str], events: Iterable[dict[str, Any]]) -> Run:
         # journal's restarts outlive the counter's reset. A restart that is scheduled has not started yet.
         restarts = min(restarts, len(starts) - 1 + scheduled)
         starts = starts[-max(restarts - scheduled, 0) - 1 :]
-    return Run(
+    return UnitRun(
         name=name,
         load=block["LoadState"],
         active=block["ActiveState"],
@@ -198,7 +192,7 @@ def _run(block: dict[str, str], events: Iterable[dict[str, Any]]) -> Run:
     )
 
 
-def _line(entry: dict[str, Any]) -> list[Line]:
+def _line(entry: dict[str, Any]) -> list[JournalLine]:
     """The entry as a line; none for Podman's own events, and for what was too long for the journal's answer."""
     text = _text(entry["MESSAGE"])
     if text is None or "PODMAN_EVENT" in entry or entry.get("SYSLOG_IDENTIFIER") == "conmon":
@@ -212,7 +206,7 @@ def _line(entry: dict[str, Any]) -> list[Line]:
     # Podman prints the container that it starts or removes.
     if not text or _CONTAINER_ID.fullmatch(text) or f"{text}.service" == unit:
         return []
-    return [Line(str(unit or ""), str(invocation or ""), source, text)]
+    return [JournalLine(str(unit or ""), str(invocation or ""), source, text)]
 
 
 def _text(message: Any) -> str | None:

@@ -38,7 +38,7 @@ echo end
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class SecretStoreState:
     """The secret store. ``problem`` is why its list cannot be read, ``damaged`` are secrets that cannot be: name → why.
 
     ``listed`` are the names of all secrets, ``path`` where the store is.
@@ -53,7 +53,7 @@ class Store:
         return asdict(self)
 
 
-def parse(output: list[str]) -> Store:
+def parse(output: list[str]) -> SecretStoreState:
     """The lines of the command. Raises ``ValueError`` when they end too early."""
     if not output or output[-1] != "end":
         raise ValueError("the answer ended too early")
@@ -63,20 +63,20 @@ def parse(output: list[str]) -> Store:
         words.setdefault(kind, []).append(rest.strip())
     damaged = (each.partition(" ") for each in words.get("damaged", ()))
     root = words.get("root", [""])[0]
-    return Store(
+    return SecretStoreState(
         listed=tuple(dict.fromkeys(words.get("listed", ()))),
         damaged=tuple((name, printable(why, 160) or "nothing") for name, _, why in damaged),
         problem=printable(words["unreadable"][0], 160) or "no answer" if "unreadable" in words else None,
-        path=f"{root}/secrets" if root.startswith("/") else Store().path,
+        path=f"{root}/secrets" if root.startswith("/") else SecretStoreState().path,
     )
 
 
-class SecretStore(FactBase[Store]):
+class SecretStore(FactBase[SecretStoreState]):
     """Whether the store, and these secrets of it where they are listed, can be read."""
 
     @staticmethod
-    def default() -> Store:
-        return Store()
+    def default() -> SecretStoreState:
+        return SecretStoreState()
 
     def requires_command(self, names: tuple[str, ...] = ()) -> str:
         return "podman"
@@ -84,7 +84,7 @@ class SecretStore(FactBase[Store]):
     def command(self, names: tuple[str, ...] = ()) -> str:
         return f"sh -c {quote(_COMMAND)} secrets {' '.join(map(quote, names))}".rstrip()
 
-    def process(self, output: list[str]) -> Store:
+    def process(self, output: list[str]) -> SecretStoreState:
         try:
             return parse(output)
         except ValueError as error:

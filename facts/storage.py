@@ -118,13 +118,16 @@ def parse(output: list[str]) -> Storage:
 
 
 class StorageState(FactBase[Storage | None]):
-    """What is at the path of the storage, and where it is. ``parts`` begin with the database's directory."""
+    """What is at the path of the storage, and where it is. ``parts`` begin with the database's directory.
+
+    ``quadlet`` is the unit file that names the storage of the deployed node.
+    """
 
     def command(
         self,
-        directory: str = "/var/lib/gevulot",
-        parts: tuple[str, ...] = ("/var/lib/gevulot/postgres",),
-        quadlet: str = "/etc/containers/systemd/gevulot-node.container",
+        directory: str,
+        parts: tuple[str, ...],
+        quadlet: str,
     ) -> str:
         return f"sh -c {quote(_COMMAND)} storage {' '.join(map(quote, (directory, quadlet, *parts)))}"
 

@@ -13,7 +13,7 @@ class TreeDigest(FactBase[str | None]):
     The digest is over the sorted lines ``HASH  ./PATH`` that sha256sum prints.
     """
 
-    def command(self, directory: str = "/usr/local/lib/pcibind") -> str:
+    def command(self, directory: str) -> str:
         return (
             f"if cd {quote(directory)} 2>/dev/null; then find . -type f ! -name '*.pyc' -exec sha256sum {{}} + | "
             "LC_ALL=C sort | sha256sum; fi"

@@ -60,14 +60,6 @@ def parse(output: list[str]) -> dict[str, Unit]:
     return units
 
 
-UNITS = (
-    *("gevulot-node.service", "gevulot-migrate.service", "gevulot-postgres.service", "gevulot-firewall.service"),
-    "pcibind.service",
-)
-"""Those of a node: what Quadlet makes, and what is installed as it is."""
-NODE_INPUTS = ("/etc/containers/systemd/gevulot-node.container", "/etc/gevulot/node.env")
-
-
 class Units(FactBase[dict[str, Unit]]):
     """The state of the named units, from one ``systemctl show``. Needs systemd 247 for the time format."""
 
@@ -75,7 +67,7 @@ class Units(FactBase[dict[str, Unit]]):
     def default() -> dict[str, Unit]:
         return {}
 
-    def command(self, units: tuple[str, ...] = UNITS) -> str:
+    def command(self, units: tuple[str, ...]) -> str:
         names = " ".join(quote(unit) for unit in units)
         return f"systemctl show --timestamp=unix -p {_PROPERTIES} {names}"
 
@@ -101,8 +93,8 @@ class ChangedSince(FactBase[list[str]]):
 
     def command(
         self,
-        unit: str = UNITS[0],
-        files: tuple[str, ...] = NODE_INPUTS,
+        unit: str,
+        files: tuple[str, ...],
         secrets: tuple[str, ...] = (),
         image: str = "",
         moment: str = "ActiveEnterTimestamp",

@@ -1,19 +1,18 @@
-"""When a deploy last found everything right on a node."""
+"""When all checks of a deploy last passed on a host."""
 
 from __future__ import annotations
+
+from shlex import quote
 
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-# Of this boot: after the next one nobody has looked yet.
-MARK = "/run/gpu-host/verified"
 
+class VerificationTime(FactBase[int | None]):
+    """When all checks of a deploy last passed: the time of the file at ``path``, in seconds of Unix time."""
 
-class Verified(FactBase[int | None]):
-    """When the table at the end of a deploy was last all right, in seconds of Unix time; ``None`` if not since boot."""
-
-    def command(self) -> str:
-        return f"if [ -e {MARK} ]; then stat -c %Y {MARK}; fi"
+    def command(self, path: str) -> str:
+        return f"if [ -e {quote(path)} ]; then stat -c %Y {quote(path)}; fi"
 
     def process(self, output: list[str]) -> int:
         try:
@@ -22,4 +21,6 @@ class Verified(FactBase[int | None]):
                 raise ValueError
             return seconds
         except ValueError:
-            raise FactProcessError(f"{MARK}: expected a time, found {output[0]!r}") from None
+            raise FactProcessError(
+                f"the time of the last verification: expected seconds, found {output[0]!r}"
+            ) from None

@@ -16,7 +16,7 @@ _STARTER = Path(__file__).with_name("virtual_machine_starter.py")
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class VirtualMachineResult:
     """The result of one start.
 
     ``accelerator`` (``kvm`` or ``tcg``) and ``version`` are QEMU's own answers, ``None`` where it gave none. ``reason``
@@ -35,7 +35,7 @@ class Trial:
         return asdict(self)
 
 
-def parse(output: list[str]) -> Trial:
+def parse(output: list[str]) -> VirtualMachineResult:
     """Parse what the starter printed. A line that is no answer is kept as a message, for ``reason``."""
     answers: dict[str, Any] = {}
     devices: dict[str, str] = {}
@@ -58,14 +58,16 @@ def parse(output: list[str]) -> Trial:
     kvm, version, status = (_answer(answers, f"query-{name}") for name in ("kvm", "version", "status"))
     qemu = version.get("qemu")
     if status.get("running") is False:
-        return Trial(reason=f"QEMU says {status.get('status')}, not running", memlock=memlock, devices=devices)
+        return VirtualMachineResult(
+            reason=f"QEMU says {status.get('status')}, not running", memlock=memlock, devices=devices
+        )
     if "enabled" not in kvm or not isinstance(qemu, dict) or not status:
-        return Trial(reason=_reason(end, words, bool(memlock)), memlock=memlock, devices=devices)
+        return VirtualMachineResult(reason=_reason(end, words, bool(memlock)), memlock=memlock, devices=devices)
     number = ".".join(str(qemu.get(part, "?")) for part in ("major", "minor", "micro"))
     if kvm["enabled"] is True:
-        return Trial("kvm", number, "", memlock, devices)
+        return VirtualMachineResult("kvm", number, "", memlock, devices)
     about_kvm = [line for line in words if "kvm" in line.lower()]
-    return Trial("tcg", number, about_kvm[-1] if about_kvm else "", memlock, devices)
+    return VirtualMachineResult("tcg", number, about_kvm[-1] if about_kvm else "", memlock, devices)
 
 
 def _message(text: str) -> dict[str, Any] | None:
@@ -88,19 +90,23 @@ def _reason(end: str, words: list[str], entered: bool) -> str:
     return f"{'QEMU' if entered else 'podman exec'} ended with exit code {end or 'unknown'}{last}"
 
 
-class VirtualMachine(FactBase[Trial]):
-    """Start a virtual machine inside a running container, ask its QEMU for accelerator and version, and end it."""
+class VirtualMachine(FactBase[VirtualMachineResult]):
+    """Start a virtual machine inside a running container, ask its QEMU for accelerator and version, and end it.
+
+    ``prefix`` begins the machine's name; ``directory`` is the container's directory that the machine shares.
+    """
 
     @staticmethod
-    def default() -> Trial:
-        return Trial(reason="it was not started: the host has no Podman, or its Python printed nothing")
+    def default() -> VirtualMachineResult:
+        return VirtualMachineResult(reason="it was not started: the host has no Podman, or its Python printed nothing")
 
-    def requires_command(self, container: str = "gevulot-node", qemu: str = "qemu-system-x86_64") -> str:
+    def requires_command(self, container: str, qemu: str, prefix: str, directory: str) -> str:
         return "podman"
 
-    def command(self, container: str = "gevulot-node", qemu: str = "qemu-system-x86_64") -> str:
+    def command(self, container: str, qemu: str, prefix: str, directory: str) -> str:
         program = _STARTER.read_text(encoding="utf-8")
-        return f"python3 -I -c {quote(program)} {quote(container)} {quote(qemu)} {SECONDS}"
+        words = (container, qemu, prefix, directory, str(SECONDS))
+        return f"python3 -I -c {quote(program)} {' '.join(map(quote, words))}"
 
-    def process(self, output: list[str]) -> Trial:
+    def process(self, output: list[str]) -> VirtualMachineResult:
         return parse(output)

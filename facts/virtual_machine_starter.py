@@ -1,10 +1,11 @@
 """Starts a virtual machine inside a running container and ends it. Runs on the host, with its own Python alone.
 
-    python3 -I -c "$(cat virtual_machine_starter.py)" CONTAINER QEMU SECONDS
+    python3 -I -c "$(cat virtual_machine_starter.py)" CONTAINER QEMU PREFIX DIRECTORY SECONDS
 
-`podman exec` gives QEMU what the node gives it: the container's image, seccomp profile and devices. The machine
-has the node's devices, QEMU's default network card among them, without boards, guest CID or port; its disk is empty and
-nothing is written. It is ended by its monitor, and after SECONDS by this program, with all that was started for it.
+`podman exec` gives QEMU what the node gives it: the container's image, seccomp profile and devices. The machine has the
+node's devices, QEMU's default network card among them, without boards, guest CID or port; its disk is empty and nothing
+is written. It shares DIRECTORY of the container, and its name begins with PREFIX. It is ended by its monitor, and after
+SECONDS by this program, with all that was started for it.
 
 Prints `out LINE` and `err LINE` for what came out of the container, then `end CODE`, or `end timeout`.
 """
@@ -17,8 +18,6 @@ import threading
 from contextlib import suppress
 from typing import IO
 
-# Unique to this run: every process with it among its arguments is one of this run, and may be killed.
-NAME = f"gevulot-verification-{os.getpid()}"
 COMMANDS = ("qmp_capabilities", "query-version", "query-kvm", "query-status", "quit")
 MACHINE = (
     "-machine q35,accel=kvm:tcg -cpu max -smp 1 -m 128M "
@@ -26,7 +25,7 @@ MACHINE = (
     "-device pcie-root-port,port=0x11,chassis=2,id=pci.2,bus=pcie.0,addr=0x3.0x1 "
     "-device virtio-scsi-pci,bus=pci.2,addr=0x0,id=scsi0 "
     "-drive driver=null-co,size=1M,if=none,id=disk,readonly=on -device scsi-hd,bus=scsi0.0,drive=disk "
-    "-virtfs local,path=/var/lib/gevulot,mount_tag=0,security_model=none,multidevs=remap,readonly=on,id=share "
+    "-virtfs local,path={directory},mount_tag=0,security_model=none,multidevs=remap,readonly=on,id=share "
     "-device isa-debug-exit -device virtio-rng-pci -vga none -display none -serial null -qmp stdio"
 )
 # `<>` would make a file that does not exist. A group's device stays closed: only one process may have it open.
@@ -50,13 +49,15 @@ LINES, LETTERS = 100, 1000
 BYTES = 500_000
 
 
-def main(container: str, qemu: str, seconds: int) -> None:
+def main(container: str, qemu: str, prefix: str, directory: str, *, seconds: int) -> None:
+    # Unique to this run: every process with it among its arguments is one of this run, and may be killed.
+    name = f"{prefix}-{os.getpid()}"
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1))
     answers, questions = os.pipe()
     # All at once, into a pipe that stays open: at the end of its input QEMU drops the commands that it has yet to run.
     os.write(questions, "".join(f'{{"execute": "{each}", "id": "{each}"}}\n' for each in COMMANDS).encode())
-    machine = (qemu, "-name", NAME, *MACHINE.split())
+    machine = (qemu, "-name", name, *MACHINE.format(directory=directory).split())
     words = ("podman", "exec", "-i", container, "sh", "-c", INSIDE, "sh", str(seconds + 30), *machine)
     podman = subprocess.Popen(words, stdin=answers, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert podman.stdout is not None
@@ -66,13 +67,13 @@ def main(container: str, qemu: str, seconds: int) -> None:
         end = str(podman.wait(seconds))
     except subprocess.TimeoutExpired:
         end = "timeout"
-        kill(podman.pid)
+        kill(podman.pid, name)
         # Podman returns when what it started has ended, and then leaves no session behind.
         with suppress(subprocess.TimeoutExpired):
             podman.wait(10)
     finally:
         if podman.poll() is None:
-            kill(podman.pid)
+            kill(podman.pid, name)
             podman.kill()
     show("out", lines(out.text())[:LINES])
     show("err", lines(err.text())[-LINES:])
@@ -100,13 +101,13 @@ class Output(threading.Thread):
         return self._kept
 
 
-def kill(podman: int) -> None:
+def kill(podman: int, name: str) -> None:
     """Kill what this run started in the container, by its name among the arguments."""
     for entry in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):
             with open(f"/proc/{entry}/cmdline", "rb") as file:
                 arguments = file.read().split(b"\0")
-            if NAME.encode() in arguments and int(entry) != podman:
+            if name.encode() in arguments and int(entry) != podman:
                 os.kill(int(entry), signal.SIGKILL)
 
 
@@ -121,4 +122,5 @@ def show(kind: str, texts: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    _, *words, limit = sys.argv
+    main(*words, seconds=int(limit))

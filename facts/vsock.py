@@ -11,7 +11,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class VsockTrialResult:
     """Whether a socket opens under these options of ``--security-opt``; ``reason`` is the error, or why none ran."""
 
     opens: bool
@@ -22,7 +22,7 @@ class Trial:
         return asdict(self)
 
 
-class VsockTrial(FactBase[Trial | None]):
+class VsockTrial(FactBase[VsockTrialResult | None]):
     """Run ``program``, a shell command that tries a socket and prints the result as JSON. ``None`` without Podman."""
 
     def requires_command(self, program: str) -> str:
@@ -31,9 +31,9 @@ class VsockTrial(FactBase[Trial | None]):
     def command(self, program: str) -> str:
         return program
 
-    def process(self, output: list[str]) -> Trial:
+    def process(self, output: list[str]) -> VsockTrialResult:
         try:
             found = json.loads(output[-1])
-            return Trial(found["opens"], found["reason"], tuple(found["options"]))
+            return VsockTrialResult(found["opens"], found["reason"], tuple(found["options"]))
         except (ValueError, KeyError, TypeError) as error:
             raise FactProcessError(f"the trial of a vsock socket printed {output[-1]!r}: {error!r}") from error

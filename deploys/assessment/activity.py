@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from deploys import duration
 from deploys.assessment.checks import Check
+from deploys.manifest import NODE_CONTAINER, VERIFICATION_MACHINE
 from deploys.settings import Settings
 from facts.activity import Activity, Failure, Machine
 from facts.activity_reader import RECENT, STARTED
@@ -70,7 +71,9 @@ class Assessment:
 
 def arguments(settings: Settings) -> dict[str, str]:
     """The arguments of the fact ``NodeActivity``. The container has the log directory at /var/lib/gevulot/log."""
-    return {"listen": settings.healthcheck_listen, "logs": f"{settings.data_directory}/log"}
+    logs = f"{settings.data_directory}/log"
+    listen = settings.healthcheck_listen
+    return {"listen": listen, "logs": logs, "container": NODE_CONTAINER, "verification": VERIFICATION_MACHINE}
 
 
 def judge(activity: Activity | None, *, executes: bool) -> Assessment:

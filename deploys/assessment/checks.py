@@ -9,15 +9,15 @@ from pathlib import PurePosixPath
 
 from deploys.assessment.kernel_arguments import REMAPPING_OFF, holds
 from deploys.assessment.verdict import Verdict
-from deploys.manifest import MIGRATION_UNIT
+from deploys.manifest import GPU_DEVICES, MIGRATION_UNIT
 from deploys.settings import Settings
-from facts.access import Access
-from facts.container import GPU_DEVICES, ContainerState
+from facts.access import AccessKeys
+from facts.container import ContainerState
 from facts.database import Schema
 from facts.firewall import Firewall, Table
 from facts.kernel import CommandLines, Module
-from facts.node import Parts
-from facts.pci import Usage
+from facts.node import NodeResources
+from facts.pci import DeviceUsage
 from facts.unit import Unit
 from pcibind.decide import judgement
 from pcibind.decide.firmware import check as judge_firmware
@@ -79,7 +79,7 @@ def board(topology: Topology, wanted: Board) -> list[Check]:
     ]
 
 
-def firmware(usage: Usage | None, boards: Iterable[Board], allowed: Iterable[str]) -> list[Check]:
+def firmware(usage: DeviceUsage | None, boards: Iterable[Board], allowed: Iterable[str]) -> list[Check]:
     """Whether the firmware left each board so that a virtual machine can have it."""
     right = "each function answers, all memory has an address"
     checks = []
@@ -94,7 +94,7 @@ def firmware(usage: Usage | None, boards: Iterable[Board], allowed: Iterable[str
     return checks
 
 
-def devices(parts: Parts, boards: Iterable[Board]) -> list[Check]:
+def devices(parts: NodeResources, boards: Iterable[Board]) -> list[Check]:
     """The device nodes that a workload opens to use the boards."""
     checks = [_device("/dev/kvm", parts)]
     for group in sorted({group for each in boards for group in each.groups}):
@@ -105,16 +105,16 @@ def devices(parts: Parts, boards: Iterable[Board]) -> list[Check]:
     return checks
 
 
-def sockets(parts: Parts) -> list[Check]:
+def sockets(parts: NodeResources) -> list[Check]:
     """The devices through which a node and its virtual machines talk."""
     return [_device(path, parts) for path in ("/dev/vsock", "/dev/vhost-vsock")]
 
 
-def _device(path: str, parts: Parts) -> Check:
+def _device(path: str, parts: NodeResources) -> Check:
     return Check(path, "present" if path in parts.devices else "missing", path in parts.devices, "present")
 
 
-def account(parts: Parts, settings: Settings) -> list[Check]:
+def account(parts: NodeResources, settings: Settings) -> list[Check]:
     storage = parts.paths.get(settings.storage_directory)
     return [
         Check("user gevulot", f"groups {' '.join(sorted(parts.groups))}", {"gevulot", "kvm"} <= parts.groups, "in kvm"),
@@ -133,7 +133,7 @@ def account(parts: Parts, settings: Settings) -> list[Check]:
     ]
 
 
-def key(parts: Parts, settings: Settings, state: str) -> list[Check]:
+def key(parts: NodeResources, settings: Settings, state: str) -> list[Check]:
     entry = parts.paths.get(f"{settings.key_directory}/node.key")
     good = entry is not None and (entry.mode, entry.owner, entry.size) == ("600", "root:root", 32)
     actual = f"{entry.size} bytes, {entry.mode} {entry.owner}" if entry else "missing"
@@ -193,14 +193,15 @@ def container(state: ContainerState | None, settings: Settings, boards: list[Boa
     groups = {f"/dev/vfio/{group}" for each in boards for group in each.groups}
     given = {device for device in state.devices if re.fullmatch(r"/dev/vfio/[0-9]+", device)}
     holding = _holding(state.mounts, settings.key_directory)
-    listed = set((state.gpu_devices or "").split(",")) - {""}
+    value = state.environment.get(GPU_DEVICES)
+    listed = set((value or "").split(",")) - {""}
     return [
         Check("container gevulot-node", f"running, image {state.image[:19]}", True, "running"),
         _environment(state, settings),
         Check(
             GPU_DEVICES,
-            "not set" if state.gpu_devices is None else state.gpu_devices or "empty",
-            listed == set(functions) and (state.gpu_devices is None) == (not boards) and state.gpu_devices != "",
+            "not set" if value is None else value or "empty",
+            listed == set(functions) and (value is None) == (not boards) and value != "",
             ",".join(functions) or "not set",
         ),
         Check(
@@ -230,7 +231,7 @@ def _environment(state: ContainerState, settings: Settings) -> Check:
     return Check("settings in the container", "; ".join(differ) or f"{len(asked)} as asked", not differ, expected)
 
 
-def access(access: Access, settings: Settings, published: str) -> Check:
+def access(access: AccessKeys, settings: Settings, published: str) -> Check:
     """Whether the node accepts its own results. ``published`` says what the list at a URL has, if one is set."""
     what = "own key may submit"
     if access.own_is_listed:

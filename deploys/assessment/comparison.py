@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from deploys.assessment import failures
 from deploys.assessment.checks import Check
 from deploys.assessment.kernel_arguments import added
-from facts.baseline import FunctionBefore, Past
+from facts.baseline import Baseline, FunctionBaseline
 from facts.kernel import CommandLines
 from facts.unit import Unit
 from pcibind.decide.plan import DRIVER
@@ -18,19 +18,19 @@ from pcibind.model.pci import Function, Topology, board_path
 _IMAGE = "BOOT_IMAGE="
 
 
-def _entries(past: Past) -> tuple[tuple[str, ...], ...]:
+def _entries(past: Baseline) -> tuple[tuple[str, ...], ...]:
     """The command lines that the boot loader had; the live one where they could not be read."""
     return past.configured or (past.command_line,)
 
 
-def left_in_menu(lines: CommandLines, past: Past) -> list[str]:
+def left_in_menu(lines: CommandLines, past: Baseline) -> list[str]:
     """The arguments of a deploy that boot entries have, and that none had before it."""
     before = [argument for line in _entries(past) for argument in line]
     left = (argument for line in lines.configured for argument in added(line, before, past.arguments))
     return list(dict.fromkeys(left))
 
 
-def grubby(lines: CommandLines, past: Past) -> str | None:
+def grubby(lines: CommandLines, past: Baseline) -> str | None:
     """The command that takes a deploy's arguments from all boot entries, or ``None`` when none has one.
 
     An argument that any entry had before stays, since nothing records which entry that was. A value that every entry
@@ -55,7 +55,7 @@ def _last(line: Iterable[str], name: str) -> str | None:
     return values[-1] if values else None
 
 
-def command_lines(past: Past, lines: CommandLines) -> list[Check]:
+def command_lines(past: Baseline, lines: CommandLines) -> list[Check]:
     """The live command line and the boot loader's against the record."""
     before = [argument for line in _entries(past) for argument in line]
     recorded = past.arguments
@@ -94,7 +94,7 @@ def _plain(line: Iterable[str]) -> tuple[str, ...]:
     return tuple(argument for argument in line if not argument.startswith(_IMAGE))
 
 
-def functions(past: Past, topology: Topology, kept: Iterable[str] = ()) -> list[Check]:
+def functions(past: Baseline, topology: Topology, kept: Iterable[str] = ()) -> list[Check]:
     """Every PCI function that was there before: its driver and its override. ``kept`` are boards that stay bound."""
     now = {(each.path, each.model): each for each in topology.functions}
     boards = set(kept)
@@ -109,7 +109,7 @@ def functions(past: Past, topology: Topology, kept: Iterable[str] = ()) -> list[
     return [head, *rows, *gone, *bound]
 
 
-def _function(old: FunctionBefore, new: Function) -> Check | None:
+def _function(old: FunctionBaseline, new: Function) -> Check | None:
     if (new.driver, new.driver_override) == (old.driver, old.driver_override):
         return None
     # Another driver of the host's own is its operator's affair, as after an update; none, or vfio-pci, is ours.
@@ -126,7 +126,7 @@ def _words(driver: str | None, override: str | None) -> str:
     return f"{driver or 'no driver'}{f', override {override}' if override else ''}"
 
 
-def hardware(past: Past, topology: Topology) -> list[str]:
+def hardware(past: Baseline, topology: Topology) -> list[str]:
     """Boards that were there before and are not now, a sentence each. What is there is released all the same."""
     now = {(each.path, each.model) for each in topology.functions}
     gone: dict[str, list[str]] = {}

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from deploys import duration
 from deploys.assessment.checks import Check
 from deploys.inputs.values import port_of
+from deploys.manifest import KEY_UNIT, MIGRATION_UNIT, NODE_UNIT
 from deploys.settings import Settings
-from facts.runs import NODE, Line, Run, Runs
+from facts.runs import JournalLine, Runs, UnitRun
 
-KEY = "gevulot-key.service"
 # A unit has recovered when it has run for this many of its own intervals between starts, limited to these seconds.
 _INTERVALS = 3
 _SHORTEST, _LONGEST = 60.0, 300.0
@@ -38,7 +38,7 @@ class Diagnosis:
     step: str
     looping: bool = False
     lines: tuple[str, ...] = ()
-    unit: str = NODE
+    unit: str = NODE_UNIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ _TIME = re.compile(r"^\d{4}-\d\d-\d\dT\S+\s+")
 _ADDRESS = re.compile(r"(?:\d+\.\d+\.\d+\.\d+|\]|::):(\d+)\b")
 
 
-def diagnose(runs: Runs, settings: Settings, unit: str = NODE) -> Diagnosis | None:
+def diagnose(runs: Runs, settings: Settings, unit: str = NODE_UNIT) -> Diagnosis | None:
     """Why the unit is not up; ``None`` where it is, and where there is no such unit."""
     own = runs.units.get(unit)
     if own is None or own.load != "loaded":
@@ -183,13 +183,13 @@ def explained(checks: list[Check], trouble: Diagnosis | None) -> list[Check]:
     """The table with the node's failure first; rows that fail because of it are shown, and not judged."""
     if trouble is None:
         return checks
-    first = Check(NODE, trouble.problem, False, f"active; {trouble.step}")
+    first = Check(NODE_UNIT, trouble.problem, False, f"active; {trouble.step}")
     rest = [
         replace(each, passed=None, actual=f"{each.actual}, since the node is not up")
         if each.passed is False and each.name in _FOLLOWING
         else each
         for each in checks
-        if each.name != NODE
+        if each.name != NODE_UNIT
     ]
     return [first, *rest]
 
@@ -201,7 +201,7 @@ _FOLLOWING = (
 """Rows of the table about the running container."""
 
 
-def _is_looping(unit: Run, now: float) -> bool:
+def _is_looping(unit: UnitRun, now: float) -> bool:
     """Whether the unit ended and was restarted by systemd a short while ago, measured by its own interval."""
     # One start: its restart still waits, for its pause or for another unit.
     if (
@@ -218,13 +218,13 @@ def _is_looping(unit: Run, now: float) -> bool:
     return now - latest < enough
 
 
-def _interval(unit: Run) -> float:
+def _interval(unit: UnitRun) -> float:
     if len(unit.starts) < 2:
         return 0.0
     return (unit.starts[-1] - unit.starts[0]) / (len(unit.starts) - 1)
 
 
-def _loop(unit: Run, now: float) -> str:
+def _loop(unit: UnitRun, now: float) -> str:
     if len(unit.starts) < 2:
         return f"restarted {_times(unit.restarts)} by systemd"
     since = f"started {_times(len(unit.starts))} in {duration.in_words(now - unit.starts[0])}"
@@ -235,17 +235,17 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _failed(unit: Run) -> bool:
+def _failed(unit: UnitRun) -> bool:
     return unit.active == "failed" or unit.result not in ("success", "")
 
 
-def _blocks(unit: Run, node: Run, now: float) -> bool:
+def _blocks(unit: UnitRun, node: UnitRun, now: float) -> bool:
     """Whether the node cannot start because of this unit."""
-    if unit.load != "loaded" or not (unit.name in node.requires or (unit.name == KEY and node.name == NODE)):
+    if unit.load != "loaded" or not (unit.name in node.requires or (unit.name == KEY_UNIT and node.name == NODE_UNIT)):
         return False
     if _failed(unit) and unit.active != "active":
         return True
-    if unit.name in (KEY, "gevulot-migrate.service"):
+    if unit.name in (KEY_UNIT, MIGRATION_UNIT):
         # They run for a moment at each start of the node, and end.
         return unit.active == "activating" and now - unit.changed > _WAITING
     if unit.active == "activating":
@@ -259,7 +259,7 @@ def _refused(runs: Runs, unit: str) -> bool:
     return bool(texts) and _DEPENDENCY.search(texts[-1]) is not None
 
 
-def _last_lines(runs: Runs, unit: Run) -> list[str]:
+def _last_lines(runs: Runs, unit: UnitRun) -> list[str]:
     """What the unit's last run that ended wrote: the node's own lines, else Podman's, else systemd's."""
     lines = [line for line in runs.lines if line.unit == unit.name]
     if unit.active in ("active", "activating") and not unit.sub.startswith("auto-restart"):
@@ -273,7 +273,7 @@ def _last_lines(runs: Runs, unit: Run) -> list[str]:
     return []
 
 
-def _statements(lines: Iterable[Line]) -> list[str]:
+def _statements(lines: Iterable[JournalLine]) -> list[str]:
     """The texts without what says nothing, a panic's message joined to where it happened."""
     statements: list[str] = []
     for line in lines:
@@ -286,7 +286,7 @@ def _statements(lines: Iterable[Line]) -> list[str]:
     return statements
 
 
-def _explain(lines: list[str], runs: Runs, settings: Settings, unit: Run) -> tuple[str, str]:
+def _explain(lines: list[str], runs: Runs, settings: Settings, unit: UnitRun) -> tuple[str, str]:
     """The cause with the line that shows it, and the next step."""
     texts = {
         "peers": ", ".join(settings.p2p_discovery) or "unset",
@@ -322,7 +322,7 @@ def _quote(text: str) -> str:
     return f'"{text if len(text) <= _QUOTE else f"{text[:_QUOTE]}…"}"'
 
 
-def _taken(text: str, runs: Runs, settings: Settings, unit: Run) -> str:
+def _taken(text: str, runs: Runs, settings: Settings, unit: UnitRun) -> str:
     """Which port is taken: by the line, else by who listens on the unit's ports while it does not run."""
     match = _ADDRESS.search(text)
     if match:
@@ -330,7 +330,7 @@ def _taken(text: str, runs: Runs, settings: Settings, unit: Run) -> str:
         return f"port {match[1]} is taken{f' by {program}' if program else ''}"
     listens = (settings.p2p_listen, settings.json_rpc_listen, settings.healthcheck_listen, settings.metrics_listen)
     ports = [*(port_of(each) for each in listens if each is not None), settings.http_port]
-    if unit.name != NODE:
+    if unit.name != NODE_UNIT:
         ports = [settings.postgres_port]
     taken = [port for port in ports if port in runs.listeners] if unit.sub != "running" else []
     names = [f"{port} ({runs.listeners[port]})" if runs.listeners[port] else str(port) for port in taken]

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from shlex import quote
 
 from deploys.assessment.checks import Check
-from deploys.manifest import PCIBIND_UNIT
-from facts.failures import CAUSED
+from deploys.manifest import FAILED_UNITS, PCIBIND_UNIT
 
 
 def is_of_a_node(unit: str) -> bool:
@@ -33,6 +32,6 @@ def remember(failed: Iterable[str]) -> str:
     """The command by which the next deploy knows what failed in this one."""
     words = " ".join(map(quote, failed))
     if not words:
-        return f"rm -f {CAUSED}"
-    directory = posixpath.dirname(CAUSED)
-    return f"mkdir -p -m 700 {directory} && printf '%s\\n' {words} >{CAUSED}.new && mv {CAUSED}.new {CAUSED}"
+        return f"rm -f {FAILED_UNITS}"
+    directory, new = posixpath.dirname(FAILED_UNITS), f"{FAILED_UNITS}.new"
+    return f"mkdir -p -m 700 {directory} && printf '%s\\n' {words} >{new} && mv {new} {FAILED_UNITS}"

@@ -20,7 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from facts.kernel import HOST_MODULES, MODULES, CommandLines
+from deploys.manifest import HOST_MODULES, MODULES
+from facts.kernel import CommandLines
 from pcibind.model.request import OFF
 
 KERNEL_ARGUMENTS = {"DMAR": ("intel_iommu=on", "iommu=pt"), "IVRS": ("iommu=pt",)}

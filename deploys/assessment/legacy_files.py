@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 from deploys.manifest import BLACKLIST, FORMER_NAMES, GRUB_DROP_IN, NEW_NAMES, PCIBIND_BOARDS, RECORD
-from facts.baseline import Past, Remains
-from facts.file import Text
+from facts.baseline import Baseline, DeployRemains
+from facts.file import FileText
 
 # Of the first versions, under names that others use too. Path → everything that a version wrote there, and nothing
 # that anybody added to it.
@@ -56,7 +56,7 @@ DROP_IN = FORMER_NAMES[GRUB_DROP_IN.path]
 REQUEST = FORMER_NAMES[PCIBIND_BOARDS.path]
 
 
-def ours(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:
+def ours(texts: Mapping[str, FileText], past: Baseline | None) -> tuple[str, ...]:
     """Those that a deploy wrote: the host has a record of one, and nobody has replaced or changed the file since.
 
     On a host that only earlier versions deployed, and until its move to today's names has ended, files of a node's
@@ -72,18 +72,18 @@ def ours(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:
     return tuple(path for path in paths if not texts[path].link)
 
 
-def name_of(past: Past, path: str) -> str:
+def name_of(past: Baseline, path: str) -> str:
     """What a file of today's manifest is called on a host as it was deployed."""
     return FORMER_NAMES.get(path, path) if past.is_former else path
 
 
-def names_of(past: Past, paths: Iterable[str]) -> tuple[str, ...]:
+def names_of(past: Baseline, paths: Iterable[str]) -> tuple[str, ...]:
     """As ``name_of``, for many files, without those that no deploy wrote on this host: they are somebody else's."""
     foreign = set(NEW_NAMES).difference(FORMER_NAMES) if past.is_former else ()
     return tuple(name_of(past, path) for path in paths if path not in foreign)
 
 
-def written_through(texts: Mapping[str, Text], past: Past | None) -> tuple[str, ...]:
+def written_through(texts: Mapping[str, FileText], past: Baseline | None) -> tuple[str, ...]:
     """What to say of links that an earlier version wrote through, a sentence each."""
     if past is None or any(path in texts for path in _LATER):
         return ()
@@ -96,7 +96,7 @@ def written_through(texts: Mapping[str, Text], past: Past | None) -> tuple[str, 
     )
 
 
-def damaged(remains: Remains) -> str:
+def damaged(remains: DeployRemains) -> str:
     """The sentence about a record of the host before its first deploy that nobody can read."""
     return (
         f"{RECORD} cannot be read ({remains.damaged}); expected the record that the first deploy wrote. Bring it back "
@@ -104,5 +104,5 @@ def damaged(remains: Remains) -> str:
     )
 
 
-def _is_written(path: str, texts: Mapping[str, Text]) -> bool:
+def _is_written(path: str, texts: Mapping[str, FileText]) -> bool:
     return re.fullmatch(_WRITTEN[path], texts[path].content) is not None

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 
 from deploys.assessment.kernel_arguments import Defeat, added, defeats, lacking
 from deploys.manifest import GRUB_DROP_IN
-from facts.grub_menu import Entry
-from facts.installed_kernels import Installed
+from facts.grub_menu import MenuEntry
+from facts.installed_kernels import BootableKernels
 from facts.kernel import MARK, CommandLines, is_generated
-from facts.platform import Host
+from facts.platform import HostPlatform
 from facts.untrusted import printable
 
 DROP_IN = GRUB_DROP_IN.path
@@ -50,13 +50,13 @@ def outdated(lines: CommandLines) -> list[str]:
     return problems
 
 
-def _against(entry: Entry) -> list[str]:
+def _against(entry: MenuEntry) -> list[str]:
     """The arguments that would defeat any host."""
     machines = (("DMAR", "vmx"), ("IVRS", "svm"))
     return list(dict.fromkeys(each.argument for machine in machines for each in defeats(entry.arguments, *machine)))
 
 
-def refusals(lines: CommandLines, wanted: tuple[str, ...], host: Host, *, node: bool = True) -> list[str]:
+def refusals(lines: CommandLines, wanted: tuple[str, ...], host: HostPlatform, *, node: bool = True) -> list[str]:
     """What no later argument takes back, with the place where it is set and the command that removes it.
 
     Judged on the line that the next boot will have once our arguments are at its end. Without ``wanted`` the host has
@@ -91,12 +91,17 @@ def _replaced(planned: Iterable[str], wanted: tuple[str, ...]) -> Iterator[str]:
         yield from wanted if word == MARK else (word,)
 
 
-def _machine(host: Host) -> tuple[str | None, str | None]:
+def _machine(host: HostPlatform) -> tuple[str | None, str | None]:
     return host.iommu_table, host.virtualisation
 
 
 def problems(
-    lines: CommandLines, wanted: tuple[str, ...], host: Host, kernels: Installed | None, *, node: bool = True
+    lines: CommandLines,
+    wanted: tuple[str, ...],
+    host: HostPlatform,
+    kernels: BootableKernels | None,
+    *,
+    node: bool = True,
 ) -> list[str]:
     """Why the next boot would not bring what it is for, a sentence each. Asked after everything was written."""
     if lines.hidden:
@@ -119,7 +124,7 @@ def problems(
     return problems
 
 
-def missing_modules(entry: Entry, kernels: Installed) -> list[str]:
+def missing_modules(entry: MenuEntry, kernels: BootableKernels) -> list[str]:
     """What the kernel of an entry lacks. One whose release is not known is not judged."""
     release = kernels.release_of(entry.kernel)
     if release is None or not kernels.missing:
@@ -138,7 +143,7 @@ def missing_modules(entry: Entry, kernels: Installed) -> list[str]:
     return []
 
 
-def _structure(lines: CommandLines, entry: Entry) -> str | None:
+def _structure(lines: CommandLines, entry: MenuEntry) -> str | None:
     """Why an entry is not a normal boot of this system, or ``None``."""
     what = f"the entry that boots next, {_named(entry)},"
     choose = "Choose another one (GRUB_DEFAULT in /etc/default/grub and update-grub), then run again."
@@ -157,7 +162,9 @@ def _structure(lines: CommandLines, entry: Entry) -> str | None:
     return None
 
 
-def _line_problems(lines: CommandLines, entry: Entry, wanted: tuple[str, ...], host: Host, node: bool) -> list[str]:
+def _line_problems(
+    lines: CommandLines, entry: MenuEntry, wanted: tuple[str, ...], host: HostPlatform, node: bool
+) -> list[str]:
     if problem := _structure(lines, entry):
         return [problem]
     against = defeats(entry.arguments, *_machine(host), node=node)
@@ -168,7 +175,7 @@ def _line_problems(lines: CommandLines, entry: Entry, wanted: tuple[str, ...], h
     return problems
 
 
-def _refusal(defeat: Defeat, lines: CommandLines, entry: Entry | None = None, *, node: bool) -> str:
+def _refusal(defeat: Defeat, lines: CommandLines, entry: MenuEntry | None = None, *, node: bool) -> str:
     argument = _shown(defeat.argument)
     places = [each for each in lines.sources if _sets(each.text, defeat.argument) and each.file != DROP_IN]
     # Variables of the shell's may make an argument out of parts.
@@ -193,7 +200,7 @@ def _refusal(defeat: Defeat, lines: CommandLines, entry: Entry | None = None, *,
     )
 
 
-def _culprit(lines: CommandLines, entry: Entry) -> str:
+def _culprit(lines: CommandLines, entry: MenuEntry) -> str:
     """Which file and line keep our arguments from an entry, where that is known."""
     if entry.script and not is_generated(entry):
         at = next((each.place for each in lines.sources if each.file == entry.script and "root=" in each.text), "")
@@ -233,12 +240,12 @@ def _sets(text: str, argument: str) -> bool:
     return re.search(rf"""(?:^|[\s"'=]){re.escape(argument)}(?=$|[\s"'])""", text) is not None
 
 
-def _is_written_by_update_grub(entry: Entry) -> bool:
+def _is_written_by_update_grub(entry: MenuEntry) -> bool:
     """A menu that no script is named in was written by an installer: update-grub replaces it."""
     return not entry.script or "/10_linux" in entry.script or "/20_linux_xen" in entry.script
 
 
-def _named(entry: Entry) -> str:
+def _named(entry: MenuEntry) -> str:
     return f"'{_shown(entry.title)}' ({entry.place})"
 
 
@@ -246,7 +253,7 @@ def _shown(text: str) -> str:
     return printable(text, _LENGTH)
 
 
-def shortage(kernels: Installed) -> str | None:
+def shortage(kernels: BootableKernels) -> str | None:
     """Why /boot has no room for the images that a deploy rebuilds, or ``None``.
 
     Each is written beside the old one and then renamed, one after the other: the largest one decides, and what all of

@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploys.manifest import AS_GPU_HOST, NODE_UNIT
-from facts.access import Access
+from facts.access import AccessKeys
 from facts.activity import Activity
 from facts.batch import Unreadable
 from facts.container import ContainerState
 from facts.database import Schema
-from facts.disk import Space
+from facts.disk import VolumeSpace
 from facts.firewall import Firewall
 from facts.kernel import CommandLines, Module
-from facts.node import Parts
-from facts.pci import Binding, NamedTopology, Recorded, Usage
-from facts.platform import Host
+from facts.node import NodeResources
+from facts.pci import Binding, DeviceUsage, NamedTopology, RecordedBoards
+from facts.platform import HostPlatform
 from facts.runs import Runs
 from facts.unit import Unit
-from facts.vsock import Trial
+from facts.vsock import VsockTrialResult
 from pcibind.read.initramfs import Contents
 
 _OF_ROOT = ("key", "container", "secrets", "schema", "access", "parts", "firewall", "runs", "deployed")
@@ -32,10 +32,10 @@ OF_NODE = ("key", "container", "secrets", "schema", "access", "firewall", "runs"
 class Observations:
     """The facts of one host. ``None``, or empty, for what it does not have, or was not read."""
 
-    platform: Host | None = None
+    platform: HostPlatform | None = None
     topology: NamedTopology = field(default_factory=NamedTopology)
-    usage: Usage | None = None
-    record: Recorded = field(default_factory=Recorded)
+    usage: DeviceUsage | None = None
+    record: RecordedBoards = field(default_factory=RecordedBoards)
     binding: Binding | None = None
     lines: CommandLines = field(default_factory=lambda: CommandLines((), ()))
     remapping: bool = False
@@ -45,15 +45,15 @@ class Observations:
     reboot_required: list[str] = field(default_factory=list)
     units: dict[str, Unit] = field(default_factory=dict)
     runs: Runs = field(default_factory=Runs)
-    parts: Parts | None = None
+    parts: NodeResources | None = None
     container: ContainerState | None = None
     firewall: Firewall | None = None
     secrets: list[str] = field(default_factory=list)
     schema: Schema | None = None
-    access: Access | None = None
+    access: AccessKeys | None = None
     activity: Activity | None = None
     key: str = ""
-    space: Space | None = None
+    space: VolumeSpace | None = None
     verified: int | None = None
     deployed: str = ""
     user: str = "0"
@@ -63,7 +63,7 @@ class Observations:
     failed_units: list[str] = field(default_factory=list)
     passwords: list[str] | None = None
     fifo: list[str] = field(default_factory=list)
-    vsock: Trial | None = None
+    vsock: VsockTrialResult | None = None
     open_to_loopback: bool = False
     # Why parts could not be read, in words; and the names of those parts.
     unreadable: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class Observations:
 
     @classmethod
     def of(cls, answers: Mapping[str, Any]) -> Observations:
-        """Create them from the parts by their names, as ``facts.batch.Together`` reads them."""
+        """Create them from the parts by their names, as ``facts.batch.FactBatch`` reads them."""
         readable = {name: value for name, value in answers.items() if not isinstance(value, Unreadable)}
         reasons = {name: value.reason for name, value in answers.items() if isinstance(value, Unreadable)}
         if readable.get("user", "0") != "0":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from facts.platform import Host
+from facts.platform import HostPlatform
 
 # ID → VERSION_ID, whole or its major part, of the distributions on whose facts this judgement is tested.
 # Debian's testing and unstable have no VERSION_ID; the rebuilds of RHEL follow its releases.
@@ -39,7 +39,7 @@ class Unsupported(ValueError):
     """Why a host cannot be managed: what was found, what was expected, and the next step."""
 
 
-def family_of(host: Host) -> Family | str:
+def family_of(host: HostPlatform) -> Family | str:
     """The host's tools, or as text why it cannot be managed, with the next step."""
     try:
         _check_boot(host)
@@ -52,7 +52,7 @@ def family_of(host: Host) -> Family | str:
         return str(error)
 
 
-def untried(host: Host, family: Family) -> str | None:
+def untried(host: HostPlatform, family: Family) -> str | None:
     """The warning for a distribution that this judgement is not tested on."""
     releases = TRIED.get(host.distribution, ())
     if host.version in releases or host.version.partition(".")[0] in releases:
@@ -63,7 +63,7 @@ def untried(host: Host, family: Family) -> str | None:
     )
 
 
-def generator_of(host: Host) -> str:
+def generator_of(host: HostPlatform) -> str:
     """Which program makes the initramfs images that boot.
 
     update-initramfs does not tell by its name: dracut's package has one too. The package that owns it decides, because
@@ -87,7 +87,7 @@ def generator_of(host: Host) -> str:
     return "initramfs-tools"
 
 
-def _check_one_writer(host: Host, generator: str) -> None:
+def _check_one_writer(host: HostPlatform, generator: str) -> None:
     """Refuse a host on which both generators write. Which image boots would depend on who wrote last."""
     if generator == "initramfs-tools" and "dracut" in host.tools and "dracut" in host.kernel_hooks:
         raise Unsupported(
@@ -97,7 +97,7 @@ def _check_one_writer(host: Host, generator: str) -> None:
         )
 
 
-def _check_boot(host: Host) -> None:
+def _check_boot(host: HostPlatform) -> None:
     """Raise ``Unsupported`` for a host whose boot cannot be configured with GRUB's tools."""
     if host.boot & {"ostree", "composefs"}:
         raise Unsupported(
@@ -123,11 +123,11 @@ def _check_boot(host: Host) -> None:
         )
 
 
-def _menus(host: Host) -> frozenset[str]:
+def _menus(host: HostPlatform) -> frozenset[str]:
     return host.boot & {"grub", "grub2", "grub-efi"}
 
 
-def _packages(host: Host) -> str:
+def _packages(host: HostPlatform) -> str:
     """The package manager. Where both are installed, what the distribution is or derives from decides."""
     have = [manager for manager, tool in (("apt", "apt-get"), ("dnf", "dnf")) if tool in host.tools]
     names = {host.distribution, *host.like}
@@ -141,7 +141,7 @@ def _packages(host: Host) -> str:
     )
 
 
-def _grub(host: Host) -> str:
+def _grub(host: HostPlatform) -> str:
     if "grub" not in host.boot:
         raise Unsupported(
             "the menu that the firmware starts was not found; expected GRUB's, /boot/grub/grub.cfg, which update-grub "
@@ -155,7 +155,7 @@ def _grub(host: Host) -> str:
     return "grub"
 
 
-def _grubby(host: Host) -> str:
+def _grubby(host: HostPlatform) -> str:
     if not host.boot & {"grub2", "grub-efi"}:
         raise Unsupported(
             "the menu that the firmware starts was not found; expected GRUB's, /boot/grub2/grub.cfg or a whole one "

@@ -9,8 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from deploys.manifest import STATE_DIRECTORY, TEMPLATES
-from facts.attempt import Attempts
-from facts.installed_kernels import Installed
+from facts.attempt import RebootHistory
+from facts.installed_kernels import BootableKernels
 from facts.kernel import CommandLines
 from facts.untrusted import printable
 from pcibind.change import early
@@ -27,7 +27,9 @@ def _of_this_deploy() -> str:
     return sha256(b"".join(path.read_bytes() for path in (*files, Path(early.__file__)))).hexdigest()
 
 
-def digest(lines: CommandLines, wanted: tuple[str, ...], boards: tuple[str, ...], kernels: Installed | None) -> str:
+def digest(
+    lines: CommandLines, wanted: tuple[str, ...], boards: tuple[str, ...], kernels: BootableKernels | None
+) -> str:
     """The digest of all that decides a boot and that somebody may change without one."""
     entry = lines.boots
     inputs = (
@@ -45,7 +47,7 @@ def render(reasons: list[str], digest: str, boot: str) -> str:
     return json.dumps({"reasons": reasons, "when": when, "digest": digest, "boot": boot})
 
 
-def refusal(attempts: Attempts, reasons: list[str], digest: str) -> str | None:
+def refusal(attempts: RebootHistory, reasons: list[str], digest: str) -> str | None:
     """Why another reboot for the same reasons would be in vain, or ``None``.
 
     A host that still runs the boot which the last one was to end has not been rebooted.

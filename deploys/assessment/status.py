@@ -16,7 +16,7 @@ from deploys.assessment.reasons import Reasons
 from deploys.assessment.status_document import HostStatus, Severity, down
 from deploys.settings import HostSettings, Settings
 from facts import pciids
-from facts.pci import Binding, Usage
+from facts.pci import Binding, DeviceUsage
 from pcibind.decide import judgement, plan
 from pcibind.decide.judgement import BoardJudgement, Judgement, Standing
 from pcibind.decide.plan import DRIVER
@@ -83,7 +83,7 @@ def _deployed_as(observed: Observations) -> str | None:
     return manifest.AS_NODE if observed.has_node or observed.deployed == manifest.AS_NODE else None
 
 
-def _unreadable_framebuffers(usage: Usage | None) -> Iterable[str]:
+def _unreadable_framebuffers(usage: DeviceUsage | None) -> Iterable[str]:
     unreadable = usage.evidence.unreadable if usage else ()
     return (f"the {guard}: {why}" for guard, why in unreadable if guard == "framebuffer")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from deploys.assessment.platforms import Family
-from facts.baseline import Past
+from facts.baseline import Baseline
 from facts.storage import Storage
 from pcibind.model.pci import Board
 from pcibind.model.request import Config
@@ -46,7 +46,7 @@ class Verdict:
     kernel_arguments: tuple[str, ...] = ()
     # Those that deploys set until now, and the host before the first of them.
     set_arguments: tuple[str, ...] = ()
-    past: Past | None = None
+    past: Baseline | None = None
     # Models of every function of the chosen boards, where gevulot_vfio_ids asks for them.
     models: tuple[str, ...] = ()
     # Modules to load at each boot: those of the host, and those of its node.

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 
 from deploys.assessment.kernel_arguments import IDS, is_ids, lacking
-from facts.baseline import Past
+from facts.baseline import Baseline
 from facts.kernel import CommandLines
 from pcibind.model.pci import Board
 
@@ -19,11 +19,11 @@ def _models(argument: str) -> tuple[str, ...]:
     return tuple(filter(None, argument.partition("=")[2].split(",")))
 
 
-def _before(past: Past) -> set[str]:
+def _before(past: Baseline) -> set[str]:
     return {argument for line in (past.configured or (past.command_line,)) for argument in line}
 
 
-def ours(arguments: Iterable[str], past: Past | None, boards: Iterable[Board]) -> list[str]:
+def ours(arguments: Iterable[str], past: Baseline | None, boards: Iterable[Board]) -> list[str]:
     """Those of the arguments that set ids for a deploy.
 
     The host's record says it. One that an earlier version set is on no record: it was not there before, and names
@@ -39,7 +39,7 @@ def ours(arguments: Iterable[str], past: Past | None, boards: Iterable[Board]) -
     return [each for each in ids if each not in before and models and models.issuperset(_models(each))]
 
 
-def set_until_now(lines: CommandLines | None, past: Past | None, boards: Iterable[Board]) -> tuple[str, ...]:
+def set_until_now(lines: CommandLines | None, past: Baseline | None, boards: Iterable[Board]) -> tuple[str, ...]:
     """The kernel arguments that deploys set on this host until now, as its record says or an earlier version left."""
     if past is not None and past.arguments is not None:
         return past.arguments
@@ -47,7 +47,7 @@ def set_until_now(lines: CommandLines | None, past: Past | None, boards: Iterabl
 
 
 def own(
-    lines: CommandLines | None, past: Past | None, options: Mapping[str, tuple[str, ...]], boards: Iterable[Board]
+    lines: CommandLines | None, past: Baseline | None, options: Mapping[str, tuple[str, ...]], boards: Iterable[Board]
 ) -> tuple[str, ...]:
     """The models that the operator gives vfio-pci by himself. ``options``: others' file → its options."""
     arguments = [each for line in (lines.configured or (lines.live,)) for each in line] if lines else []
@@ -67,7 +67,7 @@ def argument(models: tuple[str, ...], theirs: tuple[str, ...], built_in: bool) -
     return (f"{IDS}={','.join(dict.fromkeys((*theirs, *models)))}",)
 
 
-def grubby(lines: CommandLines, wanted: tuple[str, ...], known: tuple[str, ...], past: Past | None) -> str:
+def grubby(lines: CommandLines, wanted: tuple[str, ...], known: tuple[str, ...], past: Baseline | None) -> str:
     """The command that sets the wanted arguments on all entries, and takes away the ids of ours that are not wanted.
 
     ``known`` are the arguments that deploys set until now.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from deploys.assessment.checks import Check
-from facts.virtual_machine import Trial
+from facts.virtual_machine import VirtualMachineResult
 from pcibind.model.pci import Board
 
 _NEEDED = ("/dev/kvm", "/dev/vsock", "/dev/vhost-vsock")
 _UNIT = "see `systemctl cat gevulot-node` for a file that overrides the unit"
 
 
-def checks(trial: Trial, boards: Iterable[Board]) -> list[Check]:
+def checks(trial: VirtualMachineResult, boards: Iterable[Board]) -> list[Check]:
     """Return a row for the machine, and rows for the container's memory limit and its devices, if they were read."""
     rows = [_machine(trial)]
     if not trial.memlock:
@@ -32,7 +32,7 @@ def checks(trial: Trial, boards: Iterable[Board]) -> list[Check]:
     ]
 
 
-def _machine(trial: Trial) -> Check:
+def _machine(trial: VirtualMachineResult) -> Check:
     what = "virtual machine from the node's image"
     if trial.accelerator is None:
         expected = "a QEMU that starts with the node's devices: fix the image, or set gevulot_node_image to another"

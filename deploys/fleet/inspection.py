@@ -8,7 +8,7 @@ import gevent
 from pyinfra.api import Host
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys import scripts
+from deploys import manifest, scripts
 from deploys.assessment import activity
 from deploys.assessment.observations import Observations
 from deploys.assessment.status import judge
@@ -20,23 +20,23 @@ from deploys.steps import access
 from deploys.transport.connection import prepare
 from facts.access import AccessList
 from facts.activity import NodeActivity
-from facts.batch import Part, Together
-from facts.container import GPU_DEVICES, Container
+from facts.batch import FactBatch, Part
+from facts.container import Container
 from facts.database import PostgresSchema
-from facts.deployed import DeployedAs
 from facts.disk import DiskSpace
 from facts.firewall import NodeFirewall
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.node import NodeParts
-from facts.output import Said
-from facts.paths import Existing
+from facts.output import FirstLine
+from facts.paths import ExistingPaths
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
 from facts.platform import Platform
 from facts.podman import SecretNames
-from facts.runs import NodeRuns
+from facts.role import HostRole
+from facts.runs import UnitRuns
 from facts.unit import Units
-from facts.verification import Verified
+from facts.verification import VerificationTime
 
 # A host on which a program hangs must not keep the others from being shown.
 _SECONDS = 240
@@ -46,22 +46,22 @@ _REBOOT_REQUIRED = "/run/reboot-required"
 def parts(settings: HostSettings) -> tuple[Part, ...]:
     """What is asked of a host; the names are those of ``Observations``."""
     asked = [
-        Part("user", Said, {"program": "id -u"}),
+        Part("user", FirstLine, {"program": "id -u"}),
         Part("platform", Platform, {"directory": "/", "offered": False}),
         Part("topology", PciTopology),
         Part("usage", PciUsage),
         Part("record", PciRecord),
-        Part("binding", PciBinding),
-        Part("lines", KernelCommandLine),
+        Part("binding", PciBinding, {"program": manifest.PCIBIND.path}),
+        Part("lines", KernelCommandLine, {"drop_in": manifest.GRUB_DROP_IN.path}),
         Part("remapping", InterruptRemapping),
-        Part("modules", KernelModules),
-        Part("stale_initramfs", StaleInitramfs),
-        Part("initramfs", InitramfsContents),
-        Part("reboot_required", Existing, {"paths": (_REBOOT_REQUIRED,)}),
-        Part("units", Units),
+        Part("modules", KernelModules, {"modules": manifest.MODULES}),
+        Part("stale_initramfs", StaleInitramfs, {"inputs": manifest.INITRAMFS_INPUTS}),
+        Part("initramfs", InitramfsContents, {"files": manifest.INITRAMFS_FILES}),
+        Part("reboot_required", ExistingPaths, {"paths": (_REBOOT_REQUIRED,)}),
+        Part("units", Units, {"units": manifest.STATUS_UNITS}),
         Part("parts", NodeParts, {"paths": ("/",)}),
-        Part("verified", Verified),
-        Part("deployed", DeployedAs),
+        Part("verified", VerificationTime, {"path": manifest.VERIFIED}),
+        Part("deployed", HostRole, {"path": manifest.DEPLOYED}),
     ]
     if isinstance(settings, Settings):
         asked += _node_parts(settings)
@@ -73,17 +73,30 @@ def _node_parts(settings: Settings) -> list[Part]:
     key_file = f"{settings.key_directory}/node.key"
     asked = [
         Part("platform", Platform, {"directory": settings.storage_directory, "offered": False}),
-        Part("runs", NodeRuns),
-        Part("parts", NodeParts, {"paths": (settings.storage_directory, key_file)}),
-        Part("container", Container, {"variables": (GPU_DEVICES, *settings.environment())}),
-        Part("firewall", NodeFirewall),
+        Part("runs", UnitRuns, {"unit": manifest.NODE_UNIT, "needed": manifest.NODE_REQUIRES}),
+        Part(
+            "parts",
+            NodeParts,
+            {
+                "paths": (settings.storage_directory, key_file),
+                "account": manifest.NODE_ACCOUNT,
+                "public_key": key.PUBLIC,
+                "unit": manifest.NODE_UNIT,
+            },
+        ),
+        Part(
+            "container",
+            Container,
+            {"container": manifest.NODE_CONTAINER, "variables": (manifest.GPU_DEVICES, *settings.environment())},
+        ),
+        Part("firewall", NodeFirewall, {"table": manifest.NODE_TABLE}),
         Part("secrets", SecretNames),
         Part("activity", NodeActivity, activity.arguments(settings)),
-        Part("key", Said, {"program": scripts.shell("node_key.sh", "state", *key.arguments(settings))}),
+        Part("key", FirstLine, {"program": scripts.shell("node_key.sh", "state", *key.arguments(settings))}),
         Part("space", DiskSpace, {"directory": settings.storage_directory}),
     ]
     if settings.own_postgres:
-        asked.append(Part("schema", PostgresSchema, {"port": settings.postgres_port}))
+        asked.append(Part("schema", PostgresSchema, {"login": manifest.POSTGRES_LOGIN, "port": settings.postgres_port}))
         asked.append(Part("access", AccessList, access.arguments(settings)))
     return asked
 
@@ -137,5 +150,7 @@ def unreached(host: Host, reason: str) -> HostStatus:
 def _ask(host: Host, settings: HostSettings) -> dict[str, Any]:
     # pyinfra's own limit is for reading the answer; a host may also hang before and after it.
     with gevent.Timeout(_SECONDS + 30):
-        answers: dict[str, Any] = host.get_fact(Together, parts=parts(settings), _ignore_errors=True, _timeout=_SECONDS)
+        answers: dict[str, Any] = host.get_fact(
+            FactBatch, parts=parts(settings), _ignore_errors=True, _timeout=_SECONDS
+        )
     return answers

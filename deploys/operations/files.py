@@ -19,7 +19,7 @@ from pyinfra.facts.files import FileContents
 from deploys import scripts
 from deploys.manifest import ARCHIVE, TEMPLATES, ManagedFile
 from deploys.operations.planning import is_planning
-from facts.file import PlainFiles, State
+from facts.file import FileState, PlainFiles
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
@@ -35,7 +35,7 @@ class Files:
 
     def __init__(self) -> None:
         self._paths: list[str] = []
-        self._found: dict[str, State] | None = None
+        self._found: dict[str, FileState] | None = None
 
     def template(self, file: ManagedFile, **variables: Any) -> OperationMeta:
         """Write a file from the template of its path."""
@@ -46,7 +46,7 @@ class Files:
         self._paths.append(file.path)
         return written(name=f"Write {file.path}", path=file.path, content=content, mode=file.mode, among=self)
 
-    def state(self, path: str) -> State | None:
+    def state(self, path: str) -> FileState | None:
         """What is there now. A plan asks for one file at a time, as it knows of no later one."""
         if is_planning():
             return host.get_fact(PlainFiles, paths=(path,)).get(path)
@@ -64,7 +64,7 @@ def written(path: str, content: str, mode: str, among: Files) -> Generator[Pyinf
     + mode: octal digits
     + among: the step's files, this one among them
     """
-    if among.state(path) == State(mode, "root:root", sha256(content.encode()).hexdigest()):
+    if among.state(path) == FileState(mode, "root:root", sha256(content.encode()).hexdigest()):
         host.noop(f"file {path} is already there as it should be")
         return
     if ctx_state.get().config.DIFF and (is_planning() or not ctx_state.get().should_check_for_changes()):

@@ -11,6 +11,7 @@ from pyinfra.context import ctx_state
 
 from deploys.assessment.pending_reboot import pending
 from deploys.assessment.verdict import Verdict
+from deploys.manifest import GRUB_DROP_IN
 from deploys.operations.planning import is_planning
 from deploys.settings import HostSettings
 from facts.batch import Part, ask
@@ -35,7 +36,7 @@ def reasons(wish: Wish) -> list[str]:
     """Why the current host needs a reboot now, read from the host. Empty when it does not."""
     if not wish.boards:
         return []
-    found = ask(host, Part("lines", KernelCommandLine), Part("topology", PciTopology))
+    found = ask(host, Part("lines", KernelCommandLine, {"drop_in": GRUB_DROP_IN.path}), Part("topology", PciTopology))
     return pending(found["lines"], wish.arguments, found["topology"], wish.boards, node=wish.node)
 
 

@@ -19,11 +19,11 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.context import ctx_host, ctx_state
 
 from deploys.assessment import failures, reboot_attempt
-from deploys.manifest import NODE_UNIT
+from deploys.manifest import NODE_UNIT, STATE_DIRECTORIES
 from deploys.operations.planning import will_follow
 from deploys.transport import connection, heartbeat, remote
-from facts.attempt import RebootAttempts
-from facts.paths import Existing
+from facts.attempt import RebootAttempts, RebootHistory
+from facts.paths import ExistingPaths
 from facts.unit import FailedUnits, SystemState, Units
 from facts.untrusted import printable
 
@@ -127,7 +127,7 @@ def attempt_forgotten(reasons: Callable[[], Iterable[str]]) -> Generator[Pyinfra
 
     + reasons: why a reboot is pending, asked of the current host
     """
-    if not host.get_fact(Existing, paths=(reboot_attempt.FILE,)) or reasons():
+    if not host.get_fact(ExistingPaths, paths=(reboot_attempt.FILE,)) or reasons():
         host.noop("no earlier reboot is on record, or its reason still holds")
         return
     yield f"rm -f {reboot_attempt.FILE}"
@@ -200,7 +200,7 @@ def _refusal(each: Host, failed: list[str], reasons: list[str], digest: str | No
             "with --exclude, then run again."
         )
     with ctx_host.use(each):
-        in_vain = reboot_attempt.refusal(each.get_fact(RebootAttempts), reasons, digest) if digest else None
+        in_vain = reboot_attempt.refusal(_history(each), reasons, digest) if digest else None
     return f": {in_vain}" if in_vain else None
 
 
@@ -219,7 +219,7 @@ def _reboot_one(each: Host, due: _DueReboot, rolling: _RollingReboot) -> None:
             problem = _reboot(each, due)
             if problem is None and due.digest:
                 remote.run(each, f"rm -f {reboot_attempt.FILE}", timeout=30)
-            elif request.digest and each.connected and (last := each.get_fact(RebootAttempts).last):
+            elif request.digest and each.connected and (last := _history(each).last):
                 # As it came back: only a change since then makes another reboot worth an attempt.
                 _record(each, reboot_attempt.render(due.reasons, request.digest(), last.boot))
         except Exception as error:  # no answer of a host may end the reboots of the others without a message
@@ -241,6 +241,11 @@ def _record(each: Host, text: str) -> None:
     success, output = remote.run(each, command, stdin=text, timeout=60)
     if not success:
         logger.debug("%s: %s was not written: %s", each.name, reboot_attempt.FILE, output)
+
+
+def _history(each: Host) -> RebootHistory:
+    history: RebootHistory = each.get_fact(RebootAttempts, directories=STATE_DIRECTORIES)
+    return history
 
 
 def _boot_id(each: Host) -> str | None:

@@ -10,10 +10,16 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
-from deploys.manifest import ARCHIVE
+from deploys.manifest import ARCHIVE, former_path
 from deploys.operations.planning import DECIDED_LATER, will_follow
-from facts.baseline import ArchivedFile, Past
-from facts.paths import EmptyDirectories, Existing
+from facts.baseline import ArchivedFile, Baseline
+from facts.paths import EmptyDirectories, ExistingPaths
+
+
+def is_same(archive: str, path: str) -> bool:
+    """Whether a file of the current host is as the archive has it."""
+    former = former_path(archive)
+    return bool(host.get_fact(ArchivedFile, archive=archive, former=former, path=path) == "same")
 
 
 @operation()
@@ -23,7 +29,7 @@ def brought_back(path: str, archive: str = ARCHIVE) -> Generator[PyinfraCommand 
     + path: the file, which the archive has
     + archive: the files of the host before its first deploy
     """
-    if host.get_fact(ArchivedFile, archive=archive, path=path) == "same":
+    if is_same(archive, path):
         host.noop(f"{path} is what it was")
         return
     yield restore(path, archive)
@@ -37,7 +43,7 @@ def restore(path: str, archive: str = ARCHIVE) -> str:
     )
 
 
-def put_back(past: Past, path: str) -> OperationMeta:
+def put_back(past: Baseline, path: str) -> OperationMeta:
     """Bring a file of the deploy back to what it was, or remove it where there was none."""
     if path in past.archived:
         return brought_back(name=f"Bring back {path}", path=path, archive=past.archive)
@@ -50,7 +56,7 @@ def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
 
     + path: the file
     """
-    if not host.get_fact(Existing, paths=(path,)):
+    if not host.get_fact(ExistingPaths, paths=(path,)):
         host.noop(f"{path} does not exist")
         return
     yield f"rm -f {quote(path)}"
@@ -58,7 +64,7 @@ def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
 
 @operation()
 def taken_back(
-    past: Past | None, paths: tuple[str, ...], archive: str = ARCHIVE
+    past: Baseline | None, paths: tuple[str, ...], archive: str = ARCHIVE
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Take back files that earlier versions wrote: each becomes what it was before the first deploy, or goes.
 
@@ -70,7 +76,7 @@ def taken_back(
     for path in paths:
         if past is None or path not in past.archived:
             commands.append(f"rm -f {quote(path)}")
-        elif host.get_fact(ArchivedFile, archive=archive, path=path) != "same":
+        elif not is_same(archive, path):
             commands.append(restore(path, archive))
     if not commands:
         host.noop("no file of an earlier version is left")
@@ -78,9 +84,9 @@ def taken_back(
     yield from commands
 
 
-def is_as_before(past: Past, path: str) -> bool:
+def is_as_before(past: Baseline, path: str) -> bool:
     """Whether the current host has a file of its own from before the first deploy at a path now."""
-    return path in past.archived and host.get_fact(ArchivedFile, archive=past.archive, path=path) == "same"
+    return path in past.archived and is_same(past.archive, path)
 
 
 @operation()

@@ -9,13 +9,13 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.facts.files import FindInFile
 
-from deploys.manifest import STATE_DIRECTORY, UPDATE_TIMER
-from facts.baseline import Before, Past
-from facts.unit import NODE_INPUTS, Units
+from deploys.manifest import NODE_QUADLET, STATE_DIRECTORIES, UPDATE_TIMER
+from facts.baseline import Baseline, BaselineRecord
+from facts.unit import Units
 
 
 @operation()
-def restored(past: Past | None = None) -> Generator[PyinfraCommand | str, None, None]:
+def restored(past: Baseline | None = None) -> Generator[PyinfraCommand | str, None, None]:
     """Switch the timer off again, where it was off and the node's Quadlet asks for automatic updates.
 
     For use before the Quadlet is changed: it is what says that a deploy switched the timer on.
@@ -23,15 +23,15 @@ def restored(past: Past | None = None) -> Generator[PyinfraCommand | str, None, 
     + past: the host before its first deploy; read from the host where it is not given
     """
     timer = host.get_fact(Units, units=(UPDATE_TIMER,)).get(UPDATE_TIMER)
-    asked = host.get_fact(FindInFile, path=NODE_INPUTS[0], pattern="^AutoUpdate=")
+    asked = host.get_fact(FindInFile, path=NODE_QUADLET.path, pattern="^AutoUpdate=")
     if not asked or timer is None or timer.enabled != "enabled" or _was(past) != "disabled":
         host.noop("automatic updates are not ours to switch off")
         return
     yield f"systemctl disable --now {UPDATE_TIMER}"
 
 
-def _was(past: Past | None) -> str:
+def _was(past: Baseline | None) -> str:
     if past is None:
-        remains = host.get_fact(Before, directory=STATE_DIRECTORY)
+        remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES)
         past = remains.past if remains else None
     return past.auto_update_timer if past else ""

@@ -15,16 +15,16 @@ from pyinfra.connectors.util import CommandOutput
 
 from deploys import scripts
 from deploys.assessment import diagnosis
+from deploys.manifest import MIGRATION_UNIT, NODE_REQUIRES, NODE_UNIT
 from deploys.operations import rollout
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, will_follow
 from deploys.settings import Settings
 from deploys.transport import heartbeat, remote
-from facts.runs import NEEDED, NODE, NodeRuns
+from facts.runs import UnitRuns
 from facts.unit import ChangedSince, Unit, Units
 from facts.untrusted import printable
 
-_MIGRATION = "gevulot-migrate.service"
 # Seconds that the node may take until its last port is open: it waits for its database and its peers before.
 _NODE_SECONDS = 300
 # Letters of a line of the journal that are shown.
@@ -94,13 +94,13 @@ def running(
     if reboot.comes_first() or will_follow(inputs):
         yield DECIDED_LATER
         return
-    found = host.get_fact(Units, units=(unit, NODE, _MIGRATION))
+    found = host.get_fact(Units, units=(unit, NODE_UNIT, MIGRATION_UNIT))
     state = found.get(unit)
-    runs = tuple(name for name in dict.fromkeys((unit, NODE)) if name in found and found[name].running)
+    runs = tuple(name for name in dict.fromkeys((unit, NODE_UNIT)) if name in found and found[name].running)
     restart = _Start("restart", unit, timeout, settings, answer, runs)
     changed = {"files": files, "secrets": secrets}
     if state is None or not state.running:
-        stale = unit == NODE and _is_stale(found.get(_MIGRATION), changed)
+        stale = unit == NODE_UNIT and _is_stale(found.get(MIGRATION_UNIT), changed)
         # A start would wait for systemd's next try, and the counter of its tries would go on.
         if state is not None and (state.restarts or stale):
             yield restart
@@ -125,7 +125,7 @@ def _is_stale(migration: Unit | None, changed: Mapping[str, tuple[str, ...]]) ->
         return False
     if migration.sub.startswith("auto-restart"):
         return True
-    newer: list[str] = host.get_fact(ChangedSince, unit=_MIGRATION, moment="InactiveExitTimestamp", **changed)
+    newer: list[str] = host.get_fact(ChangedSince, unit=MIGRATION_UNIT, moment="InactiveExitTimestamp", **changed)
     return bool(newer)
 
 
@@ -140,8 +140,8 @@ class _Start(StringCommand):
     ) -> None:
         self._unit, self._settings, self._timeout, self._runs = unit, settings, timeout, runs
         commands = [_command(verb, unit, timeout, answer)]
-        if NODE in runs and unit != NODE:
-            commands.append(_command("await", NODE, settings.start_timeout, node_answer(settings)))
+        if NODE_UNIT in runs and unit != NODE_UNIT:
+            commands.append(_command("await", NODE_UNIT, settings.start_timeout, node_answer(settings)))
         super().__init__(" && ".join(commands))
 
     def execute(self, state: State, host: Host, connector_arguments: Any) -> Any:
@@ -165,8 +165,8 @@ class _Start(StringCommand):
     def _explain(self, host: Host) -> None:
         unit, trouble = self._unit, None
         for unit in dict.fromkeys((self._unit, *self._runs)):
-            needed = NEEDED if unit == NODE else ()
-            runs = host.get_fact(NodeRuns, unit=unit, needed=needed, _ignore_errors=True)
+            needed = NODE_REQUIRES if unit == NODE_UNIT else ()
+            runs = host.get_fact(UnitRuns, unit=unit, needed=needed, _ignore_errors=True)
             trouble = diagnosis.diagnose(runs, self._settings, unit)
             if trouble is not None:
                 break

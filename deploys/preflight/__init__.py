@@ -13,7 +13,7 @@ from deploys.assessment import legacy_files, vfio_ids
 from deploys.assessment.boards import request
 from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.assessment.verdict import Findings, Verdict
-from deploys.manifest import BLACKLIST, FILES, HOST_FILES
+from deploys.manifest import BLACKLIST, FILES, HOST_FILES, HOST_MODULES, NODE_MODULES
 from deploys.preflight.barred import judge_barred
 from deploys.preflight.boards import judge_boards, judge_functions
 from deploys.preflight.claims import judge_claims
@@ -35,7 +35,6 @@ from deploys.preflight.requests import judge_requests
 from deploys.preflight.services import judge_services
 from deploys.preflight.state import HostState
 from deploys.settings import HostSettings, Settings
-from facts.kernel import HOST_MODULES, NODE_MODULES
 
 __all__ = [
     "NFTABLES_MODULES",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from deploys.assessment.kernel_arguments import modules_of
 from deploys.assessment.verdict import Findings
-from facts.barred_modules import Bar
+from facts.barred_modules import ModuleBar
 from facts.kernel import Module
 from facts.untrusted import printable
 
@@ -14,7 +14,7 @@ _LENGTH = 200
 
 
 def judge_barred(
-    bars: Iterable[Bar],
+    bars: Iterable[ModuleBar],
     modules: Mapping[str, Module],
     virtualisation: str | None,
     boards: bool,

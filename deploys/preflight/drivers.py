@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from deploys.assessment.verdict import Findings
-from facts.aliases import Aliases
-from facts.driver_users import Users
+from facts.aliases import DriverAliases
+from facts.driver_users import DriverUsage
 from pcibind.model.pci import Board
 
 # Words by which services of a vendor's driver are found: the first letters of its modules → words.
@@ -37,7 +37,7 @@ class Kept:
     others: tuple[str, ...] = ()
 
 
-def kept_off(aliases: Aliases | None, boards: Iterable[Board]) -> Kept:
+def kept_off(aliases: DriverAliases | None, boards: Iterable[Board]) -> Kept:
     """The modules that offer themselves for a display function of the boards, with those that need one of them.
 
     Never one that another device of the host has, or could have: a module is blacklisted for all of them. What needs a
@@ -65,7 +65,7 @@ def kept_off(aliases: Aliases | None, boards: Iterable[Board]) -> Kept:
 
 
 def judge_drivers(
-    aliases: Aliases | None, users: Users | None, boards: tuple[Board, ...], found: Findings
+    aliases: DriverAliases | None, users: DriverUsage | None, boards: tuple[Board, ...], found: Findings
 ) -> tuple[str, ...]:
     """Return the modules to blacklist."""
     kept = kept_off(aliases, boards)
@@ -85,7 +85,7 @@ def judge_drivers(
 
 
 def _judge_users(
-    aliases: Aliases, users: Users, boards: tuple[Board, ...], blacklist: tuple[str, ...], found: Findings
+    aliases: DriverAliases, users: DriverUsage, boards: tuple[Board, ...], blacklist: tuple[str, ...], found: Findings
 ) -> None:
     """Name what loses its driver. Once the boards are handed over, nothing is taken any more."""
     own = {str(each.address) for board in boards for each in board.display_functions}
@@ -124,6 +124,6 @@ def _judge_users(
         )
 
 
-def _has_display(aliases: Aliases, own: set[str]) -> bool:
+def _has_display(aliases: DriverAliases, own: set[str]) -> bool:
     """Whether the host keeps a display function that a driver of some kernel offers itself for."""
     return any(path.rpartition("/")[2] not in own for paths in aliases.offers.values() for path in paths)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from deploys.assessment.verdict import Findings
+from deploys.manifest import NODE_QUADLET, POSTGRES_LOGIN, former_path
 from deploys.settings import Settings
-from facts.unit import NODE_INPUTS
 
 FINGERPRINT = "/etc/gevulot/node-key.sha256"
 PUBLIC = "/etc/gevulot/node-key.public"
+
+
+def access_files(record: str) -> dict[str, Any]:
+    """Arguments of the fact ``AccessList``: the files about the key, the ``record`` of deploys, and the database."""
+    files = {"public": PUBLIC, "fingerprint": FINGERPRINT, "record": record, "former": former_path(record)}
+    return {**files, "login": POSTGRES_LOGIN}
 
 
 def arguments(settings: Settings) -> tuple[str, str, str]:
@@ -16,7 +24,7 @@ def arguments(settings: Settings) -> tuple[str, str, str]:
 
 
 # Prints a line when the node's Quadlet is of a deploy that mounted the key into the container.
-WAS_READABLE = f"grep -s ':/etc/gevulot-key:' {NODE_INPUTS[0]} || true"
+WAS_READABLE = f"grep -s ':/etc/gevulot-key:' {NODE_QUADLET.path} || true"
 
 
 def readable_until_now(settings: Settings) -> str:

@@ -6,7 +6,7 @@ from deploys.assessment.platforms import Family, family_of, untried
 from deploys.assessment.verdict import Findings
 from deploys.settings import Settings
 from facts.kernel import Module
-from facts.platform import Host
+from facts.platform import HostPlatform
 
 # Quadlet learned `Ulimit=` in 4.7, the newest of the keys that our units use.
 PODMAN_MINIMUM = (4, 7)
@@ -32,7 +32,7 @@ def release_of(version: str) -> tuple[int, int]:
         return 0, 0
 
 
-def judge_platform(host: Host, boards_wanted: bool, found: Findings) -> Family | None:
+def judge_platform(host: HostPlatform, boards_wanted: bool, found: Findings) -> Family | None:
     """What any host needs that hands boards over."""
     family = family_of(host)
     if isinstance(family, str):
@@ -58,7 +58,7 @@ def judge_platform(host: Host, boards_wanted: bool, found: Findings) -> Family |
     return family if isinstance(family, Family) else None
 
 
-def judge_node_platform(host: Host, settings: Settings, family: Family | None, found: Findings) -> None:
+def judge_node_platform(host: HostPlatform, settings: Settings, family: Family | None, found: Findings) -> None:
     """What a node needs beside its host."""
     if host.systemd and host.systemd_release is not None and host.systemd_release < SYSTEMD_MINIMUM:
         found.refusals.append(
@@ -94,7 +94,7 @@ def judge_node_platform(host: Host, settings: Settings, family: Family | None, f
                 found.warnings.append(text)
 
 
-def judge_nftables(host: Host, modules: dict[str, Module], found: Findings) -> None:
+def judge_nftables(host: HostPlatform, modules: dict[str, Module], found: Findings) -> None:
     """Refuse a host whose kernel cannot hold the table that keeps others from the node's ports."""
     if release_of(host.kernel) < KERNEL_MINIMUM:
         found.refusals.append(

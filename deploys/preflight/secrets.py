@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from deploys.assessment.verdict import Findings
-from facts.secret_store import Store
+from facts.secret_store import SecretStoreState
 
 # The secrets of a node, all of which a deploy may read, write or remove.
 NAMES = ("gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase")
 
 
-def judge_secrets(store: Store, found: Findings) -> None:
+def judge_secrets(store: SecretStoreState, found: Findings) -> None:
     """Refuse a damaged store: Podman then says that a secret is not there, and refuses to make it."""
     if store.problem is not None:
         state = f"cannot be listed ({store.problem})"

@@ -8,13 +8,14 @@ from typing import Any
 
 from deploys import scripts
 from deploys.assessment.verdict import Findings
+from deploys.manifest import NODE_ACCOUNT, NODE_QUADLET, STATE_DIRECTORIES
 from deploys.preflight import existing, key, ports, secrets, storage
 from deploys.settings import Settings
 from facts.batch import Part
 from facts.existing import ExistingNode, ExistingNodeParts
 from facts.listeners import Listener, Listeners
-from facts.output import Said
-from facts.secret_store import SecretStore, Store
+from facts.output import FirstLine
+from facts.secret_store import SecretStore, SecretStoreState
 from facts.storage import Storage, StorageState
 
 
@@ -24,7 +25,7 @@ class Services:
 
     storage: Storage | None = None
     key_state: str = ""
-    secrets: Store = field(default_factory=Store)
+    secrets: SecretStoreState = field(default_factory=SecretStoreState)
     listeners: tuple[Listener, ...] = ()
     existing: ExistingNode = field(default_factory=ExistingNode)
 
@@ -43,14 +44,22 @@ class Services:
 def parts(settings: Settings) -> tuple[Part, ...]:
     """What is asked of a host."""
     units = tuple(unit for unit, _, _ in existing.UNITS)
-    directories = {"directory": settings.storage_directory, "parts": storage.parts(settings)}
+    directories = {
+        "directory": settings.storage_directory,
+        "parts": storage.parts(settings),
+        "quadlet": NODE_QUADLET.path,
+    }
     state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
     return (
         Part("storage", StorageState, directories),
-        Part("key_state", Said, {"program": state}),
+        Part("key_state", FirstLine, {"program": state}),
         Part("secret_store", SecretStore, {"names": secrets.NAMES}),
         Part("listeners", Listeners, {"ports": ports.ports(settings), "units": units}),
-        Part("existing", ExistingNodeParts, {"units": existing.UNITS}),
+        Part(
+            "existing",
+            ExistingNodeParts,
+            {"units": existing.UNITS, "word": NODE_ACCOUNT, "directories": STATE_DIRECTORIES},
+        ),
     )
 
 

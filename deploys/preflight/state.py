@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from deploys.preflight.services import Services
-from facts.aliases import Aliases
-from facts.attempt import Attempts
-from facts.barred_modules import Bar
-from facts.baseline import Past
+from facts.aliases import DriverAliases
+from facts.attempt import RebootHistory
+from facts.barred_modules import ModuleBar
+from facts.baseline import Baseline
 from facts.claims import Claim
-from facts.driver_users import Users
-from facts.file import Text
-from facts.installed_kernels import Installed
+from facts.driver_users import DriverUsage
+from facts.file import FileText
+from facts.installed_kernels import BootableKernels
 from facts.kernel import CommandLines, Module
 from facts.place import Place
-from facts.platform import Host
+from facts.platform import HostPlatform
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Topology
 from pcibind.model.record import Record
@@ -30,11 +30,11 @@ class FilesState:
     by file.
     """
 
-    past: Past | None = None
-    texts: Mapping[str, Text] = field(default_factory=dict)
+    past: Baseline | None = None
+    texts: Mapping[str, FileText] = field(default_factory=dict)
     places: Mapping[str, Place] = field(default_factory=dict)
-    drivers: Aliases | None = None
-    users: Users | None = None
+    drivers: DriverAliases | None = None
+    users: DriverUsage | None = None
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     requests: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class HostState:
     the node's services are to be, ``files`` what was read of files, ``claims`` what others want with PCI devices.
     """
 
-    platform: Host
+    platform: HostPlatform
     modules: dict[str, Module]
     topology: Topology
     usage: Evidence | None
@@ -64,12 +64,12 @@ class HostState:
     listened: str = ""
     # Packages that cannot be installed before dpkg has finished an earlier installation.
     held_packages: Sequence[str] = ()
-    kernels: Installed | None = None
-    attempts: Attempts = field(default_factory=Attempts)
+    kernels: BootableKernels | None = None
+    attempts: RebootHistory = field(default_factory=RebootHistory)
     services: Services = field(default_factory=Services)
     files: FilesState = field(default_factory=FilesState)
     claims: tuple[Claim, ...] = ()
     # Lines of modprobe's files against modules.
-    barred: tuple[Bar, ...] = ()
+    barred: tuple[ModuleBar, ...] = ()
     # Units that had failed before this run, without a deploy's doing.
     failed_before: tuple[str, ...] = ()

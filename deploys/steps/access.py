@@ -8,6 +8,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from shlex import quote
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -17,17 +18,14 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
 from deploys import manifest
-from deploys.manifest import STATE_DIRECTORY
+from deploys.manifest import ACCESS_RECORD
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_follow
 from deploys.preflight import key
 from deploys.settings import Settings
 from deploys.steps import gevulot, postgres
 from deploys.transport import remote, tunnel
-from facts.access import ACCESS_QUERY, Access, AccessList, PublishedAccess
-
-# The keys that deploys put on the list, one a line. Others' keys are left alone.
-_RECORD = f"{STATE_DIRECTORY}/access"
+from facts.access import ACCESS_QUERY, AccessKeys, AccessList, PublishedAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class Change:
     recorded: frozenset[str]
 
 
-def change(access: Access, wanted: frozenset[str]) -> Change:
+def change(access: AccessKeys, wanted: frozenset[str]) -> Change:
     """The difference between the list and ``wanted``. A list that was not read is taken to be as recorded.
 
     A key that was on the list before a deploy was asked for it is not ours to take out later.
@@ -53,19 +51,19 @@ def change(access: Access, wanted: frozenset[str]) -> Change:
 def record_of(settings: Settings) -> str:
     """The file that records the keys of deploys in this database; what is on another's list says nothing of it."""
     if settings.postgres_url is None:
-        return _RECORD
+        return ACCESS_RECORD
     url = urlsplit(settings.postgres_url.get_secret_value())
     database = f"{url.hostname}:{url.port}{url.path}"
-    return f"{_RECORD}-{sha256(database.encode()).hexdigest()[:12]}"
+    return f"{ACCESS_RECORD}-{sha256(database.encode()).hexdigest()[:12]}"
 
 
-def arguments(settings: Settings) -> dict[str, str | int | None]:
+def arguments(settings: Settings) -> dict[str, Any]:
     """The arguments of the fact ``AccessList``."""
     port = settings.postgres_port if settings.own_postgres else None
-    return {"public": key.PUBLIC, "fingerprint": key.FINGERPRINT, "record": record_of(settings), "port": port}
+    return {**key.access_files(record_of(settings)), "port": port}
 
 
-def read(host: Host, settings: Settings) -> Access:
+def read(host: Host, settings: Settings) -> AccessKeys:
     """The list as the database has it: an external one is asked with psycopg, where SSH forwards."""
     access = host.get_fact(AccessList, **arguments(settings))
     if settings.postgres_url is None:
@@ -78,7 +76,7 @@ def read(host: Host, settings: Settings) -> Access:
     return replace(access, listed=frozenset(each for (each,) in rows))
 
 
-def published(host: Host, settings: Settings, access: Access) -> str:
+def published(host: Host, settings: Settings, access: AccessKeys) -> str:
     """Whether the list at ``gevulot_acl_whitelist_url`` has a key that the node did not take yet, in words."""
     if settings.acl_whitelist_url is None or access.own_is_listed:
         return ""
@@ -91,7 +89,7 @@ def published(host: Host, settings: Settings, access: Access) -> str:
     }.get(published, "the list at gevulot_acl_whitelist_url could not be fetched from the host")
 
 
-def commands(current: Access, wanted: Change, settings: Settings) -> Generator[str, None, None]:
+def commands(current: AccessKeys, wanted: Change, settings: Settings) -> Generator[str, None, None]:
     """The commands that make the list what it should be, with the record of it."""
     record = record_of(settings)
     # A key is recorded before it is added and forgotten after it is denied: a run that is killed loses none.

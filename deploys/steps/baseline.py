@@ -19,21 +19,24 @@ from deploys.manifest import (
     AS_GPU_HOST,
     AS_NODE,
     DEPLOYED,
+    FAILED_UNITS,
     FILES,
     FORMER_STATE_DIRECTORY,
+    GRUB_DROP_IN,
     NEW_NAMES,
     NODE_FILES,
     RECORD,
+    RENAMING,
+    STATE_DIRECTORIES,
     STATE_DIRECTORY,
     UPDATE_TIMER,
+    former_path,
 )
 from deploys.operations.planning import step
-from facts.baseline import Before
-from facts.failures import CAUSED
+from facts.baseline import BaselineRecord
 from facts.kernel import KernelCommandLine
-from facts.paths import Existing
+from facts.paths import ExistingPaths
 from facts.pci import PciTopology
-from facts.state_directory import RENAMING
 from facts.unit import SystemState, Units
 
 # Directories for everybody's files that a host may lack, and then a deploy makes them.
@@ -50,9 +53,9 @@ _IN_THE_WAY = (
 # A release of a host of an earlier version may have made the directory, to remember which units failed in it.
 MOVE = (
     f"if [ -L {STATE_DIRECTORY} ] || [ -e {STATE_DIRECTORY} ]; then [ ! -L {STATE_DIRECTORY} ] && "
-    f"{{ [ ! -e {CAUSED} ] || mv {CAUSED} {FORMER_STATE_DIRECTORY}; }} && rm -f {CAUSED}.new && "
+    f"{{ [ ! -e {FAILED_UNITS} ] || mv {FAILED_UNITS} {FORMER_STATE_DIRECTORY}; }} && rm -f {FAILED_UNITS}.new && "
     f"rmdir {STATE_DIRECTORY} || {{ echo {quote(_IN_THE_WAY)} >&2; exit 1; }}; fi && "
-    f"touch {FORMER_STATE_DIRECTORY}/{RENAMING} && mv -T {FORMER_STATE_DIRECTORY} {STATE_DIRECTORY} && sync {RECORD}"
+    f"touch {former_path(RENAMING)} && mv -T {FORMER_STATE_DIRECTORY} {STATE_DIRECTORY} && sync {RECORD}"
 )
 
 
@@ -63,7 +66,7 @@ def moved() -> Generator[PyinfraCommand | str, None, None]:
     What is in the places of files with new names by then is not ours, and goes into the archive first.
     """
     former = f"{FORMER_STATE_DIRECTORY}/before"
-    there = host.get_fact(Existing, paths=(RECORD, f"{former}.json"))
+    there = host.get_fact(ExistingPaths, paths=(RECORD, f"{former}.json"))
     if f"{former}.json" not in there or RECORD in there:
         host.noop(f"nothing of an earlier version is in {FORMER_STATE_DIRECTORY}")
         return
@@ -73,9 +76,9 @@ def moved() -> Generator[PyinfraCommand | str, None, None]:
 
 def _archived(paths: tuple[str, ...], archive: str) -> Generator[str, None, None]:
     """Add to the archive those of the files that are there and not in it. It is replaced when the new one is whole."""
-    remains = host.get_fact(Before, directory=STATE_DIRECTORY)
+    remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES)
     kept = remains.past.archived if remains and remains.past else frozenset()
-    present = [path for path in host.get_fact(Existing, paths=paths) if path not in kept]
+    present = [path for path in host.get_fact(ExistingPaths, paths=paths) if path not in kept]
     if not present:
         return
     words = " ".join(quote(path.lstrip("/")) for path in present)
@@ -87,18 +90,18 @@ def _archived(paths: tuple[str, ...], archive: str) -> Generator[str, None, None
 def recorded() -> Generator[PyinfraCommand | str, None, None]:
     """Write what this host is like now, unless that was done already."""
     # The former place counts in a plan, which does not move it.
-    if host.get_fact(Existing, paths=(RECORD, f"{FORMER_STATE_DIRECTORY}/before.json")):
+    if host.get_fact(ExistingPaths, paths=(RECORD, f"{FORMER_STATE_DIRECTORY}/before.json")):
         host.noop(f"{RECORD} exists")
         return
     topology = host.get_fact(PciTopology)
-    lines = host.get_fact(KernelCommandLine)
+    lines = host.get_fact(KernelCommandLine, drop_in=GRUB_DROP_IN.path)
     timer = host.get_fact(Units, units=(UPDATE_TIMER,)).get(UPDATE_TIMER)
     before = {
         "version": 1,
         "kernel_command_line": lines.live,
         "configured_command_lines": lines.configured,
         "system_state": host.get_fact(SystemState),
-        "shared_directories": host.get_fact(Existing, paths=SHARED_DIRECTORIES),
+        "shared_directories": host.get_fact(ExistingPaths, paths=SHARED_DIRECTORIES),
         "auto_update_timer": timer.enabled if timer else "",
         "functions": [
             {
@@ -111,7 +114,7 @@ def recorded() -> Generator[PyinfraCommand | str, None, None]:
             for each in topology.functions
         ],
     }
-    present = [path.lstrip("/") for path in host.get_fact(Existing, paths=MAY_EXIST)]
+    present = [path.lstrip("/") for path in host.get_fact(ExistingPaths, paths=MAY_EXIST)]
     # The copies first: the record says that they are complete. The host's name, as tar wants at least one file.
     yield (
         f"mkdir -p -m 700 {STATE_DIRECTORY} && tar -C / -cf {ARCHIVE} --ignore-failed-read "
@@ -129,7 +132,7 @@ def deployed_as(kind: str) -> Generator[PyinfraCommand | str, None, None]:
 
     + kind: ``AS_NODE`` or ``AS_GPU_HOST``
     """
-    remains = host.get_fact(Before, directory=STATE_DIRECTORY)
+    remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES)
     # Another word is nobody's, and says as little as none.
     known = remains.deployed if remains and remains.deployed in (AS_NODE, AS_GPU_HOST) else ""
     if known in (kind, AS_NODE):
@@ -138,7 +141,7 @@ def deployed_as(kind: str) -> Generator[PyinfraCommand | str, None, None]:
     if kind == AS_NODE and known == AS_GPU_HOST:
         # The first deploy may be long ago, and these places were not of its concern.
         yield from _archived(NODE_FILES, ARCHIVE)
-    elif not known and host.get_fact(Existing, paths=NODE_FILES):
+    elif not known and host.get_fact(ExistingPaths, paths=NODE_FILES):
         # Of an earlier version, which kept no word of it; or the word was damaged.
         kind = AS_NODE
     yield f"echo {kind} >{DEPLOYED}.new && sync {DEPLOYED}.new && mv {DEPLOYED}.new {DEPLOYED}"

@@ -22,20 +22,19 @@ from deploys.transport import remote
 from facts.batch import Part, ask
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
-from facts.node import NodeParts, Parts
+from facts.node import NodeParts, NodeResources
 from facts.pci import PciTopology, PciUsage
 from facts.unit import FailedUnits, SystemState, Units
-from facts.verification import MARK
 
 
 def parts(verdict: Verdict) -> tuple[Part, ...]:
     """What is asked of a host; the names are those of ``Observations``."""
     boards = (
         Part("usage", PciUsage),
-        Part("lines", KernelCommandLine),
+        Part("lines", KernelCommandLine, {"drop_in": manifest.GRUB_DROP_IN.path}),
         Part("remapping", InterruptRemapping),
-        Part("stale_initramfs", StaleInitramfs),
-        Part("initramfs", InitramfsContents),
+        Part("stale_initramfs", StaleInitramfs, {"inputs": manifest.INITRAMFS_INPUTS}),
+        Part("initramfs", InitramfsContents, {"files": manifest.INITRAMFS_FILES}),
     )
     return (
         Part("topology", PciTopology),
@@ -45,7 +44,7 @@ def parts(verdict: Verdict) -> tuple[Part, ...]:
     )
 
 
-def rows(gpu_host: GpuHost, observed: Observations, parts: Parts) -> list[Check]:
+def rows(gpu_host: GpuHost, observed: Observations, parts: NodeResources) -> list[Check]:
     """The rows about the boot, the boards, and who may open them."""
     verdict, topology = gpu_host.verdict, observed.topology
     boards = checks.verdict_boards(topology, verdict)
@@ -75,7 +74,9 @@ def conclude(rows: list[Check]) -> Generator[PyinfraCommand, None, None]:
         yield failure
         return
     # Of this boot only, so that it changes nothing that lasts; deploys/status.py shows when it was.
-    remote.run(host, f"mkdir -p {posixpath.dirname(MARK)} && touch {MARK}; {failures.remember(())}")
+    remote.run(
+        host, f"mkdir -p {posixpath.dirname(manifest.VERIFIED)} && touch {manifest.VERIFIED}; {failures.remember(())}"
+    )
 
 
 def _read(host: Host, gpu_host: GpuHost) -> list[Check]:

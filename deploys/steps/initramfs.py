@@ -9,6 +9,7 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
+from deploys.manifest import INITRAMFS_FILES, INITRAMFS_INPUTS
 from deploys.operations.planning import step, will_follow
 from deploys.steps.preflight import GpuHost
 from facts.batch import Part, ask
@@ -49,7 +50,11 @@ def current(generator: str, inputs: list[OperationMeta]) -> Generator[PyinfraCom
 
 
 def _is_current() -> bool:
-    answers = ask(host, Part("stale", StaleInitramfs), Part("contents", InitramfsContents))
+    answers = ask(
+        host,
+        Part("stale", StaleInitramfs, {"inputs": INITRAMFS_INPUTS}),
+        Part("contents", InitramfsContents, {"files": INITRAMFS_FILES}),
+    )
     return not answers["contents"].outdated(answers["stale"])
 
 

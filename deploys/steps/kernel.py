@@ -15,22 +15,14 @@ from deploys.assessment import next_boot, vfio_ids
 from deploys.assessment.kernel_arguments import is_ids, lacking
 from deploys.assessment.legacy_files import DROP_IN, REQUEST
 from deploys.assessment.next_boot import OLD_DROP_IN, OLD_MARK
-from deploys.manifest import (
-    ARCHIVE,
-    ARGUMENTS,
-    BLACKLIST,
-    FORMER_NAMES,
-    GRUB_DROP_IN,
-    MODULES_LOAD,
-    VFIO_RULE,
-)
+from deploys.manifest import ARCHIVE, ARGUMENTS, BLACKLIST, FORMER_NAMES, GRUB_DROP_IN, MODULES_LOAD, VFIO_RULE
 from deploys.operations.files import Files
 from deploys.operations.planning import step, will_follow
-from deploys.operations.restore import taken_back
+from deploys.operations.restore import is_same, taken_back
 from deploys.steps.preflight import GpuHost
-from facts.baseline import ArchivedFile, Past
+from facts.baseline import Baseline
 from facts.kernel import CommandLines, KernelCommandLine, KernelModules
-from facts.output import Said
+from facts.output import FirstLine
 
 
 @operation()
@@ -42,7 +34,7 @@ def grub_arguments(
     + arguments: kernel arguments that every entry must end up with
     + inputs: operations of this run that write what the menu is made from
     """
-    if not will_follow(inputs) and _is_current(host.get_fact(KernelCommandLine), arguments):
+    if not will_follow(inputs) and _is_current(host.get_fact(KernelCommandLine, drop_in=GRUB_DROP_IN.path), arguments):
         host.noop("GRUB's menu is what its sources say")
         return
     yield "PATH=$PATH:/usr/sbin:/sbin update-grub"
@@ -60,8 +52,8 @@ def old_drop_in_removed(archive: str = ARCHIVE) -> Generator[PyinfraCommand | st
 
     + archive: the files of the host before its first deploy
     """
-    first = host.get_fact(Said, program=f"head -n1 {OLD_DROP_IN} 2>/dev/null || true")
-    if first != OLD_MARK or host.get_fact(ArchivedFile, archive=archive, path=OLD_DROP_IN) == "same":
+    first = host.get_fact(FirstLine, program=f"head -n1 {OLD_DROP_IN} 2>/dev/null || true")
+    if first != OLD_MARK or is_same(archive, OLD_DROP_IN):
         host.noop(f"{OLD_DROP_IN} is not of an earlier deploy")
         return
     inner = OLD_DROP_IN.lstrip("/")
@@ -70,7 +62,7 @@ def old_drop_in_removed(archive: str = ARCHIVE) -> Generator[PyinfraCommand | st
 
 @operation()
 def grubby_arguments(
-    arguments: tuple[str, ...], known: tuple[str, ...], past: Past | None
+    arguments: tuple[str, ...], known: tuple[str, ...], past: Baseline | None
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Set arguments on every boot entry with grubby, which also keeps them for kernels installed later.
 
@@ -78,7 +70,7 @@ def grubby_arguments(
     + known: those that deploys set until now
     + past: the host before its first deploy
     """
-    command = vfio_ids.grubby(host.get_fact(KernelCommandLine), arguments, known, past)
+    command = vfio_ids.grubby(host.get_fact(KernelCommandLine, drop_in=GRUB_DROP_IN.path), arguments, known, past)
     if not command:
         host.noop("every boot entry has the arguments")
         return
@@ -87,7 +79,7 @@ def grubby_arguments(
 
 @operation()
 def arguments_recorded(
-    arguments: tuple[str, ...], known: tuple[str, ...], past: Past | None
+    arguments: tuple[str, ...], known: tuple[str, ...], past: Baseline | None
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Record which kernel arguments deploys set, before they are set: an undo takes away these and no others.
 

@@ -10,8 +10,9 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
 from deploys import scripts
+from deploys.manifest import ACCESS_RECORD
 from deploys.operations.planning import DECIDED_LATER, step, will_follow
-from deploys.preflight.key import FINGERPRINT, PUBLIC, arguments, refusal
+from deploys.preflight.key import access_files, arguments, refusal
 from deploys.settings import Settings
 from deploys.transport import remote
 from facts.access import AccessList
@@ -51,7 +52,7 @@ def public_kept(settings: Settings, inputs: list[OperationMeta]) -> Generator[Py
     if will_follow(inputs):
         yield DECIDED_LATER
         return
-    if host.get_fact(AccessList, public=PUBLIC, fingerprint=FINGERPRINT, port=None).own is not None:
+    if host.get_fact(AccessList, **access_files(ACCESS_RECORD), port=None).own is not None:
         host.noop("the public part of the key is kept")
         return
     yield StringCommand(scripts.shell("node_key.sh", "public", *arguments(settings), settings.node_image))

@@ -9,6 +9,7 @@ from pyinfra.api import operation
 from pyinfra.api.command import PyinfraCommand
 
 from deploys.assessment import next_boot
+from deploys.manifest import GRUB_DROP_IN, INITRAMFS_FILES, MODULES
 from deploys.operations.pending_reboot import Wish, wish_of
 from deploys.operations.planning import is_planning, step
 from deploys.steps.preflight import GpuHost
@@ -31,15 +32,15 @@ def checked(wish: Wish) -> Generator[PyinfraCommand | str, None, None]:
         return
     answers = ask(
         host,
-        Part("lines", KernelCommandLine),
-        Part("kernels", InstalledKernels),
+        Part("lines", KernelCommandLine, {"drop_in": GRUB_DROP_IN.path}),
+        Part("kernels", InstalledKernels, {"modules": MODULES}),
         Part("platform", Platform, {"directory": "/", "offered": False}),
     )
     lines, kernels = answers["lines"], answers["kernels"]
     problems = next_boot.problems(lines, wish.arguments, answers["platform"], kernels, node=wish.node)
     entry = lines.boots
     release = kernels.release_of(entry.kernel) if entry else None
-    contents = host.get_fact(InitramfsContents, release=release)
+    contents = host.get_fact(InitramfsContents, files=INITRAMFS_FILES, release=release)
     problems += [f"after its rebuild, {each}. See what the generator printed." for each in contents.differences]
     if problems:
         yield remote.fail(f"not rebooted, because the next boot would be in vain: {' '.join(problems)}")

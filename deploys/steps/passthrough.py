@@ -25,8 +25,8 @@ from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.operations.restore import restore
 from deploys.steps.preflight import GpuHost
-from facts.baseline import Past
-from facts.file import Text, Texts
+from facts.baseline import Baseline
+from facts.file import FileText, FileTexts
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord
 from facts.tree import TreeDigest
@@ -89,7 +89,7 @@ def library_installed() -> Generator[PyinfraCommand | str, None, None]:
 
 
 @operation()
-def request_renamed(past: Past | None) -> Generator[PyinfraCommand | str, None, None]:
+def request_renamed(past: Baseline | None) -> Generator[PyinfraCommand | str, None, None]:
     """Give pcibind's configuration of earlier versions its name of today, by one rename.
 
     With both files there at a boot each board would be asked for twice, which pcibind refuses.
@@ -97,7 +97,7 @@ def request_renamed(past: Past | None) -> Generator[PyinfraCommand | str, None, 
     + past: the host before its first deploy
     """
     old, new = legacy_files.REQUEST, manifest.PCIBIND_BOARDS.path
-    texts: dict[str, Text] = host.get_fact(Texts, paths=(old,))
+    texts: dict[str, FileText] = host.get_fact(FileTexts, paths=(old,))
     if old not in legacy_files.ours(texts, past):
         host.noop(f"{old} is not of a deploy")
         return
@@ -106,7 +106,7 @@ def request_renamed(past: Past | None) -> Generator[PyinfraCommand | str, None, 
 
 
 @operation()
-def renaming_ended(past: Past | None) -> Generator[PyinfraCommand | str, None, None]:
+def renaming_ended(past: Baseline | None) -> Generator[PyinfraCommand | str, None, None]:
     """Forget that the host was being moved on, now that every file of earlier versions is gone.
 
     + past: the host before its first deploy
@@ -188,7 +188,7 @@ def boards_bound(
     if reboot.comes_first() or will_follow(inputs):
         yield DECIDED_LATER
         return
-    status = host.get_fact(PciBinding)
+    status = host.get_fact(PciBinding, program=manifest.PCIBIND.path)
     if status is None and not wanted:
         host.noop("no board is chosen")
     elif status is not None and status.bound:

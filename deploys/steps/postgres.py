@@ -16,9 +16,10 @@ from deploys.manifest import (
     HBA,
     IDENT,
     PASSWORD_SECRET,
+    POSTGRES_LOGIN,
     POSTGRES_QUADLET,
     POSTGRES_UNIT,
-    STATE_DIRECTORY,
+    STATE_DIRECTORIES,
     URL_SECRET,
     consumed_by,
 )
@@ -28,7 +29,7 @@ from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.operations.restore import brought_back
 from deploys.settings import Settings
-from facts.baseline import Before
+from facts.baseline import BaselineRecord
 from facts.database import PostgresSchema, psql
 
 # The image lets everybody into the directory of its socket, so that lies in another one that only root may enter.
@@ -79,11 +80,11 @@ def password_reconciled(
     if reboot.comes_first() or will_follow(inputs):
         yield DECIDED_LATER
         return
-    if host.get_fact(PostgresSchema, port=port) is not None:
+    if host.get_fact(PostgresSchema, login=POSTGRES_LOGIN, port=port) is not None:
         host.noop("the server takes the password")
         return
     ready = f"until pg_isready -q -h 127.0.0.1 -p {port}; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 1; done"
-    check = f"echo 'SELECT 1' | {psql(port)} >/dev/null 2>&1"
+    check = f"echo 'SELECT 1' | {psql(POSTGRES_LOGIN, port)} >/dev/null 2>&1"
     change = f"printf %s {quote(_RECONCILE)} | psql -X -q -v ON_ERROR_STOP=1 -p {port} -U gevulot -d gevulot"
     inner = f"n=0; {ready}; {check} || {{ {change} && {check}; }}"
     yield StringCommand(f"podman exec gevulot-postgres sh -c {quote(inner)}")
@@ -164,7 +165,7 @@ def retired() -> Generator[PyinfraCommand | str, None, None]:
         "systemctl daemon-reload && "
         f"{{ rmdir {SOCKET} {SOCKET_ROOT} 2>/dev/null; systemctl reset-failed {POSTGRES_UNIT} 2>/dev/null; true; }}"
     )
-    remains = host.get_fact(Before, directory=STATE_DIRECTORY)
+    remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES)
     if remains and remains.past and POSTGRES_QUADLET.path in remains.past.archived:
         yield from brought_back._inner(path=POSTGRES_QUADLET.path)
 

@@ -18,7 +18,18 @@ from deploys import preflight
 from deploys.assessment import legacy_files
 from deploys.assessment.platforms import Family
 from deploys.inventory import settings_of_run
-from deploys.manifest import FILES, HOST_FILES, STATE_DIRECTORY
+from deploys.manifest import (
+    FAILED_UNITS,
+    FILES,
+    GRUB_DROP_IN,
+    HOST_FILES,
+    HOST_MODULES,
+    MODULES,
+    NODE_ENVIRONMENT,
+    STATE_DIRECTORIES,
+    VFIO_IDS_TEXTS,
+    former_path,
+)
 from deploys.preflight import HostState, Verdict, key, services, storage
 from deploys.preflight.drivers import WORDS
 from deploys.preflight.state import FilesState
@@ -30,24 +41,23 @@ from deploys.transport.connection import prepare
 from facts.aliases import DisplayDrivers
 from facts.attempt import RebootAttempts
 from facts.barred_modules import BarredModules
-from facts.baseline import Before
+from facts.baseline import BaselineRecord
 from facts.batch import Part, ask
 from facts.claims import RivalClaims
 from facts.database import PostgresDataRelease
 from facts.discovery import DiscoveryPeers
 from facts.driver_users import DriverUsers
-from facts.failures import FailuresBefore
-from facts.file import Texts
+from facts.failures import PreexistingFailures
+from facts.file import FileTexts
 from facts.installed_kernels import InstalledKernels
-from facts.kernel import HOST_MODULES, MODULES, KernelCommandLine, KernelModules
-from facts.output import Said
+from facts.kernel import KernelCommandLine, KernelModules
+from facts.output import FirstLine
 from facts.packages import HeldPackages
-from facts.paths import Existing
+from facts.paths import ExistingPaths
 from facts.pci import PciRecord, PciTopology, PciUsage
 from facts.place import Places
 from facts.platform import Platform
 from facts.requests import BoardRequests
-from facts.unit import NODE_INPUTS
 from facts.vfio_options import VfioOptions
 
 _Kind = TypeVar("_Kind", bound=HostSettings)
@@ -180,16 +190,16 @@ def _host_parts(settings: HostSettings) -> tuple[Part, ...]:
         Part("modules", KernelModules, {"modules": HOST_MODULES}),
         Part("topology", PciTopology),
         Part("record", PciRecord),
-        Part("claims", RivalClaims),
+        Part("claims", RivalClaims, {"own": VFIO_IDS_TEXTS}),
         Part("barred", BarredModules),
-        Part("lines", KernelCommandLine),
+        Part("lines", KernelCommandLine, {"drop_in": GRUB_DROP_IN.path}),
         Part("held_packages", HeldPackages, {"packages": HOST_PACKAGES["apt"]}),
-        Part("kernels", InstalledKernels),
-        Part("attempts", RebootAttempts),
-        Part("failed_before", FailuresBefore),
+        Part("kernels", InstalledKernels, {"modules": MODULES}),
+        Part("attempts", RebootAttempts, {"directories": STATE_DIRECTORIES}),
+        Part("failed_before", PreexistingFailures, {"records": (FAILED_UNITS, former_path(FAILED_UNITS))}),
         # About files, and about the drivers and the programs that they are for.
-        Part("before", Before, {"directory": STATE_DIRECTORY}),
-        Part("texts", Texts, {"paths": legacy_files.ASKED}),
+        Part("before", BaselineRecord, {"directories": STATE_DIRECTORIES}),
+        Part("texts", FileTexts, {"paths": legacy_files.ASKED}),
         Part("places", Places, {"paths": HOST_FILES}),
         Part("requests", BoardRequests),
         Part("drivers", DisplayDrivers),
@@ -201,7 +211,7 @@ def _host_parts(settings: HostSettings) -> tuple[Part, ...]:
 def _node_parts(settings: Settings) -> tuple[Part, ...]:
     """What is asked of a node's host in place of parts of the same name, or beside them."""
     profile = vsock.profile_paths(settings)
-    listened = f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_INPUTS[1]} 2>/dev/null || true"
+    listened = f"sed -n 's/^GEVULOT_P2P_LISTEN_ADDR=//p' {NODE_ENVIRONMENT.path} 2>/dev/null || true"
     return (
         Part("platform", Platform, {"directory": settings.storage_directory}),
         Part("modules", KernelModules, {"modules": (*MODULES, *preflight.NFTABLES_MODULES)}),
@@ -209,10 +219,10 @@ def _node_parts(settings: Settings) -> tuple[Part, ...]:
         Part("places", Places, {"paths": (*FILES, *settings.directories)}),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
         *services.parts(settings),
-        Part("key_was_readable", Said, {"program": key.WAS_READABLE}),
-        Part("listened", Said, {"program": listened}),
+        Part("key_was_readable", FirstLine, {"program": key.WAS_READABLE}),
+        Part("listened", FirstLine, {"program": listened}),
         *([Part("discovery", DiscoveryPeers, {"addresses": peers})] if (peers := settings.p2p_discovery) else []),
-        *((Part("profile", Existing, {"paths": profile}),) if profile else ()),
+        *((Part("profile", ExistingPaths, {"paths": profile}),) if profile else ()),
     )
 
 

@@ -8,6 +8,7 @@ from pyinfra import host
 
 from deploys.assessment import reboot_attempt
 from deploys.assessment.kernel_arguments import REMAPPING_OFF
+from deploys.manifest import GRUB_DROP_IN, MODULES, PCIBIND
 from deploys.operations.pending_reboot import PendingReboot, Wish, reasons, wish_of
 from deploys.operations.planning import step
 from deploys.operations.reboot import RebootRequest, attempt_forgotten, reboot_as_allowed
@@ -20,7 +21,7 @@ from facts.pci import PciBinding
 
 def _handover_problem() -> str | None:
     """What keeps a host that is back from handing its boards over."""
-    binding = host.get_fact(PciBinding)
+    binding = host.get_fact(PciBinding, program=PCIBIND.path)
     if binding is not None and not binding.bound:
         return f"not every board is bound (pcibind status ends with {binding.exit_code}); see journalctl -b -u pcibind"
     if not host.get_fact(InterruptRemapping):
@@ -29,7 +30,11 @@ def _handover_problem() -> str | None:
 
 
 def _digest(wish: Wish) -> str:
-    answers = ask(host, Part("lines", KernelCommandLine), Part("kernels", InstalledKernels))
+    answers = ask(
+        host,
+        Part("lines", KernelCommandLine, {"drop_in": GRUB_DROP_IN.path}),
+        Part("kernels", InstalledKernels, {"modules": MODULES}),
+    )
     return reboot_attempt.digest(answers["lines"], wish.arguments, wish.boards, answers["kernels"])
 
 

@@ -24,13 +24,13 @@ from deploys.steps.preflight import Node
 from deploys.transport import connection, ports, tunnel
 from facts.activity import Activity, NodeActivity
 from facts.batch import Part, ask
-from facts.container import GPU_DEVICES, Container, DatabasePasswords
+from facts.container import Container, DatabasePasswords
 from facts.database import PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.firewall import NodeFirewall
 from facts.node import NodeParts
-from facts.output import Said
-from facts.paths import Existing
-from facts.runs import NodeRuns, Runs
+from facts.output import FirstLine
+from facts.paths import ExistingPaths
+from facts.runs import Runs, UnitRuns
 from facts.unit import SystemState, Units
 from facts.virtual_machine import VirtualMachine
 from facts.vsock import VsockTrial
@@ -92,11 +92,18 @@ def _read(host: Host, node: Node) -> list[Check]:
     current, runs = _activity(host, settings, observed.activity, observed.runs)
     rows.append(activity.check(activity.judge(current, executes=not settings.no_execution)))
     # Only now: a node that was started a moment ago has yet to read its key.
-    rows.append(checks.hand_over(gevulot.KEY_FIFO, bool(observed.fifo and host.get_fact(Existing, paths=_FIFO))))
+    rows.append(checks.hand_over(gevulot.KEY_FIFO, bool(observed.fifo and host.get_fact(ExistingPaths, paths=_FIFO))))
     problem = diagnosis.diagnose(runs, settings)
     if settings.verify_virtual_machine and not settings.no_execution and problem is None:
         qemu = settings.qemu_path or "qemu-system-x86_64"
-        rows += virtual_machine.checks(host.get_fact(VirtualMachine, container="gevulot-node", qemu=qemu), boards)
+        machine = host.get_fact(
+            VirtualMachine,
+            container=manifest.NODE_CONTAINER,
+            qemu=qemu,
+            prefix=manifest.VERIFICATION_MACHINE,
+            directory=manifest.NODE_DATA,
+        )
+        rows += virtual_machine.checks(machine, boards)
     rows.append(state)
     rows.append(checks.peers(observed.firewall, settings))
     rows.append(qmp.check(observed.firewall, settings, units.get(manifest.NODE_UNIT)))
@@ -121,20 +128,28 @@ def _asked(settings: Settings, verdict: Verdict) -> tuple[Part, ...]:
         manifest.UPDATE_TIMER,
     )
     state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
-    port = {"port": settings.postgres_port}
+    server = {"login": manifest.POSTGRES_LOGIN, "port": settings.postgres_port}
     return (
         *host_table.parts(verdict),
-        Part("parts", NodeParts, {"paths": paths}),
+        Part(
+            "parts",
+            NodeParts,
+            {"paths": paths, "account": manifest.NODE_ACCOUNT, "public_key": key.PUBLIC, "unit": manifest.NODE_UNIT},
+        ),
         Part("units", Units, {"units": units}),
-        Part("key", Said, {"program": f"{state} || echo unreadable"}),
-        Part("firewall", NodeFirewall),
-        Part("container", Container, {"variables": (GPU_DEVICES, *settings.environment())}),
+        Part("key", FirstLine, {"program": f"{state} || echo unreadable"}),
+        Part("firewall", NodeFirewall, {"table": manifest.NODE_TABLE}),
+        Part(
+            "container",
+            Container,
+            {"container": manifest.NODE_CONTAINER, "variables": (manifest.GPU_DEVICES, *settings.environment())},
+        ),
         *(() if settings.no_execution else (Part("vsock", VsockTrial, {"program": vsock.trial_command(settings)}),)),
-        Part("fifo", Existing, {"paths": _FIFO}),
-        Part("passwords", DatabasePasswords, {"container": "gevulot-node"}),
+        Part("fifo", ExistingPaths, {"paths": _FIFO}),
+        Part("passwords", DatabasePasswords, {"container": manifest.NODE_CONTAINER}),
         Part("activity", NodeActivity, activity.arguments(settings)),
-        Part("runs", NodeRuns),
-        *([Part("open_to_loopback", PostgresOpenToLoopback, port)] if settings.own_postgres else []),
+        Part("runs", UnitRuns, {"unit": manifest.NODE_UNIT, "needed": manifest.NODE_REQUIRES}),
+        *([Part("open_to_loopback", PostgresOpenToLoopback, server)] if settings.own_postgres else []),
     )
 
 
@@ -143,7 +158,10 @@ def _activity(host: Host, settings: Settings, current: Activity | None, runs: Ru
 
     Returns the last look: what the node does, and its runs. A node that executes nothing never answers: no wait.
     """
-    parts = (Part("activity", NodeActivity, activity.arguments(settings)), Part("runs", NodeRuns))
+    parts = (
+        Part("activity", NodeActivity, activity.arguments(settings)),
+        Part("runs", UnitRuns, {"unit": manifest.NODE_UNIT, "needed": manifest.NODE_REQUIRES}),
+    )
     for _ in range(_HEALTH_SECONDS // 5):
         if settings.no_execution or current is None or current.health is not None:
             break
@@ -171,7 +189,7 @@ def _database(host: Host, settings: Settings) -> list[Check]:
     except tunnel.NotForwarded as reason:
         route = f"on the node; no forwarding: {reason}"
         if settings.own_postgres:
-            schema = host.get_fact(PostgresSchema, port=settings.postgres_port)
+            schema = host.get_fact(PostgresSchema, login=manifest.POSTGRES_LOGIN, port=settings.postgres_port)
         else:
             # The migration has just used the URL from the node; its unit's result stands in the table.
             return [Check("database", "external; only the node's migration reached it", None)]

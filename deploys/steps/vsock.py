@@ -14,7 +14,7 @@ from deploys.operations.planning import step
 from deploys.operations.restore import removed
 from deploys.settings import Settings
 from facts.unit import Unit
-from facts.vsock import Trial
+from facts.vsock import VsockTrialResult
 
 
 def is_allowed_by_us(settings: Settings) -> bool:
@@ -63,7 +63,7 @@ def missing_profile(settings: Settings, there: list[str]) -> tuple[str, ...]:
     return (f"gevulot_seccomp_profile is {path}, which the host does not have; put the file there, or unset the key",)
 
 
-def check(trial: Trial | None, settings: Settings, node: Unit | None) -> Check:
+def check(trial: VsockTrialResult | None, settings: Settings, node: Unit | None) -> Check:
     """The row of the table. A node that is down has no options yet, so the refusal is the host's and not its own."""
     what = "the container can open a vsock socket"
     if trial is None:

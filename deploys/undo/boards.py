@@ -19,7 +19,7 @@ from deploys.operations.restore import emptied, put_back
 from deploys.steps.passthrough import LIBRARY
 from deploys.undo.node import forgotten
 from deploys.undo.start import EARLY_DONE, Undo
-from facts.paths import Existing
+from facts.paths import ExistingPaths
 from facts.pci import PciRecord
 from facts.unit import Units
 from pcibind.change import unit
@@ -108,7 +108,7 @@ def run_cleared(inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, 
 
     + inputs: operations of this run that may make the directory
     """
-    present = host.get_fact(Existing, paths=(RUN, EARLY_DONE))
+    present = host.get_fact(ExistingPaths, paths=(RUN, EARLY_DONE))
     if EARLY_DONE in present or not (present or will_follow(inputs)):
         host.noop(f"{RUN} does not exist, or the reboot takes it away")
         return

@@ -12,25 +12,25 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
 from deploys.assessment import comparison, next_boot
-from deploys.manifest import MODULE_FILES
+from deploys.manifest import GRUB_DROP_IN, MODULE_FILES
 from deploys.operations.planning import step, will_follow
 from deploys.operations.reboot import RebootRequest, reboot_as_allowed
 from deploys.operations.restore import emptied, put_back, taken_back
 from deploys.steps import initramfs
 from deploys.steps.kernel import old_drop_in_removed
 from deploys.undo.start import Undo
-from facts.baseline import Past
+from facts.baseline import Baseline
 from facts.kernel import KernelCommandLine
 
 
 @operation()
-def menu_restored(past: Past, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
+def menu_restored(past: Baseline, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
     """Write GRUB's menu anew when it is not what its sources say, or still has arguments of a deploy.
 
     + past: the host before its first deploy
     + inputs: operations of this run that take away or bring back what the menu is made from
     """
-    lines = host.get_fact(KernelCommandLine)
+    lines = host.get_fact(KernelCommandLine, drop_in=GRUB_DROP_IN.path)
     left = set(comparison.left_in_menu(lines, past)) - set(lines.made or ())
     if not will_follow(inputs) and not left and not next_boot.outdated(lines):
         host.noop("GRUB's menu is what its sources say")
@@ -39,12 +39,12 @@ def menu_restored(past: Past, inputs: list[OperationMeta]) -> Generator[PyinfraC
 
 
 @operation()
-def entries_restored(past: Past) -> Generator[PyinfraCommand | str, None, None]:
+def entries_restored(past: Baseline) -> Generator[PyinfraCommand | str, None, None]:
     """Take from every boot entry, with grubby, the arguments that no entry had before the first deploy.
 
     + past: the host before its first deploy
     """
-    command = comparison.grubby(host.get_fact(KernelCommandLine), past)
+    command = comparison.grubby(host.get_fact(KernelCommandLine, drop_in=GRUB_DROP_IN.path), past)
     if command is None:
         host.noop("no boot entry has an argument of a deploy")
         return

@@ -12,16 +12,16 @@ from pyinfra.operations import files
 
 from deploys.assessment import checks, comparison, next_boot
 from deploys.assessment.checks import Check
-from deploys.manifest import DEPLOYED, MODULE_FILES
+from deploys.manifest import DEPLOYED, GRUB_DROP_IN, INITRAMFS_FILES, INITRAMFS_INPUTS, MODULE_FILES
 from deploys.operations import table
 from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_follow
+from deploys.operations.restore import is_same
 from deploys.undo import boards, node
 from deploys.undo.start import REQUEST, Undo
-from facts.baseline import ArchivedFile
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import KernelCommandLine
 from facts.node import NodeParts
-from facts.paths import Existing
+from facts.paths import ExistingPaths
 from facts.pci import PciRecord, PciTopology
 from facts.unit import FailedUnits, SystemState, Units
 from pcibind.change import unit
@@ -60,18 +60,17 @@ def _read(undo: Undo) -> list[Check]:
         *undo.notes,
         *((undo.path(REQUEST),) if others else (*map(undo.path, boards.FILES), *boards.LIBRARIES, boards.RUN)),
     )
-    there = host.get_fact(Existing, paths=paths)
-    archived = {
-        path: host.get_fact(ArchivedFile, archive=past.archive, path=path) == "same"
-        for path in paths
-        if path in past.archived
-    }
+    there = host.get_fact(ExistingPaths, paths=paths)
+    archived = {path: is_same(past.archive, path) for path in paths if path in past.archived}
     state = host.get_fact(SystemState)
-    lines = host.get_fact(KernelCommandLine)
+    lines = host.get_fact(KernelCommandLine, drop_in=GRUB_DROP_IN.path)
     rows = [
         *comparison.command_lines(past, lines),
         *comparison.functions(past, topology, kept),
-        checks.initramfs(host.get_fact(StaleInitramfs), host.get_fact(InitramfsContents)),
+        checks.initramfs(
+            host.get_fact(StaleInitramfs, inputs=INITRAMFS_INPUTS),
+            host.get_fact(InitramfsContents, files=INITRAMFS_FILES),
+        ),
         *([comparison.menu(next_boot.outdated(lines))] if undo.family.boot == "grub" else []),
         *comparison.units(host.get_fact(Units, units=names), names),
         *comparison.files([path for path in there if path not in archived], archived),

@@ -15,20 +15,20 @@ from deploys.operations.planning import DECIDED_LATER, step, will_follow
 from deploys.operations.restore import emptied, is_as_before, put_back
 from deploys.steps import postgres
 from deploys.undo.start import Undo
-from facts.baseline import Past
+from facts.baseline import Baseline
 from facts.unit import Units
 
 # Each unit's own file before those that it consumes.
 FILES = manifest.files_of_units(*manifest.NODE_UNITS)
 
 
-def units_of_deploy(past: Past) -> list[str]:
+def units_of_deploy(past: Baseline) -> list[str]:
     """The node's units on the current host, without those that it had before its first deploy and has again."""
     return [unit for unit, file in manifest.NODE_UNITS.items() if not is_as_before(past, file)]
 
 
 @operation()
-def stopped(past: Past) -> Generator[PyinfraCommand | str, None, None]:
+def stopped(past: Baseline) -> Generator[PyinfraCommand | str, None, None]:
     """Stop the node, its migration and its Postgres.
 
     + past: the host before its first deploy

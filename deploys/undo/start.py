@@ -14,21 +14,20 @@ from deploys.assessment import comparison, legacy_files, reboot_attempt
 from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family, Unsupported, family_of, generator_of
 from deploys.inputs.spelling import meant
-from deploys.manifest import FORMER_NAMES, RECORD, STATE_DIRECTORY
+from deploys.manifest import FORMER_NAMES, RECORD, STATE_DIRECTORIES, STATE_DIRECTORY
 from deploys.preflight.key import FINGERPRINT
 from deploys.settings import PREFIX, Settings, read
 from deploys.steps.passthrough import LIBRARY
 from deploys.steps.preflight import Refused, settings_of_this_run
 from deploys.transport import heartbeat, login
 from deploys.transport.connection import prepare
-from facts import state_directory
-from facts.baseline import Before, Past, Remains
-from facts.failures import CAUSED, FailuresBefore
-from facts.file import Texts
+from facts.baseline import Baseline, BaselineRecord, DeployRemains
+from facts.failures import PreexistingFailures
+from facts.file import FileTexts
 from facts.kernel import KernelCommandLine
-from facts.paths import Existing
+from facts.paths import ExistingPaths
 from facts.pci import PciTopology
-from facts.platform import Host, Platform
+from facts.platform import HostPlatform, Platform
 from facts.requests import BoardRequests
 from pcibind.model.errors import ConfigError
 from pcibind.model.request import Selector
@@ -54,7 +53,7 @@ class Undo:
 
     settings: Settings
     family: Family
-    past: Past
+    past: Baseline
     others: tuple[str, ...]
     requested: frozenset[Selector]
     # Units of others that had failed before the release.
@@ -90,13 +89,18 @@ class Undo:
     @property
     def notes(self) -> tuple[str, ...]:
         """What deploys and releases noted of their own runs. A release writes today's, wherever the record is."""
-        today = (reboot_attempt.FILE, CAUSED, manifest.RENAMING)
-        return (*today, *map(state_directory.former, today)) if self.past.is_former else today
+        today = (reboot_attempt.FILE, manifest.FAILED_UNITS, manifest.RENAMING)
+        return (*today, *map(manifest.former_path, today)) if self.past.is_former else today
 
     def reasons(self) -> list[str]:
         """Why the current host, which is this one, still needs a reboot."""
-        acted = not self.others and bool(host.get_fact(Existing, paths=(EARLY_DONE,)))
-        return left_over(host.get_fact(KernelCommandLine), self.past.command_line, acted, self.past.arguments)
+        acted = not self.others and bool(host.get_fact(ExistingPaths, paths=(EARLY_DONE,)))
+        return left_over(
+            host.get_fact(KernelCommandLine, drop_in=manifest.GRUB_DROP_IN.path),
+            self.past.command_line,
+            acted,
+            self.past.arguments,
+        )
 
     def steps_after_reboot(self) -> AbstractContextManager[None]:
         """The steps that make sense only when no reboot is pending."""
@@ -119,7 +123,7 @@ def _read(name: str, data: Mapping[str, Any]) -> Settings:
     return read(name, relevant(data))
 
 
-def tools_of(platform: Host) -> Family | str:
+def tools_of(platform: HostPlatform) -> Family | str:
     """How to manage the host, or why that is not known. A release that no deploy supports any more can be left too."""
     family = family_of(platform)
     if isinstance(family, Family):
@@ -148,7 +152,7 @@ def prepare_undo() -> Undo | None:
     heartbeat.of_run(host.state)
     if problem := login.trouble(host):
         raise _refused(problem)
-    remains = host.get_fact(Before, directory=STATE_DIRECTORY, traces=_TRACES)
+    remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES, traces=_TRACES)
     platform = host.get_fact(Platform, directory=settings.storage_directory)
     if remains is None or platform is None:
         raise Refused(f"{host.name}: what it was before could not be read; no host was changed. See the error above.")
@@ -175,7 +179,7 @@ def prepare_undo() -> Undo | None:
     family = tools_of(platform)
     if isinstance(family, str):
         raise _refused(family)
-    texts = host.get_fact(Texts, paths=legacy_files.ASKED)
+    texts = host.get_fact(FileTexts, paths=legacy_files.ASKED)
     # On a host that only earlier versions deployed, their names are those of the files themselves.
     own = [legacy_files.name_of(past, path) for path in FORMER_NAMES]
     former = tuple(path for path in legacy_files.ours(texts, past) if path not in own)
@@ -189,7 +193,9 @@ def prepare_undo() -> Undo | None:
             "deploy; only the boards of the node are given back. The kernel arguments go: what else needs an IOMMU "
             "has to ask for it by itself."
         )
-    failed = host.get_fact(FailuresBefore)
+    failed = host.get_fact(
+        PreexistingFailures, records=(manifest.FAILED_UNITS, manifest.former_path(manifest.FAILED_UNITS))
+    )
     return Undo(settings, family, past, others, requested, failed, former, _has_node(remains, past, settings))
 
 
@@ -197,11 +203,11 @@ def _refused(reason: str) -> Refused:
     return Refused(f"{host.name} cannot be released, and no host was changed: {reason}")
 
 
-def _has_node(remains: Remains, past: Past, settings: Settings) -> bool:
+def _has_node(remains: DeployRemains, past: Baseline, settings: Settings) -> bool:
     """Whether a node was deployed here, at any time: a release forgets that it was, and leaves the node's data."""
     if remains.deployed == manifest.AS_NODE or past.is_former:
         return True
-    return bool(host.get_fact(Existing, paths=(settings.storage_directory, FINGERPRINT)))
+    return bool(host.get_fact(ExistingPaths, paths=(settings.storage_directory, FINGERPRINT)))
 
 
 def _requests(files: dict[str, str], requests: tuple[str, ...]) -> tuple[tuple[str, ...], frozenset[Selector]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from deploys.fleet.inspection import parts
 from deploys.settings import read_without_secrets
-from facts.batch import Together
+from facts.batch import FactBatch
 from tests.lab import cache
 from tests.lab.progress import Progress, step
 
@@ -78,7 +78,7 @@ def playbooks(answer: Path) -> dict[str, str]:
 
 def _command(asked: Sequence[Any]) -> str:
     # A JSON string is one of YAML.
-    return json.dumps(Together().command(parts=tuple(asked)))
+    return json.dumps(FactBatch().command(parts=tuple(asked)))
 
 
 def _written(answer: Path, names: Sequence[str], *, facts: bool) -> str:

@@ -169,8 +169,8 @@ def _host() -> list[str]:
         "[ -s /boot/grub/grub.cfg ]",
         _says("GRUB's entries", "", entries),
         "grep -q ' IR-' /proc/interrupts",
-        _says("modules", "", f"{KernelModules().command()} | grep ' module -$'"),
-        _says("initramfs", "", StaleInitramfs().command()),
+        _says("modules", "", f"{KernelModules().command(manifest.MODULES)} | grep ' module -$'"),
+        _says("initramfs", "", StaleInitramfs().command(manifest.INITRAMFS_INPUTS)),
         _says("what it holds", "1", f"lsinitramfs /boot/initrd.img-$(uname -r) | grep -c -x {LIST.lstrip('/')}"),
         "[ -c /dev/kvm ] && [ -c /dev/vsock ] && [ -c /dev/vhost-vsock ]",
         _says("system", "running", SystemState().command()),
@@ -220,10 +220,12 @@ def _podman(settings: Settings) -> list[str]:
 
 def _database(settings: Settings) -> list[str]:
     names = "|".join(sorted((*TABLES, MIGRATIONS)))
-    schema = PostgresSchema().command(port=settings.postgres_port)
+    schema = PostgresSchema().command(manifest.POSTGRES_LOGIN, port=settings.postgres_port)
     return [
         _says("tables", str(len(TABLES) + 1), f"{{ {schema}; }} | grep -c -x -E 'table ({names})'"),
-        _says("loopback", "closed", PostgresOpenToLoopback().command(port=settings.postgres_port)),
+        _says(
+            "loopback", "closed", PostgresOpenToLoopback().command(manifest.POSTGRES_LOGIN, port=settings.postgres_port)
+        ),
     ]
 
 

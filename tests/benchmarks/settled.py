@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from deploys import manifest
+from deploys.manifest import POSTGRES_LOGIN
 from deploys.settings import Settings, read
 from facts.database import PostgresSchema
 from tests.benchmarks import settle
@@ -72,7 +73,7 @@ def read_back(machine: Machine, directory: Path) -> Settled:
     settings = read(machine.name, data)
     digest = machine.ssh(settle.TREE_DIGEST).stdout.strip()
     url = machine.ssh(f"podman secret inspect --showsecret --format '{{{{.SecretData}}}}' {manifest.URL_SECRET}")
-    rows = machine.ssh(PostgresSchema().command(port=settings.postgres_port)).stdout.splitlines()
+    rows = machine.ssh(PostgresSchema().command(POSTGRES_LOGIN, port=settings.postgres_port)).stdout.splitlines()
     return Settled(
         {key: value for key, value in data.items() if not key.startswith("ssh_") and not callable(value)},
         settings,

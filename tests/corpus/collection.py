@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from facts.collection import FORMAT, PARTS, VERSION, Seen
+from facts.collection import FORMAT, PARTS, VERSION, CollectedHost
 from pcibind.model.pci import Topology
 from pcibind.remote import surroundings, topology_text
 from tests.corpus.dump import BlockDevice, Dump, Interface, PciDevice
@@ -48,7 +48,7 @@ class Collected(NamedTuple):
     """One host's file: `source` is what messages call it, `seen` all that it says, `topology` its PCI functions."""
 
     source: str
-    seen: Seen
+    seen: CollectedHost
     topology: Topology
 
 
@@ -83,7 +83,7 @@ def parse(data: bytes, source: str = "collection") -> Collected:
         found = document.get("version")
         advice = f"read it with the release of this project that wrote it, or {_AGAIN}"
         raise _error(source, f"version {found!r}", f"version {VERSION}", advice)
-    seen = Seen(**{part: _strings(source, document, part) for part in PARTS})
+    seen = CollectedHost(**{part: _strings(source, document, part) for part in PARTS})
     try:
         topology = topology_text.parse(list(seen.topology))
     except ValueError as error:

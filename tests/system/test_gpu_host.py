@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from deploys import manifest
-from facts import state_directory
 from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
 from tests.lab.run import Run, changes_of, command, plan_of, pyinfra
@@ -157,7 +156,7 @@ def test_a_host_of_an_earlier_version_moves_on_without_a_reboot_and_goes_back_as
         assert set(changes_of(moved.report)) <= set(plan_of(plan.report))
         assert machine.boot_id() == booted, "it needs no reboot"
         assert treasure(machine) == kept
-        former = " ".join((state_directory.FORMER, *manifest.FORMER_NAMES.values()))
+        former = " ".join((manifest.FORMER_STATE_DIRECTORY, *manifest.FORMER_NAMES.values()))
         assert machine.ssh(f"ls -d {former} 2>/dev/null; true").stdout == ""
         assert machine.ssh(f"cat {manifest.DEPLOYED} /var/lib/gpu-host/access-elsewhere").stdout == "node\n04aa\n"
         assert changes_of(deploy(machine, NODE, say, "a minute").report) == []
@@ -169,4 +168,4 @@ def test_a_host_of_an_earlier_version_moves_on_without_a_reboot_and_goes_back_as
         machine.ssh(EARLIER, timeout=600)
         deploy(machine, RELEASE, say, "about three minutes, reboot included")
         assert_undone(machine, before)
-        machine.ssh(f"test -s {state_directory.FORMER}/before.json && ! test -e {state_directory.CURRENT}")
+        machine.ssh(f"test -s {manifest.FORMER_STATE_DIRECTORY}/before.json && ! test -e {manifest.STATE_DIRECTORY}")

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import testinfra
 
+from deploys import manifest
 from facts.database import MIGRATIONS, TABLES
 from facts.initramfs import EARLY, InitramfsContents
-from facts.virtual_machine import SECONDS, Trial, VirtualMachine
+from facts.virtual_machine import SECONDS, VirtualMachine, VirtualMachineResult
 from tests.lab.containers.build import PUBLICLY_KNOWN_KEY
 from tests.lab.inventory import passphrase
 from tests.lab.machine import Machine
@@ -309,10 +310,13 @@ def test_the_health_check_sees_a_scheduler_that_stands(machine: Machine) -> None
     assert machine.ssh("python3 -I -", stdin=STALLED).stdout.split() == ["200", "503", "200"]
 
 
-def trial(machine: Machine) -> Trial:
+VERIFICATION = ("gevulot-node", "qemu-system-x86_64", manifest.VERIFICATION_MACHINE, manifest.NODE_DATA)
+
+
+def trial(machine: Machine) -> VirtualMachineResult:
     """What comes of the virtual machine that a deploy starts to verify the node."""
     fact = VirtualMachine()
-    return fact.process(machine.ssh(fact.command(), timeout=180).stdout.splitlines())
+    return fact.process(machine.ssh(fact.command(*VERIFICATION), timeout=180).stdout.splitlines())
 
 
 def test_the_first_deploy_started_a_virtual_machine_from_the_nodes_image(story: Story) -> None:
@@ -335,7 +339,8 @@ def test_an_image_that_lacks_a_rom_is_shown_in_qemus_own_words(machine: Machine)
 @pytest.mark.soak
 def test_nothing_of_a_virtual_machine_that_hangs_is_left_in_the_container(machine: Machine) -> None:
     fact = VirtualMachine()
-    hanging = fact.command(qemu="/tmp/hanging").removesuffix(str(SECONDS)) + "20"
+    words = (VERIFICATION[0], "/tmp/hanging", *VERIFICATION[2:])
+    hanging = fact.command(*words).removesuffix(str(SECONDS)) + "20"
     machine.ssh(
         "podman exec -i gevulot-node sh -c 'cat >/tmp/hanging; chmod 755 /tmp/hanging'",
         stdin="#!/bin/sh\nwhile :; do read -r line || sleep 1; done\n",
@@ -443,7 +448,9 @@ def test_the_status_of_a_verified_node_is_well_and_looking_changes_nothing(machi
     assert (display["driver"], display["iommu_group_type"]) == ("vfio-pci", "identity")
     assert [each["name"] for each in display["modules"]] == ["bochs"]
     assert host["topology"]["unreadable"] == []
-    contents = InitramfsContents().process(machine.ssh(InitramfsContents().command()).stdout.splitlines())
+    contents = InitramfsContents().process(
+        machine.ssh(InitramfsContents().command(manifest.INITRAMFS_FILES)).stdout.splitlines()
+    )
     (held,) = contents.images.values()
     assert set(EARLY) <= set(held)
     assert (contents.differences, contents.unknown) == ((), ())

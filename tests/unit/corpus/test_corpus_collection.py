@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from facts.collection import Collection, Seen
+from facts.collection import CollectedHost, Collection
 from pcibind.model.pci import Address
 from tests.corpus import collection, readers, sysfs_tree
 from tests.corpus.collection import Collected, CollectionError
@@ -20,7 +20,7 @@ from tests.corpus.synthesis import synthesise
 from tests.corpus.sysfs_tree import Tree
 
 
-def seen(root: str) -> Seen:
+def seen(root: str) -> CollectedHost:
     """What the fact sees of the machine below `root`."""
     environment = {
         "PATH": os.environ["PATH"],

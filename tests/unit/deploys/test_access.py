@@ -11,8 +11,9 @@ import pytest
 from pydantic import SecretStr
 
 from deploys import settings
+from deploys.manifest import POSTGRES_LOGIN
 from deploys.steps import access
-from facts.access import Access, AccessList, PublishedAccess
+from facts.access import AccessKeys, AccessList, PublishedAccess
 
 OWN, OPERATOR, FORMER, OTHER = (f"04{digit * 128}" for digit in "abcd")
 SETTINGS = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one"})
@@ -21,8 +22,8 @@ EXTERNAL = settings.read(
 )
 
 
-def seen(listed: set[str] | None, recorded: set[str]) -> Access:
-    return Access(OWN, None if listed is None else frozenset(listed), frozenset(recorded))
+def seen(listed: set[str] | None, recorded: set[str]) -> AccessKeys:
+    return AccessKeys(OWN, None if listed is None else frozenset(listed), frozenset(recorded))
 
 
 def wanted(*keys: str) -> frozenset[str]:
@@ -71,7 +72,7 @@ def test_a_list_that_cannot_be_read_is_taken_to_be_as_recorded() -> None:
     assert (found.add, found.deny, found.recorded) == ((OWN,), (FORMER,), {OWN})
 
 
-def commands(found: Access, *keys: str, asked: settings.Settings = SETTINGS) -> list[str]:
+def commands(found: AccessKeys, *keys: str, asked: settings.Settings = SETTINGS) -> list[str]:
     return list(access.commands(found, access.change(found, wanted(*keys)), asked))
 
 
@@ -129,13 +130,14 @@ def test_the_record_is_kept_where_only_root_reads_it(tmp_path: Path) -> None:
 # --- what the host is asked
 
 
-def ask(root: Path, answer: str | None, port: int | None = 5432) -> Access:
+def ask(root: Path, answer: str | None, port: int | None = 5432) -> AccessKeys:
     """Ask a directory that stands for a host, whose database answers so."""
     (root / "bin").mkdir(exist_ok=True)
     podman = root / "bin/podman"
     podman.write_text("#!/bin/sh\nexit 2\n" if answer is None else f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")
     podman.chmod(0o755)
-    command = AccessList().command(str(root / "public"), str(root / "sum"), str(root / "record"), port)
+    files = (str(root / name) for name in ("public", "sum", "record", "former"))
+    command = AccessList().command(*files, POSTGRES_LOGIN, port)
     environment = os.environ | {"PATH": f"{root}/bin:{os.environ['PATH']}"}
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")

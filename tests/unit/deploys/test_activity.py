@@ -122,7 +122,8 @@ def test_the_logs_are_looked_for_where_the_container_writes_them() -> None:
     settings = Settings.model_validate(
         {"psk_passphrase": "a passphrase of this network only", "storage_directory": "/data/gevulot"}
     )
-    assert arguments(settings) == {"listen": "127.0.0.1:8888", "logs": "/data/gevulot/data/log"}
+    asked = arguments(settings)
+    assert (asked["listen"], asked["logs"]) == ("127.0.0.1:8888", "/data/gevulot/data/log")
 
 
 def test_times_have_one_unit() -> None:

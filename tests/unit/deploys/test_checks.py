@@ -11,14 +11,15 @@ import pytest
 from deploys import settings
 from deploys.assessment import checks
 from deploys.assessment.checks import Check
+from deploys.manifest import GPU_DEVICES
 from deploys.preflight import Verdict
 from deploys.settings import Settings
-from facts.access import Access
-from facts.container import GPU_DEVICES, ContainerState
+from facts.access import AccessKeys
+from facts.container import ContainerState
 from facts.database import MIGRATIONS, TABLES, Schema
 from facts.firewall import Firewall, parse
 from facts.kernel import CommandLines, Module
-from facts.node import Entry, Parts
+from facts.node import NodeResources, PathEntry
 from facts.pci import PciUsage
 from facts.unit import Unit
 from pcibind.model.pci import Topology
@@ -60,14 +61,14 @@ class Node:
     remapping: bool = True
     modules: tuple[Module, ...] = (Module("vfio_pci", "module", True),)
     topology: Topology = read(*gpu(1, 1, drivers=BOUND, group=12))  # noqa: RUF009
-    parts: Parts = Parts(  # noqa: RUF009
+    parts: NodeResources = NodeResources(  # noqa: RUF009
         {
-            **{path: Entry(path, "660", "root:kvm") for path in ("/dev/kvm", "/dev/vfio/12")},
-            **{path: Entry(path, "666", "root:root") for path in ("/dev/vsock", "/dev/vhost-vsock")},
+            **{path: PathEntry(path, "660", "root:kvm") for path in ("/dev/kvm", "/dev/vfio/12")},
+            **{path: PathEntry(path, "666", "root:root") for path in ("/dev/vsock", "/dev/vhost-vsock")},
         },
         {
-            KEY: Entry(KEY, "600", "root:root", 32),
-            "/var/lib/gevulot": Entry("/var/lib/gevulot", "750", "root:gevulot", 4096),
+            KEY: PathEntry(KEY, "600", "root:root", 32),
+            "/var/lib/gevulot": PathEntry("/var/lib/gevulot", "750", "root:gevulot", 4096),
         },
         frozenset({"gevulot", "kvm"}),
         None,
@@ -79,7 +80,7 @@ class Node:
     open_to_loopback: bool = False
     container: ContainerState | None = CONTAINER
     environment: tuple[str, ...] | None = ()
-    access: Access = Access(OWN, frozenset({OWN}), frozenset({OWN}))  # noqa: RUF009
+    access: AccessKeys = AccessKeys(OWN, frozenset({OWN}), frozenset({OWN}))  # noqa: RUF009
     published: str = ""
     waiting: bool = False
     units: tuple[Unit, ...] = (
@@ -144,12 +145,12 @@ def with_parts(**changes: Any) -> Callable[[Node], Node]:
 
 
 def with_key(**changes: Any) -> Callable[[Node], Node]:
-    entry = replace(Entry(KEY, "600", "root:root", 32), **changes)
+    entry = replace(PathEntry(KEY, "600", "root:root", 32), **changes)
     return lambda node: replace(node, parts=replace(node.parts, paths=node.parts.paths | {KEY: entry}))
 
 
 def with_storage(**changes: Any) -> Callable[[Node], Node]:
-    entry = replace(Entry("/var/lib/gevulot", "750", "root:gevulot", 4096), **changes)
+    entry = replace(PathEntry("/var/lib/gevulot", "750", "root:gevulot", 4096), **changes)
     return lambda node: replace(node, parts=replace(node.parts, paths=node.parts.paths | {entry.path: entry}))
 
 
@@ -219,9 +220,9 @@ def test_a_node_that_is_all_right_has_no_failed_line() -> None:
         (with_(open_to_loopback=True), "database on loopback without password"),
         (with_(environment=("GEVULOT_DB_URL",)), "database password in the node's environment"),
         (with_(environment=None), "database password in the node's environment"),
-        (with_(access=Access(OWN, frozenset({OTHER}), frozenset({OWN}))), "own key may submit"),
-        (with_(access=Access(OWN, None, frozenset({OWN}))), "own key may submit"),
-        (with_(access=Access(None, frozenset({OTHER}), frozenset())), "own key may submit"),
+        (with_(access=AccessKeys(OWN, frozenset({OTHER}), frozenset({OWN}))), "own key may submit"),
+        (with_(access=AccessKeys(OWN, None, frozenset({OWN}))), "own key may submit"),
+        (with_(access=AccessKeys(None, frozenset({OTHER}), frozenset())), "own key may submit"),
         (with_(container=None), "container gevulot-node"),
         (with_container(running=False), "container gevulot-node"),
         (with_container(environment=ENVIRONMENT), "GEVULOT_GPU_DEVICES"),
@@ -402,15 +403,15 @@ def test_a_list_of_an_external_database_that_was_not_read_is_neither_right_nor_w
     asked = settings.read(
         "gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_postgres_url": "postgres://a:b@c/d"}
     )
-    assert checks.access(Access(OWN, None, frozenset({OWN})), asked, "").passed is None
-    assert checks.access(Access(OWN, frozenset({OTHER}), frozenset({OWN})), asked, "").passed is False
+    assert checks.access(AccessKeys(OWN, None, frozenset({OWN})), asked, "").passed is None
+    assert checks.access(AccessKeys(OWN, frozenset({OTHER}), frozenset({OWN})), asked, "").passed is False
 
 
 def test_a_list_at_a_url_is_its_publishers_affair_until_the_node_has_taken_the_key_from_it() -> None:
     published = "the list at gevulot_acl_whitelist_url lacks it"
-    lacking = checks.access(Access(OWN, frozenset({OTHER}), frozenset()), SETTINGS, published)
+    lacking = checks.access(AccessKeys(OWN, frozenset({OTHER}), frozenset()), SETTINGS, published)
     assert (lacking.passed, lacking.actual) == (None, f"not yet; {published}")
-    assert checks.access(Access(OWN, frozenset({OWN}), frozenset()), SETTINGS, published).passed
+    assert checks.access(AccessKeys(OWN, frozenset({OWN}), frozenset()), SETTINGS, published).passed
 
 
 def test_the_table_marks_each_line_and_counts() -> None:

@@ -9,7 +9,8 @@ import pytest
 from deploys import settings
 from deploys.assessment.checks import Check
 from deploys.assessment.diagnosis import Diagnosis, diagnose, explained
-from facts.runs import NODE, NodeRuns, Runs
+from deploys.manifest import NODE_UNIT as NODE
+from facts.runs import Runs, UnitRuns
 from tests.unit.deploys.recorded import QUIT, loop, shown, started, wrote
 
 SETTINGS = settings.read(
@@ -20,7 +21,7 @@ DONE = {"ActiveState": "inactive", "SubState": "dead"}
 
 
 def read(*output: str) -> Runs:
-    return NodeRuns().process([line for text in output for line in text.splitlines() or [""]])
+    return UnitRuns().process([line for text in output for line in text.splitlines() or [""]])
 
 
 def ended(*texts: str, **line: str) -> Diagnosis:
@@ -31,7 +32,7 @@ def ended(*texts: str, **line: str) -> Diagnosis:
 
 
 def test_a_loop_is_named_with_its_cause_count_and_interval() -> None:
-    trouble = diagnose(NodeRuns().process(loop()), SETTINGS)
+    trouble = diagnose(UnitRuns().process(loop()), SETTINGS)
     assert trouble is not None
     assert trouble.looping
     assert trouble.problem == (
@@ -335,7 +336,7 @@ def test_the_cause_is_the_first_row_and_what_follows_from_it_is_not_judged() -> 
         Check("container gevulot-node", "not running", False, "running"),
         Check("health check", "no answer", False, "200 or 204"),
     ]
-    found = explained(rows, diagnose(NodeRuns().process(loop()), SETTINGS))
+    found = explained(rows, diagnose(UnitRuns().process(loop()), SETTINGS))
     assert [(each.name, each.passed) for each in found] == [
         (NODE, False),
         ("kernel modules", False),

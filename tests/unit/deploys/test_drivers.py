@@ -6,8 +6,8 @@ import pytest
 
 from deploys.assessment.verdict import Findings
 from deploys.preflight.drivers import judge_drivers, kept_off
-from facts.aliases import Aliases
-from facts.driver_users import Unit, Users
+from facts.aliases import DriverAliases
+from facts.driver_users import DriverService, DriverUsage
 from pcibind.model.pci import Board
 from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import Pci, gpu, topology
@@ -31,8 +31,8 @@ def offers(**modules: tuple[str, ...]) -> dict[str, frozenset[str]]:
 
 def host(
     offered: dict[str, frozenset[str]], drives: dict[str, frozenset[str]] | None = None, **needs: tuple[str, ...]
-) -> Aliases:
-    return Aliases(offered, drives or {}, offers(**needs), tables=1)
+) -> DriverAliases:
+    return DriverAliases(offered, drives or {}, offers(**needs), tables=1)
 
 
 def test_every_driver_that_offers_itself_for_a_display_function_is_kept_off_with_what_needs_it() -> None:
@@ -73,7 +73,7 @@ def test_what_a_spared_module_needs_and_what_needs_one_is_spared_with_it() -> No
 
 
 @pytest.mark.parametrize("aliases", [None, host({}), host(offers(amdgpu=(TWIN,)))])
-def test_nothing_is_kept_off_where_nothing_offers_itself(aliases: Aliases | None) -> None:
+def test_nothing_is_kept_off_where_nothing_offers_itself(aliases: DriverAliases | None) -> None:
     assert kept_off(aliases, CARD).blacklist == ()
     assert kept_off(host(offers(nouveau=(CHOSEN,))), ()).blacklist == ()
 
@@ -81,15 +81,15 @@ def test_nothing_is_kept_off_where_nothing_offers_itself(aliases: Aliases | None
 # --- what would miss it
 
 
-def judged(users: Users, *, driver: bool = True, offered: tuple[str, ...] = (CHOSEN,)) -> Findings:
+def judged(users: DriverUsage, *, driver: bool = True, offered: tuple[str, ...] = (CHOSEN,)) -> Findings:
     found = Findings()
     aliases = host(offers(nvidia=offered), offers(nvidia=(CHOSEN,)) if driver else {}, nvidia_uvm=("nvidia",))
     judge_drivers(aliases, users, CARD, found)
     return found
 
 
-def unit(program: str, name: str = "gpu-power.service", runs: bool = True) -> Users:
-    return Users({}, (Unit(name, runs, (program,)),))
+def unit(program: str, name: str = "gpu-power.service", runs: bool = True) -> DriverUsage:
+    return DriverUsage({}, (DriverService(name, runs, (program,)),))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_unit_that_may_fail_is_warned_of() -> None:
         (unit("/usr/sbin/sshd", name="ssh.service"), True),
     ],
 )
-def test_a_unit_from_which_nothing_is_taken_is_not_mentioned(users: Users, driver: bool) -> None:
+def test_a_unit_from_which_nothing_is_taken_is_not_mentioned(users: DriverUsage, driver: bool) -> None:
     found = judged(users, driver=driver)
     assert (found.refusals, found.warnings) == ([], [])
 
@@ -128,17 +128,17 @@ def test_where_a_board_of_that_driver_stays_its_units_stay() -> None:
 
 
 def test_a_line_that_loads_a_blacklisted_module_is_named() -> None:
-    (warning,) = judged(Users({"/etc/modules-load.d/cuda.conf": ("nvidia_uvm", "loop")})).warnings
+    (warning,) = judged(DriverUsage({"/etc/modules-load.d/cuda.conf": ("nvidia_uvm", "loop")})).warnings
     assert "/etc/modules-load.d/cuda.conf loads nvidia_uvm" in warning
 
 
 def test_a_graphical_login_without_a_display_is_named() -> None:
-    (warning,) = judged(Users({}, (), "gdm.service")).warnings
+    (warning,) = judged(DriverUsage({}, (), "gdm.service")).warnings
     assert "gdm.service" in warning
     assert "systemctl set-default multi-user.target" in warning
 
 
 def test_without_any_table_it_is_said_that_the_override_alone_protects() -> None:
     found = Findings()
-    assert judge_drivers(Aliases(), Users({}), CARD, found) == ()
+    assert judge_drivers(DriverAliases(), DriverUsage({}), CARD, found) == ()
     assert "no /lib/modules/*/modules.alias could be read" in found.warnings[0]

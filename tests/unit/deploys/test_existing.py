@@ -187,7 +187,7 @@ def read(root: Path, *units: tuple[str, str, str]) -> ExistingNode:
         (root / "bin" / name).write_text(text)
         (root / "bin" / name).chmod(0o755)
     path = f"{root}/bin:{os.environ['PATH']}"
-    command = ExistingNodeParts().command(units, str(root / "deploy"))
+    command = ExistingNodeParts().command(units, "gevulot", (str(root / "deploy"), str(root / "former")))
     environment = os.environ | {"PATH": path, "VOLUME": str(root / "volume")}
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploys.assessment import failures
-from facts.failures import FailuresBefore
+from facts.failures import PreexistingFailures
 
 OTHERS = ("fail2ban.service", "gevulot-backup.mount")
 
@@ -44,15 +44,15 @@ def before(root: Path, *failed: str) -> tuple[str, ...]:
     if not failed:
         (root / "systemctl").write_text("#!/bin/sh\n")
     (root / "systemctl").chmod(0o755)
-    command = FailuresBefore().command(str(root / "failed-units"))
+    command = PreexistingFailures().command((str(root / "failed-units"),))
     environment = os.environ | {"PATH": f"{root}:{os.environ['PATH']}"}
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    return FailuresBefore().process(done.stdout.splitlines())
+    return PreexistingFailures().process(done.stdout.splitlines())
 
 
 def remember(root: Path, *failed: str) -> None:
-    command = failures.remember(failed).replace(os.path.dirname(failures.CAUSED), str(root))
+    command = failures.remember(failed).replace(os.path.dirname(failures.FAILED_UNITS), str(root))
     subprocess.run(["sh", "-c", command], check=True)
 
 

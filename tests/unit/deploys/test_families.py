@@ -191,7 +191,7 @@ _RUNS = {
     "not up": (
         """
     ("@fake/loop", r.saying(
-        {"systemctl show -p Id": r.loop(), "/healthz": r.SILENT, " parts /": ["rooted /"],
+        {"systemctl show -p Id": r.loop(), "/healthz": r.SILENT, "rooted $(df": ["rooted /"],
          "create_connection((host.strip": "203.0.113.7:9999 connection refused",
          "systemctl show --timestamp=unix -p Id":
             ["Id=gevulot-node.service", "LoadState=loaded", "ActiveState=activating", "SubState=auto-restart",
@@ -267,10 +267,10 @@ _RUNS = {
         """
     ("@fake/before", r.saying(
         {"s/^/failed /": "failed fail2ban.service", "list-units --failed": "fail2ban.service",
-         "is-system-running": "degraded", " parts /": ["rooted /"]},
+         "is-system-running": "degraded", "rooted $(df": ["rooted /"]},
         r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
     ("@fake/broken", r.saying(
-        {"list-units --failed": "fail2ban.service", "is-system-running": "degraded", " parts /": ["rooted /"]},
+        {"list-units --failed": "fail2ban.service", "is-system-running": "degraded", "rooted $(df": ["rooted /"]},
         r.data(r.Recorded(r.DEBIAN, needs_reboot=False)))),
     ("@fake/linked", r.saying(
         {" storage /": ["real /data/disk1/gevulot", "parent link /var/lib/gevulot", "mount ext4 rw /data", "end"]},

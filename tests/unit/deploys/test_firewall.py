@@ -279,7 +279,7 @@ def test_others_cannot_take_the_table_away(namespaces: Namespaces, words: tuple[
 @on_this_kernel
 @pytest.mark.usefixtures("holder")
 def test_the_kernels_table_is_read_back_as_what_was_asked_for(namespaces: Namespaces) -> None:
-    said = namespaces.run(namespaces.node, "sh", "-c", NodeFirewall().command()).stdout.splitlines()
+    said = namespaces.run(namespaces.node, "sh", "-c", NodeFirewall().command("gevulot")).stdout.splitlines()
     assert checks.peers(NodeFirewall().process(said), asked()).passed
 
 
@@ -438,7 +438,9 @@ def cgroup(holder: Holder) -> Iterator[Cgroup]:
 
 def said_of(cgroup: Cgroup) -> tuple[bool | None, str]:
     """What the table at the end of a deploy says of the QMP ports."""
-    said = cgroup.namespaces.run(cgroup.namespaces.node, "sh", "-c", NodeFirewall().command()).stdout.splitlines()
+    said = cgroup.namespaces.run(
+        cgroup.namespaces.node, "sh", "-c", NodeFirewall().command("gevulot")
+    ).stdout.splitlines()
     node = Unit("gevulot-node.service", "loaded", "active", "running", "success", False, "generated", 1)
     row = qmp.check(NodeFirewall().process(said), asked(), node, cgroup.name)
     return row.passed, row.actual

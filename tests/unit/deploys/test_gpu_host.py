@@ -23,12 +23,12 @@ from deploys.preflight.state import FilesState
 from deploys.settings import HostSettings, read, read_host
 from deploys.steps import baseline, passthrough
 from facts import state_directory
-from facts.barred_modules import Bar
-from facts.baseline import Before, Past
-from facts.file import Text, Texts
+from facts.barred_modules import ModuleBar
+from facts.baseline import Baseline, BaselineRecord
+from facts.file import FileText, FileTexts
 from facts.kernel import CommandLines, KernelModules
 from facts.platform import parse
-from facts.secret_store import Store
+from facts.secret_store import SecretStoreState
 from pcibind.change import early, unit
 from pcibind.read import evidence_text
 from pcibind.remote import topology_text
@@ -49,7 +49,7 @@ def bare(distribution: r.Distribution, **settings: Any) -> dict[str, Any]:
         return r.Answer(lambda: after if host.rebooted else before)
 
     answers: dict[str | re.Pattern[str], Any] = {
-        " parts /": when_rebooted(PARTS, PARTS[2:]),
+        "rooted $(df": when_rebooted(PARTS, PARTS[2:]),
         "modinfo -F": when_rebooted(r.modules(loaded=True), r.modules(loaded=False)),
         "-newercm": when_rebooted([], ["/boot/initrd.img-6.12.0 is older than /etc/modprobe.d/gpu-host-boards.conf"]),
         "systemctl show --timestamp=unix -p Id": r.units_that_run("pcibind.service"),
@@ -62,8 +62,8 @@ def of_earlier_version(*texts: str, script: str, archived: tuple[str, ...] = ())
     begin, *rest = r.before(deployed="", archived=archived)
     known = [line for line in rest if not line.startswith("deployed")]
     answers: dict[str | re.Pattern[str], Any] = {
-        "echo privileged": [begin, f"place {state_directory.FORMER}", *known],
-        f"existing {manifest.RECORD} ": f"{state_directory.FORMER}/before.json",
+        "echo privileged": [begin, f"place {FORMER}", "former", *known],
+        f"existing {manifest.RECORD} ": f"{FORMER}/before.json",
         "existing /etc/modules-load.d/gevulot-node.conf": manifest.NODE_MODULES_LOAD.path,
         "texts /etc": texts or r.FORMER_NAMED,
         "texts /etc/pcibind/gevulot.toml": r.FORMER_NAMED[r.FORMER_NAMED.index("file /etc/pcibind/gevulot.toml") :],
@@ -78,6 +78,7 @@ def of_earlier_version(*texts: str, script: str, archived: tuple[str, ...] = ())
 REQUEST = r.FORMER_NAMED[r.FORMER_NAMED.index(f"file {legacy_files.REQUEST}") :]
 LINKED = (*r.FORMER_NAMED[: -len(REQUEST)], REQUEST[0], "link /srv/mine.toml", *REQUEST[1:])
 
+FORMER = manifest.FORMER_STATE_DIRECTORY
 _FOUR = """
     ("@fake/fedora", t.bare(t.r.FEDORA)),
     ("@fake/debian", t.bare(t.r.DEBIAN)),
@@ -319,7 +320,7 @@ _BOTH: list[dict[str, Any]] = [
     {"functions": (r.NIC, r.NVME), "boards": ["10de:2684"]},
     {"more": {"held_packages": ("kmod",)}},
     {"more": {"lines": CommandLines(tuple(LINE.split()), (tuple(LINE.split()),))}},
-    {"more": {"barred": (Bar("blacklist", "vfio_pci", "/etc/modprobe.d/mine.conf:1"),)}},
+    {"more": {"barred": (ModuleBar("blacklist", "vfio_pci", "/etc/modprobe.d/mine.conf:1"),)}},
 ]
 _NODE_ONLY: list[dict[str, Any]] = [
     {"distribution": r.DEBIAN_12},
@@ -334,8 +335,8 @@ _NODE_ONLY: list[dict[str, Any]] = [
     },
     {"more": {"data_release": "15"}},
     {"more": {"services": Services(key_state="lost")}},
-    {"more": {"services": Services(secrets=Store(path="/srv/secrets", problem="it is damaged"))}},
-    {"more": {"barred": (Bar("blacklist", "vhost_vsock", "/etc/modprobe.d/mine.conf:1"),)}},
+    {"more": {"services": Services(secrets=SecretStoreState(path="/srv/secrets", problem="it is damaged"))}},
+    {"more": {"barred": (ModuleBar("blacklist", "vhost_vsock", "/etc/modprobe.d/mine.conf:1"),)}},
 ]
 
 
@@ -456,7 +457,7 @@ _REMOVED = [
 def test_a_host_of_an_earlier_version_is_moved_on_without_a_reboot(runs: dict[str, Run], name: str) -> None:
     run = runs[name]
     commands = run.commands("settled")
-    assert commands[0].endswith(f"mv -T {state_directory.FORMER} {state_directory.CURRENT} && sync {manifest.RECORD}")
+    assert commands[0].endswith(f"mv -T {FORMER} {manifest.STATE_DIRECTORY} && sync {manifest.RECORD}")
     assert not any(f"-cf {manifest.ARCHIVE}" in each for each in commands), "it has a record"
     assert commands[1].startswith("echo node >"), "it was a node, and stays one"
     removed = [each for each in commands if each.startswith("rm -f /etc/") and "gevulot" in each]
@@ -502,7 +503,7 @@ def test_a_plan_for_a_host_of_an_earlier_version_names_its_move_and_no_second_re
 def test_a_file_of_others_with_a_name_of_todays_is_archived_before_the_record_moves(runs: dict[str, Run]) -> None:
     run = runs["earlier, with a file of today's name"]
     archived, moved, *_ = run.commands("settled")
-    new = f"{state_directory.FORMER}/before.tar.new"
+    new = f"{FORMER}/before.tar.new"
     words = f"{manifest.BLACKLIST.path[1:]} {manifest.MODULES_LOAD.path[1:]}"
     assert f"tar -C / -rf {new} {words} && sync {new} && mv {new} " in archived
     (asked,) = {each.text for each in run.sent if f"existing {manifest.BLACKLIST.path} " in each.text}
@@ -523,7 +524,7 @@ def test_the_directory_moves_as_a_whole_and_over_nothing_of_others(tmp_path: Pat
     for name in made:
         current.mkdir(exist_ok=True)
         (current / name).write_text(name)
-    text = baseline.MOVE.replace(state_directory.FORMER, str(former)).replace(state_directory.CURRENT, str(current))
+    text = baseline.MOVE.replace(FORMER, str(former)).replace(manifest.STATE_DIRECTORY, str(current))
     done = subprocess.run(["sh", "-c", text], capture_output=True, text=True)
     if "mine" in made:
         assert (done.returncode != 0, "not empty" in done.stderr) == (True, True)
@@ -545,7 +546,7 @@ def test_what_is_no_directory_is_in_the_way_of_the_move_and_stays(tmp_path: Path
         current.write_text("mine")
     else:
         current.symlink_to(tmp_path if what == "a link to a directory" else tmp_path / "nothing")
-    text = baseline.MOVE.replace(state_directory.FORMER, str(former)).replace(state_directory.CURRENT, str(current))
+    text = baseline.MOVE.replace(FORMER, str(former)).replace(manifest.STATE_DIRECTORY, str(current))
     done = subprocess.run(["sh", "-c", text], capture_output=True, text=True)
     assert done.returncode != 0
     assert f"mv {current} {current}.old" in done.stderr
@@ -598,33 +599,35 @@ def test_files_that_agree_with_ours_and_those_that_this_run_takes_away_are_no_re
         assert [each.refusals for each in verdicts(more={"files": files}, boards=["10de:2684"])] == [(), ()]
 
 
-def texts(*paths: str) -> dict[str, Text]:
-    found: dict[str, Text] = Texts().process(list(r.FORMER_NAMED))
+def texts(*paths: str) -> dict[str, FileText]:
+    found: dict[str, FileText] = FileTexts().process(list(r.FORMER_NAMED))
     return {path: found[path] for path in paths or found}
 
 
-PAST = Past((), (), "running", ())
+PAST = Baseline((), (), "running", ())
 NAMED = tuple(manifest.FORMER_NAMES.values())
 
 
 def test_what_an_earlier_version_wrote_is_told_by_its_text_wherever_the_record_is() -> None:
-    for directory in (state_directory.CURRENT, state_directory.FORMER):
-        assert set(legacy_files.ours(texts(), replace(PAST, directory=directory))) == set(NAMED)
+    for directory in (manifest.STATE_DIRECTORY, FORMER):
+        assert set(
+            legacy_files.ours(texts(), replace(PAST, directory=directory, is_former=directory == FORMER))
+        ) == set(NAMED)
     assert legacy_files.ours(texts(), None) == (), "there is no record"
 
 
 @pytest.mark.parametrize("path", NAMED)
 def test_a_file_that_somebody_changed_is_ours_only_where_nobody_but_an_earlier_version_was(path: str) -> None:
-    changed = {path: Text(f"{texts(path)[path].content}# mine\nsomething\n")}
+    changed = {path: FileText(f"{texts(path)[path].content}# mine\nsomething\n")}
     assert legacy_files.ours(changed, PAST) == ()
-    assert legacy_files.ours(changed, replace(PAST, directory=state_directory.FORMER)) == (path,)
+    assert legacy_files.ours(changed, replace(PAST, directory=FORMER, is_former=True)) == (path,)
     linked = {path: replace(texts(path)[path], link="/srv/mine")}
-    assert legacy_files.ours(linked, replace(PAST, directory=state_directory.FORMER)) == ()
+    assert legacy_files.ours(linked, replace(PAST, directory=FORMER, is_former=True)) == ()
 
 
 @pytest.mark.parametrize("path", NAMED)
 def test_what_a_killed_move_left_is_ours_as_it_was_before_the_move(path: str) -> None:
-    changed = {path: Text("# mine\n")}
+    changed = {path: FileText("# mine\n")}
     begin, *rest = r.before(deployed="node")
     half = baseline_of([begin, "renaming", *rest])
     assert (half.is_former, half.renaming) == (False, True)
@@ -632,8 +635,8 @@ def test_what_a_killed_move_left_is_ours_as_it_was_before_the_move(path: str) ->
     assert legacy_files.ours(changed, baseline_of([begin, *rest])) == ()
 
 
-def baseline_of(lines: list[str]) -> Past:
-    past = Before().process(lines).past
+def baseline_of(lines: list[str]) -> Baseline:
+    past = BaselineRecord().process(lines).past
     assert past is not None
     return past
 
@@ -642,7 +645,7 @@ def baseline_of(lines: list[str]) -> Past:
 @pytest.mark.parametrize("name", ["earlier, node", "earlier, host"])
 def test_a_move_ends_when_no_file_has_a_former_name(runs: dict[str, Run], name: str) -> None:
     commands = runs[name].commands("settled")
-    assert f"touch {state_directory.FORMER}/renaming && mv -T" in commands[0], "it begins before the record is moved"
+    assert f"touch {FORMER}/renaming && mv -T" in commands[0], "it begins before the record is moved"
     ended = commands.index(f"rm -f {manifest.RENAMING}")
     gone = [commands.index(f"rm -f {path}") for path in _REMOVED]
     assert max(*gone, commands.index("mv -fT /etc/pcibind/gevulot.toml /etc/pcibind/gpu-host.toml")) < ended
@@ -650,10 +653,10 @@ def test_a_move_ends_when_no_file_has_a_former_name(runs: dict[str, Run], name: 
 
 def test_names_of_others_are_left_alone_once_any_later_name_was_written() -> None:
     rule = "/etc/udev/rules.d/99-vfio.rules"
-    text = Text('SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"\n')
+    text = FileText('SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"\n')
     assert legacy_files.ours({rule: text}, PAST) == (rule,)
     for later in ("/etc/modprobe.d/gevulot-boards.conf", manifest.BLACKLIST.path):
-        assert rule not in legacy_files.ours({rule: text, later: Text("")}, PAST)
+        assert rule not in legacy_files.ours({rule: text, later: FileText("")}, PAST)
 
 
 def test_the_record_is_read_where_it_is_and_the_present_place_wins(tmp_path: Path) -> None:
@@ -675,10 +678,10 @@ def test_the_record_is_read_where_it_is_and_the_present_place_wins(tmp_path: Pat
 
 
 def test_a_file_of_the_directory_has_its_former_place_and_no_other_has_one() -> None:
-    assert state_directory.former(f"{state_directory.CURRENT}/access-0a1b") == "/var/lib/gevulot-deploy/access-0a1b"
-    assert state_directory.former(state_directory.CURRENT) == state_directory.FORMER
+    assert manifest.former_path(f"{manifest.STATE_DIRECTORY}/access-0a1b") == "/var/lib/gevulot-deploy/access-0a1b"
+    assert manifest.former_path(manifest.STATE_DIRECTORY) == FORMER
     for other in ("/var/lib/gpu-hosts", "/tmp/before.tar"):
-        assert state_directory.former(other) == other
+        assert manifest.former_path(other) == other
 
 
 def test_the_settings_of_a_host_know_nothing_of_a_node() -> None:

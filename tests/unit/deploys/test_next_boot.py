@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from deploys.assessment import next_boot, reboot_attempt
-from facts.attempt import Attempts, RebootAttempts
-from facts.installed_kernels import Installed, InstalledKernels
+from facts.attempt import RebootAttempts, RebootHistory
+from facts.installed_kernels import BootableKernels, InstalledKernels
 from facts.kernel import CommandLines, KernelCommandLine, Source
 from facts.platform import parse
 from tests.unit.deploys.recorded import DEBIAN, platform
@@ -44,7 +44,7 @@ def refusals(found: CommandLines, wanted: tuple[str, ...] = WANTED) -> list[str]
     return next_boot.refusals(found, wanted, HOST)
 
 
-def problems(found: CommandLines, kernels: Installed | None = None) -> list[str]:
+def problems(found: CommandLines, kernels: BootableKernels | None = None) -> list[str]:
     return next_boot.problems(found, WANTED, HOST, kernels)
 
 
@@ -194,7 +194,9 @@ def test_what_update_grub_would_not_change_does_not_make_it_run() -> None:
 
 # --- the kernel of the next boot
 
-KERNELS = Installed({"6.12.0": (), "6.17.1": ("vfio_pci", "vsock")}, links={"/vmlinuz": "6.17.1"}, boot_free_kib=10**6)
+KERNELS = BootableKernels(
+    {"6.12.0": (), "6.17.1": ("vfio_pci", "vsock")}, links={"/vmlinuz": "6.17.1"}, boot_free_kib=10**6
+)
 
 
 def test_the_kernel_that_boots_next_has_the_modules_or_is_named() -> None:
@@ -222,13 +224,13 @@ def test_the_release_of_a_menus_kernel_is_told(kernel: str, release: str | None)
 def test_a_kernel_without_its_files_is_named_and_an_unknown_one_is_not_judged() -> None:
     assert "6.99.0" in problems(lines(command="linux /vmlinuz-6.99.0 root=UUID=0a1b"), KERNELS)[0]
     assert problems(lines(command="linux /bzImage root=UUID=0a1b"), KERNELS) == []
-    assert problems(lines(command="linux /vmlinuz-6.99.0 root=UUID=0a1b"), Installed()) == []
+    assert problems(lines(command="linux /vmlinuz-6.99.0 root=UUID=0a1b"), BootableKernels()) == []
 
 
 @pytest.mark.parametrize(("free", "fits"), [(80, False), (114, True), (None, True)])
 def test_boot_has_room_for_the_largest_new_image(free: int | None, fits: bool) -> None:
     images = {f"/boot/initrd.img-{number}": 90 * 1024 for number in range(2)}
-    found = next_boot.shortage(Installed(images=images, boot_free_kib=free and free * 1024))
+    found = next_boot.shortage(BootableKernels(images=images, boot_free_kib=free and free * 1024))
     assert (found is None) is fits
     assert fits or (found or "").startswith("/boot has 80 MiB free; expected 113, to rebuild 2 initramfs images of up")
 
@@ -237,7 +239,7 @@ def test_kernels_are_read_from_their_lines() -> None:
     found = InstalledKernels().process(
         ["free 5", "link /vmlinuz 6.1", "image 2048 17 /boot/initrd.img-6.1", "kernel 6.1", "kernel 6.2 vfio kvm"]
     )
-    assert found == Installed(
+    assert found == BootableKernels(
         {"6.1": (), "6.2": ("vfio", "kvm")}, {"/boot/initrd.img-6.1": 3}, {"/boot/initrd.img-6.1": "2048 17"},
         {"/vmlinuz": "6.1"}, 5,
     )  # fmt: skip
@@ -248,14 +250,14 @@ def test_kernels_are_read_from_their_lines() -> None:
 REASONS = ["the kernel does not run with intel_iommu=on iommu=pt"]
 
 
-def last(found: CommandLines, boot: str) -> Attempts:
+def last(found: CommandLines, boot: str) -> RebootHistory:
     """The record of a reboot that was to end the boot "first"; the host runs ``boot`` now."""
     digest = reboot_attempt.digest(found, WANTED, ("0000:00/01.0/00",), KERNELS)
     return RebootAttempts().process([f"boot {boot}", "deployed", reboot_attempt.render(REASONS, digest, "first")])
 
 
 def again(
-    found: CommandLines, reasons: list[str] = REASONS, kernels: Installed = KERNELS, boot: str = "second"
+    found: CommandLines, reasons: list[str] = REASONS, kernels: BootableKernels = KERNELS, boot: str = "second"
 ) -> str | None:
     digest = reboot_attempt.digest(found, WANTED, ("0000:00/01.0/00",), kernels)
     return reboot_attempt.refusal(last(lines(), boot), reasons, digest)
@@ -281,4 +283,4 @@ def test_a_reboot_that_never_happened_is_tried_again() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"reasons": 1}', '{"reasons": ["a"], "when": "b"}', "null"])
 def test_a_record_that_cannot_be_read_is_none(text: str) -> None:
-    assert RebootAttempts().process(["deployed", text]) == Attempts(True, None)
+    assert RebootAttempts().process(["deployed", text]) == RebootHistory(True, None)

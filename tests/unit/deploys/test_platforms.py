@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from deploys.assessment.platforms import Family, family_of, untried
-from facts.platform import Host, parse
+from facts.platform import HostPlatform, parse
 
 DEBIAN_13 = """PRETTY_NAME="Debian GNU/Linux 13 (trixie)"
 NAME="Debian GNU/Linux"
@@ -129,7 +129,7 @@ class Recorded:
     hooks: str = ""
 
     @property
-    def host(self) -> Host:
+    def host(self) -> HostPlatform:
         lines = [f"os {line}" for line in self.release.splitlines()]
         for key, words in (("tool", self.tools), ("boot", self.boot), ("kernel_hook", self.hooks)):
             lines += [f"{key}={word}" for word in words.split()]

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from deploys import settings
 from deploys.assessment import reboot_attempt
 from deploys.assessment.boards import request
+from deploys.manifest import MODULES, NODE_MODULES
 from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, lost_reach, release_of
 from deploys.preflight.services import Services
 from deploys.settings import Settings
-from facts.attempt import Attempt, Attempts
-from facts.installed_kernels import Installed
-from facts.kernel import MARK, MODULES, NODE_MODULES, KernelCommandLine, KernelModules
+from facts.attempt import RebootAttempt, RebootHistory
+from facts.installed_kernels import BootableKernels
+from facts.kernel import MARK, KernelCommandLine, KernelModules
 from facts.platform import parse
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import Selector
@@ -329,28 +330,28 @@ def test_an_argument_that_defeats_the_node_is_refused() -> None:
 
 
 def test_the_kernel_that_boots_next_is_judged_beside_the_one_that_runs() -> None:
-    kernels = Installed({"6.99.0": ("vhost_vsock",), "6.12.0": ()})
+    kernels = BootableKernels({"6.99.0": ("vhost_vsock",), "6.12.0": ()})
     (refusal,) = verdict(more={"lines": LINES, "kernels": kernels}).refusals
     assert "the next boot takes the kernel 6.99.0" in refusal
     assert "vhost_vsock" in refusal
 
 
 def test_a_full_boot_is_refused_on_a_new_host_and_told_on_a_node() -> None:
-    full = Installed(images={"/boot/initrd.img-1": 90_000}, boot_free_kib=10_000)
+    full = BootableKernels(images={"/boot/initrd.img-1": 90_000}, boot_free_kib=10_000)
     assert "/boot has 9 MiB free" in verdict(more={"kernels": full}).refusals[0]
-    there = verdict(more={"kernels": full, "attempts": Attempts(deployed=True)})
+    there = verdict(more={"kernels": full, "attempts": RebootHistory(deployed=True)})
     assert (there.refusals, "/boot has 9 MiB free" in there.warnings[0]) == ((), True)
 
 
 def test_a_reboot_in_vain_is_refused_unless_no_reboot_is_allowed_or_a_board_changed() -> None:
     wanted = ("intel_iommu=on", "iommu=pt")
     boards = tuple(each.path for each in verdict().boards)
-    last = Attempt(
+    last = RebootAttempt(
         ("the kernel does not run with intel_iommu=on iommu=pt",),
         "today",
         reboot_attempt.digest(LINES, wanted, boards, None),
     )
-    more = {"lines": LINES, "attempts": Attempts(True, last)}
+    more = {"lines": LINES, "attempts": RebootHistory(True, last)}
     assert "was for this and did not bring it" in verdict(more=more).refusals[0]
     assert verdict(more=more, reboot="never").refusals == ()
     assert verdict(more=more, functions=(*gpu(2, 1), NIC, NVME)).refusals == ()

@@ -9,7 +9,7 @@ import pytest
 
 from deploys.preflight import HostState, Verdict, judge
 from deploys.settings import Settings, SettingsError, read
-from facts.claims import Claim, Kind
+from facts.claims import Claim, ClaimKind
 from facts.kernel import CommandLines, KernelModules
 from facts.platform import parse
 from pcibind.model.record import Record, RecordedBoard
@@ -245,16 +245,19 @@ def test_one_dead_board_keeps_no_other_from_the_node_at_a_boot() -> None:
 # Others who want the boards.
 
 
-def claim(kind: Kind, source: str, **changes: object) -> Claim:
+def claim(kind: ClaimKind, source: str, **changes: object) -> Claim:
     return replace(Claim(kind, source, frozenset({"0000:01:00.0"})), **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("rival", "words"),
     [
-        (claim(Kind.DRIVERCTL, "/etc/driverctl.d/0000:01:00.0", driver="nvidia"), "driverctl unset-override"),
-        (claim(Kind.LIBVIRT, "/etc/libvirt/qemu/autostart/games.xml", acts_at_boot=True), "autostart --disable games"),
-        (claim(Kind.PROXMOX, "/etc/pve/qemu-server/100.conf", acts_at_boot=True), "qm set 100 --onboot 0"),
+        (claim(ClaimKind.DRIVERCTL, "/etc/driverctl.d/0000:01:00.0", driver="nvidia"), "driverctl unset-override"),
+        (
+            claim(ClaimKind.LIBVIRT, "/etc/libvirt/qemu/autostart/games.xml", acts_at_boot=True),
+            "autostart --disable games",
+        ),
+        (claim(ClaimKind.PROXMOX, "/etc/pve/qemu-server/100.conf", acts_at_boot=True), "qm set 100 --onboot 0"),
     ],
 )
 def test_who_takes_a_chosen_board_away_is_refused_for_its_host(rival: Claim, words: str) -> None:
@@ -269,11 +272,11 @@ def test_who_takes_a_chosen_board_away_is_refused_for_its_host(rival: Claim, wor
 @pytest.mark.parametrize(
     "rival",
     [
-        claim(Kind.DRIVERCTL, "/etc/driverctl.d/0000:01:00.0", driver="vfio-pci"),
-        claim(Kind.LIBVIRT, "/etc/libvirt/qemu/games.xml"),
-        claim(Kind.PROXMOX, "/etc/pve/qemu-server/100.conf", places=frozenset({"0000:01:00"})),
-        claim(Kind.FILE, "/etc/initramfs-tools/scripts/init-top/vfio", driver="vfio-pci"),
-        claim(Kind.FILE, "/etc/modprobe.d/own.conf", places=frozenset(), models=frozenset({"10de:22ba"})),
+        claim(ClaimKind.DRIVERCTL, "/etc/driverctl.d/0000:01:00.0", driver="vfio-pci"),
+        claim(ClaimKind.LIBVIRT, "/etc/libvirt/qemu/games.xml"),
+        claim(ClaimKind.PROXMOX, "/etc/pve/qemu-server/100.conf", places=frozenset({"0000:01:00"})),
+        claim(ClaimKind.FILE, "/etc/initramfs-tools/scripts/init-top/vfio", driver="vfio-pci"),
+        claim(ClaimKind.FILE, "/etc/modprobe.d/own.conf", places=frozenset(), models=frozenset({"10de:22ba"})),
     ],
 )
 def test_who_may_take_a_chosen_board_is_named_in_a_warning(rival: Claim) -> None:
@@ -286,14 +289,14 @@ def test_who_may_take_a_chosen_board_is_named_in_a_warning(rival: Claim) -> None
 
 
 def test_a_file_that_computes_what_it_binds_is_named_where_boards_are_chosen() -> None:
-    rival = Claim(Kind.FILE, "/usr/local/bin/bind-all")
+    rival = Claim(ClaimKind.FILE, "/usr/local/bin/bind-all")
     assert any(rival.source in each for each in verdict(*gpu(1, 1), NIC, NVME, claims=(rival,)).warnings)
     none = verdict(*gpu(1, 1), NIC, NVME, claims=(rival,), settings=asked(boards=[]))
     assert not any(rival.source in each for each in none.warnings)
 
 
 def test_ids_that_the_inventory_asks_for_are_no_rival() -> None:
-    rival = Claim(Kind.FILE, "/proc/cmdline", models=frozenset({"10de:2684"}), driver="vfio-pci")
+    rival = Claim(ClaimKind.FILE, "/proc/cmdline", models=frozenset({"10de:2684"}), driver="vfio-pci")
     assert any("/proc/cmdline" in each for each in verdict(*gpu(1, 1), NIC, NVME, claims=(rival,)).warnings)
     quiet = verdict(*gpu(1, 1), NIC, NVME, claims=(rival,), settings=asked(vfio_ids=True))
     assert not any("/proc/cmdline" in each for each in quiet.warnings)

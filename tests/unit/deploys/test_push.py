@@ -12,8 +12,8 @@ import pytest
 from deploys.assessment import legacy_files
 from deploys.manifest import BLACKLIST, FILES, HOST_FILES, NODE_FILES
 from deploys.operations.files import TEMPLATES, uploaded
-from facts.baseline import ArchivedFile, Past
-from facts.file import Text, Texts
+from facts.baseline import ArchivedFile, Baseline
+from facts.file import FileText, FileTexts
 
 SCRIPTS = Path(__file__).parents[3] / "deploys/scripts"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to root")
@@ -44,7 +44,7 @@ def undo(path: Path, archive: Path) -> None:
 
 
 def state(path: Path, archive: Path) -> str:
-    command = ArchivedFile().command(archive=str(archive), path=str(path))
+    command = ArchivedFile().command(archive=str(archive), former=str(archive), path=str(path))
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -141,7 +141,7 @@ def test_nobody_else_has_a_file_of_our_names_where_everybodys_files_are() -> Non
 
 # --- files of earlier versions
 
-PAST = Past((), (), "running", ())
+PAST = Baseline((), (), "running", ())
 WRITTEN = {
     "/etc/modprobe.d/nvidia.conf": "# The boards belong to virtual machines: keep the host's drivers off them.\n"
     "blacklist nvidia\nblacklist nvidia-drm\nblacklist nova_core\n",
@@ -168,7 +168,7 @@ STAYS = (
     ],
 )
 def test_what_an_earlier_version_wrote_is_ours_where_the_host_has_a_record(path: str, content: str) -> None:
-    texts = {path: Text(content)}
+    texts = {path: FileText(content)}
     assert legacy_files.ours(texts, PAST) == (path,)
     assert legacy_files.ours(texts, None) == ()
 
@@ -176,22 +176,22 @@ def test_what_an_earlier_version_wrote_is_ours_where_the_host_has_a_record(path:
 @pytest.mark.parametrize("path", WRITTEN)
 @pytest.mark.parametrize("added", ["options nvidia NVreg_EnableMSI=1\n", "# mine\n"])
 def test_what_somebody_added_to_or_wrote_under_that_name_is_not_ours(path: str, added: str) -> None:
-    assert legacy_files.ours({path: Text(WRITTEN[path] + added)}, PAST) == ()
-    assert legacy_files.ours({path: Text(added)}, PAST) == ()
+    assert legacy_files.ours({path: FileText(WRITTEN[path] + added)}, PAST) == ()
+    assert legacy_files.ours({path: FileText(added)}, PAST) == ()
 
 
 def test_a_host_that_was_converted_has_no_former_files_of_ours() -> None:
     path = "/etc/udev/rules.d/99-vfio.rules"
-    assert legacy_files.ours({path: Text(WRITTEN[path]), BLACKLIST.path: Text("")}, PAST) == ()
+    assert legacy_files.ours({path: FileText(WRITTEN[path]), BLACKLIST.path: FileText("")}, PAST) == ()
 
 
 def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_told() -> None:
     path = "/etc/modprobe.d/nvidia.conf"
-    texts = {path: Text(WRITTEN[path], "/etc/nvidia/current/nvidia-modprobe.conf")}
+    texts = {path: FileText(WRITTEN[path], "/etc/nvidia/current/nvidia-modprobe.conf")}
     assert legacy_files.ours(texts, PAST) == ()
     (sentence,) = legacy_files.written_through(texts, PAST)
     assert "wrote through it into /etc/nvidia/current/nvidia-modprobe.conf" in sentence
-    assert legacy_files.written_through({path: Text("options nvidia-current a=1\n", "/x")}, PAST) == ()
+    assert legacy_files.written_through({path: FileText("options nvidia-current a=1\n", "/x")}, PAST) == ()
 
 
 def test_texts_of_files_and_of_links_are_read(tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_texts_of_files_and_of_links_are_read(tmp_path: Path) -> None:
     (tmp_path / "link.conf").symlink_to("it's.conf")
     (tmp_path / "empty.conf").touch()
     paths = tuple(str(tmp_path / name) for name in ("it's.conf", "link.conf", "empty.conf", "none.conf"))
-    done = subprocess.run(["sh", "-c", Texts().command(paths=paths)], capture_output=True, text=True, check=True)
-    assert Texts().process(done.stdout.splitlines()) == {
-        paths[0]: Text("one\n\ntwo\n"),
-        paths[1]: Text("one\n\ntwo\n", paths[0]),
-        paths[2]: Text(""),
+    done = subprocess.run(["sh", "-c", FileTexts().command(paths=paths)], capture_output=True, text=True, check=True)
+    assert FileTexts().process(done.stdout.splitlines()) == {
+        paths[0]: FileText("one\n\ntwo\n"),
+        paths[1]: FileText("one\n\ntwo\n", paths[0]),
+        paths[2]: FileText(""),
     }

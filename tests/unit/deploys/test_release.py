@@ -15,12 +15,10 @@ import pytest
 
 from deploys import manifest
 from deploys.assessment import legacy_files, next_boot
-from deploys.manifest import MODULE_FILES, VFIO_RULE
+from deploys.manifest import FAILED_UNITS, MODULE_FILES, VFIO_RULE, former_path
 from deploys.manifest import UPDATE_TIMER as TIMER
 from deploys.undo import boards, node
 from deploys.undo.start import EARLY_DONE
-from facts import state_directory
-from facts.failures import CAUSED
 from pcibind.model import record
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import BoardRequest, Selector
@@ -111,7 +109,11 @@ def deployed(
     ]
     toml += [f"file {OTHER}", "text [[board]]", 'text model = "10de:2204"'] if others else []
     units = (*(manifest.NODE_UNITS if has_node else ()), "pcibind.service", TIMER)
-    known_as = ["place /var/lib/gevulot-deploy"] if former else ["deployed node" if has_node else "deployed gpu_host"]
+    known_as = (
+        ["place /var/lib/gevulot-deploy", "former"]
+        if former
+        else ["deployed node" if has_node else "deployed gpu_host"]
+    )
     said = [line for line in remains or before(*functions, archived=archived) if line != "deployed node"]
 
     # What was done to the host so far, by the words of the commands that did it.
@@ -263,7 +265,7 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
         '("@fake/one", t.moved_half("/etc/pcibind/gevulot.toml", others=True)),', ("-y",),
     ),
     "by an earlier version, released before": (
-        '''("@fake/one", t.r.saying(t.file(t.CAUSED) | t.file(t.state_directory.former(t.CAUSED)),
+        '''("@fake/one", t.r.saying(t.file(t.FAILED_UNITS) | t.file(t.former_path(t.FAILED_UNITS)),
         t.deployed(t.r.DEBIAN, former=True))),''',
         ("-y",),
     ),
@@ -534,8 +536,8 @@ def test_the_boards_of_a_former_name_go_back_where_an_operators_own_stay(runs: d
 
 def test_what_an_earlier_release_noted_in_todays_directory_goes_too(runs: dict[str, Run]) -> None:
     commands = runs["by an earlier version, released before"].commands("one")
-    assert [each for each in commands if each in (f"rm -f {CAUSED}", f"rm -f {state_directory.former(CAUSED)}")] == [
-        f"rm -f {path}" for path in (CAUSED, state_directory.former(CAUSED))
+    assert [each for each in commands if each in (f"rm -f {FAILED_UNITS}", f"rm -f {former_path(FAILED_UNITS)}")] == [
+        f"rm -f {path}" for path in (FAILED_UNITS, former_path(FAILED_UNITS))
     ]
 
 

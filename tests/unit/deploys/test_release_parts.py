@@ -19,10 +19,10 @@ from deploys.undo.boards import COMMAND, chosen, release_command
 from deploys.undo.start import Undo, relevant, tools_of
 from facts import platform
 from facts.attempt import RebootAttempts
-from facts.baseline import ArchivedFile, Before, FunctionBefore, Past
+from facts.baseline import ArchivedFile, Baseline, BaselineRecord, FunctionBaseline
 from facts.installed_kernels import InstalledKernels
 from facts.kernel import CommandLines, KernelCommandLine
-from facts.paths import EmptyDirectories, Existing
+from facts.paths import EmptyDirectories, ExistingPaths
 from facts.requests import BoardRequests
 from facts.unit import Unit
 from pcibind.model.pci import Topology
@@ -34,15 +34,15 @@ from tests.unit.deploys.recorded import BOUND, Pci, gpu, topology
 
 OFF = ("root=UUID=1", "ro", "intel_iommu=off")
 ON = (*OFF, "intel_iommu=on", "iommu=pt")
-PAST = Past(OFF, (OFF,), "running", ())
+PAST = Baseline(OFF, (OFF,), "running", ())
 
 
 def read(*functions: Pci) -> Topology:
     return topology_text.parse(topology(*functions))
 
 
-def past(*functions: Pci, **changes: Any) -> Past:
-    known = [FunctionBefore(each.path, each.model, each.driver, None) for each in read(*functions).functions]
+def past(*functions: Pci, **changes: Any) -> Baseline:
+    known = [FunctionBaseline(each.path, each.model, each.driver, None) for each in read(*functions).functions]
     return replace(PAST, functions=tuple(known), **changes)
 
 
@@ -123,7 +123,7 @@ def recorded_board(slot: int, model: str) -> RecordedBoard:
 # --- the table
 
 
-def marks(lines: CommandLines, before: Past = PAST) -> list[bool | None]:
+def marks(lines: CommandLines, before: Baseline = PAST) -> list[bool | None]:
     return [check.passed for check in comparison.command_lines(before, lines)]
 
 
@@ -238,12 +238,12 @@ def sh(command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        Before().command(directory="/var/lib/it's", traces=("/a b",)),
-        ArchivedFile().command(archive="/a'b.tar", path="/etc/x"),
-        KernelCommandLine().command(),
-        InstalledKernels().command(),
-        RebootAttempts().command(directory="/var/lib/it's"),
-        Existing().command(paths=("/a'b",)),
+        BaselineRecord().command(directories=("/var/lib/it's", "/former"), traces=("/a b",)),
+        ArchivedFile().command(archive="/a'b.tar", former="/c'd.tar", path="/etc/x"),
+        KernelCommandLine().command(drop_in="/a'b.cfg"),
+        InstalledKernels().command(modules=("vfio", "a'b")),
+        RebootAttempts().command(directories=("/var/lib/it's", "/former")),
+        ExistingPaths().command(paths=("/a'b",)),
         EmptyDirectories().command(directories=("/a'b",)),
         BoardRequests().command(),
         release_command((), named=True),
@@ -267,7 +267,7 @@ def test_what_exists_and_what_is_empty_is_read(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("nowhere")
     paths = (str(tmp_path / "link"), str(tmp_path / "none"))
-    assert Existing().process(sh(Existing().command(paths=paths)).stdout.splitlines()) == [paths[0]]
+    assert ExistingPaths().process(sh(ExistingPaths().command(paths=paths)).stdout.splitlines()) == [paths[0]]
     directories = (str(tmp_path), str(tmp_path / "empty"), str(tmp_path / "none"))
     done = sh(EmptyDirectories().command(directories=directories))
     assert done.stdout.splitlines() == [directories[1]]
@@ -281,11 +281,11 @@ def test_the_record_is_read_with_what_was_kept_and_what_is_left(tmp_path: Path) 
     }  # fmt: skip
     (tmp_path / "before.json").write_text(json.dumps(document, indent=1))
     subprocess.run(["tar", "-C", "/", "-cf", tmp_path / "before.tar", "etc/hostname"], check=True)
-    command = Before().command(directory=str(tmp_path), traces=(str(tmp_path), "/not/there"))
-    remains = Before().process(sh(command).stdout.splitlines())
+    command = BaselineRecord().command(directories=(str(tmp_path), "/former"), traces=(str(tmp_path), "/not/there"))
+    remains = BaselineRecord().process(sh(command).stdout.splitlines())
     assert (remains.archive, remains.traces) == (True, (str(tmp_path),))
-    assert remains.past == Past(
-        ("ro",), (("ro",),), "running", (FunctionBefore("0000:00/01.0/00.0", "10de:2684", "nouveau", None),),
+    assert remains.past == Baseline(
+        ("ro",), (("ro",),), "running", (FunctionBaseline("0000:00/01.0/00.0", "10de:2684", "nouveau", None),),
         archived=frozenset({"/etc/hostname"}), directory=str(tmp_path),
     )  # fmt: skip
     assert not remains.past.made("/usr/local/libexec")
@@ -293,13 +293,15 @@ def test_the_record_is_read_with_what_was_kept_and_what_is_left(tmp_path: Path) 
 
 
 def test_a_host_without_a_record_has_none(tmp_path: Path) -> None:
-    remains = Before().process(sh(Before().command(directory=str(tmp_path), traces=())).stdout.splitlines())
+    remains = BaselineRecord().process(
+        sh(BaselineRecord().command(directories=(str(tmp_path), "/former"), traces=())).stdout.splitlines()
+    )
     assert (remains.past, remains.archive, remains.traces) == (None, False, ())
 
 
 @pytest.mark.parametrize("text", ["{", '{"version": 2}', "{}", "[]"])
 def test_of_a_record_that_cannot_be_understood_the_reason_is_read(text: str) -> None:
-    remains = Before().process(["begin", "record", text])
+    remains = BaselineRecord().process(["begin", "record", text])
     assert remains.past is None
     assert remains.damaged
 
@@ -308,7 +310,7 @@ def test_a_kept_file_is_compared_with_content_and_mode(tmp_path: Path) -> None:
     file, archive = tmp_path / "file", str(tmp_path / "kept.tar")
     file.write_text("as it was")
     subprocess.run(["tar", "-C", "/", "-cf", archive, str(file)[1:]], check=True)
-    command = ArchivedFile().command(archive=archive, path=str(file))
+    command = ArchivedFile().command(archive=archive, former="/not/there", path=str(file))
     assert sh(command).stdout == "same\n"
     file.chmod(0o600)
     assert sh(command).stdout == "different\n"

@@ -10,7 +10,7 @@ import pytest
 
 from deploys.assessment.verdict import Findings
 from deploys.preflight.secrets import NAMES, judge_secrets
-from facts.secret_store import SecretStore, Store
+from facts.secret_store import SecretStore, SecretStoreState
 
 # As Podman 5.4.2: a secret whose data is gone is an error; data that is no JSON is an empty answer, without an error.
 PODMAN = r"""#!/bin/sh
@@ -32,7 +32,7 @@ esac
 
 def read(
     root: Path, *, secrets: tuple[str, ...] = (), gone: tuple[str, ...] = (), marks: tuple[str, ...] = ()
-) -> Store:
+) -> SecretStoreState:
     (root / "podman").write_text(PODMAN)
     (root / "podman").chmod(0o755)
     for name in (*secrets, *gone):
@@ -47,7 +47,7 @@ def read(
     return SecretStore().process(done.stdout.splitlines())
 
 
-def refusals(store: Store) -> list[str]:
+def refusals(store: SecretStoreState) -> list[str]:
     found = Findings()
     judge_secrets(store, found)
     return found.refusals

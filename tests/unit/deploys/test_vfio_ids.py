@@ -8,14 +8,14 @@ import pytest
 
 from deploys.assessment import vfio_ids
 from deploys.assessment.pending_reboot import added
-from facts.baseline import Past, parse
+from facts.baseline import Baseline, parse
 from facts.kernel import CommandLines
 from pcibind.remote import topology_text
 from tests.unit.deploys import recorded as r
 
 BOARDS = topology_text.parse(r.topology(*r.gpu(1, 1))).boards()
 OURS, THEIRS = "vfio-pci.ids=10de:2684,10de:22ba", "vfio-pci.ids=1000:0072"
-PAST = Past(("ro",), (("ro",),), "running", (), arguments=(OURS,))
+PAST = Baseline(("ro",), (("ro",),), "running", (), arguments=(OURS,))
 OF_BEFORE = replace(PAST, configured=(("ro", THEIRS),))
 
 
@@ -33,7 +33,7 @@ def lines(*arguments: str) -> CommandLines:
         (replace(PAST, arguments=None, configured=(("ro", OURS),)), []),
     ],
 )
-def test_an_argument_is_ours_where_the_record_says_so(past: Past | None, found: list[str]) -> None:
+def test_an_argument_is_ours_where_the_record_says_so(past: Baseline | None, found: list[str]) -> None:
     assert vfio_ids.ours(("ro", OURS, THEIRS), past, BOARDS) == found
 
 
@@ -54,7 +54,7 @@ def test_an_argument_is_ours_where_the_record_says_so(past: Past | None, found: 
     ],
 )  # fmt: skip
 def test_the_operators_own_models_are_found_wherever_they_are_set(
-    found: CommandLines | None, past: Past | None, options: dict[str, tuple[str, ...]], own: tuple[str, ...]
+    found: CommandLines | None, past: Baseline | None, options: dict[str, tuple[str, ...]], own: tuple[str, ...]
 ) -> None:
     assert vfio_ids.own(found, past, options, BOARDS) == own
 

@@ -174,7 +174,8 @@ def start(directory: Path, qemu: str, seconds: int) -> subprocess.Popen[str]:
     for name, text in (("podman", _PODMAN), ("qemu", qemu)):
         (directory / name).write_text(text)
         (directory / name).chmod(0o755)
-    command = VirtualMachine().command(qemu=str(directory / "qemu")).removesuffix(str(SECONDS)) + str(seconds)
+    command = VirtualMachine().command("gevulot-node", str(directory / "qemu"), "verification", "/var/lib/gevulot")
+    command = command.removesuffix(str(SECONDS)) + str(seconds)
     environment = {**os.environ, "PATH": f"{directory}:{os.environ['PATH']}"}
     return subprocess.Popen(f"exec {command}", shell=True, env=environment, stdout=subprocess.PIPE, text=True)
 

@@ -22,7 +22,7 @@ from deploys.manifest import TEMPLATES
 from deploys.settings import Settings
 from deploys.steps import vsock
 from facts.unit import Unit
-from facts.vsock import Trial, VsockTrial
+from facts.vsock import VsockTrial, VsockTrialResult
 from tests.unit.deploys import syscall_filter
 from tests.unit.deploys.syscall_filter import Profile, Socket
 
@@ -361,7 +361,7 @@ def test_a_check_says_whether_a_socket_opens_under_the_operators_profile(host: H
         own.write_text(json.dumps(acting))
         found = VsockTrial().process(host.run("check", f"--security-opt=seccomp={own}").stdout.splitlines())
         reason = "" if opens else "Operation not permitted"
-        assert found == Trial(opens, reason, (f"seccomp={own}",))
+        assert found == VsockTrialResult(opens, reason, (f"seccomp={own}",))
     assert not list(tmp_path.glob("gevulot-vsock-*"))
 
 
@@ -416,7 +416,7 @@ def test_a_podman_that_gives_no_answer_leaves_the_node_as_it_is_and_the_check_wi
     assert (done.returncode, host.options, done.stderr) == (0, [], "")
     assert done.stdout.endswith(f"is not known: {reason}\n")
     checked = VsockTrial().process(host.run("check").stdout.splitlines())
-    assert checked == Trial(False, f"not tried: {reason}", ())
+    assert checked == VsockTrialResult(False, f"not tried: {reason}", ())
 
 
 @pytest.mark.parametrize("answer", ["null", '{"host": null}', '{"host": {"security": {"seccompProfilePath": null}}}'])
@@ -465,14 +465,14 @@ def test_the_check_tries_the_operators_profile() -> None:
 @pytest.mark.parametrize(
     ("found", "row"),
     [
-        (Trial(True, "", ()), ("yes", True)),
-        (Trial(True, "", ("seccomp=/run/a.json",)), ("yes, with seccomp=/run/a.json", True)),
-        (Trial(False, "Operation not permitted", ("seccomp=/etc/x.json",)),
+        (VsockTrialResult(True, "", ()), ("yes", True)),
+        (VsockTrialResult(True, "", ("seccomp=/run/a.json",)), ("yes, with seccomp=/run/a.json", True)),
+        (VsockTrialResult(False, "Operation not permitted", ("seccomp=/etc/x.json",)),
          ("no: Operation not permitted, with seccomp=/etc/x.json", False)),
         (None, ("not tried: there is no Podman", False)),
     ],
 )  # fmt: skip
-def test_the_row_says_what_was_tried(found: Trial | None, row: tuple[str, bool]) -> None:
+def test_the_row_says_what_was_tried(found: VsockTrialResult | None, row: tuple[str, bool]) -> None:
     made = vsock.check(found, asked(), unit("active"))
     assert (made.name, made.actual, made.passed) == ("the container can open a vsock socket", *row)
 
@@ -485,8 +485,8 @@ def test_the_hosts_refusal_is_not_the_nodes_while_the_node_is_down(
     keys: dict[str, str], active: str, judged: bool | None
 ) -> None:
     options = ("seccomp=/etc/x.json",) if keys else ()
-    made = vsock.check(Trial(False, "Operation not permitted", options), asked(**keys), unit(active))
+    made = vsock.check(VsockTrialResult(False, "Operation not permitted", options), asked(**keys), unit(active))
     assert made.passed is judged
     assert ("next start decides" in made.actual) is (judged is None)
     if judged is None:
-        assert vsock.check(Trial(True, "", ()), asked(), None).passed
+        assert vsock.check(VsockTrialResult(True, "", ()), asked(), None).passed

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from deploys.manifest import VERIFICATION_MACHINE as VERIFICATION
 from facts import activity_reader as reader
 from facts.activity import Activity, Failure, Machine, parse
 
@@ -69,7 +70,7 @@ class Host:
 
     def look(self, listen: str = NOBODY, pid: str | None = NODE) -> Activity:
         """As the operator's side gets it: through JSON."""
-        found = reader.activity(listen, pid, str(self.logs), str(self.root), wait=0)
+        found = reader.activity(listen, pid, str(self.logs), VERIFICATION, str(self.root), wait=0)
         return parse([json.dumps(found)])
 
     @property
@@ -193,11 +194,11 @@ def test_machines_have_their_age_guest_cid_and_boards(host: Host) -> None:
 
 def test_no_argument_of_a_machine_is_printed_but_numbers(host: Host) -> None:
     host.machine("11", "-drive", "file=/a/secret", "-device", "vhost-vsock-pci,guest-cid=secret", seconds=1)
-    assert "secret" not in json.dumps(reader.activity(NOBODY, NODE, str(host.logs), str(host.root)))
+    assert "secret" not in json.dumps(reader.activity(NOBODY, NODE, str(host.logs), VERIFICATION, str(host.root)))
 
 
 def test_a_machine_of_the_verification_is_known_by_its_name(host: Host) -> None:
-    host.machine("11", "-name", "gevulot-verification", seconds=1)
+    host.machine("11", "-name", f"{VERIFICATION}-1", seconds=1)
     assert host.look().machines == (Machine(1, None, 0, check=True),)
 
 

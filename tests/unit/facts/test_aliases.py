@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.aliases import Aliases, DisplayDrivers
+from facts.aliases import DisplayDrivers, DriverAliases
 
 GPU = "devices/pci0000:00/0000:00:01.0/0000:01:00.0"
 SOUND = "devices/pci0000:00/0000:00:01.0/0000:01:00.1"
@@ -44,7 +44,7 @@ class Host:
         (place / "modules.alias").write_text("".join(f"alias {each}\n" for each in ("# a comment", *aliases)))
         (place / "modules.dep").write_text("".join(f"{each}\n" for each in needs))
 
-    def read(self, awk: str = "") -> Aliases:
+    def read(self, awk: str = "") -> DriverAliases:
         environment = os.environ | {"PCIBIND_SYS": str(self.sys), "PCIBIND_MODULES": str(self.modules)}
         if awk:
             (self.modules.parent / "bin").mkdir()
@@ -113,7 +113,7 @@ def test_a_name_of_one_model_alone_is_matched_as_a_pattern(host: Host) -> None:
 
 
 def test_without_tables_nothing_is_known(host: Host) -> None:
-    assert host.read() == Aliases(drives={})
+    assert host.read() == DriverAliases(drives={})
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from deploys.assessment.verdict import Findings
 from deploys.preflight.barred import judge_barred
-from facts.barred_modules import Bar, BarredModules
+from facts.barred_modules import BarredModules, ModuleBar
 from facts.kernel import Module
 
 
-def read(root: Path, **files: str) -> tuple[Bar, ...]:
+def read(root: Path, **files: str) -> tuple[ModuleBar, ...]:
     for place, text in files.items():
         directory, _, name = place.partition("__")
         path = root / directory.replace("_", "/") / "modprobe.d" / f"{name}.conf"
@@ -22,7 +22,7 @@ def read(root: Path, **files: str) -> tuple[Bar, ...]:
     return BarredModules().process(done.stdout.splitlines())
 
 
-def refusals(*bars: Bar, modules: dict[str, Module] | None = None, boards: bool = True) -> list[str]:
+def refusals(*bars: ModuleBar, modules: dict[str, Module] | None = None, boards: bool = True) -> list[str]:
     found = Findings()
     judge_barred(bars, modules or {}, "vmx", boards, found)
     return found.refusals
@@ -31,8 +31,8 @@ def refusals(*bars: Bar, modules: dict[str, Module] | None = None, boards: bool 
 def test_lines_that_keep_a_module_off_are_read_with_their_place(tmp_path: Path) -> None:
     text = "# install vsock /bin/true\nblacklist vfio-pci\ninstall vsock /usr/bin/false\ninstall kvm modprobe -i kvm\n"
     assert read(tmp_path, etc__own=text) == (
-        Bar("blacklist", "vfio_pci", f"{tmp_path}/etc/modprobe.d/own.conf:2"),
-        Bar("install", "vsock", f"{tmp_path}/etc/modprobe.d/own.conf:3"),
+        ModuleBar("blacklist", "vfio_pci", f"{tmp_path}/etc/modprobe.d/own.conf:2"),
+        ModuleBar("install", "vsock", f"{tmp_path}/etc/modprobe.d/own.conf:3"),
     )
 
 
@@ -41,13 +41,13 @@ def test_a_file_that_another_of_its_name_hides_is_not_read(tmp_path: Path) -> No
 
 
 def test_a_module_of_the_nodes_that_is_kept_off_is_refused_with_its_place() -> None:
-    (text,) = refusals(Bar("install", "vsock", "/etc/modprobe.d/hardening.conf:7"))
+    (text,) = refusals(ModuleBar("install", "vsock", "/etc/modprobe.d/hardening.conf:7"))
     assert text.startswith("/etc/modprobe.d/hardening.conf:7 keeps the module vsock from being loaded (install)")
-    assert len(refusals(Bar("blacklist", "vfio_pci", "/a:1"), Bar("install", "irqbypass", "/a:2"))) == 2
+    assert len(refusals(ModuleBar("blacklist", "vfio_pci", "/a:1"), ModuleBar("install", "irqbypass", "/a:2"))) == 2
 
 
 def test_what_does_not_concern_the_node_is_not_refused() -> None:
-    assert refusals(Bar("blacklist", "nouveau", "/a:1"), Bar("blacklist", "irqbypass", "/a:2")) == []
-    assert refusals(Bar("blacklist", "vfio_pci", "/a:1"), boards=False) == []
+    assert refusals(ModuleBar("blacklist", "nouveau", "/a:1"), ModuleBar("blacklist", "irqbypass", "/a:2")) == []
+    assert refusals(ModuleBar("blacklist", "vfio_pci", "/a:1"), boards=False) == []
     built_in = {"vfio_pci": Module("vfio_pci", "built-in", loaded=True)}
-    assert refusals(Bar("blacklist", "vfio_pci", "/a:1"), modules=built_in) == []
+    assert refusals(ModuleBar("blacklist", "vfio_pci", "/a:1"), modules=built_in) == []

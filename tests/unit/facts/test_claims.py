@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.claims import Claim, Kind, RivalClaims
+from deploys.manifest import VFIO_IDS_TEXTS
+from facts.claims import Claim, ClaimKind, RivalClaims
 from pcibind.change import early, unit
 
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
@@ -32,7 +33,10 @@ GUEST = """\
 
 def claims(root: Path, shell: str = "sh") -> list[Claim]:
     done = subprocess.run(
-        [shell, "-c", RivalClaims().command(root=str(root))], capture_output=True, text=True, check=True
+        [shell, "-c", RivalClaims().command(own=VFIO_IDS_TEXTS, root=str(root))],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stderr == ""
     return RivalClaims().process(done.stdout.splitlines())
@@ -53,13 +57,13 @@ def test_an_override_of_driverctl_names_its_function_and_driver(tmp_path: Path) 
     write(tmp_path, "/etc/driverctl.d/0000:01:00.0", "nouveau")
     write(tmp_path, "/etc/driverctl.d/README", "nothing")
     (claim,) = claims(tmp_path)
-    assert (claim.kind, claim.places, claim.driver) == (Kind.DRIVERCTL, {"0000:01:00.0"}, "nouveau")
+    assert (claim.kind, claim.places, claim.driver) == (ClaimKind.DRIVERCTL, {"0000:01:00.0"}, "nouveau")
 
 
 def test_a_machine_of_libvirt_names_the_hosts_side_of_its_devices(tmp_path: Path) -> None:
     write(tmp_path, "/etc/libvirt/qemu/games.xml", GUEST)
     write(tmp_path, "/etc/libvirt/qemu/plain.xml", "<domain/>")
-    assert claims(tmp_path) == [Claim(Kind.LIBVIRT, "/etc/libvirt/qemu/games.xml", frozenset({"0000:01:00.1"}))]
+    assert claims(tmp_path) == [Claim(ClaimKind.LIBVIRT, "/etc/libvirt/qemu/games.xml", frozenset({"0000:01:00.1"}))]
 
 
 def test_a_network_device_of_libvirt_counts_too(tmp_path: Path) -> None:
@@ -94,7 +98,7 @@ def test_a_machine_of_proxmox_names_its_devices_in_each_spelling(tmp_path: Path,
     write(tmp_path, "/etc/pve/mapping/pci.cfg", "big\n\tmap id=10de:2684,iommugroup=3,node=a,path=0000:41:00.0\n")
     write(tmp_path, "/etc/pve/qemu-server/100.conf", f"cores: 8\n{line}\n[old]\nhostpci3: 02:00.0\nonboot: 1\n")
     (claim,) = claims(tmp_path)
-    assert (claim.kind, claim.places, claim.acts_at_boot) == (Kind.PROXMOX, places, False)
+    assert (claim.kind, claim.places, claim.acts_at_boot) == (ClaimKind.PROXMOX, places, False)
     write(tmp_path, "/etc/pve/qemu-server/100.conf", f"onboot: 1\n{line}\n")
     assert claims(tmp_path)[0].acts_at_boot
 
@@ -143,7 +147,7 @@ def test_a_file_that_binds_by_its_own_means_names_what_it_binds(
 ) -> None:
     write(tmp_path, path, text)
     (claim,) = claims(tmp_path)
-    assert (claim.kind, claim.source) == (Kind.FILE, path)
+    assert (claim.kind, claim.source) == (ClaimKind.FILE, path)
     assert (claim.places, claim.models, claim.driver) == (places, models, driver)
 
 

@@ -19,7 +19,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.collection import PARTS, Collection, Seen, parse
+from facts.collection import PARTS, CollectedHost, Collection, parse
 from facts.redaction import REDACTED, Redaction
 from pcibind.remote import topology_text
 from tests.corpus import sysfs_tree
@@ -461,7 +461,7 @@ def test_what_tells_whose_host_it_is_never_survives(
 # --- the command, run here
 
 
-def run(environment: Mapping[str, str] | None = None, user: int | None = None) -> Seen:
+def run(environment: Mapping[str, str] | None = None, user: int | None = None) -> CollectedHost:
     """Run the command as pyinfra does, and expect it to succeed and to complain of nothing."""
     variables = {"PATH": os.environ["PATH"], **(environment or {})}
     done = subprocess.run(["sh", "-c", COMMAND], capture_output=True, text=True, env=variables, user=user)

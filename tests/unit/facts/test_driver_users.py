@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.driver_users import DriverUsers, Unit, Users
+from facts.driver_users import DriverService, DriverUsage, DriverUsers
 from facts.vfio_options import VfioOptions
 
 SYSTEMCTL = r"""#!/bin/sh
@@ -55,15 +55,15 @@ def test_enabled_units_of_a_driver_are_read_without_their_arguments(tmp_path: Pa
     assert (done.returncode, done.stderr) == (0, "")
     found = DriverUsers().process(done.stdout.splitlines())
     assert found.units == (
-        Unit("nvidia-persistenced.service", True, ("/usr/bin/nvidia-persistenced",)),
-        Unit("limits.service", False, ("/bin/true", "/usr/bin/nvidia-smi")),
+        DriverService("nvidia-persistenced.service", True, ("/usr/bin/nvidia-persistenced",)),
+        DriverService("limits.service", False, ("/bin/true", "/usr/bin/nvidia-smi")),
     )
     assert found.display == "lightdm.service"
 
 
 def test_modules_are_named_with_underscores_by_the_file_that_loads_them() -> None:
     lines = ["load nvidia-uvm /etc/modules-load.d/a b.conf", "load loop /etc/modules-load.d/a b.conf"]
-    assert DriverUsers().process(lines) == Users({"/etc/modules-load.d/a b.conf": ("nvidia_uvm", "loop")})
+    assert DriverUsers().process(lines) == DriverUsage({"/etc/modules-load.d/a b.conf": ("nvidia_uvm", "loop")})
 
 
 def test_the_options_of_vfio_are_read_by_their_file() -> None:

@@ -13,87 +13,92 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
+from deploys.manifest import GRUB_DROP_IN, INITRAMFS_FILES, INITRAMFS_INPUTS, MODULES, POSTGRES_LOGIN
 from facts.access import AccessList, PublishedAccess
 from facts.activity import NodeActivity
 from facts.aliases import DisplayDrivers
 from facts.attempt import RebootAttempts
-from facts.baseline import ArchivedFile, Before
+from facts.baseline import ArchivedFile, BaselineRecord
 from facts.container import Container, DatabasePasswords
 from facts.database import PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema
-from facts.deployed import DeployedAs
 from facts.discovery import DiscoveryPeers
 from facts.disk import DiskSpace
 from facts.driver_users import DriverUsers
 from facts.existing import ExistingNodeParts
-from facts.failures import FailuresBefore
-from facts.file import PlainFiles, Texts
+from facts.failures import PreexistingFailures
+from facts.file import FileTexts, PlainFiles
 from facts.firewall import NodeFirewall
 from facts.initramfs import InitramfsContents, StaleInitramfs
-from facts.kernel import MODULES, InterruptRemapping, KernelCommandLine, KernelModules
+from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules
 from facts.listeners import Listeners
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage
 from facts.place import Places
 from facts.platform import Platform
 from facts.podman import ImageIds, SecretNames
-from facts.runs import NodeRuns
+from facts.role import HostRole
+from facts.runs import UnitRuns
 from facts.secret_store import SecretStore
 from facts.storage import StorageState
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
-from facts.verification import Verified
+from facts.verification import VerificationTime
 from facts.vfio_options import VfioOptions
 from pcibind.remote import topology_text
 from tests.unit.deploys import recorded
 
 SHELLS = [shell for shell in ("dash", "bash", "sh") if shutil.which(shell)]
 COMMANDS = {
-    "Platform": Platform().command(),
+    "Platform": Platform().command(directory="/var/lib/it's here"),
     "KernelModules": KernelModules().command(modules=MODULES),
-    "KernelCommandLine": KernelCommandLine().command(),
+    "KernelCommandLine": KernelCommandLine().command(drop_in="/etc/default/grub.d/it's here.cfg"),
     "InterruptRemapping": InterruptRemapping().command(),
-    "StaleInitramfs": StaleInitramfs().command(),
-    "InitramfsContents": InitramfsContents().command(),
+    "StaleInitramfs": StaleInitramfs().command(inputs=INITRAMFS_INPUTS),
+    "InitramfsContents": InitramfsContents().command(files=INITRAMFS_FILES),
     "DisplayDrivers": DisplayDrivers().command(),
     "DriverUsers": DriverUsers().command(words=("nvidia", "it's")),
     "VfioOptions": VfioOptions().command(),
     "Places": Places().command(paths=("/etc/it's here",)),
-    "Texts": Texts().command(paths=("/etc/it's here",)),
+    "FileTexts": FileTexts().command(paths=("/etc/it's here",)),
     "PlainFiles": PlainFiles().command(paths=("/etc/it's here", "/b")),
     "TreeDigest": TreeDigest().command(directory="/usr/local/lib/it's here"),
     "NodeParts": NodeParts().command(paths=("/var/lib/it's here",)),
     "Units": Units().command(units=("gevulot-node.service",)),
-    "NodeRuns": NodeRuns().command(),
+    "UnitRuns": UnitRuns().command(unit="gevulot-node.service", needed=("it's.service",)),
     "DiscoveryPeers": DiscoveryPeers().command(addresses=("it's.not.here:1",)),
     "ChangedSince": ChangedSince().command(unit="gevulot-node.service", files=("/a b",), secrets=("c",)),
     "SystemState": SystemState().command(),
     "FailedUnits": FailedUnits().command(),
-    "FailuresBefore": FailuresBefore().command(),
+    "PreexistingFailures": PreexistingFailures().command(records=("/var/lib/it's here",)),
     "Listeners": Listeners().command(ports=(1, 9999), units=("it's.service",)),
-    "StorageState": StorageState().command(directory="/var/lib/it's here", parts=("/a b",)),
+    "StorageState": StorageState().command(directory="/var/lib/it's here", parts=("/a b",), quadlet="/c d"),
     "SecretStore": SecretStore().command(names=("a", "b")),
-    "ExistingNodeParts": ExistingNodeParts().command(units=(("a.service", "/it's here", "x"),)),
-    "Before": Before().command(traces=("/var/lib/it's here",)),
-    "ArchivedFile": ArchivedFile().command(archive="/var/lib/it's here/before.tar", path="/etc/a b"),
-    "RebootAttempts": RebootAttempts().command(),
-    "DeployedAs": DeployedAs().command(),
-    "Container": Container().command(container="gevulot-node"),
+    "ExistingNodeParts": ExistingNodeParts().command(
+        units=(("a.service", "/it's here", "x"),), word="it's", directories=("/a b", "/c d")
+    ),
+    "BaselineRecord": BaselineRecord().command(directories=("/a b", "/c d"), traces=("/var/lib/it's here",)),
+    "ArchivedFile": ArchivedFile().command(archive="/var/lib/it's here/before.tar", former="/c d", path="/etc/a b"),
+    "RebootAttempts": RebootAttempts().command(directories=("/a b", "/it's here")),
+    "HostRole": HostRole().command(path="/var/lib/it's here"),
+    "Container": Container().command(container="gevulot-node", variables=("A", "B_C")),
     "DatabasePasswords": DatabasePasswords().command(container="gevulot-node"),
-    "AccessList": AccessList().command(port=5432),
+    "AccessList": AccessList().command("/a b", "/it's", "/record", "/former", POSTGRES_LOGIN, 5432),
     "PublishedAccess": PublishedAccess().command(url="https://it's/a list", key="04"),
-    "NodeFirewall": NodeFirewall().command(),
-    "NodeActivity": NodeActivity().command(listen="127.0.0.1:8888", logs="/var/lib/it's here/log"),
-    "PostgresSchema": PostgresSchema().command(port=5432),
-    "PostgresOpenToLoopback": PostgresOpenToLoopback().command(port=5432),
+    "NodeFirewall": NodeFirewall().command(table="gevulot"),
+    "NodeActivity": NodeActivity().command(
+        listen="127.0.0.1:8888", logs="/var/lib/it's here/log", container="it's", verification="it's"
+    ),
+    "PostgresSchema": PostgresSchema().command(POSTGRES_LOGIN, port=5432),
+    "PostgresOpenToLoopback": PostgresOpenToLoopback().command(POSTGRES_LOGIN, port=5432),
     "PostgresDataRelease": PostgresDataRelease().command(directory="/var/lib/gevulot/postgres"),
     "ImageIds": ImageIds().command(images=("quay.io/x/y:1",)),
     "SecretNames": SecretNames().command(),
     "DiskSpace": DiskSpace().command(directory="/var/lib/it's not here/yet"),
-    "Verified": Verified().command(),
+    "VerificationTime": VerificationTime().command(path="/run/it's here"),
     "PciTopology": PciTopology().command(),
     "PciUsage": PciUsage().command(),
     "PciRecord": PciRecord().command(),
-    "PciBinding": PciBinding().command(),
+    "PciBinding": PciBinding().command(program="/usr/local/sbin/it's here"),
 }
 
 
@@ -119,7 +124,7 @@ def test_database_passwords_of_a_container_are_named_and_never_shown(
     with subprocess.Popen(["sleep", "60"], env=environment | {"PATH": os.environ["PATH"]}) as process:
         (tmp_path / "podman").write_text(f"#!/bin/sh\necho {process.pid}\n")
         (tmp_path / "podman").chmod(0o755)
-        lines = sh(DatabasePasswords().command(), PATH=f"{tmp_path}:{os.environ['PATH']}")
+        lines = sh(DatabasePasswords().command(container="gevulot-node"), PATH=f"{tmp_path}:{os.environ['PATH']}")
         process.kill()
     assert "hunter2" not in "".join(lines)
     assert sorted(DatabasePasswords().process(lines)) == named
@@ -129,7 +134,7 @@ def test_the_environment_of_a_container_that_does_not_run_is_not_read(tmp_path: 
     for answer in ("exit 125", "echo 0"):
         (tmp_path / "podman").write_text(f"#!/bin/sh\n{answer}\n")
         (tmp_path / "podman").chmod(0o755)
-        assert sh(DatabasePasswords().command(), PATH=f"{tmp_path}:{os.environ['PATH']}") == []
+        assert sh(DatabasePasswords().command(container="gevulot-node"), PATH=f"{tmp_path}:{os.environ['PATH']}") == []
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -155,7 +160,7 @@ def test_a_module_that_no_kernel_has_is_missing() -> None:
 
 
 def test_the_live_command_line_of_this_machine_is_read() -> None:
-    lines = KernelCommandLine().process(sh(KernelCommandLine().command()))
+    lines = KernelCommandLine().process(sh(KernelCommandLine().command(drop_in=GRUB_DROP_IN.path)))
     assert lines.live == tuple(Path("/proc/cmdline").read_text().split())
 
 
@@ -164,12 +169,12 @@ def test_interrupt_remapping_is_answered_with_yes_or_no() -> None:
 
 
 def test_the_initramfs_question_succeeds_whatever_boot_holds() -> None:
-    for line in StaleInitramfs().process(sh(StaleInitramfs().command())):
+    for line in StaleInitramfs().process(sh(StaleInitramfs().command(inputs=INITRAMFS_INPUTS))):
         assert line.startswith("/boot/")
 
 
 def test_the_initramfs_contents_are_asked_for_whatever_boot_holds() -> None:
-    found = InitramfsContents().process(sh(InitramfsContents().command()))
+    found = InitramfsContents().process(sh(InitramfsContents().command(files=INITRAMFS_FILES)))
     assert all(image.startswith("/boot/") for image in (*found.images, *found.unlisted, *found.damaged))
 
 
@@ -296,7 +301,7 @@ END
 def test_every_entry_of_grubby_counts_though_it_prints_the_root_apart(tmp_path: Path) -> None:
     (tmp_path / "grubby").write_text(_GRUBBY)
     (tmp_path / "grubby").chmod(0o755)
-    printed = sh(KernelCommandLine().command(), PATH=f"{tmp_path}:{os.environ['PATH']}")
+    printed = sh(KernelCommandLine().command(drop_in=GRUB_DROP_IN.path), PATH=f"{tmp_path}:{os.environ['PATH']}")
     lines = ["live root=UUID=0a1b ro", *(line for line in printed if not line.startswith("live"))]
     assert KernelCommandLine().process(lines).configured == (("ro", "rhgb", "quiet", "iommu=pt"),)
 

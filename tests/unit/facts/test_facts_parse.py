@@ -14,9 +14,9 @@ from facts.container import Container, ContainerState
 from facts.database import MIGRATIONS, TABLES, PostgresDataRelease, PostgresOpenToLoopback, PostgresSchema, Schema
 from facts.initramfs import EARLY, InitramfsContents, StaleInitramfs
 from facts.kernel import InterruptRemapping, KernelCommandLine, KernelModules, Module
-from facts.node import Entry, NodeParts
-from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage, Recorded
-from facts.platform import Host, Platform
+from facts.node import NodeParts, PathEntry
+from facts.pci import PciBinding, PciRecord, PciTopology, PciUsage, RecordedBoards
+from facts.platform import HostPlatform, Platform
 from facts.podman import ImageIds
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, FailedUnits, SystemState, Units
@@ -30,7 +30,7 @@ DEBIAN = recorded.platform(recorded.DEBIAN)
 
 
 def test_the_platform_is_read_line_by_line() -> None:
-    assert Platform().process(DEBIAN) == Host(
+    assert Platform().process(DEBIAN) == HostPlatform(
         distribution="debian",
         like=(),
         version="13",
@@ -128,7 +128,7 @@ def test_a_container_tells_its_devices_and_its_boards(
     assert state == ContainerState(
         True, "sha256:0a1b", "node:1", frozenset({"/dev/kvm", "/dev/vfio/12"}), environment, mounts
     )
-    assert state.gpu_devices == boards
+    assert state.environment.get("GEVULOT_GPU_DEVICES") == boards
 
 
 def test_a_node_s_parts_are_read_by_their_kind() -> None:
@@ -145,7 +145,7 @@ def test_a_node_s_parts_are_read_by_their_kind() -> None:
         ]
     )
     assert set(parts.devices) == {"/dev/kvm", "/dev/vfio/12"}
-    assert parts.paths["/var/lib/gevulot/key/node.key"] == Entry(
+    assert parts.paths["/var/lib/gevulot/key/node.key"] == PathEntry(
         "/var/lib/gevulot/key/node.key", "600", "root:root", 32
     )
     assert parts.groups == {"gevulot", "kvm"}
@@ -285,8 +285,8 @@ def test_what_the_pci_facts_return_can_be_written_as_json() -> None:
     topology = PciTopology().process(recorded.topology(*recorded.gpu(1, 1, group=12)))
     usage = PciUsage().process(recorded.evidence())
     (board,) = topology.boards()
-    written = Recorded(Record((RecordedBoard.of(board, Selector.parse("10de:2684"), None),)))
-    for fact in (topology, usage, written, Recorded()):
+    written = RecordedBoards(Record((RecordedBoard.of(board, Selector.parse("10de:2684"), None),)))
+    for fact in (topology, usage, written, RecordedBoards()):
         json.dumps(fact.to_json())
     (first, *_) = (each for each in topology.to_json()["functions"] if not each["bridge"])
     assert (first["address"], first["class_name"], first["iommu_group"]) == ("0000:01:00.0", "VGA display", 12)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facts import grub_menu
-from facts.grub_menu import Entry, Menu
+from facts.grub_menu import Menu, MenuEntry
 from facts.kernel import KernelCommandLine
 
 MENU = "/boot/grub/grub.cfg"
@@ -73,7 +73,7 @@ def menu(text: str, grubenv: str = "", efi: bool = False, **files: str) -> Menu:
     return grub_menu.read(texts | {f"/boot/{name}": each for name, each in files.items()}, MENU, efi)
 
 
-def only(text: str, **keys: str) -> Entry:
+def only(text: str, **keys: str) -> MenuEntry:
     boots = menu(text, **keys).boots
     assert boots is not None
     return boots
@@ -171,7 +171,7 @@ def test_bls_entries_are_sorted_by_their_versions_and_their_variables_are_filled
     text = 'load_env\nset default=0\nset tuned_params="isolcpus=1 nohz=on"\ninsmod blscfg\nblscfg\n'
     found = menu(text, "kernelopts=root=UUID=0a1b ro rhgb", **BLS)
     assert [each.title for each in found.entries] == ["New", "Old"]
-    assert found.boots == Entry(
+    assert found.boots == MenuEntry(
         "New", "/boot/loader/entries/m-6.17.2-300.fc43.x86_64.conf:4", "/vmlinuz-6.17.2",
         ("root=UUID=0a1b", "ro", "rhgb", "isolcpus=1", "nohz=on"),
         "/boot/loader/entries/m-6.17.2-300.fc43.x86_64.conf",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from facts import pciids
-from facts.pciids import Names
+from facts.pciids import PciNames
 
 TEXT = """\
 # Syntax:
@@ -26,7 +26,7 @@ C 03  Display controller
 
 
 def test_vendors_devices_and_subsystems_have_names() -> None:
-    names = Names(TEXT.splitlines(keepends=True))
+    names = PciNames(TEXT.splitlines(keepends=True))
     assert names.vendor(0x10DE) == "NVIDIA Corporation"
     assert names.device(0x10DE, 0x2684) == "AD102 [GeForce RTX 4090]"
     assert names.subsystem(0x10DE, 0x2684, 0x10DE, 0x16F4) == "GeForce RTX 4090 Founders Edition"
@@ -34,13 +34,13 @@ def test_vendors_devices_and_subsystems_have_names() -> None:
 
 
 def test_classes_are_no_devices() -> None:
-    names = Names(TEXT.splitlines())
+    names = PciNames(TEXT.splitlines())
     assert names.device(0x8086, 0x0000) is None
     assert names.vendor(0xC03) is None
 
 
 def test_what_is_not_known_has_no_name() -> None:
-    assert (Names().vendor(0x10DE), Names().device(1, 2), Names().subsystem(1, 2, 3, 4)) == (None, None, None)
+    assert (PciNames().vendor(0x10DE), PciNames().device(1, 2), PciNames().subsystem(1, 2, 3, 4)) == (None, None, None)
 
 
 def test_the_database_is_found_by_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from facts import os_release
-from facts.platform import Host, Platform
+from facts.platform import HostPlatform, Platform
 
 _VENDOR = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 
@@ -33,7 +33,7 @@ def program(root: Path, name: str, script: str = "") -> None:
     write(root, f"bin/{name}", f"#!/bin/sh\n{script}\n").chmod(0o755)
 
 
-def read(root: Path) -> Host:
+def read(root: Path) -> HostPlatform:
     environment = os.environ | {"PLATFORM_ROOT": str(root), "PATH": f"{root}/bin:{os.environ['PATH']}"}
     done = subprocess.run(
         ["sh", "-c", Platform().command(directory="/", offered=False)], env=environment, capture_output=True, text=True

@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.runs import NODE, Line, NodeRuns, Runs
+from deploys.manifest import NODE_REQUIRES
+from deploys.manifest import NODE_UNIT as NODE
+from facts.runs import JournalLine, Runs, UnitRuns
 from tests.unit.deploys.recorded import loop, shown, started, wrote
 
 
 def read(*output: str) -> Runs:
-    return NodeRuns().process([line for text in output for line in text.splitlines() or [""]])
+    return UnitRuns().process([line for text in output for line in text.splitlines() or [""]])
 
 
 def test_the_restarts_since_the_last_start_by_somebody_are_counted() -> None:
-    node = NodeRuns().process(loop()).units[NODE]
+    node = UnitRuns().process(loop()).units[NODE]
     assert (node.restarts, len(node.starts)) == (6, 7)
     assert node.starts[0] == 1000
     assert node.active == "activating"
@@ -69,8 +71,8 @@ def test_lines_have_no_escapes_and_podmans_own_talk_is_left_out() -> None:
         '{"MESSAGE": "Failed with result", "_PID": "1", "UNIT": "gevulot-node.service", "INVOCATION_ID": "ab"}',
     )
     assert read("now 1", shown(), *lines).lines == (
-        Line(NODE, "1" * 32, "container", "INFO running"),
-        Line(NODE, "ab", "systemd", "Failed with result"),
+        JournalLine(NODE, "1" * 32, "container", "INFO running"),
+        JournalLine(NODE, "ab", "systemd", "Failed with result"),
     )
 
 
@@ -102,7 +104,7 @@ def test_an_entry_of_the_journal_that_is_no_line_takes_no_other_with_it(entry: s
 
 def test_something_else_than_an_answer_is_an_error() -> None:
     with pytest.raises(FactProcessError, match="runs"):
-        NodeRuns().process(["LoadState=loaded"])
+        UnitRuns().process(["LoadState=loaded"])
 
 
 @pytest.mark.parametrize(
@@ -118,9 +120,11 @@ def test_the_journal_is_read_only_where_the_node_is_not_simply_up(
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(["sh", "-c", NodeRuns().command()], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        ["sh", "-c", UnitRuns().command(NODE, NODE_REQUIRES)], capture_output=True, text=True, env=environment
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert set(NodeRuns().process(done.stdout.splitlines()).units) == {NODE, "pcibind.service"}
+    assert set(UnitRuns().process(done.stdout.splitlines()).units) == {NODE, "pcibind.service"}
     asked = (tmp_path / "asked").read_text().splitlines() if reads else []
     assert len(asked) == reads
     if reads:

@@ -10,20 +10,21 @@ import pytest
 from deploys.assessment.observations import Observations
 from deploys.assessment.status import judge
 from deploys.assessment.status_document import HostStatus, Severity
+from deploys.manifest import GPU_DEVICES, MODULES
 from deploys.settings import HostSettings, Settings
 from facts import firewall
-from facts.access import Access
+from facts.access import AccessKeys
 from facts.activity import Activity, Failure, Machine
 from facts.batch import Unreadable
-from facts.container import GPU_DEVICES, ContainerState
+from facts.container import ContainerState
 from facts.database import MIGRATIONS, TABLES, Schema
-from facts.disk import Space
+from facts.disk import VolumeSpace
 from facts.firewall import Firewall
-from facts.kernel import MODULES, CommandLines, KernelModules
-from facts.node import Entry, Parts
-from facts.pci import Binding, PciTopology, PciUsage, Recorded
+from facts.kernel import CommandLines, KernelModules
+from facts.node import NodeResources, PathEntry
+from facts.pci import Binding, PciTopology, PciUsage, RecordedBoards
 from facts.platform import parse
-from facts.runs import NodeRuns
+from facts.runs import UnitRuns
 from facts.unit import Unit
 from pcibind.model.pci import Topology
 from pcibind.model.record import Record, RecordedBoard
@@ -50,9 +51,9 @@ def topology(*functions: Any) -> Any:
     return PciTopology().process(recorded.topology(*functions))
 
 
-def on_record(found: Topology) -> Recorded:
+def on_record(found: Topology) -> RecordedBoards:
     (board,) = (each for each in found.boards() if each.display_functions)
-    return Recorded(Record((RecordedBoard.of(board, Selector.parse(board.model), None),)))
+    return RecordedBoards(Record((RecordedBoard.of(board, Selector.parse(board.model), None),)))
 
 
 def unit(name: str, **changed: Any) -> Unit:
@@ -83,10 +84,10 @@ def well() -> Observations:
         firewall=firewall.parse(recorded.guard()),
         secrets=["gevulot-db-password", "gevulot-psk-passphrase"],
         schema=Schema(16, TABLES | {MIGRATIONS}),
-        access=Access("04aa", frozenset({"04aa"}), frozenset({"04aa"})),
+        access=AccessKeys("04aa", frozenset({"04aa"}), frozenset({"04aa"})),
         activity=Activity(200),
         key="ok",
-        space=Space(1000 * GIB, 500 * GIB, "/"),
+        space=VolumeSpace(1000 * GIB, 500 * GIB, "/"),
         verified=1763850000,
     )
 
@@ -115,7 +116,7 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
         ({"schema": Schema(15, TABLES | {MIGRATIONS})}, Severity.WRONG, "release 15 (asked on the host), expected"),
         ({"secrets": []}, Severity.WRONG, "the secret gevulot-db-password is missing"),
         (
-            {"access": Access("04aa", frozenset({"04bb"}), frozenset({"04aa"}))},
+            {"access": AccessKeys("04aa", frozenset({"04bb"}), frozenset({"04aa"}))},
             Severity.WRONG,
             "own key may submit: no, expected yes; run deploys/node.py",
         ),
@@ -137,7 +138,7 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
         ({"firewall": firewall.parse(recorded.guard("1488"))}, Severity.WRONG, "QMP: every local user: the rules of"),
         ({"remapping": False}, Severity.WRONG, "interrupt remapping is off"),
         ({"units": {}}, Severity.WRONG, "no node is deployed"),
-        ({"space": Space(100 * GIB, 5 * GIB, "/")}, Severity.ATTENTION, "5 GiB left of 100 GiB"),
+        ({"space": VolumeSpace(100 * GIB, 5 * GIB, "/")}, Severity.ATTENTION, "5 GiB left of 100 GiB"),
         ({"stale_initramfs": ["/boot/initrd.img is older than x"]}, Severity.ATTENTION, "older than x"),
         (
             {"initramfs": Contents({LIST: "a"}, {"/boot/initrd.img-1": {LIST: "b"}})},
@@ -149,7 +150,7 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
             Severity.ATTENTION,
             "could not be read: there is no program zstd",
         ),
-        ({"record": Recorded()}, Severity.WRONG, "pcibind has no record"),
+        ({"record": RecordedBoards()}, Severity.WRONG, "pcibind has no record"),
         ({"binding": None}, Severity.WRONG, "pcibind is not installed"),
         (
             {"lines": replace(well().lines, menu="/boot/grub/grub.cfg", made=("quiet",))},
@@ -167,7 +168,7 @@ def test_what_is_the_matter_is_a_reason(changed: dict[str, Any], severity: Sever
 
 
 def test_a_node_in_a_restart_loop_is_never_active_and_says_its_cause_first() -> None:
-    found = look(replace(well(), runs=NodeRuns().process(recorded.loop()), activity=Activity(None), container=None))
+    found = look(replace(well(), runs=UnitRuns().process(recorded.loop()), activity=Activity(None), container=None))
     assert found.severity is Severity.WRONG
     (reason,) = found.reasons
     assert reason.startswith("gevulot-node.service is not up: no discovery peer answers")
@@ -291,8 +292,8 @@ def test_a_bare_host_is_told_to_be_deployed_and_nothing_else_is_made_of_it() -> 
 
 def gpu_host(**changed: Any) -> Observations:
     """A host as deploys/gpu_host.py leaves it."""
-    devices = {path: Entry(path, "660", "root:kvm") for path in ("/dev/kvm", "/dev/vfio/12")}
-    parts = Parts(devices, {}, frozenset(), None, "/", "")
+    devices = {path: PathEntry(path, "660", "root:kvm") for path in ("/dev/kvm", "/dev/vfio/12")}
+    parts = NodeResources(devices, {}, frozenset(), None, "/", "")
     bare = replace(
         well(), units={"pcibind.service": unit("pcibind.service")}, container=None, firewall=None, secrets=[],
         schema=None, access=None, activity=None, key="missing", space=None, parts=parts, deployed="gpu_host",
@@ -313,9 +314,12 @@ def test_a_host_without_a_node_by_intent_is_well_without_one(asked: HostSettings
     ("changed", "reason"),
     [
         ({"remapping": False}, "interrupt remapping is off"),
-        ({"record": Recorded()}, "pcibind has no record, so the next boot binds no board; run deploys/gpu_host.py"),
+        (
+            {"record": RecordedBoards()},
+            "pcibind has no record, so the next boot binds no board; run deploys/gpu_host.py",
+        ),
         ({"lines": CommandLines(ARGUMENTS, (("root=UUID=0",),))}, "the next boot would be without intel_iommu=on"),
-        ({"parts": Parts({}, {}, frozenset(), None, "/", "")}, "/dev/vfio/12: missing, expected root:kvm"),
+        ({"parts": NodeResources({}, {}, frozenset(), None, "/", "")}, "/dev/vfio/12: missing, expected root:kvm"),
     ],
 )
 def test_what_is_wrong_with_a_host_without_a_node_is_told(changed: dict[str, Any], reason: str) -> None:

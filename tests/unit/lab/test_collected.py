@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from facts.collection import Seen
+from facts.collection import CollectedHost
 from pcibind.model.pci import Address, Function, Topology, function_path
 from pcibind.remote.detail import Detail
 from tests.lab import __main__ as command_line
@@ -148,7 +148,7 @@ TEXT = (
 
 def written(path: Path, topology: tuple[str, ...] = TEXT) -> Path:
     nothing: tuple[str, ...] = ()
-    seen = Seen(nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, topology)
+    seen = CollectedHost(nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, topology)
     path.write_text(seen.text())
     return path
 

@@ -9,7 +9,7 @@ import paramiko
 from pyinfra import host
 
 from deploys.transport.connection import peer, prepare, transport
-from facts.output import Said
+from facts.output import FirstLine
 
 prepare(host)
 reached = peer(host)
@@ -32,7 +32,7 @@ while connected is not None:
 found = {
     "address": reached.address,
     "doubt": reached.doubt,
-    "said": host.get_fact(Said, program=PROGRAM),
+    "said": host.get_fact(FirstLine, program=PROGRAM),
     "hops": hops,
 }
 Path(os.environ["PROBED"], host.name).write_text(json.dumps(found))

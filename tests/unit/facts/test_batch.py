@@ -11,7 +11,7 @@ import pytest
 from pyinfra.api import FactBase, Host
 from pyinfra.api.exceptions import FactError, FactProcessError
 
-from facts.batch import Part, Together, Unreadable, ask
+from facts.batch import FactBatch, Part, Unreadable, ask
 
 
 class Echo(FactBase[list[str]]):
@@ -37,7 +37,7 @@ class Refusing(Echo):
 
 
 def run(*parts: Part, lines: int | None = None) -> dict[str, Any]:
-    together = Together()
+    together = FactBatch()
     command = together.command(parts=parts)
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     return together.process(done.stdout.splitlines()[:lines])
@@ -54,7 +54,7 @@ class Shell:
     def get_fact(self, fact: type[FactBase[Any]], _timeout: float | None = None, **arguments: Any) -> Any:
         self.asked.append(fact)
         # Nobody waits for ever for what was too slow, or hung, among others.
-        assert fact is Together or _timeout
+        assert fact is FactBatch or _timeout
         known = fact()
         done = subprocess.run(["sh", "-c", known.command(**arguments)], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -102,9 +102,9 @@ def test_an_answer_that_was_cut_short_is_told(lines: int) -> None:
 
 
 def test_what_is_no_text_in_any_encoding_is_left_out() -> None:
-    command = Together().command(parts=(part("one", "printf 'a\\377b\\n'"), part("two", "echo c")))
+    command = FactBatch().command(parts=(part("one", "printf 'a\\377b\\n'"), part("two", "echo c")))
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
-    together = Together()
+    together = FactBatch()
     together.command(parts=(part("one", ""), part("two", "")))
     found = together.process(done.stdout.decode("utf-8").splitlines())
     assert found["one"][0] in ("ab", "a?b")
@@ -115,19 +115,19 @@ def test_what_is_asked_for_together_takes_one_command() -> None:
     host = Shell()
     found = ask(cast(Host, host), part("one", "echo a"), part("two", "echo b"))
     assert found == {"one": ["a"], "two": ["b"]}
-    assert host.asked == [Together]
+    assert host.asked == [FactBatch]
 
 
 def test_what_could_not_be_read_is_asked_for_alone_and_fails_as_any_fact(tmp_path: Path) -> None:
     host, first = Shell(), tmp_path / "first"
     once = f"test -e {first} || {{ touch {first}; exit 7; }}; echo b"
     assert ask(cast(Host, host), part("one", "echo a"), part("two", once)) == {"one": ["a"], "two": ["b"]}
-    assert host.asked == [Together, Echo]
+    assert host.asked == [FactBatch, Echo]
     with pytest.raises(FactError):
         ask(cast(Host, host), part("one", "echo a"), part("two", "exit 7"))
 
 
 def test_a_part_whose_beginning_is_missing_is_unreadable() -> None:
-    together = Together()
+    together = FactBatch()
     together.command(parts=(part("one", "echo a"),))
     assert together.process(["a", "\x01one 0"]) == {"one": Unreadable("its answer has no beginning")}
