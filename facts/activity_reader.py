@@ -100,12 +100,12 @@ def processes(root: str, pid: str) -> list[str]:
         raise OSError("the container has no control group of its own")
     top = f"{root}/sys/fs/cgroup{os.fsdecode(group)}"
     places = [place for place, _, _ in itertools.islice(os.walk(top), GROUPS)] or [top]
-    found = read(f"{top}/cgroup.procs").decode().split()
+    pids = read(f"{top}/cgroup.procs").decode().split()
     for place in places:
         # A group below it may have just ended.
         with suppress(OSError):
-            found += read(f"{place}/cgroup.procs").decode().split()
-    return list(dict.fromkeys(found))[:PROCESSES]
+            pids += read(f"{place}/cgroup.procs").decode().split()
+    return list(dict.fromkeys(pids))[:PROCESSES]
 
 
 def machine(root: str, pid: str, verification: str) -> Machine | None:
@@ -153,8 +153,8 @@ def failures(directory: str, machines: list[Machine]) -> list[dict[str, Any]]:
                             recent.append((log.st_mtime, entry.name))
                 except OSError:
                     continue
-        found = [failure(top, name, machines) for _, name in sorted(recent, reverse=True)[:LOGS]]
-        return [each for each in found if each is not None]
+        results = [failure(top, name, machines) for _, name in sorted(recent, reverse=True)[:LOGS]]
+        return [each for each in results if each is not None]
     finally:
         os.close(top)
 
@@ -168,8 +168,8 @@ def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | No
         log = os.fstat(opened[1])
         if not stat.S_ISREG(log.st_mode):
             return None
-        begin = max(0, log.st_size - TAIL)
-        lines = os.pread(opened[1], TAIL, begin).split(b"\n")
+        offset = max(0, log.st_size - TAIL)
+        lines = os.pread(opened[1], TAIL, offset).split(b"\n")
         first = os.fstat(opened[0]).st_mtime
     except OSError:
         return None
@@ -177,7 +177,7 @@ def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | No
         for each in opened:
             os.close(each)
     # Where only the log's end was read, the first line may be cut.
-    lines = [line for line in lines[1 if begin and len(lines) > 2 else 0 :] if line.strip()]
+    lines = [line for line in lines[1 if offset and len(lines) > 2 else 0 :] if line.strip()]
     # Lines without QEMU's name are hints about the error above them.
     errors = [line for line in lines if re.match(rb"qemu[\w.-]*: (?!.*\b(?:info|warning): )", line)] or lines
     if not errors:
@@ -189,7 +189,7 @@ def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | No
     return {
         "transaction": os.fsencode(name).decode(errors="replace"),
         "tries": shapes.count(shapes[-1]),
-        "more": begin > 0,
+        "more": offset > 0,
         "first": round(max(0, now - first), 1),
         "last": round(max(0, now - log.st_mtime), 1),
         "line": errors[-1][:LINE].decode(errors="replace"),
@@ -221,12 +221,12 @@ def activity(
 
     `pid` is the container's first process, `root` stands before /proc and /sys.
     """
-    found = look(listen, pid, logs, verification, root)
-    started = [each for each in found["machines"] or () if each["seconds"] >= STARTED and not each["check"]]
-    if found["health"] == 503 and not started:
+    report = look(listen, pid, logs, verification, root)
+    started = [each for each in report["machines"] or () if each["seconds"] >= STARTED and not each["check"]]
+    if report["health"] == 503 and not started:
         time.sleep(wait)
-        found = look(listen, pid, logs, verification, root) | {"waited": wait}
-    return found
+        report = look(listen, pid, logs, verification, root) | {"waited": wait}
+    return report
 
 
 def main(listen: str, container: str, logs: str, verification: str) -> None:

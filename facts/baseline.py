@@ -87,12 +87,12 @@ class DeployRemains:
     deployed: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        found = asdict(self)
+        document = asdict(self)
         if self.past is not None:
             shared = self.past.shared_directories
-            found["past"]["archived"] = sorted(self.past.archived)
-            found["past"]["shared_directories"] = None if shared is None else sorted(shared)
-        return found
+            document["past"]["archived"] = sorted(self.past.archived)
+            document["past"]["shared_directories"] = None if shared is None else sorted(shared)
+        return document
 
 
 def parse(output: list[str]) -> DeployRemains:
@@ -117,11 +117,11 @@ def parse(output: list[str]) -> DeployRemains:
         "archive" in words,
         past,
         damaged,
-        _first(words, "deployed"),
+        _first_value(words, "deployed"),
     )
 
 
-def _first(words: dict[str, list[str]], kind: str) -> str:
+def _first_value(words: dict[str, list[str]], kind: str) -> str:
     return next(iter(words.get(kind, ())), "")
 
 
@@ -141,7 +141,7 @@ def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Baseline:
         shared_directories=None if shared is None else frozenset(shared),
         auto_update_timer=record.get("auto_update_timer", ""),
         arguments=tuple(words.get("argument", ())) if "arguments" in words else None,
-        directory=_first(words, "place"),
+        directory=_first_value(words, "place"),
         is_former="former" in words,
         renaming="renaming" in words,
     )

@@ -64,8 +64,8 @@ class FactBatch(FactBase[dict[str, Any]]):
         return f"{{ exec 3>&1; n='\n'; {every}\n}} | {_READABLE}"
 
     def process(self, output: list[str]) -> dict[str, Any]:
-        said, ends = _sections(output)
-        return {name: _value(part, said.get(name), ends.get(name)) for name, part in self._parts.items()}
+        outputs, ends = _sections(output)
+        return {name: _value(part, outputs.get(name), ends.get(name)) for name, part in self._parts.items()}
 
 
 def ask(host: Host, *parts: Part) -> dict[str, Any]:
@@ -74,17 +74,17 @@ def ask(host: Host, *parts: Part) -> dict[str, Any]:
     What cannot be read that way is asked for alone, so that its failure ends as that of any fact, and so does a program
     that hangs.
     """
-    found = host.get_fact(FactBatch, parts=parts)
-    if not found and host.name in {each.name for each in host.state.failed_hosts}:
+    values = host.get_fact(FactBatch, parts=parts)
+    if not values and host.name in {each.name for each in host.state.failed_hosts}:
         # It could not be asked at all, and pyinfra has said so: as with a single fact, there are only defaults.
         return {part.name: part.fact().default() for part in parts}
     alone = {}
     for part in parts:
-        value = found.get(part.name, Unreadable("no answer"))
+        value = values.get(part.name, Unreadable("no answer"))
         if isinstance(value, Unreadable):
             logger.debug(f"{host.print_prefix}{part.name}: {value.reason}; asked for alone")
             alone[part.name] = host.get_fact(part.fact, **part.arguments, _timeout=ALONE_SECONDS)
-    return found | alone
+    return values | alone
 
 
 def _command(part: Part) -> str:
@@ -101,7 +101,7 @@ def _command(part: Part) -> str:
 
 
 def _sections(output: list[str]) -> tuple[dict[str, list[str]], dict[str, tuple[int, str]]]:
-    said: dict[str, list[str]] = {}
+    outputs: dict[str, list[str]] = {}
     ends: dict[str, tuple[int, str]] = {}
     current: list[str] = []
     for line in output:
@@ -117,11 +117,11 @@ def _sections(output: list[str]) -> tuple[dict[str, list[str]], dict[str, tuple[
             ends[name] = int(code), words.strip()
             current = []
         else:
-            current = said[name] = []
-    return said, ends
+            current = outputs[name] = []
+    return outputs, ends
 
 
-def _value(part: Part, said: list[str] | None, end: tuple[int, str] | None) -> Any:
+def _value(part: Part, output: list[str] | None, end: tuple[int, str] | None) -> Any:
     fact = part.fact()
     if end is None:
         return Unreadable("the connection ended before it was read")
@@ -130,11 +130,11 @@ def _value(part: Part, said: list[str] | None, end: tuple[int, str] | None) -> A
         return Unreadable(f"no answer within {SECONDS} s")
     if code != 0:
         return Unreadable(f"its command ended with {code}{': ' if words else ''}{words}")
-    if said is None:
+    if output is None:
         return Unreadable("its answer has no beginning")
-    if not said:
+    if not output:
         return fact.default()
     try:
-        return fact.process(said)
+        return fact.process(output)
     except FactProcessError as error:
         return Unreadable(str(error))

@@ -128,10 +128,10 @@ class RivalClaims(FactBase[list[Claim]]):
             else:
                 blocks.append((kind, rest, []))
         mapping = _mapping(line for kind, _, text in blocks if kind == "mapping" for line in text)
-        found = [claim for kind, rest, text in blocks if (claim := _claim(kind, rest, text, mapping))]
-        acting = {(each.kind, _guest(each)) for each in found if each.acts_at_boot}
+        rivals = [claim for kind, rest, text in blocks if (claim := _claim(kind, rest, text, mapping))]
+        acting = {(each.kind, _guest(each)) for each in rivals if each.acts_at_boot}
         # A machine that starts by itself has a second file, or a link to the first.
-        return [each for each in found if each.acts_at_boot or (each.kind, _guest(each)) not in acting]
+        return [each for each in rivals if each.acts_at_boot or (each.kind, _guest(each)) not in acting]
 
 
 def _guest(claim: Claim) -> str:
@@ -209,14 +209,14 @@ def _models(text: str) -> Iterator[str]:
 
 def _mapping(lines: Iterable[str]) -> dict[str, set[str]]:
     """Proxmox's names of devices of the cluster, with their places."""
-    found: dict[str, set[str]] = {}
+    places: dict[str, set[str]] = {}
     name = ""
     for line in lines:
         if line and not line[0].isspace():
             name = line.strip()
         for path in re.findall(r"\bpath=([^,\s]+)", line):
-            found.setdefault(name, set()).update(place for each in path.split(";") if (place := claims.place(each)))
-    return found
+            places.setdefault(name, set()).update(place for each in path.split(";") if (place := claims.place(each)))
+    return places
 
 
 def _hostpcis(lines: Iterable[str], mapping: dict[str, set[str]]) -> Iterator[str]:

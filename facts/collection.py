@@ -134,7 +134,7 @@ def parse(output: list[str]) -> CollectedHost:
         host.setdefault(word, []).append(rest)
     if "uname" not in host:
         raise ValueError("the section about the host says nothing of its kernel, expected the words of uname")
-    nodename, release, machine = (*_only(host, "uname").split(), "", "", "")[:3]
+    nodename, release, machine = (*_first_value(host, "uname").split(), "", "", "")[:3]
     redaction = Redaction((*host.get("hide", ()), nodename))
     unreadable = [*host.get("unreadable", ())]
     if "system" not in host:
@@ -150,7 +150,7 @@ def parse(output: list[str]) -> CollectedHost:
     return CollectedHost(
         unreadable=tuple(dict.fromkeys(redaction.text(line) for line in (*unreadable, *unseen))),
         platform=(*platform, f"architecture={redaction.text(machine)}"),
-        arguments=redaction.arguments(_only(host, "arguments")),
+        arguments=redaction.arguments(_first_value(host, "arguments")),
         acpi=tuple(sorted(redaction.text(name) for name in host.get("acpi", ()))),
         modules=tuple(_modules(host)),
         units=(*([redaction.text(f"systemd {' '.join(host['system'])}")] if "system" in host else ()), *_units(host)),
@@ -174,7 +174,7 @@ def _split(lines: list[str]) -> dict[str, list[str]]:
     return sections
 
 
-def _only(host: dict[str, list[str]], word: str) -> str:
+def _first_value(host: dict[str, list[str]], word: str) -> str:
     return host.get(word, [""])[0]
 
 
@@ -223,9 +223,9 @@ def _devices(evidence: list[str], net: Iterable[str]) -> Iterator[str]:
                     ways = [
                         way for each, way in links.items() if each.startswith(f"class/nvme-subsystem/{subsystem[1]}/")
                     ]
-                if found := sorted({on[-1] for way in ways if (on := _ADDRESS.findall(way))}):
+                if addresses := sorted({on[-1] for way in ways if (on := _ADDRESS.findall(way))}):
                     bus = next((bus for bus, pattern in _BUSES if pattern.search(target)), "other")
-                    yield f"disk {bus} {' '.join(found)}"
+                    yield f"disk {bus} {' '.join(addresses)}"
 
 
 def _uses(lines: list[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -237,14 +237,14 @@ def _uses(lines: list[str]) -> tuple[tuple[str, ...], list[str]]:
         kind = re.search(r"line ['\"](\w+)", str(error))
         return (), [f"the use of the PCI devices: pcibind cannot understand it{f', at {kind[1]}' if kind else ''}"]
     # Why the command itself could not read something is in its own words; the parser's speak of names.
-    said = {line.partition(" ")[2].partition(" ")[2] for line in lines if line.startswith("unreadable ")}
+    reasons = {line.partition(" ")[2].partition(" ")[2] for line in lines if line.startswith("unreadable ")}
     unseen = [
-        f"for the guard {guard}: {why if why in said else 'not all of it can be told'}"
+        f"for the guard {guard}: {why if why in reasons else 'not all of it can be told'}"
         for guard, why in seen.unreadable
     ]
     uses = {
         f"{guard} {use.address}"
-        for guard, found in (
+        for guard, users in (
             ("default-route", seen.route_nics),
             ("ssh", seen.ssh_nics),
             ("network", seen.configured),
@@ -252,7 +252,7 @@ def _uses(lines: list[str]) -> tuple[tuple[str, ...], list[str]]:
             ("device-open", seen.open_devices),
             ("framebuffer", seen.framebuffers),
         )
-        for use in found
+        for use in users
     }
     uses |= {f"boot-display {address}" for address in seen.boot_displays}
     uses |= {f"virtual-functions {address}" for address in seen.physical_functions}

@@ -41,14 +41,14 @@ class PlainFiles(FactBase[dict[str, FileState]]):
         return f"sh -c {quote(_COMMAND)} files {' '.join(map(quote, paths))}"
 
     def process(self, output: list[str]) -> dict[str, FileState]:
-        found = {}
+        states = {}
         for line in output:
             match line.split(None, 4):
                 case [mode, owner, digest, "-", path]:
-                    found[path] = FileState(mode, owner, digest)
+                    states[path] = FileState(mode, owner, digest)
                 case _:
                     raise FactProcessError(f"a file's state is {line!r}, expected MODE OWNER DIGEST - PATH")
-        return found
+        return states
 
 
 _TEXTS = r"""
@@ -83,17 +83,17 @@ class FileTexts(FactBase[dict[str, FileText]]):
         return f"sh -c {quote(_TEXTS)} texts {' '.join(map(quote, paths))}"
 
     def process(self, output: list[str]) -> dict[str, FileText]:
-        found: dict[str, FileText] = {}
+        texts: dict[str, FileText] = {}
         path = ""
         for line in output:
             kind, _, rest = line.partition(" ")
             if kind == "file":
                 path = rest
-                found[path] = FileText("")
+                texts[path] = FileText("")
             elif kind == "link" and path:
-                found[path] = FileText(found[path].content, rest)
+                texts[path] = FileText(texts[path].content, rest)
             elif kind == "text" and path:
-                found[path] = FileText(f"{found[path].content}{rest}\n", found[path].link)
+                texts[path] = FileText(f"{texts[path].content}{rest}\n", texts[path].link)
             else:
                 raise FactProcessError(f"texts of files: expected file, link or text, found {line!r}")
-        return found
+        return texts

@@ -120,21 +120,21 @@ class Redaction:
 
     def arguments(self, line: str) -> tuple[str, ...]:
         """A kernel command line, as its arguments. One that is not known to be harmless keeps its name only."""
-        found = []
+        words = []
         for word in _ARGUMENT.findall(line):
             if word == "--":
                 # The rest is for the first program, and the kernel does not look at it.
-                found += [word, REDACTED]
+                words += [word, REDACTED]
                 break
             key, equals, value = word.partition("=")
             if not equals:
-                found.append(word if _BARE.fullmatch(word) and self.text(word) == word else REDACTED)
+                words.append(word if _BARE.fullmatch(word) and self.text(word) == word else REDACTED)
             elif self._is_harmless(key.replace("-", "_"), value):
-                found.append(word)
+                words.append(word)
             else:
                 kind = _KIND_OF_NAME.match(value)
-                found.append(f"{self.text(key)}={kind[0] if kind else ''}{REDACTED}")
-        return tuple(found)
+                words.append(f"{self.text(key)}={kind[0] if kind else ''}{REDACTED}")
+        return tuple(words)
 
     def _is_harmless(self, key: str, value: str) -> bool:
         if key not in _HARMLESS and _HARMLESS_MODULE.fullmatch(key) is None:

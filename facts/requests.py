@@ -24,13 +24,13 @@ class BoardRequests(FactBase[dict[str, str]]):
         return _COMMAND
 
     def process(self, output: list[str]) -> dict[str, str]:
-        found: dict[str, str] = {}
+        files: dict[str, str] = {}
         path = ""
         for line in output:
             kind, _, rest = line.partition(" ")
             if kind == "file":
                 path = rest
-                found[path] = ""
+                files[path] = ""
             elif kind == "text":
-                found[path] += f"{rest}\n"
-        return found
+                files[path] += f"{rest}\n"
+        return files

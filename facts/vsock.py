@@ -33,7 +33,7 @@ class VsockTrial(FactBase[VsockTrialResult | None]):
 
     def process(self, output: list[str]) -> VsockTrialResult:
         try:
-            found = json.loads(output[-1])
-            return VsockTrialResult(found["opens"], found["reason"], tuple(found["options"]))
+            answer = json.loads(output[-1])
+            return VsockTrialResult(answer["opens"], answer["reason"], tuple(answer["options"]))
         except (ValueError, KeyError, TypeError) as error:
             raise FactProcessError(f"the trial of a vsock socket printed {output[-1]!r}: {error!r}") from error

@@ -14,7 +14,7 @@ from deploys.fleet import state
 from deploys.fleet.boot_layers import lint
 from deploys.fleet.observations import Seen
 from deploys.fleet.state import HostState, Severity, down
-from deploys.preflight.boards import explain, missing
+from deploys.preflight.boards import describe_missing, explain_refusal
 from deploys.settings import HostSettings, Settings
 from facts import pciids
 from facts.disk import VolumeSpace
@@ -141,7 +141,7 @@ def _judged(settings: HostSettings, seen: Seen, found: _Findings) -> Judgement:
         # All boards would seem to be gone.
         return Judgement(Config(()), topology)
     record = seen.record.record
-    config = preflight.request(topology, settings, record)
+    config = preflight.request_boards(topology, settings, record)
     try:
         # What could not be read is shown beside the boards, and what a reboot ends is no fault.
         evidence = seen.usage.evidence._replace(unreadable=()) if seen.usage else None
@@ -181,14 +181,14 @@ def _board(judged: BoardJudgement, seen: Seen, found: _Findings) -> state.Board:
         status = "unbound"
     if resolution.verdict is not plan.Verdict.PRESENT:
         # What pcibind says of it is for who configures pcibind by hand.
-        detail = missing(resolution)
+        detail = describe_missing(resolution)
         found.add(Severity.WRONG, detail)
     else:
         detail = str(reported.get("detail") or ", ".join(f"{f.address} has {f.driver or 'no driver'}" for f in wrong))
         if status != "bound":
             found.add(Severity.WRONG, f"board {resolution.label} is {status}: {detail}")
         # Of a board that is not bound yet, what a deploy would refuse; of another, why a program's start fails.
-        found.add(Severity.WRONG, *(explain(refusal) for refusal in judged.refusals))
+        found.add(Severity.WRONG, *(explain_refusal(refusal) for refusal in judged.refusals))
     held = judgement.strangers(seen.topology, board) if board else []
     viable = not held if board and board.groups else None
     if viable is False and status == "bound":

@@ -20,7 +20,7 @@ _REPLACING = frozenset(("host", "hostaddr", "port", "user", "password", "passfil
 _PLACE = re.compile(r"(?P<host>\[[^\]]*\]|[^\[\]:]*)(?::(?P<port>.*))?", re.DOTALL)
 
 
-def problem(url: str) -> str | None:
+def find_problem(url: str) -> str | None:
     """What is wrong with a URL, in words that show nothing of it; ``None`` when it can be used."""
     scheme, _, rest = url.partition("://")
     if scheme not in ("postgres", "postgresql") or not rest:
@@ -29,16 +29,16 @@ def problem(url: str) -> str | None:
     user, _, password = credentials.partition(":")
     place, _, path = location.partition("/")
     name, asks, query = path.partition("?")
-    found = _PLACE.fullmatch(place)
+    match = _PLACE.fullmatch(place)
     if not at or not user:
         return "it names no user"
     if not password:
         return "it has no password"
     if not _is_part(user) or not _is_part(password):
         return "its user or password has a character that must be percent-encoded ('@' as %40, '/' as %2F, '%' as %25)"
-    if found is None or not is_server(found["host"]):
+    if match is None or not is_server(match["host"]):
         return "it names no host, or one that is no name and no address (IPv6 in brackets)"
-    if found["port"] is not None and not is_port(found["port"]):
+    if match["port"] is not None and not is_port(match["port"]):
         return "its port is none between 1 and 65535"
     if not name:
         return "it names no database"

@@ -62,7 +62,7 @@ _EXPECTED_SHELL = "expected sh, bash or dash, alone or with its absolute path"
 _SHELL_VARIABLES = ("BASH_ENV", "ENV", "IFS", "PATH", "POSIXLY_CORRECT", "SHELLOPTS")
 
 
-def problems(hosts: Iterable[Host]) -> list[str]:
+def find_problems(hosts: Iterable[Host]) -> list[str]:
     """One line for each argument of pyinfra with which commands cannot work on one of the hosts. None is asked."""
     return [
         f"{host.name}: {line}"

@@ -13,7 +13,7 @@ from pyinfra.api.arguments import all_argument_meta, auth_argument_meta
 from pyinfra.api.connectors import get_all_connectors
 from pyinfra.connectors import ssh
 
-from deploys.inputs.spelling import meant
+from deploys.inputs.spelling import suggest
 
 _TYPES: dict[str, type] = get_type_hints(ssh.ConnectorData)
 _KNOWN = frozenset(all_argument_meta).union(*(connector.data_meta for connector in get_all_connectors().values()))
@@ -50,19 +50,21 @@ _OTHERS = {
 _BOOLEANS = ("_sudo", "_use_sudo_login", "_preserve_sudo_env", "_use_su_login", "_doas", "_dzdo")
 
 
-def problems(data: Mapping[Any, Any]) -> list[str]:
+def find_problems(data: Mapping[Any, Any]) -> list[str]:
     """What is wrong with pyinfra's keys in one host's data, a sentence for each. No password is shown."""
     texts = [key for key in data if isinstance(key, str)]
-    named = [(key, _meant(key, texts)) for key in texts if key not in _KNOWN]
-    wrong = [f"{_shown(key)}: pyinfra ignores this key; did you mean {known}?" for key, known in named if known]
-    return wrong + [f"{key} is {data[key]!r:.60}: {expected}" for key in texts if (expected := _wrong(key, data[key]))]
+    intended = [(key, _intended_key(key, texts)) for key in texts if key not in _KNOWN]
+    mistakes = [f"{_quoted(key)}: pyinfra ignores this key; did you mean {known}?" for key, known in intended if known]
+    return mistakes + [
+        f"{key} is {data[key]!r:.60}: {expected}" for key in texts if (expected := _expected(key, data[key]))
+    ]
 
 
-def _shown(key: str) -> str:
+def _quoted(key: str) -> str:
     return key if key.isidentifier() else f"{key!r:.60}"
 
 
-def _meant(key: str, others: list[str]) -> str | None:
+def _intended_key(key: str, others: list[str]) -> str | None:
     """The key of pyinfra's that one must be meant for, if there is one.
 
     An operator's own data may have any name, so a word is not questioned where the key that it resembles is set too.
@@ -75,13 +77,13 @@ def _meant(key: str, others: list[str]) -> str | None:
         return None if known in others else known
     if plain.startswith("gevulot_"):
         return None
-    typo = meant(plain, _KNOWN if plain.startswith("_") else _LOGIN)
+    typo = suggest(plain, _KNOWN if plain.startswith("_") else _LOGIN)
     if typo is None and plain.startswith("ssh_"):
         return "one of " + ", ".join(sorted(_TYPES))
     return typo
 
 
-def _wrong(key: str, value: object) -> str | None:
+def _expected(key: str, value: object) -> str | None:
     """What was expected of a value, where it is wrong."""
     if value is None or "password" in key:
         return None

@@ -38,7 +38,7 @@ _MANY_DIGITS = 20
 _FEW_CHARACTERS = 5
 
 
-def problem(text: str) -> str | None:
+def find_problem(text: str) -> str | None:
     """What was expected instead of this passphrase, or ``None``. Says nothing of the passphrase itself."""
     plain = "".join(each for each in text.casefold() if each.isalnum() or each in "@$")
     letters = "".join(each for each in plain if each.isalnum())

@@ -192,8 +192,8 @@ def release_of_image(image: str) -> int | None:
 
 def tag_of(image: str) -> str | None:
     """The tag of an image's full reference, if it has one."""
-    found = _IMAGE.fullmatch(image)
-    return found["tag"] if found else None
+    match = _IMAGE.fullmatch(image)
+    return match["tag"] if match else None
 
 
 def is_pinned(image: str) -> bool:
@@ -202,8 +202,8 @@ def is_pinned(image: str) -> bool:
 
 
 def _image(reference: str) -> str:
-    found = _IMAGE.fullmatch(reference)
-    if found is None or len(reference) > _LONGEST or not (found["tag"] or found["digest"]):
+    match = _IMAGE.fullmatch(reference)
+    if match is None or len(reference) > _LONGEST or not (match["tag"] or match["digest"]):
         raise ValueError("expected a full image reference with registry and tag, such as 'quay.io/gevulot/node:latest'")
     return reference
 
@@ -246,7 +246,7 @@ def _secret(value: SecretStr) -> SecretStr:
 
 
 def _database_url(value: SecretStr) -> SecretStr:
-    problem = database_url.problem(value.get_secret_value())
+    problem = database_url.find_problem(value.get_secret_value())
     if problem:
         raise ValueError(f"expected {database_url.FORM}, with the password percent-encoded; {problem}")
     return value
@@ -254,7 +254,7 @@ def _database_url(value: SecretStr) -> SecretStr:
 
 def _passphrase(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
-    problem = passphrases.problem(text)
+    problem = passphrases.find_problem(text)
     if problem is None and text != text.strip():
         problem = "expected a passphrase without blanks at its ends, which would be a part of it"
     if problem:

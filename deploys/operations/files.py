@@ -44,7 +44,7 @@ class Files:
     def text(self, file: ManagedFile, content: str) -> OperationMeta:
         """Write a file with this content."""
         self._paths.append(file.path)
-        return written(name=f"Write {file.path}", path=file.path, content=content, mode=file.mode, among=self)
+        return write_file(name=f"Write {file.path}", path=file.path, content=content, mode=file.mode, among=self)
 
     def state(self, path: str) -> FileState | None:
         """What is there now. A plan asks for one file at a time, as it knows of no later one."""
@@ -56,7 +56,7 @@ class Files:
 
 
 @operation()
-def written(path: str, content: str, mode: str, among: Files) -> Generator[PyinfraCommand | str, None, None]:
+def write_file(path: str, content: str, mode: str, among: Files) -> Generator[PyinfraCommand | str, None, None]:
     """A file of root's with this content. What a link in its place leads to is left alone, and the undo restores it.
 
     + path: where it lands
@@ -72,12 +72,12 @@ def written(path: str, content: str, mode: str, among: Files) -> Generator[Pyinf
     yield scripts.shell("make_room.sh", path, ARCHIVE)
     # Hidden and with an ending of its own, so that nothing which reads that directory takes it for one of its files:
     # Quadlet goes by the ending alone.
-    upload = uploaded(path)
+    upload = upload_path(path)
     yield FileUploadCommand(StringIO(content), upload, remote_temp_filename=host.get_temp_filename(upload))
     yield scripts.shell("put_file.sh", mode, path, upload)
 
 
-def uploaded(path: str) -> str:
+def upload_path(path: str) -> str:
     """Where a file lies before it takes its place."""
     directory, _, name = path.rpartition("/")
     return f"{directory}/.{name}.gpu-host-new"

@@ -23,7 +23,7 @@ def step(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 # What an operation yields into a plan when only a later state decides. It is never run.
-DECIDED_LATER = "true # known only while operations run"
+DECIDED_AT_RUN_TIME = "true # known only while operations run"
 
 
 def is_planning() -> bool:

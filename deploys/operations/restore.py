@@ -11,7 +11,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
 from deploys.manifest import ARCHIVE, former_path
-from deploys.operations.planning import DECIDED_LATER, will_follow
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, will_follow
 from facts.baseline import ArchivedFile, Baseline
 from facts.paths import EmptyDirectories, ExistingPaths
 
@@ -23,7 +23,7 @@ def is_same(archive: str, path: str) -> bool:
 
 
 @operation()
-def brought_back(path: str, archive: str = ARCHIVE) -> Generator[PyinfraCommand | str, None, None]:
+def restore_file(path: str, archive: str = ARCHIVE) -> Generator[PyinfraCommand | str, None, None]:
     """Make a file what it was before the first deploy: content, owner, mode.
 
     + path: the file, which the archive has
@@ -32,10 +32,10 @@ def brought_back(path: str, archive: str = ARCHIVE) -> Generator[PyinfraCommand 
     if is_same(archive, path):
         host.noop(f"{path} is what it was")
         return
-    yield restore(path, archive)
+    yield restore_command(path, archive)
 
 
-def restore(path: str, archive: str = ARCHIVE) -> str:
+def restore_command(path: str, archive: str = ARCHIVE) -> str:
     """The command that brings a file back from the archive."""
     return (
         f"tar -C / -xpf {archive} {quote(path.lstrip('/'))} && "
@@ -43,15 +43,15 @@ def restore(path: str, archive: str = ARCHIVE) -> str:
     )
 
 
-def put_back(past: Baseline, path: str) -> OperationMeta:
+def restore_or_remove(past: Baseline, path: str) -> OperationMeta:
     """Bring a file of the deploy back to what it was, or remove it where there was none."""
     if path in past.archived:
-        return brought_back(name=f"Bring back {path}", path=path, archive=past.archive)
-    return removed(name=f"Remove {path}", path=path)
+        return restore_file(name=f"Bring back {path}", path=path, archive=past.archive)
+    return remove_file(name=f"Remove {path}", path=path)
 
 
 @operation()
-def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
+def remove_file(path: str) -> Generator[PyinfraCommand | str, None, None]:
     """Remove a file of the deploy, or a link that somebody put in its place; what that leads to stays.
 
     + path: the file
@@ -63,7 +63,7 @@ def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
 
 
 @operation()
-def taken_back(
+def restore_former_files(
     past: Baseline | None, paths: tuple[str, ...], archive: str = ARCHIVE
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Take back files that earlier versions wrote: each becomes what it was before the first deploy, or goes.
@@ -77,7 +77,7 @@ def taken_back(
         if past is None or path not in past.archived:
             commands.append(f"rm -f {quote(path)}")
         elif not is_same(archive, path):
-            commands.append(restore(path, archive))
+            commands.append(restore_command(path, archive))
     if not commands:
         host.noop("no file of an earlier version is left")
         return
@@ -90,14 +90,16 @@ def is_as_before(past: Baseline, path: str) -> bool:
 
 
 @operation()
-def emptied(directories: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
+def remove_empty_directories(
+    directories: tuple[str, ...], inputs: list[OperationMeta]
+) -> Generator[PyinfraCommand | str, None, None]:
     """Remove those directories that have nothing in them any more.
 
     + directories: paths, the innermost first
     + inputs: operations of this run that take files out of them
     """
     if will_follow(inputs):
-        yield DECIDED_LATER
+        yield DECIDED_AT_RUN_TIME
         return
     empty = host.get_fact(EmptyDirectories, directories=directories)
     if not empty:

@@ -34,7 +34,7 @@ _rollouts: WeakKeyDictionary[State, _Rollout] = WeakKeyDictionary()
 
 
 @contextmanager
-def turn(state: State, host: Host, unit: str) -> Iterator[Turn]:
+def take_turn(state: State, host: Host, unit: str) -> Iterator[Turn]:
     """Wait for the host's turn to restart a unit that runs, and record how it ended. Hosts come here side by side."""
     rollout = _rollouts.setdefault(state, _Rollout())
     with rollout.one_at_a_time:

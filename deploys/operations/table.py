@@ -10,17 +10,17 @@ from deploys.assessment.checks import Check
 from deploys.transport import remote
 
 
-def show(found: list[Check], failed: str) -> PyinfraCommand | None:
-    """Print the table of the current host; return the command that fails the host when anything is wrong.
+def show_table(checked: list[Check], summary: str) -> PyinfraCommand | None:
+    """Print the table of the current host; return the command that fails the host when a check failed.
 
-    ``failed`` follows the count of what is wrong: "checks failed".
+    ``summary`` follows the counts, as in "2 of 35 checks failed".
     """
-    for line in checks.table(host.name, found):
+    for line in checks.table(host.name, checked):
         logger.info(line)
-    wrong = [check for check in found if check.ok is False]
-    if not wrong:
+    failures = [check for check in checked if check.ok is False]
+    if not failures:
         return None
-    first = wrong[0]
+    first = failures[0]
     return remote.fail(
-        f"{len(wrong)} of {len(found)} {failed}; first: {first.what} is {first.found}, expected {first.expected}."
+        f"{len(failures)} of {len(checked)} {summary}; first: {first.what} is {first.found}, expected {first.expected}."
     )

@@ -15,7 +15,7 @@ from facts.unit import Units
 
 
 @operation()
-def restored(past: Baseline | None = None) -> Generator[PyinfraCommand | str, None, None]:
+def restore_timer(past: Baseline | None = None) -> Generator[PyinfraCommand | str, None, None]:
     """Switch the timer off again, where it was off and the node's Quadlet asks for automatic updates.
 
     For use before the Quadlet is changed: it is what says that a deploy switched the timer on.

@@ -21,7 +21,7 @@ UNITS = (
 _RUNS = ("active", "activating", "reloading", "deactivating")
 
 
-def judge_existing(existing: ExistingNode, settings: Settings, data: bool, key: bool, found: Findings) -> None:
+def judge_existing(existing: ExistingNode, settings: Settings, data: bool, key: bool, findings: Findings) -> None:
     """Refuse what others made where a deploy would replace it; ``data`` and ``key``: the storage has its own."""
     ours = {each.name for each in existing.units if each.file == "ours"}
     for unit in existing.units:
@@ -31,18 +31,18 @@ def judge_existing(existing: ExistingNode, settings: Settings, data: bool, key: 
         started = next((each for each in existing.containers if each.name == name), None)
         container = None if started is not None and started.unit == unit.name and unit.name in ours else started
         if problem := _made_by_others(unit, container):
-            found.refusals.append(f"{problem}; {_way(unit, container, settings)}")
+            findings.refusals.append(f"{problem}; {_remedy(unit, container, settings)}")
     for name, path, what in existing.data:
         shown, place = printable(name, 80), quote(printable(path, 300))
         if what == "database" and settings.own_postgres and not data:
             directory = settings.postgres_directory
-            found.refusals.append(
+            findings.refusals.append(
                 f"Podman's volume {shown} has a database in {place}, and {directory} has none yet; expected the node's "
                 f"database there. To keep it, stop what uses it, then: mkdir -p {directory} && cp -a {place}/. "
                 f"{directory}/; else rename or remove the volume. Then run again."
             )
         elif what == "key" and not key:
-            found.refusals.append(
+            findings.refusals.append(
                 f"Podman's volume {shown} has a key in {place}, and {settings.key_directory} has none yet; expected "
                 f"the node's key there. To keep it: {_copy_key(path, settings)}; else remove the volume. Then run "
                 "again."
@@ -72,7 +72,7 @@ def _made_by_others(unit: ExistingUnit, container: ExistingContainer | None) -> 
     return None
 
 
-def _way(unit: ExistingUnit, container: ExistingContainer | None, settings: Settings) -> str:
+def _remedy(unit: ExistingUnit, container: ExistingContainer | None, settings: Settings) -> str:
     """How to make room for the deploy without a loss, as commands."""
     if unit.load == "masked":
         return f"run `systemctl unmask {unit.name}`, then run again."
@@ -85,7 +85,7 @@ def _way(unit: ExistingUnit, container: ExistingContainer | None, settings: Sett
         steps.append(f"systemctl stop {quote(printable(container.unit, 80))}")
     elif container is not None and container.unit != unit.name:
         steps.append(f"podman stop {name}")
-    keep, advice = _keep(unit, container, settings)
+    keep, advice = _commands_to_keep(unit, container, settings)
     steps += keep
     if container is not None and not container.unit:
         steps.append(f"podman rename {name} {name}-before")
@@ -99,7 +99,9 @@ def _way(unit: ExistingUnit, container: ExistingContainer | None, settings: Sett
     )
 
 
-def _keep(unit: ExistingUnit, container: ExistingContainer | None, settings: Settings) -> tuple[list[str], str]:
+def _commands_to_keep(
+    unit: ExistingUnit, container: ExistingContainer | None, settings: Settings
+) -> tuple[list[str], str]:
     """The commands that keep a unit's data, and what to know first."""
     sources = dict(container.mounts) if container is not None else {}
     for volume in unit.volumes:
@@ -111,7 +113,7 @@ def _keep(unit: ExistingUnit, container: ExistingContainer | None, settings: Set
         other = "keep its server under another name and set gevulot_postgres_url, or "
         if not source:
             return [], f"its data is in the container alone, so save it with pg_dump first; {other}"
-        place = _place(source)
+        place = _shell_directory(source)
         if place == directory:
             return [], other
         return [f"mkdir -p {directory}", f"cp -a {place}/. {directory}/"], other
@@ -123,7 +125,7 @@ def _keep(unit: ExistingUnit, container: ExistingContainer | None, settings: Set
     return [], ""
 
 
-def _place(source: str) -> str:
+def _shell_directory(source: str) -> str:
     """A directory of the host for a shell: the source of a mount, a volume of Podman's among them."""
     text = printable(source, 300)
     if text.startswith("/"):
@@ -134,4 +136,4 @@ def _place(source: str) -> str:
 
 def _copy_key(source: str, settings: Settings) -> str:
     directory = settings.key_directory
-    return f"install -d -m 700 {directory} && install -m 600 {_place(source)}/node.key {directory}/node.key"
+    return f"install -d -m 700 {directory} && install -m 600 {_shell_directory(source)}/node.key {directory}/node.key"

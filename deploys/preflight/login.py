@@ -22,7 +22,7 @@ _KEYS: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def refusal(success: bool, output: list[str], arguments: Mapping[str, Any], user: str) -> str | None:
+def explain_refusal(success: bool, output: list[str], arguments: Mapping[str, Any], user: str) -> str | None:
     """Why this answer to the probe keeps the host from being deployed; ``None`` for a login that can be used."""
     keys = ", ".join(f"{key}={arguments[key]!r}" for key, usual in _KEYS.items() if arguments.get(key) not in usual)
     lines = [line.rstrip("\r") for line in output if line.strip()]

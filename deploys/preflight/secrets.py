@@ -9,7 +9,7 @@ from facts.secret_store import SecretStoreState
 NAMES = ("gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase")
 
 
-def judge_secrets(store: SecretStoreState, found: Findings) -> None:
+def judge_secrets(store: SecretStoreState, findings: Findings) -> None:
     """Refuse a damaged store: Podman then says that a secret is not there, and refuses to make it."""
     if store.problem is not None:
         state = f"cannot be listed ({store.problem})"
@@ -20,7 +20,7 @@ def judge_secrets(store: SecretStoreState, found: Findings) -> None:
         return
     others = [name for name in store.listed if name not in NAMES]
     theirs = f", and you make {', '.join(others)} again" if others else ""
-    found.refusals.append(
+    findings.refusals.append(
         f"Podman's secret store {store.path} {state}; expected it to be readable. Bring it back from a backup, or move "
         f"it away (mv {store.path} {store.path}.damaged) and run again: the deploy makes its own secrets again{theirs}."
     )

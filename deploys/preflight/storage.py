@@ -23,51 +23,51 @@ _UNFIT = frozenset(
 )
 
 
-def parts(settings: Settings) -> tuple[str, ...]:
+def list_directories(settings: Settings) -> tuple[str, ...]:
     """What a deploy makes in the storage directory, the database's directory first."""
     return settings.postgres_directory, settings.key_directory, settings.data_directory
 
 
-def without_links(settings: Settings, storage: Storage | None) -> Settings:
+def resolve_links(settings: Settings, storage: Storage | None) -> Settings:
     """The settings with the storage directory's path as systemd, which follows no links, needs it for its mount."""
     if storage is None or not storage.real or storage.real == settings.storage_directory:
         return settings
     return settings.model_copy(update={"storage_directory": storage.real})
 
 
-def judge_storage(storage: Storage | None, settings: Settings, key_state: str, found: Findings) -> None:
+def judge_storage(storage: Storage | None, settings: Settings, key_state: str, findings: Findings) -> None:
     """``settings`` as the operator wrote them, ``key_state`` as node_key.sh has it."""
     if storage is None:
         return
     asked = settings.storage_directory
     name = f"gevulot_storage_directory is {asked}"
     if problem := _path_problem(storage, asked):
-        found.refusals.append(f"{name}, {problem}")
+        findings.refusals.append(f"{name}, {problem}")
         return
     where = asked if storage.real == asked else f"{asked} ({storage.real})"
     if problem := _volume_problem(storage, where):
-        found.refusals.append(f"gevulot_storage_directory: {problem}")
+        findings.refusals.append(f"gevulot_storage_directory: {problem}")
     if storage.by_hand:
-        found.refusals.append(
+        findings.refusals.append(
             f"gevulot_storage_directory: {where} is on {storage.mount}, which was mounted by hand; expected a volume "
             "that a boot mounts, or the node would start beside its data. Add that mount to /etc/fstab, run "
             "`systemctl daemon-reload`, then run again."
         )
     # The fingerprint beside the node's configuration, or the unit of the deployed node, says that it is ours.
     if not storage.used and key_state not in ("ok", "mode") and (problem := _others_problem(storage)):
-        found.refusals.append(
+        findings.refusals.append(
             f"{name}, {problem}; expected a directory of its own, since its owner and mode are changed. Choose another "
             "path, such as /var/lib/gevulot, or a new directory in it."
         )
     for path, kind in storage.parts.items():
         if kind not in ("directory", "missing"):
             what = {"file": "no directory", "dangling": "a link to nothing"}.get(kind, "a link")
-            found.refusals.append(
+            findings.refusals.append(
                 f"{path} is {what}; expected a directory, or nothing. Move it away; to have it on another volume, "
                 "mount that volume there, or set gevulot_storage_directory."
             )
     if settings.own_postgres:
-        _judge_database(storage, settings.postgres_directory, found)
+        _judge_database(storage, settings.postgres_directory, findings)
 
 
 def _path_problem(storage: Storage, asked: str) -> str | None:
@@ -122,9 +122,9 @@ def _others_problem(storage: Storage) -> str | None:
     return None
 
 
-def _judge_database(storage: Storage, directory: str, found: Findings) -> None:
+def _judge_database(storage: Storage, directory: str, findings: Findings) -> None:
     if storage.foreign:
-        found.refusals.append(
+        findings.refusals.append(
             f"{directory} has files, but none is PG_VERSION, so it holds no database; expected one of Postgres, or an "
             "empty directory. Move the files away."
         )
@@ -133,7 +133,7 @@ def _judge_database(storage: Storage, directory: str, found: Findings) -> None:
         process, group, program = users[0]
         unit = printable(unit_of(group), 80)
         by = f"{printable(program, 40)} (pid {process}{f', {unit}' if unit else ''})"
-        found.refusals.append(
+        findings.refusals.append(
             f"{directory} is in use by {by}; expected the node's own Postgres alone, since two servers destroy the "
             "data. Stop that server, and keep it from starting again."
         )

@@ -22,7 +22,7 @@ restart)
   systemctl restart --no-block "$unit" || exit 1 ;;
 *) systemctl start --no-block "$unit" || exit 1 ;;
 esac
-begin=$(now) active='' first=$(show NRestarts)
+start=$(now) active='' first=$(show NRestarts)
 while :; do
   restarts=$(show NRestarts) job=$(show Job) state=$(show ActiveState) at=$(now)
   [ "$((${restarts:-0} - ${first:-0}))" -lt "$limit" ] || fail "does not stay up: systemd started it $((restarts - first + 1)) times"
@@ -33,7 +33,7 @@ while :; do
     if [ -z "$answer" ] || sh -c "$answer" >/dev/null 2>&1; then exit 0; fi
     [ "$((at - active))" -lt "$patience" ] || fail "runs, but does not answer within $patience s" ;;
   0:failed | 0:inactive) fail "did not start" ;;
-  *) [ "$((at - begin))" -lt "$seconds" ] || fail "did not start within $seconds s" ;;
+  *) [ "$((at - start))" -lt "$seconds" ] || fail "did not start within $seconds s" ;;
   esac
   sleep 1
 done

@@ -22,7 +22,7 @@ from pyinfra.context import ctx_host, ctx_state
 from deploys.assessment import failures, reboot_attempt
 from deploys.assessment.kernel_arguments import REMAPPING_OFF
 from deploys.manifest import GRUB_DROP_IN, MODULES, PCIBIND, STATE_DIRECTORIES
-from deploys.operations.pending_reboot import PendingReboot, Wish, reasons, wish_of
+from deploys.operations.pending_reboot import BootTarget, PendingReboot, find_reasons, target_of
 from deploys.operations.planning import step, will_follow
 from deploys.settings import HostSettings
 from deploys.steps.preflight import GpuHost, refused_alone
@@ -159,7 +159,7 @@ def _reboot_all(state: State, roll: _Roll) -> None:
     with ExitStack() as turns:
         # Begun in this order, so that a host whose turn it is says what its reboot waits for.
         for each in wanted:
-            turns.enter_context(heartbeat.waiting(each, "the rolling reboot"))
+            turns.enter_context(heartbeat.report_wait(each, "the rolling reboot"))
         for each in wanted:
             errand = roll.errands.get(each.name)
             if errand is None or each.name in roll.outcome or each not in state.active_hosts:
@@ -259,21 +259,21 @@ def _reboot(each: Host, due: _Due) -> str | None:
         _record(each, reboot_attempt.render(due.why, due.digest, before))
     failed_before = each.get_fact(FailedUnits)
     ran_before = _node_runs(each)
-    way = connection.Way(each)
+    way = connection.Reconnection(each)
     remote.run(each, "( sleep 1; systemctl reboot ) </dev/null >/dev/null 2>&1 &", timeout=30)
     deadline = time.monotonic() + errand.timeout
     # Connections that end half-way are what a reboot looks like from outside; paramiko would print each with its trace.
     logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
     gevent.sleep(3)
-    with heartbeat.waiting(each, "an answer over SSH after the reboot", errand.timeout):
+    with heartbeat.report_wait(each, "an answer over SSH after the reboot", errand.timeout):
         while not _is_back(each, way, before):
             if time.monotonic() > deadline:
                 return f"no answer over SSH within {errand.timeout} s; look at its console"
             gevent.sleep(2)
     seconds = max(30, round(deadline - time.monotonic()))
-    with heartbeat.waiting(each, "systemd to start everything after the reboot", seconds):
+    with heartbeat.report_wait(each, "systemd to start everything after the reboot", seconds):
         wrong = _came_back_wrong(each, errand, failed_before, seconds)
-    with heartbeat.waiting(each, "the node to run again after the reboot", seconds):
+    with heartbeat.report_wait(each, "the node to run again after the reboot", seconds):
         while wrong is None and ran_before and not _node_runs(each):
             if time.monotonic() > deadline:
                 return "the node ran before and does not run now; see journalctl -b -u gevulot-node"
@@ -281,7 +281,7 @@ def _reboot(each: Host, due: _Due) -> str | None:
     return wrong
 
 
-def _is_back(each: Host, way: connection.Way, before: str) -> bool:
+def _is_back(each: Host, way: connection.Reconnection, before: str) -> bool:
     try:
         # A host that is going down may also take an answer half-way and keep the connection.
         with gevent.Timeout(_TRY_SECONDS, TimeoutError(f"no answer within {_TRY_SECONDS} s")):
@@ -326,7 +326,7 @@ def _cannot_hand_over() -> str | None:
     return None
 
 
-def _digest(wish: Wish) -> str:
+def _digest(wish: BootTarget) -> str:
     found = ask(
         host,
         Part("lines", KernelCommandLine, {"drop_in": GRUB_DROP_IN.path}),
@@ -338,9 +338,9 @@ def _digest(wish: Wish) -> str:
 @step("Reboot when needed")
 def reboot_when_needed(gpu_host: GpuHost, reboot: PendingReboot) -> None:
     """Reboot, or with ``reboot='never'`` say what is pending."""
-    settings, wish = gpu_host.settings, wish_of(gpu_host.verdict)
+    settings, wish = gpu_host.settings, target_of(gpu_host.verdict)
     forgotten(name="Forget a reboot that brought what it was for", reasons=reboot.reasons)
-    pending, digest = partial(reasons, wish), partial(_digest, wish)
+    pending, digest = partial(find_reasons, wish), partial(_digest, wish)
     reboot_as_allowed(
         settings,
         Errand(settings.reboot_timeout, pending, _cannot_hand_over, at_once=settings.reboot_batch, digest=digest),

@@ -15,7 +15,7 @@ from deploys import manifest, scripts
 from deploys.assessment import activity, checks, diagnosis, qmp, virtual_machine
 from deploys.assessment.checks import Check
 from deploys.operations.pending_reboot import PendingReboot
-from deploys.operations.planning import DECIDED_LATER, is_planning, step
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, is_planning, step
 from deploys.preflight import Verdict, key
 from deploys.settings import Settings
 from deploys.steps import access, gevulot, host_table, vsock
@@ -48,8 +48,8 @@ def verified(node: Node, reboot: PendingReboot) -> Generator[PyinfraCommand | st
     """
     if is_planning():
         unit = host.get_fact(Units, units=(manifest.NODE_UNIT,)).get(manifest.NODE_UNIT)
-        if reboot.comes_first() or unit is None or not unit.running:
-            yield DECIDED_LATER
+        if reboot.is_planned() or unit is None or not unit.running:
+            yield DECIDED_AT_RUN_TIME
         else:
             host.noop("nothing is changed by looking")
         return
@@ -107,7 +107,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     found.append(checks.peers(seen["firewall"], settings))
     found.append(qmp.check(seen["firewall"], settings, units.get(manifest.NODE_UNIT)))
     found += checks.saved_rules(seen["firewall"])
-    found += ports.look(connection.peer(host), settings)
+    found += ports.check_ports(connection.find_peer(host), settings)
     if trouble is not None:
         for line in trouble.lines:
             logger.info(f"{host.print_prefix}the journal of {trouble.unit}: {line}")
@@ -188,7 +188,7 @@ def _database(host: Host, settings: Settings, is_open: bool) -> list[Check]:
             password = quote(tunnel.read_secret(host, manifest.PASSWORD_SECRET), safe="")
             url = f"postgres://gevulot:{password}@{address}:{port}/gevulot"
         seen = tunnel.read_schema(host, address, port, url)
-    except tunnel.NotForwarded as reason:
+    except tunnel.ForwardingRefused as reason:
         place = f"on the node; no forwarding: {reason}"
         if settings.own_postgres:
             seen = host.get_fact(PostgresSchema, login=manifest.POSTGRES_LOGIN, port=settings.postgres_port)

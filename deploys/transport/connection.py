@@ -20,7 +20,7 @@ _PROBES = 20
 _SECONDS = 10
 
 
-def transport(host: Host) -> paramiko.Transport | None:
+def get_transport(host: Host) -> paramiko.Transport | None:
     """What paramiko keeps of the connection; ``None`` for a host that is not connected over SSH."""
     client = getattr(host.connector, "client", None)
     return client.get_transport() if isinstance(client, paramiko.SSHClient) else None
@@ -34,9 +34,9 @@ class Peer:
     doubt: str = ""
 
 
-def peer(host: Host) -> Peer:
+def find_peer(host: Host) -> Peer:
     """Where the SSH connection goes to. There is no address where another machine carries it."""
-    connected = transport(host)
+    connected = get_transport(host)
     if connected is None:
         return Peer(None, "not connected over SSH")
     if isinstance(connected.sock, paramiko.Channel):
@@ -77,7 +77,7 @@ def prepare(host: Host) -> None:
     Keep-alives of SSH reach the host; those of TCP are the kernel's and are also sent while this program is blocked,
     for example by pyinfra's question whether to go on.
     """
-    for each in _hops(transport(host)):
+    for each in _hops(get_transport(host)):
         each.set_keepalive(KEEP_ALIVE)
         # By a proxy it is no socket, or not one of TCP.
         if isinstance(each.sock, socket.socket):
@@ -97,7 +97,7 @@ def _hops(connected: paramiko.Transport | None) -> Iterator[paramiko.Transport]:
         connected = connected.sock.transport if isinstance(connected.sock, paramiko.Channel) else None
 
 
-class Way:
+class Reconnection:
     """A host's connection that ends and is made again, as at a reboot. Its jump hosts stay connected meanwhile.
 
     pyinfra closes nothing, and connects to each jump host anew at every try: a reboot would leave hundreds of
@@ -106,7 +106,7 @@ class Way:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._old = list(_hops(transport(host)))
+        self._old = list(_hops(get_transport(host)))
 
     def reconnect(self) -> bool:
         """Make the connection anew; whether there is one. It may raise whatever ends a connection half-way."""
@@ -122,7 +122,7 @@ class Way:
             return False
         for each in self._old:
             each.close()
-        self._old = list(_hops(transport(self._host)))
+        self._old = list(_hops(get_transport(self._host)))
         prepare(self._host)
         return True
 

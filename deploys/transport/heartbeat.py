@@ -39,13 +39,13 @@ class Heartbeat:
         self._printed: dict[str, float] = {}
         self._greenlet: gevent.Greenlet[..., Any] | None = None
 
-    def begin(self, key: object, host: str, what: str, limit: float | None) -> None:
-        """Count a wait of the host from now on, until ``end`` is called with the same key."""
+    def add(self, key: object, host: str, what: str, limit: float | None) -> None:
+        """Count a wait of the host from now on, until ``remove`` is called with the same key."""
         self._waits[key] = _Wait(host, what, limit)
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._beat)
 
-    def end(self, key: object) -> None:
+    def remove(self, key: object) -> None:
         """The wait is over, if there is one."""
         self._waits.pop(key, None)
 
@@ -88,23 +88,23 @@ class _Operations(BaseStateCallback):
         if op_hash in state.ops[host]:
             limit = state.get_op_data_for_host(host, op_hash).global_arguments.get("_timeout")
             what = ", ".join(sorted(state.get_op_meta(op_hash).names))
-            of_run(state).begin((host.name, op_hash), host.name, what, limit)
+            get_heartbeat(state).add((host.name, op_hash), host.name, what, limit)
 
     @staticmethod
     def operation_host_success(state: State, host: Host, op_hash: str, retry_count: int = 0) -> None:
-        of_run(state).end((host.name, op_hash))
+        get_heartbeat(state).remove((host.name, op_hash))
 
     @staticmethod
     def operation_host_error(
         state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
     ) -> None:
-        of_run(state).end((host.name, op_hash))
+        get_heartbeat(state).remove((host.name, op_hash))
 
 
 _runs: WeakKeyDictionary[State, Heartbeat] = WeakKeyDictionary()
 
 
-def of_run(state: State) -> Heartbeat:
+def get_heartbeat(state: State) -> Heartbeat:
     """The heartbeat of a run; from the first call on, it follows the run's operations."""
     if state not in _runs:
         _runs[state] = Heartbeat()
@@ -113,11 +113,11 @@ def of_run(state: State) -> Heartbeat:
 
 
 @contextmanager
-def waiting(host: Host, what: str, limit: float | None = None) -> Iterator[None]:
+def report_wait(host: Host, what: str, limit: float | None = None) -> Iterator[None]:
     """Say what the host waits for inside of its operation, and after how many seconds that ends by itself."""
-    heartbeat, key = of_run(host.state), object()
-    heartbeat.begin(key, host.name, what, limit)
+    heartbeat, key = get_heartbeat(host.state), object()
+    heartbeat.add(key, host.name, what, limit)
     try:
         yield
     finally:
-        heartbeat.end(key)
+        heartbeat.remove(key)

@@ -14,7 +14,7 @@ from deploys.transport import remote
 _SECONDS = 60
 
 
-def trouble(host: Host) -> str | None:
+def check_login(host: Host) -> str | None:
     """Why no command can be run as root on the host, tried with one that changes nothing; ``None`` when it can.
 
     A fact of a host that cannot be asked would end the run with pyinfra's words, and before the other hosts are judged.
@@ -30,4 +30,4 @@ def trouble(host: Host) -> str | None:
     except (OSError, SSHException) as error:
         success, output = False, [str(error)]
     user = host.data.get("ssh_user")
-    return login.refusal(success, output, arguments, str(user) if user else "the account")
+    return login.explain_refusal(success, output, arguments, str(user) if user else "the account")

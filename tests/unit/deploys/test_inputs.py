@@ -303,7 +303,7 @@ def test_a_passphrase_that_strangers_know_or_guess_is_refused(guessed: str) -> N
      "83492017466120398475223"],
 )  # fmt: skip
 def test_a_passphrase_of_ones_own_is_taken(own: str) -> None:
-    assert passphrases.problem(own) is None
+    assert passphrases.find_problem(own) is None
 
 
 def test_a_passphrase_with_a_blank_at_its_end_is_refused() -> None:
