@@ -14,7 +14,7 @@ from pyinfra.api.exceptions import FactProcessError
 from facts.untrusted import printable
 
 _READER = Path(__file__).with_name("activity_reader.py")
-# Letters of a line that are kept.
+# Characters of a line that are kept.
 _LINE = 200
 
 
@@ -48,7 +48,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """One look, or with ``waited`` the second of two that were so many seconds apart.
+    """One reading, or the second of two that were ``waited`` seconds apart.
 
     ``health`` is the HTTP status of the health check, ``None`` without an answer; ``age`` is the container's, in
     seconds; ``machines`` is ``None`` where the container's processes could not be listed.

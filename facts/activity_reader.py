@@ -1,4 +1,4 @@
-"""What the node of this host does at this moment. Runs on the host, with its own Python alone.
+"""Read what the node of this host does now. Runs on the host, with nothing but its own Python.
 
     python3 -I -c "$(cat activity_reader.py)" LISTEN CONTAINER LOGS VERIFICATION
 
@@ -8,7 +8,7 @@ verification's machines begin with.
 
 Prints one object as JSON. `health`: the HTTP status, or null. `waited`: the seconds between two looks; 0 after one.
 `age`: the container's, in seconds, or null. `machines`: the QEMU processes in the container's control group, or null
-where they could not be listed. `failures`: the logs that were written to lately. Ages are in seconds.
+where they could not be listed. `failures`: the logs with recent errors. Ages are in seconds.
 
 The logs lie in a directory in which the container's root writes, and hold what strangers' programs make QEMU print:
 links are not followed, and the number of files and bytes is limited. Of QEMU's arguments only numbers are printed.
@@ -48,7 +48,7 @@ Machine = dict[str, Any]
 def health(listen: str) -> int | None:
     """The status of the health check. Not by urllib, which would ask a proxy of the environment.
 
-    While the node is down anybody may listen there: the time of the whole answer is limited, and only its first
+    While the node is down, any program may listen there: the time of the whole answer is limited, and only its first
     line is read.
     """
     end = time.monotonic() + HEALTH_SECONDS
@@ -136,7 +136,7 @@ def machine(root: str, pid: str, verification: str) -> Machine | None:
 
 
 def failures(directory: str, machines: list[Machine]) -> list[dict[str, Any]]:
-    """What the logs say that were written to within RECENT seconds, the newest first; at most LOGS of them."""
+    """The failures in the logs that were written within RECENT seconds, the newest first; at most LOGS of them."""
     try:
         top = os.open(directory, DIRECTORY)
     except OSError:
@@ -148,7 +148,7 @@ def failures(directory: str, machines: list[Machine]) -> list[dict[str, Any]]:
                 try:
                     if entry.is_dir(follow_symlinks=False):
                         log = os.stat(f"{entry.name}/stderr.log", dir_fd=top, follow_symlinks=False)
-                        # A time to come is of a clock that was wrong, or of somebody who set it.
+                        # A time in the future means that the clock was wrong, or that somebody set the time.
                         if log.st_size and abs(time.time() - log.st_mtime) < RECENT:
                             recent.append((log.st_mtime, entry.name))
                 except OSError:
@@ -160,7 +160,7 @@ def failures(directory: str, machines: list[Machine]) -> list[dict[str, Any]]:
 
 
 def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | None:
-    """What one log says of the tries to start a program; None where it has no lines or cannot be read."""
+    """The failed starts of a program in one log; None where it has no lines or cannot be read."""
     opened = []
     try:
         opened.append(os.open(name, DIRECTORY, dir_fd=top))

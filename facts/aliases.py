@@ -1,4 +1,4 @@
-"""Which kernel modules offer themselves for the display functions of a host, and what else would need them."""
+"""The kernel modules that can drive the display functions of a host, and the modules that need them."""
 
 from __future__ import annotations
 

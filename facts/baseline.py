@@ -41,12 +41,12 @@ class FunctionBaseline:
 class Baseline:
     """A host before its first deploy.
 
-    ``archived`` are the files of it that were kept, ``shared_directories`` those of the directories for everybody's
-    files that it had (``None`` where the record does not say), and ``auto_update_timer`` how systemd called the state
-    of Podman's timer. ``arguments`` are the kernel arguments that deploys set since (``None``: not recorded).
-    ``directory`` is where its record lies. ``is_former``: that is the directory of earlier versions, which had other
-    names for some of the files, and only they were here. ``renaming``: a deploy has begun to move the host on to
-    today's names of its files, and has not ended it.
+    ``archived`` are the files that were kept, ``shared_directories`` the directories for files of several packages that
+    it had (``None`` where that is not recorded), and ``auto_update_timer`` is systemd's state of Podman's timer.
+    ``arguments`` are the kernel arguments that deploys set since (``None``: not recorded). ``directory`` is where the
+    record lies. ``is_former``: that is the directory of earlier versions, which had other names for some of the files,
+    and only they were here. ``renaming``: a deploy has begun to move the host on to today's names of its files, and has
+    not ended it.
     """
 
     command_line: tuple[str, ...]
@@ -67,16 +67,16 @@ class Baseline:
         return f"{self.directory}/before.tar"
 
     def made(self, directory: str) -> bool:
-        """Whether a deploy made a directory for everybody's files, which the host had not."""
+        """Whether a deploy made a shared directory that the host did not have."""
         return self.shared_directories is not None and directory not in self.shared_directories
 
 
 @dataclass(frozen=True, slots=True)
 class DeployRemains:
-    """What deploys left on a host. ``traces`` are those of the paths asked for that exist.
+    """What deploys left on a host. ``traces`` are the given paths that exist.
 
-    ``damaged`` says why the record cannot be understood, where there is one that cannot be. ``deployed`` is what the
-    host was deployed as: ``node``, ``gpu_host``, or empty where no deploy said.
+    ``damaged`` says why the record cannot be parsed, and is empty otherwise. ``deployed`` is the role of the host:
+    ``node``, ``gpu_host``, or empty where none is recorded.
     """
 
     privileged: bool

@@ -1,4 +1,4 @@
-"""Who else lays claim to PCI devices: other tools' configuration, and whatever binds at a boot by its own means."""
+"""Other users of PCI devices: the configuration of other tools, and files that bind devices at boot by themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pcibind.change import early, unit
 from pcibind.read import claims
 
 _BEGIN, _END = "claims 1", "claims end"
-# Letters of a line, and lines of a file, that are looked at; and letters of a name that are shown.
+# Characters of a line and lines of a file that are read; characters of a name that are shown.
 _LETTERS, _LINES, _SHOWN = 400, 200, 120
 # A file that takes devices from their drivers, or gives them to one, by its own means.
 _BINDS = (
@@ -69,7 +69,7 @@ def _command(own: tuple[str, ...], root: str) -> str:
 
 
 class ClaimKind(StrEnum):
-    """Whose claim it is."""
+    """The tool or kind of file that makes the claim."""
 
     DRIVERCTL = "driverctl"
     LIBVIRT = "libvirt"
@@ -83,7 +83,7 @@ class Claim:
 
     ``places`` are addresses with function (``0000:01:00.0``) or slots (``0000:01:00``), ``models`` pairs of vendor and
     device; both empty where the file computes them. ``driver`` is what the devices are to get, if that is plain.
-    ``acts_at_boot`` says that it takes them without anybody asking: at a boot, or it has them now.
+    ``acts_at_boot``: it takes them by itself at boot, or has them now.
     """
 
     kind: ClaimKind

@@ -1,8 +1,8 @@
-"""What the facts see of a host, in one answer that its operator can give away: for bug reports, and as test data.
+"""A host as one document that its operator can share: for bug reports, and as test data.
 
 A collection holds the PCI topology as pcibind's own text, and around it what decides how a host boots and what it
-uses its devices for. What could tell whose host it is never gets into one: names of hosts, users, interfaces and disks,
-addresses of networks, serial numbers, and the values of kernel arguments that are not known to be harmless.
+uses its devices for. It holds nothing that identifies the host: no names of hosts, users, interfaces and disks,
+no addresses of networks, no serial numbers, and no values of kernel arguments that are not known to be harmless.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ def command(modules: tuple[str, ...], units: tuple[str, ...], hidden: tuple[str,
     return "\n".join((f"echo '{_BEGIN}'", *sections, f"echo '{_MARK}{_SECTIONS[-1]}'"))
 
 
-# --- what was seen
+# --- the document
 
 
 @dataclass(frozen=True, slots=True)
 class CollectedHost:
-    """What was seen of one host, each part lines of text without anything that tells whose it is.
+    """What was read of one host, each part as lines of text that do not identify it.
 
     ``unreadable`` are sentences. ``platform`` are lines ``KEY=VALUE``, ``arguments`` the kernel's, ``acpi`` names of
     tables, ``modules`` lines ``NAME module|built-in|missing|unknown loaded|-``, ``units`` lines ``UNIT KEY=VALUE…``.

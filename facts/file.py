@@ -1,4 +1,4 @@
-"""Plain files, as far as a deploy decides about them."""
+"""Plain files: their attributes, and the text of short ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FileState:
 
 
 class PlainFiles(FactBase[dict[str, FileState]]):
-    """The state of each of these files, in one command. What is not there, or is a link or a directory, is left out."""
+    """The state of each of these files, in one command. Missing paths, links and directories are left out."""
 
     @staticmethod
     def default() -> dict[str, FileState]:
@@ -63,7 +63,7 @@ done
 
 @dataclass(frozen=True, slots=True)
 class FileText:
-    """A short text file: its first 4,096 bytes, and what it leads to where it is a link."""
+    """A short text file: its first 4,096 bytes, and the target where it is a link."""
 
     content: str
     link: str = ""
@@ -73,7 +73,7 @@ class FileText:
 
 
 class FileTexts(FactBase[dict[str, FileText]]):
-    """The text of each of these files that is there, in one command."""
+    """The text of each of these files that exists, in one command."""
 
     @staticmethod
     def default() -> dict[str, FileText]:

@@ -144,7 +144,7 @@ def _listener(
 
 
 class Listeners(FactBase[list[Listener]]):
-    """Who listens on these ports, whatever the address. ``units`` are those whose programs are ours."""
+    """The programs that listen on these ports, at any address. ``units`` are those whose programs are ours."""
 
     @staticmethod
     def default() -> list[Listener]:

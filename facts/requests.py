@@ -14,7 +14,7 @@ _COMMAND = (
 
 
 class BoardRequests(FactBase[dict[str, str]]):
-    """The files of /etc/pcibind: path → content. Empty where there are none."""
+    """The files of /etc/pcibind: path → content. Empty where there is none."""
 
     @staticmethod
     def default() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Whether Podman's secret store can be read; never what is in it."""
+"""Whether Podman's secret store can be read. No secret is read out."""
 
 from __future__ import annotations
 

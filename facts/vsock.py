@@ -1,4 +1,4 @@
-"""Whether a container under the policy of the node's can open a vsock socket."""
+"""Whether a container with the node's security policy can open a vsock socket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 @dataclass(frozen=True, slots=True)
 class VsockTrialResult:
-    """Whether a socket opens under these options of ``--security-opt``; ``reason`` is the error, or why none ran."""
+    """Whether a socket opens with these ``--security-opt``; ``reason`` is the error, or why the trial did not run."""
 
     opens: bool
     reason: str

@@ -1,4 +1,4 @@
-"""How pyinfra runs a command on a host, as host data and pyinfra's configuration ask for it: what cannot work.
+"""Arguments of pyinfra, in host data and its configuration, with which commands cannot run on a host.
 
 Every fact and operation is a program of a shell, run as root: the whole of it as one argument, with its own standard
 input, output and exit code. Settings of pyinfra that take one of these away are refused before a host is asked.
@@ -72,7 +72,7 @@ def find_problems(hosts: Iterable[Host]) -> list[str]:
 
 
 def judge(data: Mapping[str, Any], config: Config) -> list[str]:
-    """The same of host data, which comes before the configuration. Pure."""
+    """The problems of one host's data, which overrides the configuration. Pure."""
     lines = []
     asked = {key: getattr(config, name, None) for key, name in _CONFIGURED.items()} | dict(data)
     for key, value in asked.items():

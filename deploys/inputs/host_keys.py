@@ -1,7 +1,7 @@
-"""The keys of host data that are pyinfra's own, of its connectors and of its operations.
+"""The keys of host data that belong to pyinfra, its connectors and its operations.
 
-pyinfra ignores a key that it does not know, so a mistyped ``ssh_user`` or a ``sudo`` without its underscore changes
-what a run does to a host without a word.
+pyinfra ignores an unknown key, so a mistyped ``ssh_user``, or a ``sudo`` without its underscore, silently changes what
+a run does.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from deploys.inputs.spelling import suggest
 
 _TYPES: dict[str, type] = get_type_hints(ssh.ConnectorData)
 _KNOWN = frozenset(all_argument_meta).union(*(connector.data_meta for connector in get_all_connectors().values()))
-# What decides who a run is on a host. Words such as ``timeout`` or ``env`` are left to an operator's own data.
+# The keys of the login. Words such as ``timeout`` or ``env`` may be an operator's own data.
 _LOGIN = frozenset((*_TYPES, *auth_argument_meta))
-# The names that other tools, or people, have for the same.
+# Names for the same in other tools and in common use.
 _OTHERS = {
     "hostname": "ssh_hostname",
     "port": "ssh_port",
@@ -51,7 +51,7 @@ _BOOLEANS = ("_sudo", "_use_sudo_login", "_preserve_sudo_env", "_use_su_login", 
 
 
 def find_problems(data: Mapping[Any, Any]) -> list[str]:
-    """What is wrong with pyinfra's keys in one host's data, a sentence for each. No password is shown."""
+    """The problems with pyinfra's keys in one host's data, a sentence each. No password is shown."""
     texts = [key for key in data if isinstance(key, str)]
     intended = [(key, _intended_key(key, texts)) for key in texts if key not in _KNOWN]
     mistakes = [f"{_quoted(key)}: pyinfra ignores this key; did you mean {known}?" for key, known in intended if known]
@@ -65,9 +65,9 @@ def _quoted(key: str) -> str:
 
 
 def _intended_key(key: str, others: list[str]) -> str | None:
-    """The key of pyinfra's that one must be meant for, if there is one.
+    """The key of pyinfra that a key is a typo of, if any.
 
-    An operator's own data may have any name, so a word is not questioned where the key that it resembles is set too.
+    An operator's own data may have any name, so a key is accepted when the key that it resembles is set too.
     """
     plain = key.lower().replace("-", "_")
     if plain in _KNOWN:
@@ -84,7 +84,7 @@ def _intended_key(key: str, others: list[str]) -> str | None:
 
 
 def _expected(key: str, value: object) -> str | None:
-    """What was expected of a value, where it is wrong."""
+    """What was expected of an invalid value; ``None`` for a valid one."""
     if value is None or "password" in key:
         return None
     if key == "ssh_port":

@@ -10,14 +10,14 @@ _LIKENESS = 0.85
 
 
 def suggest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that this one is, or is most likely a typo of; ``None`` when it is like none."""
+    """The known name that this one equals or is most likely a typo of; ``None`` when none is similar."""
     names = {each.lower().replace("-", "_"): each for each in known}
     close = difflib.get_close_matches(name.lower().replace("-", "_"), list(names), n=1, cutoff=_LIKENESS)
     return names[close[0]] if close else None
 
 
 def find_unknown(names: Iterable[str], known: Iterable[str], prefix: str) -> list[str]:
-    """What is wrong with each name that has the prefix, or is like a known one, and is not known."""
+    """A problem for each unknown name that has the prefix or resembles a known one."""
     expected = list(known)
     problems = []
     for name in names:

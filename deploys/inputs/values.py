@@ -1,4 +1,4 @@
-"""The kinds of value that host data is made of, each with its check and with what was expected when it fails."""
+"""The types of the values of host data, each with its check and an error that says what was expected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["is_listen", "is_loopback", "port_of"]
 # Environment files, units and command lines take longer ones; nobody means them.
 _LONGEST = 4096
 
-# IPv4 addresses as a program sees them that listens on [::] (RFC 4291, 2.5.5.2).
+# IPv4 addresses as seen by a program that listens on [::] (RFC 4291, 2.5.5.2).
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 # Images with Postgres and more have its release behind "pg"; others begin their tag with it, as the official one does.
@@ -197,7 +197,7 @@ def tag_of(image: str) -> str | None:
 
 
 def is_pinned(image: str) -> bool:
-    """Whether a full reference names one image for ever, by its digest."""
+    """Whether a full reference always names the same image, by its digest."""
     return "@" in image
 
 
@@ -274,7 +274,7 @@ def _public_key(text: str) -> str:
         raise ValueError("expected a public key of 130 hexadecimal digits, the first two 04")
     x, y = (int(each, 16) for each in digits.groups())
     if max(x, y) >= _PRIME or (y * y - x * x * x - 7) % _PRIME:
-        raise ValueError("expected a public key of secp256k1; this one has a wrong digit")
+        raise ValueError("expected a public key of secp256k1; this one is not on the curve, so a digit is mistyped")
     return key
 
 

@@ -1,4 +1,4 @@
-"""The reboot that a host waits for: why it is pending, and the steps that come after it."""
+"""The pending reboot of a host: its reasons, and the steps that come after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from facts.pci import PciTopology
 
 @dataclass(frozen=True, slots=True)
 class BootTarget:
-    """What a host must be after its reboot: kernel arguments, boards by their paths, and whether it is to be a node."""
+    """The wanted state after the reboot: kernel arguments, boards by their paths, and whether the host is a node."""
 
     arguments: tuple[str, ...]
     boards: tuple[str, ...]
@@ -72,7 +72,7 @@ class PendingReboot:
         return host.when(self._condition) if self._condition else nullcontext()
 
     def is_planned(self) -> bool:
-        """Whether this is the plan of a run that reboots first, so that what comes after cannot be known yet."""
+        """Whether this is the plan of a run that reboots first, so that the following steps cannot be planned."""
         return is_planning() and bool(self.reasons())
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The table that a run ends with: what was read back of a host, against what was expected."""
+"""The table at the end of a run: the state that was read back, against the expected one."""
 
 from __future__ import annotations
 

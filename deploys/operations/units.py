@@ -1,4 +1,4 @@
-"""systemd units brought to what their files say now: reloaded, started, or restarted when an input is newer."""
+"""systemd units that follow their files: reload, start, or restart when an input is newer."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from facts.untrusted import printable
 
 # Seconds that the node may take until its last port is open: it waits for its database and its peers before.
 _NODE_SECONDS = 300
-# Letters of a line of the journal that are shown.
+# Characters of a line of the journal that are shown.
 _LENGTH = 400
 
 
 @operation()
 def daemon_reload(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
-    """Let systemd read its files again, and Quadlet generate, when a unit is newer on disk or not known yet.
+    """Reload systemd, and let Quadlet generate its units, when a unit is newer on disk or not known yet.
 
     + units: unit names with their suffixes
     + inputs: operations of this run that write the units
@@ -44,24 +44,24 @@ def daemon_reload(units: tuple[str, ...], inputs: list[OperationMeta]) -> Genera
     known = host.get_fact(Units, units=units)
     stale = [name for name in units if name not in known or known[name].needs_reload]
     if not stale:
-        host.noop("systemd knows the units as they are")
+        host.noop("systemd has the current units")
         return
     yield "systemctl daemon-reload"
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """How a unit is seen to work: a command that succeeds within so many seconds after systemd calls it active."""
+    """The check that a unit works: a command that succeeds within ``seconds`` after systemd calls the unit active."""
 
     command: str = ""
     seconds: int = 0
 
 
 def expect_listener(address: str, seconds: int) -> Readiness:
-    """A connection by TCP. ``address`` is where the program was asked to listen."""
+    """Expect a TCP connection to succeed. ``address`` is where the program is configured to listen."""
     name, _, port = address.rpartition(":")
     program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
-    # The address that stands for all of them is connected to as loopback.
+    # A connection to the wildcard address goes to loopback.
     return Readiness(f"python3 -I -c {quote(program)} {quote(name.strip('[]'))} {port}", seconds)
 
 
@@ -84,7 +84,7 @@ def run_unit(
     + unit: unit name with its suffix
     + reboot: whether one is pending, which this run has to wait for
     + inputs: operations of this run that write the files or secrets
-    + settings: what the host's operator asked for, to explain a failure by
+    + settings: the host's settings, to explain a failure
     + timeout: seconds that the unit, and what it waits for, may take
     + readiness: how to check that it works
     + files: paths whose change asks for a restart
@@ -101,7 +101,7 @@ def run_unit(
     changed = {"files": files, "secrets": secrets}
     if state is None or not state.running:
         stale = unit == NODE_UNIT and _is_stale(states.get(MIGRATION_UNIT), changed)
-        # A start would wait for systemd's next try, and the counter of its tries would go on.
+        # A start would wait for systemd's next attempt, and its counter of attempts would continue.
         if state is not None and (state.restarts or stale):
             yield restart
         else:
@@ -130,7 +130,7 @@ def _is_stale(migration: Unit | None, changed: Mapping[str, tuple[str, ...]]) ->
 
 
 class _Start(StringCommand):
-    """Starts or restarts a unit and waits for its answer; a failure says the cause, and quotes the cause's journal.
+    """Starts or restarts a unit and waits until it answers; a failure reports the cause with its journal lines.
 
     ``runs`` are the units that run and would be interrupted; a node among them has to answer again, too.
     """
@@ -185,7 +185,7 @@ def _command(verb: str, unit: str, timeout: int, readiness: Readiness) -> str:
 
 
 def expect_node(settings: Settings) -> Readiness:
-    """The last port that the node opens: of its health check, or of JSON-RPC where it executes nothing."""
+    """Expect the last port that the node opens: of its health check, or of JSON-RPC where it executes nothing."""
     return expect_listener(
         settings.json_rpc_listen if settings.no_execution else settings.healthcheck_listen, _NODE_SECONDS
     )

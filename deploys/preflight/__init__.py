@@ -1,8 +1,8 @@
-"""What a host must be capable of, judged before anything is changed. Pure: facts in, verdicts out.
+"""The requirements of a host, judged before anything is changed. Pure: facts in, verdicts out.
 
-Each module judges one thing of a ``HostState`` and adds to the findings. That the IOMMU, interrupt remapping or
-/dev/kvm is off is not judged here: switching them on is the deploy's work, and they are read back after the reboot.
-What can be seen of groups and drivers already is judged, as pcibind will judge it.
+Each module judges one part of a ``HostState`` and adds to the findings. Whether the IOMMU, interrupt remapping and
+/dev/kvm are on is not judged here: the deploy switches them on, and reads them back after the reboot. IOMMU groups and
+drivers are judged as far as they are visible, as pcibind will judge them.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ __all__ = [
 
 
 def judge_host(state: HostState, settings: HostSettings) -> Verdict:
-    """Everything that can be known, before the first change, of a host that hands boards over."""
+    """Judge a host that hands boards over."""
     findings = Findings()
     return _verdict(_judge_host(state, settings, findings, node=False), findings)
 
 
 def judge(state: HostState, settings: Settings) -> Verdict:
-    """Everything that can be known of a node before the first change: of its host, as ``judge_host``, and its own."""
+    """Judge a node: its host, as ``judge_host`` does, and the node's own requirements."""
     findings = Findings()
     verdict = _judge_host(state, settings, findings, node=True)
     boards = verdict.boards
@@ -82,7 +82,7 @@ def _verdict(verdict: Verdict, findings: Findings) -> Verdict:
 
 
 def _judge_host(state: HostState, settings: HostSettings, findings: Findings, *, node: bool) -> Verdict:
-    """The host's part, for a ``node`` or without one; what speaks against it is in ``found``."""
+    """The host's part, for a ``node`` or without one, and add to ``findings``."""
     config = request_boards(state.topology, settings, state.record)
     family = judge_platform(state.platform, bool(config.boards), findings)
     present = judge_modules(state.modules, HOST_MODULES, bool(config.boards), findings)

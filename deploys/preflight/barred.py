@@ -1,4 +1,4 @@
-"""Lines of modprobe's files that keep a module of the host's, or of its node's, from being loaded at a boot."""
+"""Lines of modprobe's files that keep a module, which the host or its node needs, from being loaded at boot."""
 
 from __future__ import annotations
 

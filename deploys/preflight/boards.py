@@ -1,4 +1,4 @@
-"""Which boards are chosen, and what speaks against binding them."""
+"""The chosen boards, and the problems with binding them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def is_supported(board: Board) -> bool:
 def request_boards(topology: Topology, settings: HostSettings, record: Record | None) -> Config:
     """What the settings ask of pcibind on this host.
 
-    The default names the supported models that are present, and keeps what the host already follows: a recorded board
-    that is gone has to be missed aloud, not forgotten.
+    The default selects the supported models that are present, and keeps the recorded boards: one that is gone must be
+    reported as missing, not forgotten.
     """
     allow = frozenset(settings.board_guards_allowed)
     if settings.boards == "supported":
@@ -45,7 +45,7 @@ def request_boards(topology: Topology, settings: HostSettings, record: Record | 
         selectors = sorted(models | kept, key=str)
     else:
         selectors = [Selector.parse(text) for text in settings.boards]
-    # One dead board must not keep a host's others from being handed over at a boot.
+    # A dead board must not prevent the handover of the others at boot.
     return Config(tuple(BoardRequest(selector, allow=allow) for selector in selectors), "any")
 
 
@@ -66,7 +66,7 @@ def judge_boards(
             findings.refuse_host(f"{describe_missing(each.resolution)} {_displays(topology)}")
         if each.standing is Standing.STUCK and not waits:
             findings.refuse_host(
-                f"board {each.resolution.label} waits in the kernel for an operation that does not end; expected one "
+                f"board {each.resolution.label} is blocked by a kernel operation that does not end; expected one "
                 "that can be bound. Reboot the host, then run again."
             )
         for closed in each.closed:
@@ -107,7 +107,7 @@ def judge_functions(boards: Iterable[Board], settings: Settings, findings: Findi
 
 
 def explain_refusal(refusal: Refusal) -> str:
-    """A refusal of pcibind's with what to do, as who writes an inventory says it."""
+    """Describe a refusal of pcibind with the next step in terms of the inventory."""
     remedy = _REMEDIES.get(refusal.guard, refusal.remedy)
     if not refusal.is_overridable:
         return f"{refusal.finding}. {remedy}."
@@ -124,7 +124,7 @@ _REMEDIES = {
 
 
 def describe_missing(resolution: Resolution) -> str:
-    """What is wrong with a chosen board that is not at its place, and what to do."""
+    """Describe why a chosen board is not at its place, and the next step."""
     recorded = resolution.recorded
     label = recorded.path if recorded else str(resolution.selector)
     start = f"the chosen board {label} is {resolution.verdict}"

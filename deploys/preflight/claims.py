@@ -1,4 +1,4 @@
-"""Others that lay claim to the chosen boards: what takes a board away is refused, what may do so is told."""
+"""Other users of the chosen boards: refuse those that take a board away, warn of those that may."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pcibind.model.pci import Board
 
 
 def judge_claims(claims: Iterable[Claim], boards: Iterable[Board], settings: HostSettings, findings: Findings) -> None:
-    """Name each file that lays claim to a chosen board, or that may."""
+    """Report each file that claims a chosen board, or may claim one."""
     boards = tuple(boards)
     for claim in claims:
         if claim.source == "/proc/cmdline" and claim.driver == DRIVER and settings.vfio_ids:
@@ -29,7 +29,7 @@ def judge_claims(claims: Iterable[Claim], boards: Iterable[Board], settings: Hos
 
 
 def _named(claim: Claim, board: Board) -> str:
-    """What of a board a claim names, in words; empty when nothing."""
+    """The functions and models of a board that a claim names, as text; empty for none."""
     names = [
         str(function.address)
         for function in board.functions

@@ -1,4 +1,4 @@
-"""Whether the database that is there fits the one that is asked for."""
+"""Whether the existing database has the release that the settings ask for."""
 
 from __future__ import annotations
 

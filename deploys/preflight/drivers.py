@@ -1,4 +1,4 @@
-"""Which display drivers are kept off the chosen boards, and what on the host would miss them."""
+"""The display drivers to blacklist for the chosen boards, and the programs on the host that need them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NEEDS_BOARD = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class DriverSelection:
-    """``blacklist``: modules that are kept off, sorted; ``spared``: those that others of the host's devices need."""
+    """``blacklist``: modules to blacklist; ``spared``: those that ``others``, devices of the host, need. Sorted."""
 
     blacklist: tuple[str, ...] = ()
     spared: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ def _judge_users(
     blacklist: tuple[str, ...],
     findings: Findings,
 ) -> None:
-    """Name what loses its driver. Once the boards are handed over, nothing is taken any more."""
+    """Report what loses its driver. Nothing does once the boards are handed over."""
     own = {str(each.address) for board in boards for each in board.display_functions}
     taken = [module for module in blacklist if any(p.rpartition("/")[2] in own for p in aliases.drives.get(module, ()))]
     if not taken:

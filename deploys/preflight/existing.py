@@ -1,4 +1,4 @@
-"""Whether a node, or a part of one, was set up on the host by somebody else than a deploy. It is never replaced."""
+"""Whether a node, or a part of one, was set up on the host by hand or by other tools. It is never replaced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RUNS = ("active", "activating", "reloading", "deactivating")
 
 
 def judge_existing(existing: ExistingNode, settings: Settings, data: bool, key: bool, findings: Findings) -> None:
-    """Refuse what others made where a deploy would replace it; ``data`` and ``key``: the storage has its own."""
+    """Refuse what others made and a deploy would replace. ``data``, ``key``: the storage already has them."""
     ours = {each.name for each in existing.units if each.file == "ours"}
     for unit in existing.units:
         if unit.name == _POSTGRES and not settings.own_postgres:
@@ -50,7 +50,7 @@ def judge_existing(existing: ExistingNode, settings: Settings, data: bool, key: 
 
 
 def _made_by_others(unit: ExistingUnit, container: ExistingContainer | None) -> str | None:
-    """What there is of a unit that no deploy made, in one clause; ``None`` when there is nothing of others."""
+    """Describe the part of a unit that no deploy made; ``None`` when there is none."""
     # A file that was moved away without a daemon-reload: nothing is left of the unit when it is stopped.
     gone = unit.file == "missing" and unit.is_from_its_file
     source = printable(unit.source or "a transient unit", 200)
@@ -73,7 +73,7 @@ def _made_by_others(unit: ExistingUnit, container: ExistingContainer | None) -> 
 
 
 def _remedy(unit: ExistingUnit, container: ExistingContainer | None, settings: Settings) -> str:
-    """How to make room for the deploy without a loss, as commands."""
+    """The commands that make room for the deploy without loss of data."""
     if unit.load == "masked":
         return f"run `systemctl unmask {unit.name}`, then run again."
     name = unit.name.removesuffix(".service")
@@ -102,7 +102,7 @@ def _remedy(unit: ExistingUnit, container: ExistingContainer | None, settings: S
 def _commands_to_keep(
     unit: ExistingUnit, container: ExistingContainer | None, settings: Settings
 ) -> tuple[list[str], str]:
-    """The commands that keep a unit's data, and what to know first."""
+    """The commands that keep a unit's data, and advice to read first."""
     sources = dict(container.mounts) if container is not None else {}
     for volume in unit.volumes:
         source, _, target = volume.partition(":")

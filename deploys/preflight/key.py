@@ -1,4 +1,4 @@
-"""The state of the node's key, as node_key.sh has it: it is used, taken over, made, or the host is refused."""
+"""The state of the node's key, as node_key.sh prints it: use it, adopt it, make one, or refuse the host."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ READABLE_KEY_COMMAND = f"grep -s ':/etc/gevulot-key:' {NODE_QUADLET.path} || tru
 
 
 def warn_of_readable_key(settings: Settings) -> str:
-    """The warning for a node whose key lay in its container, with the only full remedy."""
+    """The warning for a node whose key was readable in its container, with the only full remedy."""
     key = f"{settings.key_directory}/node.key"
     return (
-        f"the node's key could be read at port {settings.http_port} by everybody who could reach that port, since its "
+        f"the node's key was readable at port {settings.http_port} for everybody who could reach that port, since its "
         "file was mounted into the node's container. This deploy takes it out. If others could reach the port, "
         "consider the key known: only a new identity is a full remedy. For one, after this run: systemctl stop "
         f"gevulot-node; move {key} and {FINGERPRINT} away; run this deploy again; replace the old public key by the "
@@ -40,7 +40,7 @@ def warn_of_readable_key(settings: Settings) -> str:
 
 
 def explain_refusal(state: str, settings: Settings) -> str | None:
-    """Why a key in this state must stop the run, with the way out; ``None`` when it need not."""
+    """Why a key in this state must stop the run, with the next step; ``None`` when it need not."""
     directory, fingerprint, legacy = arguments(settings)
     key = f"{directory}/node.key"
     return {
@@ -57,7 +57,7 @@ def explain_refusal(state: str, settings: Settings) -> str | None:
 
 
 def judge_key(state: str, settings: Settings, findings: Findings) -> None:
-    """Refuse a key that is lost or changed; say that one of others is taken over."""
+    """Refuse a lost or changed key; warn when an existing key is adopted."""
     problem = explain_refusal(state, settings)
     if problem is not None:
         findings.refusals.append(problem)

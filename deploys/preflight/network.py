@@ -1,4 +1,4 @@
-"""Whom the node reaches, and who reaches it."""
+"""The peers that the node reaches, and who can reach the node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facts.discovery import ANSWERS
 
 
 def judge_peers(settings: Settings, findings: Findings) -> None:
-    """Warn of what everybody may read where gevulot_peers is 'any'."""
+    """Warn of what any host can read when gevulot_peers is 'any'."""
     if settings.open_to_any:
         ports = " and ".join(map(str, settings.p2p_ports))
         external = "" if settings.own_postgres else " and the external database's URL"

@@ -1,4 +1,4 @@
-"""Whether our files can be written where they belong, and are there when a boot needs them."""
+"""Whether our files can be written to their places, and are mounted when a boot needs them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from facts.place import Place
 
 
 def judge_places(places: Mapping[str, Place], files: tuple[str, ...], findings: Findings) -> None:
-    """Refuse what stands in the way of one of ``files``; one sentence for each thing, however many it concerns.
+    """Refuse obstacles to writing ``files``: one sentence each, however many files it affects.
 
     The other places are directories of the storage, which may be missing: only a protected parent is refused here.
     """
-    # What stands in the way → the sentence about it, with the first file that it concerns.
+    # Obstacle → the sentence about it, with the first file that it affects.
     sentences: dict[str, str] = {}
     late: dict[str, None] = {}
     for path, place in places.items():
         is_file = path in files
-        # Where the storage lies is judged by storage.py, which cannot tell what is protected.
+        # storage.py judges where the storage lies, but cannot see protected directories.
         if not is_file and (place.kind or place.blocked or not place.locked):
             continue
         if place.blocked:

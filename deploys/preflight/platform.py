@@ -1,4 +1,4 @@
-"""Whether a host is capable: distribution, systemd, Python, processor, firmware; for a node Podman, sizes, kernel."""
+"""Requirements of the platform: distribution, systemd, Python, processor, firmware; of a node Podman, sizes, kernel."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def release_of(version: str) -> tuple[int, int]:
 
 
 def judge_platform(host: HostPlatform, boards_wanted: bool, findings: Findings) -> Family | None:
-    """What any host needs that hands boards over."""
+    """Judge what every host needs that hands boards over."""
     family = family_of(host)
     if isinstance(family, str):
         findings.refusals.append(family)
@@ -59,7 +59,7 @@ def judge_platform(host: HostPlatform, boards_wanted: bool, findings: Findings) 
 
 
 def judge_node_platform(host: HostPlatform, settings: Settings, family: Family | None, findings: Findings) -> None:
-    """What a node needs beside its host."""
+    """Judge what a node needs beside its host."""
     if host.systemd and host.systemd_release is not None and host.systemd_release < SYSTEMD_MINIMUM:
         findings.refusals.append(
             f"systemd is {host.systemd_release}; expected {SYSTEMD_MINIMUM} or newer, because the node reloads its "

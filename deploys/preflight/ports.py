@@ -1,4 +1,4 @@
-"""Whether a program of others listens where the node or its database is to listen."""
+"""Whether other programs listen on the ports of the node or its database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STOPPABLE = re.compile(r"[\w@:.\\-]+\.(service|socket)")
 
 
 def list_addresses(settings: Settings) -> list[tuple[str, str, int]]:
-    """Each address that is asked for: the setting that says it, the address or name, the port."""
+    """Each address of the settings: the key, the address or name, the port."""
     p2p, _, p2p_port = settings.p2p_listen.rpartition(":")
     listens = {
         "json_rpc_listen": settings.json_rpc_listen,

@@ -1,4 +1,4 @@
-"""Files of an operator's in pcibind's configuration: pcibind reads them all, and refuses all where two do not agree."""
+"""The operator's own files in pcibind's configuration: pcibind reads all files, and refuses all if two conflict."""
 
 from __future__ import annotations
 

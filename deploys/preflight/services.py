@@ -1,4 +1,4 @@
-"""What is where the node's services are to be: storage, key, secrets, ports, and what others set up there."""
+"""The places of the node's services before a deploy: storage, key, secrets, ports, and units of others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from facts.storage import Storage, StorageState
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What was read."""
+    """The answers of the host."""
 
     storage: Storage | None = None
     key_state: str = ""
@@ -31,7 +31,7 @@ class Services:
 
     @classmethod
     def from_answers(cls, answers: Mapping[str, Any]) -> Services:
-        """Take what ``list_facts`` asked for from the answers."""
+        """Take the answers to ``list_facts``."""
         return cls(
             storage=answers["storage"],
             key_state=answers["key_state"],
@@ -42,7 +42,7 @@ class Services:
 
 
 def list_facts(settings: Settings) -> tuple[Part, ...]:
-    """What is asked of a host."""
+    """The facts about the services."""
     units = tuple(unit for unit, _, _ in existing.UNITS)
     directories = {
         "directory": settings.storage_directory,
@@ -64,7 +64,7 @@ def list_facts(settings: Settings) -> tuple[Part, ...]:
 
 
 def judge_services(services: Services, settings: Settings, data_release: str | None, findings: Findings) -> None:
-    """Refuse what would be replaced, or would keep a service from starting."""
+    """Refuse what a deploy would replace, and what would keep a service from starting."""
     has_key = services.key_state in ("ok", "mode", "unrecorded", "legacy")
     storage.judge_storage(services.storage, settings, services.key_state, findings)
     key.judge_key(services.key_state, settings, findings)

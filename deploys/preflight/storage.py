@@ -1,4 +1,4 @@
-"""Whether the storage directory can be the node's: its path, its file system, and that nothing of others is in it."""
+"""Whether the node can use the storage directory: its path, its file system, and nothing of others in it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def judge_storage(storage: Storage | None, settings: Settings, key_state: str, f
 
 
 def _path_problem(storage: Storage, asked: str) -> str | None:
-    """What is wrong with the path itself."""
+    """The problem with the path itself, if any."""
     for path, kind in storage.parents.items():
         link = "a link to nothing" if kind == "dangling" else "no directory" if kind == "file" else None
         if link is not None:
@@ -106,7 +106,7 @@ def _volume_problem(storage: Storage, where: str) -> str | None:
 
 
 def _others_problem(storage: Storage) -> str | None:
-    """To whom the directory belongs, when that is somebody else."""
+    """The other owner of the directory, if it has one."""
     homes = [user for user in storage.homes if user != "gevulot"]
     if homes:
         return f"the home of {', '.join(printable(each, 40) for each in homes[:3])}"

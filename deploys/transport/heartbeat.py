@@ -1,4 +1,4 @@
-"""What a run waits for, and for how long already: printed while a wait lasts, since pyinfra prints nothing then."""
+"""Prints what a run waits for, and since when: pyinfra itself prints nothing during a wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyinfra.api.state import BaseStateCallback
 
 from deploys import duration
 
-# Seconds between two lines about the same wait; a shorter wait is not mentioned.
+# Seconds between two lines about the same wait; a shorter wait is not reported.
 EVERY = 30.0
 # Hosts that a line names before it only counts them.
 _NAMES = 5
@@ -32,7 +32,7 @@ class _Wait:
 
 
 class Heartbeat:
-    """The waits of one run. Each operation of a host is one; a wait inside of it says more than the operation does."""
+    """The waits of one run. Each operation of a host is one; a wait inside of an operation takes its place."""
 
     def __init__(self) -> None:
         self._waits: dict[object, _Wait] = {}
@@ -40,13 +40,13 @@ class Heartbeat:
         self._greenlet: gevent.Greenlet[..., Any] | None = None
 
     def add(self, key: object, host: str, what: str, limit: float | None) -> None:
-        """Count a wait of the host from now on, until ``remove`` is called with the same key."""
+        """Add a wait of the host that starts now, until ``remove`` is called with the same key."""
         self._waits[key] = _Wait(host, what, limit)
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._beat)
 
     def remove(self, key: object) -> None:
-        """The wait is over, if there is one."""
+        """Remove the wait, if there is one."""
         self._waits.pop(key, None)
 
     def _beat(self) -> None:
@@ -57,7 +57,7 @@ class Heartbeat:
         self._greenlet = None
 
     def lines(self, now: float) -> list[str]:
-        """What is to be printed now: one line for all hosts that wait for the same."""
+        """The lines that are due now: one for all hosts that wait for the same."""
         latest = {wait.host: wait for wait in self._waits.values()}
         groups: dict[str, list[_Wait]] = {}
         for wait in latest.values():
@@ -114,7 +114,7 @@ def get_heartbeat(state: State) -> Heartbeat:
 
 @contextmanager
 def report_wait(host: Host, what: str, limit: float | None = None) -> Iterator[None]:
-    """Say what the host waits for inside of its operation, and after how many seconds that ends by itself."""
+    """Report what the host waits for inside of its operation. ``limit``: the time limit of the wait in seconds."""
     heartbeat, key = get_heartbeat(host.state), object()
     heartbeat.add(key, host.name, what, limit)
     try:

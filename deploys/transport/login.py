@@ -1,4 +1,4 @@
-"""Trying a host's login before anything else is asked by it."""
+"""A check of a host's login, before any fact uses it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS = 60
 def check_login(host: Host) -> str | None:
     """Why no command can be run as root on the host, tried with one that changes nothing; ``None`` when it can.
 
-    A fact of a host that cannot be asked would end the run with pyinfra's words, and before the other hosts are judged.
+    A fact that cannot be read would end the run with an error of pyinfra's, before the other hosts are judged.
     """
     arguments: dict[str, Any] = dict(pop_global_arguments(host.state, host, {})[0])
     try:

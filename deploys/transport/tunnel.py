@@ -24,7 +24,7 @@ _SECONDS = 30
 
 
 class ForwardingRefused(Exception):
-    """The connection does not forward: no SSH, or the server does not allow it. The node is asked instead."""
+    """The connection does not forward: no SSH, or the server refuses. The caller asks the node instead."""
 
 
 @contextmanager

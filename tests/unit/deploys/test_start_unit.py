@@ -108,7 +108,7 @@ def test_a_unit_that_systemd_does_not_start_ends_it(tmp_path: Path) -> None:
 def test_a_node_that_runs_must_answer_again_after_the_restart_of_what_it_requires() -> None:
     asked = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one"})
     unit = "gevulot-firewall.service"
-    for runs, awaited in (((unit, units.NODE), True), ((unit,), False)):
+    for runs, awaited in (((unit, units.NODE_UNIT), True), ((unit,), False)):
         command = units._Start("restart", unit, 300, asked, units.Readiness(), runs).get_raw_value()
         assert ("start_unit.sh await gevulot-node.service " in command) is awaited
         assert "start_unit.sh restart gevulot-firewall.service 300 " in command
