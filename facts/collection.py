@@ -231,34 +231,34 @@ def _devices(evidence: list[str], net: Iterable[str]) -> Iterator[str]:
 def _uses(lines: list[str]) -> tuple[tuple[str, ...], list[str]]:
     """What the functions are used for, without by whom; and what of that could not be read."""
     try:
-        seen = evidence_text.parse(lines)
+        evidence = evidence_text.parse(lines)
     except (ValueError, IndexError) as error:
-        # Its words quote a line, which may name interfaces and mount points. What kind of line it is can be told.
+        # The error quotes a line, which may name interfaces and mount points. Only the kind of the line is reported.
         kind = re.search(r"line ['\"](\w+)", str(error))
         return (), [f"the use of the PCI devices: pcibind cannot understand it{f', at {kind[1]}' if kind else ''}"]
     # Why the command itself could not read something is in its own words; the parser's speak of names.
     reasons = {line.partition(" ")[2].partition(" ")[2] for line in lines if line.startswith("unreadable ")}
-    unseen = [
+    unread = [
         f"for the guard {guard}: {why if why in reasons else 'not all of it can be told'}"
-        for guard, why in seen.unreadable
+        for guard, why in evidence.unreadable
     ]
     uses = {
         f"{guard} {use.address}"
         for guard, users in (
-            ("default-route", seen.route_nics),
-            ("ssh", seen.ssh_nics),
-            ("network", seen.configured),
-            ("disk", seen.disks),
-            ("device-open", seen.open_devices),
-            ("framebuffer", seen.framebuffers),
+            ("default-route", evidence.route_nics),
+            ("ssh", evidence.ssh_nics),
+            ("network", evidence.configured),
+            ("disk", evidence.disks),
+            ("device-open", evidence.open_devices),
+            ("framebuffer", evidence.framebuffers),
         )
         for use in users
     }
-    uses |= {f"boot-display {address}" for address in seen.boot_displays}
-    uses |= {f"virtual-functions {address}" for address in seen.physical_functions}
-    uses |= {f"nvidia-open {use.address}" for use in seen.open_nvidia if use.address}
-    uses |= {f"vfio-open {use.address or f'group {use.group}'}" for use in seen.open_vfio}
-    return tuple(sorted(uses)), unseen
+    uses |= {f"boot-display {address}" for address in evidence.boot_displays}
+    uses |= {f"virtual-functions {address}" for address in evidence.physical_functions}
+    uses |= {f"nvidia-open {use.address}" for use in evidence.open_nvidia if use.address}
+    uses |= {f"vfio-open {use.address or f'group {use.group}'}" for use in evidence.open_vfio}
+    return tuple(sorted(uses)), unread
 
 
 def _units(host: dict[str, list[str]]) -> Iterator[str]:

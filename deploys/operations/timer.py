@@ -24,13 +24,13 @@ def restore_timer(past: Baseline | None = None) -> Generator[PyinfraCommand | st
     """
     timer = host.get_fact(Units, units=(UPDATE_TIMER,)).get(UPDATE_TIMER)
     asked = host.get_fact(FindInFile, path=NODE_QUADLET.path, pattern="^AutoUpdate=")
-    if not asked or timer is None or timer.enabled != "enabled" or _was(past) != "disabled":
+    if not asked or timer is None or timer.enabled != "enabled" or _former_state(past) != "disabled":
         host.noop("no deploy switched automatic updates on")
         return
     yield f"systemctl disable --now {UPDATE_TIMER}"
 
 
-def _was(past: Baseline | None) -> str:
+def _former_state(past: Baseline | None) -> str:
     if past is None:
         remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES)
         past = remains.past if remains else None

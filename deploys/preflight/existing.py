@@ -5,18 +5,30 @@ from __future__ import annotations
 from shlex import quote
 
 from deploys.assessment.verdict import Findings
+from deploys.manifest import (
+    FIREWALL_SERVICE,
+    FIREWALL_UNIT,
+    KEY_SERVICE,
+    KEY_UNIT,
+    MIGRATION_SERVICE,
+    MIGRATION_UNIT,
+    NODE_DATA,
+    NODE_QUADLET,
+    NODE_UNIT,
+    POSTGRES_QUADLET,
+    POSTGRES_UNIT,
+)
 from deploys.settings import Settings
 from facts.existing import ExistingContainer, ExistingNode, ExistingUnit
 from facts.untrusted import printable
 
-_NODE, _POSTGRES = "gevulot-node.service", "gevulot-postgres.service"
 # Each unit of a node, the file that a deploy makes it from, and a text that this file has had in every version.
 UNITS = (
-    (_NODE, "/etc/containers/systemd/gevulot-node.container", "EnvironmentFile=/etc/gevulot/node.env"),
-    (_POSTGRES, "/etc/containers/systemd/gevulot-postgres.container", "Volume=/etc/gevulot/pg_hba.conf:"),
-    ("gevulot-migrate.service", "/etc/systemd/system/gevulot-migrate.service", "/gevulot/migrate "),
-    ("gevulot-key.service", "/etc/systemd/system/gevulot-key.service", "/gevulot/hand-over-key "),
-    ("gevulot-firewall.service", "/etc/systemd/system/gevulot-firewall.service", "/gevulot/firewall "),
+    (NODE_UNIT, NODE_QUADLET.path, "EnvironmentFile=/etc/gevulot/node.env"),
+    (POSTGRES_UNIT, POSTGRES_QUADLET.path, "Volume=/etc/gevulot/pg_hba.conf:"),
+    (MIGRATION_UNIT, MIGRATION_SERVICE.path, "/gevulot/migrate "),
+    (KEY_UNIT, KEY_SERVICE.path, "/gevulot/hand-over-key "),
+    (FIREWALL_UNIT, FIREWALL_SERVICE.path, "/gevulot/firewall "),
 )
 _RUNS = ("active", "activating", "reloading", "deactivating")
 
@@ -25,8 +37,8 @@ def judge_existing(existing: ExistingNode, settings: Settings, data: bool, key: 
     """Refuse what others made and a deploy would replace. ``data``, ``key``: the storage already has them."""
     ours = {each.name for each in existing.units if each.file == "ours"}
     for unit in existing.units:
-        if unit.name == _POSTGRES and not settings.own_postgres:
-            continue  # then it may well be the external server
+        if unit.name == POSTGRES_UNIT and not settings.own_postgres:
+            continue  # it may be the external server
         name = unit.name.removesuffix(".service")
         started = next((each for each in existing.containers if each.name == name), None)
         container = None if started is not None and started.unit == unit.name and unit.name in ours else started
@@ -107,7 +119,7 @@ def _commands_to_keep(
     for volume in unit.volumes:
         source, _, target = volume.partition(":")
         sources.setdefault(target.split(":")[0], source)
-    if unit.name == _POSTGRES:
+    if unit.name == POSTGRES_UNIT:
         source = next((sources[place] for place in sorted(sources) if place.startswith("/var/lib/postgresql")), "")
         directory = settings.postgres_directory
         other = "keep its server under another name and set gevulot_postgres_url, or "
@@ -117,8 +129,8 @@ def _commands_to_keep(
         if place == directory:
             return [], other
         return [f"mkdir -p {directory}", f"cp -a {place}/. {directory}/"], other
-    if unit.name == _NODE:
-        source = sources.get("/var/lib/gevulot", "")
+    if unit.name == NODE_UNIT:
+        source = sources.get(NODE_DATA, "")
         if not source or source == settings.storage_directory:
             return [], ""  # its key lies where the guide puts it, and is taken over from there
         return [_copy_key(source, settings)], ""

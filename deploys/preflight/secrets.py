@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from deploys.assessment.verdict import Findings
+from deploys.manifest import PASSPHRASE_SECRET, PASSWORD_SECRET, URL_SECRET
 from facts.secret_store import SecretStoreState
 
 # The secrets of a node, all of which a deploy may read, write or remove.
-NAMES = ("gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase")
+NAMES = (PASSWORD_SECRET, URL_SECRET, PASSPHRASE_SECRET)
 
 
 def judge_secrets(store: SecretStoreState, findings: Findings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deploys.assessment.verdict import Findings
 from deploys.inputs.values import own_directory
+from deploys.manifest import NODE_ACCOUNT, POSTGRES_UNIT
 from deploys.settings import Settings
 from facts.listeners import unit_of
 from facts.storage import Storage
@@ -11,7 +12,7 @@ from facts.untrusted import printable
 
 # What a deploy makes in it, what the guide puts there, and what a new ext4 has.
 _KNOWN = frozenset(("data", "key", "postgres", "node.key", "lost+found"))
-# Directories for everybody's directories: that a package has them says nothing of what is put there.
+# Shared parent directories: that a package owns one says nothing about the directories in it.
 _GENERAL = frozenset("/ /var /var/lib /var/opt /var/local /var/cache /var/log /srv /opt /mnt /media".split())  # noqa: SIM905
 _LOST = {"tmpfs", "ramfs"}
 # They keep neither owners nor modes, or nothing can be written.
@@ -107,7 +108,7 @@ def _volume_problem(storage: Storage, where: str) -> str | None:
 
 def _others_problem(storage: Storage) -> str | None:
     """The other owner of the directory, if it has one."""
-    homes = [user for user in storage.homes if user != "gevulot"]
+    homes = [user for user in storage.homes if user != NODE_ACCOUNT]
     if homes:
         return f"the home of {', '.join(printable(each, 40) for each in homes[:3])}"
     if storage.package is not None and storage.package[0] not in _GENERAL:
@@ -128,7 +129,7 @@ def _judge_database(storage: Storage, directory: str, findings: Findings) -> Non
             f"{directory} has files, but none is PG_VERSION, so it holds no database; expected one of Postgres, or an "
             "empty directory. Move the files away."
         )
-    users = [each for each in storage.users if unit_of(each[1]) != "gevulot-postgres.service"]
+    users = [each for each in storage.users if unit_of(each[1]) != POSTGRES_UNIT]
     if users:
         process, group, program = users[0]
         unit = printable(unit_of(group), 80)

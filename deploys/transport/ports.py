@@ -31,15 +31,15 @@ def check_ports(peer: Peer, settings: Settings) -> list[Check]:
     rows = []
     for port in settings.ports_closed_outside():
         greeting = POSTGRES_GREETING if port == settings.postgres_port else HTTP_GREETING
-        rows.append(checks.port(port, _at(peer, peer.address, port, settings, greeting)))
+        rows.append(checks.port(port, _probe(peer, peer.address, port, settings, greeting)))
     if not is_loopback(settings.p2p_listen):
         p2p = port_of(settings.p2p_listen)
-        text = _at(peer, peer.address, p2p, settings, HTTP_GREETING)
+        text = _probe(peer, peer.address, p2p, settings, HTTP_GREETING)
         rows.append(Check(f"port {p2p} (peers) from outside", text, None))
     return rows
 
 
-def _at(peer: Peer, address: str, port: int, settings: Settings, greeting: bytes) -> str:
+def _probe(peer: Peer, address: str, port: int, settings: Settings, greeting: bytes) -> str:
     if peer.doubt and port not in settings.probe_ports:
         return f"not judged: {peer.doubt}; name its port there in gevulot_probe_ports"
     return probe_port(address, settings.probe_ports.get(port, port), greeting)
