@@ -23,7 +23,7 @@ from pyinfra.operations import python
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from deploys import manifest
-from deploys.inputs.spelling import unknown
+from deploys.inputs.spelling import find_unknown
 from deploys.transport import heartbeat
 from deploys.transport.connection import prepare
 from facts.collection import Collection
@@ -43,7 +43,7 @@ class CollectError(PyinfraError):
 def destination() -> str:
     """Where the files go. Raises CollectError for a slip in what was to say it."""
     data = this_host.data.dict()
-    wrong = [*unknown(data, [KEY], "collect_"), *unknown(os.environ, [VARIABLE], "GEVULOT_COLLECT_")]
+    wrong = [*find_unknown(data, [KEY], "collect_"), *find_unknown(os.environ, [VARIABLE], "GEVULOT_COLLECT_")]
     if wrong:
         raise CollectError(f"{'; '.join(wrong)}; expected {KEY}, or {VARIABLE} in the environment. Nothing was read.")
     return data.get(KEY) or os.environ.get(VARIABLE) or "."
@@ -91,7 +91,7 @@ def write(path: Path, text: str) -> None:
 
 
 prepare(this_host)
-heartbeat.of_run(this_host.state)
+heartbeat.get_heartbeat(this_host.state)
 python.call(
     name="Collect what the host is like, into a file here",
     function=collect,

@@ -21,7 +21,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_inventory, ctx_state
 
 from deploys.inputs import execution, host_keys
-from deploys.inputs.spelling import meant
+from deploys.inputs.spelling import suggest
 from deploys.settings import PREFIX, HostSettings, Settings, SettingsError, read_all
 
 _Kind = TypeVar("_Kind", bound=HostSettings)
@@ -51,7 +51,7 @@ def group_problem(group: str, hosts: Iterable[str]) -> str | None:
     """Why a list at the top level of an inventory cannot be meant as a group of hosts, if it cannot."""
     plain = group.removeprefix(PREFIX)
     key = plain if plain in Settings.model_fields else None
-    key = key or (meant(group, [PREFIX + name for name in Settings.model_fields]) or "").removeprefix(PREFIX)
+    key = key or (suggest(group, [PREFIX + name for name in Settings.model_fields]) or "").removeprefix(PREFIX)
     odd = next((host for host in hosts if not is_host_name(host)), None)
     if not key and odd is None:
         return None
@@ -79,7 +79,7 @@ def _unmatched(inventory: Inventory, path: str) -> Iterator[str]:
     known = {"all", *groups, *_declared(path)}
     for name, data in inventory.group_data.items():
         if data and name not in known:
-            likely = meant(name, groups) or next((each for each in groups if each.startswith(name)), None)
+            likely = suggest(name, groups) or next((each for each in groups if each.startswith(name)), None)
             yield (
                 f"group_data/{name}.py is of no group of the inventory, so pyinfra ignores it; expected one of "
                 f"{', '.join(['all', *groups])}{f' (did you mean {likely}?)' if likely else ''}: rename the file, or "
@@ -129,7 +129,7 @@ def settings_of_run(state: State, reader: Callable[[str, Mapping[str, Any]], _Ki
     Raises ``SettingsError`` with the problems of the inventory and of all hosts.
     """
     wrong = problems_of_run(state)
-    wrong += execution.problems([each for each in state.inventory if state.is_host_in_limit(each)])
+    wrong += execution.find_problems([each for each in state.inventory if state.is_host_in_limit(each)])
     hosts = [each for each in state.inventory if state.is_host_in_limit(each) and is_host_name(each.name)]
     checked: dict[str, _Kind] = {}
     try:
@@ -158,7 +158,7 @@ def check_run() -> None:
     inventory = ctx_inventory.get()
     wrong = list(_misread(inventory, str(context.params.get("inventory", ""))))
     for name, data in inventory.host_data.items():
-        wrong += [f"{name}: {problem}" for problem in host_keys.problems(data)]
+        wrong += [f"{name}: {problem}" for problem in host_keys.find_problems(data)]
     if wrong:
         raise PyinfraError("the inventory cannot be used, and no host was asked:\n" + "\n".join(dict.fromkeys(wrong)))
 

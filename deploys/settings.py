@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from deploys.inputs import host_keys
 from deploys.inputs.secret_sources import from_environment
-from deploys.inputs.spelling import meant
+from deploys.inputs.spelling import suggest
 from deploys.inputs.values import (
     Boards,
     Contacts,
@@ -411,7 +411,7 @@ def _unknown_key(key: object) -> str | None:
     shown = key if key.isidentifier() else _shown("", key)
     if PREFIX + key in known:
         return f"{shown}: unknown key; keys of this project start with {PREFIX}: {PREFIX}{key}"
-    if typo := meant(key, known):
+    if typo := suggest(key, known):
         return f"{shown}: unknown key; did you mean {typo}?"
     if key.lower().startswith(PREFIX):
         return f"{shown}: unknown key; docs/settings.md lists the known ones"
@@ -463,7 +463,7 @@ def _read(kind: type[_Kind], host: str, data: Mapping[str, Any]) -> _Kind:
         if isinstance(key, str) and key.startswith(PREFIX) and key.removeprefix(PREFIX) in kind.model_fields
     }
     problems = [problem for key in data if (problem := _unknown_key(key))]
-    problems += host_keys.problems(data)
+    problems += host_keys.find_problems(data)
     try:
         settings = kind(**ours)
     except ValidationError as error:

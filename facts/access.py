@@ -1,4 +1,4 @@
-"""Whose transactions the node accepts: its list in the database, and what a deploy knows of it."""
+"""The keys whose transactions the node accepts: its list in the database, and the keys that deploys put there."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pyinfra.api.exceptions import FactProcessError
 from facts.untrusted import printable
 
 _READER = Path(__file__).with_name("activity_reader.py")
-# Letters of a line that are kept.
+# Characters of a line that are kept.
 _LINE = 200
 
 
@@ -48,7 +48,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """One look, or with ``waited`` the second of two that were so many seconds apart.
+    """One reading, or the second of two that were ``waited`` seconds apart.
 
     ``health`` is the HTTP status of the health check, ``None`` without an answer; ``age`` is the container's, in
     seconds; ``machines`` is ``None`` where the container's processes could not be listed.
@@ -93,30 +93,32 @@ class NodeActivity(FactBase[Activity | None]):
 
 def parse(output: list[str]) -> Activity:
     """The reader's answer. Raises ``ValueError`` and its like for anything else."""
-    found = json.loads("\n".join(output))
-    machines = found["machines"]
+    answer = json.loads("\n".join(output))
+    machines = answer["machines"]
     return Activity(
-        _integer(found["health"]),
-        int(found["waited"]),
-        _number(found["age"]),
+        _integer(answer["health"]),
+        int(answer["waited"]),
+        _number(answer["age"]),
         None if machines is None else tuple(_machine(each) for each in machines),
-        tuple(_failure(each) for each in found["failures"]),
+        tuple(_failure(each) for each in answer["failures"]),
     )
 
 
-def _machine(found: dict[str, Any]) -> Machine:
-    return Machine(float(found["seconds"]), _integer(found["guest_cid"]), int(found["boards"]), bool(found["check"]))
+def _machine(fields: dict[str, Any]) -> Machine:
+    return Machine(
+        float(fields["seconds"]), _integer(fields["guest_cid"]), int(fields["boards"]), bool(fields["check"])
+    )
 
 
-def _failure(found: dict[str, Any]) -> Failure:
+def _failure(fields: dict[str, Any]) -> Failure:
     return Failure(
-        printable(str(found["transaction"]), _LINE),
-        int(found["tries"]),
-        float(found["first"]),
-        float(found["last"]),
-        printable(str(found["line"]), _LINE),
-        bool(found["more"]),
-        _number(found["machine"]),
+        printable(str(fields["transaction"]), _LINE),
+        int(fields["tries"]),
+        float(fields["first"]),
+        float(fields["last"]),
+        printable(str(fields["line"]), _LINE),
+        bool(fields["more"]),
+        _number(fields["machine"]),
     )
 
 

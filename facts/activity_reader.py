@@ -1,4 +1,4 @@
-"""What the node of this host does at this moment. Runs on the host, with its own Python alone.
+"""Read what the node of this host does now. Runs on the host, with nothing but its own Python.
 
     python3 -I -c "$(cat activity_reader.py)" LISTEN CONTAINER LOGS VERIFICATION
 
@@ -8,7 +8,7 @@ verification's machines begin with.
 
 Prints one object as JSON. `health`: the HTTP status, or null. `waited`: the seconds between two looks; 0 after one.
 `age`: the container's, in seconds, or null. `machines`: the QEMU processes in the container's control group, or null
-where they could not be listed. `failures`: the logs that were written to lately. Ages are in seconds.
+where they could not be listed. `failures`: the logs with recent errors. Ages are in seconds.
 
 The logs lie in a directory in which the container's root writes, and hold what strangers' programs make QEMU print:
 links are not followed, and the number of files and bytes is limited. Of QEMU's arguments only numbers are printed.
@@ -48,7 +48,7 @@ Machine = dict[str, Any]
 def health(listen: str) -> int | None:
     """The status of the health check. Not by urllib, which would ask a proxy of the environment.
 
-    While the node is down anybody may listen there: the time of the whole answer is limited, and only its first
+    While the node is down, any program may listen there: the time of the whole answer is limited, and only its first
     line is read.
     """
     end = time.monotonic() + HEALTH_SECONDS
@@ -100,12 +100,12 @@ def processes(root: str, pid: str) -> list[str]:
         raise OSError("the container has no control group of its own")
     top = f"{root}/sys/fs/cgroup{os.fsdecode(group)}"
     places = [place for place, _, _ in itertools.islice(os.walk(top), GROUPS)] or [top]
-    found = read(f"{top}/cgroup.procs").decode().split()
+    pids = read(f"{top}/cgroup.procs").decode().split()
     for place in places:
         # A group below it may have just ended.
         with suppress(OSError):
-            found += read(f"{place}/cgroup.procs").decode().split()
-    return list(dict.fromkeys(found))[:PROCESSES]
+            pids += read(f"{place}/cgroup.procs").decode().split()
+    return list(dict.fromkeys(pids))[:PROCESSES]
 
 
 def machine(root: str, pid: str, verification: str) -> Machine | None:
@@ -136,7 +136,7 @@ def machine(root: str, pid: str, verification: str) -> Machine | None:
 
 
 def failures(directory: str, machines: list[Machine]) -> list[dict[str, Any]]:
-    """What the logs say that were written to within RECENT seconds, the newest first; at most LOGS of them."""
+    """The failures in the logs that were written within RECENT seconds, the newest first; at most LOGS of them."""
     try:
         top = os.open(directory, DIRECTORY)
     except OSError:
@@ -148,19 +148,19 @@ def failures(directory: str, machines: list[Machine]) -> list[dict[str, Any]]:
                 try:
                     if entry.is_dir(follow_symlinks=False):
                         log = os.stat(f"{entry.name}/stderr.log", dir_fd=top, follow_symlinks=False)
-                        # A time to come is of a clock that was wrong, or of somebody who set it.
+                        # A time in the future means that the clock was wrong, or that somebody set the time.
                         if log.st_size and abs(time.time() - log.st_mtime) < RECENT:
                             recent.append((log.st_mtime, entry.name))
                 except OSError:
                     continue
-        found = [failure(top, name, machines) for _, name in sorted(recent, reverse=True)[:LOGS]]
-        return [each for each in found if each is not None]
+        results = [failure(top, name, machines) for _, name in sorted(recent, reverse=True)[:LOGS]]
+        return [each for each in results if each is not None]
     finally:
         os.close(top)
 
 
 def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | None:
-    """What one log says of the tries to start a program; None where it has no lines or cannot be read."""
+    """The failed starts of a program in one log; None where it has no lines or cannot be read."""
     opened = []
     try:
         opened.append(os.open(name, DIRECTORY, dir_fd=top))
@@ -168,8 +168,8 @@ def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | No
         log = os.fstat(opened[1])
         if not stat.S_ISREG(log.st_mode):
             return None
-        begin = max(0, log.st_size - TAIL)
-        lines = os.pread(opened[1], TAIL, begin).split(b"\n")
+        offset = max(0, log.st_size - TAIL)
+        lines = os.pread(opened[1], TAIL, offset).split(b"\n")
         first = os.fstat(opened[0]).st_mtime
     except OSError:
         return None
@@ -177,7 +177,7 @@ def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | No
         for each in opened:
             os.close(each)
     # Where only the log's end was read, the first line may be cut.
-    lines = [line for line in lines[1 if begin and len(lines) > 2 else 0 :] if line.strip()]
+    lines = [line for line in lines[1 if offset and len(lines) > 2 else 0 :] if line.strip()]
     # Lines without QEMU's name are hints about the error above them.
     errors = [line for line in lines if re.match(rb"qemu[\w.-]*: (?!.*\b(?:info|warning): )", line)] or lines
     if not errors:
@@ -189,7 +189,7 @@ def failure(top: int, name: str, machines: list[Machine]) -> dict[str, Any] | No
     return {
         "transaction": os.fsencode(name).decode(errors="replace"),
         "tries": shapes.count(shapes[-1]),
-        "more": begin > 0,
+        "more": offset > 0,
         "first": round(max(0, now - first), 1),
         "last": round(max(0, now - log.st_mtime), 1),
         "line": errors[-1][:LINE].decode(errors="replace"),
@@ -221,12 +221,12 @@ def activity(
 
     `pid` is the container's first process, `root` stands before /proc and /sys.
     """
-    found = look(listen, pid, logs, verification, root)
-    started = [each for each in found["machines"] or () if each["seconds"] >= STARTED and not each["check"]]
-    if found["health"] == 503 and not started:
+    report = look(listen, pid, logs, verification, root)
+    started = [each for each in report["machines"] or () if each["seconds"] >= STARTED and not each["check"]]
+    if report["health"] == 503 and not started:
         time.sleep(wait)
-        found = look(listen, pid, logs, verification, root) | {"waited": wait}
-    return found
+        report = look(listen, pid, logs, verification, root) | {"waited": wait}
+    return report
 
 
 def main(listen: str, container: str, logs: str, verification: str) -> None:

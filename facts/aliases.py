@@ -1,4 +1,4 @@
-"""Which kernel modules offer themselves for the display functions of a host, and what else would need them."""
+"""The kernel modules that can drive the display functions of a host, and the modules that need them."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ $1 == "needs" {
   name = module($2)
   for (each = 3; each <= NF; each++) if (module($each) in wanted) needs[name] = needs[name] "\n" module($each)
 }
-function tell(kind, name, list,    count, items, each) {
+function show(kind, name, list,    count, items, each) {
   count = split(list, items, "\n")
-  for (each = 2; each <= count; each++) if (!((kind, name, items[each]) in told)) {
-    told[kind, name, items[each]] = 1; print kind, name, items[each]
+  for (each = 2; each <= count; each++) if (!((kind, name, items[each]) in printed)) {
+    printed[kind, name, items[each]] = 1; print kind, name, items[each]
   }
 }
 $1 == "end" {
-  for (name in needs) tell("needs", name, needs[name])
-  for (name in wanted) tell("offers", name, match_of[name])
-  for (name in needs) if (!(name in wanted)) tell("offers", name, match_of[name])
+  for (name in needs) show("needs", name, needs[name])
+  for (name in wanted) show("offers", name, match_of[name])
+  for (name in needs) if (!(name in wanted)) show("offers", name, match_of[name])
   for (path in driven) if (driven[path] in owner) {
     name = owner[driven[path]]
     if (name in wanted || name in needs) print "drives", name, path
@@ -110,16 +110,16 @@ class DisplayDrivers(FactBase[DriverAliases | None]):
         return f"sh -c {quote(_COMMAND)}"
 
     def process(self, output: list[str]) -> DriverAliases:
-        found: dict[str, dict[str, set[str]]] = {"offers": {}, "drives": {}, "needs": {}}
+        relations: dict[str, dict[str, set[str]]] = {"offers": {}, "drives": {}, "needs": {}}
         for line in output:
             match line.split(" "):
                 case ["tables", number] if number.isdigit():
                     offers, drives, needs = (
-                        {name: frozenset(things) for name, things in modules.items()} for modules in found.values()
+                        {name: frozenset(things) for name, things in modules.items()} for modules in relations.values()
                     )
                     return DriverAliases(offers, drives, needs, int(number))
                 case [("offers" | "drives" | "needs") as kind, module, thing] if _MODULE.fullmatch(module):
-                    found[kind].setdefault(module, set()).add(thing)
+                    relations[kind].setdefault(module, set()).add(thing)
                 case _:
                     raise FactProcessError(f"the drivers of display functions cannot be read: unexpected line {line!r}")
         raise FactProcessError("the drivers of display functions cannot be read: the answer ends before its last line")

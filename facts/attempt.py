@@ -1,4 +1,4 @@
-"""What an earlier run rebooted a host for, as long as that has not come true."""
+"""The last reboot by a deploy, for as long as it did not have the expected effect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ true
 
 @dataclass(frozen=True, slots=True)
 class RebootAttempt:
-    """A reboot: why it was due, when it was (in words of the operator's clock), and the digest of what decided it.
+    """A reboot: its reasons, its time (as text, by the operator's clock), and the digest of what decided it.
 
     ``boot`` is the identifier of the boot that it was to end.
     """
@@ -35,7 +35,7 @@ class RebootAttempt:
 
 @dataclass(frozen=True, slots=True)
 class RebootHistory:
-    """Whether a deploy was here before, its last reboot that is on record, and the identifier of the present boot."""
+    """Whether the host was deployed before, the last recorded reboot, and the identifier of the current boot."""
 
     deployed: bool = False
     last: RebootAttempt | None = None
@@ -46,7 +46,7 @@ class RebootHistory:
 
 
 class RebootAttempts(FactBase[RebootHistory]):
-    """The reboot on record. A record that cannot be read is none: it only saves a reboot.
+    """The reboot on record. An unreadable record counts as none: it only saves a reboot.
 
     ``directories`` are those of the record: today's, and the one of earlier versions.
     """

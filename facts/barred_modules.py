@@ -11,12 +11,12 @@ from pyinfra.api.exceptions import FactProcessError
 
 # A file hides those of its name in later directories (modprobe.d(5)). `install NAME /bin/false` runs that instead.
 _COMMAND = r"""
-seen=' '
+names=' '
 for directory in /etc /run /usr/local/lib /usr/lib /lib; do
   for file in "$1$directory"/modprobe.d/*.conf; do
     [ -e "$file" ] || continue
-    case $seen in *" ${file##*/} "*) continue ;; esac
-    seen="$seen${file##*/} "
+    case $names in *" ${file##*/} "*) continue ;; esac
+    names="$names${file##*/} "
     [ ! -f "$file" ] || awk '
       $1 == "blacklist" { print "blacklist", $2, FNR, FILENAME }
       $1 == "install" && $3 ~ /^(\/usr)?(\/s?bin\/)?(true|false|:|nologin)$/ { print "install", $2, FNR, FILENAME }
@@ -50,11 +50,11 @@ class BarredModules(FactBase[tuple[ModuleBar, ...]]):
         return f"sh -c {quote(_COMMAND)} barred-modules {quote(root)}"
 
     def process(self, output: list[str]) -> tuple[ModuleBar, ...]:
-        found = []
+        bars = []
         for line in output:
             match line.split(" ", 3):
                 case ["blacklist" | "install" as kind, module, number, file] if number.isdecimal():
-                    found.append(ModuleBar(kind, module.replace("-", "_"), f"{file}:{number}"))
+                    bars.append(ModuleBar(kind, module.replace("-", "_"), f"{file}:{number}"))
                 case _:
                     raise FactProcessError(f"barred modules: expected KIND MODULE LINE FILE, found {line!r}")
-        return tuple(found)
+        return tuple(bars)

@@ -41,12 +41,12 @@ class FunctionBaseline:
 class Baseline:
     """A host before its first deploy.
 
-    ``archived`` are the files of it that were kept, ``shared_directories`` those of the directories for everybody's
-    files that it had (``None`` where the record does not say), and ``auto_update_timer`` how systemd called the state
-    of Podman's timer. ``arguments`` are the kernel arguments that deploys set since (``None``: not recorded).
-    ``directory`` is where its record lies. ``is_former``: that is the directory of earlier versions, which had other
-    names for some of the files, and only they were here. ``renaming``: a deploy has begun to move the host on to
-    today's names of its files, and has not ended it.
+    ``archived`` are the files that were kept, ``shared_directories`` the directories for files of several packages that
+    it had (``None`` where that is not recorded), and ``auto_update_timer`` is systemd's state of Podman's timer.
+    ``arguments`` are the kernel arguments that deploys set since (``None``: not recorded). ``directory`` is where the
+    record lies. ``is_former``: that is the directory of earlier versions, which had other names for some of the files,
+    and only they were here. ``renaming``: a deploy has begun to move the host on to today's names of its files, and has
+    not ended it.
     """
 
     command_line: tuple[str, ...]
@@ -67,16 +67,16 @@ class Baseline:
         return f"{self.directory}/before.tar"
 
     def made(self, directory: str) -> bool:
-        """Whether a deploy made a directory for everybody's files, which the host had not."""
+        """Whether a deploy made a shared directory that the host did not have."""
         return self.shared_directories is not None and directory not in self.shared_directories
 
 
 @dataclass(frozen=True, slots=True)
 class DeployRemains:
-    """What deploys left on a host. ``traces`` are those of the paths asked for that exist.
+    """What deploys left on a host. ``traces`` are the given paths that exist.
 
-    ``damaged`` says why the record cannot be understood, where there is one that cannot be. ``deployed`` is what the
-    host was deployed as: ``node``, ``gpu_host``, or empty where no deploy said.
+    ``damaged`` says why the record cannot be parsed, and is empty otherwise. ``deployed`` is the role of the host:
+    ``node``, ``gpu_host``, or empty where none is recorded.
     """
 
     privileged: bool
@@ -87,12 +87,12 @@ class DeployRemains:
     deployed: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        found = asdict(self)
+        document = asdict(self)
         if self.past is not None:
             shared = self.past.shared_directories
-            found["past"]["archived"] = sorted(self.past.archived)
-            found["past"]["shared_directories"] = None if shared is None else sorted(shared)
-        return found
+            document["past"]["archived"] = sorted(self.past.archived)
+            document["past"]["shared_directories"] = None if shared is None else sorted(shared)
+        return document
 
 
 def parse(output: list[str]) -> DeployRemains:
@@ -117,11 +117,11 @@ def parse(output: list[str]) -> DeployRemains:
         "archive" in words,
         past,
         damaged,
-        _first(words, "deployed"),
+        _first_value(words, "deployed"),
     )
 
 
-def _first(words: dict[str, list[str]], kind: str) -> str:
+def _first_value(words: dict[str, list[str]], kind: str) -> str:
     return next(iter(words.get(kind, ())), "")
 
 
@@ -141,7 +141,7 @@ def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Baseline:
         shared_directories=None if shared is None else frozenset(shared),
         auto_update_timer=record.get("auto_update_timer", ""),
         arguments=tuple(words.get("argument", ())) if "arguments" in words else None,
-        directory=_first(words, "place"),
+        directory=_first_value(words, "place"),
         is_former="former" in words,
         renaming="renaming" in words,
     )

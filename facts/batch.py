@@ -1,4 +1,4 @@
-"""Several facts of a host in one remote command: with many hosts it is the commands that cost."""
+"""Several facts of a host in one remote command: with many hosts, each command costs time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pyinfra.api.exceptions import FactProcessError
 
 # A line of this kind is in no fact's output: it begins with the control character SOH.
 _MARK = "\x01"
-# Seconds that one part may take, so that a program that hangs costs its own part only.
+# Time limit of one part in seconds, so that a program that hangs costs its own part only.
 SECONDS = 40
-# And when it is asked for alone, on a host that is only slow.
+# Time limit of a part that is read again on its own, for slow hosts.
 ALONE_SECONDS = 120
-# Letters that are kept of what a part that failed said last.
+# Characters that are kept of the last line of a failed part.
 _WORDS = 300
-# pyinfra reads UTF-8 and nothing else, and what users of a host name their things need not be that.
+# pyinfra decodes UTF-8 only, and names on a host may have any bytes.
 _READABLE = (
     "if command -v iconv >/dev/null 2>&1; then iconv -c -f UTF-8 -t UTF-8; else LC_ALL=C tr '\\200-\\377' '?'; fi; true"
 )
@@ -49,9 +49,9 @@ class Unreadable:
 
 
 class FactBatch(FactBase[dict[str, Any]]):
-    """The value of each part by its name, or ``Unreadable``. One that fails takes no other with it.
+    """The value of each part by its name, or ``Unreadable``. A failed part does not affect the others.
 
-    As with a fact of its own, a part whose program is not there, or that says nothing, has its default value.
+    As with a single fact, a part whose program is missing, or that prints nothing, has its default value.
     """
 
     @staticmethod
@@ -64,27 +64,26 @@ class FactBatch(FactBase[dict[str, Any]]):
         return f"{{ exec 3>&1; n='\n'; {every}\n}} | {_READABLE}"
 
     def process(self, output: list[str]) -> dict[str, Any]:
-        said, ends = _sections(output)
-        return {name: _value(part, said.get(name), ends.get(name)) for name, part in self._parts.items()}
+        outputs, ends = _sections(output)
+        return {name: _value(part, outputs.get(name), ends.get(name)) for name, part in self._parts.items()}
 
 
 def ask(host: Host, *parts: Part) -> dict[str, Any]:
     """The value of each part by its name, in one remote command.
 
-    What cannot be read that way is asked for alone, so that its failure ends as that of any fact, and so does a program
-    that hangs.
+    A part that cannot be read is read again on its own, so that it fails like any single fact.
     """
-    found = host.get_fact(FactBatch, parts=parts)
-    if not found and host.name in {each.name for each in host.state.failed_hosts}:
-        # It could not be asked at all, and pyinfra has said so: as with a single fact, there are only defaults.
+    values = host.get_fact(FactBatch, parts=parts)
+    if not values and host.name in {each.name for each in host.state.failed_hosts}:
+        # The host could not be asked at all, and pyinfra has reported that: as with a single fact, use the defaults.
         return {part.name: part.fact().default() for part in parts}
     alone = {}
     for part in parts:
-        value = found.get(part.name, Unreadable("no answer"))
+        value = values.get(part.name, Unreadable("no answer"))
         if isinstance(value, Unreadable):
             logger.debug(f"{host.print_prefix}{part.name}: {value.reason}; asked for alone")
             alone[part.name] = host.get_fact(part.fact, **part.arguments, _timeout=ALONE_SECONDS)
-    return found | alone
+    return values | alone
 
 
 def _command(part: Part) -> str:
@@ -94,14 +93,14 @@ def _command(part: Part) -> str:
     if requires:
         command = f"if command -v {quote(str(requires))} >/dev/null 2>&1; then {command}\nfi"
     name = quote(part.name)
-    # In a shell of its own: a fact may leave its directory, or its shell. Of what it complains, the last line is kept.
+    # In a separate shell: a fact may change its directory or exit. The last line of standard error is kept.
     bounded = f"e=$(timeout -k 5 {SECONDS} sh -c {quote(command)} 2>&1 >&3 3>&-)"
     end = f'printf \'\\n\\001%s %s %.{_WORDS}s\\n\' {name} $? "${{e##*"$n"}}"'
     return f"printf '\\001%s\\n' {name}; {bounded}; {end}"
 
 
 def _sections(output: list[str]) -> tuple[dict[str, list[str]], dict[str, tuple[int, str]]]:
-    said: dict[str, list[str]] = {}
+    outputs: dict[str, list[str]] = {}
     ends: dict[str, tuple[int, str]] = {}
     current: list[str] = []
     for line in output:
@@ -117,11 +116,11 @@ def _sections(output: list[str]) -> tuple[dict[str, list[str]], dict[str, tuple[
             ends[name] = int(code), words.strip()
             current = []
         else:
-            current = said[name] = []
-    return said, ends
+            current = outputs[name] = []
+    return outputs, ends
 
 
-def _value(part: Part, said: list[str] | None, end: tuple[int, str] | None) -> Any:
+def _value(part: Part, output: list[str] | None, end: tuple[int, str] | None) -> Any:
     fact = part.fact()
     if end is None:
         return Unreadable("the connection ended before it was read")
@@ -130,11 +129,11 @@ def _value(part: Part, said: list[str] | None, end: tuple[int, str] | None) -> A
         return Unreadable(f"no answer within {SECONDS} s")
     if code != 0:
         return Unreadable(f"its command ended with {code}{': ' if words else ''}{words}")
-    if said is None:
+    if output is None:
         return Unreadable("its answer has no beginning")
-    if not said:
+    if not output:
         return fact.default()
     try:
-        return fact.process(said)
+        return fact.process(output)
     except FactProcessError as error:
         return Unreadable(str(error))

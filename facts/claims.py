@@ -1,4 +1,4 @@
-"""Who else lays claim to PCI devices: other tools' configuration, and whatever binds at a boot by its own means."""
+"""Other users of PCI devices: the configuration of other tools, and files that bind devices at boot by themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pcibind.change import early, unit
 from pcibind.read import claims
 
 _BEGIN, _END = "claims 1", "claims end"
-# Letters of a line, and lines of a file, that are looked at; and letters of a name that are shown.
+# Characters of a line and lines of a file that are read; characters of a name that are shown.
 _LETTERS, _LINES, _SHOWN = 400, 200, 120
 # A file that takes devices from their drivers, or gives them to one, by its own means.
 _BINDS = (
@@ -69,7 +69,7 @@ def _command(own: tuple[str, ...], root: str) -> str:
 
 
 class ClaimKind(StrEnum):
-    """Whose claim it is."""
+    """The tool or kind of file that makes the claim."""
 
     DRIVERCTL = "driverctl"
     LIBVIRT = "libvirt"
@@ -83,7 +83,7 @@ class Claim:
 
     ``places`` are addresses with function (``0000:01:00.0``) or slots (``0000:01:00``), ``models`` pairs of vendor and
     device; both empty where the file computes them. ``driver`` is what the devices are to get, if that is plain.
-    ``acts_at_boot`` says that it takes them without anybody asking: at a boot, or it has them now.
+    ``acts_at_boot``: it takes them by itself at boot, or has them now.
     """
 
     kind: ClaimKind
@@ -128,10 +128,10 @@ class RivalClaims(FactBase[list[Claim]]):
             else:
                 blocks.append((kind, rest, []))
         mapping = _mapping(line for kind, _, text in blocks if kind == "mapping" for line in text)
-        found = [claim for kind, rest, text in blocks if (claim := _claim(kind, rest, text, mapping))]
-        acting = {(each.kind, _guest(each)) for each in found if each.acts_at_boot}
+        rivals = [claim for kind, rest, text in blocks if (claim := _claim(kind, rest, text, mapping))]
+        acting = {(each.kind, _guest(each)) for each in rivals if each.acts_at_boot}
         # A machine that starts by itself has a second file, or a link to the first.
-        return [each for each in found if each.acts_at_boot or (each.kind, _guest(each)) not in acting]
+        return [each for each in rivals if each.acts_at_boot or (each.kind, _guest(each)) not in acting]
 
 
 def _guest(claim: Claim) -> str:
@@ -209,14 +209,14 @@ def _models(text: str) -> Iterator[str]:
 
 def _mapping(lines: Iterable[str]) -> dict[str, set[str]]:
     """Proxmox's names of devices of the cluster, with their places."""
-    found: dict[str, set[str]] = {}
+    places: dict[str, set[str]] = {}
     name = ""
     for line in lines:
         if line and not line[0].isspace():
             name = line.strip()
         for path in re.findall(r"\bpath=([^,\s]+)", line):
-            found.setdefault(name, set()).update(place for each in path.split(";") if (place := claims.place(each)))
-    return found
+            places.setdefault(name, set()).update(place for each in path.split(";") if (place := claims.place(each)))
+    return places
 
 
 def _hostpcis(lines: Iterable[str], mapping: dict[str, set[str]]) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""What the facts see of a host, in one answer that its operator can give away: for bug reports, and as test data.
+"""A host as one document that its operator can share: for bug reports, and as test data.
 
 A collection holds the PCI topology as pcibind's own text, and around it what decides how a host boots and what it
-uses its devices for. What could tell whose host it is never gets into one: names of hosts, users, interfaces and disks,
-addresses of networks, serial numbers, and the values of kernel arguments that are not known to be harmless.
+uses its devices for. It holds nothing that identifies the host: no names of hosts, users, interfaces and disks,
+no addresses of networks, no serial numbers, and no values of kernel arguments that are not known to be harmless.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ def command(modules: tuple[str, ...], units: tuple[str, ...], hidden: tuple[str,
     return "\n".join((f"echo '{_BEGIN}'", *sections, f"echo '{_MARK}{_SECTIONS[-1]}'"))
 
 
-# --- what was seen
+# --- the document
 
 
 @dataclass(frozen=True, slots=True)
 class CollectedHost:
-    """What was seen of one host, each part lines of text without anything that tells whose it is.
+    """What was read of one host, each part as lines of text that do not identify it.
 
     ``unreadable`` are sentences. ``platform`` are lines ``KEY=VALUE``, ``arguments`` the kernel's, ``acpi`` names of
     tables, ``modules`` lines ``NAME module|built-in|missing|unknown loaded|-``, ``units`` lines ``UNIT KEY=VALUE…``.
@@ -134,7 +134,7 @@ def parse(output: list[str]) -> CollectedHost:
         host.setdefault(word, []).append(rest)
     if "uname" not in host:
         raise ValueError("the section about the host says nothing of its kernel, expected the words of uname")
-    nodename, release, machine = (*_only(host, "uname").split(), "", "", "")[:3]
+    nodename, release, machine = (*_first_value(host, "uname").split(), "", "", "")[:3]
     redaction = Redaction((*host.get("hide", ()), nodename))
     unreadable = [*host.get("unreadable", ())]
     if "system" not in host:
@@ -150,7 +150,7 @@ def parse(output: list[str]) -> CollectedHost:
     return CollectedHost(
         unreadable=tuple(dict.fromkeys(redaction.text(line) for line in (*unreadable, *unseen))),
         platform=(*platform, f"architecture={redaction.text(machine)}"),
-        arguments=redaction.arguments(_only(host, "arguments")),
+        arguments=redaction.arguments(_first_value(host, "arguments")),
         acpi=tuple(sorted(redaction.text(name) for name in host.get("acpi", ()))),
         modules=tuple(_modules(host)),
         units=(*([redaction.text(f"systemd {' '.join(host['system'])}")] if "system" in host else ()), *_units(host)),
@@ -174,7 +174,7 @@ def _split(lines: list[str]) -> dict[str, list[str]]:
     return sections
 
 
-def _only(host: dict[str, list[str]], word: str) -> str:
+def _first_value(host: dict[str, list[str]], word: str) -> str:
     return host.get(word, [""])[0]
 
 
@@ -223,42 +223,42 @@ def _devices(evidence: list[str], net: Iterable[str]) -> Iterator[str]:
                     ways = [
                         way for each, way in links.items() if each.startswith(f"class/nvme-subsystem/{subsystem[1]}/")
                     ]
-                if found := sorted({on[-1] for way in ways if (on := _ADDRESS.findall(way))}):
+                if addresses := sorted({on[-1] for way in ways if (on := _ADDRESS.findall(way))}):
                     bus = next((bus for bus, pattern in _BUSES if pattern.search(target)), "other")
-                    yield f"disk {bus} {' '.join(found)}"
+                    yield f"disk {bus} {' '.join(addresses)}"
 
 
 def _uses(lines: list[str]) -> tuple[tuple[str, ...], list[str]]:
     """What the functions are used for, without by whom; and what of that could not be read."""
     try:
-        seen = evidence_text.parse(lines)
+        evidence = evidence_text.parse(lines)
     except (ValueError, IndexError) as error:
-        # Its words quote a line, which may name interfaces and mount points. What kind of line it is can be told.
+        # The error quotes a line, which may name interfaces and mount points. Only the kind of the line is reported.
         kind = re.search(r"line ['\"](\w+)", str(error))
         return (), [f"the use of the PCI devices: pcibind cannot understand it{f', at {kind[1]}' if kind else ''}"]
     # Why the command itself could not read something is in its own words; the parser's speak of names.
-    said = {line.partition(" ")[2].partition(" ")[2] for line in lines if line.startswith("unreadable ")}
-    unseen = [
-        f"for the guard {guard}: {why if why in said else 'not all of it can be told'}"
-        for guard, why in seen.unreadable
+    reasons = {line.partition(" ")[2].partition(" ")[2] for line in lines if line.startswith("unreadable ")}
+    unread = [
+        f"for the guard {guard}: {why if why in reasons else 'not all of it can be told'}"
+        for guard, why in evidence.unreadable
     ]
     uses = {
         f"{guard} {use.address}"
-        for guard, found in (
-            ("default-route", seen.route_nics),
-            ("ssh", seen.ssh_nics),
-            ("network", seen.configured),
-            ("disk", seen.disks),
-            ("device-open", seen.open_devices),
-            ("framebuffer", seen.framebuffers),
+        for guard, users in (
+            ("default-route", evidence.route_nics),
+            ("ssh", evidence.ssh_nics),
+            ("network", evidence.configured),
+            ("disk", evidence.disks),
+            ("device-open", evidence.open_devices),
+            ("framebuffer", evidence.framebuffers),
         )
-        for use in found
+        for use in users
     }
-    uses |= {f"boot-display {address}" for address in seen.boot_displays}
-    uses |= {f"virtual-functions {address}" for address in seen.physical_functions}
-    uses |= {f"nvidia-open {use.address}" for use in seen.open_nvidia if use.address}
-    uses |= {f"vfio-open {use.address or f'group {use.group}'}" for use in seen.open_vfio}
-    return tuple(sorted(uses)), unseen
+    uses |= {f"boot-display {address}" for address in evidence.boot_displays}
+    uses |= {f"virtual-functions {address}" for address in evidence.physical_functions}
+    uses |= {f"nvidia-open {use.address}" for use in evidence.open_nvidia if use.address}
+    uses |= {f"vfio-open {use.address or f'group {use.group}'}" for use in evidence.open_vfio}
+    return tuple(sorted(uses)), unread
 
 
 def _units(host: dict[str, list[str]]) -> Iterator[str]:

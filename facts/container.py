@@ -44,14 +44,14 @@ class ContainerState:
 
 def parse(output: list[str]) -> ContainerState:
     """What ``podman inspect`` printed in our format. Raises ``ValueError`` for anything else."""
-    found = json.loads("\n".join(output))
+    state = json.loads("\n".join(output))
     return ContainerState(
-        running=found["running"],
-        image=found["image"],
-        name=found["name"],
-        devices=frozenset(found["devices"]),
-        environment=dict(each.split("=", 1) for each in found["environment"] if each is not None),
-        mounts=frozenset(found["mounts"]),
+        running=state["running"],
+        image=state["image"],
+        name=state["name"],
+        devices=frozenset(state["devices"]),
+        environment=dict(each.split("=", 1) for each in state["environment"] if each is not None),
+        mounts=frozenset(state["mounts"]),
     )
 
 

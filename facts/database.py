@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-# What the node's migrations leave behind: its tables, and sqlx's own record.
+# What the node's migrations create: its tables, and sqlx's own record.
 TABLES = frozenset(
     (
         "program",
@@ -36,14 +36,14 @@ SCHEMA_QUERY = (
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A database as a client finds it. ``release`` is the major one."""
+    """A database as a client sees it. ``release`` is the major one."""
 
     release: int
     tables: frozenset[str]
 
     @property
     def missing(self) -> list[str]:
-        """Tables of the node that are not there, the record of migrations included."""
+        """Missing tables of the node, the record of migrations included."""
         return sorted((TABLES | {MIGRATIONS}) - self.tables)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,12 +54,12 @@ def schema(rows: list[tuple[str, str]]) -> Schema:
     """The rows of ``SCHEMA_QUERY`` as a ``Schema``. Raises ``ValueError`` when the release is not among them."""
     releases = [int(value) // 10000 for kind, value in rows if kind == "release"]
     if not releases:
-        raise ValueError("the server did not tell its release")
+        raise ValueError("the server did not report its release")
     return Schema(releases[0], frozenset(value for kind, value in rows if kind == "table"))
 
 
 class PostgresDataRelease(FactBase[str | None]):
-    """The release whose data lies in a directory (``15``), or ``None`` when there is none yet."""
+    """The release whose data lies in a directory (``15``), or ``None`` when the directory has none."""
 
     def command(self, directory: str) -> str:
         return f"cat {quote(directory)}/PG_VERSION 2>/dev/null || true"
@@ -109,7 +109,7 @@ class PostgresSchema(FactBase[Schema | None]):
 
 
 class PostgresOpenToLoopback(FactBase[bool]):
-    """Whether the node's own Postgres lets somebody in over loopback without a password."""
+    """Whether the node's own Postgres accepts connections over loopback without a password."""
 
     @staticmethod
     def default() -> bool:

@@ -1,4 +1,4 @@
-"""Whether the discovery addresses, at which a node looks for its peers, answer."""
+"""Whether the discovery addresses of a node answer."""
 
 from __future__ import annotations
 

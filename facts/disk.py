@@ -17,7 +17,7 @@ df -Pk "$path" | sed -n '2s/ \+/ /gp' | cut -d' ' -f2,4,6-
 
 @dataclass(frozen=True, slots=True)
 class VolumeSpace:
-    """A file system's size and what is left of it for all, in KiB, and where it is mounted."""
+    """Size and free space of a file system in KiB, and its mount point."""
 
     size_kib: int
     free_kib: int
@@ -28,7 +28,7 @@ class VolumeSpace:
 
 
 class DiskSpace(FactBase[VolumeSpace | None]):
-    """The space of the volume that a directory is on, or would be on where it is not there yet."""
+    """The space of the volume that a directory is on, or will be on if it does not exist."""
 
     def command(self, directory: str) -> str:
         return f"sh -c {quote(_COMMAND)} space {quote(directory)}"
@@ -36,7 +36,7 @@ class DiskSpace(FactBase[VolumeSpace | None]):
     def process(self, output: list[str]) -> VolumeSpace:
         try:
             size, free, mount = output[0].split(" ", 2)
-            # More than 8 EiB is no disk's, and no number to count with.
+            # No disk has more than 8 EiB, and larger numbers are not exact in JSON.
             if not 0 <= int(free) <= int(size) < 2**53:
                 raise ValueError
             return VolumeSpace(int(size), int(free), mount)

@@ -41,7 +41,7 @@ true
 
 @dataclass(frozen=True, slots=True)
 class DriverService:
-    """An enabled service: its programs, and whether its last start succeeded (with its conditions met)."""
+    """An enabled service: its programs, and whether its last start succeeded with its conditions met."""
 
     name: str
     runs: bool

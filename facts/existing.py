@@ -1,4 +1,4 @@
-"""What of a Gevulot node a host has already: units, containers, volumes, and whether a deploy made them."""
+"""The parts of a Gevulot node that a host already has: units, containers, volumes, and whether a deploy made them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain files, as far as a deploy decides about them."""
+"""Plain files: their attributes, and the text of short ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FileState:
 
 
 class PlainFiles(FactBase[dict[str, FileState]]):
-    """The state of each of these files, in one command. What is not there, or is a link or a directory, is left out."""
+    """The state of each of these files, in one command. Missing paths, links and directories are left out."""
 
     @staticmethod
     def default() -> dict[str, FileState]:
@@ -41,14 +41,14 @@ class PlainFiles(FactBase[dict[str, FileState]]):
         return f"sh -c {quote(_COMMAND)} files {' '.join(map(quote, paths))}"
 
     def process(self, output: list[str]) -> dict[str, FileState]:
-        found = {}
+        states = {}
         for line in output:
             match line.split(None, 4):
                 case [mode, owner, digest, "-", path]:
-                    found[path] = FileState(mode, owner, digest)
+                    states[path] = FileState(mode, owner, digest)
                 case _:
                     raise FactProcessError(f"a file's state is {line!r}, expected MODE OWNER DIGEST - PATH")
-        return found
+        return states
 
 
 _TEXTS = r"""
@@ -63,7 +63,7 @@ done
 
 @dataclass(frozen=True, slots=True)
 class FileText:
-    """A short text file: its first 4,096 bytes, and what it leads to where it is a link."""
+    """A short text file: its first 4,096 bytes, and the target where it is a link."""
 
     content: str
     link: str = ""
@@ -73,7 +73,7 @@ class FileText:
 
 
 class FileTexts(FactBase[dict[str, FileText]]):
-    """The text of each of these files that is there, in one command."""
+    """The text of each of these files that exists, in one command."""
 
     @staticmethod
     def default() -> dict[str, FileText]:
@@ -83,17 +83,17 @@ class FileTexts(FactBase[dict[str, FileText]]):
         return f"sh -c {quote(_TEXTS)} texts {' '.join(map(quote, paths))}"
 
     def process(self, output: list[str]) -> dict[str, FileText]:
-        found: dict[str, FileText] = {}
+        texts: dict[str, FileText] = {}
         path = ""
         for line in output:
             kind, _, rest = line.partition(" ")
             if kind == "file":
                 path = rest
-                found[path] = FileText("")
+                texts[path] = FileText("")
             elif kind == "link" and path:
-                found[path] = FileText(found[path].content, rest)
+                texts[path] = FileText(texts[path].content, rest)
             elif kind == "text" and path:
-                found[path] = FileText(f"{found[path].content}{rest}\n", found[path].link)
+                texts[path] = FileText(f"{texts[path].content}{rest}\n", texts[path].link)
             else:
                 raise FactProcessError(f"texts of files: expected file, link or text, found {line!r}")
-        return found
+        return texts

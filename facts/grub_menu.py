@@ -137,13 +137,13 @@ def _word(text: str, at: int, line: int) -> tuple[tuple[_Part, ...], int, int]:
 
 def _statements(text: str, at: int, line: int, *, inside: bool = False) -> tuple[list[_Statement], int]:
     """The statements from ``at`` up to the end, or up to the brace that closes the block."""
-    found: list[_Statement] = []
+    statements: list[_Statement] = []
     current: list[tuple[_Part, ...]] = []
-    begin = line
+    first_line = line
 
     def finish(block: tuple[_Statement, ...] | None = None) -> None:
         if current or block is not None:
-            found.append(_Statement(begin, tuple(current), block))
+            statements.append(_Statement(first_line, tuple(current), block))
             current.clear()
 
     while at < len(text):
@@ -171,13 +171,13 @@ def _statements(text: str, at: int, line: int, *, inside: bool = False) -> tuple
                 break
         else:
             if not current:
-                begin = line
+                first_line = line
             one, at, line = _word(text, at, line)
             current.append(one)
             if len(current) == 1 and "".join(part for part, _, _ in one) in _KEYWORDS:
                 finish()
     finish()
-    return found, at
+    return statements, at
 
 
 class _Run:
@@ -213,7 +213,7 @@ class _Run:
         self._depth -= 1
 
     def expand(self, raw: tuple[tuple[_Part, ...], ...]) -> list[str]:
-        found: list[str] = []
+        expanded: list[str] = []
         for parts in raw:
             pieces = [""]
             quoted = False
@@ -226,8 +226,8 @@ class _Run:
                     pieces += more
                 else:
                     pieces[-1] += value
-            found += [piece for piece in pieces if piece or quoted]
-        return found
+            expanded += [piece for piece in pieces if piece or quoted]
+        return expanded
 
     def _value(self, name: str) -> str:
         return self.environment.get(name, "y" if name.startswith("feature_") else "")
@@ -351,7 +351,7 @@ class _Run:
 
 
 def _bls(run: _Run) -> list[_Item]:
-    found = []
+    items = []
     for path, text in run.files.items():
         if not path.endswith(".conf") or "/loader/entries/" not in path:
             continue
@@ -368,9 +368,9 @@ def _bls(run: _Run) -> list[_Item]:
         options = re.sub(r"\$(\w+)", lambda each: run.environment.get(each[1], ""), options)
         title = keys.get("title", name)
         kernel = (keys.get("linux", "").split() or [""])[0]
-        found.append(_Item(title, name, MenuEntry(title, place, kernel, words(options), path)))
+        items.append(_Item(title, name, MenuEntry(title, place, kernel, words(options), path)))
     # The newest first.
-    return sorted(found, key=lambda item: _version(item.name), reverse=True)
+    return sorted(items, key=lambda item: _version(item.name), reverse=True)
 
 
 def _version(name: str) -> list[tuple[int, int, str]]:

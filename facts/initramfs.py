@@ -1,4 +1,4 @@
-"""Whether the initramfs images hold what /etc says now."""
+"""Whether the initramfs images hold the current configuration of /etc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels that a host could boot: which modules each lacks, and the room for their images."""
+"""The kernels that a host can boot: the modules that each lacks, and the free space for their images."""
 
 from __future__ import annotations
 

@@ -58,14 +58,14 @@ class KernelModules(FactBase[dict[str, Module]]):
         return f"PATH=$PATH:/usr/sbin:/sbin sh -c {quote(_MODULES)} modules {names}"
 
     def process(self, output: list[str]) -> dict[str, Module]:
-        found = {}
+        modules = {}
         for line in output:
             try:
                 module, kind, loaded = line.split()
             except ValueError:
                 raise FactProcessError(f"kernel modules: expected NAME KIND LOADED, found {line!r}") from None
-            found[module] = Module(module, kind, loaded == "loaded")
-        return found
+            modules[module] = Module(module, kind, loaded == "loaded")
+        return modules
 
 
 # The files that decide what boots, as they are; those that can set an argument, line by line; and what update-grub
@@ -184,7 +184,7 @@ class KernelCommandLine(FactBase[CommandLines]):
         return f"PATH=$PATH:/usr/sbin:/sbin sh -c {quote(_COMMAND_LINE)} command-line {quote(drop_in)}"
 
     def process(self, output: list[str]) -> CommandLines:
-        said: dict[str, list[str]] = {}
+        values: dict[str, list[str]] = {}
         files: dict[str, list[str]] = {}
         text: list[str] = []
         for line in output:
@@ -195,22 +195,22 @@ class KernelCommandLine(FactBase[CommandLines]):
             if kind == "file":
                 text = files.setdefault(rest, [])
             else:
-                said.setdefault(kind, []).append(rest)
-        live = words(" ".join(said.get("live", [])))
-        path = said.get("menu", [""])[0]
-        menu = grub_menu.read({name: "\n".join(lines) for name, lines in files.items()}, path, "efi" in said)
+                values.setdefault(kind, []).append(rest)
+        live = words(" ".join(values.get("live", [])))
+        path = values.get("menu", [""])[0]
+        menu = grub_menu.read({name: "\n".join(lines) for name, lines in files.items()}, path, "efi" in values)
         lines = CommandLines(
             live=live,
             configured=(),
-            hidden=next(iter(said.get("hidden", [])), ""),
+            hidden=next(iter(values.get("hidden", [])), ""),
             menu=path if path in files else "",
             boots=menu.boots,
-            sources=tuple(_sources(said.get("source", []))),
-            made=grub_menu.words(said["made"][0]) if "made" in said else None,
-            planned=grub_menu.words(said["planned"][0]) if "planned" in said else None,
+            sources=tuple(_sources(values.get("source", []))),
+            made=grub_menu.words(values["made"][0]) if "made" in values else None,
+            planned=grub_menu.words(values["planned"][0]) if "planned" in values else None,
         )
         own = tuple(each for each in menu.entries if lines.is_own(each) and not each.is_recovery)
-        asked = tuple(words(line) for line in said.get("configured", []))
+        asked = tuple(words(line) for line in values.get("configured", []))
         return replace(lines, configured=asked or tuple(each.arguments for each in own), entries=own)
 
 

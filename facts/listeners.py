@@ -102,8 +102,8 @@ def parse(output: list[str]) -> list[Listener]:
             sockets.append((address, port, inode))
         elif kind == "group" and rest.strip("/"):
             groups.append(rest.rstrip("/"))
-        elif kind == "activated" and (found := _ACTIVATED.match(rest)):
-            activated[int(found["port"])] = found["unit"]
+        elif kind == "activated" and (match := _ACTIVATED.match(rest)):
+            activated[int(match["port"])] = match["unit"]
         elif kind == "v6only":
             narrow.add(rest)
         elif kind == "holder":
@@ -144,7 +144,7 @@ def _listener(
 
 
 class Listeners(FactBase[list[Listener]]):
-    """Who listens on these ports, whatever the address. ``units`` are those whose programs are ours."""
+    """The programs that listen on these ports, at any address. ``units`` are those whose programs are ours."""
 
     @staticmethod
     def default() -> list[Listener]:

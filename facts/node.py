@@ -1,4 +1,4 @@
-"""The parts of a node that are files, devices and accounts, read back in one go."""
+"""The files, devices and accounts of a node, read in one command."""
 
 from __future__ import annotations
 

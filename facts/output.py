@@ -1,4 +1,4 @@
-"""What a program says in one word."""
+"""The output of a program."""
 
 from __future__ import annotations
 

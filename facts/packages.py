@@ -20,7 +20,7 @@ done
 
 
 class HeldPackages(FactBase[list[str]]):
-    """Which of the packages are not installed and cannot be, since apt refuses until an installation is finished."""
+    """The packages that are not installed, and cannot be before dpkg has finished an interrupted installation."""
 
     @staticmethod
     def default() -> list[str]:

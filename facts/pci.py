@@ -75,10 +75,10 @@ class PciTopology(FactBase[NamedTopology]):
 
     def process(self, output: list[str]) -> NamedTopology:
         try:
-            found = topology_text.parse(output)
+            topology = topology_text.parse(output)
         except ValueError as error:
             raise FactProcessError(f"the PCI topology cannot be read: {error}") from error
-        return NamedTopology(found.functions, found.details, found.unreadable)
+        return NamedTopology(topology.functions, topology.details, topology.unreadable)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,14 +27,14 @@ class PciNames:
         for line in lines:
             numbers, _, name = line.strip().partition("  ")
             try:
-                found = [int(number, 16) for number in numbers.split()]
+                values = [int(number, 16) for number in numbers.split()]
             except ValueError:
-                found = []
+                values = []
             if line.startswith("C "):
                 # From here on it is about classes, indented the same way.
                 vendor = device = None
                 continue
-            match (len(line) - len(line.lstrip("\t")), found):
+            match (len(line) - len(line.lstrip("\t")), values):
                 case (0, [one]):
                     vendor, device = one, None
                     self._vendors[vendor] = name

@@ -1,4 +1,4 @@
-"""Where a file would land: what is in its place, and whether it can be written and is there at a boot."""
+"""The place of a file to be written: what is there now, and whether it can be written and is mounted at boot."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Place:
 
 
 class Places(FactBase[dict[str, Place]]):
-    """The place of each of these paths, in one command. Empty for a login that is not root: it could not tell."""
+    """The place of each of these paths, in one command. Empty for a login that is not root, which cannot check this."""
 
     @staticmethod
     def default() -> dict[str, Place]:

@@ -1,4 +1,4 @@
-"""What a host is: distribution, processor, memory, firmware, boot loader, initramfs generator."""
+"""The platform of a host: distribution, processor, memory, firmware, boot loader, initramfs generator."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ echo end=yes
 
 @dataclass(frozen=True, slots=True)
 class HostPlatform:
-    """A host's platform. Sizes in KiB; empty text or ``None`` where the host does not say.
+    """A host's platform. Sizes in KiB; empty text or ``None`` where unknown.
 
     ``like`` are the distributions that it derives from, ``boot`` signs of how it boots, ``initramfs_owners`` the
     packages that its update-initramfs is of, and ``kernel_hooks`` the generators that a new kernel's package starts.

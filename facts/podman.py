@@ -28,7 +28,7 @@ for image in "$@"; do
 
 
 class SecretNames(FactBase[list[str]]):
-    """The names of the secrets that Podman keeps; never what is in them."""
+    """The names of the secrets that Podman keeps, without their content."""
 
     @staticmethod
     def default() -> list[str]:

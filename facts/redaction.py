@@ -1,4 +1,4 @@
-"""What of a host's words must not be told, and how it is taken out."""
+"""Removal of everything from text that could identify a host."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ _OTHERS_WORDS = re.compile(
 
 
 class Redaction:
-    """Takes out of text what could tell whose host it is about."""
+    """Removes from text what could identify its host."""
 
     def __init__(self, hidden: Iterable[str] = ()) -> None:
         """``hidden`` are the names and addresses of this host, its users and its network, as far as they are known."""
         names = {part for name in hidden for part in _parts(name.strip().lower())} - _EVERYBODY
-        # A short name is taken for one only where it is a word: others have its letters in them.
+        # A short name is redacted only as a whole word: longer words may contain its letters.
         ordered = sorted(map(re.escape, names), key=len, reverse=True)
         patterns = [name if len(name) > 3 else rf"(?<![a-z0-9]){name}(?![a-z0-9])" for name in ordered]
         self._names = re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE)
@@ -120,21 +120,21 @@ class Redaction:
 
     def arguments(self, line: str) -> tuple[str, ...]:
         """A kernel command line, as its arguments. One that is not known to be harmless keeps its name only."""
-        found = []
+        words = []
         for word in _ARGUMENT.findall(line):
             if word == "--":
                 # The rest is for the first program, and the kernel does not look at it.
-                found += [word, REDACTED]
+                words += [word, REDACTED]
                 break
             key, equals, value = word.partition("=")
             if not equals:
-                found.append(word if _BARE.fullmatch(word) and self.text(word) == word else REDACTED)
+                words.append(word if _BARE.fullmatch(word) and self.text(word) == word else REDACTED)
             elif self._is_harmless(key.replace("-", "_"), value):
-                found.append(word)
+                words.append(word)
             else:
                 kind = _KIND_OF_NAME.match(value)
-                found.append(f"{self.text(key)}={kind[0] if kind else ''}{REDACTED}")
-        return tuple(found)
+                words.append(f"{self.text(key)}={kind[0] if kind else ''}{REDACTED}")
+        return tuple(words)
 
     def _is_harmless(self, key: str, value: str) -> bool:
         if key not in _HARMLESS and _HARMLESS_MODULE.fullmatch(key) is None:

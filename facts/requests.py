@@ -14,7 +14,7 @@ _COMMAND = (
 
 
 class BoardRequests(FactBase[dict[str, str]]):
-    """The files of /etc/pcibind: path → content. Empty where there are none."""
+    """The files of /etc/pcibind: path → content. Empty where there is none."""
 
     @staticmethod
     def default() -> dict[str, str]:
@@ -24,13 +24,13 @@ class BoardRequests(FactBase[dict[str, str]]):
         return _COMMAND
 
     def process(self, output: list[str]) -> dict[str, str]:
-        found: dict[str, str] = {}
+        files: dict[str, str] = {}
         path = ""
         for line in output:
             kind, _, rest = line.partition(" ")
             if kind == "file":
                 path = rest
-                found[path] = ""
+                files[path] = ""
             elif kind == "text":
-                found[path] += f"{rest}\n"
-        return found
+                files[path] += f"{rest}\n"
+        return files

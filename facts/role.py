@@ -1,4 +1,4 @@
-"""What a deploy made of a host, as it recorded it there."""
+"""The role of a host, as its deploy recorded it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pyinfra.api import FactBase
 
 
 class HostRole(FactBase[str]):
-    """``node``, ``gpu_host``, or empty where no deploy said: it was an earlier version's, or undone, or never there."""
+    """``node``, ``gpu_host``, or empty: deployed by an earlier version, released, or never deployed."""
 
     @staticmethod
     def default() -> str:

@@ -1,4 +1,4 @@
-"""Whether Podman's secret store can be read; never what is in it."""
+"""Whether Podman's secret store can be read. No secret is read out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from facts.untrusted import printable
 # secret's data are missing. So a secret is readable when its name is printed again. Of others one is tried: what is
 # wrong with the file as a whole shows in each.
 _COMMAND = r"""
-said() { timeout 20 podman secret "$@" 2>&1 >/dev/null | tail -n1; }
+complaint() { timeout 20 podman secret "$@" 2>&1 >/dev/null | tail -n1; }
 inspect() { timeout 20 podman secret inspect --showsecret --format '{{.Spec.Name}}' "$@"; }
 has() { printf '%s\n' "$1" | grep -qFx -- "$2"; }
 if listed=$(timeout 20 podman secret ls --format '{{.Name}} {{.Driver}}' 2>/dev/null); then
@@ -30,7 +30,7 @@ if listed=$(timeout 20 podman secret ls --format '{{.Name}} {{.Driver}}' 2>/dev/
     echo "damaged $other its data is no JSON"; fi
   printf '%s\n' "$names" | sed -n 's/^./listed &/p'
 else
-  echo "unreadable $(said ls)"
+  echo "unreadable $(complaint ls)"
 fi | { answer=$(cat); printf '%s\n' "$answer"; case $answer in *damaged\ * | unreadable\ *)
   echo "root $(timeout 20 podman info --format '{{.Store.GraphRoot}}' 2>/dev/null)" ;; esac; }
 echo end

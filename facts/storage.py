@@ -1,4 +1,4 @@
-"""The storage directory as it is before anything is made in it: its path, its file system, its content, its users."""
+"""The storage directory before a deploy writes to it: its path, its file system, its content, its users."""
 
 from __future__ import annotations
 

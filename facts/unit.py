@@ -1,4 +1,4 @@
-"""systemd units, as they are against how they are configured."""
+"""systemd units: their state, and whether their configuration has changed since they started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PROPERTIES = "Id,LoadState,ActiveState,SubState,Result,NeedDaemonReload,UnitFil
 class Unit:
     """One unit's state. ``since`` is when it last became active, in seconds of Unix time; 0 when never.
 
-    ``restarts`` counts systemd's own restarts since the last start by somebody else.
+    ``restarts`` counts systemd's automatic restarts since the last explicit start.
     """
 
     name: str
@@ -83,8 +83,8 @@ class ChangedSince(FactBase[list[str]]):
 
     With ``image``, also whether the unit's container runs another image than the one of that reference now.
     ``moment`` is another of systemd's times to compare with.
-    This asks the machine, not the memory of the last run: a deploy that died between a change and its restart is
-    healed by the next one. Times are compared here, since programs of a host differ in how they read and print them.
+    This asks the machine, not the last run: the next deploy completes one that was killed between a change and its
+    restart. Times are compared here, since programs of a host differ in how they read and print them.
     """
 
     @staticmethod
@@ -160,14 +160,14 @@ def _nanoseconds(text: str) -> int:
 
 
 class SystemState(FactBase[str]):
-    """``systemctl is-system-running``: ``running`` when all is well. Waits up to ``seconds`` for a boot to end."""
+    """``systemctl is-system-running``: ``running`` when no unit failed. Waits up to ``seconds`` for a boot to end."""
 
     @staticmethod
     def default() -> str:
         return "unknown"
 
     def command(self, seconds: int = 300) -> str:
-        # Ended by the time-out it says nothing; then the jobs that it waits for are the answer.
+        # After the time-out it prints nothing; the jobs that it waits for are printed instead.
         return (
             f"timeout {seconds} systemctl is-system-running --wait || [ $? != 124 ] || "
             "{ echo starting; timeout 10 systemctl list-jobs --no-legend --no-pager | head -n5; }"

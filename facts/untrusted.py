@@ -1,4 +1,4 @@
-"""Text that programs of others wrote, made fit for a person's terminal."""
+"""Text from untrusted programs, made safe for a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^:@/\s]*):[^\s\"']*@", re.IGNOR
 
 
 def printable(text: str, length: int) -> str:
-    """The text as one line of at most ``length`` letters: nothing that steers a terminal, no password of a URL."""
+    """The text as one line of at most ``length`` characters, without control sequences and passwords of URLs."""
     plain = "".join(each if each.isprintable() else " " for each in _ESCAPES.sub("", text))
     line = " ".join(_PASSWORD.sub(r"\1:…@", plain).split())
     return line if len(line) <= length else f"{line[: length - 1]}…"

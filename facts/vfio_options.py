@@ -29,10 +29,10 @@ class VfioOptions(FactBase[dict[str, tuple[str, ...]]]):
         return f"sh -c {quote(_COMMAND)}"
 
     def process(self, output: list[str]) -> dict[str, tuple[str, ...]]:
-        found: dict[str, tuple[str, ...]] = {}
+        options: dict[str, tuple[str, ...]] = {}
         for line in output:
             option, space, file = line.partition(" ")
             if not space:
                 raise FactProcessError(f"options of vfio-pci: expected OPTION FILE, found {line!r}")
-            found[file] = (*found.get(file, ()), option)
-        return found
+            options[file] = (*options.get(file, ()), option)
+        return options

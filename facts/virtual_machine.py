@@ -1,4 +1,4 @@
-"""A virtual machine that is started inside the node's container for a moment, as the node starts a program's."""
+"""A short-lived virtual machine inside the node's container, started as the node starts those of programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a container under the policy of the node's can open a vsock socket."""
+"""Whether a container with the node's security policy can open a vsock socket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 @dataclass(frozen=True, slots=True)
 class VsockTrialResult:
-    """Whether a socket opens under these options of ``--security-opt``; ``reason`` is the error, or why none ran."""
+    """Whether a socket opens with these ``--security-opt``; ``reason`` is the error, or why the trial did not run."""
 
     opens: bool
     reason: str
@@ -33,7 +33,7 @@ class VsockTrial(FactBase[VsockTrialResult | None]):
 
     def process(self, output: list[str]) -> VsockTrialResult:
         try:
-            found = json.loads(output[-1])
-            return VsockTrialResult(found["opens"], found["reason"], tuple(found["options"]))
+            answer = json.loads(output[-1])
+            return VsockTrialResult(answer["opens"], answer["reason"], tuple(answer["options"]))
         except (ValueError, KeyError, TypeError) as error:
             raise FactProcessError(f"the trial of a vsock socket printed {output[-1]!r}: {error!r}") from error

@@ -21,11 +21,11 @@ def is_supported(board: Board) -> bool:
     return any(function.model in SUPPORTED_MODELS for function in board.display_functions)
 
 
-def request(topology: Topology, settings: HostSettings, record: Record | None) -> Config:
+def request_boards(topology: Topology, settings: HostSettings, record: Record | None) -> Config:
     """What the settings ask of pcibind on this host.
 
-    The default names the supported models that are present, and keeps what the host already follows: a recorded board
-    that is gone has to be missed aloud, not forgotten.
+    The default selects the supported models that are present, and keeps the recorded boards: one that is gone must be
+    reported as missing, not forgotten.
     """
     allow = frozenset(settings.board_guards_allowed)
     if settings.boards == "supported":
@@ -36,12 +36,12 @@ def request(topology: Topology, settings: HostSettings, record: Record | None) -
         selectors = sorted(models | kept, key=str)
     else:
         selectors = list(settings.boards)
-    # One dead board must not keep a host's others from being handed over at a boot.
+    # A dead board must not prevent the handover of the others at boot.
     return Config(tuple(BoardRequest(selector, allow=allow) for selector in selectors), "any")
 
 
-def explain(refusal: Refusal) -> str:
-    """A refusal of pcibind's with what to do, as who writes an inventory says it."""
+def explain_refusal(refusal: Refusal) -> str:
+    """Describe a refusal of pcibind with the next step in terms of the inventory."""
     remedy = _REMEDIES.get(refusal.guard, refusal.remedy)
     if not refusal.is_overridable:
         return f"{refusal.finding}. {remedy}."
@@ -57,8 +57,8 @@ _REMEDIES = {
 }
 
 
-def missing(resolution: Resolution) -> str:
-    """What is wrong with a chosen board that is not at its place, and what to do."""
+def describe_missing(resolution: Resolution) -> str:
+    """Describe why a chosen board is not at its place, and the next step."""
     recorded = resolution.recorded
     label = recorded.path if recorded else str(resolution.selector)
     start = f"the chosen board {label} is {resolution.verdict}"

@@ -120,7 +120,7 @@ def _judge_boards(settings: HostSettings, observed: Observations, reasons: Reaso
         # All boards would seem to be gone.
         return Judgement(Config(()), topology)
     record = observed.record.record
-    config = selection.request(topology, settings, record)
+    config = selection.request_boards(topology, settings, record)
     try:
         # What could not be read is shown beside the boards, and what a reboot ends is no fault.
         evidence = observed.usage.evidence._replace(unreadable=()) if observed.usage else None
@@ -163,7 +163,7 @@ def _board(judged: BoardJudgement, observed: Observations, reasons: Reasons) -> 
         state = "unbound"
     if resolution.verdict is not plan.Verdict.PRESENT:
         # pcibind's own sentence is for an operator who configures pcibind by hand.
-        detail = selection.missing(resolution)
+        detail = selection.describe_missing(resolution)
         reasons.add(Severity.WRONG, detail)
     else:
         drivers = ", ".join(f"{each.address} has {each.driver or 'no driver'}" for each in unbound)
@@ -171,7 +171,7 @@ def _board(judged: BoardJudgement, observed: Observations, reasons: Reasons) -> 
         if state != "bound":
             reasons.add(Severity.WRONG, f"board {resolution.label} is {state}: {detail}")
         # For a board that is not bound yet, what a deploy would refuse; for another, why a program's start fails.
-        reasons.add(Severity.WRONG, *(selection.explain(refusal) for refusal in judged.refusals))
+        reasons.add(Severity.WRONG, *(selection.explain_refusal(refusal) for refusal in judged.refusals))
     strangers = judgement.strangers(observed.topology, board) if board else []
     viable = not strangers if board and board.groups else None
     if viable is False and state == "bound":

@@ -106,7 +106,7 @@ def look(host: Host) -> HostStatus:
     prepare(host)
     try:
         settings = read_host(host.name, host.data.dict())
-        if refused := execution.problems((host,)):
+        if refused := execution.find_problems((host,)):
             raise SettingsError("\n".join(refused))
     except SettingsError as error:
         return HostStatus(host.name, Severity.WRONG, _mistakes(host, error))

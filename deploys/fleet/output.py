@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deploys.assessment.status_document import HostStatus, Severity, document
 from deploys.fleet import drift, page, table
 from deploys.fleet.images import with_other_images
-from deploys.inputs.spelling import unknown
+from deploys.inputs.spelling import find_unknown
 from deploys.settings import SettingsError
 
 _PREFIX = "status_"
@@ -43,8 +43,8 @@ def options(data: Mapping[str, Any]) -> Options:
     """Out of a host's data and the environment; the data wins. Raises SettingsError naming the key."""
     names = list(Options.model_fields)
     wrong = [
-        *unknown(data, (_PREFIX + name for name in names), _PREFIX),
-        *unknown(os.environ, (_VARIABLES + name.upper() for name in names), _VARIABLES),
+        *find_unknown(data, (_PREFIX + name for name in names), _PREFIX),
+        *find_unknown(os.environ, (_VARIABLES + name.upper() for name in names), _VARIABLES),
     ]
     if wrong:
         raise SettingsError(f"{'; '.join(wrong)}; {_EXPECTED}")

@@ -1,1 +1,1 @@
-"""What an operator writes: inventories and host data, each value with its check."""
+"""The input of the operator: values of host data with their checks, secrets, and pyinfra's own keys."""

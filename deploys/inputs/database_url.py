@@ -1,4 +1,4 @@
-"""The URL of an external database, in the one form that all of its readers take alike.
+"""The URL of an external database, in a form that all of its readers parse the same way.
 
 They are the node and its migration (sqlx), the table (psycopg) and the deploy itself (urllib). They differ in what they
 make of an unencoded ``@`` or ``/``, and some quote a part of the password in their errors, so that is refused before.
@@ -20,8 +20,8 @@ _REPLACING = frozenset(("host", "hostaddr", "port", "user", "password", "passfil
 _PLACE = re.compile(r"(?P<host>\[[^\]]*\]|[^\[\]:]*)(?::(?P<port>.*))?", re.DOTALL)
 
 
-def problem(url: str) -> str | None:
-    """What is wrong with a URL, in words that show nothing of it; ``None`` when it can be used."""
+def find_problem(url: str) -> str | None:
+    """The problem with a URL, without quoting the URL; ``None`` when there is none."""
     scheme, _, rest = url.partition("://")
     if scheme not in ("postgres", "postgresql") or not rest:
         return "it does not begin with postgres://"
@@ -29,24 +29,24 @@ def problem(url: str) -> str | None:
     user, _, password = credentials.partition(":")
     place, _, path = location.partition("/")
     name, asks, query = path.partition("?")
-    found = _PLACE.fullmatch(place)
+    match = _PLACE.fullmatch(place)
     if not at or not user:
         return "it names no user"
     if not password:
         return "it has no password"
     if not _is_part(user) or not _is_part(password):
         return "its user or password has a character that must be percent-encoded ('@' as %40, '/' as %2F, '%' as %25)"
-    if found is None or not is_server(found["host"]):
-        return "it names no host, or one that is no name and no address (IPv6 in brackets)"
-    if found["port"] is not None and not is_port(found["port"]):
-        return "its port is none between 1 and 65535"
+    if match is None or not is_server(match["host"]):
+        return "it names no valid host: expected a name or an address (IPv6 in brackets)"
+    if match["port"] is not None and not is_port(match["port"]):
+        return "its port is not between 1 and 65535"
     if not name:
         return "it names no database"
     if not _is_part(name):
         return "its database's name has a character that must be percent-encoded"
     parameters = query.split("&") if asks else []
     if not all(_QUERY.fullmatch(each) for each in parameters):
-        return "what follows its '?' is no list of KEY=VALUE with '&' between"
+        return "the text after its '?' is not a list of KEY=VALUE separated by '&'"
     replacing = sorted({key for each in parameters if (key := each.partition("=")[0].lower()) in _REPLACING})
     if replacing:
         return f"it sets {', '.join(replacing)} again after its '?'"

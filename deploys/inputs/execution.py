@@ -1,4 +1,4 @@
-"""How pyinfra runs a command on a host, as host data and pyinfra's configuration ask for it: what cannot work.
+"""Arguments of pyinfra, in host data and its configuration, with which commands cannot run on a host.
 
 Every fact and operation is a program of a shell, run as root: the whole of it as one argument, with its own standard
 input, output and exit code. Settings of pyinfra that take one of these away are refused before a host is asked.
@@ -62,7 +62,7 @@ _EXPECTED_SHELL = "expected sh, bash or dash, alone or with its absolute path"
 _SHELL_VARIABLES = ("BASH_ENV", "ENV", "IFS", "PATH", "POSIXLY_CORRECT", "SHELLOPTS")
 
 
-def problems(hosts: Iterable[Host]) -> list[str]:
+def find_problems(hosts: Iterable[Host]) -> list[str]:
     """One line for each argument of pyinfra with which commands cannot work on one of the hosts. None is asked."""
     return [
         f"{host.name}: {line}"
@@ -72,7 +72,7 @@ def problems(hosts: Iterable[Host]) -> list[str]:
 
 
 def judge(data: Mapping[str, Any], config: Config) -> list[str]:
-    """The same of host data, which comes before the configuration. Pure."""
+    """The problems of one host's data, which overrides the configuration. Pure."""
     lines = []
     asked = {key: getattr(config, name, None) for key, name in _CONFIGURED.items()} | dict(data)
     for key, value in asked.items():

@@ -1,7 +1,7 @@
-"""The keys of host data that are pyinfra's own, of its connectors and of its operations.
+"""The keys of host data that belong to pyinfra, its connectors and its operations.
 
-pyinfra ignores a key that it does not know, so a mistyped ``ssh_user`` or a ``sudo`` without its underscore changes
-what a run does to a host without a word.
+pyinfra ignores an unknown key, so a mistyped ``ssh_user``, or a ``sudo`` without its underscore, silently changes what
+a run does.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pyinfra.api.arguments import all_argument_meta, auth_argument_meta
 from pyinfra.api.connectors import get_all_connectors
 from pyinfra.connectors import ssh
 
-from deploys.inputs.spelling import meant
+from deploys.inputs.spelling import suggest
 
 _TYPES: dict[str, type] = get_type_hints(ssh.ConnectorData)
 _KNOWN = frozenset(all_argument_meta).union(*(connector.data_meta for connector in get_all_connectors().values()))
-# What decides who a run is on a host. Words such as ``timeout`` or ``env`` are left to an operator's own data.
+# The keys of the login. Words such as ``timeout`` or ``env`` may be an operator's own data.
 _LOGIN = frozenset((*_TYPES, *auth_argument_meta))
-# The names that other tools, or people, have for the same.
+# Names for the same in other tools and in common use.
 _OTHERS = {
     "hostname": "ssh_hostname",
     "port": "ssh_port",
@@ -50,22 +50,24 @@ _OTHERS = {
 _BOOLEANS = ("_sudo", "_use_sudo_login", "_preserve_sudo_env", "_use_su_login", "_doas", "_dzdo")
 
 
-def problems(data: Mapping[Any, Any]) -> list[str]:
-    """What is wrong with pyinfra's keys in one host's data, a sentence for each. No password is shown."""
+def find_problems(data: Mapping[Any, Any]) -> list[str]:
+    """The problems with pyinfra's keys in one host's data, a sentence each. No password is shown."""
     texts = [key for key in data if isinstance(key, str)]
-    named = [(key, _meant(key, texts)) for key in texts if key not in _KNOWN]
-    wrong = [f"{_shown(key)}: pyinfra ignores this key; did you mean {known}?" for key, known in named if known]
-    return wrong + [f"{key} is {data[key]!r:.60}: {expected}" for key in texts if (expected := _wrong(key, data[key]))]
+    intended = [(key, _intended_key(key, texts)) for key in texts if key not in _KNOWN]
+    mistakes = [f"{_quoted(key)}: pyinfra ignores this key; did you mean {known}?" for key, known in intended if known]
+    return mistakes + [
+        f"{key} is {data[key]!r:.60}: {expected}" for key in texts if (expected := _expected(key, data[key]))
+    ]
 
 
-def _shown(key: str) -> str:
+def _quoted(key: str) -> str:
     return key if key.isidentifier() else f"{key!r:.60}"
 
 
-def _meant(key: str, others: list[str]) -> str | None:
-    """The key of pyinfra's that one must be meant for, if there is one.
+def _intended_key(key: str, others: list[str]) -> str | None:
+    """The key of pyinfra that a key is a typo of, if any.
 
-    An operator's own data may have any name, so a word is not questioned where the key that it resembles is set too.
+    An operator's own data may have any name, so a key is accepted when the key that it resembles is set too.
     """
     plain = key.lower().replace("-", "_")
     if plain in _KNOWN:
@@ -75,14 +77,14 @@ def _meant(key: str, others: list[str]) -> str | None:
         return None if known in others else known
     if plain.startswith("gevulot_"):
         return None
-    typo = meant(plain, _KNOWN if plain.startswith("_") else _LOGIN)
+    typo = suggest(plain, _KNOWN if plain.startswith("_") else _LOGIN)
     if typo is None and plain.startswith("ssh_"):
         return "one of " + ", ".join(sorted(_TYPES))
     return typo
 
 
-def _wrong(key: str, value: object) -> str | None:
-    """What was expected of a value, where it is wrong."""
+def _expected(key: str, value: object) -> str | None:
+    """What was expected of an invalid value; ``None`` for a valid one."""
     if value is None or "password" in key:
         return None
     if key == "ssh_port":

@@ -1,4 +1,4 @@
-"""Whether a passphrase is public, or one that is tried first by whoever wants in."""
+"""Whether a passphrase is public or easily guessed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 
 LENGTH = 8
 
-# Without spaces, punctuation and capitals: what the node falls back to, the usual pangram, and the guide's placeholder.
+# Without spaces, punctuation and capitals: the node's default, the usual pangram, and the guide's placeholder.
 _PUBLIC = (
     "packmyboxwithfivedozenliquorjugs",
     "thequickbrownfoxjumpsoverthelazydog",
@@ -14,7 +14,7 @@ _PUBLIC = (
 )
 # Similarity (0 to 1) above which a passphrase is taken for a misspelt public one.
 _SIMILAR = 0.9
-# Words of placeholders and of the lists that are tried first. Whatever is only made of these can be guessed.
+# Words of placeholders and of common password lists. A passphrase of only these can be guessed.
 _WORDS = frozenset(
     """
     a abc access account admin administrator an any as at bar baseball be blank box bitcoin change changed changeit
@@ -38,7 +38,7 @@ _MANY_DIGITS = 20
 _FEW_CHARACTERS = 5
 
 
-def problem(text: str) -> str | None:
+def find_problem(text: str) -> str | None:
     """What was expected instead of this passphrase, or ``None``. Says nothing of the passphrase itself."""
     plain = "".join(each for each in text.casefold() if each.isalnum() or each in "@$")
     letters = "".join(each for each in plain if each.isalnum())

@@ -1,4 +1,4 @@
-"""Where an operator's secrets come from, read when a deploy needs them and not when an inventory is loaded."""
+"""Sources of secrets, read when a deploy needs them and not when an inventory is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class SecretError(LookupError):
-    """Why a secret cannot be had, in words that hold nothing of it."""
+    """Why a secret cannot be read. The text holds nothing of the secret."""
 
 
 def from_environment(variable: str) -> Callable[[], str]:
@@ -42,8 +42,8 @@ def from_file(path: str) -> Callable[[], str]:
 def call(value: Any) -> Any:
     """A secret, or what the function returns that stands in its place.
 
-    Raises ``ValueError``. Whatever a function of the operator's raises is named by its kind only: its words may quote
-    the secret, or a command that holds it.
+    Raises ``ValueError``. An exception of the operator's function is reported by its type only: its text may quote the
+    secret, or a command that holds it.
     """
     if not callable(value):
         return value

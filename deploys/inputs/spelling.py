@@ -9,19 +9,19 @@ from collections.abc import Iterable
 _LIKENESS = 0.85
 
 
-def meant(name: str, known: Iterable[str]) -> str | None:
-    """The known name that this one is, or is most likely a typo of; ``None`` when it is like none."""
+def suggest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that this one equals or is most likely a typo of; ``None`` when none is similar."""
     names = {each.lower().replace("-", "_"): each for each in known}
     close = difflib.get_close_matches(name.lower().replace("-", "_"), list(names), n=1, cutoff=_LIKENESS)
     return names[close[0]] if close else None
 
 
-def unknown(names: Iterable[str], known: Iterable[str], prefix: str) -> list[str]:
-    """What is wrong with each name that has the prefix, or is like a known one, and is not known."""
+def find_unknown(names: Iterable[str], known: Iterable[str], prefix: str) -> list[str]:
+    """A problem for each unknown name that has the prefix or resembles a known one."""
     expected = list(known)
     problems = []
     for name in names:
-        typo = meant(name, expected) if isinstance(name, str) else None
+        typo = suggest(name, expected) if isinstance(name, str) else None
         if name not in expected and (typo or str(name).startswith(prefix)):
             problems.append(f"{name}: unknown" + (f"; did you mean {typo}?" if typo else ""))
     return problems

@@ -1,4 +1,4 @@
-"""The kinds of value that host data is made of, each with its check and with what was expected when it fails."""
+"""The types of the values of host data, each with its check and an error that says what was expected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["is_listen", "is_loopback", "port_of"]
 # Environment files, units and command lines take longer ones; nobody means them.
 _LONGEST = 4096
 
-# IPv4 addresses as a program sees them that listens on [::] (RFC 4291, 2.5.5.2).
+# IPv4 addresses as seen by a program that listens on [::] (RFC 4291, 2.5.5.2).
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 # Images with Postgres and more have its release behind "pg"; others begin their tag with it, as the official one does.
@@ -195,18 +195,18 @@ def release_of_image(image: str) -> int | None:
 
 def tag_of(image: str) -> str | None:
     """The tag of an image's full reference, if it has one."""
-    found = _IMAGE.fullmatch(image)
-    return found["tag"] if found else None
+    match = _IMAGE.fullmatch(image)
+    return match["tag"] if match else None
 
 
 def is_pinned(image: str) -> bool:
-    """Whether a full reference names one image for ever, by its digest."""
+    """Whether a full reference always names the same image, by its digest."""
     return "@" in image
 
 
 def _image(reference: str) -> str:
-    found = _IMAGE.fullmatch(reference)
-    if found is None or len(reference) > _LONGEST or not (found["tag"] or found["digest"]):
+    match = _IMAGE.fullmatch(reference)
+    if match is None or len(reference) > _LONGEST or not (match["tag"] or match["digest"]):
         raise ValueError("expected a full image reference with registry and tag, such as 'quay.io/gevulot/node:latest'")
     return reference
 
@@ -249,7 +249,7 @@ def _secret(value: SecretStr) -> SecretStr:
 
 
 def _database_url(value: SecretStr) -> SecretStr:
-    problem = database_url.problem(value.get_secret_value())
+    problem = database_url.find_problem(value.get_secret_value())
     if problem:
         raise ValueError(f"expected {database_url.FORM}, with the password percent-encoded; {problem}")
     return value
@@ -257,7 +257,7 @@ def _database_url(value: SecretStr) -> SecretStr:
 
 def _passphrase(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
-    problem = passphrases.problem(text)
+    problem = passphrases.find_problem(text)
     if problem is None and text != text.strip():
         problem = "expected a passphrase without blanks at its ends, which would be a part of it"
     if problem:
@@ -277,7 +277,7 @@ def _public_key(text: str) -> str:
         raise ValueError("expected a public key of 130 hexadecimal digits, the first two 04")
     x, y = (int(each, 16) for each in digits.groups())
     if max(x, y) >= _PRIME or (y * y - x * x * x - 7) % _PRIME:
-        raise ValueError("expected a public key of secp256k1; this one has a wrong digit")
+        raise ValueError("expected a public key of secp256k1; this one is not on the curve, so a digit is mistyped")
     return key
 
 

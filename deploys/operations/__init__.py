@@ -1,1 +1,1 @@
-"""What changes a host: every custom operation, with the programs that it runs there."""
+"""Every custom operation: what changes a host."""

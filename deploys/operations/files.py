@@ -1,4 +1,4 @@
-"""Configuration files, pushed by pyinfra from templates that lie as the files land."""
+"""Configuration files, pushed by pyinfra from templates whose paths are those of the files."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _TEMPLATES = Environment(
 class Files:
     """The files of root's that one step writes on one host, asked for together.
 
-    pyinfra's own operation asks three questions a file: what is there, what its directory is, and what is in it. With
-    a dozen and a half files these were most of what a run with nothing to do asks of a host.
+    pyinfra's own operation runs three commands for each file: its state, its directory, and its content. With 18 files
+    these were most of the commands of a run that changes nothing.
     """
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ class Files:
     def text(self, file: ManagedFile, content: str) -> OperationMeta:
         """Write a file with this content."""
         self._paths.append(file.path)
-        return written(name=f"Write {file.path}", path=file.path, content=content, mode=file.mode, among=self)
+        return write_file(name=f"Write {file.path}", path=file.path, content=content, mode=file.mode, among=self)
 
     def state(self, path: str) -> FileState | None:
-        """What is there now. A plan asks for one file at a time, as it knows of no later one."""
+        """The current state of the file. A plan reads one file at a time, since it does not know the next ones."""
         if is_planning():
             return host.get_fact(PlainFiles, paths=(path,)).get(path)
         if self._found is None:
@@ -56,8 +56,8 @@ class Files:
 
 
 @operation()
-def written(path: str, content: str, mode: str, among: Files) -> Generator[PyinfraCommand | str, None, None]:
-    """A file of root's with this content. What a link in its place leads to is left alone, and the undo restores it.
+def write_file(path: str, content: str, mode: str, among: Files) -> Generator[PyinfraCommand | str, None, None]:
+    """Write a file of root's. The target of a link in its place is left alone, and the undo restores the link.
 
     + path: where it lands
     + content: text
@@ -65,26 +65,26 @@ def written(path: str, content: str, mode: str, among: Files) -> Generator[Pyinf
     + among: the step's files, this one among them
     """
     if among.state(path) == FileState(mode, "root:root", sha256(content.encode()).hexdigest()):
-        host.noop(f"file {path} is already there as it should be")
+        host.noop(f"file {path} is up to date")
         return
     if ctx_state.get().config.DIFF and (is_planning() or not ctx_state.get().should_check_for_changes()):
         _show_difference(path, content)
     yield scripts.shell("make_room.sh", path, ARCHIVE)
-    # Hidden and with an ending of its own, so that nothing which reads that directory takes it for one of its files:
-    # Quadlet goes by the ending alone.
-    upload = uploaded(path)
+    # Hidden, and with a suffix of its own, so that no program that reads the directory uses it: Quadlet goes by the
+    # suffix alone.
+    upload = upload_path(path)
     yield FileUploadCommand(StringIO(content), upload, remote_temp_filename=host.get_temp_filename(upload))
     yield scripts.shell("put_file.sh", mode, path, upload)
 
 
-def uploaded(path: str) -> str:
-    """Where a file lies before it takes its place."""
+def upload_path(path: str) -> str:
+    """The path to which a file is uploaded before it is renamed."""
     directory, _, name = path.rpartition("/")
     return f"{directory}/.{name}.gpu-host-new"
 
 
 def _show_difference(path: str, content: str) -> None:
-    """Print what changes, for pyinfra's --diff."""
+    """Print the difference, for pyinfra's --diff."""
     current = host.get_fact(FileContents, path=path) or []
     host.log(f"Will change {path}", logger.info)
     for line in difflib.unified_diff(current, content.splitlines(), lineterm="", n=1):

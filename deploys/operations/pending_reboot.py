@@ -1,4 +1,4 @@
-"""The reboot that a host waits for: why it is pending, and the steps that come after it."""
+"""The pending reboot of a host: its reasons, and the steps that come after it."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from facts.pci import PciTopology
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a host must be after its reboot: kernel arguments, boards by their paths, and whether it is to be a node."""
+class BootTarget:
+    """The wanted state after the reboot: kernel arguments, boards by their paths, and whether the host is a node."""
 
     arguments: tuple[str, ...]
     boards: tuple[str, ...]
     node: bool
 
 
-def wish_of(verdict: Verdict) -> Wish:
-    return Wish(verdict.kernel_arguments, tuple(board.path for board in verdict.boards), verdict.of_node)
+def target_of(verdict: Verdict) -> BootTarget:
+    return BootTarget(verdict.kernel_arguments, tuple(board.path for board in verdict.boards), verdict.of_node)
 
 
-def reasons(wish: Wish) -> list[str]:
+def find_reasons(target: BootTarget) -> list[str]:
     """Why the current host needs a reboot now, read from the host. Empty when it does not."""
-    if not wish.boards:
+    if not target.boards:
         return []
-    found = ask(host, Part("lines", KernelCommandLine, {"drop_in": GRUB_DROP_IN.path}), Part("topology", PciTopology))
-    return pending(found["lines"], wish.arguments, found["topology"], wish.boards, node=wish.node)
+    state = ask(host, Part("lines", KernelCommandLine, {"drop_in": GRUB_DROP_IN.path}), Part("topology", PciTopology))
+    return pending(state["lines"], target.arguments, state["topology"], target.boards, node=target.node)
 
 
 class PendingReboot:
     """Whether one host waits for a reboot, on which everything after it depends."""
 
     def __init__(self, settings: HostSettings, verdict: Verdict) -> None:
-        self._wish = wish_of(verdict)
+        self._target = target_of(verdict)
         self._cached: dict[bool, list[str]] = {}
         # pyinfra's plan lists what has a condition as a conditional change.
         self._condition: Callable[[], bool] | None = None
@@ -61,7 +61,7 @@ class PendingReboot:
         """Why a reboot is pending; read once while planning, and once while operations run, after the reboot."""
         running = ctx_state.get().is_executing
         if running not in self._cached:
-            self._cached[running] = reasons(self._wish)
+            self._cached[running] = find_reasons(self._target)
         return self._cached[running]
 
     def steps_after(self) -> AbstractContextManager[None]:
@@ -71,8 +71,8 @@ class PendingReboot:
         """
         return host.when(self._condition) if self._condition else nullcontext()
 
-    def comes_first(self) -> bool:
-        """Whether this is the plan of a run that reboots first, so that what comes after cannot be known yet."""
+    def is_planned(self) -> bool:
+        """Whether this is the plan of a run that reboots first, so that the following steps cannot be planned."""
         return is_planning() and bool(self.reasons())
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What a plan can say of operations that depend on others which have not run yet."""
+"""Planning of operations that depend on others which have not run yet."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def step(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-# What an operation yields into a plan when only a later state decides. It is never run.
-DECIDED_LATER = "true # known only while operations run"
+# The command that an operation yields in a plan when only the state at run time decides. It is never run.
+DECIDED_AT_RUN_TIME = "true # known only while operations run"
 
 
 def is_planning() -> bool:
-    """Whether pyinfra collects a plan now, as against running operations."""
+    """Whether pyinfra is collecting a plan, not running operations."""
     return not ctx_state.get().is_executing
 
 
 def will_follow(inputs: Iterable[OperationMeta]) -> bool:
-    """Whether this is a plan in which an operation has to follow, since one of its inputs is going to change."""
+    """Whether this is a plan in which one of the inputs will change, so that the operation has to run."""
     return is_planning() and any(each.will_change for each in inputs)

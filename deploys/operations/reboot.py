@@ -165,7 +165,7 @@ def _reboot_all(state: State, rolling: _RollingReboot) -> None:
     with ExitStack() as heartbeats:
         # Entered in this order, so that each host reports what its reboot waits for.
         for each in hosts:
-            heartbeats.enter_context(heartbeat.waiting(each, "the rolling reboot"))
+            heartbeats.enter_context(heartbeat.report_wait(each, "the rolling reboot"))
         for each in hosts:
             request = rolling.requests.get(each.name)
             if request is None or each.name in rolling.succeeded or each not in state.active_hosts:
@@ -265,21 +265,21 @@ def _reboot(each: Host, due: _DueReboot) -> str | None:
         _record(each, reboot_attempt.render(due.reasons, due.digest, boot_id))
     failed_before = each.get_fact(FailedUnits)
     ran_before = _node_runs(each)
-    way = connection.Way(each)
+    reconnection = connection.Reconnection(each)
     remote.run(each, "( sleep 1; systemctl reboot ) </dev/null >/dev/null 2>&1 &", timeout=30)
     deadline = time.monotonic() + request.timeout
     # A reboot ends connections half-way; paramiko would print each with its traceback.
     logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)
     gevent.sleep(3)
-    with heartbeat.waiting(each, "an answer over SSH after the reboot", request.timeout):
-        while not _is_back(each, way, boot_id):
+    with heartbeat.report_wait(each, "an answer over SSH after the reboot", request.timeout):
+        while not _is_back(each, reconnection, boot_id):
             if time.monotonic() > deadline:
                 return f"no answer over SSH within {request.timeout} s; look at its console"
             gevent.sleep(2)
     seconds = max(30, round(deadline - time.monotonic()))
-    with heartbeat.waiting(each, "systemd to start everything after the reboot", seconds):
+    with heartbeat.report_wait(each, "systemd to start everything after the reboot", seconds):
         problem = _problem_after_reboot(each, request, failed_before, seconds)
-    with heartbeat.waiting(each, "the node to run again after the reboot", seconds):
+    with heartbeat.report_wait(each, "the node to run again after the reboot", seconds):
         while problem is None and ran_before and not _node_runs(each):
             if time.monotonic() > deadline:
                 return f"the node ran before and does not run now; see journalctl -b -u {NODE_UNIT}"
@@ -287,11 +287,11 @@ def _reboot(each: Host, due: _DueReboot) -> str | None:
     return problem
 
 
-def _is_back(each: Host, way: connection.Way, boot_id_before: str) -> bool:
+def _is_back(each: Host, reconnection: connection.Reconnection, boot_id_before: str) -> bool:
     try:
         # A host that is going down may also take an answer half-way and keep the connection.
         with gevent.Timeout(_ATTEMPT_SECONDS, TimeoutError(f"no answer within {_ATTEMPT_SECONDS} s")):
-            boot_id = _boot_id(each) if way.reconnect() else None
+            boot_id = _boot_id(each) if reconnection.reconnect() else None
     except Exception as error:  # a host that is going down may end a connection in any way
         logger.debug("%s is not back yet: %s", each.name, error)
         return False

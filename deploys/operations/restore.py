@@ -1,4 +1,4 @@
-"""One file or directory at a time brought to what it was before the first deploy."""
+"""Files and directories restored to their state before the first deploy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 
 from deploys.manifest import ARCHIVE, former_path
-from deploys.operations.planning import DECIDED_LATER, will_follow
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, will_follow
 from facts.baseline import ArchivedFile, Baseline
 from facts.paths import EmptyDirectories, ExistingPaths
 
@@ -23,36 +23,36 @@ def is_same(archive: str, path: str) -> bool:
 
 
 @operation()
-def brought_back(path: str, archive: str = ARCHIVE) -> Generator[PyinfraCommand | str, None, None]:
-    """Make a file what it was before the first deploy: content, owner, mode.
+def restore_file(path: str, archive: str = ARCHIVE) -> Generator[PyinfraCommand | str, None, None]:
+    """Restore a file to its state before the first deploy: content, owner, mode.
 
     + path: the file, which the archive has
     + archive: the files of the host before its first deploy
     """
     if is_same(archive, path):
-        host.noop(f"{path} is what it was")
+        host.noop(f"{path} is as it was before the first deploy")
         return
-    yield restore(path, archive)
+    yield restore_command(path, archive)
 
 
-def restore(path: str, archive: str = ARCHIVE) -> str:
-    """The command that brings a file back from the archive."""
+def restore_command(path: str, archive: str = ARCHIVE) -> str:
+    """The command that restores a file from the archive."""
     return (
         f"tar -C / -xpf {archive} {quote(path.lstrip('/'))} && "
         f"{{ ! command -v restorecon >/dev/null || restorecon {quote(path)}; }}"
     )
 
 
-def put_back(past: Baseline, path: str) -> OperationMeta:
-    """Bring a file of the deploy back to what it was, or remove it where there was none."""
+def restore_or_remove(past: Baseline, path: str) -> OperationMeta:
+    """Restore a file of the deploy to its previous state, or remove it if there was none."""
     if path in past.archived:
-        return brought_back(name=f"Bring back {path}", path=path, archive=past.archive)
-    return removed(name=f"Remove {path}", path=path)
+        return restore_file(name=f"Bring back {path}", path=path, archive=past.archive)
+    return remove_file(name=f"Remove {path}", path=path)
 
 
 @operation()
-def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
-    """Remove a file of the deploy, or a link that somebody put in its place; what that leads to stays.
+def remove_file(path: str) -> Generator[PyinfraCommand | str, None, None]:
+    """Remove a file of the deploy, or a link in its place; the target of the link stays.
 
     + path: the file
     """
@@ -63,10 +63,10 @@ def removed(path: str) -> Generator[PyinfraCommand | str, None, None]:
 
 
 @operation()
-def taken_back(
+def restore_former_files(
     past: Baseline | None, paths: tuple[str, ...], archive: str = ARCHIVE
 ) -> Generator[PyinfraCommand | str, None, None]:
-    """Take back files that earlier versions wrote: each becomes what it was before the first deploy, or goes.
+    """Restore files that earlier versions wrote to their state before the first deploy, or remove them.
 
     + past: the host before its first deploy
     + paths: those of the files that are still ours
@@ -77,7 +77,7 @@ def taken_back(
         if past is None or path not in past.archived:
             commands.append(f"rm -f {quote(path)}")
         elif not is_same(archive, path):
-            commands.append(restore(path, archive))
+            commands.append(restore_command(path, archive))
     if not commands:
         host.noop("no file of an earlier version is left")
         return
@@ -85,24 +85,26 @@ def taken_back(
 
 
 def is_as_before(past: Baseline, path: str) -> bool:
-    """Whether the current host has a file of its own from before the first deploy at a path now."""
+    """Whether a file of the current host is as it was before the first deploy."""
     return path in past.archived and is_same(past.archive, path)
 
 
 @operation()
-def emptied(directories: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
-    """Remove those directories that have nothing in them any more.
+def remove_empty_directories(
+    directories: tuple[str, ...], inputs: list[OperationMeta]
+) -> Generator[PyinfraCommand | str, None, None]:
+    """Remove empty directories.
 
     + directories: paths, the innermost first
     + inputs: operations of this run that take files out of them
     """
     if will_follow(inputs):
-        yield DECIDED_LATER
+        yield DECIDED_AT_RUN_TIME
         return
     empty = host.get_fact(EmptyDirectories, directories=directories)
     if not empty:
         host.noop("none of the directories is empty")
         return
-    # One may be empty only when those inside of it are gone.
+    # A directory may be empty only after those inside of it are removed.
     words = " ".join(quote(directory) for directory in directories)
     yield f'for each in {words}; do [ ! -d "$each" ] || rmdir --ignore-fail-on-non-empty "$each"; done'

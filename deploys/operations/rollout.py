@@ -1,6 +1,6 @@
-"""Restarts of what runs: one host at a time, and none after one that failed.
+"""Restarts of running units: one host at a time, and none after a failure.
 
-A change for all hosts, such as a bad image, then costs one node and not every one of them.
+So a bad change, such as a broken image, stops one node and not all of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Rollout:
 
 @dataclass(slots=True)
 class Turn:
-    """One host's turn. ``refusal`` says why nothing may be restarted; who takes the turn sets ``succeeded``."""
+    """One host's turn. ``refusal`` says why nothing may be restarted; the caller sets ``succeeded``."""
 
     refusal: str = ""
     succeeded: bool = False
@@ -34,8 +34,8 @@ _rollouts: WeakKeyDictionary[State, _Rollout] = WeakKeyDictionary()
 
 
 @contextmanager
-def turn(state: State, host: Host, unit: str) -> Iterator[Turn]:
-    """Wait for the host's turn to restart a unit that runs, and record how it ended. Hosts come here side by side."""
+def take_turn(state: State, host: Host, unit: str) -> Iterator[Turn]:
+    """Wait for the host's turn to restart a running unit, and record the result. Hosts run in parallel."""
     rollout = _rollouts.setdefault(state, _Rollout())
     with rollout.one_at_a_time:
         if rollout.failed:

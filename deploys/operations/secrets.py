@@ -19,17 +19,17 @@ def secret(
     source: str,
     value: SecretStr | None = None,
 ) -> Generator[PyinfraCommand, None, None]:
-    """Make a Podman secret what it should be.
+    """Create, replace or remove a Podman secret.
 
     + secret_name: the secret's name
-    + source: ``stdin`` (``value``), ``generated``, or ``none`` (not there), as in ``scripts/secret.py``
+    + source: ``stdin`` (``value``), ``generated``, or ``none`` (no secret), as in ``scripts/secret.py``
     + value: the secret, for ``stdin``
     """
     text = None if value is None else value.get_secret_value()
     question = scripts.python("secret.py", "check", secret_name, source)
     success, output = remote.run(host, question, stdin=text)
     if success and output and output[-1] == "same":
-        host.noop(f"the secret {secret_name} is as it should be")
+        host.noop(f"the secret {secret_name} is up to date")
         return
     command = StringCommand(scripts.python("secret.py", "apply", secret_name, source))
     if text is not None:

@@ -1,4 +1,4 @@
-"""The table that a run ends with: what was read back of a host, against what was expected."""
+"""The table at the end of a run: the state that was read back, against the expected one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deploys.assessment.checks import Check
 from deploys.transport import remote
 
 
-def show(rows: list[Check], summary: str) -> PyinfraCommand | None:
+def show_table(rows: list[Check], summary: str) -> PyinfraCommand | None:
     """Print the table of the current host; return the command that fails the host when a check failed.
 
     ``summary`` follows the number of failed checks: "checks failed".

@@ -15,22 +15,22 @@ from facts.unit import Units
 
 
 @operation()
-def restored(past: Baseline | None = None) -> Generator[PyinfraCommand | str, None, None]:
+def restore_timer(past: Baseline | None = None) -> Generator[PyinfraCommand | str, None, None]:
     """Switch the timer off again, where it was off and the node's Quadlet asks for automatic updates.
 
-    For use before the Quadlet is changed: it is what says that a deploy switched the timer on.
+    To be called before the Quadlet changes, which shows whether a deploy switched the timer on.
 
     + past: the host before its first deploy; read from the host where it is not given
     """
     timer = host.get_fact(Units, units=(UPDATE_TIMER,)).get(UPDATE_TIMER)
     asked = host.get_fact(FindInFile, path=NODE_QUADLET.path, pattern="^AutoUpdate=")
-    if not asked or timer is None or timer.enabled != "enabled" or _was(past) != "disabled":
-        host.noop("automatic updates are not ours to switch off")
+    if not asked or timer is None or timer.enabled != "enabled" or _former_state(past) != "disabled":
+        host.noop("no deploy switched automatic updates on")
         return
     yield f"systemctl disable --now {UPDATE_TIMER}"
 
 
-def _was(past: Baseline | None) -> str:
+def _former_state(past: Baseline | None) -> str:
     if past is None:
         remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES)
         past = remains.past if remains else None

@@ -1,4 +1,4 @@
-"""systemd units brought to what their files say now: reloaded, started, or restarted when an input is newer."""
+"""systemd units that follow their files: reload, start, or restart when an input is newer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deploys.assessment import diagnosis
 from deploys.manifest import MIGRATION_UNIT, NODE_REQUIRES, NODE_UNIT
 from deploys.operations import rollout
 from deploys.operations.pending_reboot import PendingReboot
-from deploys.operations.planning import DECIDED_LATER, will_follow
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, will_follow
 from deploys.settings import Settings
 from deploys.transport import heartbeat, remote
 from facts.runs import UnitRuns
@@ -27,52 +27,52 @@ from facts.untrusted import printable
 
 # Seconds that the node may take until its last port is open: it waits for its database and its peers before.
 _NODE_SECONDS = 300
-# Letters of a line of the journal that are shown.
+# Characters of a line of the journal that are shown.
 _LENGTH = 400
 
 
 @operation()
-def reloaded(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
-    """Let systemd read its files again, and Quadlet generate, when a unit is newer on disk or not known yet.
+def daemon_reload(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
+    """Reload systemd, and let Quadlet generate its units, when a unit is newer on disk or not known yet.
 
     + units: unit names with their suffixes
     + inputs: operations of this run that write the units
     """
     if will_follow(inputs):
-        yield DECIDED_LATER
+        yield DECIDED_AT_RUN_TIME
         return
     known = host.get_fact(Units, units=units)
     stale = [name for name in units if name not in known or known[name].needs_reload]
     if not stale:
-        host.noop("systemd knows the units as they are")
+        host.noop("systemd has the current units")
         return
     yield "systemctl daemon-reload"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """How a unit is seen to work: a command that succeeds within so many seconds after systemd calls it active."""
+class Readiness:
+    """The check that a unit works: a command that succeeds within ``seconds`` after systemd calls the unit active."""
 
     command: str = ""
     seconds: int = 0
 
 
-def listening(address: str, seconds: int) -> Answer:
-    """A connection by TCP. ``address`` is where the program was asked to listen."""
+def expect_listener(address: str, seconds: int) -> Readiness:
+    """Expect a TCP connection to succeed. ``address`` is where the program is configured to listen."""
     name, _, port = address.rpartition(":")
     program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
-    # The address that stands for all of them is connected to as loopback.
-    return Answer(f"python3 -I -c {quote(program)} {quote(name.strip('[]'))} {port}", seconds)
+    # A connection to the wildcard address goes to loopback.
+    return Readiness(f"python3 -I -c {quote(program)} {quote(name.strip('[]'))} {port}", seconds)
 
 
 @operation()
-def running(
+def run_unit(
     unit: str,
     reboot: PendingReboot,
     inputs: list[OperationMeta],
     settings: Settings,
     timeout: int,
-    answer: Answer = Answer(),
+    readiness: Readiness = Readiness(),
     files: tuple[str, ...] = (),
     secrets: tuple[str, ...] = (),
     image: str = "",
@@ -84,28 +84,28 @@ def running(
     + unit: unit name with its suffix
     + reboot: whether one is pending, which this run has to wait for
     + inputs: operations of this run that write the files or secrets
-    + settings: what the host's operator asked for, to explain a failure by
+    + settings: the host's settings, to explain a failure
     + timeout: seconds that the unit, and what it waits for, may take
-    + answer: how it is seen to work
+    + readiness: how to check that it works
     + files: paths whose change asks for a restart
     + secrets: Podman secrets whose change asks for a restart
     + image: reference of the image that the unit's container should run
     """
-    if reboot.comes_first() or will_follow(inputs):
-        yield DECIDED_LATER
+    if reboot.is_planned() or will_follow(inputs):
+        yield DECIDED_AT_RUN_TIME
         return
-    found = host.get_fact(Units, units=(unit, NODE_UNIT, MIGRATION_UNIT))
-    state = found.get(unit)
-    runs = tuple(name for name in dict.fromkeys((unit, NODE_UNIT)) if name in found and found[name].running)
-    restart = _Start("restart", unit, timeout, settings, answer, runs)
+    states = host.get_fact(Units, units=(unit, NODE_UNIT, MIGRATION_UNIT))
+    state = states.get(unit)
+    runs = tuple(name for name in dict.fromkeys((unit, NODE_UNIT)) if name in states and states[name].running)
+    restart = _Start("restart", unit, timeout, settings, readiness, runs)
     changed = {"files": files, "secrets": secrets}
     if state is None or not state.running:
-        stale = unit == NODE_UNIT and _is_stale(found.get(MIGRATION_UNIT), changed)
-        # A start would wait for systemd's next try, and the counter of its tries would go on.
+        stale = unit == NODE_UNIT and _is_stale(states.get(MIGRATION_UNIT), changed)
+        # A start would wait for systemd's next attempt, and its counter of attempts would continue.
         if state is not None and (state.restarts or stale):
             yield restart
         else:
-            yield _Start("start", unit, timeout, settings, answer)
+            yield _Start("start", unit, timeout, settings, readiness)
         return
     newer: list[str] = host.get_fact(ChangedSince, unit=unit, image=image, **changed)
     if newer or (state.restarts and _did_change(inputs)):
@@ -130,24 +130,24 @@ def _is_stale(migration: Unit | None, changed: Mapping[str, tuple[str, ...]]) ->
 
 
 class _Start(StringCommand):
-    """Starts or restarts a unit and waits for its answer; a failure says the cause, and quotes the cause's journal.
+    """Starts or restarts a unit and waits until it answers; a failure reports the cause with its journal lines.
 
     ``runs`` are the units that run and would be interrupted; a node among them has to answer again, too.
     """
 
     def __init__(
-        self, verb: str, unit: str, timeout: int, settings: Settings, answer: Answer, runs: tuple[str, ...] = ()
+        self, verb: str, unit: str, timeout: int, settings: Settings, readiness: Readiness, runs: tuple[str, ...] = ()
     ) -> None:
         self._unit, self._settings, self._timeout, self._runs = unit, settings, timeout, runs
-        commands = [_command(verb, unit, timeout, answer)]
+        commands = [_command(verb, unit, timeout, readiness)]
         if NODE_UNIT in runs and unit != NODE_UNIT:
-            commands.append(_command("await", NODE_UNIT, settings.start_timeout, node_answer(settings)))
+            commands.append(_command("await", NODE_UNIT, settings.start_timeout, expect_node(settings)))
         super().__init__(" && ".join(commands))
 
     def execute(self, state: State, host: Host, connector_arguments: Any) -> Any:
         if not self._runs:
             return self._start(state, host, connector_arguments)
-        with rollout.turn(state, host, self._unit) as turn:
+        with rollout.take_turn(state, host, self._unit) as turn:
             if turn.refusal:
                 host.log_styled(turn.refusal, fg="red", log_func=logger.error)
                 return False, CommandOutput([])
@@ -156,7 +156,7 @@ class _Start(StringCommand):
             return result
 
     def _start(self, state: State, host: Host, connector_arguments: Any) -> Any:
-        with heartbeat.waiting(host, f"{self._unit} to start", self._timeout):
+        with heartbeat.report_wait(host, f"{self._unit} to start", self._timeout):
             result = super().execute(state, host, connector_arguments)
         if not result[0]:
             self._explain(host)
@@ -180,10 +180,12 @@ class _Start(StringCommand):
             logger.error(f"{host.print_prefix}the journal of {source}: {printable(line, _LENGTH)}")
 
 
-def _command(verb: str, unit: str, timeout: int, answer: Answer) -> str:
-    return scripts.shell("start_unit.sh", verb, unit, str(timeout), str(answer.seconds), answer.command)
+def _command(verb: str, unit: str, timeout: int, readiness: Readiness) -> str:
+    return scripts.shell("start_unit.sh", verb, unit, str(timeout), str(readiness.seconds), readiness.command)
 
 
-def node_answer(settings: Settings) -> Answer:
-    """The last port that the node opens: of its health check, or of JSON-RPC where it executes nothing."""
-    return listening(settings.json_rpc_listen if settings.no_execution else settings.healthcheck_listen, _NODE_SECONDS)
+def expect_node(settings: Settings) -> Readiness:
+    """Expect the last port that the node opens: of its health check, or of JSON-RPC where it executes nothing."""
+    return expect_listener(
+        settings.json_rpc_listen if settings.no_execution else settings.healthcheck_listen, _NODE_SECONDS
+    )

@@ -1,8 +1,8 @@
-"""What a host must be capable of, judged before anything is changed. Pure: facts in, verdicts out.
+"""The requirements of a host, judged before anything is changed. Pure: facts in, verdicts out.
 
-Each module judges one thing of a ``HostState`` and adds to the findings. That the IOMMU, interrupt remapping or
-/dev/kvm is off is not judged here: switching them on is the deploy's work, and they are read back after the reboot.
-What can be seen of groups and drivers already is judged, as pcibind will judge it.
+Each module judges one part of a ``HostState`` and adds to the findings. Whether the IOMMU, interrupt remapping and
+/dev/kvm are on is not judged here: the deploy switches them on, and reads them back after the reboot. IOMMU groups and
+drivers are judged as far as they are visible, as pcibind will judge them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from deploys.assessment import legacy_files, vfio_ids
-from deploys.assessment.boards import request
+from deploys.assessment.boards import request_boards
 from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.assessment.verdict import Findings, Verdict
 from deploys.manifest import BLACKLIST, FILES, HOST_FILES, HOST_MODULES, NODE_MODULES
@@ -20,7 +20,7 @@ from deploys.preflight.claims import judge_claims
 from deploys.preflight.database import judge_data
 from deploys.preflight.drivers import judge_drivers
 from deploys.preflight.kernel_line import ids_argument, judge_attempt, judge_boot, judge_kernels, judge_lines
-from deploys.preflight.network import judge_discovery, judge_peers, lost_reach
+from deploys.preflight.network import judge_discovery, judge_peers, warn_of_lost_reach
 from deploys.preflight.packages import judge_packages
 from deploys.preflight.places import judge_places
 from deploys.preflight.platform import (
@@ -42,61 +42,60 @@ __all__ = [
     "Verdict",
     "judge",
     "judge_host",
-    "lost_reach",
     "release_of",
 ]
 
 
 def judge_host(state: HostState, settings: HostSettings) -> Verdict:
-    """Everything that can be known, before the first change, of a host that hands boards over."""
-    found = Findings()
-    return _verdict(_judge_host(state, settings, found, node=False), found)
+    """Judge a host that hands boards over."""
+    findings = Findings()
+    return _verdict(_judge_host(state, settings, findings, node=False), findings)
 
 
 def judge(state: HostState, settings: Settings) -> Verdict:
-    """Everything that can be known of a node before the first change: of its host, as ``judge_host``, and its own."""
-    found = Findings()
-    verdict = _judge_host(state, settings, found, node=True)
+    """Judge a node: its host, as ``judge_host`` does, and the node's own requirements."""
+    findings = Findings()
+    verdict = _judge_host(state, settings, findings, node=True)
     boards = verdict.boards
-    judge_node_platform(state.platform, settings, verdict.family, found)
-    modules = judge_modules(state.modules, NODE_MODULES, bool(verdict.config.boards), found)
-    judge_nftables(state.platform, state.modules, found)
-    judge_functions(boards, settings, found)
-    judge_peers(settings, found)
-    judge_discovery(state.discovery, found)
-    judge_data(state.data_release, settings, found)
-    judge_services(state.services, settings, state.data_release, found)
-    if warning := lost_reach(settings, state.listened):
-        found.warnings.append(warning)
-    return _verdict(replace(verdict, node_modules=modules, storage=state.services.storage), found)
+    judge_node_platform(state.platform, settings, verdict.family, findings)
+    modules = judge_modules(state.modules, NODE_MODULES, bool(verdict.config.boards), findings)
+    judge_nftables(state.platform, state.modules, findings)
+    judge_functions(boards, settings, findings)
+    judge_peers(settings, findings)
+    judge_discovery(state.discovery, findings)
+    judge_data(state.data_release, settings, findings)
+    judge_services(state.services, settings, state.data_release, findings)
+    if warning := warn_of_lost_reach(settings, state.listened):
+        findings.warnings.append(warning)
+    return _verdict(replace(verdict, node_modules=modules, storage=state.services.storage), findings)
 
 
-def _verdict(verdict: Verdict, found: Findings) -> Verdict:
+def _verdict(verdict: Verdict, findings: Findings) -> Verdict:
     return replace(
         verdict,
-        refusals=(*found.refusals, *found.of_host),
-        of_host=tuple(found.of_host),
-        warnings=tuple(found.warnings),
+        refusals=(*findings.refusals, *findings.of_host),
+        of_host=tuple(findings.of_host),
+        warnings=tuple(findings.warnings),
     )
 
 
-def _judge_host(state: HostState, settings: HostSettings, found: Findings, *, node: bool) -> Verdict:
-    """The host's part, for a ``node`` or without one; what speaks against it is in ``found``."""
-    config = request(state.topology, settings, state.record)
-    family = judge_platform(state.platform, bool(config.boards), found)
-    present = judge_modules(state.modules, HOST_MODULES, bool(config.boards), found)
+def _judge_host(state: HostState, settings: HostSettings, findings: Findings, *, node: bool) -> Verdict:
+    """The host's part, for a ``node`` or without one, and add to ``findings``."""
+    config = request_boards(state.topology, settings, state.record)
+    family = judge_platform(state.platform, bool(config.boards), findings)
+    present = judge_modules(state.modules, HOST_MODULES, bool(config.boards), findings)
     virtualisation = state.platform.virtualisation
-    judge_barred(state.barred, state.modules, virtualisation, bool(config.boards), found, node=node)
-    judge_packages(state, found)
-    boards = judge_boards(state, settings, config, found, node=node)
-    judge_claims(state.claims, boards, settings, found)
+    judge_barred(state.barred, state.modules, virtualisation, bool(config.boards), findings, node=node)
+    judge_packages(state, findings)
+    boards = judge_boards(state, settings, config, findings, node=node)
+    judge_claims(state.claims, boards, settings, findings)
     files = state.files
-    blacklist = judge_drivers(files.drivers, files.users, boards, found)
-    judge_places(files.places, FILES if node else HOST_FILES, found)
-    found.warnings += legacy_files.written_through(files.texts, files.past)
-    taken_back = legacy_files.ours(files.texts, files.past)
-    judge_requests(files.requests, taken_back, config, found)
-    options = {file: each for file, each in files.options.items() if file not in (BLACKLIST.path, *taken_back)}
+    blacklist = judge_drivers(files.drivers, files.users, boards, findings)
+    judge_places(files.places, FILES if node else HOST_FILES, findings)
+    findings.warnings += legacy_files.written_through(files.texts, files.past)
+    former = legacy_files.ours(files.texts, files.past)
+    judge_requests(files.requests, former, config, findings)
+    options = {file: each for file, each in files.options.items() if file not in (BLACKLIST.path, *former)}
     functions = [function for board in boards for function in board.functions]
     models = tuple(sorted({function.model for function in functions})) if settings.vfio_ids else ()
     displays = [board for board in state.topology.boards() if board.display_functions]
@@ -105,11 +104,11 @@ def _judge_host(state: HostState, settings: HostSettings, found: Findings, *, no
         *KERNEL_ARGUMENTS.get(state.platform.iommu_table or "", ()),
         *ids_argument(models, state.modules, theirs),
     )
-    judge_lines(state, arguments if config.boards else (), found, node=node)
-    judge_boot(state, bool(config.boards), found)
-    judge_kernels(state, bool(config.boards), found)
+    judge_lines(state, arguments if config.boards else (), findings, node=node)
+    judge_boot(state, bool(config.boards), findings)
+    judge_kernels(state, bool(config.boards), findings)
     if settings.reboot != "never":
-        judge_attempt(state, arguments, tuple(board.path for board in boards), found, node=node)
+        judge_attempt(state, arguments, tuple(board.path for board in boards), findings, node=node)
     return Verdict(
         refusals=(),
         warnings=(),
@@ -123,6 +122,6 @@ def _judge_host(state: HostState, settings: HostSettings, found: Findings, *, no
         models=models,
         modules=present,
         blacklist=blacklist,
-        former=taken_back,
+        former=former,
         failed_before=state.failed_before,
     )

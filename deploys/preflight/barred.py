@@ -1,4 +1,4 @@
-"""Lines of modprobe's files that keep a module of the host's, or of its node's, from being loaded at a boot."""
+"""Lines of modprobe's files that keep a module, which the host or its node needs, from being loaded at boot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def judge_barred(
     modules: Mapping[str, Module],
     virtualisation: str | None,
     boards: bool,
-    found: Findings,
+    findings: Findings,
     *,
     node: bool = True,
 ) -> None:
@@ -31,7 +31,7 @@ def judge_barred(
         if bar.module not in names or built_in or not (boards or "vsock" in bar.module or "kvm" in bar.module):
             continue
         place = printable(bar.place, _LENGTH)
-        found.refusals.append(
+        findings.refusals.append(
             f"{place} keeps the module {bar.module} from being loaded ({bar.kind}), which is needed; expected no "
             "such line. Remove it, rebuild the initramfs, then run again."
         )

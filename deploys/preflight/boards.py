@@ -1,10 +1,10 @@
-"""Which boards are chosen, and what speaks against binding them."""
+"""The chosen boards, and the problems with binding them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from deploys.assessment.boards import explain, is_supported, missing
+from deploys.assessment.boards import describe_missing, explain_refusal, is_supported
 from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.assessment.pending_reboot import pending
 from deploys.assessment.verdict import Findings
@@ -19,7 +19,7 @@ from pcibind.model.request import Config
 
 
 def judge_boards(
-    state: HostState, settings: HostSettings, config: Config, found: Findings, *, node: bool = True
+    state: HostState, settings: HostSettings, config: Config, findings: Findings, *, node: bool = True
 ) -> tuple[Board, ...]:
     """Return the chosen boards that are present. ``node``: they are for a node."""
     topology, usage, waits = state.topology, state.usage, False
@@ -28,20 +28,20 @@ def judge_boards(
         waits = _waits_for_reboot(state, [each.board for each in resolutions if each.board], node)
         judged = judgement.judge(topology, usage, config, state.record, next_boot=waits)
     except ConfigError as error:
-        found.refusals.append(f"gevulot_boards: {error}")
+        findings.refusals.append(f"gevulot_boards: {error}")
         judged = judgement.Judgement(config, topology)
     for each in judged.boards:
         if each.standing is Standing.MISSING:
-            found.refuse_host(f"{missing(each.resolution)} {_displays(topology)}")
+            findings.refuse_host(f"{describe_missing(each.resolution)} {_displays(topology)}")
         if each.standing is Standing.STUCK and not waits:
-            found.refuse_host(
-                f"board {each.resolution.label} waits in the kernel for an operation that does not end; expected one "
+            findings.refuse_host(
+                f"board {each.resolution.label} is blocked by a kernel operation that does not end; expected one "
                 "that can be bound. Reboot the host, then run again."
             )
         for closed in each.closed:
-            found.warnings.append(f"{closed.finding}. Nothing is unbound before the reboot, which ends this use.")
+            findings.warnings.append(f"{closed.finding}. Nothing is unbound before the reboot, which ends this use.")
     if not config.boards and settings.boards == "supported":
-        found.warnings.append(
+        findings.warnings.append(
             "no supported GPU (RTX 3090, 4090) was found, so "
             f"{'the node will run without one' if node else 'no board is handed over'}; "
             "name other boards in gevulot_boards."
@@ -49,27 +49,27 @@ def judge_boards(
     present = [(each.standing, each.resolution.board) for each in judged.boards if each.resolution.board]
     for standing, board in present:
         if node and not is_supported(board):
-            found.warnings.append(f"board {board.address} ({board.model}) is not a model that the guide supports.")
+            findings.warnings.append(f"board {board.address} ({board.model}) is not a model that the guide supports.")
         if usage is None and standing is not Standing.BOUND:
-            found.refuse_host(
+            findings.refuse_host(
                 f"board {board.address}: whether the host uses it could not be read; expected routes, mounts and "
                 "disks to be readable. Connect as root or with sudo."
             )
     for refusal in judged.refusals:
-        found.refuse_host(explain(refusal))
+        findings.refuse_host(explain_refusal(refusal))
     for board in judged.taken:
-        found.warnings.append(
+        findings.warnings.append(
             f"board {board.address} ({board.path}) is not chosen, but an older list in the initramfs gave it to "
             "vfio-pci at this boot; the initramfs of this run leaves it to the host from the next boot on."
         )
     return tuple(board for _, board in present)
 
 
-def judge_functions(boards: Iterable[Board], settings: Settings, found: Findings) -> None:
+def judge_functions(boards: Iterable[Board], settings: Settings, findings: Findings) -> None:
     """Refuse boards of which a node would list nothing."""
     for board in boards:
         if settings.gpu_functions == "display" and not board.display_functions:
-            found.refusals.append(
+            findings.refusals.append(
                 f"board {board.address} ({board.model}) has no display function, so there is nothing to list for the "
                 "node. Set gevulot_gpu_functions to 'all', or choose another board."
             )

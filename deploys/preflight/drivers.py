@@ -1,4 +1,4 @@
-"""Which display drivers are kept off the chosen boards, and what on the host would miss them."""
+"""The display drivers to blacklist for the chosen boards, and the programs on the host that need them."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _NEEDS_BOARD = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """``blacklist``: modules that are kept off, sorted; ``spared``: those that others of the host's devices need."""
+class DriverSelection:
+    """``blacklist``: modules to blacklist; ``spared``: those that ``others``, devices of the host, need. Sorted."""
 
     blacklist: tuple[str, ...] = ()
     spared: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
 
 
-def kept_off(aliases: DriverAliases | None, boards: Iterable[Board]) -> Kept:
+def select_drivers(aliases: DriverAliases | None, boards: Iterable[Board]) -> DriverSelection:
     """The modules that offer themselves for a display function of the boards, with those that need one of them.
 
     Never one that another device of the host has, or could have: a module is blacklisted for all of them. What needs a
     blacklisted module goes with it, since it would load that module, or fail to, where a file asks for it by name.
     """
     if aliases is None:
-        return Kept()
+        return DriverSelection()
     chosen = list(boards)
     own = {str(each.address) for board in chosen for each in board.functions}
     displays = {str(each.address) for board in chosen for each in board.display_functions}
@@ -61,33 +61,37 @@ def kept_off(aliases: DriverAliases | None, boards: Iterable[Board]) -> Kept:
     spared |= {needed for module in spared for needed in aliases.needs.get(module, ())} & taking
     spared |= {module for module in needing if aliases.needs[module] & spared}
     names = {path.rpartition("/")[2] for module in spared for path in others(module)}
-    return Kept(tuple(sorted((taking | needing) - spared)), tuple(sorted(spared)), tuple(sorted(names)))
+    return DriverSelection(tuple(sorted((taking | needing) - spared)), tuple(sorted(spared)), tuple(sorted(names)))
 
 
 def judge_drivers(
-    aliases: DriverAliases | None, users: DriverUsage | None, boards: tuple[Board, ...], found: Findings
+    aliases: DriverAliases | None, users: DriverUsage | None, boards: tuple[Board, ...], findings: Findings
 ) -> tuple[str, ...]:
     """Return the modules to blacklist."""
-    kept = kept_off(aliases, boards)
+    kept = select_drivers(aliases, boards)
     if kept.spared:
-        found.warnings.append(
+        findings.warnings.append(
             f"{', '.join(kept.spared)}: not blacklisted, because {', '.join(kept.others)} stays with the host and "
             "needs it, or may; the driver override of pcibind alone keeps it off the chosen boards."
         )
     if boards and aliases is not None and not aliases.tables:
-        found.warnings.append(
+        findings.warnings.append(
             "no /lib/modules/*/modules.alias could be read, so no driver is blacklisted; the driver override of "
             "pcibind alone keeps them off the chosen boards. Run depmod -a, then run again."
         )
     if aliases is not None and users is not None:
-        _judge_users(aliases, users, boards, kept.blacklist, found)
+        _judge_users(aliases, users, boards, kept.blacklist, findings)
     return kept.blacklist
 
 
 def _judge_users(
-    aliases: DriverAliases, users: DriverUsage, boards: tuple[Board, ...], blacklist: tuple[str, ...], found: Findings
+    aliases: DriverAliases,
+    users: DriverUsage,
+    boards: tuple[Board, ...],
+    blacklist: tuple[str, ...],
+    findings: Findings,
 ) -> None:
-    """Name what loses its driver. Once the boards are handed over, nothing is taken any more."""
+    """Report what loses its driver. Nothing does once the boards are handed over."""
     own = {str(each.address) for board in boards for each in board.display_functions}
     taken = [module for module in blacklist if any(p.rpartition("/")[2] in own for p in aliases.drives.get(module, ()))]
     if not taken:
@@ -96,7 +100,7 @@ def _judge_users(
     for file, modules in sorted(users.loads.items()):
         lost = [module for module in modules if module in blacklist]
         if lost:
-            found.warnings.append(
+            findings.warnings.append(
                 f"{file} loads {', '.join(lost)}, which this deploy blacklists: systemd-modules-load skips it without "
                 "an error. You may remove the line."
             )
@@ -107,18 +111,18 @@ def _judge_users(
             continue
         needing = [path for path, name in zip(unit.programs, programs, strict=True) if name in _NEEDS_BOARD]
         if needing and unit.runs:
-            found.refusals.append(
+            findings.refusals.append(
                 f"{unit.name} runs {needing[0]}, which needs the driver {drivers} of the chosen boards, and would fail "
                 "at the next boot; expected no enabled unit that needs it. Switch it off, then run again: systemctl "
                 f"disable --now {unit.name}"
             )
         elif unit.runs:
-            found.warnings.append(
+            findings.warnings.append(
                 f"{unit.name} ({' '.join(unit.programs) or 'no program'}) seems to use the driver {drivers}, which the "
                 f"chosen boards lose at the next boot. If it fails without it: systemctl disable {unit.name}"
             )
     if users.display and not _has_display(aliases, own):
-        found.warnings.append(
+        findings.warnings.append(
             f"{users.display} shows a graphical login, and no display function stays with the host, so it would fail "
             "at the next boot. Boot into a text console: systemctl set-default multi-user.target"
         )

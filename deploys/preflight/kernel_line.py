@@ -1,4 +1,4 @@
-"""What the next boot takes: the kernel's arguments, the kernel, and the room for its images."""
+"""The requirements of the next boot: kernel arguments, the kernel, and space for its images."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from pcibind.model.request import OFF
 
 
 def ids_argument(models: tuple[str, ...], modules: dict[str, Module], theirs: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """A vfio-pci that is built into the kernel (Ubuntu's) reads no file of /etc/modprobe.d."""
+    """The argument for a vfio-pci that is built into the kernel (Ubuntu's), which reads no file of /etc/modprobe.d."""
     return vfio_ids.argument(models, theirs, "vfio_pci" in modules and modules["vfio_pci"].kind == "built-in")
 
 
-def judge_lines(state: HostState, wanted: tuple[str, ...], found: Findings, *, node: bool) -> None:
-    """Refuse arguments that no later one takes back, and an entry that no change of ours reaches."""
+def judge_lines(state: HostState, wanted: tuple[str, ...], findings: Findings, *, node: bool) -> None:
+    """Refuse arguments that ours cannot override, and entries that our changes do not reach."""
     if state.lines is None:
         return
-    found.refusals += next_boot.refusals(state.lines, wanted, state.platform, node=node)
+    findings.refusals += next_boot.refusals(state.lines, wanted, state.platform, node=node)
     if wanted and state.lines.made is not None and "grub-efi" in state.platform.boot:
-        found.warnings.append(
+        findings.warnings.append(
             f"an EFI partition has a whole menu of GRUB's (/boot/efi/EFI/*/grub.cfg) beside {state.lines.menu}; "
             "expected one that only points to it. If the firmware starts that one, our arguments are not passed."
         )
 
 
-def judge_boot(state: HostState, boards_wanted: bool, found: Findings) -> None:
-    """Refuse a host that somebody started without its boards. Other hosts go on."""
+def judge_boot(state: HostState, boards_wanted: bool, findings: Findings) -> None:
+    """Refuse a host that was booted with its boards switched off. Other hosts continue."""
     if boards_wanted and state.lines is not None and OFF in state.lines.live:
-        found.refuse_host(
+        findings.refuse_host(
             f"this host was booted with {OFF}, which leaves the boards to its own drivers; expected a boot without it. "
             "Reboot it without that argument, then run again."
         )
 
 
-def judge_kernels(state: HostState, boards_wanted: bool, found: Findings) -> None:
-    """Refuse a kernel of the next boot without a module, and a /boot that new images do not fit into."""
+def judge_kernels(state: HostState, boards_wanted: bool, findings: Findings) -> None:
+    """Refuse a next kernel that lacks a module, and a /boot without space for new images."""
     kernels, lines = state.kernels, state.lines
     if kernels is None:
         return
     entry = lines.boots if lines is not None else None
     if boards_wanted and entry is not None and kernels.release_of(entry.kernel) != state.platform.kernel:
-        found.refusals += next_boot.missing_modules(entry, kernels)
+        findings.refusals += next_boot.missing_modules(entry, kernels)
     if shortage := next_boot.shortage(kernels):
         # A host that was deployed before may need no new image.
-        (found.warnings if state.attempts.deployed else found.refusals).append(shortage)
+        (findings.warnings if state.attempts.deployed else findings.refusals).append(shortage)
 
 
 def judge_attempt(
-    state: HostState, wanted: tuple[str, ...], boards: tuple[str, ...], found: Findings, *, node: bool
+    state: HostState, wanted: tuple[str, ...], boards: tuple[str, ...], findings: Findings, *, node: bool
 ) -> None:
-    """Refuse the reboot that an earlier run did for the same reasons, and that changed nothing. Other hosts go on."""
+    """Refuse a reboot that an earlier run did for the same reasons without effect. Other hosts continue."""
     if state.attempts.last is None or state.lines is None:
         return
     reasons = pending(state.lines, wanted, state.topology, boards, node=node)
     digest = reboot_attempt.digest(state.lines, wanted, boards, state.kernels)
     if refusal := reboot_attempt.refusal(state.attempts, reasons, digest):
-        found.refuse_host(refusal)
+        findings.refuse_host(refusal)

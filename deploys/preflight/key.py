@@ -1,4 +1,4 @@
-"""The state of the node's key, as node_key.sh has it: it is used, taken over, made, or the host is refused."""
+"""The state of the node's key, as node_key.sh prints it: use it, adopt it, make one, or refuse the host."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def arguments(settings: Settings) -> tuple[str, str, str]:
 
 
 # Prints a line when the node's Quadlet is of a deploy that mounted the key into the container.
-WAS_READABLE = f"grep -s ':/etc/gevulot-key:' {NODE_QUADLET.path} || true"
+READABLE_KEY_COMMAND = f"grep -s ':/etc/gevulot-key:' {NODE_QUADLET.path} || true"
 
 
-def readable_until_now(settings: Settings) -> str:
-    """The warning for a node whose key lay in its container, with the only full remedy."""
+def warn_of_readable_key(settings: Settings) -> str:
+    """The warning for a node whose key was readable in its container, with the only full remedy."""
     key = f"{settings.key_directory}/node.key"
     return (
-        f"the node's key could be read at port {settings.http_port} by everybody who could reach that port, since its "
+        f"the node's key was readable at port {settings.http_port} for everybody who could reach that port, since its "
         "file was mounted into the node's container. This deploy takes it out. If others could reach the port, "
         "consider the key known: only a new identity is a full remedy. For one, after this run: systemctl stop "
         f"gevulot-node; move {key} and {FINGERPRINT} away; run this deploy again; replace the old public key by the "
@@ -39,8 +39,8 @@ def readable_until_now(settings: Settings) -> str:
     )
 
 
-def refusal(state: str, settings: Settings) -> str | None:
-    """Why a key in this state must stop the run, with the way out; ``None`` when it need not."""
+def explain_refusal(state: str, settings: Settings) -> str | None:
+    """Why a key in this state must stop the run, with the next step; ``None`` when it need not."""
     directory, fingerprint, legacy = arguments(settings)
     key = f"{directory}/node.key"
     return {
@@ -56,16 +56,16 @@ def refusal(state: str, settings: Settings) -> str | None:
     }.get(state)
 
 
-def judge_key(state: str, settings: Settings, found: Findings) -> None:
-    """Refuse a key that is lost or changed; say that one of others is taken over."""
-    problem = refusal(state, settings)
+def judge_key(state: str, settings: Settings, findings: Findings) -> None:
+    """Refuse a lost or changed key; warn when an existing key is adopted."""
+    problem = explain_refusal(state, settings)
     if problem is not None:
-        found.refusals.append(problem)
+        findings.refusals.append(problem)
     elif state == "legacy":
         directory, _, legacy = arguments(settings)
-        found.warnings.append(
+        findings.warnings.append(
             f"{legacy} is a key of a node that was set up before, and becomes this node's: it is copied to "
             f"{directory}/node.key. Remove the first one when the node runs."
         )
     elif state == "unrecorded":
-        found.warnings.append(f"{settings.key_directory}/node.key was there before, and becomes this node's key.")
+        findings.warnings.append(f"{settings.key_directory}/node.key was there before, and becomes this node's key.")

@@ -1,4 +1,4 @@
-"""Whether the login reaches the host as root, with the text of commands unchanged. Everything else is asked by it."""
+"""Whether the login runs commands as root and passes their text unchanged. All facts depend on it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _KEYS: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def refusal(success: bool, output: list[str], arguments: Mapping[str, Any], user: str) -> str | None:
-    """Why this answer to the probe keeps the host from being deployed; ``None`` for a login that can be used."""
+def explain_refusal(success: bool, output: list[str], arguments: Mapping[str, Any], user: str) -> str | None:
+    """Why the host cannot be deployed after this answer to the probe; ``None`` for a usable login."""
     keys = ", ".join(f"{key}={arguments[key]!r}" for key, usual in _KEYS.items() if arguments.get(key) not in usual)
     lines = [line.rstrip("\r") for line in output if line.strip()]
     if tuple(lines) == ANSWER and success:

@@ -1,4 +1,4 @@
-"""Whom the node reaches, and who reaches it."""
+"""The peers that the node reaches, and who can reach the node."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from deploys.settings import Settings
 from facts.discovery import ANSWERS
 
 
-def judge_peers(settings: Settings, found: Findings) -> None:
-    """Warn of what everybody may read where gevulot_peers is 'any'."""
+def judge_peers(settings: Settings, findings: Findings) -> None:
+    """Warn of what any host can read when gevulot_peers is 'any'."""
     if settings.open_to_any:
         ports = " and ".join(map(str, settings.p2p_ports))
         external = "" if settings.own_postgres else " and the external database's URL"
-        found.warnings.append(
+        findings.warnings.append(
             f"gevulot_peers is 'any': every stranger may reach ports {ports}, and the node serves any file that its "
             f"process can read: its environment with the network's passphrase{external}, programs and results. "
             "Name the networks of your peers instead."
         )
 
 
-def lost_reach(settings: Settings, listened: str) -> str | None:
+def warn_of_lost_reach(settings: Settings, listened: str) -> str | None:
     """The warning for a node that peers could reach at ``listened`` (``IP:PORT``), and cannot after this run."""
     chosen = "p2p_listen" in settings.model_fields_set
     if chosen or not is_listen(listened) or is_loopback(listened):
@@ -34,11 +34,11 @@ def lost_reach(settings: Settings, listened: str) -> str | None:
     )
 
 
-def judge_discovery(answers: Mapping[str, str], found: Findings) -> None:
+def judge_discovery(answers: Mapping[str, str], findings: Findings) -> None:
     """Warn when no discovery address answers. It is no refusal: they may answer by the time that the node starts."""
     if answers and ANSWERS not in answers.values():
         reasons = "; ".join(f"{address}: {why}" for address, why in answers.items())
-        found.warnings.append(
+        findings.warnings.append(
             f"no address of gevulot_p2p_discovery answers this host ({reasons}); expected one, because a node without "
             "any ends at once, and again at each restart. Correct the addresses, or unset gevulot_p2p_discovery."
         )

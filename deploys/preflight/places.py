@@ -1,4 +1,4 @@
-"""Whether our files can be written where they belong, and are there when a boot needs them."""
+"""Whether our files can be written to their places, and are mounted when a boot needs them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from deploys.manifest import READ_FIRST
 from facts.place import Place
 
 
-def judge_places(places: Mapping[str, Place], files: tuple[str, ...], found: Findings) -> None:
-    """Refuse what stands in the way of one of ``files``; one sentence for each thing, however many it concerns.
+def judge_places(places: Mapping[str, Place], files: tuple[str, ...], findings: Findings) -> None:
+    """Refuse obstacles to writing ``files``: one sentence each, however many files it affects.
 
     The other places are directories of the storage, which may be missing: only a protected parent is refused here.
     """
-    # What stands in the way → the sentence about it, with the first file that it concerns.
+    # Obstacle → the sentence about it, with the first file that it affects.
     sentences: dict[str, str] = {}
     late: dict[str, None] = {}
     for path, place in places.items():
         is_file = path in files
-        # Where the storage lies is judged by storage.py, which cannot tell what is protected.
+        # storage.py judges where the storage lies, but cannot see protected directories.
         if not is_file and (place.kind or place.blocked or not place.locked):
             continue
         if place.blocked:
@@ -46,7 +46,7 @@ def judge_places(places: Mapping[str, Place], files: tuple[str, ...], found: Fin
                 f"attribute away that protects it (lsattr -d {place.locked} shows it): chattr -i {place.locked}",
             )
         if is_file and place.names > 1:
-            found.warnings.append(
+            findings.warnings.append(
                 f"{path} has {place.names} names (hard links). When it changes, only this name does; the others keep "
                 "the previous content, and an undo brings back a file of its own."
             )
@@ -57,7 +57,7 @@ def judge_places(places: Mapping[str, Place], files: tuple[str, ...], found: Fin
                 "generated those of containers, so the node would not exist after a boot; expected it on the file "
                 f"system of /etc. Move it there: umount {place.mount}, or replace the link {directory} by a directory."
             ] = None
-    found.refusals += [*sentences.values(), *late]
+    findings.refusals += [*sentences.values(), *late]
 
 
 def _is_early(mount: str) -> bool:

@@ -1,4 +1,4 @@
-"""Whether a host is capable: distribution, systemd, Python, processor, firmware; for a node Podman, sizes, kernel."""
+"""Requirements of the platform: distribution, systemd, Python, processor, firmware; of a node Podman, sizes, kernel."""
 
 from __future__ import annotations
 
@@ -32,53 +32,53 @@ def release_of(version: str) -> tuple[int, int]:
         return 0, 0
 
 
-def judge_platform(host: HostPlatform, boards_wanted: bool, found: Findings) -> Family | None:
-    """What any host needs that hands boards over."""
+def judge_platform(host: HostPlatform, boards_wanted: bool, findings: Findings) -> Family | None:
+    """Judge what every host needs that hands boards over."""
     family = family_of(host)
     if isinstance(family, str):
-        found.refusals.append(family)
+        findings.refusals.append(family)
     elif warning := untried(host, family):
-        found.warnings.append(warning)
+        findings.warnings.append(warning)
     if not host.systemd:
-        found.refusals.append("systemd does not run this host; expected it as the init system. Boot with systemd.")
+        findings.refusals.append("systemd does not run this host; expected it as the init system. Boot with systemd.")
     if host.python is not None and release_of(host.python) < PYTHON_MINIMUM:
-        found.refusals.append(
+        findings.refusals.append(
             f"/usr/bin/python3 is {host.python}; expected {'.'.join(map(str, PYTHON_MINIMUM))} or newer, which pcibind "
             "needs at every boot. Upgrade the distribution, then run again."
         )
     if host.virtualisation is None:
-        found.refuse_host(
+        findings.refuse_host(
             "the processor shows neither vmx nor svm; expected hardware virtualisation. Switch it on in the firmware."
         )
     if host.iommu_table is None and boards_wanted:
-        found.refuse_host(
+        findings.refuse_host(
             "the firmware has no IOMMU table (ACPI DMAR or IVRS); expected one. "
             "Switch VT-d or AMD-Vi on in the firmware."
         )
     return family if isinstance(family, Family) else None
 
 
-def judge_node_platform(host: HostPlatform, settings: Settings, family: Family | None, found: Findings) -> None:
-    """What a node needs beside its host."""
+def judge_node_platform(host: HostPlatform, settings: Settings, family: Family | None, findings: Findings) -> None:
+    """Judge what a node needs beside its host."""
     if host.systemd and host.systemd_release is not None and host.systemd_release < SYSTEMD_MINIMUM:
-        found.refusals.append(
+        findings.refusals.append(
             f"systemd is {host.systemd_release}; expected {SYSTEMD_MINIMUM} or newer, because the node reloads its "
             "firewall at each start (Type=notify-reload). Upgrade the distribution, then run again."
         )
     podman = host.podman or host.podman_offered
     if podman is not None and release_of(podman) < PODMAN_MINIMUM:
         origin = "installed" if host.podman else "offered by the distribution"
-        found.refusals.append(
+        findings.refusals.append(
             f"Podman {podman} is {origin}; expected 4.7 or newer, because older ones abort on the units' Ulimit= key "
             "(before 4.4 there is no Quadlet at all). Upgrade the distribution, then run again."
         )
     if host.podman is None and "podman" in host.tools:
-        found.refusals.append(
+        findings.refusals.append(
             "Podman is installed, but does not say its version within 20 s; expected 4.7 or newer. See what "
             "`podman --version` does there."
         )
     elif podman is None and family is not None and family.packages == "apt":
-        found.warnings.append("apt does not know of Podman yet; its lists are refreshed before it is installed.")
+        findings.warnings.append("apt does not know of Podman yet; its lists are refreshed before it is installed.")
     storage = f"disk under {settings.storage_directory}"
     for what, have, least, guide in (
         ("cores", host.cores, MINIMUM_CORES, f"{MINIMUM_CORES}"),
@@ -89,26 +89,26 @@ def judge_node_platform(host: HostPlatform, settings: Settings, family: Family |
         if have < least:
             text = f"{what}: {have}; the guide asks for {guide}."
             if settings.enforce_minimum:
-                found.refusals.append(f"{text} gevulot_enforce_minimum is set: use a larger host, or unset it.")
+                findings.refusals.append(f"{text} gevulot_enforce_minimum is set: use a larger host, or unset it.")
             else:
-                found.warnings.append(text)
+                findings.warnings.append(text)
 
 
-def judge_nftables(host: HostPlatform, modules: dict[str, Module], found: Findings) -> None:
+def judge_nftables(host: HostPlatform, modules: dict[str, Module], findings: Findings) -> None:
     """Refuse a host whose kernel cannot hold the table that keeps others from the node's ports."""
     if release_of(host.kernel) < KERNEL_MINIMUM:
-        found.refusals.append(
+        findings.refusals.append(
             f"the kernel is {host.kernel}; expected 5.13 or newer, whose nftables can lock a table against changes by "
             "others and tell the node's sockets from others'. Upgrade the kernel and boot it."
         )
     missing = [name for name in NFTABLES_MODULES if name in modules and not modules[name].exists]
     if missing:
-        found.refusals.append(
+        findings.refusals.append(
             f"the running kernel has no module {', '.join(missing)}; expected all of {', '.join(NFTABLES_MODULES)}, to "
             "restrict who reaches the node's ports. Install the distribution's full kernel and boot it."
         )
     if host.legacy_cgroups:
-        found.refusals.append(
+        findings.refusals.append(
             "the host uses cgroups version 1; expected version 2 alone at /sys/fs/cgroup, by which nftables keeps "
             "local users from the programs' virtual machines. Remove systemd.unified_cgroup_hierarchy=0 from the "
             "kernel's arguments and reboot."
@@ -116,13 +116,13 @@ def judge_nftables(host: HostPlatform, modules: dict[str, Module], found: Findin
 
 
 def judge_modules(
-    modules: dict[str, Module], wanted: tuple[str, ...], boards_wanted: bool, found: Findings
+    modules: dict[str, Module], wanted: tuple[str, ...], boards_wanted: bool, findings: Findings
 ) -> tuple[str, ...]:
     """Refuse a kernel without one of the modules; return those that a boot has to load by their names."""
     missing = [name for name in wanted if name not in modules or not modules[name].exists]
     needed = [name for name in missing if boards_wanted or not name.startswith("vfio")]
     if needed:
-        found.refusals.append(
+        findings.refusals.append(
             f"the running kernel has no module {', '.join(needed)}; expected all of {', '.join(wanted)}. "
             "Install the distribution's full kernel (on Ubuntu linux-modules-extra) and boot it."
         )

@@ -1,4 +1,4 @@
-"""Whether a program of others listens where the node or its database is to listen."""
+"""Whether other programs listen on the ports of the node or its database."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Address = IPv4Address | IPv6Address
 _STOPPABLE = re.compile(r"[\w@:.\\-]+\.(service|socket)")
 
 
-def listening(settings: Settings) -> list[tuple[str, str, int]]:
-    """Each address that is asked for: the setting that says it, the address or name, the port."""
+def list_addresses(settings: Settings) -> list[tuple[str, str, int]]:
+    """Each address of the settings: the key, the address or name, the port."""
     p2p, _, p2p_port = settings.p2p_listen.rpartition(":")
     listens = {
         "json_rpc_listen": settings.json_rpc_listen,
@@ -34,9 +34,9 @@ def listening(settings: Settings) -> list[tuple[str, str, int]]:
     return asked
 
 
-def ports(settings: Settings) -> tuple[int, ...]:
+def list_ports(settings: Settings) -> tuple[int, ...]:
     """The TCP ports that the node and its database need."""
-    return tuple(sorted({port for _, _, port in listening(settings)}))
+    return tuple(sorted({port for _, _, port in list_addresses(settings)}))
 
 
 def collides(address: str, other: Listener) -> bool:
@@ -55,10 +55,10 @@ def collides(address: str, other: Listener) -> bool:
     return other.address.is_unspecified and other.both
 
 
-def judge_ports(listeners: Iterable[Listener], settings: Settings, found: Findings) -> None:
+def judge_ports(listeners: Iterable[Listener], settings: Settings, findings: Findings) -> None:
     """Refuse ports at which others listen; a program in the control group of a unit of the node's is ours."""
     others = [each for each in listeners if not each.ours]
-    for key, address, port in listening(settings):
+    for key, address, port in list_addresses(settings):
         taken = [each for each in others if each.port == port and collides(address, each)]
         if not taken:
             continue
@@ -66,7 +66,7 @@ def judge_ports(listeners: Iterable[Listener], settings: Settings, found: Findin
         units = dict.fromkeys(each.unit for each in taken if _STOPPABLE.fullmatch(each.unit))
         stop = f"Stop it (systemctl disable --now {' '.join(units)})" if units else "Stop it"
         server = ", or use that server by gevulot_postgres_url" if key == "postgres_port" else ""
-        found.refusals.append(
+        findings.refusals.append(
             f"port {port} of gevulot_{key} is taken by {by}; expected {address}:{port} to be free. {stop}, set "
             f"gevulot_{key} to another port{server}."
         )

@@ -1,4 +1,4 @@
-"""Files of an operator's in pcibind's configuration: pcibind reads them all, and refuses all where two do not agree."""
+"""The operator's own files in pcibind's configuration: pcibind reads all files, and refuses all if two conflict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pcibind.model.request import Config
 from pcibind.read import configuration
 
 
-def judge_requests(texts: Mapping[str, str], former: Iterable[str], config: Config, found: Findings) -> None:
+def judge_requests(texts: Mapping[str, str], former: Iterable[str], config: Config, findings: Findings) -> None:
     """Refuse files that pcibind would refuse beside the one of ``config``, before that one is written.
 
     ``texts`` are the files that are there; those of ``former`` go in this run.
@@ -23,7 +23,7 @@ def judge_requests(texts: Mapping[str, str], former: Iterable[str], config: Conf
     try:
         configuration.parse(sorted({**others, PCIBIND_BOARDS.path: ours}.items()))
     except ConfigError as error:
-        found.refusals.append(
+        findings.refusals.append(
             f"{error}. The deploy writes {PCIBIND_BOARDS.path}, and {', '.join(sorted(others))} is not of a deploy, or "
             "was changed since; pcibind reads both, and would bind no board. Take out of it what gevulot_boards asks "
             "for too, or correct it, or move it out of /etc/pcibind."

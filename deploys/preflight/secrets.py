@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from deploys.assessment.verdict import Findings
+from deploys.manifest import PASSPHRASE_SECRET, PASSWORD_SECRET, URL_SECRET
 from facts.secret_store import SecretStoreState
 
 # The secrets of a node, all of which a deploy may read, write or remove.
-NAMES = ("gevulot-db-password", "gevulot-db-url", "gevulot-psk-passphrase")
+NAMES = (PASSWORD_SECRET, URL_SECRET, PASSPHRASE_SECRET)
 
 
-def judge_secrets(store: SecretStoreState, found: Findings) -> None:
+def judge_secrets(store: SecretStoreState, findings: Findings) -> None:
     """Refuse a damaged store: Podman then says that a secret is not there, and refuses to make it."""
     if store.problem is not None:
         state = f"cannot be listed ({store.problem})"
@@ -20,7 +21,7 @@ def judge_secrets(store: SecretStoreState, found: Findings) -> None:
         return
     others = [name for name in store.listed if name not in NAMES]
     theirs = f", and you make {', '.join(others)} again" if others else ""
-    found.refusals.append(
+    findings.refusals.append(
         f"Podman's secret store {store.path} {state}; expected it to be readable. Bring it back from a backup, or move "
         f"it away (mv {store.path} {store.path}.damaged) and run again: the deploy makes its own secrets again{theirs}."
     )

@@ -1,4 +1,4 @@
-"""What is where the node's services are to be: storage, key, secrets, ports, and what others set up there."""
+"""The places of the node's services before a deploy: storage, key, secrets, ports, and units of others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from facts.storage import Storage, StorageState
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What was read."""
+    """The answers of the host."""
 
     storage: Storage | None = None
     key_state: str = ""
@@ -30,23 +30,23 @@ class Services:
     existing: ExistingNode = field(default_factory=ExistingNode)
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> Services:
-        """Take what ``parts`` asked for from the answers."""
+    def from_answers(cls, answers: Mapping[str, Any]) -> Services:
+        """Take the answers to ``list_facts``."""
         return cls(
-            storage=found["storage"],
-            key_state=found["key_state"],
-            secrets=found["secret_store"],
-            listeners=tuple(found["listeners"]),
-            existing=found["existing"],
+            storage=answers["storage"],
+            key_state=answers["key_state"],
+            secrets=answers["secret_store"],
+            listeners=tuple(answers["listeners"]),
+            existing=answers["existing"],
         )
 
 
-def parts(settings: Settings) -> tuple[Part, ...]:
-    """What is asked of a host."""
+def list_facts(settings: Settings) -> tuple[Part, ...]:
+    """The facts about the services."""
     units = tuple(unit for unit, _, _ in existing.UNITS)
     directories = {
         "directory": settings.storage_directory,
-        "parts": storage.parts(settings),
+        "parts": storage.list_directories(settings),
         "quadlet": NODE_QUADLET.path,
     }
     state = scripts.shell("node_key.sh", "state", *key.arguments(settings))
@@ -54,7 +54,7 @@ def parts(settings: Settings) -> tuple[Part, ...]:
         Part("storage", StorageState, directories),
         Part("key_state", FirstLine, {"program": state}),
         Part("secret_store", SecretStore, {"names": secrets.NAMES}),
-        Part("listeners", Listeners, {"ports": ports.ports(settings), "units": units}),
+        Part("listeners", Listeners, {"ports": ports.list_ports(settings), "units": units}),
         Part(
             "existing",
             ExistingNodeParts,
@@ -63,11 +63,11 @@ def parts(settings: Settings) -> tuple[Part, ...]:
     )
 
 
-def judge_services(services: Services, settings: Settings, data_release: str | None, found: Findings) -> None:
-    """Refuse what would be replaced, or would keep a service from starting."""
+def judge_services(services: Services, settings: Settings, data_release: str | None, findings: Findings) -> None:
+    """Refuse what a deploy would replace, and what would keep a service from starting."""
     has_key = services.key_state in ("ok", "mode", "unrecorded", "legacy")
-    storage.judge_storage(services.storage, settings, services.key_state, found)
-    key.judge_key(services.key_state, settings, found)
-    secrets.judge_secrets(services.secrets, found)
-    existing.judge_existing(services.existing, settings, data_release is not None, has_key, found)
-    ports.judge_ports(services.listeners, settings, found)
+    storage.judge_storage(services.storage, settings, services.key_state, findings)
+    key.judge_key(services.key_state, settings, findings)
+    secrets.judge_secrets(services.secrets, findings)
+    existing.judge_existing(services.existing, settings, data_release is not None, has_key, findings)
+    ports.judge_ports(services.listeners, settings, findings)

@@ -1,4 +1,4 @@
-"""What was read from a host before anything is changed."""
+"""The state of a host before anything is changed."""
 
 from __future__ import annotations
 

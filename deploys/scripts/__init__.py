@@ -1,4 +1,4 @@
-"""Programs that run on a node for one moment, sent along with the command that runs them."""
+"""Short programs that run on a host, sent along with the command that runs them."""
 
 from __future__ import annotations
 

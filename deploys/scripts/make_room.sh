@@ -2,8 +2,8 @@
 #
 #     sh -c "$(cat make_room.sh)" make_room PATH ARCHIVE
 #
-# A link is somebody else's, and so is what it leads to: neither is written through it. The archive is replaced when it
-# is whole, so that a run that is killed here leaves the old one.
+# A link is not ours, and neither is its target, so nothing is written through it. The archive is replaced when the new
+# one is complete, so that a run that is killed here leaves the old one.
 set -eu
 path=$1 archive=$2
 mkdir -p "${path%/*}"

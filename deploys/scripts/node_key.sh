@@ -110,7 +110,7 @@ make)
   image=$5
   # A mount over /var/lib/gevulot hides the key that every copy of the image carries.
   fresh_directory
-  said=$(podman run --rm --network=none --volume "$directory/new:/var/lib/gevulot:z" "$image" generate node-key)
+  output=$(podman run --rm --network=none --volume "$directory/new:/var/lib/gevulot:z" "$image" generate node-key)
   [ "$(stat -c %s "$directory/new/node.key")" = 32 ] || { echo "the image made a key that is not 32 bytes long" >&2; exit 1; }
   carried=$(baked "$image")
   if [ "$carried" = "$(sum "$directory/new/node.key")" ]; then
@@ -118,7 +118,7 @@ make)
     exit 1
   fi
   install_new
-  public=$(printf '%s\n' "$said" | public_in) || true
+  public=$(printf '%s\n' "$output" | public_in) || true
   [ -n "$public" ] || public=$(shown "$image")
   [ -z "$public" ] || keep "$public"
   ;;

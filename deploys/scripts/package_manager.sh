@@ -2,8 +2,8 @@
 #
 # package_manager.sh SECONDS COMMAND
 #
-# A host that was booted a moment ago, for example, has its automatic updates run. apt's own option for waiting does
-# not know the lock of its lists.
+# For example, automatic updates run shortly after a boot. apt's own option for waiting does not cover the lock of its
+# lists.
 set -u
 seconds=$1 command=$2
 
@@ -11,7 +11,7 @@ now() { cut -d. -f1 /proc/uptime; }
 
 end=$(($(now) + seconds)) waited=
 while :; do
-  # Its words are compared, so they must be English.
+  # The output is compared below, so it must be English.
   output=$(LC_ALL=C sh -c "$command" 2>&1) && { printf '%s\n' "$output"; exit 0; }
   code=$?
   case $output in

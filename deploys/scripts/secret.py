@@ -1,13 +1,13 @@
-"""Compare or set one Podman secret, on the node. No secret is an argument, and none is printed.
+"""Compare or set one Podman secret, on the node. No secret is an argument or is printed.
 
 secret.py check|apply NAME SOURCE
 
-SOURCE says what the secret should be:
-  stdin      what stands on standard input, less one newline at its end
-  generated  whatever it is; made from the kernel's random numbers when there is none
-  none       not there, if a deploy made it; another one of this name stays
+SOURCE is the source of the secret:
+  stdin      standard input, without one newline at its end
+  generated  the existing secret, or random bytes of the kernel when there is none
+  none       no secret: one that a deploy made is removed; another of this name stays
 
-``check`` prints same, different or absent. ``apply`` prints the same words, and writes unless they were same.
+``check`` prints same, different or absent. ``apply`` prints the same, and writes unless it is same.
 """
 
 import hmac
@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 
-# By it a deploy knows the secrets that it made.
+# Marks the secrets that a deploy made.
 LABEL = "gevulot-deploy"
 # Earlier deploys made the URL of the node's own Postgres without the label.
 OWN_URL = re.compile(rb"postgres://gevulot:[^@/]*@127\.0\.0\.1:[0-9]+/gevulot")
@@ -91,5 +91,5 @@ def main(verb: str, name: str, source: str) -> None:
 try:
     main(*sys.argv[1:])
 except subprocess.CalledProcessError as error:
-    # Podman's own words stand above.
+    # Podman has printed its error above.
     sys.exit(f"`podman {' '.join(error.cmd[1:3])}` of {sys.argv[2]} ended with {error.returncode}; expected 0.")

@@ -20,7 +20,7 @@ from pyinfra.api.operation import OperationMeta
 from deploys import manifest
 from deploys.manifest import ACCESS_RECORD
 from deploys.operations.pending_reboot import PendingReboot
-from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_follow
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, is_planning, step, will_follow
 from deploys.preflight import key
 from deploys.settings import Settings
 from deploys.steps import gevulot, postgres
@@ -71,7 +71,7 @@ def read(host: Host, settings: Settings) -> AccessKeys:
     address, port = gevulot.database_address(settings)
     try:
         rows = tunnel.read_rows(host, address, port, settings.postgres_url.get_secret_value(), ACCESS_QUERY)
-    except (tunnel.NotForwarded, psycopg.Error):
+    except (tunnel.ForwardingRefused, psycopg.Error):
         return access
     return replace(access, listed=frozenset(each for (each,) in rows))
 
@@ -126,8 +126,8 @@ def granted(
     + reboot: whether one is pending, which this run has to wait for
     + inputs: operations of this run that change the key, the database or the node
     """
-    if reboot.comes_first() or will_follow(inputs):
-        yield DECIDED_LATER
+    if reboot.is_planned() or will_follow(inputs):
+        yield DECIDED_AT_RUN_TIME
         return
     current = read(host, settings)
     if settings.acl_whitelist_url is not None:
@@ -140,7 +140,7 @@ def granted(
         return
     if current.own is None or (current.listed is None and settings.own_postgres):
         if is_planning():
-            yield DECIDED_LATER
+            yield DECIDED_AT_RUN_TIME
         else:
             what = "the node's public key" if current.own is None else "the table acl_whitelist"
             yield remote.fail(

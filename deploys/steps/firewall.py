@@ -36,14 +36,14 @@ def configure_firewall(settings: Settings) -> list[OperationMeta]:
     rules = files.template(QMP_RULES, **qmp.variables(settings))
     program = files.template(FIREWALL_PROGRAM)
     unit = files.template(FIREWALL_SERVICE)
-    units.reloaded(name="Reload systemd", units=(FIREWALL_UNIT,), inputs=[unit])
+    units.daemon_reload(name="Reload systemd", units=(FIREWALL_UNIT,), inputs=[unit])
     return [table, rules, program, unit]
 
 
 @step("Start the firewall")
 def start_firewall(settings: Settings, reboot: PendingReboot, after: list[OperationMeta]) -> None:
     """Start the firewall before the node. A restart restarts the node too, which ends connections of old networks."""
-    units.running(
+    units.run_unit(
         name="Start the firewall",
         unit=FIREWALL_UNIT,
         reboot=reboot,

@@ -83,7 +83,7 @@ def configure_node(node: Node, after: list[OperationMeta]) -> list[OperationMeta
         seconds=settings.start_timeout + _KEY_READ,
     )
     if not settings.auto_update:
-        timer.restored(name="Switch automatic updates off")
+        timer.restore_timer(name="Switch automatic updates off")
     quadlet = files.template(
         NODE_QUADLET,
         image=settings.node_image,
@@ -97,7 +97,7 @@ def configure_node(node: Node, after: list[OperationMeta]) -> list[OperationMeta
         socket=postgres.SOCKET,
         start_timeout=settings.start_timeout,
     )
-    units.reloaded(
+    units.daemon_reload(
         name="Reload systemd",
         units=(
             PCIBIND_UNIT,
@@ -114,14 +114,14 @@ def configure_node(node: Node, after: list[OperationMeta]) -> list[OperationMeta
 @step("Start the node")
 def start_node(settings: Settings, reboot: PendingReboot, after: list[OperationMeta]) -> None:
     """Starts the node, which pulls its migration in. Both read the same image and URL, so both follow a change."""
-    units.running(
+    units.run_unit(
         name="Start the node",
         unit=NODE_UNIT,
         reboot=reboot,
         inputs=after,
         settings=settings,
         timeout=settings.start_timeout,
-        answer=units.node_answer(settings),
+        readiness=units.expect_node(settings),
         image=settings.node_image,
         files=(*consumed_by(NODE_UNIT), HAND_OVER, f"{settings.key_directory}/node.key"),
         secrets=(PASSPHRASE_SECRET, *(() if settings.own_postgres else (URL_SECRET,))),

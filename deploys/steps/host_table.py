@@ -15,7 +15,7 @@ from deploys.assessment.checks import Check
 from deploys.assessment.observations import Observations
 from deploys.operations import table
 from deploys.operations.pending_reboot import PendingReboot
-from deploys.operations.planning import DECIDED_LATER, is_planning, step
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, is_planning, step
 from deploys.preflight import Verdict
 from deploys.steps.preflight import GpuHost
 from deploys.transport import remote
@@ -70,7 +70,7 @@ def system(state: str, failed_units: list[str], verdict: Verdict) -> Check:
 
 def conclude(rows: list[Check]) -> Generator[PyinfraCommand, None, None]:
     """Print the table, and fail the host when a check failed; else record when it was verified."""
-    if failure := table.show(rows, "checks failed"):
+    if failure := table.show_table(rows, "checks failed"):
         yield failure
         return
     # Of this boot only, so that it changes nothing that lasts; deploys/status.py shows when it was.
@@ -101,8 +101,8 @@ def host_verified(gpu_host: GpuHost, reboot: PendingReboot) -> Generator[Pyinfra
     """
     if not is_planning():
         yield from conclude(_read(host, gpu_host))
-    elif reboot.comes_first():
-        yield DECIDED_LATER
+    elif reboot.is_planned():
+        yield DECIDED_AT_RUN_TIME
     else:
         host.noop("nothing is changed by looking")
 

@@ -18,7 +18,7 @@ from deploys.assessment.next_boot import OLD_DROP_IN, OLD_MARK
 from deploys.manifest import ARCHIVE, ARGUMENTS, BLACKLIST, FORMER_NAMES, GRUB_DROP_IN, MODULES_LOAD, VFIO_RULE
 from deploys.operations.files import Files
 from deploys.operations.planning import step, will_follow
-from deploys.operations.restore import is_same, taken_back
+from deploys.operations.restore import is_same, restore_former_files
 from deploys.steps.preflight import GpuHost
 from facts.baseline import Baseline
 from facts.kernel import CommandLines, KernelCommandLine, KernelModules
@@ -108,11 +108,11 @@ def configure_kernel(gpu_host: GpuHost) -> list[OperationMeta]:
     of_nodes = tuple(path for path in former if path not in of_all)
     written = [
         # First: the files of later names say that it was done.
-        taken_back(name="Take back the files of the first versions", past=verdict.past, paths=of_all),
+        restore_former_files(name="Take back the files of the first versions", past=verdict.past, paths=of_all),
         files.template(VFIO_RULE),
         files.template(MODULES_LOAD, modules=verdict.modules),
         files.template(BLACKLIST, modules=verdict.blacklist, models=() if on_line else verdict.models),
-        taken_back(name="Take back the files of earlier versions", past=verdict.past, paths=of_nodes),
+        restore_former_files(name="Take back the files of earlier versions", past=verdict.past, paths=of_nodes),
     ]
     arguments_recorded(
         name="Record the kernel's arguments",
@@ -123,7 +123,7 @@ def configure_kernel(gpu_host: GpuHost) -> list[OperationMeta]:
             files.template(GRUB_DROP_IN, arguments=verdict.kernel_arguments),
             old_drop_in_removed(name="Remove the drop-in of the first versions"),
             # Only now: with both the arguments stand there twice, and with neither not at all.
-            taken_back(
+            restore_former_files(
                 name="Take back the drop-in of earlier versions",
                 past=verdict.past,
                 paths=tuple(path for path in verdict.former if path == DROP_IN),

@@ -11,8 +11,8 @@ from pyinfra.api.operation import OperationMeta
 
 from deploys import scripts
 from deploys.manifest import ACCESS_RECORD
-from deploys.operations.planning import DECIDED_LATER, step, will_follow
-from deploys.preflight.key import access_files, arguments, refusal
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, step, will_follow
+from deploys.preflight.key import access_files, arguments, explain_refusal
 from deploys.settings import Settings
 from deploys.transport import remote
 from facts.access import AccessList
@@ -30,7 +30,7 @@ def key_made(settings: Settings) -> Generator[PyinfraCommand, None, None]:
     if state == "ok":
         host.noop("the node has its key")
         return
-    problem = refusal(state, settings)
+    problem = explain_refusal(state, settings)
     if problem is not None:
         yield remote.fail(problem)
     elif state in ("unrecorded", "mode"):
@@ -50,7 +50,7 @@ def public_kept(settings: Settings, inputs: list[OperationMeta]) -> Generator[Py
     + inputs: operations of this run that make or record the key
     """
     if will_follow(inputs):
-        yield DECIDED_LATER
+        yield DECIDED_AT_RUN_TIME
         return
     if host.get_fact(AccessList, **access_files(ACCESS_RECORD), port=None).own is not None:
         host.noop("the public part of the key is kept")

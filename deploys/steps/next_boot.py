@@ -10,7 +10,7 @@ from pyinfra.api.command import PyinfraCommand
 
 from deploys.assessment import next_boot
 from deploys.manifest import GRUB_DROP_IN, INITRAMFS_FILES, MODULES
-from deploys.operations.pending_reboot import Wish, wish_of
+from deploys.operations.pending_reboot import BootTarget, target_of
 from deploys.operations.planning import is_planning, step
 from deploys.steps.preflight import GpuHost
 from deploys.transport import remote
@@ -22,7 +22,7 @@ from facts.platform import Platform
 
 
 @operation()
-def checked(wish: Wish) -> Generator[PyinfraCommand | str, None, None]:
+def checked(wish: BootTarget) -> Generator[PyinfraCommand | str, None, None]:
     """Fail the host when its next boot would not bring what it is for.
 
     + wish: what the host must be after it
@@ -51,4 +51,4 @@ def checked(wish: Wish) -> Generator[PyinfraCommand | str, None, None]:
 @step("Check the next boot")
 def check_next_boot(gpu_host: GpuHost) -> None:
     if gpu_host.verdict.boards:
-        checked(name="Read back what the boot loader will start", wish=wish_of(gpu_host.verdict))
+        checked(name="Read back what the boot loader will start", wish=target_of(gpu_host.verdict))

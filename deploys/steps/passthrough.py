@@ -22,8 +22,8 @@ from deploys import manifest
 from deploys.assessment import legacy_files
 from deploys.operations.files import Files
 from deploys.operations.pending_reboot import PendingReboot
-from deploys.operations.planning import DECIDED_LATER, step, will_follow
-from deploys.operations.restore import restore
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, step, will_follow
+from deploys.operations.restore import restore_command
 from deploys.steps.preflight import GpuHost
 from facts.baseline import Baseline
 from facts.file import FileText, FileTexts
@@ -102,7 +102,7 @@ def request_renamed(past: Baseline | None) -> Generator[PyinfraCommand | str, No
         host.noop(f"{old} is not of a deploy")
         return
     command = f"mv -fT {old} {new}"
-    yield f"{command} && {restore(old)}" if past is not None and old in past.archived else command
+    yield f"{command} && {restore_command(old)}" if past is not None and old in past.archived else command
 
 
 @operation()
@@ -185,8 +185,8 @@ def boards_bound(
     + wanted: whether any board is chosen
     + inputs: operations of this run that choose the boards
     """
-    if reboot.comes_first() or will_follow(inputs):
-        yield DECIDED_LATER
+    if reboot.is_planned() or will_follow(inputs):
+        yield DECIDED_AT_RUN_TIME
         return
     status = host.get_fact(PciBinding, program=manifest.PCIBIND.path)
     if status is None and not wanted:

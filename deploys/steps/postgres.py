@@ -26,8 +26,8 @@ from deploys.manifest import (
 from deploys.operations import secrets, units
 from deploys.operations.files import Files
 from deploys.operations.pending_reboot import PendingReboot
-from deploys.operations.planning import DECIDED_LATER, step, will_follow
-from deploys.operations.restore import brought_back
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, step, will_follow
+from deploys.operations.restore import restore_file
 from deploys.settings import Settings
 from facts.baseline import BaselineRecord
 from facts.database import PostgresSchema, psql
@@ -77,8 +77,8 @@ def password_reconciled(
     + reboot: whether one is pending, which this run has to wait for
     + inputs: operations of this run that change the server or its password
     """
-    if reboot.comes_first() or will_follow(inputs):
-        yield DECIDED_LATER
+    if reboot.is_planned() or will_follow(inputs):
+        yield DECIDED_AT_RUN_TIME
         return
     if host.get_fact(PostgresSchema, login=POSTGRES_LOGIN, port=port) is not None:
         host.noop("the server takes the password")
@@ -131,7 +131,7 @@ def configure_postgres(settings: Settings) -> list[OperationMeta]:
 def start_postgres(settings: Settings, reboot: PendingReboot, after: list[OperationMeta]) -> None:
     if not settings.own_postgres:
         return
-    units.running(
+    units.run_unit(
         name="Start Postgres",
         unit=POSTGRES_UNIT,
         reboot=reboot,
@@ -139,7 +139,7 @@ def start_postgres(settings: Settings, reboot: PendingReboot, after: list[Operat
         settings=settings,
         timeout=settings.start_timeout,
         # Only a server that has recovered from a crash, or made its data, listens on TCP.
-        answer=units.Answer(
+        readiness=units.Readiness(
             f"podman exec gevulot-postgres pg_isready -q -h 127.0.0.1 -p {settings.postgres_port}", _SECONDS
         ),
         image=settings.postgres_image,
@@ -167,7 +167,7 @@ def retired() -> Generator[PyinfraCommand | str, None, None]:
     )
     remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES)
     if remains and remains.past and POSTGRES_QUADLET.path in remains.past.archived:
-        yield from brought_back._inner(path=POSTGRES_QUADLET.path)
+        yield from restore_file._inner(path=POSTGRES_QUADLET.path)
 
 
 @step("Retire Postgres")

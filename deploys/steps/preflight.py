@@ -131,16 +131,16 @@ def check_node() -> Node:
     """As ``check_host``, of a host that is to be a node."""
     settings = settings_of_this_run(read)[host.name]
     verdict, family = _accepted(lambda: _judge_node(settings))
-    return Node(storage.without_links(settings, verdict.storage), verdict, family)
+    return Node(storage.resolve_links(settings, verdict.storage), verdict, family)
 
 
 def _accepted(judge: Callable[[], Verdict]) -> tuple[Verdict, Family]:
     """The verdict on a host that nothing speaks against, and how it is managed. Raises ``Refused`` for another."""
     prepare(host)
-    heartbeat.of_run(host.state)
+    heartbeat.get_heartbeat(host.state)
     judged = _judgements.setdefault(ctx_state.get(), _Judgements())
     try:
-        problem = login.trouble(host)
+        problem = login.check_login(host)
         verdict = Verdict((problem,), ()) if problem else judge()
     finally:
         judged.count += 1
@@ -218,8 +218,8 @@ def _node_parts(settings: Settings) -> tuple[Part, ...]:
         Part("held_packages", HeldPackages, {"packages": PACKAGES["apt"]}),
         Part("places", Places, {"paths": (*FILES, *settings.directories)}),
         Part("data", PostgresDataRelease, {"directory": settings.postgres_directory}),
-        *services.parts(settings),
-        Part("key_was_readable", FirstLine, {"program": key.WAS_READABLE}),
+        *services.list_facts(settings),
+        Part("key_was_readable", FirstLine, {"program": key.READABLE_KEY_COMMAND}),
         Part("listened", FirstLine, {"program": listened}),
         *([Part("discovery", DiscoveryPeers, {"addresses": peers})] if (peers := settings.p2p_discovery) else []),
         *((Part("profile", ExistingPaths, {"paths": profile}),) if profile else ()),
@@ -247,12 +247,12 @@ def _judge_node(settings: Settings) -> Verdict:
         data_release=answers["data"],
         discovery=answers.get("discovery", {}),
         listened=answers["listened"],
-        services=services.Services.of(answers),
+        services=services.Services.from_answers(answers),
     )
     verdict = _with_damage(preflight.judge(state, settings), answers)
     missing = vsock.missing_profile(settings, answers.get("profile", []))
     verdict = replace(verdict, refusals=(*verdict.refusals, *missing))
-    warning = key.readable_until_now(settings) if answers["key_was_readable"] else None
+    warning = key.warn_of_readable_key(settings) if answers["key_was_readable"] else None
     return replace(verdict, warnings=(*verdict.warnings, *([warning] if warning else [])))
 
 

@@ -9,7 +9,7 @@ from pyinfra import host
 from deploys.assessment import reboot_attempt
 from deploys.assessment.kernel_arguments import REMAPPING_OFF
 from deploys.manifest import GRUB_DROP_IN, MODULES, PCIBIND
-from deploys.operations.pending_reboot import PendingReboot, Wish, reasons, wish_of
+from deploys.operations.pending_reboot import BootTarget, PendingReboot, find_reasons, target_of
 from deploys.operations.planning import step
 from deploys.operations.reboot import RebootRequest, attempt_forgotten, reboot_as_allowed
 from deploys.steps.preflight import GpuHost, refused_alone
@@ -29,26 +29,26 @@ def _handover_problem() -> str | None:
     return None
 
 
-def _digest(wish: Wish) -> str:
+def _digest(target: BootTarget) -> str:
     answers = ask(
         host,
         Part("lines", KernelCommandLine, {"drop_in": GRUB_DROP_IN.path}),
         Part("kernels", InstalledKernels, {"modules": MODULES}),
     )
-    return reboot_attempt.digest(answers["lines"], wish.arguments, wish.boards, answers["kernels"])
+    return reboot_attempt.digest(answers["lines"], target.arguments, target.boards, answers["kernels"])
 
 
 @step("Reboot when needed")
 def reboot_when_needed(gpu_host: GpuHost, reboot: PendingReboot) -> None:
     """Reboot, or with ``reboot='never'`` report what is pending."""
-    settings, wish = gpu_host.settings, wish_of(gpu_host.verdict)
+    settings, target = gpu_host.settings, target_of(gpu_host.verdict)
     attempt_forgotten(name="Forget a reboot that had its effect", reasons=reboot.reasons)
     request = RebootRequest(
         settings.reboot_timeout,
-        reasons=partial(reasons, wish),
+        reasons=partial(find_reasons, target),
         problem=_handover_problem,
         at_once=settings.reboot_batch,
-        digest=partial(_digest, wish),
+        digest=partial(_digest, target),
         left_out=refused_alone,
     )
     advice = "Nothing that runs was changed; reboot the host, then run again."

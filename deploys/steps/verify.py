@@ -16,7 +16,7 @@ from deploys.assessment import activity, checks, diagnosis, qmp, virtual_machine
 from deploys.assessment.checks import Check
 from deploys.assessment.observations import Observations
 from deploys.operations.pending_reboot import PendingReboot
-from deploys.operations.planning import DECIDED_LATER, is_planning, step
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, is_planning, step
 from deploys.preflight import Verdict, key
 from deploys.settings import Settings
 from deploys.steps import access, gevulot, host_table, vsock
@@ -49,8 +49,8 @@ def verified(node: Node, reboot: PendingReboot) -> Generator[PyinfraCommand | st
     """
     if is_planning():
         unit = host.get_fact(Units, units=(manifest.NODE_UNIT,)).get(manifest.NODE_UNIT)
-        if reboot.comes_first() or unit is None or not unit.running:
-            yield DECIDED_LATER
+        if reboot.is_planned() or unit is None or not unit.running:
+            yield DECIDED_AT_RUN_TIME
         else:
             host.noop("nothing is changed by looking")
         return
@@ -108,7 +108,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     rows.append(checks.peers(observed.firewall, settings))
     rows.append(qmp.check(observed.firewall, settings, units.get(manifest.NODE_UNIT)))
     rows += checks.saved_rules(observed.firewall)
-    rows += ports.look(connection.peer(host), settings)
+    rows += ports.check_ports(connection.find_peer(host), settings)
     if problem is not None:
         for line in problem.lines:
             logger.info(f"{host.print_prefix}the journal of {problem.unit}: {line}")
@@ -186,7 +186,7 @@ def _database(host: Host, settings: Settings) -> list[Check]:
             password = quote(tunnel.read_secret(host, manifest.PASSWORD_SECRET), safe="")
             url = f"postgres://gevulot:{password}@{address}:{port}/gevulot"
         schema = tunnel.read_schema(host, address, port, url)
-    except tunnel.NotForwarded as reason:
+    except tunnel.ForwardingRefused as reason:
         route = f"on the node; no forwarding: {reason}"
         if settings.own_postgres:
             schema = host.get_fact(PostgresSchema, login=manifest.POSTGRES_LOGIN, port=settings.postgres_port)

@@ -11,7 +11,7 @@ from deploys.assessment.verdict import Verdict
 from deploys.manifest import ALLOW_VSOCK, NODE_MODULES_LOAD, TEMPLATES
 from deploys.operations.files import Files
 from deploys.operations.planning import step
-from deploys.operations.restore import removed
+from deploys.operations.restore import remove_file
 from deploys.settings import Settings
 from facts.unit import Unit
 from facts.vsock import VsockTrialResult
@@ -34,7 +34,7 @@ def write_program(settings: Settings, written: Files) -> OperationMeta:
     """Write the program that the node's unit runs at each start, or remove it."""
     if is_allowed_by_us(settings):
         return written.template(ALLOW_VSOCK)
-    return removed(name=f"Remove {ALLOW_VSOCK.path}", path=ALLOW_VSOCK.path)
+    return remove_file(name=f"Remove {ALLOW_VSOCK.path}", path=ALLOW_VSOCK.path)
 
 
 def trial_command(settings: Settings) -> str:

@@ -1,1 +1,1 @@
-"""What talks to a host: connections, remote commands, tunnels, probes from outside."""
+"""Communication with hosts: connections, remote commands, tunnels, probes from outside."""

@@ -1,4 +1,4 @@
-"""A host's SSH connection, below what pyinfra makes of it."""
+"""A host's SSH connection, below pyinfra's connector."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from pyinfra.api import Host, StringCommand
 from pyinfra.connectors.sshuserclient.client import get_ssh_config
 from pyinfra.connectors.util import clear_askpass_cache
 
-# Seconds of silence after which something is sent: routers forget idle connections after a minute or more.
+# Seconds of silence after which a keep-alive is sent: routers drop idle connections after a minute or more.
 KEEP_ALIVE = 15
 # Unanswered probes after which the kernel gives a connection up: five minutes.
 _PROBES = 20
 _SECONDS = 10
 
 
-def transport(host: Host) -> paramiko.Transport | None:
-    """What paramiko keeps of the connection; ``None`` for a host that is not connected over SSH."""
+def get_transport(host: Host) -> paramiko.Transport | None:
+    """The paramiko transport of the connection; ``None`` for a host that is not connected over SSH."""
     client = getattr(host.connector, "client", None)
     return client.get_transport() if isinstance(client, paramiko.SSHClient) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Where this machine reaches a host. ``doubt`` says why a port at that address need not be the host's own."""
+    """Where this machine reaches a host. ``doubt`` says why a port at that address may not be the host's own."""
 
     address: str | None
     doubt: str = ""
 
 
-def peer(host: Host) -> Peer:
-    """Where the SSH connection goes to. There is no address where another machine carries it."""
-    connected = transport(host)
+def find_peer(host: Host) -> Peer:
+    """The peer of the SSH connection, without an address where another machine forwards the connection."""
+    connected = get_transport(host)
     if connected is None:
         return Peer(None, "not connected over SSH")
     if isinstance(connected.sock, paramiko.Channel):
@@ -68,18 +68,18 @@ def _arrival(host: Host) -> int | None:
 
 
 def prepare(host: Host) -> None:
-    """Make the connection fast, and keep it while nothing is said: through each jump host as well.
+    """Make the connection fast, and keep it alive while idle, also the connections to jump hosts.
 
     paramiko leaves Nagle's algorithm on. So the first packet of each command waits until the host has acknowledged the
-    last one of the command before, which it delays, since it has nothing else to say: 40 ms on Linux (RFC 896; RFC
-    1122, 4.2.3.2), for a near host most of what a command takes.
+    last packet of the previous command, which it delays by 40 ms on Linux (RFC 896; RFC 1122, 4.2.3.2): for a near host
+    most of the time of a command.
 
     Keep-alives of SSH reach the host; those of TCP are the kernel's and are also sent while this program is blocked,
     for example by pyinfra's question whether to go on.
     """
-    for each in _hops(transport(host)):
+    for each in _hops(get_transport(host)):
         each.set_keepalive(KEEP_ALIVE)
-        # By a proxy it is no socket, or not one of TCP.
+        # With a proxy it is not a socket, or not a TCP socket.
         if isinstance(each.sock, socket.socket):
             with suppress(OSError):
                 each.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -97,19 +97,19 @@ def _hops(connected: paramiko.Transport | None) -> Iterator[paramiko.Transport]:
         connected = connected.sock.transport if isinstance(connected.sock, paramiko.Channel) else None
 
 
-class Way:
-    """A host's connection that ends and is made again, as at a reboot. Its jump hosts stay connected meanwhile.
+class Reconnection:
+    """Reconnects to a host, as after a reboot. Its jump hosts stay connected meanwhile.
 
-    pyinfra closes nothing, and connects to each jump host anew at every try: a reboot would leave hundreds of
-    connections there, and many logins in a row are what a jump host may refuse.
+    pyinfra closes nothing, and connects to each jump host again at every try: a reboot would leave hundreds of
+    connections there, and a jump host may refuse many logins in a row.
     """
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._old = list(_hops(transport(host)))
+        self._old = list(_hops(get_transport(host)))
 
     def reconnect(self) -> bool:
-        """Make the connection anew; whether there is one. It may raise whatever ends a connection half-way."""
+        """Connect again; return whether that succeeded. May raise any error of a connection that ends half-way."""
         # What pyinfra keeps on the host for sudo: asking a host that is going down for its removal would hang.
         clear_askpass_cache(self._host)
         if not self._answers():
@@ -122,12 +122,12 @@ class Way:
             return False
         for each in self._old:
             each.close()
-        self._old = list(_hops(transport(self._host)))
+        self._old = list(_hops(get_transport(self._host)))
         prepare(self._host)
         return True
 
     def _answers(self) -> bool:
-        """Whether the last jump host reaches an SSH server there. True where there is none to ask."""
+        """Whether the last jump host reaches an SSH server at the host. True without a jump host."""
         jump = self._old[1] if len(self._old) > 1 else None
         if jump is None or not jump.is_active():
             return True

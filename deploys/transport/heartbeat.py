@@ -1,4 +1,4 @@
-"""What a run waits for, and for how long already: printed while a wait lasts, since pyinfra prints nothing then."""
+"""Prints what a run waits for, and since when: pyinfra itself prints nothing during a wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyinfra.api.state import BaseStateCallback
 
 from deploys import duration
 
-# Seconds between two lines about the same wait; a shorter wait is not mentioned.
+# Seconds between two lines about the same wait; a shorter wait is not reported.
 EVERY = 30.0
 # Hosts that a line names before it only counts them.
 _NAMES = 5
@@ -32,21 +32,21 @@ class _Wait:
 
 
 class Heartbeat:
-    """The waits of one run. Each operation of a host is one; a wait inside of it says more than the operation does."""
+    """The waits of one run. Each operation of a host is one; a wait inside of an operation takes its place."""
 
     def __init__(self) -> None:
         self._waits: dict[object, _Wait] = {}
         self._printed: dict[str, float] = {}
         self._greenlet: gevent.Greenlet[..., Any] | None = None
 
-    def begin(self, key: object, host: str, what: str, limit: float | None) -> None:
-        """Count a wait of the host from now on, until ``end`` is called with the same key."""
+    def add(self, key: object, host: str, what: str, limit: float | None) -> None:
+        """Add a wait of the host that starts now, until ``remove`` is called with the same key."""
         self._waits[key] = _Wait(host, what, limit)
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._beat)
 
-    def end(self, key: object) -> None:
-        """The wait is over, if there is one."""
+    def remove(self, key: object) -> None:
+        """Remove the wait, if there is one."""
         self._waits.pop(key, None)
 
     def _beat(self) -> None:
@@ -57,7 +57,7 @@ class Heartbeat:
         self._greenlet = None
 
     def lines(self, now: float) -> list[str]:
-        """What is to be printed now: one line for all hosts that wait for the same."""
+        """The lines that are due now: one for all hosts that wait for the same."""
         latest = {wait.host: wait for wait in self._waits.values()}
         groups: dict[str, list[_Wait]] = {}
         for wait in latest.values():
@@ -88,23 +88,23 @@ class _Operations(BaseStateCallback):
         if op_hash in state.ops[host]:
             limit = state.get_op_data_for_host(host, op_hash).global_arguments.get("_timeout")
             what = ", ".join(sorted(state.get_op_meta(op_hash).names))
-            of_run(state).begin((host.name, op_hash), host.name, what, limit)
+            get_heartbeat(state).add((host.name, op_hash), host.name, what, limit)
 
     @staticmethod
     def operation_host_success(state: State, host: Host, op_hash: str, retry_count: int = 0) -> None:
-        of_run(state).end((host.name, op_hash))
+        get_heartbeat(state).remove((host.name, op_hash))
 
     @staticmethod
     def operation_host_error(
         state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
     ) -> None:
-        of_run(state).end((host.name, op_hash))
+        get_heartbeat(state).remove((host.name, op_hash))
 
 
 _runs: WeakKeyDictionary[State, Heartbeat] = WeakKeyDictionary()
 
 
-def of_run(state: State) -> Heartbeat:
+def get_heartbeat(state: State) -> Heartbeat:
     """The heartbeat of a run; from the first call on, it follows the run's operations."""
     if state not in _runs:
         _runs[state] = Heartbeat()
@@ -113,11 +113,11 @@ def of_run(state: State) -> Heartbeat:
 
 
 @contextmanager
-def waiting(host: Host, what: str, limit: float | None = None) -> Iterator[None]:
-    """Say what the host waits for inside of its operation, and after how many seconds that ends by itself."""
-    heartbeat, key = of_run(host.state), object()
-    heartbeat.begin(key, host.name, what, limit)
+def report_wait(host: Host, what: str, limit: float | None = None) -> Iterator[None]:
+    """Report what the host waits for inside of its operation. ``limit``: the time limit of the wait in seconds."""
+    heartbeat, key = get_heartbeat(host.state), object()
+    heartbeat.add(key, host.name, what, limit)
     try:
         yield
     finally:
-        heartbeat.end(key)
+        heartbeat.remove(key)

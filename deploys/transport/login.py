@@ -1,4 +1,4 @@
-"""Trying a host's login before anything else is asked by it."""
+"""A check of a host's login, before any fact uses it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from deploys.transport import remote
 _SECONDS = 60
 
 
-def trouble(host: Host) -> str | None:
+def check_login(host: Host) -> str | None:
     """Why no command can be run as root on the host, tried with one that changes nothing; ``None`` when it can.
 
-    A fact of a host that cannot be asked would end the run with pyinfra's words, and before the other hosts are judged.
+    A fact that cannot be read would end the run with an error of pyinfra's, before the other hosts are judged.
     """
     arguments: dict[str, Any] = dict(pop_global_arguments(host.state, host, {})[0])
     try:
@@ -30,4 +30,4 @@ def trouble(host: Host) -> str | None:
     except (OSError, SSHException) as error:
         success, output = False, [str(error)]
     user = host.data.get("ssh_user")
-    return login.refusal(success, output, arguments, str(user) if user else "the account")
+    return login.explain_refusal(success, output, arguments, str(user) if user else "the account")

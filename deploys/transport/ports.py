@@ -1,4 +1,4 @@
-"""Ports as they are seen from the operator's machine."""
+"""The ports of a host, probed from the operator's machine."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ POSTGRES_GREETING = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 HTTP_GREETING = b"GET / HTTP/1.0\r\n\r\n"
 
 
-# This machine cannot look, which says nothing about the port.
+# This machine has no route, which says nothing about the port.
 _NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 
 
-def look(peer: Peer, settings: Settings) -> list[Check]:
+def check_ports(peer: Peer, settings: Settings) -> list[Check]:
     """The ports that must be closed, and the peers' port, which is only shown, since its firewall is the operator's.
 
-    Behind a jump host or a proxy nothing is looked at: it would be another machine's port.
+    Behind a jump host or a proxy no port is probed: it would be another machine's.
     """
     if peer.address is None:
         return [Check("ports from outside", f"not judged: {peer.doubt}", None)]
-    found = []
+    rows = []
     for port in settings.ports_closed_outside():
         greeting = POSTGRES_GREETING if port == settings.postgres_port else HTTP_GREETING
-        found.append(checks.port(port, _at(peer, peer.address, port, settings, greeting)))
+        rows.append(checks.port(port, _probe(peer, peer.address, port, settings, greeting)))
     if not is_loopback(settings.p2p_listen):
         p2p = port_of(settings.p2p_listen)
-        text = _at(peer, peer.address, p2p, settings, HTTP_GREETING)
-        found.append(Check(f"port {p2p} (peers) from outside", text, None))
-    return found
+        text = _probe(peer, peer.address, p2p, settings, HTTP_GREETING)
+        rows.append(Check(f"port {p2p} (peers) from outside", text, None))
+    return rows
 
 
-def _at(peer: Peer, address: str, port: int, settings: Settings, greeting: bytes) -> str:
+def _probe(peer: Peer, address: str, port: int, settings: Settings, greeting: bytes) -> str:
     if peer.doubt and port not in settings.probe_ports:
         return f"not judged: {peer.doubt}; name its port there in gevulot_probe_ports"
-    return answer(address, settings.probe_ports.get(port, port), greeting)
+    return probe_port(address, settings.probe_ports.get(port, port), greeting)
 
 
-def answer(address: str, port: int, greeting: bytes) -> str:
-    """``closed``, ``open``, or in words why it could not be seen from here.
+def probe_port(address: str, port: int, greeting: bytes) -> str:
+    """``closed``, ``open``, or why the port could not be probed from here.
 
     A port forward or a load balancer accepts a connection on behalf of a port that is closed behind it, and drops it
-    at once. So a port is open when somebody behind it talks, or keeps the connection.
+    at once. So a port is open when a program behind it answers, or keeps the connection.
     """
     try:
         connection = socket.create_connection((address, port), _SECONDS)

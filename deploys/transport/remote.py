@@ -1,4 +1,4 @@
-"""Commands that an operation runs beside its own, and failures that stay with one host."""
+"""Additional commands of an operation, and failures that are limited to one host."""
 
 from __future__ import annotations
 

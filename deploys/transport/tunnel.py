@@ -13,7 +13,7 @@ import paramiko
 import psycopg
 
 from deploys.transport import remote
-from deploys.transport.connection import transport
+from deploys.transport.connection import get_transport
 from facts.database import SCHEMA_QUERY, Schema, schema
 
 if TYPE_CHECKING:
@@ -23,20 +23,20 @@ _CHUNK = 65536
 _SECONDS = 30
 
 
-class NotForwarded(Exception):
-    """The connection does not forward: no SSH, or the server does not allow it. The node is asked instead."""
+class ForwardingRefused(Exception):
+    """The connection does not forward: no SSH, or the server refuses. The caller asks the node instead."""
 
 
 @contextmanager
-def forwarded(through: paramiko.Transport, address: str, port: int) -> Iterator[int]:
+def forward_port(through: paramiko.Transport, address: str, port: int) -> Iterator[int]:
     """A port on this machine's loopback that leads to ``address:port`` as the remote host reaches it.
 
-    One connection is carried. Raises ``NotForwarded`` when the server refuses the channel.
+    One connection is carried. Raises ``ForwardingRefused`` when the server refuses the channel.
     """
     try:
         channel = through.open_channel("direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=_SECONDS)
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise NotForwarded(str(error)) from error
+        raise ForwardingRefused(str(error)) from error
     with socket.create_server(("127.0.0.1", 0)) as server:
         carrier = threading.Thread(target=_carry, args=(server, channel), daemon=True)
         carrier.start()
@@ -79,13 +79,13 @@ def read_schema(host: Host, address: str, port: int, url: str) -> Schema:
 def read_rows(host: Host, address: str, port: int, url: str, query: LiteralString) -> list[Any]:
     """The rows of a query to the database that ``url`` names, reached through the host at ``address:port``.
 
-    Raises ``NotForwarded`` where forwarding is not allowed, and ``psycopg.Error`` when the server refuses.
+    Raises ``ForwardingRefused`` where forwarding is not allowed, and ``psycopg.Error`` when the server refuses.
     """
-    connected = transport(host)
+    connected = get_transport(host)
     if connected is None:
-        raise NotForwarded("the host is not connected over SSH")
+        raise ForwardingRefused("the host is not connected over SSH")
     with (
-        forwarded(connected, address, port) as local,
+        forward_port(connected, address, port) as local,
         # hostaddr says where to connect; the rest of the URL is used as it stands.
         psycopg.connect(url, hostaddr="127.0.0.1", port=local, connect_timeout=_SECONDS) as connection,
     ):
@@ -95,10 +95,10 @@ def read_rows(host: Host, address: str, port: int, url: str, query: LiteralStrin
 def read_secret(host: Host, name: str) -> str:
     """A Podman secret's text. It is kept in memory only, and pyinfra prints nothing of it.
 
-    Raises ``NotForwarded`` when it cannot be read.
+    Raises ``ForwardingRefused`` when it cannot be read.
     """
     command = f"podman secret inspect --showsecret --format '{{{{.SecretData}}}}' {name}"
     success, output = remote.run(host, command)
     if not success or not output:
-        raise NotForwarded(f"the secret {name} cannot be read")
+        raise ForwardingRefused(f"the secret {name} cannot be read")
     return output[0]

@@ -14,8 +14,8 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
 from deploys import manifest
-from deploys.operations.planning import DECIDED_LATER, step, will_follow
-from deploys.operations.restore import emptied, put_back
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, step, will_follow
+from deploys.operations.restore import remove_empty_directories, restore_or_remove
 from deploys.steps.passthrough import LIBRARY
 from deploys.undo.node import forgotten
 from deploys.undo.start import EARLY_DONE, Undo
@@ -112,7 +112,7 @@ def run_cleared(inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, 
     if EARLY_DONE in present or not (present or will_follow(inputs)):
         host.noop(f"{RUN} does not exist, or the reboot takes it away")
         return
-    yield f"rm -rf {RUN}" if present else DECIDED_LATER
+    yield f"rm -rf {RUN}" if present else DECIDED_AT_RUN_TIME
 
 
 @step("Release the boards")
@@ -131,11 +131,11 @@ class Removal(NamedTuple):
 def remove_pcibind(undo: Undo, after: list[OperationMeta]) -> Removal:
     """Only after the boards were given back; and only what an operator does not use for boards of his own."""
     if undo.others:
-        return Removal([put_back(undo.past, path) for path in host.loop(undo.requests)], [])
+        return Removal([restore_or_remove(undo.past, path) for path in host.loop(undo.requests)], [])
     removed = [unit_disabled(name=f"Disable {unit.NAME}")]
     early_files = []
     for path in host.loop(tuple(dict.fromkeys((*undo.requests, *map(undo.path, FILES))))):
-        gone = put_back(undo.past, path)
+        gone = restore_or_remove(undo.past, path)
         removed.append(gone)
         if path in _INITRAMFS:
             early_files.append(gone)
@@ -143,7 +143,7 @@ def remove_pcibind(undo: Undo, after: list[OperationMeta]) -> Removal:
         removed.append(files.directory(name=f"Remove {path}", path=path, present=False))
     inputs = [*after, *removed]
     cleared = [
-        emptied(
+        remove_empty_directories(
             name="Remove pcibind's empty directories", directories=("/etc/pcibind", "/var/lib/pcibind"), inputs=inputs
         ),
         forgotten(name="Reload systemd", units=(unit.NAME,), inputs=removed),

@@ -15,7 +15,7 @@ from deploys.assessment import comparison, next_boot
 from deploys.manifest import GRUB_DROP_IN, MODULE_FILES
 from deploys.operations.planning import step, will_follow
 from deploys.operations.reboot import RebootRequest, reboot_as_allowed
-from deploys.operations.restore import emptied, put_back, taken_back
+from deploys.operations.restore import remove_empty_directories, restore_former_files, restore_or_remove
 from deploys.steps import initramfs
 from deploys.steps.kernel import old_drop_in_removed
 from deploys.undo.start import Undo
@@ -55,8 +55,8 @@ def entries_restored(past: Baseline) -> Generator[PyinfraCommand | str, None, No
 def restore_modules(undo: Undo) -> list[OperationMeta]:
     """Before the boards go back: a driver that is kept off could not take its board."""
     return [
-        *(put_back(undo.past, path) for path in host.loop(undo.paths(MODULE_FILES))),
-        taken_back(
+        *(restore_or_remove(undo.past, path) for path in host.loop(undo.paths(MODULE_FILES))),
+        restore_former_files(
             name="Take back the files of earlier versions",
             past=undo.past,
             paths=undo.former_modules,
@@ -77,13 +77,15 @@ def restore_arguments(undo: Undo) -> Arguments:
     past, changes = undo.past, []
     if undo.family.boot == "grub":
         drop_ins = [
-            *(put_back(past, path) for path in host.loop(undo.drop_ins)),
+            *(restore_or_remove(past, path) for path in host.loop(undo.drop_ins)),
             old_drop_in_removed(name="Remove the drop-in of the first versions", archive=past.archive),
         ]
         changes += drop_ins
         if past.made("/etc/default/grub.d"):
             changes.append(
-                emptied(name="Remove GRUB's empty directory", directories=("/etc/default/grub.d",), inputs=drop_ins)
+                remove_empty_directories(
+                    name="Remove GRUB's empty directory", directories=("/etc/default/grub.d",), inputs=drop_ins
+                )
             )
         menu = menu_restored(name="Restore GRUB's menu", past=past, inputs=drop_ins)
     else:

@@ -14,7 +14,7 @@ from deploys.assessment import checks, comparison, next_boot
 from deploys.assessment.checks import Check
 from deploys.manifest import DEPLOYED, GRUB_DROP_IN, INITRAMFS_FILES, INITRAMFS_INPUTS, MODULE_FILES
 from deploys.operations import table
-from deploys.operations.planning import DECIDED_LATER, is_planning, step, will_follow
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, is_planning, step, will_follow
 from deploys.operations.restore import is_same
 from deploys.undo import boards, node
 from deploys.undo.start import REQUEST, Undo
@@ -36,11 +36,11 @@ def compared(undo: Undo, inputs: list[OperationMeta]) -> Generator[PyinfraComman
     """
     if is_planning():
         if will_follow(inputs) or undo.reasons():
-            yield DECIDED_LATER
+            yield DECIDED_AT_RUN_TIME
         else:
             host.noop("nothing is changed by looking")
         return
-    if failure := table.show(_read(undo), "things are not as they were"):
+    if failure := table.show_table(_read(undo), "things are not as they were"):
         yield failure
 
 

@@ -11,8 +11,8 @@ from pyinfra.api.operation import OperationMeta
 
 from deploys import manifest
 from deploys.operations import timer
-from deploys.operations.planning import DECIDED_LATER, step, will_follow
-from deploys.operations.restore import emptied, is_as_before, put_back
+from deploys.operations.planning import DECIDED_AT_RUN_TIME, step, will_follow
+from deploys.operations.restore import is_as_before, remove_empty_directories, restore_or_remove
 from deploys.steps import postgres
 from deploys.undo.start import Undo
 from facts.baseline import Baseline
@@ -51,7 +51,7 @@ def forgotten(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[
     + inputs: operations of this run that remove or bring back their files
     """
     if will_follow(inputs):
-        yield DECIDED_LATER
+        yield DECIDED_AT_RUN_TIME
         return
     known = host.get_fact(Units, units=units).values()
     stale = [each for each in known if each.load != "not-found" and each.needs_reload]
@@ -66,7 +66,7 @@ def forgotten(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[
 def stop_node(undo: Undo) -> list[OperationMeta]:
     return [
         stopped(name="Stop the node with its migration and its Postgres", past=undo.past),
-        timer.restored(name="Switch automatic updates off", past=undo.past),
+        timer.restore_timer(name="Switch automatic updates off", past=undo.past),
     ]
 
 
@@ -75,10 +75,10 @@ def remove_node(undo: Undo) -> list[OperationMeta]:
     """Everything that would start the node. Key, secrets, rows, images and the account stay."""
     past = undo.past
     made = ("/usr/local/libexec",) if past.made("/usr/local/libexec") else ()
-    removed = [put_back(past, path) for path in host.loop(FILES)]
+    removed = [restore_or_remove(past, path) for path in host.loop(FILES)]
     return [
         *removed,
-        emptied(
+        remove_empty_directories(
             name="Remove the node's empty directories",
             directories=("/etc/gevulot", "/usr/local/libexec/gevulot", *made, postgres.SOCKET, postgres.SOCKET_ROOT),
             inputs=removed,

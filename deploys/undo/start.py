@@ -13,7 +13,7 @@ from deploys import manifest
 from deploys.assessment import comparison, legacy_files, reboot_attempt
 from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family, Unsupported, family_of, generator_of
-from deploys.inputs.spelling import meant
+from deploys.inputs.spelling import suggest
 from deploys.manifest import FORMER_NAMES, RECORD, STATE_DIRECTORIES, STATE_DIRECTORY
 from deploys.preflight.key import FINGERPRINT
 from deploys.settings import PREFIX, Settings, read
@@ -113,7 +113,7 @@ def relevant(data: Mapping[str, Any]) -> dict[str, Any]:
     names = [*_KEYS, *(PREFIX + key for key in Settings.model_fields)]
 
     def is_meant(key: str) -> bool:
-        return key in bare or meant(key, names) in _KEYS
+        return key in bare or suggest(key, names) in _KEYS
 
     # The settings cannot be read without the passphrase, which a release has no use for.
     return {key: value for key, value in data.items() if is_meant(key)} | {_PASSPHRASE: "not read by a release"}
@@ -149,8 +149,8 @@ def prepare_undo() -> Undo | None:
     """
     settings = settings_of_this_run(_read)[host.name]
     prepare(host)
-    heartbeat.of_run(host.state)
-    if problem := login.trouble(host):
+    heartbeat.get_heartbeat(host.state)
+    if problem := login.check_login(host):
         raise _refused(problem)
     remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES, traces=_TRACES)
     platform = host.get_fact(Platform, directory=settings.storage_directory)

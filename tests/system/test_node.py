@@ -640,7 +640,7 @@ def test_a_node_comes_up_again_when_what_kept_it_down_is_gone(machine: Machine, 
 
 def test_a_node_of_an_earlier_deploy_is_converted_and_its_operator_warned(machine: Machine, later_deploy: Run) -> None:
     assert later_deploy.code == 0, later_deploy.output[-3000:]
-    assert later_deploy.output.count("the node's key could be read at port 9995") == 1
+    assert later_deploy.output.count("the node's key was readable at port 9995") == 1
     assert exposure(machine).given == []
     machine.ssh("! grep -q /etc/gevulot-key /etc/containers/systemd/gevulot-node.container")
 

@@ -263,7 +263,7 @@ def test_a_wait_is_shown_as_it_is_printed() -> None:
     ):
         heartbeat = Heartbeat()
         for name in names:
-            heartbeat.begin(name, name, what, limit)
+            heartbeat.add(name, name, what, limit)
         (line,) = heartbeat.lines(time.monotonic() + seconds)
         assert f"    {line}\n" in said
 

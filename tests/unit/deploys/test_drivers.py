@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deploys.assessment.verdict import Findings
-from deploys.preflight.drivers import judge_drivers, kept_off
+from deploys.preflight.drivers import judge_drivers, select_drivers
 from facts.aliases import DriverAliases
 from facts.driver_users import DriverService, DriverUsage
 from pcibind.model.pci import Board
@@ -36,7 +36,9 @@ def host(
 
 
 def test_every_driver_that_offers_itself_for_a_display_function_is_kept_off_with_what_needs_it() -> None:
-    found = kept_off(host(offers(nouveau=(CHOSEN,), nvidia_current=(CHOSEN,)), nvidia_drm=("nvidia_current",)), CARD)
+    found = select_drivers(
+        host(offers(nouveau=(CHOSEN,), nvidia_current=(CHOSEN,)), nvidia_drm=("nvidia_current",)), CARD
+    )
     assert found.blacklist == ("nouveau", "nvidia_current", "nvidia_drm")
     assert found.spared == ()
 
@@ -46,36 +48,36 @@ def test_every_driver_that_offers_itself_for_a_display_function_is_kept_off_with
     [TWIN, f"{ROOT}/0000:00:14.0/usb1/1-1", "/devices/platform/57000000.gpu", f"{ROOT}/0000:00:01.0/0000:01:01.0"],
 )
 def test_a_driver_that_offers_itself_for_another_device_of_the_host_is_not(other: str) -> None:
-    found = kept_off(host(offers(nouveau=(CHOSEN, other), nvidia=(CHOSEN,))), CARD)
+    found = select_drivers(host(offers(nouveau=(CHOSEN, other), nvidia=(CHOSEN,))), CARD)
     assert (found.blacklist, found.spared) == (("nvidia",), ("nouveau",))
     assert found.others == (other.rpartition("/")[2],)
 
 
 def test_a_driver_that_another_device_has_is_not_whatever_it_offers_itself_for() -> None:
-    found = kept_off(host(offers(nvidia=(CHOSEN,)), offers(nvidia=(TWIN,))), CARD)
+    found = select_drivers(host(offers(nvidia=(CHOSEN,)), offers(nvidia=(TWIN,))), CARD)
     assert (found.blacklist, found.spared) == ((), ("nvidia",))
 
 
 def test_what_is_below_a_chosen_function_is_no_other_device() -> None:
     bus = f"{CHOSEN}/i2c-4/4-0050"
-    assert kept_off(host(offers(nouveau=(CHOSEN, bus))), CARD).blacklist == ("nouveau",)
+    assert select_drivers(host(offers(nouveau=(CHOSEN, bus))), CARD).blacklist == ("nouveau",)
 
 
 def test_a_chosen_twin_is_no_other_device() -> None:
     both = boards(*gpu(1, 1), *gpu(2, 2))
-    assert kept_off(host(offers(nouveau=(CHOSEN, TWIN))), both).blacklist == ("nouveau",)
+    assert select_drivers(host(offers(nouveau=(CHOSEN, TWIN))), both).blacklist == ("nouveau",)
 
 
 def test_what_a_spared_module_needs_and_what_needs_one_is_spared_with_it() -> None:
     aliases = host(offers(nvidia=(CHOSEN,), nvidia_drm=(TWIN,)), nvidia_drm=("nvidia",), nvidia_uvm=("nvidia",))
-    found = kept_off(aliases, CARD)
+    found = select_drivers(aliases, CARD)
     assert (found.blacklist, found.spared) == ((), ("nvidia", "nvidia_drm", "nvidia_uvm"))
 
 
 @pytest.mark.parametrize("aliases", [None, host({}), host(offers(amdgpu=(TWIN,)))])
 def test_nothing_is_kept_off_where_nothing_offers_itself(aliases: DriverAliases | None) -> None:
-    assert kept_off(aliases, CARD).blacklist == ()
-    assert kept_off(host(offers(nouveau=(CHOSEN,))), ()).blacklist == ()
+    assert select_drivers(aliases, CARD).blacklist == ()
+    assert select_drivers(host(offers(nouveau=(CHOSEN,))), ()).blacklist == ()
 
 
 # --- what would miss it

@@ -605,8 +605,8 @@ def test_no_reboot_allowed_says_what_is_pending(runs: dict[str, Run]) -> None:
 
 def test_only_the_operator_of_a_node_whose_key_lay_in_its_container_is_warned_and_once(runs: dict[str, Run]) -> None:
     output = runs["never"].output
-    assert output.count("the node's key could be read at port 9995") == 1
-    assert "[@fake/pending] the node's key could be read at port 9995" in output
+    assert output.count("the node's key was readable at port 9995") == 1
+    assert "[@fake/pending] the node's key was readable at port 9995" in output
     assert "[@fake/pending] the node listens at 0.0.0.0:9999 until this run, and only at 127.0.0.1:9999" in output
     assert "move /var/lib/gevulot/key/node.key and /etc/gevulot/node-key.sha256 away" in output
 

@@ -23,7 +23,7 @@ def test_a_run_says_what_it_waits_for_while_an_operation_lasts(tmp_path: Path) -
 def beating(*waits: tuple[str, str, float | None]) -> tuple[Heartbeat, float]:
     heartbeat = Heartbeat()
     for host, what, limit in waits:
-        heartbeat.begin((host, what), host, what, limit)
+        heartbeat.add((host, what), host, what, limit)
     return heartbeat, time.monotonic()
 
 
@@ -52,7 +52,7 @@ def test_hosts_that_wait_for_the_same_share_a_line() -> None:
 def test_the_inner_wait_of_a_host_is_the_one_that_is_mentioned() -> None:
     heartbeat, now = beating(("a", "Reboot when needed", None), ("a", "an answer over SSH", 900))
     assert [line.partition(": ")[2] for line in heartbeat.lines(now + EVERY)] == ["an answer over SSH"]
-    heartbeat.end(("a", "an answer over SSH"))
+    heartbeat.remove(("a", "an answer over SSH"))
     assert [line.partition(": ")[2] for line in heartbeat.lines(now + EVERY)] == ["Reboot when needed"]
-    heartbeat.end(("a", "Reboot when needed"))
+    heartbeat.remove(("a", "Reboot when needed"))
     assert heartbeat.lines(now + 10 * EVERY) == []

@@ -303,7 +303,7 @@ def test_a_passphrase_that_strangers_know_or_guess_is_refused(guessed: str) -> N
      "83492017466120398475223"],
 )  # fmt: skip
 def test_a_passphrase_of_ones_own_is_taken(own: str) -> None:
-    assert passphrases.problem(own) is None
+    assert passphrases.find_problem(own) is None
 
 
 def test_a_passphrase_with_a_blank_at_its_end_is_refused() -> None:
@@ -334,12 +334,12 @@ def test_a_passphrase_with_a_blank_at_its_end_is_refused() -> None:
         ("postgres://u:p@h/", "no database"),
         ("postgres://u:p@h/?sslmode=require", "no database"),
         ("postgres://u:p@h/a/b", "database's name"),
-        ("postgres://u:p@/db", "no host"),
-        ("postgres://u:p@:5432/db", "no host"),
-        ("postgres://u:p@a,b/db", "no host"),
-        ("postgres://u:p@999.1.1.1/db", "no host"),
-        ("postgres://u:p@::1/db", "no host"),
-        ("postgres://u:p@[:::::]/db", "no host"),
+        ("postgres://u:p@/db", "no valid host"),
+        ("postgres://u:p@:5432/db", "no valid host"),
+        ("postgres://u:p@a,b/db", "no valid host"),
+        ("postgres://u:p@999.1.1.1/db", "no valid host"),
+        ("postgres://u:p@::1/db", "no valid host"),
+        ("postgres://u:p@[:::::]/db", "no valid host"),
         ("postgres://u:p@h:0/db", "port"),
         ("postgres://u:p@h:70000/db", "port"),
         ("postgres://u:p@h:/db", "port"),

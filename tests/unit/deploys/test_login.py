@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from deploys.preflight.login import ANSWER, PROBE, refusal
+from deploys.preflight.login import ANSWER, PROBE, explain_refusal
 
 GOOD = list(ANSWER)
 
 
 def judged(output: list[str], *, success: bool = True, **arguments: Any) -> str | None:
-    return refusal(success, output, arguments, "alice")
+    return explain_refusal(success, output, arguments, "alice")
 
 
 def by(*words: str) -> list[str]:

@@ -36,11 +36,11 @@ def server(behave: Callable[[socket.socket], None]) -> Iterator[int]:
 def test_a_port_where_nobody_listens_is_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    assert ports.answer("127.0.0.1", port, ports.HTTP_GREETING) == "closed"
+    assert ports.probe_port("127.0.0.1", port, ports.HTTP_GREETING) == "closed"
 
 
 def test_a_name_that_nobody_knows_was_not_looked_at() -> None:
-    answer = ports.answer("host.invalid", 1, ports.HTTP_GREETING)
+    answer = ports.probe_port("host.invalid", 1, ports.HTTP_GREETING)
     assert answer == "not looked at: host.invalid is no address that this machine knows"
 
 
@@ -49,7 +49,7 @@ def test_a_port_behind_an_address_without_a_way_there_was_not_looked_at(monkeypa
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
     monkeypatch.setattr(socket, "create_connection", unreachable)
-    assert ports.answer("192.0.2.1", 1, ports.HTTP_GREETING) == "not looked at: Network is unreachable"
+    assert ports.probe_port("192.0.2.1", 1, ports.HTTP_GREETING) == "not looked at: Network is unreachable"
 
 
 def test_a_port_that_answers_nobody_in_time_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,12 +57,12 @@ def test_a_port_that_answers_nobody_in_time_is_closed(monkeypatch: pytest.Monkey
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(socket, "create_connection", dropped)
-    assert ports.answer("192.0.2.1", 1, ports.HTTP_GREETING) == "closed"
+    assert ports.probe_port("192.0.2.1", 1, ports.HTTP_GREETING) == "closed"
 
 
 def test_a_port_that_accepts_and_drops_is_closed() -> None:
     with server(lambda connection: None) as port:
-        assert ports.answer("127.0.0.1", port, ports.HTTP_GREETING) == "closed"
+        assert ports.probe_port("127.0.0.1", port, ports.HTTP_GREETING) == "closed"
 
 
 def test_a_port_that_accepts_and_resets_is_closed() -> None:
@@ -71,7 +71,7 @@ def test_a_port_that_accepts_and_resets_is_closed() -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     with server(reset) as port:
-        assert ports.answer("127.0.0.1", port, ports.HTTP_GREETING) == "closed"
+        assert ports.probe_port("127.0.0.1", port, ports.HTTP_GREETING) == "closed"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_port_that_answers_its_greeting_is_open(greeting: bytes, said: bytes) 
         connection.sendall(said)
 
     with server(talk) as port:
-        assert ports.answer("127.0.0.1", port, greeting) == "open"
+        assert ports.probe_port("127.0.0.1", port, greeting) == "open"
     assert heard == [greeting]
 
 
@@ -94,7 +94,7 @@ def test_a_port_that_keeps_silent_is_open(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(ports, "_SECONDS", 0.2)  # only the patience is shortened
     gone = threading.Event()
     with server(lambda connection: (gone.wait(5), None)[1]) as port:
-        assert ports.answer("127.0.0.1", port, ports.HTTP_GREETING) == "open"
+        assert ports.probe_port("127.0.0.1", port, ports.HTTP_GREETING) == "open"
         gone.set()
 
 
@@ -108,13 +108,13 @@ def settings(**asked: object) -> Settings:
 @pytest.mark.parametrize("doubt", ["behind a jump host", "behind a proxy", "not connected over SSH"])
 def test_no_port_is_judged_where_another_machine_carries_the_connection(doubt: str) -> None:
     asked = settings(gevulot_p2p_listen="0.0.0.0:9999", gevulot_peers=("any",), gevulot_probe_ports={5432: 1})
-    assert ports.look(Peer(None, doubt), asked) == [Check("ports from outside", f"not judged: {doubt}", None)]
+    assert ports.check_ports(Peer(None, doubt), asked) == [Check("ports from outside", f"not judged: {doubt}", None)]
 
 
 def test_behind_a_port_forward_only_the_ports_are_judged_that_the_inventory_names() -> None:
     with server(lambda connection: connection.sendall(b"N")) as port:
         asked = settings(gevulot_probe_ports={5432: port})
-        found = ports.look(Peer("127.0.0.1", "127.0.0.1:2222 is forwarded to the host's port 22"), asked)
+        found = ports.check_ports(Peer("127.0.0.1", "127.0.0.1:2222 is forwarded to the host's port 22"), asked)
     assert found[0] == Check("port 5432 from outside", "open", False, "closed")
     rest = {(check.name, check.passed) for check in found[1:]}
     assert rest == {("port 8888 from outside", None), ("port 9944 from outside", None)}
@@ -124,5 +124,7 @@ def test_behind_a_port_forward_only_the_ports_are_judged_that_the_inventory_name
 def test_a_host_that_is_reached_itself_is_judged() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = free.getsockname()[1]
-    found = ports.look(Peer("127.0.0.1"), settings(gevulot_probe_ports=dict.fromkeys((5432, 8888, 9944), closed)))
+    found = ports.check_ports(
+        Peer("127.0.0.1"), settings(gevulot_probe_ports=dict.fromkeys((5432, 8888, 9944), closed))
+    )
     assert [(check.actual, check.passed) for check in found] == [("closed", True)] * 3

@@ -14,7 +14,7 @@ import pytest
 
 from deploys import settings
 from deploys.assessment.verdict import Findings
-from deploys.preflight.ports import collides, judge_ports, ports
+from deploys.preflight.ports import collides, judge_ports, list_ports
 from facts.listeners import Listener, Listeners
 
 NODE = "/system.slice/gevulot-node.service"
@@ -52,7 +52,7 @@ def test_each_port_that_a_stranger_has_is_refused_with_its_key_and_the_program(p
 
 def test_ports_are_those_that_are_set() -> None:
     keys = {"postgres_port": 5433, "metrics_listen": "127.0.0.1:9100", "http_port": 9996}
-    assert ports(asked(**keys)) == (5433, 8888, 9100, 9944, 9996, 9999)
+    assert list_ports(asked(**keys)) == (5433, 8888, 9100, 9944, 9996, 9999)
     assert refusals(listener(5432), listener(9995), **keys) == []
     assert len(refusals(listener(5433), listener(9996), listener(9100), **keys)) == 3
 

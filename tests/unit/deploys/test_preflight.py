@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from deploys import settings
 from deploys.assessment import reboot_attempt
-from deploys.assessment.boards import request
+from deploys.assessment.boards import request_boards
 from deploys.manifest import MODULES, NODE_MODULES
-from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, lost_reach, release_of
+from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, release_of, warn_of_lost_reach
 from deploys.preflight.services import Services
 from deploys.settings import Settings
 from facts.attempt import RebootAttempt, RebootHistory
@@ -179,21 +179,21 @@ def test_a_host_whose_systemd_and_python_are_new_enough_or_not_there_yet_goes_on
 
 
 def test_a_node_that_peers_reached_by_an_earlier_default_is_warned_that_they_lose_it() -> None:
-    text = lost_reach(asked(), "0.0.0.0:9999")
+    text = warn_of_lost_reach(asked(), "0.0.0.0:9999")
     assert text is not None
     assert "listens at 0.0.0.0:9999 until this run, and only at 127.0.0.1:9999 afterwards" in text
     assert "set gevulot_p2p_listen to '0.0.0.0:9999', and gevulot_peers" in text
-    assert lost_reach(asked(), "[::]:9999") is not None
+    assert warn_of_lost_reach(asked(), "[::]:9999") is not None
 
 
 @pytest.mark.parametrize("listened", ["", "127.0.0.1:9999", "[::1]:9999", "\x1b[31m0.0.0.0:9999", "elsewhere"])
 def test_a_node_that_nobody_reached_loses_no_reach(listened: str) -> None:
-    assert lost_reach(asked(), listened) is None
+    assert warn_of_lost_reach(asked(), listened) is None
 
 
 def test_loopback_that_was_asked_for_is_not_warned_of() -> None:
-    assert lost_reach(asked(p2p_listen="127.0.0.1:9999"), "0.0.0.0:9999") is None
-    assert lost_reach(asked(p2p_listen="0.0.0.0:9999", peers=["10.0.0.0/8"]), "0.0.0.0:9999") is None
+    assert warn_of_lost_reach(asked(p2p_listen="127.0.0.1:9999"), "0.0.0.0:9999") is None
+    assert warn_of_lost_reach(asked(p2p_listen="0.0.0.0:9999", peers=["10.0.0.0/8"]), "0.0.0.0:9999") is None
 
 
 def test_a_node_that_is_open_to_everybody_is_warned_of_what_strangers_can_read() -> None:
@@ -373,7 +373,7 @@ def test_all_supported_boards_are_chosen_by_default() -> None:
 
 
 def test_the_default_keeps_what_the_node_follows_already() -> None:
-    found = request(topology_text.parse(topology(*gpu(2, 2, RTX_3090))), asked(), recorded(*gpu(1, 1)))
+    found = request_boards(topology_text.parse(topology(*gpu(2, 2, RTX_3090))), asked(), recorded(*gpu(1, 1)))
     assert [str(board.selector) for board in found.boards] == ["model 10de:2204", "model 10de:2684"]
 
 

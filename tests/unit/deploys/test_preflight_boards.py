@@ -152,7 +152,7 @@ def test_a_board_that_hangs_in_the_kernel_is_refused_unless_a_reboot_comes_first
     found = topology_text.parse([*there, "pcibind-topology late", "pcibind-topology end"])
     state = HostState(parse(platform(DEBIAN)), known, found, usage, lines=RUNS)
     (refusal,) = judge(state, asked()).of_host
-    assert "waits in the kernel for an operation that does not end" in refusal
+    assert "is blocked by a kernel operation that does not end" in refusal
     assert judge(replace(state, lines=CommandLines((), ())), asked()).refusals == ()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from deploys.assessment import legacy_files
 from deploys.manifest import BLACKLIST, FILES, HOST_FILES, NODE_FILES
-from deploys.operations.files import TEMPLATES, uploaded
+from deploys.operations.files import TEMPLATES, upload_path
 from facts.baseline import ArchivedFile, Baseline
 from facts.file import FileText, FileTexts
 
@@ -32,9 +32,12 @@ def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
 
 
 def push(path: Path, archive: Path, content: str = "ours\n") -> None:
-    for script, arguments in (("make_room.sh", (path, archive)), ("put_file.sh", ("644", path, uploaded(str(path))))):
+    for script, arguments in (
+        ("make_room.sh", (path, archive)),
+        ("put_file.sh", ("644", path, upload_path(str(path)))),
+    ):
         if script == "put_file.sh":
-            Path(uploaded(str(path))).write_text(content)
+            Path(upload_path(str(path))).write_text(content)
         done = run(script, *arguments)
         assert (done.returncode, done.stderr) == (0, "")
 
@@ -57,7 +60,7 @@ def test_a_new_file_and_its_directory_are_roots_own(tmp_path: Path, archive: Pat
 
 def test_a_file_that_a_killed_run_left_on_its_way_is_no_file_of_its_directory() -> None:
     for path in FILES:
-        left = Path(uploaded(path))
+        left = Path(upload_path(path))
         assert (left.parent, left.name[0]) == (Path(path).parent, ".")
         assert left.suffix not in (".conf", ".container", ".rules", ".service")
 

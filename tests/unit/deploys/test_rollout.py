@@ -8,7 +8,7 @@ from typing import Any
 import gevent
 import pytest
 
-from deploys.operations.rollout import turn
+from deploys.operations.rollout import take_turn
 
 
 class _State:
@@ -25,7 +25,7 @@ def restart_all(outcomes: dict[str, bool]) -> tuple[list[str], dict[str, str], i
     def restart(name: str) -> None:
         nonlocal busy, most
         host: Any = SimpleNamespace(name=name)
-        with turn(state, host, "gevulot-node.service") as taken:
+        with take_turn(state, host, "gevulot-node.service") as taken:
             if taken.refusal:
                 refused[name] = taken.refusal
                 return
@@ -55,9 +55,9 @@ def test_after_one_that_failed_nobody_restarts() -> None:
 def test_an_error_counts_as_a_failure_and_gives_the_turn_back() -> None:
     state: Any = _State()
     host: Any = SimpleNamespace(name="a")
-    with pytest.raises(OSError, match="gone"), turn(state, host, "x.service"):
+    with pytest.raises(OSError, match="gone"), take_turn(state, host, "x.service"):
         raise OSError("gone")
-    with turn(state, SimpleNamespace(name="b"), "x.service") as taken:  # type: ignore[arg-type]
+    with take_turn(state, SimpleNamespace(name="b"), "x.service") as taken:  # type: ignore[arg-type]
         assert "x.service failed on a" in taken.refusal
 
 

@@ -133,7 +133,7 @@ def test_no_key_is_without_an_expectation_here() -> None:
         ("vsock_listen_port", "no", "expected a whole number"),
         ("acl_whitelist", [PUBLIC_KEY, PUBLIC_KEY[:-1]], "expected a public key of 130 hexadecimal digits"),
         ("acl_whitelist", ["02" + PUBLIC_KEY[2:66]], "expected a public key of 130 hexadecimal digits"),
-        ("acl_whitelist", [PUBLIC_KEY[:-1] + "9"], "this one has a wrong digit"),
+        ("acl_whitelist", [PUBLIC_KEY[:-1] + "9"], "so a digit is mistyped"),
         ("acl_whitelist_url", "https://a\nb", "expected an http or https URL"),
         ("cpus", 0, "greater than 0"),
         ("mem_gb", -1, "greater than 0"),

@@ -110,7 +110,7 @@ def test_a_node_that_runs_must_answer_again_after_the_restart_of_what_it_require
     asked = settings.read("gpu1", {"gevulot_psk_passphrase": "the own one"})
     unit = "gevulot-firewall.service"
     for runs, awaited in (((unit, NODE_UNIT), True), ((unit,), False)):
-        command = units._Start("restart", unit, 300, asked, units.Answer(), runs).get_raw_value()
+        command = units._Start("restart", unit, 300, asked, units.Readiness(), runs).get_raw_value()
         assert ("start_unit.sh await gevulot-node.service " in command) is awaited
         assert "start_unit.sh restart gevulot-firewall.service 300 " in command
 
@@ -120,16 +120,18 @@ def test_a_node_that_runs_must_answer_again_after_the_restart_of_what_it_require
     [("127.0.0.1:8888", "127.0.0.1 8888"), ("[::1]:8888", "::1 8888"), ("0.0.0.0:9944", "0.0.0.0 9944")],
 )
 def test_an_answer_is_a_connection_to_where_the_program_listens(address: str, words: str) -> None:
-    assert units.listening(address, 5).command.endswith(f" {words}")
+    assert units.expect_listener(address, 5).command.endswith(f" {words}")
 
 
 def test_a_program_that_listens_is_seen_to_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert subprocess.run(units.listening(address, 5).command, shell=True).returncode == 0
-    assert subprocess.run(units.listening(address, 5).command, shell=True, stderr=subprocess.DEVNULL).returncode != 0
+        assert subprocess.run(units.expect_listener(address, 5).command, shell=True).returncode == 0
+    assert (
+        subprocess.run(units.expect_listener(address, 5).command, shell=True, stderr=subprocess.DEVNULL).returncode != 0
+    )
 
 
 def test_a_node_that_executes_nothing_is_asked_where_it_listens_for_calls() -> None:
     keys = {"gevulot_psk_passphrase": "the own one", "gevulot_no_execution": True}
-    assert units.node_answer(settings.read("gpu1", keys)).command.endswith(" 127.0.0.1 9944")
+    assert units.expect_node(settings.read("gpu1", keys)).command.endswith(" 127.0.0.1 9944")

@@ -12,7 +12,7 @@ import pytest
 
 from deploys import settings
 from deploys.assessment.verdict import Findings
-from deploys.preflight.storage import judge_storage, parts, without_links
+from deploys.preflight.storage import judge_storage, list_directories, resolve_links
 from facts.storage import Storage, StorageState
 
 OWN = "/var/lib/gevulot"
@@ -92,9 +92,9 @@ def test_a_path_that_leads_to_no_directory_is_refused(path: str, kind: str, word
 def test_a_link_to_a_data_disk_is_followed_and_its_own_path_is_used(link: str) -> None:
     storage = replace(EMPTY, real="/data/disk1/gevulot", parents=EMPTY.parents | {link: "link"})
     assert refusals(storage) == []
-    used = without_links(asked(), storage)
+    used = resolve_links(asked(), storage)
     assert (used.storage_directory, used.key_directory) == ("/data/disk1/gevulot", "/data/disk1/gevulot/key")
-    assert without_links(used, replace(storage, real="/data/disk1/gevulot")) is used
+    assert resolve_links(used, replace(storage, real="/data/disk1/gevulot")) is used
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_data_that_another_server_uses_is_not_touched() -> None:
 
 
 def read(directory: Path | str, quadlet: Path | str = "/nonexistent") -> Storage:
-    places = parts(asked(str(directory)))
+    places = list_directories(asked(str(directory)))
     command = StorageState().command(str(directory), places, str(quadlet))
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

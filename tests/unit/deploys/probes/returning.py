@@ -19,7 +19,7 @@ def children(parent):  # type: ignore[no-untyped-def]
 
 
 def go_and_come(state, host):  # type: ignore[no-untyped-def]
-    way = connection.Way(host)
+    way = connection.Reconnection(host)
     counts = [len(children(JUMP))]
     up = [way.reconnect() for _ in range(3)]
     counts.append(len(children(JUMP)))

@@ -8,11 +8,11 @@ from pathlib import Path
 import paramiko
 from pyinfra import host
 
-from deploys.transport.connection import peer, prepare, transport
+from deploys.transport.connection import find_peer, get_transport, prepare
 from facts.output import FirstLine
 
 prepare(host)
-reached = peer(host)
+reached = find_peer(host)
 # Quotes, lines and a program's standard input, as those of the facts.
 PROGRAM = """
 answer=$((6 * 7))
@@ -21,7 +21,7 @@ it's "ANSWER" of $(id -u)
 END
 """
 hops = []
-connected = transport(host)
+connected = get_transport(host)
 while connected is not None:
     sock = connected.sock
     if isinstance(sock, socket.socket):
