@@ -3,7 +3,7 @@
     pyinfra inventories/mine.py deploys/gpu_host.py
 
 It is the host of a Gevulot node without the node: no secret, image, key or database is needed, and nothing on the host
-is named after one. deploys/node.py makes a node of it, and deploys/release.py undoes either.
+is named after one. deploys/node.py makes a node of it, and deploys/undo.py undoes either.
 """
 
 import sys

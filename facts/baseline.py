@@ -141,7 +141,7 @@ def _past(record: dict[str, Any], words: dict[str, list[str]]) -> Baseline:
         shared_directories=None if shared is None else frozenset(shared),
         auto_update_timer=record.get("auto_update_timer", ""),
         arguments=tuple(words.get("argument", ())) if "arguments" in words else None,
-        directory=_first_value(words, "place"),
+        directory=words["place"][0],
         is_former="former" in words,
         renaming="renaming" in words,
     )

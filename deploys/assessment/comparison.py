@@ -1,4 +1,4 @@
-"""A released host against the record of what it was. Pure: what is a failure of the undo, and what is only reported."""
+"""A host after its undo against the record of what it was: failures of the undo, and what is only reported. Pure."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _words(driver: str | None, override: str | None) -> str:
 
 
 def hardware(past: Baseline, topology: Topology) -> list[str]:
-    """Boards that were there before and are not now, a sentence each. What is there is released all the same."""
+    """Boards that were there before and are not now, a sentence each. What is there is undone all the same."""
     now = {(each.path, each.model) for each in topology.functions}
     gone: dict[str, list[str]] = {}
     for each in past.functions:
@@ -161,24 +161,24 @@ def menu(outdated: list[str]) -> Check:
 
 
 def system(state: str, failed: list[str], recorded: str, before: Iterable[str]) -> Check:
-    """A host that was degraded before its first deploy, or before the release by units of others, may be so again."""
+    """A host that was degraded before its first deploy, or before the undo by units of others, may be so again."""
     if state == recorded:
         return Check("system", f"{state}{': ' if failed else ''}{', '.join(failed)}", True, "running")
     return failures.check(state, failed, before)
 
 
 def remains(record: str, of_node: bool) -> list[str]:
-    """What a release leaves on a host, and how an operator removes it by hand; of a node there is more."""
+    """What an undo leaves on a host, and how an operator removes it by hand; of a node there is more."""
     packages = "podman crun netavark aardvark-dns nftables " if of_node else ""
     return [
         *([] if of_node else ["the group kvm, which a package may use by now: groupdel kvm"]),
         f"packages, since others may use them by now: {packages}python3-click python3-pyudev",
-        f"the record of the host as it was, in {record}: every later release needs it",
+        f"the record of the host as it was, in {record}: every later undo needs it",
     ]
 
 
 def remains_of_node(storage: str) -> list[str]:
-    """What a release leaves of a node, where, and how an operator removes it by hand."""
+    """What an undo leaves of a node, where, and how an operator removes it by hand."""
     return [
         f"the node's key, in {storage}/key, and its fingerprint in /etc/gevulot. A lost key is lost for good: back it "
         f"up, then rm -r {storage}/key /etc/gevulot",

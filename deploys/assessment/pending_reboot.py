@@ -43,7 +43,7 @@ def pending(
 def left_over(
     lines: CommandLines, before: Iterable[str], acted: bool, recorded: tuple[str, ...] | None = None
 ) -> list[str]:
-    """Why a released host still needs a reboot, in words; empty when it does not.
+    """Why a host still needs a reboot after its undo, in words; empty when it does not.
 
     ``before`` are the arguments that the kernel ran with before the first deploy; ``acted`` is whether this boot set
     driver overrides before any driver was loaded; ``recorded`` as in ``added``.

@@ -50,7 +50,7 @@ _IN_THE_WAY = (
     f"{STATE_DIRECTORY} is in the way of the record in {FORMER_STATE_DIRECTORY}, and holds what no deploy put there; "
     f"expected nothing. Look what it is, and move it away: mv {STATE_DIRECTORY} {STATE_DIRECTORY}.old"
 )
-# A release of a host of an earlier version may have made the directory, to remember which units failed in it.
+# An undo of a host of an earlier version may have made the directory, to remember which units failed in it.
 MOVE = (
     f"if [ -L {STATE_DIRECTORY} ] || [ -e {STATE_DIRECTORY} ]; then [ ! -L {STATE_DIRECTORY} ] && "
     f"{{ [ ! -e {FAILED_UNITS} ] || mv {FAILED_UNITS} {FORMER_STATE_DIRECTORY}; }} && rm -f {FAILED_UNITS}.new && "

@@ -12,7 +12,7 @@ from tests.lab import registry as images
 from tests.lab.progress import Printer, Progress, silent
 
 LONGEST_FIRST = (
-    *("test_node", "test_rolling_reboot", "test_interrupted", "test_release", "test_peers"),
+    *("test_node", "test_rolling_reboot", "test_interrupted", "test_undo", "test_peers"),
     *(
         "test_pcibind",
         "test_pcibind_boot",

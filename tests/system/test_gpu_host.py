@@ -13,10 +13,10 @@ from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
 from tests.lab.run import Run, changes_of, command, plan_of, pyinfra
 from tests.system.story import DRIVERS, HOST, host_state, treasure, wait_for_node
-from tests.system.test_release import STAYS, differing
+from tests.system.test_undo import STAYS, differing
 
 pytestmark = pytest.mark.worlds
-GPU_HOST, NODE, RELEASE = "deploys/gpu_host.py", "deploys/node.py", "deploys/release.py"
+GPU_HOST, NODE, RELEASE = "deploys/gpu_host.py", "deploys/node.py", "deploys/undo.py"
 FILES = ("files", "entries")
 # What the packages of a node have there.
 PACKAGES = ("/etc/containers", "/etc/cni", "/etc/nftables.conf")

@@ -11,7 +11,7 @@ from tests.lab.machine import Machine
 from tests.lab.progress import Progress, step
 from tests.lab.run import changes_of, pyinfra
 from tests.system.story import HOST, host_state, wait_for_node
-from tests.system.test_release import STAYS, differing
+from tests.system.test_undo import STAYS, differing
 
 pytestmark = pytest.mark.worlds
 FILES = ("files", "entries")
@@ -46,7 +46,7 @@ def test_files_of_others_hold_what_they_held_and_an_undo_restores_the_host(
         assert second.code == 0, second.output[-5000:]
         assert changes_of(second.report) == []
         with step(say, f"{history}: undoing", takes="about four minutes"):
-            undone = pyinfra([machine], "-y", deploy="deploys/release.py")
+            undone = pyinfra([machine], "-y", deploy="deploys/undo.py")
         assert undone.code == 0, undone.output[-5000:]
         assert_history(machine, past)
         after = host_state(machine)

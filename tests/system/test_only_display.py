@@ -51,6 +51,6 @@ def test_the_only_display_becomes_the_nodes_board_where_its_guards_are_allowed(r
         assert changes_of(second.report) == []
 
         with step(say, "undoing", takes="about three minutes"):
-            undone = pyinfra([machine], "-y", *ALLOWED, deploy="deploys/release.py")
+            undone = pyinfra([machine], "-y", *ALLOWED, deploy="deploys/undo.py")
         assert undone.code == 0, undone.output[-5000:]
         assert " passed, 0 failed" in undone.output

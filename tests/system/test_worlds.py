@@ -98,7 +98,7 @@ def runs_a_program(machine: Machine, platform: Platform) -> None:
 
 
 def is_undone(machine: Machine, platform: Platform) -> None:
-    run = pyinfra([machine], "-y", deploy="deploys/release.py")
+    run = pyinfra([machine], "-y", deploy="deploys/undo.py")
     assert run.code == 0, run.output[-5000:]
     assert " passed, 0 failed" in run.output
 

@@ -169,7 +169,7 @@ def test_the_steps_of_a_host_without_a_node_are_told_in_their_order() -> None:
 
 
 def test_the_undo_is_told_in_its_order() -> None:
-    assert [row[0] for row in rows(section("docs/undo.md", "What it does"))] == runbook.steps("deploys/release.py")
+    assert [row[0] for row in rows(section("docs/undo.md", "What it does"))] == runbook.steps("deploys/undo.py")
 
 
 def test_the_files_on_a_node_are_those_that_are_written() -> None:

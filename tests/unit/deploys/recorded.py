@@ -474,6 +474,7 @@ def before(
     known = [] if arguments is None else ["arguments", *(f"argument {each}" for each in arguments.split())]
     return [
         "begin",
+        "place /var/lib/gpu-host",
         "privileged",
         "archive",
         *files,

@@ -73,8 +73,9 @@ FIXED = {
 UNITS = "systemctl show --timestamp=unix -p Id"
 TIMER = "podman-auto-update.timer"
 _BEFORE = (
-    '["begin", "privileged", "archive", "record", \'{"version": 1, "kernel_command_line": [], '
-    '"configured_command_lines": [], "system_state": "running", "functions": [], "auto_update_timer": "disabled"}\']'
+    '["begin", "place /var/lib/gpu-host", "privileged", "archive", "record", \'{"version": 1, '
+    '"kernel_command_line": [], "configured_command_lines": [], '
+    '"system_state": "running", "functions": [], "auto_update_timer": "disabled"}\']'
 )
 
 

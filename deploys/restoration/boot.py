@@ -16,9 +16,9 @@ from deploys.manifest import GRUB_DROP_IN, MODULE_FILES
 from deploys.operations.planning import step, will_follow
 from deploys.operations.reboot import RebootRequest, reboot_as_allowed
 from deploys.operations.restore import remove_empty_directories, restore_former_files, restore_or_remove
+from deploys.restoration.start import Undo
 from deploys.steps import initramfs
 from deploys.steps.kernel import old_drop_in_removed
-from deploys.undo.start import Undo
 from facts.baseline import Baseline
 from facts.kernel import KernelCommandLine
 
@@ -105,5 +105,5 @@ def rebuild_initramfs(undo: Undo, after: list[OperationMeta]) -> OperationMeta:
 def reboot_when_left_over(undo: Undo, after: list[OperationMeta]) -> None:
     settings = undo.settings
     request = RebootRequest(settings.reboot_timeout, undo.reasons, lambda: None, at_once=settings.reboot_batch)
-    advice = "The boards are back on their drivers; reboot the host, then run this release again to compare it."
+    advice = "The boards are back on their drivers; reboot the host, then run the undo again to compare it."
     reboot_as_allowed(settings.reboot, request, advice, after)

@@ -17,8 +17,8 @@ from deploys import manifest
 from deploys.assessment import legacy_files, next_boot
 from deploys.manifest import FAILED_UNITS, MODULE_FILES, VFIO_RULE, former_path
 from deploys.manifest import UPDATE_TIMER as TIMER
-from deploys.undo import boards, node
-from deploys.undo.start import EARLY_DONE
+from deploys.restoration import boards, node
+from deploys.restoration.start import EARLY_DONE
 from pcibind.model import record
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import BoardRequest, Selector
@@ -57,6 +57,7 @@ def before(*functions: r.Pci, archived: tuple[str, ...] = (), configured: str = 
     files = [f"archived {path}" for path in ("/etc/hostname", *archived)]
     return [
         "begin",
+        "place /var/lib/gpu-host",
         "privileged",
         "archive",
         *files,
@@ -280,14 +281,14 @@ class Run:
         self._directory = directory
         inventory = directory / "inventory.py"
         inventory.write_text(
-            "from tests.unit.deploys import test_release as t\n\n"
+            "from tests.unit.deploys import test_undo as t\n\n"
             f"t.r.watch({str(directory / 'sent.jsonl')!r})\nnodes = [{hosts}]\n"
         )
         environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "helpers/pcibind/src")))}
         environment.pop("GEVULOT_PSK_PASSPHRASE", None)
         with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pyinfra", str(inventory), str(ROOT / "deploys/release.py"), *arguments],
+                [sys.executable, "-m", "pyinfra", str(inventory), str(ROOT / "deploys/undo.py"), *arguments],
                 cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
             )  # fmt: skip
 
@@ -362,7 +363,7 @@ def test_every_operation_that_ran_was_in_the_plan(runs: dict[str, Run], host: st
 @pytest.mark.parametrize("host", FAMILIES)
 def test_the_plan_names_what_is_decided_only_later(runs: dict[str, Run], host: str) -> None:
     assert {
-        "Release the boards | Give the boards back to their drivers",
+        "Return the boards to their drivers | Give the boards back to their drivers",
         "Remove pcibind | Reload systemd",
         "Reboot when the live state needs it",
         "Compare the host with what it was | Compare the host with what it was",
@@ -455,7 +456,7 @@ def test_a_host_that_pcibind_refused_stops_the_reboots_of_the_others(runs: dict[
 def test_a_host_that_was_never_deployed_has_nothing_to_release(runs: dict[str, Run]) -> None:
     run = runs["never deployed"]
     assert run.exit_code == 0, run.output
-    assert "was never deployed (/var/lib/gpu-host/before.json does not exist): nothing to release" in run.output
+    assert "was never deployed (/var/lib/gpu-host/before.json does not exist): nothing to undo" in run.output
     assert run.commands("bare") == []
 
 
@@ -470,7 +471,7 @@ def test_a_host_that_was_never_deployed_has_nothing_to_release(runs: dict[str, R
 def test_a_host_that_cannot_go_back_is_refused_by_name(runs: dict[str, Run], name: str, host: str, words: str) -> None:
     run = runs[name]
     assert run.exit_code != 0
-    assert f"@fake/{host} cannot be released, and no host was changed:" in run.output
+    assert f"@fake/{host} cannot be undone, and no host was changed:" in run.output
     assert words in run.output
     assert run.commands(host) == []
 

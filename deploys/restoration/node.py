@@ -13,8 +13,8 @@ from deploys import manifest
 from deploys.operations import timer
 from deploys.operations.planning import DECIDED_AT_RUN_TIME, step, will_follow
 from deploys.operations.restore import is_as_before, remove_empty_directories, restore_or_remove
+from deploys.restoration.start import Undo
 from deploys.steps import postgres
-from deploys.undo.start import Undo
 from facts.baseline import Baseline
 from facts.unit import Units
 

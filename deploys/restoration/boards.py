@@ -16,9 +16,9 @@ from pyinfra.operations import files
 from deploys import manifest
 from deploys.operations.planning import DECIDED_AT_RUN_TIME, step, will_follow
 from deploys.operations.restore import remove_empty_directories, restore_or_remove
+from deploys.restoration.node import forgotten
+from deploys.restoration.start import EARLY_DONE, Undo
 from deploys.steps.passthrough import LIBRARY
-from deploys.undo.node import forgotten
-from deploys.undo.start import EARLY_DONE, Undo
 from facts.paths import ExistingPaths
 from facts.pci import PciRecord
 from facts.unit import Units
@@ -44,7 +44,7 @@ LIBRARIES = (LIBRARY, f"{LIBRARY}.new", f"{LIBRARY}.old")
 
 _FAILED = (
     "expected 0: every board of the node back on its drivers. Nothing of pcibind's configuration was removed. Do what "
-    "it says above; if that is a reboot, reboot the host; then run this release again."
+    "it says above; if that is a reboot, reboot the host; then run the undo again."
 )
 
 
@@ -115,8 +115,8 @@ def run_cleared(inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, 
     yield f"rm -rf {RUN}" if present else DECIDED_AT_RUN_TIME
 
 
-@step("Release the boards")
-def release_boards(undo: Undo) -> OperationMeta:
+@step("Return the boards to their drivers")
+def return_boards(undo: Undo) -> OperationMeta:
     return boards_released(name="Give the boards back to their drivers", undo=undo)
 
 

@@ -13,7 +13,7 @@ from tests.lab.progress import Progress, step
 from tests.lab.run import Run, changes_of, plan_of, pyinfra
 from tests.system.story import HOST, STRANGER, deployed, forget_recorder, host_state, treasure, wait_for_node
 
-RELEASE = "deploys/release.py"
+RELEASE = "deploys/undo.py"
 KEY = "sha256sum </var/lib/gevulot/key/node.key"
 
 # What stays on purpose: the account, the fingerprint without which a lost volume would mean a new identity, and what

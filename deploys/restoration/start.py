@@ -1,4 +1,4 @@
-"""The start of a release: what the host was, what was made of it, and whether one can go back. Changes nothing."""
+"""The start of an undo: the host's record, what deploys left, and what forbids the undo. Changes nothing."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from pcibind.read import configuration
 REQUEST = manifest.PCIBIND_BOARDS.path
 # In /run, so that it says of this boot alone that driver overrides were set before any driver was loaded.
 EARLY_DONE = "/run/pcibind/early.done"
-# What a deployed host has at any moment of a deploy or a release that has gone beyond the record.
+# What a deployed host has at any moment of a deploy or an undo that has gone beyond the record.
 _TRACES = (REQUEST, legacy_files.REQUEST, LIBRARY, manifest.MIGRATION_SERVICE.path, "/var/lib/pcibind/record.json")
-# The keys of host data that a release asks for. Whatever else is wrong must not keep a host from going back.
+# The keys of host data that an undo reads. No other wrong key may prevent it.
 _KEYS = tuple(f"{PREFIX}{key}" for key in ("reboot", "reboot_timeout", "reboot_batch", "storage_directory"))
 _PASSPHRASE = f"{PREFIX}psk_passphrase"
 
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """One host of a release, a node or a host without one.
+    """One host of an undo, a node or a host without one.
 
     ``others`` are the files that its operator put into pcibind's configuration, ``requested`` the boards that ours
     asks for.
@@ -56,7 +56,7 @@ class Undo:
     past: Baseline
     others: tuple[str, ...]
     requested: frozenset[Selector]
-    # Units of others that had failed before the release.
+    # Units of others that had failed before the undo.
     failed_before: tuple[str, ...] = ()
     # Files of an earlier version that are still ours.
     former: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class Undo:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What deploys and releases noted of their own runs. A release writes today's, wherever the record is."""
+        """What deploys and undos noted of their own runs. An undo writes to today's directory, with either record."""
         today = (reboot_attempt.FILE, manifest.FAILED_UNITS, manifest.RENAMING)
         return (*today, *map(manifest.former_path, today)) if self.past.is_former else today
 
@@ -115,8 +115,8 @@ def relevant(data: Mapping[str, Any]) -> dict[str, Any]:
     def is_meant(key: str) -> bool:
         return key in bare or suggest(key, names) in _KEYS
 
-    # The settings cannot be read without the passphrase, which a release has no use for.
-    return {key: value for key, value in data.items() if is_meant(key)} | {_PASSPHRASE: "not read by a release"}
+    # The settings cannot be read without the passphrase, which an undo does not need.
+    return {key: value for key, value in data.items() if is_meant(key)} | {_PASSPHRASE: "not read by an undo"}
 
 
 def _read(name: str, data: Mapping[str, Any]) -> Settings:
@@ -124,7 +124,7 @@ def _read(name: str, data: Mapping[str, Any]) -> Settings:
 
 
 def tools_of(platform: HostPlatform) -> Family | str:
-    """How to manage the host, or why that is not known. A release that no deploy supports any more can be left too."""
+    """How to manage the host, or why that is not known. A distribution that deploys refuse by now can be undone."""
     family = family_of(platform)
     if isinstance(family, Family):
         return family
@@ -144,8 +144,8 @@ def tools_of(platform: HostPlatform) -> Family | str:
 def prepare_undo() -> Undo | None:
     """Check the data of every host of the run, then look at what this host was and is.
 
-    Returns ``None`` for a host that was never deployed: it is already what a release would make of it, and an operator
-    who releases a whole inventory wants no error from it. Raises ``Refused``, which ends the run for all hosts.
+    Returns ``None`` for a host that was never deployed: it is already what an undo would make of it, and an operator
+    who undoes a whole inventory wants no error from it. Raises ``Refused``, which ends the run for all hosts.
     """
     settings = settings_of_this_run(_read)[host.name]
     prepare(host)
@@ -168,7 +168,7 @@ def prepare_undo() -> Undo | None:
                 "was before its first deploy. Bring it back from a backup; without it only you can say what the host "
                 "has to become, and pcibind release gives the boards back."
             )
-        logger.info(f"{host.print_prefix}was never deployed ({RECORD} does not exist): nothing to release.")
+        logger.info(f"{host.print_prefix}was never deployed ({RECORD} does not exist): nothing to undo.")
         return None
     if not remains.archive:
         raise _refused(
@@ -200,11 +200,11 @@ def prepare_undo() -> Undo | None:
 
 
 def _refused(reason: str) -> Refused:
-    return Refused(f"{host.name} cannot be released, and no host was changed: {reason}")
+    return Refused(f"{host.name} cannot be undone, and no host was changed: {reason}")
 
 
 def _has_node(remains: DeployRemains, past: Baseline, settings: Settings) -> bool:
-    """Whether a node was deployed here, at any time: a release forgets that it was, and leaves the node's data."""
+    """Whether a node was deployed here, at any time: an undo removes that word, and leaves the node's data."""
     if remains.deployed == manifest.AS_NODE or past.is_former:
         return True
     return bool(host.get_fact(ExistingPaths, paths=(settings.storage_directory, FINGERPRINT)))

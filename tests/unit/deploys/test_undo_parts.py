@@ -14,9 +14,9 @@ from deploys.assessment import comparison
 from deploys.assessment.kernel_arguments import added
 from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family
+from deploys.restoration.boards import COMMAND, chosen, release_command
+from deploys.restoration.start import Undo, relevant, tools_of
 from deploys.settings import Settings
-from deploys.undo.boards import COMMAND, chosen, release_command
-from deploys.undo.start import Undo, relevant, tools_of
 from facts import platform
 from facts.attempt import RebootAttempts
 from facts.baseline import ArchivedFile, Baseline, BaselineRecord, FunctionBaseline
@@ -334,7 +334,7 @@ def test_a_failed_release_quotes_pcibind_and_says_what_to_do(tmp_path: Path) -> 
     first, second = done.stderr.splitlines()
     assert first == "refused: release 0000:00/01.0/00"
     assert second.startswith("pcibind release ended with 3; expected 0:")
-    assert "then run this release again" in second
+    assert "then run the undo again" in second
 
 
 def test_a_release_that_succeeds_says_what_pcibind_said(tmp_path: Path) -> None:

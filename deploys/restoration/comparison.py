@@ -1,4 +1,4 @@
-"""The last step of a release: the host against the record of what it was, as a table. Changes nothing."""
+"""The last step of an undo: the host against the record of what it was, as a table. Changes nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from deploys.manifest import DEPLOYED, GRUB_DROP_IN, INITRAMFS_FILES, INITRAMFS_
 from deploys.operations import table
 from deploys.operations.planning import DECIDED_AT_RUN_TIME, is_planning, step, will_follow
 from deploys.operations.restore import is_same
-from deploys.undo import boards, node
-from deploys.undo.start import REQUEST, Undo
+from deploys.restoration import boards, node
+from deploys.restoration.start import REQUEST, Undo
 from facts.initramfs import InitramfsContents, StaleInitramfs
 from facts.kernel import KernelCommandLine
 from facts.node import NodeParts
@@ -29,7 +29,7 @@ from pcibind.change import unit
 
 @operation()
 def compared(undo: Undo, inputs: list[OperationMeta]) -> Generator[PyinfraCommand | str, None, None]:
-    """Compare the host with the record, print the table, and fail the host when the release left anything wrong.
+    """Compare the host with the record, print the table, and fail the host when a check failed.
 
     + undo: the host
     + inputs: operations of this run that restore it
@@ -109,7 +109,7 @@ def remains_listed(undo: Undo) -> Generator[PyinfraCommand, None, None]:
 @step("Compare the host with what it was")
 def compare(undo: Undo, after: list[OperationMeta]) -> None:
     compared(name="Compare the host with what it was", undo=undo, inputs=after)
-    # Only now: a release that was cut short is of the same host when it is run again.
+    # Only now: an undo that was cut short needs it when it is run again.
     files.file(name=f"Remove {DEPLOYED}", path=DEPLOYED, present=False)
 
 
