@@ -21,9 +21,8 @@ from facts.disk import Space
 from facts.pci import Binding, Usage
 from pcibind.decide import judgement, plan
 from pcibind.decide.judgement import BoardJudgement, Judgement, Standing
-from pcibind.decide.plan import DRIVER
 from pcibind.model.errors import ConfigError
-from pcibind.model.pci import Board
+from pcibind.model.pci import DRIVER, Board
 from pcibind.model.request import Config
 
 # Below this part of a volume somebody has to make room.

@@ -12,10 +12,9 @@ from deploys.settings import HostSettings, Settings
 from facts.kernel import CommandLines
 from pcibind.decide import judgement, plan
 from pcibind.decide.judgement import Standing
-from pcibind.decide.plan import Resolution
 from pcibind.model.errors import ConfigError
 from pcibind.model.pci import Board, Topology
-from pcibind.model.record import Record
+from pcibind.model.record import Record, Resolution
 from pcibind.model.request import BoardRequest, Config, Refusal, Selector
 
 # Display functions of the supported models, as in the pci.ids database.

@@ -68,10 +68,10 @@ sys.path.insert(0, "/usr/local/lib/pcibind")
 from pcibind.change.drivers import bind
 from pcibind.commands.host import Host
 from pcibind.decide.plan import follow, plan
-from pcibind.model import record
+from pcibind.read.files import read_record
 host = Host()
 topology = host.topology()
-planned = plan(topology, [r.board for r in follow(topology, record.read(host.paths.record))])
+planned = plan(topology, [r.board for r in follow(topology, read_record(host.paths))])
 start = time.monotonic()
 found = host.carry_out([bind(plans, host.paths) for plans in planned.together()])
 end = time.monotonic()

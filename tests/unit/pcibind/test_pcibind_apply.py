@@ -18,9 +18,9 @@ from pcibind.commands.plan import show
 from pcibind.commands.release import release as release_boards
 from pcibind.commands.status import status
 from pcibind.commands.text import describe
-from pcibind.model import record
 from pcibind.model.errors import ConfigError, ExitCode, RecordError
 from pcibind.model.report import State
+from pcibind.read.files import read_record
 from pcibind.read.kernel import Access
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
@@ -212,7 +212,7 @@ def test_next_boot_records_and_touches_no_driver_even_without_iommu(tmp_path: Pa
     assert report.exit_code is ExitCode.OK
     assert machine.writes == []
     assert len(Path(machine.paths.early_list).read_text().splitlines()) == 6
-    assert record.read(machine.paths.record)
+    assert read_record(machine.paths)
     late = apply_recorded(machine.host)
     assert late.exit_code is ExitCode.NOT_BOUND
     assert "IOMMU is off" in describe(late)

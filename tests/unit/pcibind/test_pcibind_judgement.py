@@ -14,13 +14,13 @@ from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
 from pcibind.decide.judgement import Judgement, Standing, judge
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model.pci import Address
 from pcibind.model.record import Record
 from pcibind.model.report import Report, State
 from pcibind.model.request import OVERRIDABLE_GUARDS, BoardRequest, Config, Selector
+from pcibind.read.files import read_record, write_record
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 FIRST = Address(0, 1, 0, 0)
@@ -238,7 +238,7 @@ def test_a_record_for_the_next_boot_is_made_while_a_program_has_the_board_open(m
     before = machine.drivers()
     assert apply(machine.host).exit_code is ExitCode.REFUSED
     assert apply(machine.host, next_boot=True).exit_code is ExitCode.OK
-    known = record.read(machine.paths.record)
+    known = read_record(machine.paths)
     assert known is not None
     assert [board.path for board in known.boards] == [LEFT]
     assert machine.drivers() == before
@@ -263,9 +263,9 @@ def test_what_is_on_record_and_waits_for_the_boot_is_not_judged_again(machine: M
 def test_a_board_that_is_leaving_and_chosen_again_is_judged(machine: Machine) -> None:
     machine.configure(f'[[board]]\npath = "{LEFT}"\n')
     apply(machine.host, next_boot=True)
-    known = record.read(machine.paths.record)
+    known = read_record(machine.paths)
     assert known is not None
-    record.write(machine.paths, known._replace(boards=(), leaving=known.boards))
+    write_record(machine.paths, known._replace(boards=(), leaving=known.boards))
     machine.file("sys/bus/pci/devices/0000:01:00.0/boot_vga", "1\n")
     assert {refusal.guard for refusal in apply(machine.host, next_boot=True).refusals} == {"boot-display"}
 

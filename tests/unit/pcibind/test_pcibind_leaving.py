@@ -19,6 +19,7 @@ from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.report import State
+from pcibind.read.files import read_record
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 LEFTS, RIGHTS = ([f"0000:0{bus}:00.{number}" for number in range(3)] for bus in (1, 2))
@@ -45,7 +46,7 @@ ORIGINAL = {
 
 
 def known(machine: Machine) -> Record:
-    return record.read(machine.paths.record) or Record()
+    return read_record(machine.paths) or Record()
 
 
 def left_of(machine: Machine) -> dict[str, tuple[str | None, str]]:

@@ -16,9 +16,9 @@ from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
 from pcibind.commands.text import describe
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.report import Report, State
+from pcibind.read.files import read_record
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 LEFTS, RIGHTS = ([f"0000:0{bus}:00.{number}" for number in range(3)] for bus in (1, 2))
@@ -148,7 +148,7 @@ def test_release_gives_back_what_is_not_stuck_and_keeps_the_board_on_record(chos
     assert report.exit_code is ExitCode.STUCK
     assert states(report) == {LEFT: State.STUCK, RIGHT: State.RELEASED}
     assert touched(chosen, [LEFTS[1]]) == []
-    known = record.read(chosen.paths.record)
+    known = read_record(chosen.paths)
     assert known
     assert ([b.path for b in known.boards], [b.path for b in known.leaving]) == ([], [LEFT])
     chosen.locked.clear()

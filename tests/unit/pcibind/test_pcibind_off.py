@@ -24,6 +24,7 @@ from pcibind.commands.text import describe
 from pcibind.model import record
 from pcibind.model.errors import ExitCode, PcibindError, RecordError
 from pcibind.model.report import Report
+from pcibind.read.files import read_record
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 LEFTS = [f"0000:01:00.{number}" for number in range(3)]
@@ -179,7 +180,7 @@ def test_release_clears_it(stray: Machine) -> None:
     assert status(unused(stray)).exit_code is ExitCode.OK
     stray.configure(ONE)
     assert apply(unused(stray)).exit_code is ExitCode.OK
-    (board,) = (record.read(stray.paths.record) or record.Record()).boards
+    (board,) = (read_record(stray.paths) or record.Record()).boards
     assert [(f.driver, f.driver_override) for f in board.functions] == [(driver, None) for driver in HOSTS]
 
 
@@ -249,7 +250,7 @@ def test_the_message_about_a_broken_record_leads_out_of_it(chosen: Machine, brok
                 assert image(chosen) == []
             case ["pcibind", "apply"]:
                 assert apply(chosen.host).exit_code is ExitCode.OK
-    (board,) = (record.read(chosen.paths.record) or record.Record()).boards
+    (board,) = (read_record(chosen.paths) or record.Record()).boards
     assert [f.driver for f in board.functions] == HOSTS
     assert "/etc/pcibind/early.list" in image(chosen)
 

@@ -24,13 +24,13 @@ from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
 from pcibind.commands.text import describe, shorten
-from pcibind.decide.plan import Action, Resolution, Verdict, closure, follow, plan, resolve
-from pcibind.model import record
+from pcibind.decide.plan import Action, closure, follow, plan, resolve
 from pcibind.model.errors import ExitCode, StuckError
 from pcibind.model.pci import Board, Topology, board_path
-from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.read.files import read_record
 from pcibind.read.kernel import Access, T, Task
 from pcibind.remote import topology_text
 
@@ -427,7 +427,7 @@ def _booted(machine: Machine) -> None:
 
 def _one_less(machine: Machine) -> None:
     """The first of the chosen boards is chosen no more, nor is what shares groups with it."""
-    known = record.read(machine.paths.record)
+    known = read_record(machine.paths)
     topology = machine.host.topology()
     boards = [b for r in (known.boards if known else ()) if (b := topology.board_at(r.path))]
     gone = groups_with(topology, boards[0]) if boards else set()
@@ -441,7 +441,7 @@ def _one_less_at_the_next_boot(machine: Machine) -> None:
 
 def _in_part(machine: Machine) -> None:
     """Of each chosen board, the last function is with no driver and the first has lost its override."""
-    known = record.read(machine.paths.record) or Record()
+    known = read_record(machine.paths) or Record()
     for board in known.boards:
         if found := machine.host.topology().board_at(board.path):
             names = [str(function.address) for function in found.functions]
@@ -497,7 +497,7 @@ def disturbed(machine: Machine, command: Command) -> Report:
 
 def is_right(machine: Machine, plant: Plant, chosen: tuple[Board, ...], scene: Scene) -> bool:
     """Whether all is as the run was to leave it."""
-    known = record.read(machine.paths.record) or Record()
+    known = read_record(machine.paths) or Record()
     gone = set()
     if scene is RELEASE:
         gone = {board.path for board in chosen}
@@ -536,7 +536,7 @@ def test_one_failing_access_leaves_each_board_whole(plant: Plant, scene: Scene, 
         machine = staged(plant, chosen, scene, directory)
         original = originals(plant)
         before = machine.drivers()
-        known = record.read(machine.paths.record) or Record()
+        known = read_record(machine.paths) or Record()
         leaving = known.leaving if scene is LEAVING else known.boards
         machine.failing[position] = fault
         report = disturbed(machine, scene.command)
@@ -563,7 +563,7 @@ def test_one_failing_access_leaves_each_board_whole(plant: Plant, scene: Scene, 
                 assert back
             else:
                 # What could not be given back stays on record, as it was before all this.
-                known = record.read(machine.paths.record) or Record()
+                known = read_record(machine.paths) or Record()
                 left = known.boards if each.state is State.REFUSED and scene is not LEAVING else known.leaving
                 assert [b for b in left if b.path == each.path] == [b for b in leaving if b.path == each.path]
         assert (report.exit_code is ExitCode.OK) == is_right(machine, plant, chosen, scene)
@@ -755,7 +755,7 @@ def test_without_nodes_for_groups_nothing_leaves_before_the_next_boot(
             assert {a: machine.drivers()[a] for a in addresses(chosen)} == {a: before[a] for a in addresses(chosen)}
             given_back = [each for each in report.boards if not each.wanted]
             assert all(each.state is State.FAILED and "at the next boot" in each.detail for each in given_back)
-            left = [board.path for board in (record.read(machine.paths.record) or Record()).leaving]
+            left = [board.path for board in (read_record(machine.paths) or Record()).leaving]
             assert set(left) == {each.path for each in given_back}
 
 

@@ -15,9 +15,9 @@ from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
 from pcibind.commands.text import describe
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.report import State
+from pcibind.read.files import read_record
 
 LEFT, RIGHT, THIRD = (f"0000:00/0{port}.0/00" for port in (1, 2, 5))
 SHARED = [f"0000:0{bus}:00.{number}" for bus in (1, 2) for number in range(3)]
@@ -146,7 +146,7 @@ def test_a_guard_that_refuses_one_keeps_the_other_off_too(machine: Machine) -> N
     guards = {refusal.board: refusal.guard for refusal in report.refusals}
     assert guards == {LEFT: "virtual-functions", RIGHT: "foreign-device"}
     assert {a: machine.drivers()[a] for a in SHARED} == {a: before[a] for a in SHARED}
-    known = record.read(machine.paths.record)
+    known = read_record(machine.paths)
     assert known
     assert [each.path for each in known.boards] == [THIRD]
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pcibind.change import proof
-from pcibind.decide.plan import DRIVER, Action, BoardPlan, Step
+from pcibind.decide.plan import Action, BoardPlan, Step
 from pcibind.model.errors import InUseError, NoNodeError, NotBoundError, StuckError
-from pcibind.model.pci import Address, Board, Function, function_path
+from pcibind.model.pci import DRIVER, Address, Board, Function, function_path
 from pcibind.model.report import State
 from pcibind.read import files, kernel, sysfs
 from pcibind.read.files import Paths

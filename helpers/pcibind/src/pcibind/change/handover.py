@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pcibind.model import record
 from pcibind.model.errors import RecordError
 from pcibind.model.pci import Board
 from pcibind.read import files, sysfs
@@ -171,7 +170,7 @@ def _options(found: Nodes) -> list[str]:
 
 def _names(paths: Paths) -> dict[str, str | None]:
     try:
-        known = record.read(paths.record)
+        known = files.read_record(paths)
     except RecordError:
         return {}
     return {board.path: board.name for board in known.boards} if known else {}

@@ -7,8 +7,7 @@ import os
 from collections.abc import Collection, Iterable
 
 from pcibind.decide import judgement
-from pcibind.decide.plan import DRIVER
-from pcibind.model.pci import Address, Board, Function, Topology, addresses
+from pcibind.model.pci import DRIVER, Address, Board, Function, Topology, addresses
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction
 from pcibind.model.request import Selector
 from pcibind.read import files, kernel

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from pcibind.decide.plan import DRIVER
-from pcibind.model.pci import PCI_BRIDGES, VIABLE, Address, Board
+from pcibind.model.pci import DRIVER, Address, Board, blocks_group
 from pcibind.read import kernel, sysfs
 from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
@@ -83,11 +82,11 @@ def _not_viable(paths: Paths, group: int) -> list[str]:
         try:
             address = Address.parse(member)
             with open(f"{paths.device(address)}/class", encoding="ascii") as file:
-                is_pci_bridge = int(file.read(), 16) >> 8 in PCI_BRIDGES
+                class_code = int(file.read(), 16)
         except (ValueError, OSError):
             # Not a PCI device, or gone since.
             continue
         driver = sysfs.driver_of(paths, address)
-        if not is_pci_bridge and driver not in VIABLE:
+        if blocks_group(class_code, driver):
             problems.append(f"IOMMU group {group} is not viable: {address} is on {driver}")
     return problems

@@ -8,10 +8,8 @@ from pcibind.change import original
 from pcibind.commands import boot, plan
 from pcibind.commands.host import Host
 from pcibind.decide.judgement import Judgement
-from pcibind.decide.plan import Resolution
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
-from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.record import Record, RecordedBoard, Resolution
 from pcibind.model.report import Report, State
 from pcibind.read import files
 
@@ -45,7 +43,7 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
             )
 
         before = files.read(host.paths.early_list)
-        known = record.read(host.paths.record) or Record()
+        known = files.read_record(host.paths) or Record()
         leaving = [b for b in judgement.removed if not judgement.refused(b.path)]
         staying = [b for b in judgement.removed if judgement.refused(b.path)]
         wanted = _recorded(judgement)
@@ -61,7 +59,7 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
         judged = [_on_record(r, paths) for r in judgement.resolutions if r not in refused]
         # Before the first write to a driver: whatever happens next, the way back is on disk.
         if next_boot:
-            record.write(host.paths, left._replace(leaving=(*left.leaving, *leaving)))
+            files.write_record(host.paths, left._replace(leaving=(*left.leaving, *leaving)))
             given_back = [
                 boot.report_on(topology, board, State.LEAVING)._replace(
                     detail="back on its drivers at the next boot"

@@ -9,20 +9,10 @@ from typing import NamedTuple
 from pcibind.change import drivers, handover, proof
 from pcibind.change.drivers import Before, BindResult
 from pcibind.commands.host import Host
-from pcibind.decide.plan import (
-    DRIVER,
-    Action,
-    Plan,
-    Resolution,
-    compare,
-    follow,
-    plan,
-    sharing_groups,
-)
-from pcibind.model import record
+from pcibind.decide.plan import Action, Plan, follow, plan, sharing_groups
 from pcibind.model.errors import InUseError, NoNodeError
-from pcibind.model.pci import Board, Function, Topology
-from pcibind.model.record import Record, RecordedBoard, RecordedFunction
+from pcibind.model.pci import DRIVER, Board, Function, Topology
+from pcibind.model.record import Record, RecordedBoard, RecordedFunction, Resolution, compare
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import Refusal
 from pcibind.read import files, sysfs
@@ -45,7 +35,7 @@ def apply_recorded(host: Host) -> Report:
     were recorded. Raises RecordError, OSError.
     """
     with host.locked():
-        known = record.read(host.paths.record)
+        known = files.read_record(host.paths)
         if known is None:
             handover.remove(host.paths)
             return Report("apply")
@@ -134,7 +124,7 @@ def give_back(
     # Killed from here on, the next boot gives back what is left.
     leaving = tuple(dict.fromkeys((*staying.leaving, *going)))
     with contextlib.suppress(*unwritable):
-        record.write(host.paths, staying._replace(leaving=leaving))
+        files.write_record(host.paths, staying._replace(leaving=leaving))
     reports = restore(host, topology, going, booting=booting)
     state = {report.path: report.state for report in reports}
     # One that is in use stays what it was, also where that was not on record.
@@ -147,7 +137,7 @@ def give_back(
         ),
     )
     with contextlib.suppress(*unwritable):
-        record.write(host.paths, left)
+        files.write_record(host.paths, left)
     theirs = {
         function.address
         for old in going

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from pcibind.commands.host import Host
 from pcibind.decide.judgement import judge
-from pcibind.decide.plan import Resolution, Verdict, resolve, select
-from pcibind.model import record
+from pcibind.decide.plan import resolve, select
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board, Topology
-from pcibind.model.record import Record
+from pcibind.model.record import Record, Resolution, Verdict
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import BoardRequest, Config, Selector
 from pcibind.read import configuration, files
@@ -28,7 +27,7 @@ def show(host: Host) -> Report:
     """
     with host.gathering() as gathering:
         topology = host.topology()
-        known = record.read(host.paths.record) or Record()
+        known = files.read_record(host.paths) or Record()
         errors: list[PcibindError] = []
         chosen: dict[str, tuple[Resolution, str]] = {}
         try:
@@ -85,7 +84,7 @@ def add(
         raise ConfigError(f"--name: {name!r}; expected letters, digits, '.', '_' and '-'")
     with host.locked():
         topology = host.topology()
-        known = record.read(host.paths.record)
+        known = files.read_record(host.paths)
         texts = _texts(host.paths)
         config = configuration.parse(texts.items())
         there = _chosen(topology, config, known)
@@ -122,7 +121,7 @@ def remove(host: Host, words: Sequence[str]) -> Report:
     with host.locked():
         topology = host.topology()
         config = configuration.parse(_texts(host.paths).items())
-        found = resolve(topology, config, record.read(host.paths.record))
+        found = resolve(topology, config, files.read_record(host.paths))
         sources = {request.selector: request.source for request in config.boards}
         own = _own(host.paths, config)
         gone: dict[Resolution, None] = {}

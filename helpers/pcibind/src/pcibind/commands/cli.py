@@ -16,10 +16,11 @@ from pcibind.commands import release as releasing
 from pcibind.commands import status as looking
 from pcibind.commands.host import Host
 from pcibind.commands.text import DEBUG, answer, attempt
-from pcibind.model import record
 from pcibind.model.errors import MEANINGS, ExitCode, RecordError
+from pcibind.model.record import Record
 from pcibind.model.report import Report
 from pcibind.model.request import OVERRIDABLE_GUARDS
+from pcibind.read import files
 from pcibind.read.files import Paths
 
 _CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:d}  {MEANINGS[code]}" for code in ExitCode)
@@ -34,7 +35,7 @@ def _complete_recorded(context: click.Context, _: click.Parameter, word: str) ->
     """Names (else paths) of the boards on record that begin with `word`."""
     root = context.find_root().params.get("root") or ""
     try:
-        known = record.read(Paths(root).record) or record.Record()
+        known = files.read_record(Paths(root)) or Record()
     except RecordError:
         return []
     labels = dict.fromkeys(board.label for board in (*known.boards, *known.leaving))

@@ -10,10 +10,10 @@ from pcibind.change import handover
 from pcibind.commands import boot
 from pcibind.commands.host import Host
 from pcibind.commands.plan import judge
-from pcibind.decide.plan import Resolution, follow, plan
-from pcibind.model import record
+from pcibind.decide.plan import follow, plan
 from pcibind.model.errors import ConfigError, ExitCode
 from pcibind.model.pci import Address, addresses
+from pcibind.model.record import Resolution
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import Refusal
 from pcibind.read import files
@@ -31,7 +31,7 @@ def apply_arrived(host: Host) -> Report:
     with host.locked():
         _wait_for_udev(host.paths, host.queue_seconds)
         arrived = _take_events(host.paths)
-        known = record.read(host.paths.record)
+        known = files.read_record(host.paths)
         if known is None:
             handover.remove(host.paths)
             return Report("apply")

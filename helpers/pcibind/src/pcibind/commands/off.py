@@ -5,9 +5,8 @@ from __future__ import annotations
 from pcibind.change import handover, original
 from pcibind.commands import boot
 from pcibind.commands.host import Host
-from pcibind.decide.plan import Verdict, compare
-from pcibind.model import record
 from pcibind.model.errors import PcibindError
+from pcibind.model.record import Record, Verdict, compare
 from pcibind.model.report import Report
 from pcibind.model.request import OFF
 from pcibind.read import files
@@ -34,7 +33,7 @@ def release_for_this_boot(host: Host) -> Report:
         )
     with host.locked():
         handover.remove(host.paths)
-        known = record.read(host.paths.record) or record.Record()
+        known = files.read_record(host.paths) or Record()
         topology = host.topology()
         boards = []
         for recorded in (*known.boards, *known.leaving):

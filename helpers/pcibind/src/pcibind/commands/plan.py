@@ -8,11 +8,10 @@ from pcibind.commands import boot, off
 from pcibind.commands.host import Host
 from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
-from pcibind.decide.plan import Resolution
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
+from pcibind.model.record import Resolution
 from pcibind.model.report import BoardReport, Report, State
-from pcibind.read import claims, configuration, sysfs
+from pcibind.read import claims, configuration, files, sysfs
 
 _SEE = "see the refusals"
 _NONE_SEEN = (
@@ -28,7 +27,7 @@ def judge(host: Host, *, next_boot: bool = False) -> Judgement:
     """
     with host.gathering() as gathering:
         wanted = configuration.read(host.paths.configuration)
-        known = record.read(host.paths.record)
+        known = files.read_record(host.paths)
         topology = host.topology()
         first = judgement.judge(topology, None, wanted, known)
         if not first.boards and not first.removed and not original.noted(host.paths):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pcibind.change import handover, original
 from pcibind.commands import boot
 from pcibind.commands.host import Host
-from pcibind.model import record
 from pcibind.model.errors import ConfigError, ExitCode
 from pcibind.model.pci import Address, Board, Topology
 from pcibind.model.record import Record, RecordedBoard
@@ -24,7 +23,7 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
     RecordError, OSError.
     """
     with host.locked():
-        known = record.read(host.paths.record) or Record()
+        known = files.read_record(host.paths) or Record()
         topology = host.topology()
         stray = original.taken(host.paths, topology, known)
         asked = [b for b in stray if not names or any(_is_at(b, name) for name in names)]
@@ -44,7 +43,7 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         errors = original.explain(board for board in stray if board.path not in back)
         topology = given_back.topology
         if going:
-            left = record.read(host.paths.record) or Record()
+            left = files.read_record(host.paths) or Record()
             boot.hand_over_what_stays(host, topology, left)
         elif not known.boards:
             handover.remove(host.paths)

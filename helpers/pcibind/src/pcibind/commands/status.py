@@ -9,15 +9,14 @@ from pcibind.commands.host import Host
 from pcibind.commands.plan import notes
 from pcibind.decide import firmware
 from pcibind.decide.judgement import Judgement, judge
-from pcibind.decide.plan import Resolution, Verdict, follow, plan
-from pcibind.model import record
+from pcibind.decide.plan import follow, plan
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Topology
-from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict
 from pcibind.model.report import BoardReport, Report, State
 from pcibind.model.request import Config, Selector
-from pcibind.read import claims, configuration, sysfs
+from pcibind.read import claims, configuration, files, sysfs
 
 _UNAPPLIED = "configured, but not applied; run `pcibind apply`"
 
@@ -29,7 +28,7 @@ def status(host: Host, *, everything: bool = False) -> Report:
 
     Raises RecordError. A wrong configuration is reported beside the boards.
     """
-    known = record.read(host.paths.record) or Record()
+    known = files.read_record(host.paths) or Record()
     topology = host.topology()
     errors: list[str] = []
     code = ExitCode.OK
@@ -75,7 +74,7 @@ def status(host: Host, *, everything: bool = False) -> Report:
             "are handed over"
         )
     errors += original.explain(judged.taken)
-    unbacked = record.unbacked(host.paths, known)
+    unbacked = files.unrecorded_paths(host.paths, known)
     if unbacked:
         errors.append(
             f"{host.paths.early_list} names boards that are not on record: "

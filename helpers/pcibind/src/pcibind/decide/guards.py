@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from pcibind.decide import firmware
-from pcibind.decide.plan import DRIVER
 from pcibind.model.evidence import Evidence, Use
-from pcibind.model.pci import Board, Function, Topology, class_name
+from pcibind.model.pci import DRIVER, Board, Function, Topology, class_name
 from pcibind.model.record import RecordedBoard, RecordedFunction
 from pcibind.model.request import Refusal, Selector
 

@@ -11,10 +11,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pcibind.decide import firmware, guards
-from pcibind.decide.plan import DRIVER, BoardPlan, Plan, Resolution, Verdict, plan, resolve
+from pcibind.decide.plan import BoardPlan, Plan, plan, resolve
 from pcibind.model.evidence import Evidence
-from pcibind.model.pci import VIABLE, Address, Board, Topology
-from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.pci import DRIVER, Address, Board, Topology, blocks_group
+from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict
 from pcibind.model.request import Config, Refusal
 
 CLOSED_BY_REBOOT = frozenset({guards.VFIO_OPEN, "nvidia-open", "device-open", "virtual-functions"})
@@ -144,7 +144,7 @@ def strangers(topology: Topology, board: Board) -> list[str]:
         f"{function.address} on {function.driver}"
         for group in board.groups
         for function in topology.group(group)
-        if function.is_in_the_way and function.driver not in VIABLE
+        if blocks_group(function.class_code, function.driver)
     ]
 
 

@@ -10,46 +10,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pcibind.model.errors import ConfigError
-from pcibind.model.pci import Address, Board, Function, Identity, Topology, board_path
-from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.pci import DRIVER, Address, Board, Function, Identity, Topology, board_path
+from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict, compare
 from pcibind.model.request import BoardRequest, Config, Refusal, Selector
-
-DRIVER = "vfio-pci"
-
-
-class Verdict(StrEnum):
-    """How a board that is wanted compares with what is plugged in."""
-
-    PRESENT = "present"
-    MOVED = "moved"
-    REPLACED = "replaced"
-    ABSENT = "absent"
-    EXTRA_FUNCTION = "extra-function"
-
-
-class Resolution(NamedTuple):
-    """One wanted board: what it was asked for by, how it is recorded, and where it is.
-
-    `board` is the board to bind, and None unless the verdict is PRESENT. `recorded` is None for a
-    board that was not chosen before. `detail` says what was found, what was expected, what to do.
-    """
-
-    selector: Selector
-    name: str | None
-    allow: frozenset[str]
-    verdict: Verdict
-    board: Board | None
-    recorded: RecordedBoard | None
-    detail: str = ""
-
-    @property
-    def label(self) -> str:
-        """What people call this board."""
-        if self.name:
-            return self.name
-        if self.board:
-            return self.board.path
-        return self.recorded.label if self.recorded else str(self.selector)
 
 
 def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[Resolution, ...]:
@@ -179,16 +142,6 @@ def _followed(topology: Topology, record: Record, recorded: RecordedBoard) -> Re
         f"{_listing(board.identities)}; if that is meant, run `pcibind release {recorded.label}` "
         "and choose it anew",
     )
-
-
-def compare(board: Board | None, recorded: RecordedBoard) -> Verdict:
-    """How what is at a recorded board's place compares with it."""
-    if board is None:
-        return Verdict.ABSENT
-    if board.identities == recorded.identities:
-        return Verdict.PRESENT
-    known = {n: i for n, i in board.identities.items() if n in recorded.identities}
-    return Verdict.EXTRA_FUNCTION if known == recorded.identities else Verdict.REPLACED
 
 
 def _listing(identities: Mapping[int, Identity]) -> str:

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
     from pcibind.remote.detail import Detail
 
+DRIVER = "vfio-pci"
+"""The driver that chosen boards are bound to."""
+
 BRIDGE_CLASS = 0x06
 DISPLAY_CLASS = 0x03
 # PCI-to-PCI, CardBus, semi-transparent: what the kernel lets be in any IOMMU group.
 PCI_BRIDGES = frozenset({0x0604, 0x0607, 0x0609})
 
-# drivers/vfio: a group is viable while its endpoints have no driver or one that leaves DMA alone.
-VIABLE = frozenset({None, "vfio-pci", "pci-stub"})
+_VIABLE = frozenset({None, DRIVER, "pci-stub"})
 
 ATTRIBUTES = (
     "vendor",
@@ -85,6 +87,15 @@ def class_name(class_code: int) -> str:
     """A short name for a 24 bit class code (PCI Code and ID Assignment Specification)."""
     known = _SUBCLASSES.get(class_code >> 8) or _BASE_CLASSES.get(class_code >> 16)
     return known or f"class {class_code:06x}"
+
+
+def blocks_group(class_code: int, driver: str | None) -> bool:
+    """Whether a device on this driver keeps the kernel from giving its IOMMU group to VFIO.
+
+    A group is viable while its devices, PCI-to-PCI bridges aside, have no driver or one that leaves
+    DMA alone; see iommu_device_claim_dma_owner() in drivers/iommu/iommu.c.
+    """
+    return class_code >> 8 not in PCI_BRIDGES and driver not in _VIABLE
 
 
 class Address(NamedTuple):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from enum import StrEnum
 from typing import NamedTuple
 
 from pcibind.model.errors import RecordError
-from pcibind.model.pci import Address, Board, Identity, Topology, board_path
+from pcibind.model.pci import Address, Board, Identity, Topology
 from pcibind.model.request import SELECTOR_KINDS, RequireBoards, Selector
-from pcibind.read import files
-from pcibind.read.files import Paths
 
 VERSION = 1
 
@@ -95,6 +94,51 @@ class Record(NamedTuple):
         return next((board for board in self.boards if board.path == path), None)
 
 
+class Verdict(StrEnum):
+    """How a board that is wanted compares with what is plugged in."""
+
+    PRESENT = "present"
+    MOVED = "moved"
+    REPLACED = "replaced"
+    ABSENT = "absent"
+    EXTRA_FUNCTION = "extra-function"
+
+
+class Resolution(NamedTuple):
+    """One wanted board: what it was asked for by, how it is recorded, and where it is.
+
+    `board` is the board to bind, and None unless the verdict is PRESENT. `recorded` is None for a
+    board that was not chosen before. `detail` says what was found, what was expected, what to do.
+    """
+
+    selector: Selector
+    name: str | None
+    allow: frozenset[str]
+    verdict: Verdict
+    board: Board | None
+    recorded: RecordedBoard | None
+    detail: str = ""
+
+    @property
+    def label(self) -> str:
+        """What people call this board."""
+        if self.name:
+            return self.name
+        if self.board:
+            return self.board.path
+        return self.recorded.label if self.recorded else str(self.selector)
+
+
+def compare(board: Board | None, recorded: RecordedBoard) -> Verdict:
+    """How what is at a recorded board's place compares with it."""
+    if board is None:
+        return Verdict.ABSENT
+    if board.identities == recorded.identities:
+        return Verdict.PRESENT
+    known = {n: i for n, i in board.identities.items() if n in recorded.identities}
+    return Verdict.EXTRA_FUNCTION if known == recorded.identities else Verdict.REPLACED
+
+
 def dump(record: Record) -> str:
     """The record as JSON text."""
     document = {
@@ -124,49 +168,6 @@ def parse(text: str) -> Record:
         raise RecordError(str(error)) from error
     except KeyError as error:
         raise RecordError(f"{error.args[0]} is missing") from error
-
-
-def read(path: str) -> Record | None:
-    """Read the record file; None when nothing was ever recorded.
-
-    Raises RecordError, naming the file and the way out, when it cannot be understood: without
-    it the original drivers are unknown, so it is never quietly replaced.
-    """
-    try:
-        text = files.read(path, errors="strict")
-        return None if text is None else parse(text)
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, RecordError) as error:
-        raise RecordError(
-            f"{path}: {error}. Restore it from a backup; or do without: `mv {path} {path}.broken`, "
-            f"`pcibind release`, `{REBUILD}`, `pcibind apply`"
-        ) from error
-
-
-def write(paths: Paths, record: Record) -> bool:
-    """Write the record, then the early list; without boards, remove them. Raises OSError.
-
-    Returns whether the early list changed, which an initramfs may carry.
-    """
-    if record.boards or record.leaving:
-        files.write_atomically(paths.record, dump(record))
-    if record.boards:
-        changed = files.write_atomically(paths.early_list, early_list(record))
-    else:
-        changed = files.remove(paths.early_list)
-    if not record.boards and not record.leaving:
-        files.remove(paths.record)
-    return changed
-
-
-def unbacked(paths: Paths, record: Record) -> list[str]:
-    """The boards in the early list that are not on record, by their paths. Raises OSError."""
-    lines = (files.read(paths.early_list) or "").splitlines()
-    listed = [words[0] for line in lines if (words := line.split())]
-    known = {board.path for board in record.boards}
-    # What is no path at all is named as it stands.
-    return sorted({board_path(path) or path for path in listed} - known)
 
 
 def early_list(record: Record) -> str:

@@ -40,10 +40,9 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from pcibind.decide.plan import DRIVER, Resolution, Verdict
 from pcibind.model.errors import ExitCode
-from pcibind.model.pci import Board, Function, Topology
-from pcibind.model.record import REBUILD, RecordedBoard
+from pcibind.model.pci import DRIVER, Board, Function, Topology
+from pcibind.model.record import REBUILD, RecordedBoard, Resolution, Verdict
 from pcibind.model.request import Refusal, RequireBoards, Selector
 
 SCHEMA = "pcibind/1"
