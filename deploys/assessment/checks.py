@@ -19,7 +19,7 @@ from facts.node import Parts
 from facts.pci import Usage
 from facts.unit import Unit
 from pcibind.decide import judgement
-from pcibind.decide.firmware import check as judge_firmware
+from pcibind.decide.guards import check_firmware
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board, Topology
 from pcibind.read.initramfs import Contents
@@ -86,7 +86,7 @@ def firmware(usage: Usage | None, boards: Iterable[Board], allowed: Iterable[str
     for each in boards:
         wrong = [
             refusal.found
-            for refusal in judge_firmware(each, usage.evidence if usage else Evidence())
+            for refusal in check_firmware(each, usage.evidence if usage else Evidence())
             if refusal.guard not in allowed
         ]
         found = "not read" if usage is None else "; ".join(wrong) or right

@@ -16,9 +16,8 @@ from pcibind.change import early, unit
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.host import Host
-from pcibind.commands.off import release_for_this_boot
 from pcibind.commands.plan import show
-from pcibind.commands.release import release
+from pcibind.commands.release import release, release_for_this_boot
 from pcibind.commands.status import status
 from pcibind.commands.text import describe
 from pcibind.model import record

@@ -45,7 +45,7 @@ def _apply_arrived() -> Report:
 
 def _release_for_this_boot() -> Report:
     from pcibind.commands.host import Host
-    from pcibind.commands.off import release_for_this_boot
+    from pcibind.commands.release import release_for_this_boot
 
     return release_for_this_boot(Host())
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from pcibind.change import proof
+from pcibind.change import handover
 from pcibind.decide.plan import Action, BoardPlan, Step
 from pcibind.model.errors import InUseError, NoNodeError, NotBoundError, StuckError
 from pcibind.model.pci import DRIVER, Address, Board, Function, function_path
@@ -137,7 +137,7 @@ def bind(
         detail = f"{waiting[0].address}: an earlier access still waits in the kernel"
         return all_of_them(State.STUCK, _with_holders(paths, boards, detail))
     if not steps:
-        problems = yield from proof.prove_soon(paths, boards, node_seconds)
+        problems = yield from handover.prove_soon(paths, boards, node_seconds)
         return all_of_them(State.FAILED if problems else State.BOUND, "; ".join(problems))
     secured: set[int] = set()
     try:
@@ -161,7 +161,7 @@ def bind(
             touched[current] = step.function
             yield from _perform(paths, step)
         current = None
-        problems = yield from proof.prove_soon(paths, boards, node_seconds)
+        problems = yield from handover.prove_soon(paths, boards, node_seconds)
         if not problems:
             return [BindResult(p.board, State.BOUND, bool(p.steps)) for p in plans]
         detail = "; ".join(problems)
@@ -423,9 +423,9 @@ def _move(paths: Paths, address: Address, driver: str | None) -> Task[None]:
 
 def _users(paths: Paths, nodes: Iterable[str]) -> str:
     # Not needed by most boots: only after a failure, or where there are cdevs.
-    from pcibind.read import holders
+    from pcibind.read import nodes as device_nodes
 
-    return "; ".join(holders.of(paths, nodes))
+    return "; ".join(device_nodes.list_holders(paths, nodes))
 
 
 def _with_holders(paths: Paths, boards: Sequence[Board], detail: str) -> str:

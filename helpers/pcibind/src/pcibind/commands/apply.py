@@ -39,7 +39,7 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
                 errors,
                 code,
                 topology,
-                (*plan.notes(host), *plan.claimed(host, judgement)),
+                (*host.boot_notes(), *plan.claimed(host, judgement)),
             )
 
         before = files.read(host.paths.early_list)
@@ -88,7 +88,7 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
             code,
             topology,
             (
-                *plan.notes(host),
+                *host.boot_notes(),
                 *plan.claimed(host, judgement),
                 *host.initramfs_notes(listed=listed),
             ),

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pcibind.change import drivers, handover, proof
+from pcibind.change import drivers, handover
 from pcibind.change.drivers import Before, BindResult
 from pcibind.commands.host import Host
 from pcibind.decide.plan import Action, Plan, follow, plan, sharing_groups
@@ -84,7 +84,7 @@ def take(
     if steps := [step for each in plan.boards for step in each.steps]:
         # What is changed must not be handed over, should this run be killed; what is not, stays.
         stay = [
-            p.board for p in plan.boards if not p.steps and not proof.prove(host.paths, p.board)
+            p.board for p in plan.boards if not p.steps and not handover.prove(host.paths, p.board)
         ]
         hand_over(host, stay, require, complete=False)
         # Should the record be lost, it is still known whose overrides are not the host's own.
@@ -174,7 +174,7 @@ def restore(
 def hand_over_what_stays(host: Host, topology: Topology, left: Record) -> None:
     """Hand over what is bound of a record, after boards have gone from it. Raises OSError."""
     stay = [r.board for r in follow(topology, left) if r.board]
-    proven = [board for board in stay if not proof.prove(host.paths, board)]
+    proven = [board for board in stay if not handover.prove(host.paths, board)]
     complete = len(proven) == len(left.boards)
     hand_over(host, proven, left.require_boards, complete=complete)
 
@@ -185,7 +185,7 @@ def hand_over(host: Host, proven: Iterable[Board], require: str, *, complete: bo
     Where all are required and one is not there, nothing new is handed over; but what is handed over
     already stays so, board by board, for as long as it is proven.
     """
-    boards = sorted(proven, key=lambda board: board.address)
+    boards = list(proven)
     if not complete and require == "all":
         already = handover.offered(host.paths)
         boards = [board for board in boards if board.path in already]
@@ -264,9 +264,9 @@ def _restore(
 def _withdraw(paths: Paths, topology: Topology, going: Sequence[Board]) -> None:
     """Take boards out of the hand-over; those that were handed over with them stay, if proven."""
     left = handover.offered(paths) - {board.path for board in going}
-    stay = [b for path in left if (b := topology.board_at(path)) and not proof.prove(paths, b)]
+    stay = [b for path in left if (b := topology.board_at(path)) and not handover.prove(paths, b)]
     if stay:
-        handover.write(paths, sorted(stay, key=lambda board: board.address))
+        handover.write(paths, stay)
     else:
         handover.remove(paths)
 

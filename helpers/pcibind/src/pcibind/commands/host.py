@@ -15,16 +15,18 @@ from pcibind.model.errors import BusyError, PcibindError
 from pcibind.model.pci import Topology
 from pcibind.model.record import REBUILD
 from pcibind.model.report import INITRAMFS_NOTE
+from pcibind.model.request import OFF
 from pcibind.read import files, sysfs
 from pcibind.read.files import Paths
 from pcibind.read.kernel import BoundedKernel, Kernel, T, Task
 
 if TYPE_CHECKING:
-    from pcibind.read.gathering import Gathering
+    from pcibind.read.evidence_text import Gathering
 
 
 LOCK_SECONDS = 60.0
 QUEUE_SECONDS = 10.0
+_OFF_NOTE = f"the kernel command line has {OFF}: the boards are the host's until the next boot"
 
 
 class Host:
@@ -60,9 +62,17 @@ class Host:
     def gathering(self) -> Gathering:
         """Start to look at what the host uses its devices for; to be used in a `with`."""
         # A boot does without.
-        from pcibind.read.gathering import Gathering
+        from pcibind.read.evidence_text import Gathering
 
         return Gathering(self.paths)
+
+    def is_off(self) -> bool:
+        """Whether the kernel command line of this boot turns pcibind off."""
+        return OFF in (files.read(f"{self.paths.proc}/cmdline") or "").split()
+
+    def boot_notes(self) -> tuple[str, ...]:
+        """What is special about this boot."""
+        return (_OFF_NOTE,) if self.is_off() else ()
 
     def initramfs_notes(self, *, listed: bool = False) -> tuple[str, ...]:
         """Which initramfs that may boot does not hold what this host has, and how to rebuild it.

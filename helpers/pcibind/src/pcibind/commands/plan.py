@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pcibind.change import handover, original
 from pcibind.change.drivers import IOMMU_OFF
-from pcibind.commands import boot, off
+from pcibind.commands import boot
 from pcibind.commands.host import Host
 from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
@@ -39,11 +39,6 @@ def judge(host: Host, *, next_boot: bool = False) -> Judgement:
 def claimed(host: Host, judged: Judgement) -> tuple[str, ...]:
     """What of the wanted boards other tools are configured to bind."""
     return claims.notes(host.paths, [r.board for r in judged.resolutions if r.board])
-
-
-def notes(host: Host) -> tuple[str, ...]:
-    """What is special about this boot."""
-    return (off.NOTE,) if off.is_off(host.paths) else ()
 
 
 def refused_to_leave(judged: Judgement) -> list[BoardReport]:
@@ -89,8 +84,7 @@ def show(host: Host) -> Report:
     boards += refused_to_leave(judged)
     remarks = []
     ready = [b.board for b in boards if b.board and b.state is State.BOUND]
-    ready.sort(key=lambda board: board.address)
-    if ready and len(ready) == len(boards) and not handover.is_there(host.paths, ready):
+    if ready and len(ready) == len(boards) and not handover.is_published(host.paths, ready):
         remarks.append("bound, but not handed over")
     pending = bool(remarks) or any(board.steps for board in boards)
     if judged.changing():
@@ -103,5 +97,5 @@ def show(host: Host) -> Report:
         original.explain(judged.taken),
         ExitCode.TAKEN if judged.taken else ExitCode.PENDING if pending else ExitCode.OK,
         judged.topology,
-        (*notes(host), *remarks, *claimed(host, judged)),
+        (*host.boot_notes(), *remarks, *claimed(host, judged)),
     )

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pcibind.change import handover, original
 from pcibind.commands import boot
 from pcibind.commands.host import Host
-from pcibind.model.errors import ConfigError, ExitCode
+from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.pci import Address, Board, Topology
-from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.record import Record, RecordedBoard, Verdict, compare
 from pcibind.model.report import INITRAMFS_NOTE, Report, State
-from pcibind.model.request import Refusal
+from pcibind.model.request import OFF, Refusal
 from pcibind.read import files
 
 
@@ -58,6 +58,40 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
             ExitCode.TAKEN if errors else ExitCode.OK,
             topology,
             (INITRAMFS_NOTE,) if listed else (),
+        )
+
+
+def release_for_this_boot(host: Host) -> Report:
+    """Give every recorded board to the host's drivers, and leave the record as it is.
+
+    What a blacklist keeps away is loaded, and what an `ids=` option gave to vfio-pci is taken from
+    it, unless it is in use. Raises PcibindError where pcibind is not off, RecordError, OSError.
+    """
+    if not host.is_off():
+        raise PcibindError(
+            f"the kernel command line lacks {OFF}, which release --this-boot is for; to give "
+            "boards back at any time, run `pcibind release`"
+        )
+    with host.locked():
+        handover.remove(host.paths)
+        known = files.read_record(host.paths) or Record()
+        topology = host.topology()
+        boards = []
+        for recorded in (*known.boards, *known.leaving):
+            board = topology.board_at(recorded.path)
+            if board and compare(board, recorded) is Verdict.PRESENT:
+                boards.append((board, recorded))
+        found = host.carry_out([original.before(host.paths, *each) for each in boards])
+        reports = boot.restore(host, topology, found)
+        topology = host.topology()
+        reports = [each._replace(board=topology.board_at(each.path or "")) for each in reports]
+        return Report(
+            "release",
+            known.require_boards,
+            tuple(reports),
+            boot.in_use(reports),
+            topology=topology,
+            notes=host.boot_notes(),
         )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pcibind.change import handover, original, proof
+from pcibind.change import handover, original
 from pcibind.change.drivers import IOMMU_OFF
 from pcibind.commands import boot
 from pcibind.commands.host import Host
-from pcibind.commands.plan import notes
-from pcibind.decide import firmware
+from pcibind.decide import guards
 from pcibind.decide.judgement import Judgement, judge
 from pcibind.decide.plan import follow, plan
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
@@ -58,11 +57,10 @@ def status(host: Host, *, everything: bool = False) -> Report:
     boards += [_unrecorded(host, judged, resolution) for resolution in unrecorded]
     bound = [r.board for r in boards if r.board is not None and r.state is State.BOUND]
     enough = len(bound) == len(followed) or known.require_boards == "any"
-    bound.sort(key=lambda board: board.address)
-    if bound and enough and not handover.is_there(host.paths, bound):
+    if bound and enough and not handover.is_published(host.paths, bound):
         errors.append("bound, but not handed over; run `pcibind apply`")
         code = code or ExitCode.NOT_BOUND
-    remarks = [*notes(host), *host.initramfs_notes()]
+    remarks = [*host.boot_notes(), *host.initramfs_notes()]
     if bound and not errors and not handover.is_in_cdi(host.paths, bound):
         remarks.append(
             "the boards are not in /run/cdi, from where containers take them by name; run "
@@ -132,10 +130,10 @@ def _look(
         return BoardReport.of(resolution, State.STUCK, detail=sysfs.WAITING)
     if not board.groups:
         return BoardReport.of(resolution, State.UNBOUND, detail=IOMMU_OFF)
-    problems = proof.prove(host.paths, board)
+    problems = handover.prove(host.paths, board)
     if problems:
         return BoardReport.of(resolution, State.UNBOUND, detail="; ".join(problems))
-    found = firmware.check(board, evidence)
+    found = guards.check_firmware(board, evidence)
     # What apply would refuse, and so not hand over.
     bad = any(refusal.guard not in allow for refusal in found)
     state = State.FAILED if bad else State.BOUND

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from pcibind.decide import firmware
 from pcibind.model.evidence import Evidence, Use
 from pcibind.model.pci import DRIVER, Board, Function, Topology, class_name
 from pcibind.model.record import RecordedBoard, RecordedFunction
@@ -57,7 +56,7 @@ def check(
         *_virtual_functions(board, evidence),
         *_open_nvidia(board, evidence),
         *_used(board, "device-open", evidence.open_devices, "Stop what uses it"),
-        *firmware.check(board, evidence),
+        *check_firmware(board, evidence),
     ]
     if selector is None or selector.kind != "address":
         refusals.extend(_class(board))
@@ -229,3 +228,47 @@ def _class(board: Board) -> list[Refusal]:
         for function in board.functions
         if function.class_code >> 8 not in _HARMLESS
     ]
+
+
+_ABOVE_4G = (
+    "Switch 'Above 4G decoding' (64-bit BARs, large MMIO) on in the firmware's setup, and boot "
+    "without pci=nocrs or pci=realloc=off"
+)
+
+
+def check_firmware(board: Board, evidence: Evidence) -> list[Refusal]:
+    """What the firmware left so that a virtual machine would not start with this board.
+
+    Each refusal has an override.
+    """
+    mine = {function.address for function in board.functions}
+    silent = [
+        Refusal(
+            board.path,
+            "no-response",
+            function.address,
+            f"{function.address} does not answer: its configuration space reads as ones",
+            "Switch the host's power off and on; if it stays so, replace the board or leave it out",
+        )
+        for function in board.functions
+        if function.address in evidence.silent
+    ]
+    reserved = [
+        Refusal(
+            board.path,
+            "reserved-memory",
+            None,
+            f"the firmware keeps memory of IOMMU group {group} mapped for itself (RMRR, `direct` "
+            f"in /sys/kernel/iommu_groups/{group}/reserved_regions), so VFIO cannot have it",
+            "Update the firmware, or switch off what reserves it (management of the slot, legacy "
+            "USB) in its setup; or use another slot",
+        )
+        for group in board.groups
+        if group in evidence.reserved_groups
+    ]
+    unassigned = [
+        Refusal(board.path, "unassigned-memory", use.address, use.what, _ABOVE_4G)
+        for use in evidence.unassigned
+        if use.address in mine
+    ]
+    return silent + reserved + unassigned

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from pcibind.decide import firmware, guards
+from pcibind.decide import guards
 from pcibind.decide.plan import BoardPlan, Plan, plan, resolve
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import DRIVER, Address, Board, Topology, blocks_group
@@ -159,7 +159,7 @@ def _against(
         yield from _stale(board, evidence)
     if at_rest:
         # How the host uses it does not matter now. What the firmware makes of it may be new.
-        found = firmware.check(board, evidence)
+        found = guards.check_firmware(board, evidence)
         yield from (refusal for refusal in found if refusal.guard not in resolution.allow)
         return
     members = [f for group in board.groups for f in topology.group(group)]

@@ -15,7 +15,7 @@ from pcibind.model.pci import (
     Topology,
     build_topology,
 )
-from pcibind.remote import detail, surroundings
+from pcibind.remote import detail
 
 _BEGIN = "pcibind-topology 2"
 _LATE = "pcibind-topology late"
@@ -116,10 +116,10 @@ def parse(lines: list[str]) -> Topology:
         for name in list(silent)[:1]:
             devices[name].locked = True
     functions = build_topology(devices.values()).functions
-    details = surroundings.details(
+    details = detail.details(
         functions,
         {raw.name: raw.attributes for raw in devices.values()},
-        surroundings.Surroundings(group_types, slots, virtual, aliases),
+        detail.Surroundings(group_types, slots, virtual, aliases),
     )
     return Topology(functions, details, tuple(unreadable))
 
