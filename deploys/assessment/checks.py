@@ -60,7 +60,7 @@ def board(topology: Topology, wanted: Board) -> list[Check]:
     drivers = [f".{function.number} {function.driver or 'no driver'}" for function in found.functions]
     bound = all(function.driver == "vfio-pci" for function in found.functions)
     grouped = bool(found.groups) and all(function.iommu_group is not None for function in found.functions)
-    strangers = judgement.strangers(topology, found)
+    strangers = judgement.list_blocking_functions(topology, found)
     return [
         Check(
             f"board {found.address} ({found.model})",

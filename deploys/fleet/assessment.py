@@ -19,10 +19,11 @@ from deploys.settings import HostSettings, Settings
 from facts import pciids
 from facts.disk import Space
 from facts.pci import Binding, Usage
-from pcibind.decide import judgement, plan
+from pcibind.decide import judgement
 from pcibind.decide.judgement import BoardJudgement, Judgement, Standing
 from pcibind.model.errors import ConfigError
 from pcibind.model.pci import DRIVER, Board
+from pcibind.model.record import Verdict
 from pcibind.model.request import Config
 
 # Below this part of a volume somebody has to make room.
@@ -178,7 +179,7 @@ def _board(judged: BoardJudgement, seen: Seen, found: _Findings) -> state.Board:
     status = str(reported.get("state") or ("bound" if bound else "unbound"))
     if status == "bound" and not bound:
         status = "unbound"
-    if resolution.verdict is not plan.Verdict.PRESENT:
+    if resolution.verdict is not Verdict.PRESENT:
         # What pcibind says of it is for who configures pcibind by hand.
         detail = missing(resolution)
         found.add(Severity.WRONG, detail)
@@ -188,7 +189,7 @@ def _board(judged: BoardJudgement, seen: Seen, found: _Findings) -> state.Board:
             found.add(Severity.WRONG, f"board {resolution.label} is {status}: {detail}")
         # Of a board that is not bound yet, what a deploy would refuse; of another, why a program's start fails.
         found.add(Severity.WRONG, *(explain(refusal) for refusal in judged.refusals))
-    held = judgement.strangers(seen.topology, board) if board else []
+    held = judgement.list_blocking_functions(seen.topology, board) if board else []
     viable = not held if board and board.groups else None
     if viable is False and status == "bound":
         found.add(Severity.WRONG, f"board {resolution.label}: its IOMMU group is held by the host: {', '.join(held)}")

@@ -19,7 +19,7 @@ from pcibind.commands.release import release as release_boards
 from pcibind.commands.status import status
 from pcibind.commands.text import describe
 from pcibind.model.errors import ConfigError, ExitCode, RecordError
-from pcibind.model.report import State
+from pcibind.model.report import BoardState
 from pcibind.read.files import read_record
 from pcibind.read.kernel import Access
 
@@ -290,7 +290,7 @@ def test_a_stuck_unbind_is_left_alone_and_holds_up_no_other(both: Machine) -> No
     report = apply(both.host)
     assert report.exit_code is ExitCode.STUCK
     left, right = report.boards
-    assert (left.state, right.state) == (State.STUCK, State.BOUND)
+    assert (left.state, right.state) == (BoardState.STUCK, BoardState.BOUND)
     assert "process 99 (python3) has /dev/nvidia0" in left.detail
     assert "reboot" in left.detail
     assert both.driver("0000:01:00.1") == "snd_hda_intel"
@@ -482,7 +482,7 @@ def test_one_failing_access_leaves_each_board_whole(address: str, end: str, bloc
             if address not in mine:
                 assert is_bound(machine, *mine)
             elif blocks:
-                assert board.state is State.STUCK
+                assert board.state is BoardState.STUCK
             else:
                 whole = is_bound(machine, *mine)
                 back = all(now[a] == before[a] for a in mine)
@@ -522,7 +522,7 @@ def test_a_further_function_is_told_even_beside_a_twin(machine: Machine) -> None
 def test_the_plan_says_what_apply_would_say(tmp_path: Path, machine: Machine) -> None:
     machine.configure('[[board]]\nmodel = "10de:2684"\n')
     apply(machine.host)
-    assert {board.state for board in show(machine.host).boards} == {State.BOUND}
+    assert {board.state for board in show(machine.host).boards} == {BoardState.BOUND}
     off = gpu_host(tmp_path / "off", iommu=False)
     off.configure('[[board]]\nmodel = "10de:2684"\n')
     assert show(off.host).exit_code is ExitCode.NOT_BOUND
@@ -533,7 +533,7 @@ def test_boards_that_nobody_chose_are_shown_when_asked_for(machine: Machine) -> 
     report = status(machine.host, everything=True)
     assert report.exit_code is ExitCode.OK
     assert {board.path for board in report.boards} == {LEFT, RIGHT, "0000:00/03", "0000:00/04"}
-    assert {board.state for board in report.boards} == {State.NOT_CHOSEN}
+    assert {board.state for board in report.boards} == {BoardState.NOT_CHOSEN}
     assert "wanted" not in describe(report)
 
 

@@ -10,11 +10,11 @@ from topologies import unused
 from tree import AUDIO, Machine
 
 from pcibind.commands.apply import apply
-from pcibind.commands.choose import HEADER, add, remove, show
 from pcibind.commands.release import release
+from pcibind.commands.selection import HEADER, add, remove, show
 from pcibind.commands.text import describe
 from pcibind.model.errors import ConfigError, ExitCode
-from pcibind.model.report import State
+from pcibind.model.report import BoardState
 from pcibind.read import configuration
 
 LEFT, RIGHT, NIC = "0000:00/01.0/00", "0000:00/02.0/00", "0000:00/03"
@@ -78,7 +78,7 @@ def test_a_board_on_record_that_is_configured_no_more_is_listed_as_chosen(machin
     apply(unused(machine))
     machine.configure("")
     (right,) = [board for board in show(machine.host).boards if board.path == RIGHT]
-    assert (right.state, right.name, right.detail) == (State.CHOSEN, "right", "on record")
+    assert (right.state, right.name, right.detail) == (BoardState.CHOSEN, "right", "on record")
 
 
 @pytest.mark.parametrize("word", ["01:00.0", "0000:01:00.0", "01:00.2", LEFT])

@@ -119,8 +119,8 @@ def test_a_closed_pipe_is_no_traceback(machine: Machine, arguments: tuple[str, .
 @pytest.mark.parametrize("arguments", [["--recorded"], ["--recorded", "--json"]])
 def test_what_the_unit_runs_imports_neither_click_nor_pyudev(tmp_path: Path, arguments: list[str]) -> None:
     code = (
-        "import sys; from pcibind.commands import host; from pcibind.read.files import Paths;"
-        f"host.Host.__init__.__defaults__ = (Paths({str(tmp_path)!r}), None);"
+        "import sys; from pcibind.commands import system; from pcibind.read.files import Paths;"
+        f"system.System.__init__.__defaults__ = (Paths({str(tmp_path)!r}), None);"
         f"sys.argv = ['pcibind', 'apply', *{arguments!r}];"
         "from pcibind.__main__ import main\ntry: main()\nexcept SystemExit as end: assert end.code == 0\n"
         "heavy = {'click', 'pyudev', 'tomllib', 'subprocess', 'dataclasses', 'pathlib', 'socket'};"
@@ -144,8 +144,8 @@ def test_a_boot_that_has_nothing_to_do_reads_few_modules(machine: Machine) -> No
     machine.configure('[[board]]\nmodel = "10de:2684"\n')
     assert apply(unused(machine)).exit_code is ExitCode.OK
     code = (
-        "import sys; from pcibind.commands import host; from pcibind.read.files import Paths;"
-        f"host.Host.__init__.__defaults__ = (Paths({str(machine.root)!r}), None);"
+        "import sys; from pcibind.commands import system; from pcibind.read.files import Paths;"
+        f"system.System.__init__.__defaults__ = (Paths({str(machine.root)!r}), None);"
         "sys.argv = ['pcibind', 'apply', '--recorded'];"
         "from pcibind.__main__ import main\ntry: main()\nexcept SystemExit as end: assert end.code == 0\n"
         "print(*sorted(name for name in sys.modules if name.partition('.')[0] == 'pcibind'))"

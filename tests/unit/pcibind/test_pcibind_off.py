@@ -15,10 +15,10 @@ from tree import Machine
 from pcibind.change import early, unit
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
-from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release, release_for_this_boot
 from pcibind.commands.status import status
+from pcibind.commands.system import System
 from pcibind.commands.text import describe
 from pcibind.model import record
 from pcibind.model.errors import ExitCode, PcibindError, RecordError
@@ -160,7 +160,7 @@ def stray(machine: Machine, request: pytest.FixtureRequest) -> Machine:
 
 @pytest.mark.parametrize("command", [status, show, apply])
 def test_what_was_taken_without_a_record_is_reported_by_every_command(
-    stray: Machine, command: Callable[[Host], Report]
+    stray: Machine, command: Callable[[System], Report]
 ) -> None:
     report = command(stray.host)
     assert report.exit_code is ExitCode.TAKEN

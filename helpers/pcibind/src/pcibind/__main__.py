@@ -31,23 +31,23 @@ def main() -> None:
 
 def _apply_recorded() -> Report:
     from pcibind.commands.boot import apply_recorded
-    from pcibind.commands.host import Host
+    from pcibind.commands.system import System
 
-    return apply_recorded(Host())
+    return apply_recorded(System())
 
 
 def _apply_arrived() -> Report:
-    from pcibind.commands.host import Host
     from pcibind.commands.hotplug import apply_arrived
+    from pcibind.commands.system import System
 
-    return apply_arrived(Host())
+    return apply_arrived(System())
 
 
 def _release_for_this_boot() -> Report:
-    from pcibind.commands.host import Host
     from pcibind.commands.release import release_for_this_boot
+    from pcibind.commands.system import System
 
-    return release_for_this_boot(Host())
+    return release_for_this_boot(System())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pcibind.change import handover
 from pcibind.decide.plan import Action, BoardPlan, Step
 from pcibind.model.errors import InUseError, NoNodeError, NotBoundError, StuckError
 from pcibind.model.pci import DRIVER, Address, Board, Function, function_path
-from pcibind.model.report import State
+from pcibind.model.report import BoardState
 from pcibind.read import files, kernel, sysfs
 from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
@@ -26,7 +26,7 @@ NODE_SECONDS = 5.0
 LOADING_SECONDS = 120.0
 """How long a driver that is being loaded may be busy with taking its devices, which may be many."""
 
-_LOOK_AGAIN = 5.0
+_RETRY_SECONDS = 5.0
 
 IOMMU_OFF = (
     "the IOMMU is off: no IOMMU group; turn it on in the firmware's setup and on the kernel "
@@ -42,17 +42,17 @@ class BindResult(NamedTuple):
     """
 
     board: Board
-    state: State
+    state: BoardState
     changed: bool = False
     detail: str = ""
 
     @property
     def proven(self) -> bool:
         """Whether the board is on vfio-pci as a whole, and usable."""
-        return self.state is State.BOUND
+        return self.state is BoardState.BOUND
 
 
-class Before(NamedTuple):
+class RestoreTarget(NamedTuple):
     """A function, and the driver and the override that it is to have again."""
 
     function: Function
@@ -60,7 +60,7 @@ class Before(NamedTuple):
     override: str | None
 
 
-class PutBack(NamedTuple):
+class RestoreResult(NamedTuple):
     """Which functions were written to, and what could not be put back, by function."""
 
     changed: set[Address]
@@ -127,18 +127,20 @@ def bind(
     boards = [plan.board for plan in plans]
     steps = [step for plan in plans for step in plan.steps]
 
-    def all_of_them(state: State, detail: str = "", *, changed: bool = False) -> list[BindResult]:
+    def all_of_them(
+        state: BoardState, detail: str = "", *, changed: bool = False
+    ) -> list[BindResult]:
         return [BindResult(board, state, changed, detail) for board in boards]
 
     if any(plan.iommu_off for plan in plans):
-        return all_of_them(State.FAILED, f"{boards[0].address}: {IOMMU_OFF}")
+        return all_of_them(BoardState.FAILED, f"{boards[0].address}: {IOMMU_OFF}")
     waiting = [f for board in boards for f in board.functions if sysfs.is_stuck(paths, f)]
     if waiting:
         detail = f"{waiting[0].address}: an earlier access still waits in the kernel"
-        return all_of_them(State.STUCK, _with_holders(paths, boards, detail))
+        return all_of_them(BoardState.STUCK, _add_holders(paths, boards, detail))
     if not steps:
         problems = yield from handover.prove_soon(paths, boards, node_seconds)
-        return all_of_them(State.FAILED if problems else State.BOUND, "; ".join(problems))
+        return all_of_them(BoardState.FAILED if problems else BoardState.BOUND, "; ".join(problems))
     secured: set[int] = set()
     try:
         yield from secure(paths, boards, secured)
@@ -146,7 +148,7 @@ def bind(
         # Binding the rest takes nothing from vfio-pci; and there is no way back from it.
         pass
     except InUseError as error:
-        return all_of_them(State.REFUSED, str(error))
+        return all_of_them(BoardState.REFUSED, str(error))
 
     current: Address | None = None
     touched: dict[Address, Function] = {}
@@ -156,14 +158,14 @@ def bind(
         # All overrides first, so that no sibling is taken by another driver while one is unbound.
         for step in sorted(steps, key=lambda step: step.action is not Action.OVERRIDE):
             current = step.function.address
-            _still_there(paths, step.function)
+            _check_place(paths, step.function)
             # Before the write: one that fails may have been made.
             touched[current] = step.function
             yield from _perform(paths, step)
         current = None
         problems = yield from handover.prove_soon(paths, boards, node_seconds)
         if not problems:
-            return [BindResult(p.board, State.BOUND, bool(p.steps)) for p in plans]
+            return [BindResult(p.board, BoardState.BOUND, bool(p.steps)) for p in plans]
         detail = "; ".join(problems)
     except StuckError as error:
         detail = f"{current or boards[0].address}: {error}"
@@ -177,8 +179,8 @@ def bind(
     left = yield from _undo(paths, boards, touched, secured, blocked)
     detail = "; ".join([detail, *(f"not put back: {problem}" for problem in left)])
     if blocked:
-        return all_of_them(State.STUCK, _with_holders(paths, boards, detail), changed=True)
-    return all_of_them(State.FAILED, detail, changed=True)
+        return all_of_them(BoardState.STUCK, _add_holders(paths, boards, detail), changed=True)
+    return all_of_them(BoardState.FAILED, detail, changed=True)
 
 
 def load_driver(paths: Paths) -> Task[None]:
@@ -187,15 +189,15 @@ def load_driver(paths: Paths) -> Task[None]:
         yield kernel.modprobe(DRIVER)
 
 
-def put_back(
+def restore_functions(
     paths: Paths,
     boards: Sequence[Board],
-    targets: Iterable[Before],
+    targets: Iterable[RestoreTarget],
     blocked: set[Address],
     *,
     may_leave: bool = True,
     displays_only: bool = True,
-) -> Task[PutBack]:
+) -> Task[RestoreResult]:
     """Take the targets, functions of these boards, off vfio-pci, then restore each of them.
 
     All are unbound before any is probed, displays last: NVIDIA's driver brings the kernel down when
@@ -209,7 +211,7 @@ def put_back(
 
     def attempt(function: Function, task: Task[bool]) -> Task[None]:
         try:
-            _still_there(paths, function)
+            _check_place(paths, function)
             if (yield from task):
                 changed.add(function.address)
         except StuckError as error:
@@ -244,12 +246,14 @@ def put_back(
             )
             continue
         yield from attempt(
-            function, restore(paths, function.address, target.driver, target.override)
+            function, restore_function(paths, function.address, target.driver, target.override)
         )
-    return PutBack(changed, problems)
+    return RestoreResult(changed, problems)
 
 
-def restore(paths: Paths, address: Address, driver: str | None, override: str | None) -> Task[bool]:
+def restore_function(
+    paths: Paths, address: Address, driver: str | None, override: str | None
+) -> Task[bool]:
     """Bring a function to an override and a driver; return whether anything had to be written.
 
     Raises OSError, StuckError, and NotBoundError when it ends up on another driver.
@@ -292,8 +296,8 @@ def unbind(paths: Paths, address: Address, wanted: str | None = None) -> Task[bo
                 f"{address}: {driver} is still being loaded after {LOADING_SECONDS:g} s, or never "
                 f"lets a device go: expected {file}; apply again when it is loaded"
             )
-        yield kernel.wait([file], _LOOK_AGAIN)
-        waited += _LOOK_AGAIN
+        yield kernel.wait([file], _RETRY_SECONDS)
+        waited += _RETRY_SECONDS
     try:
         yield kernel.write(file, str(address))
     except OSError:
@@ -349,7 +353,7 @@ def _probe(paths: Paths, function: Function) -> Task[None]:
         )
 
 
-def _still_there(paths: Paths, function: Function) -> None:
+def _check_place(paths: Paths, function: Function) -> None:
     """Refuse to write to an address that another device has come to since the topology was read."""
     try:
         place = function_path(os.readlink(paths.device(function.address)))
@@ -381,12 +385,12 @@ def _undo(
             may_leave = False
     targets = [
         # A driver that took it meanwhile is not ours to take it from.
-        Before(f, f.driver if now[a] in (None, DRIVER) else now[a], f.driver_override)
+        RestoreTarget(f, f.driver if now[a] in (None, DRIVER) else now[a], f.driver_override)
         for a, f in touched.items()
         # One that must stay on vfio-pci keeps its override too.
         if may_leave or now[a] != DRIVER or f.driver == DRIVER
     ]
-    result = yield from put_back(
+    result = yield from restore_functions(
         paths, boards, targets, blocked, may_leave=may_leave, displays_only=False
     )
     return left + list(result.problems.values())
@@ -428,7 +432,7 @@ def _users(paths: Paths, nodes: Iterable[str]) -> str:
     return "; ".join(device_nodes.list_holders(paths, nodes))
 
 
-def _with_holders(paths: Paths, boards: Sequence[Board], detail: str) -> str:
+def _add_holders(paths: Paths, boards: Sequence[Board], detail: str) -> str:
     groups = [f"/dev/vfio/{group}" for board in boards for group in board.groups]
     users = _users(paths, [*groups, "/dev/nvidia*", "/dev/snd/*", "/dev/dri/*"])
     likely = f"likely held: {users}" if users else "no process is seen to hold it"

@@ -191,7 +191,7 @@ def remove(paths: Paths) -> None:
             files.remove(path)
 
 
-def offered(paths: Paths) -> frozenset[str]:
+def list_published(paths: Paths) -> frozenset[str]:
     """The paths of the boards that are handed over now; none where that cannot be read."""
     if not os.path.exists(_environment(paths)):
         return frozenset()

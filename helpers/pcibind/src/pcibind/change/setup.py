@@ -76,7 +76,7 @@ def install(paths: Paths, library: str | None = None) -> list[str]:
     `library` is the directory that this pcibind runs from: that of a package has them already.
     """
     if (library or _library()) == PACKAGE_LIBRARY:
-        return _supersede(paths)
+        return _remove_superseded(paths)
     wanted = boot_files(_hooks(paths), this_command())
     lines = [
         f"wrote {each.path}"
@@ -93,7 +93,7 @@ def install(paths: Paths, library: str | None = None) -> list[str]:
 def remove(paths: Paths, library: str | None = None) -> list[str]:
     """Remove the files; return what was done and what to run next. Raises OSError."""
     if (library or _library()) == PACKAGE_LIBRARY:
-        return _supersede(paths)
+        return _remove_superseded(paths)
     there = boot_files(_HOOKS.values())
     gone = [each for each in dict.fromkeys(there) if files.remove(paths.root + each.path)]
     lines = [f"removed {each.path}" for each in gone]
@@ -117,7 +117,7 @@ def digest(text: str) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _supersede(paths: Paths) -> list[str]:
+def _remove_superseded(paths: Paths) -> list[str]:
     """Remove what `setup` of any version wrote; name what was changed since, which stays."""
     local = f"{paths.root}{early.SCRIPT_PATH}".replace("/early", "/__main__.py")
     if os.path.exists(local):

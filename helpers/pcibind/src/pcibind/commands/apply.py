@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pcibind.change import original
+from pcibind.change import original_drivers
 from pcibind.commands import boot, plan
-from pcibind.commands.host import Host
+from pcibind.commands.system import System
 from pcibind.decide.judgement import Judgement
 from pcibind.model.errors import ExitCode
 from pcibind.model.record import Record, RecordedBoard, Resolution
-from pcibind.model.report import Report, State
+from pcibind.model.report import BoardState, Report
 from pcibind.read import files
 
 
-def apply(host: Host, *, next_boot: bool = False) -> Report:
+def apply(system: System, *, next_boot: bool = False) -> Report:
     """Bring the host to its configuration.
 
     With `next_boot`, stop after the record: the drivers stay as they are until the next boot,
     and the IOMMU may still be off. Boards that are recorded but no longer configured are given
     back first. Raises ConfigError, RecordError, PcibindError, OSError.
     """
-    with host.locked():
-        judgement = plan.judge(host, next_boot=next_boot)
+    with system.locked():
+        judgement = plan.judge(system, next_boot=next_boot)
         topology = judgement.topology
         require = judgement.config.require_boards
-        errors = original.explain(judgement.taken)
+        errors = original_drivers.explain_taken(judgement.taken)
         code = ExitCode.TAKEN if errors else ExitCode.OK
-        kept = plan.refused_to_leave(judgement)
+        kept = plan.report_refused_removals(judgement)
         refused = [r for r in judgement.resolutions if r.board and judgement.refused(r.board.path)]
         if judgement.refusals and (require == "all" or len(refused) == len(judgement.resolutions)):
-            untouched = [plan.report_on(judgement, r, State.PLANNED) for r in judgement.resolutions]
+            untouched = [
+                plan.report_wanted(judgement, r, BoardState.PLANNED) for r in judgement.resolutions
+            ]
             return Report(
                 "apply",
                 require,
@@ -39,11 +41,11 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
                 errors,
                 code,
                 topology,
-                (*host.boot_notes(), *plan.claimed(host, judgement)),
+                (*system.boot_notes(), *plan.list_claims(system, judgement)),
             )
 
-        before = files.read(host.paths.early_list)
-        known = files.read_record(host.paths) or Record()
+        before = files.read(system.paths.early_list)
+        known = files.read_record(system.paths) or Record()
         leaving = [b for b in judgement.removed if not judgement.refused(b.path)]
         staying = [b for b in judgement.removed if judgement.refused(b.path)]
         wanted = _recorded(judgement)
@@ -53,32 +55,35 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
             tuple(b for b in staying if b in known.leaving),
         )
         refusals = judgement.refusals
-        reports = [plan.report_on(judgement, resolution, State.REFUSED) for resolution in refused]
+        reports = [
+            plan.report_wanted(judgement, resolution, BoardState.REFUSED) for resolution in refused
+        ]
         # What is on record since a moment ago is reported as such, too.
         paths = {board.path: board for board in wanted}
         judged = [_on_record(r, paths) for r in judgement.resolutions if r not in refused]
         # Before the first write to a driver: whatever happens next, the way back is on disk.
         if next_boot:
-            files.write_record(host.paths, left._replace(leaving=(*left.leaving, *leaving)))
+            files.write_record(system.paths, left._replace(leaving=(*left.leaving, *leaving)))
             given_back = [
-                boot.report_on(topology, board, State.LEAVING)._replace(
+                boot.report_unwanted(topology, board, BoardState.LEAVING)._replace(
                     detail="back on its drivers at the next boot"
                 )
                 for board in leaving
             ]
             if leaving:
-                boot.hand_over_what_stays(host, topology, left)
+                boot.hand_over_remaining(system, topology, left)
             reports += [
-                plan.report_on(judgement, resolution, State.RECORDED) for resolution in judged
+                plan.report_wanted(judgement, resolution, BoardState.RECORDED)
+                for resolution in judged
             ]
         else:
-            gone = boot.give_back(host, topology, known, leaving, left)
-            taken = boot.take(host, gone.topology, judged, judgement.plan, require)
+            gone = boot.give_back(system, topology, known, leaving, left)
+            taken = boot.bind_boards(system, gone.topology, judged, judgement.plan, require)
             topology = taken.topology
             reports += taken.reports
             given_back = gone.reports
             refusals += gone.refusals + taken.refusals
-        listed = files.read(host.paths.early_list) != before
+        listed = files.read(system.paths.early_list) != before
         return Report(
             "apply",
             require,
@@ -88,9 +93,9 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
             code,
             topology,
             (
-                *host.boot_notes(),
-                *plan.claimed(host, judgement),
-                *host.initramfs_notes(listed=listed),
+                *system.boot_notes(),
+                *plan.list_claims(system, judgement),
+                *system.initramfs_notes(listed=listed),
             ),
         )
 

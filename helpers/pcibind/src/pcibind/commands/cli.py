@@ -9,12 +9,12 @@ from collections.abc import Callable
 import click
 
 from pcibind import __version__
-from pcibind.commands import apply as applying
-from pcibind.commands import boot
-from pcibind.commands import plan as judge
-from pcibind.commands import release as releasing
-from pcibind.commands import status as looking
-from pcibind.commands.host import Host
+from pcibind.commands.apply import apply as apply_configuration
+from pcibind.commands.boot import apply_recorded
+from pcibind.commands.plan import show as show_plan
+from pcibind.commands.release import release as release_boards
+from pcibind.commands.status import status as show_status
+from pcibind.commands.system import System
 from pcibind.commands.text import DEBUG, answer, attempt
 from pcibind.model.errors import MEANINGS, ExitCode, RecordError
 from pcibind.model.record import Record
@@ -51,15 +51,15 @@ def cli(context: click.Context, root: str, debug: bool) -> None:
     """Hand whole PCI boards to vfio-pci, prove it, and say which devices to use."""
     if debug:
         os.environ[DEBUG] = "1"
-    context.obj = Host(Paths(root), udev=True)
+    context.obj = System(Paths(root), udev=True)
 
 
 @cli.command(epilog=_CODES)
 @_json
 @click.pass_obj
-def plan(host: Host, as_json: bool) -> None:
+def plan(system: System, as_json: bool) -> None:
     """Show what apply would do; change nothing."""
-    _answer("plan", lambda: judge.show(host), as_json)
+    _answer("plan", lambda: show_plan(system), as_json)
 
 
 @cli.command(epilog=_CODES)
@@ -67,33 +67,33 @@ def plan(host: Host, as_json: bool) -> None:
 @click.option("--recorded", is_flag=True, help="Bind what is on record only, as at boot.")
 @_json
 @click.pass_obj
-def apply(host: Host, next_boot: bool, recorded: bool, as_json: bool) -> None:
+def apply(system: System, next_boot: bool, recorded: bool, as_json: bool) -> None:
     """Bring the host to its configuration: check, record, bind, prove, hand over."""
     if next_boot and recorded:
         raise click.UsageError("--next-boot and --recorded exclude each other")
     if recorded:
-        _answer("apply", lambda: boot.apply_recorded(host), as_json)
+        _answer("apply", lambda: apply_recorded(system), as_json)
     else:
-        _answer("apply", lambda: applying.apply(host, next_boot=next_boot), as_json)
+        _answer("apply", lambda: apply_configuration(system, next_boot=next_boot), as_json)
 
 
 @cli.command(epilog=_CODES)
 @click.option("--all", "everything", is_flag=True, help="Show the boards too that are not chosen.")
 @_json
 @click.pass_obj
-def status(host: Host, everything: bool, as_json: bool) -> None:
+def status(system: System, everything: bool, as_json: bool) -> None:
     """Show how the chosen boards stand; change nothing."""
-    _answer("status", lambda: looking.status(host, everything=everything), as_json)
+    _answer("status", lambda: show_status(system, everything=everything), as_json)
 
 
 @cli.command("list", epilog=_CODES)
 @_json
 @click.pass_obj
-def list_(host: Host, as_json: bool) -> None:
+def list_(system: System, as_json: bool) -> None:
     """Show all boards: where, what, on which driver, whether chosen, and by whom they are used."""
-    from pcibind.commands import choose
+    from pcibind.commands import selection
 
-    _answer("list", lambda: choose.show(host), as_json)
+    _answer("list", lambda: selection.show(system), as_json)
 
 
 @cli.command(epilog=_CODES)
@@ -103,53 +103,57 @@ def list_(host: Host, as_json: bool) -> None:
 @_json
 @click.pass_obj
 def add(
-    host: Host, address: tuple[str, ...], name: str | None, allow: tuple[str, ...], as_json: bool
+    system: System,
+    address: tuple[str, ...],
+    name: str | None,
+    allow: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Choose boards, in a file of its own; bind nothing.
 
     ADDRESS is an address as lspci prints it, or a path as `pcibind list` does.
     """
-    from pcibind.commands import choose
+    from pcibind.commands import selection
 
-    _answer("add", lambda: choose.add(host, address, name=name, allow=allow), as_json)
+    _answer("add", lambda: selection.add(system, address, name=name, allow=allow), as_json)
 
 
 @cli.command(epilog=_CODES)
 @click.argument("board", nargs=-1, required=True, shell_complete=_complete_recorded)
 @_json
 @click.pass_obj
-def remove(host: Host, board: tuple[str, ...], as_json: bool) -> None:
+def remove(system: System, board: tuple[str, ...], as_json: bool) -> None:
     """Take boards out of the file that `add` writes; restore nothing.
 
     BOARD is a name, an address or a path.
     """
-    from pcibind.commands import choose
+    from pcibind.commands import selection
 
-    _answer("remove", lambda: choose.remove(host, board), as_json)
+    _answer("remove", lambda: selection.remove(system, board), as_json)
 
 
 @cli.command(epilog=_CODES)
 @click.argument("board", nargs=-1, shell_complete=_complete_recorded)
 @_json
 @click.pass_obj
-def release(host: Host, board: tuple[str, ...], as_json: bool) -> None:
+def release(system: System, board: tuple[str, ...], as_json: bool) -> None:
     """Give all boards, or those named, back to the drivers they had before.
 
     BOARD is a name, a path, or an address; of an absent board, the one that it had when chosen.
     """
-    _answer("release", lambda: releasing.release(host, board), as_json)
+    _answer("release", lambda: release_boards(system, board), as_json)
 
 
 @cli.command(epilog=_CODES)
 @click.option("--remove", is_flag=True, help="Remove them again.")
 @click.pass_obj
-def setup(host: Host, remove: bool) -> None:
+def setup(system: System, remove: bool) -> None:
     """Write what a boot needs: udev rule, early script, initramfs hook, and the unit."""
     # Its imports cost as much as all of the other commands'.
     from pcibind.change import setup as boot_setup
 
     try:
-        lines = boot_setup.remove(host.paths) if remove else boot_setup.install(host.paths)
+        lines = boot_setup.remove(system.paths) if remove else boot_setup.install(system.paths)
     except OSError as error:
         raise click.ClickException(str(error)) from error
     click.echo("\n".join(lines))

@@ -8,47 +8,49 @@ from collections.abc import Sequence
 
 from pcibind.change import handover
 from pcibind.commands import boot
-from pcibind.commands.host import Host
 from pcibind.commands.plan import judge
+from pcibind.commands.system import System
 from pcibind.decide.plan import follow, plan
 from pcibind.model.errors import ConfigError, ExitCode
 from pcibind.model.pci import Address, addresses
 from pcibind.model.record import Resolution
-from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.report import BoardReport, BoardState, Report
 from pcibind.model.request import Refusal
 from pcibind.read import files
 from pcibind.read.files import Paths
 
-_NOT_NEW = "not bound again, since it did not appear just now; run `pcibind apply`"
+_NOT_ARRIVED = "not bound again, since it did not appear just now; run `pcibind apply`"
 
 
-def apply_arrived(host: Host) -> Report:
+def apply_arrived(system: System) -> Report:
     """Bind recorded boards that have appeared, under apply's guards, and hand over what is proven.
 
     A board that was unbound by hand is left as it is, and leaves the hand-over. Other boards are
     not touched. Raises RecordError, OSError.
     """
-    with host.locked():
-        _wait_for_udev(host.paths, host.queue_seconds)
-        arrived = _take_events(host.paths)
-        known = files.read_record(host.paths)
+    with system.locked():
+        _wait_for_udev(system.paths, system.queue_seconds)
+        arrived = _take_events(system.paths)
+        known = files.read_record(system.paths)
         if known is None:
-            handover.remove(host.paths)
+            handover.remove(system.paths)
             return Report("apply")
-        topology = host.topology()
+        topology = system.topology()
         resolutions = follow(topology, known)
         planned = plan(topology, [r.board for r in resolutions if r.board])
         steps = {each.board.path for each in planned.boards if each.steps}
-        new = [r for r in resolutions if r.board and r.board.path in steps and _any(r, arrived)]
-        refusals, errors = _judged(host, new)
+        new = [
+            r for r in resolutions if r.board and r.board.path in steps and _has_arrived(r, arrived)
+        ]
+        refusals, errors = _ask_guards(system, new)
         against = (*planned.refusals, *refusals)
         refused = {refusal.board for refusal in against}
         binding = set() if errors else {r.board.path for r in new if r.board} - refused
         left = (steps | refused) - binding
         chosen = [r for r in resolutions if not r.board or r.board.path not in left]
         kept = tuple(each for each in planned.boards if each.board.path not in left)
-        taken = boot.take(
-            host,
+        taken = boot.bind_boards(
+            system,
             topology,
             chosen,
             planned._replace(boards=kept),
@@ -58,10 +60,10 @@ def apply_arrived(host: Host) -> Report:
         reports = list(taken.reports)
         for each in resolutions:
             if each.board and each.board.path in refused:
-                reports.append(BoardReport.of(each, State.REFUSED, detail="see the refusals"))
+                reports.append(BoardReport.of(each, BoardState.REFUSED, detail="see the refusals"))
             elif each.board and each.board.path in left:
-                reports.append(BoardReport.of(each, State.UNBOUND, detail=_NOT_NEW))
-        files.clear(host.paths.events, ".")
+                reports.append(BoardReport.of(each, BoardState.UNBOUND, detail=_NOT_ARRIVED))
+        files.clear(system.paths.events, ".")
         return Report(
             "apply",
             known.require_boards,
@@ -73,13 +75,15 @@ def apply_arrived(host: Host) -> Report:
         )
 
 
-def _judged(host: Host, new: Sequence[Resolution]) -> tuple[tuple[Refusal, ...], tuple[str, ...]]:
+def _ask_guards(
+    system: System, new: Sequence[Resolution]
+) -> tuple[tuple[Refusal, ...], tuple[str, ...]]:
     """What apply's guards have against these boards; and an error of the configuration."""
     if not new:
         return (), ()
     paths = {r.board.path for r in new if r.board}
     try:
-        judged = judge(host)
+        judged = judge(system)
     except ConfigError as error:
         return (), (str(error),)
     unwanted = paths - {r.board.path for r in judged.resolutions if r.board}
@@ -89,7 +93,7 @@ def _judged(host: Host, new: Sequence[Resolution]) -> tuple[tuple[Refusal, ...],
     return tuple(refusal for refusal in judged.refusals if refusal.board in paths), errors
 
 
-def _any(resolution: Resolution, arrived: frozenset[Address]) -> bool:
+def _has_arrived(resolution: Resolution, arrived: frozenset[Address]) -> bool:
     return (
         any(f.address in arrived for f in resolution.board.functions) if resolution.board else False
     )

@@ -4,50 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pcibind.change import handover, original
+from pcibind.change import handover, original_drivers
 from pcibind.commands import boot
-from pcibind.commands.host import Host
+from pcibind.commands.system import System
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.pci import Address, Board, Topology
 from pcibind.model.record import Record, RecordedBoard, Verdict, compare
-from pcibind.model.report import INITRAMFS_NOTE, Report, State
+from pcibind.model.report import INITRAMFS_NOTE, BoardState, Report
 from pcibind.model.request import OFF, Refusal
 from pcibind.read import files
 
 
-def release(host: Host, names: Sequence[str] = ()) -> Report:
+def release(system: System, names: Sequence[str] = ()) -> Report:
     """Give back the boards of these names, paths or addresses; without any, all that are recorded.
 
     Boards that were taken without being on record count as recorded: their drivers are found by
     what the devices are. Raises ConfigError for an unknown name, before anything is touched;
     RecordError, OSError.
     """
-    with host.locked():
-        known = files.read_record(host.paths) or Record()
-        topology = host.topology()
-        stray = original.taken(host.paths, topology, known)
+    with system.locked():
+        known = files.read_record(system.paths) or Record()
+        topology = system.topology()
+        stray = original_drivers.list_taken(system.paths, topology, known)
         asked = [b for b in stray if not names or any(_is_at(b, name) for name in names)]
-        unrecorded = host.carry_out([original.before(host.paths, board) for board in asked])
-        chosen = _named(topology, known, unrecorded, names)
-        refusals = _sharing(topology, chosen, [b for b in known.boards if b not in chosen])
+        unrecorded = system.carry_out(
+            [original_drivers.find_original(system.paths, board) for board in asked]
+        )
+        chosen = _select(topology, known, unrecorded, names)
+        refusals = _refuse_split(topology, chosen, [b for b in known.boards if b not in chosen])
         refused = {refusal.board for refusal in refusals}
-        reports = [boot.report_on(topology, b, State.REFUSED) for b in chosen if b.path in refused]
+        reports = [
+            boot.report_unwanted(topology, b, BoardState.REFUSED)
+            for b in chosen
+            if b.path in refused
+        ]
         going = [board for board in chosen if board.path not in refused]
-        before = files.read(host.paths.early_list)
+        before = files.read(system.paths.early_list)
         staying = known._replace(
             boards=tuple(b for b in known.boards if b not in going),
             leaving=tuple(b for b in known.leaving if b not in going),
         )
-        given_back = boot.give_back(host, topology, known, going, staying)
+        given_back = boot.give_back(system, topology, known, going, staying)
         back = {report.path for report in given_back.reports if report.is_good}
-        errors = original.explain(board for board in stray if board.path not in back)
+        errors = original_drivers.explain_taken(board for board in stray if board.path not in back)
         topology = given_back.topology
         if going:
-            left = files.read_record(host.paths) or Record()
-            boot.hand_over_what_stays(host, topology, left)
+            left = files.read_record(system.paths) or Record()
+            boot.hand_over_remaining(system, topology, left)
         elif not known.boards:
-            handover.remove(host.paths)
-        listed = files.read(host.paths.early_list) != before
+            handover.remove(system.paths)
+        listed = files.read(system.paths.early_list) != before
         listed |= any(board in unrecorded for board in going)
         return Report(
             "release",
@@ -61,41 +67,43 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         )
 
 
-def release_for_this_boot(host: Host) -> Report:
+def release_for_this_boot(system: System) -> Report:
     """Give every recorded board to the host's drivers, and leave the record as it is.
 
     What a blacklist keeps away is loaded, and what an `ids=` option gave to vfio-pci is taken from
     it, unless it is in use. Raises PcibindError where pcibind is not off, RecordError, OSError.
     """
-    if not host.is_off():
+    if not system.is_off():
         raise PcibindError(
             f"the kernel command line lacks {OFF}, which release --this-boot is for; to give "
             "boards back at any time, run `pcibind release`"
         )
-    with host.locked():
-        handover.remove(host.paths)
-        known = files.read_record(host.paths) or Record()
-        topology = host.topology()
+    with system.locked():
+        handover.remove(system.paths)
+        known = files.read_record(system.paths) or Record()
+        topology = system.topology()
         boards = []
         for recorded in (*known.boards, *known.leaving):
             board = topology.board_at(recorded.path)
             if board and compare(board, recorded) is Verdict.PRESENT:
                 boards.append((board, recorded))
-        found = host.carry_out([original.before(host.paths, *each) for each in boards])
-        reports = boot.restore(host, topology, found)
-        topology = host.topology()
+        found = system.carry_out(
+            [original_drivers.find_original(system.paths, *each) for each in boards]
+        )
+        reports = boot.restore_boards(system, topology, found)
+        topology = system.topology()
         reports = [each._replace(board=topology.board_at(each.path or "")) for each in reports]
         return Report(
             "release",
             known.require_boards,
             tuple(reports),
-            boot.in_use(reports),
+            boot.list_use_refusals(reports),
             topology=topology,
-            notes=host.boot_notes(),
+            notes=system.boot_notes(),
         )
 
 
-def _named(
+def _select(
     topology: Topology,
     known: Record,
     unrecorded: Sequence[RecordedBoard],
@@ -137,7 +145,7 @@ def _is(address: Address, text: str) -> bool:
         return False
 
 
-def _sharing(
+def _refuse_split(
     topology: Topology, chosen: Sequence[RecordedBoard], staying: Sequence[RecordedBoard]
 ) -> list[Refusal]:
     """Refuse to split boards that share an IOMMU group: what stays could not be used."""

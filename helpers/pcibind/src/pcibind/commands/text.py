@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from pcibind.model.errors import ExitCode, PcibindError
 from pcibind.model.pci import Function, Topology, class_name
-from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.report import BoardReport, BoardState, Report
 
 DEBUG = "PCIBIND_DEBUG"
 """Set in the environment, it makes an unexpected error print its traceback on standard error."""
@@ -142,7 +142,7 @@ def _lines(branch: _Branch) -> Iterator[str]:
 def _headline(report: BoardReport) -> list[str]:
     label = report.name or report.path or str(report.selector)
     place = f" at {report.path}" if report.name and report.path else ""
-    changed = "" if report.changed or report.state is not State.BOUND else ", nothing to do"
+    changed = "" if report.changed or report.state is not BoardState.BOUND else ", nothing to do"
     lines = [f"board {label}{place}: {report.verdict}, {report.state}{changed}"]
     lines += [report.detail] if report.detail else []
     return lines + [f"to do: {step}" for step in report.steps]

@@ -63,7 +63,7 @@ def check(
     refusals.extend(
         Refusal(board.path, guard, None, f"cannot tell: {why}", "Check it yourself, as root")
         for guard, why in evidence.unreadable
-        if guard != VFIO_OPEN and _concerns(guard, board, evidence)
+        if guard != VFIO_OPEN and _could_concern(guard, board, evidence)
     )
     kept = [refusal for refusal in refusals if refusal.guard not in allow]
     if any(function.driver != DRIVER for function in board.functions):
@@ -78,7 +78,7 @@ _STORAGE = frozenset({0x01})
 _LEAVES = frozenset({0x03, 0x04, 0x05, 0x0B, 0x10, 0x11, 0x12})
 
 
-def _concerns(guard: str, board: Board, evidence: Evidence) -> bool:
+def _could_concern(guard: str, board: Board, evidence: Evidence) -> bool:
     """Whether a guard that cannot tell could be about this board."""
     match guard:
         case "disk":

@@ -76,11 +76,11 @@ class Judgement(NamedTuple):
         """Whether anything speaks against the board at `path`."""
         return any(refusal.board == path for refusal in self.refusals)
 
-    def changing(self) -> list[Board]:
+    def boards_leaving_vfio(self) -> list[Board]:
         """The boards that a run without a reboot takes from vfio-pci, in whole or in part."""
-        changing = [each.board for each in self.plan.boards if each.rebinds]
-        changing += [b for old in self.removed if (b := self.topology.board_at(old.path))]
-        return [b for b in changing if any(f.driver == DRIVER for f in b.functions)]
+        boards = [each.board for each in self.plan.boards if each.rebinds]
+        boards += [b for old in self.removed if (b := self.topology.board_at(old.path))]
+        return [b for b in boards if any(f.driver == DRIVER for f in b.functions)]
 
 
 def judge(
@@ -121,7 +121,7 @@ def judge(
             *(
                 refusal
                 for each in resolutions
-                for refusal in _against(topology, each, evidence, at_rest(each))
+                for refusal in _ask_guards(topology, each, evidence, at_rest(each))
             ),
             *(refusal for b in removed for refusal in guards.check_leaving(topology, b, evidence)),
         ]
@@ -134,11 +134,11 @@ def judge(
         chosen = {b.path for b in boards} | {b.path for b in known.boards}
         stray = tuple(taken(topology, evidence.early, chosen))
     plans = {each.board.path: each for each in planned.boards}
-    judged = [_judged(r, refusals, closed, plans, next_boot=next_boot) for r in resolutions]
+    judged = [_judge_board(r, refusals, closed, plans, next_boot=next_boot) for r in resolutions]
     return Judgement(config, topology, tuple(judged), removed, stray, planned, tuple(refusals))
 
 
-def strangers(topology: Topology, board: Board) -> list[str]:
+def list_blocking_functions(topology: Topology, board: Board) -> list[str]:
     """The functions whose drivers keep the kernel from giving the board's groups to VFIO."""
     return [
         f"{function.address} on {function.driver}"
@@ -148,7 +148,7 @@ def strangers(topology: Topology, board: Board) -> list[str]:
     ]
 
 
-def _against(
+def _ask_guards(
     topology: Topology, resolution: Resolution, evidence: Evidence, at_rest: bool
 ) -> Iterator[Refusal]:
     """What the guards have against a board that is there."""
@@ -156,7 +156,7 @@ def _against(
     if board is None:
         return
     if resolution.recorded is None:
-        yield from _stale(board, evidence)
+        yield from _check_initramfs(board, evidence)
     if at_rest:
         # How the host uses it does not matter now. What the firmware makes of it may be new.
         found = guards.check_firmware(board, evidence)
@@ -172,7 +172,7 @@ def _against(
     )
 
 
-def _stale(board: Board, evidence: Evidence) -> Iterator[Refusal]:
+def _check_initramfs(board: Board, evidence: Evidence) -> Iterator[Refusal]:
     """Refuse to record as original what was made of a board at this boot."""
     for function in board.functions:
         if function.driver_override == DRIVER and function.address in evidence.early:
@@ -197,7 +197,7 @@ def taken(
             yield board
 
 
-def _judged(
+def _judge_board(
     resolution: Resolution,
     refusals: Iterable[Refusal],
     closed: Iterable[Refusal],

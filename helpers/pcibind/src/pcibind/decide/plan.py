@@ -31,7 +31,7 @@ def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[
         place
         for resolution in followed
         if resolution.verdict is Verdict.MOVED and resolution.recorded
-        for place in _places(topology, record, resolution.recorded)
+        for place in _find_moved(topology, record, resolution.recorded)
     }
     found: list[Resolution] = []
     for request in config.boards:
@@ -45,7 +45,7 @@ def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[
             known = moved | {r.recorded.path for r in old if r.recorded}
             boards = tuple(board for board in boards if board.path not in known)
         if not boards and not old:
-            found.append(_nothing(topology, request))
+            found.append(_report_missing(topology, request))
         # One name cannot name several boards: those of a model selector go by their paths then.
         name = request.name if len(boards) == 1 and not old else None
         for board in boards:
@@ -55,13 +55,13 @@ def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[
             found.append(
                 Resolution(request.selector, name, request.allow, Verdict.PRESENT, board, recorded)
             )
-    _refuse_twice(found, {request.selector: request.source for request in config.boards})
+    _refuse_duplicates(found, {request.selector: request.source for request in config.boards})
     return tuple(found)
 
 
 def follow(topology: Topology, record: Record) -> tuple[Resolution, ...]:
     """Find every recorded board by its identity: what boot does, without any configuration."""
-    return tuple(_followed(topology, record, board) for board in record.boards)
+    return tuple(_follow_board(topology, record, board) for board in record.boards)
 
 
 def select(topology: Topology, selector: Selector) -> tuple[Board, ...]:
@@ -103,7 +103,7 @@ def _selected(boards: tuple[Board, ...], selector: Selector) -> tuple[Board, ...
             )
 
 
-def _followed(topology: Topology, record: Record, recorded: RecordedBoard) -> Resolution:
+def _follow_board(topology: Topology, record: Record, recorded: RecordedBoard) -> Resolution:
     board = topology.board_at(recorded.path)
     found = compare(board, recorded)
 
@@ -122,7 +122,7 @@ def _followed(topology: Topology, record: Record, recorded: RecordedBoard) -> Re
             f"the board at {recorded.path} has a function that was not there when it was chosen: "
             f"{named}; run `pcibind release {recorded.label}`, then apply",
         )
-    places = _places(topology, record, recorded)
+    places = _find_moved(topology, record, recorded)
     if len(places) == 1:
         return verdict(
             Verdict.MOVED,
@@ -148,7 +148,7 @@ def _listing(identities: Mapping[int, Identity]) -> str:
     return ", ".join(f".{number} {identity}" for number, identity in sorted(identities.items()))
 
 
-def _places(topology: Topology, record: Record, recorded: RecordedBoard) -> tuple[str, ...]:
+def _find_moved(topology: Topology, record: Record, recorded: RecordedBoard) -> tuple[str, ...]:
     """Where else a board of the same functions is, that was not there before."""
     known = {board.path for board in record.boards} | set(recorded.twins)
     return tuple(
@@ -158,7 +158,7 @@ def _places(topology: Topology, record: Record, recorded: RecordedBoard) -> tupl
     )
 
 
-def _nothing(topology: Topology, request: BoardRequest) -> Resolution:
+def _report_missing(topology: Topology, request: BoardRequest) -> Resolution:
     hint = "see `pcibind list` for what is there"
     like = [str(f.address) for f in topology.functions if f.model == request.selector.value]
     if like:
@@ -180,7 +180,7 @@ def _nothing(topology: Topology, request: BoardRequest) -> Resolution:
     )
 
 
-def _refuse_twice(found: Iterable[Resolution], sources: Mapping[Selector, str]) -> None:
+def _refuse_duplicates(found: Iterable[Resolution], sources: Mapping[Selector, str]) -> None:
     seen: dict[str, Resolution] = {}
     for resolution in found:
         if resolution.board is None:
@@ -241,7 +241,7 @@ class Plan(NamedTuple):
     boards: tuple[BoardPlan, ...]
     refusals: tuple[Refusal, ...]
 
-    def together(self) -> tuple[tuple[BoardPlan, ...], ...]:
+    def split_by_groups(self) -> tuple[tuple[BoardPlan, ...], ...]:
         """The plans of boards that share IOMMU groups, mostly one alone: all or none are bound."""
         plans = {plan.board.path: plan for plan in self.boards}
         return tuple(
@@ -288,7 +288,7 @@ def plan(topology: Topology, boards: Iterable[Board]) -> Plan:
             against += [_shared(b, sorted(refused)[0]) for b in sharing if b.path not in refused]
         refusals += against
         if not against:
-            plans.update((board.path, _planned(board)) for board in sharing)
+            plans.update((board.path, _plan_board(board)) for board in sharing)
     # In the order in which they were chosen.
     return Plan(tuple(plans[b.path] for b in chosen if b.path in plans), tuple(refusals))
 
@@ -306,7 +306,7 @@ def sharing_groups(boards: Iterable[Board]) -> list[list[Board]]:
     return [members for members, _ in sets]
 
 
-def _planned(board: Board) -> BoardPlan:
+def _plan_board(board: Board) -> BoardPlan:
     off = any(function.iommu_group is None for function in board.functions)
     return BoardPlan(board, () if off else _steps(board), off)
 

@@ -54,7 +54,7 @@ INITRAMFS_NOTE = (
 )
 
 
-class State(StrEnum):
+class BoardState(StrEnum):
     """How a board stands at the end of a command."""
 
     PLANNED = "planned"
@@ -73,13 +73,13 @@ class State(StrEnum):
 
 _GOOD = frozenset(
     {
-        State.PLANNED,
-        State.RECORDED,
-        State.BOUND,
-        State.LEAVING,
-        State.RELEASED,
-        State.CHOSEN,
-        State.NOT_CHOSEN,
+        BoardState.PLANNED,
+        BoardState.RECORDED,
+        BoardState.BOUND,
+        BoardState.LEAVING,
+        BoardState.RELEASED,
+        BoardState.CHOSEN,
+        BoardState.NOT_CHOSEN,
     }
 )
 
@@ -91,7 +91,7 @@ class BoardReport(NamedTuple):
     path: str | None
     selector: Selector
     verdict: Verdict
-    state: State
+    state: BoardState
     board: Board | None = None
     recorded: RecordedBoard | None = None
     changed: bool = False
@@ -104,7 +104,7 @@ class BoardReport(NamedTuple):
     def of(
         cls,
         resolution: Resolution,
-        state: State,
+        state: BoardState,
         *,
         board: Board | None = None,
         changed: bool = False,
@@ -146,13 +146,13 @@ class BoardReport(NamedTuple):
     @property
     def exit_code(self) -> ExitCode:
         """What this board alone would make the command exit with."""
-        if self.state is State.STUCK:
+        if self.state is BoardState.STUCK:
             return ExitCode.STUCK
-        if self.state is State.REFUSED:
+        if self.state is BoardState.REFUSED:
             return ExitCode.REFUSED
         if self.wanted and self.verdict is not Verdict.PRESENT:
             return ExitCode.IDENTITY
-        if self.state in _GOOD or (self.state is State.GONE and not self.wanted):
+        if self.state in _GOOD or (self.state is BoardState.GONE and not self.wanted):
             return ExitCode.OK
         return ExitCode.NOT_BOUND
 

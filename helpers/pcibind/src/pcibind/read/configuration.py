@@ -37,7 +37,7 @@ def read(directory: str) -> Config:
 def texts(directory: str) -> dict[str, str]:
     """The content of every TOML file, by its path; raises ConfigError for what cannot be read."""
     try:
-        names = names_in(directory)
+        names = list_file_names(directory)
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -52,7 +52,7 @@ def texts(directory: str) -> dict[str, str]:
     return found
 
 
-def names_in(directory: str) -> list[str]:
+def list_file_names(directory: str) -> list[str]:
     """The names of the TOML files, in order; without hidden ones, as an editor's locks are.
 
     Raises OSError.

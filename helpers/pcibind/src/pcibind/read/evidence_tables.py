@@ -200,8 +200,8 @@ def _ssh_interfaces(tables: Tables) -> Iterator[str]:
     """The interfaces that hold the local addresses of SSH connections."""
     barred = any(guard == "ssh" and "/net/tcp " in why for guard, why in tables.unreadable)
     served = {ends for ends, inode in tables.established.items() if inode in tables.sshd}
-    claimed = tables.ssh if barred else tables.ssh & tables.established.keys()
-    for peer, _, text, _ in sorted(served | claimed):
+    list_claims = tables.ssh if barred else tables.ssh & tables.established.keys()
+    for peer, _, text, _ in sorted(served | list_claims):
         local = parse_ip(text)
         if local.is_loopback or peer == text:
             continue
@@ -302,7 +302,7 @@ def _disks(tables: Tables, opened: dict[str, str]) -> tuple[Use, ...]:
             used.setdefault(last, f"{last} belongs to a mounted btrfs")
     for number, point, kind, source in tables.mounts:
         # btrfs has numbers of its own; others with such a number may name anything as their source.
-        device = numbers.get(number) or (_named(source, targets) if kind == "btrfs" else None)
+        device = numbers.get(number) or (_find_disk(source, targets) if kind == "btrfs" else None)
         if device is not None:
             used[device] = f"{device} is mounted at {point}"
         elif not number.startswith("0:"):
@@ -312,23 +312,23 @@ def _disks(tables: Tables, opened: dict[str, str]) -> tuple[Use, ...]:
                 ("disk", f"{point} is {kind}, which does not tell its disks in /sys")
             )
     for source, *_ in tables.swaps:
-        device = _named(source, targets)
+        device = _find_disk(source, targets)
         if device is not None:
             used[device] = f"{device} is swapped to"
     uses: dict[Address, str] = {}
     for device, why in sorted(used.items()):
-        for target in _ways(targets.get(device, ""), controllers):
+        for target in _find_paths(targets.get(device, ""), controllers):
             for address in _parents(target):
                 uses.setdefault(address, why)
     return tuple(Use(address, why) for address, why in sorted(uses.items()))
 
 
-def _named(source: str, targets: dict[str, str]) -> str | None:
+def _find_disk(source: str, targets: dict[str, str]) -> str | None:
     name = source.rpartition("/")[2] if source.startswith("/dev/") else ""
     return name if name in targets else None
 
 
-def _ways(target: str, controllers: dict[str, list[str]]) -> list[str]:
+def _find_paths(target: str, controllers: dict[str, list[str]]) -> list[str]:
     """The paths to a disk: its own, or those of the controllers of an NVMe subsystem.
 
     With multipath on, an NVMe disk is a virtual device of its subsystem, off the PCI tree.

@@ -9,9 +9,9 @@ from typing import Any
 
 from pcibind.read.files import Paths
 
-_LOOK_AGAIN = 0.1
+_RETRY_SECONDS = 0.1
 # With events too: a udevd that hangs sends none.
-_AT_LEAST_EVERY = 1.0
+_POLL_SECONDS = 1.0
 
 
 def wait(nodes: Iterable[str], seconds: float) -> list[str]:
@@ -28,10 +28,10 @@ def wait(nodes: Iterable[str], seconds: float) -> list[str]:
     # What came before the monitor was there is seen by looking once more.
     while (missing := _missing(nodes)) and (left := deadline - time.monotonic()) > 0:
         if monitor is None:
-            time.sleep(min(left, _LOOK_AGAIN))
+            time.sleep(min(left, _RETRY_SECONDS))
         else:
             try:
-                monitor.poll(timeout=min(left, _AT_LEAST_EVERY))
+                monitor.poll(timeout=min(left, _POLL_SECONDS))
             except OSError:
                 monitor = None
     return missing

@@ -27,7 +27,7 @@ from pcibind.read import files, kernel
 from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
 
-WAITING = "an earlier access to it still waits in the kernel; it is left alone, reboot"
+STUCK_DETAIL = "an earlier access to it still waits in the kernel; it is left alone, reboot"
 
 
 def read(
@@ -110,7 +110,7 @@ def mark_stuck(paths: Paths, address: Address, error: StuckError) -> None:
     """Remember, where that can be, that an access to `address` did not come back."""
     if error.process is not None:
         with contextlib.suppress(OSError):
-            started = _started(paths, error.process)
+            started = _start_time(paths, error.process)
             files.write_atomically(f"{paths.run}/stuck/{address}", f"{error.process} {started}\n")
 
 
@@ -176,12 +176,12 @@ def _is_marked(paths: Paths, address: str) -> bool:
     """Whether an access of ours to the function at an address is known to wait still."""
     try:
         process, started = (files.read(f"{paths.run}/stuck/{address}") or "").split()
-        return started != "gone" and _started(paths, int(process)) == started
+        return started != "gone" and _start_time(paths, int(process)) == started
     except (OSError, ValueError):
         return False
 
 
-def _started(paths: Paths, process: int) -> str:
+def _start_time(paths: Paths, process: int) -> str:
     """When a process began, in ticks since boot: with its number, one process and no other."""
     text = files.read(f"{paths.proc}/{process}/stat")
     if text is None:

@@ -29,7 +29,7 @@ QUEUE_SECONDS = 10.0
 _OFF_NOTE = f"the kernel command line has {OFF}: the boards are the host's until the next boot"
 
 
-class Host:
+class System:
     """A host under `paths.root`; `udev` says whether pyudev enumerates where it can."""
 
     def __init__(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pcibind.commands.host import Host
+from pcibind.commands.system import System
 from pcibind.decide.judgement import judge
 from pcibind.decide.plan import resolve, select
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board, Topology
 from pcibind.model.record import Record, Resolution, Verdict
-from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.report import BoardReport, BoardState, Report
 from pcibind.model.request import BoardRequest, Config, Selector
 from pcibind.read import configuration, files
 from pcibind.read.files import Paths
@@ -20,18 +20,18 @@ HEADER = "# Written by `pcibind add` and `pcibind remove`; choose by hand in a f
 _NEXT = "no driver was touched: run `pcibind plan`, then `pcibind apply`"
 
 
-def show(host: Host) -> Report:
+def show(system: System) -> Report:
     """Every board, whether and where it is chosen, and who is seen to use it.
 
     Opens no device node. Raises RecordError. What else goes wrong is reported beside the boards.
     """
-    with host.gathering() as gathering:
-        topology = host.topology()
-        known = files.read_record(host.paths) or Record()
+    with system.gathering() as gathering:
+        topology = system.topology()
+        known = files.read_record(system.paths) or Record()
         errors: list[PcibindError] = []
         chosen: dict[str, tuple[Resolution, str]] = {}
         try:
-            config = configuration.parse(configuration.texts(host.paths.configuration).items())
+            config = configuration.parse(configuration.texts(system.paths.configuration).items())
             chosen = _chosen(topology, config, known)
         except ConfigError as error:
             errors.append(error)
@@ -51,7 +51,7 @@ def show(host: Host) -> Report:
                 board.path,
                 Selector("path", board.path),
                 Verdict.PRESENT,
-                State.CHOSEN if where else State.NOT_CHOSEN,
+                BoardState.CHOSEN if where else BoardState.NOT_CHOSEN,
                 board,
                 recorded,
                 detail=where,
@@ -70,7 +70,7 @@ def show(host: Host) -> Report:
 
 
 def add(
-    host: Host, words: Sequence[str], *, name: str | None = None, allow: Sequence[str] = ()
+    system: System, words: Sequence[str], *, name: str | None = None, allow: Sequence[str] = ()
 ) -> Report:
     """Choose the boards at these addresses or paths in `added.toml`; bind nothing.
 
@@ -82,10 +82,10 @@ def add(
         raise ConfigError(f"--name is for one board; found {len(words)}")
     if name is not None and not configuration.NAME.fullmatch(name):
         raise ConfigError(f"--name: {name!r}; expected letters, digits, '.', '_' and '-'")
-    with host.locked():
-        topology = host.topology()
-        known = files.read_record(host.paths)
-        texts = _texts(host.paths)
+    with system.locked():
+        topology = system.topology()
+        known = files.read_record(system.paths)
+        texts = _texts(system.paths)
         config = configuration.parse(texts.items())
         there = _chosen(topology, config, known)
         boards = dict.fromkeys(_board(topology, word) for word in words)
@@ -95,7 +95,7 @@ def add(
                     f"board {board.path} is chosen already, at {there[board.path][1]}"
                 )
         new = [BoardRequest(Selector("path", b.path), name, frozenset(allow)) for b in boards]
-        texts[_file(host.paths)] = _render([*_own(host.paths, config), *new])
+        texts[_file(system.paths)] = _render([*_own(system.paths, config), *new])
         # Without evidence only what the boards are is judged: apply asks the other guards.
         judged = judge(topology, Evidence(), configuration.parse(texts.items()), known)
         paths = {board.path for board in boards}
@@ -104,41 +104,45 @@ def add(
         if refusals:
             notes = ("nothing was written; `--allow GUARD` accepts what may be allowed",)
         else:
-            files.write_atomically(_file(host.paths), texts[_file(host.paths)])
+            files.write_atomically(_file(system.paths), texts[_file(system.paths)])
         reports = [
-            BoardReport.of(r, State.REFUSED if judged.refused(r.board.path) else State.CHOSEN)
+            BoardReport.of(
+                r, BoardState.REFUSED if judged.refused(r.board.path) else BoardState.CHOSEN
+            )
             for r in judged.resolutions
             if r.board and r.board.path in paths
         ]
         return Report("add", "all", tuple(reports), refusals, topology=topology, notes=notes)
 
 
-def remove(host: Host, words: Sequence[str]) -> Report:
+def remove(system: System, words: Sequence[str]) -> Report:
     """Take boards out of `added.toml`, by address, path or name; restore nothing.
 
     Raises ConfigError, naming the file, for a board that another one chooses; RecordError, OSError.
     """
-    with host.locked():
-        topology = host.topology()
-        config = configuration.parse(_texts(host.paths).items())
-        found = resolve(topology, config, files.read_record(host.paths))
+    with system.locked():
+        topology = system.topology()
+        config = configuration.parse(_texts(system.paths).items())
+        found = resolve(topology, config, files.read_record(system.paths))
         sources = {request.selector: request.source for request in config.boards}
-        own = _own(host.paths, config)
+        own = _own(system.paths, config)
         gone: dict[Resolution, None] = {}
         for word in words:
-            mine = [each for each in found if _is_meant(each, word)]
+            mine = [each for each in found if _matches(each, word)]
             if not mine:
                 there = ", ".join(r.name or r.selector.value for r in own) or "none"
-                raise ConfigError(f"no chosen board is {word!r}; {_file(host.paths)} has: {there}")
+                raise ConfigError(
+                    f"no chosen board is {word!r}; {_file(system.paths)} has: {there}"
+                )
             gone |= dict.fromkeys(mine)
         leaving = {each.selector for each in gone}
         if others := leaving - {request.selector for request in own}:
             where = ", ".join(sorted(f"{each} at {sources[each]}" for each in others))
             raise ConfigError(f"chosen elsewhere: {where}; take it out there")
         files.write_atomically(
-            _file(host.paths), _render([each for each in own if each.selector not in leaving])
+            _file(system.paths), _render([each for each in own if each.selector not in leaving])
         )
-        reports = [BoardReport.of(r, State.NOT_CHOSEN)._replace(wanted=False) for r in gone]
+        reports = [BoardReport.of(r, BoardState.NOT_CHOSEN)._replace(wanted=False) for r in gone]
         return Report("remove", "all", tuple(reports), topology=topology, notes=(_NEXT,))
 
 
@@ -163,7 +167,7 @@ def _board(topology: Topology, word: str) -> Board:
     return boards[0]
 
 
-def _is_meant(resolution: Resolution, word: str) -> bool:
+def _matches(resolution: Resolution, word: str) -> bool:
     """Whether a word is the name, the path, the selector or an address of a wanted board."""
     place = resolution.board or resolution.recorded
     names = {resolution.name, resolution.selector.value, place.path if place else None}

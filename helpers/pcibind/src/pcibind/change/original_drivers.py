@@ -15,7 +15,7 @@ from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
 
 
-def noted(paths: Paths) -> frozenset[Address]:
+def read_notes(paths: Paths) -> frozenset[Address]:
     """The functions whose overrides were set at this boot, by the early script or by pcibind."""
     found: frozenset[Address] = frozenset()
     for note in _notes(paths):
@@ -32,13 +32,13 @@ def forget(paths: Paths, functions: Collection[Address]) -> None:
             files.write_atomically(note, f"{' '.join(left)}\n")
 
 
-def taken(paths: Paths, topology: Topology, known: Record) -> list[Board]:
+def list_taken(paths: Paths, topology: Topology, known: Record) -> list[Board]:
     """The boards that were taken at this boot, but are not on record."""
     recorded = {board.path for board in (*known.boards, *known.leaving)}
-    return list(judgement.taken(topology, noted(paths), recorded))
+    return list(judgement.taken(topology, read_notes(paths), recorded))
 
 
-def before(
+def find_original(
     paths: Paths, board: Board, recorded: RecordedBoard | None = None
 ) -> Task[RecordedBoard]:
     """A board as the host would have it: as it is recorded, else on the driver that knows it.
@@ -70,7 +70,7 @@ def before(
     return RecordedBoard(name, selector, board.path, board.address, tuple(functions))
 
 
-def explain(boards: Iterable[Board]) -> tuple[str, ...]:
+def explain_taken(boards: Iterable[Board]) -> tuple[str, ...]:
     """Word an error for each board that was taken without being on record, with the way out."""
     return tuple(
         f"board {board.path} ({board.address}) is not on record, but was taken at this boot, as by "
