@@ -82,6 +82,28 @@ def test_a_wrong_command_line_is_a_document_where_one_was_asked_for(
     assert message in plain.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--debug", "release", "--this-boot"),
+        ("release", "--debug", "--this-boot", "--json"),
+        ("release", "--this-boot", "--json", "--debug"),
+    ],
+)
+def test_a_command_of_a_unit_takes_the_options_of_all_commands(arguments: tuple[str, ...]) -> None:
+    done = pcibind_command(*arguments)
+    # This computer was not started with pcibind=off.
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "the kernel command line lacks pcibind=off" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "plan"), ("plan", "--debug")])
+def test_a_traceback_is_asked_for_before_or_after_a_command(machine: Machine, arguments: tuple[str, ...]) -> None:
+    done = pcibind_command("--root", str(machine.root), *arguments)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "no *.toml file" in done.stdout
+
+
 def explode() -> Report:
     raise KeyError("what nobody thought of")
 

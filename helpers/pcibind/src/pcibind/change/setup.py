@@ -41,6 +41,9 @@ _REBUILD = {
     early.DRACUT_PATH: "dracut --regenerate-all --force",
 }
 
+_WANTS = f"/etc/systemd/system/{unit.WANTED_BY}.wants/{unit.NAME}"
+"""The link by which `systemctl enable` starts the unit at each boot."""
+
 PACKAGE_LIBRARY = "/usr/lib/pcibind"
 _PACKAGED = {
     "/usr/local/lib/pcibind": PACKAGE_LIBRARY,
@@ -97,10 +100,9 @@ def remove(paths: Paths, library: str | None = None) -> list[str]:
     there = boot_files(_HOOKS.values())
     gone = [each for each in dict.fromkeys(there) if files.remove(paths.root + each.path)]
     lines = [f"removed {each.path}" for each in gone]
-    link = f"/etc/systemd/system/{unit.WANTED_BY}.wants/{unit.NAME}"
     # A link to nothing would be there for every later unit of that name.
-    if files.remove(paths.root + link):
-        lines.append(f"removed {link}")
+    if files.remove(paths.root + _WANTS):
+        lines.append(f"removed {_WANTS}")
     return [*lines, *_next(gone, "systemctl daemon-reload")] if lines else ["no boot file is there"]
 
 
@@ -135,9 +137,8 @@ def _remove_superseded(paths: Paths) -> list[str]:
             lines.append(f"removed {each.path}: the package has it")
         else:
             lines.append(f"{each.path} was changed: it stays, and wins over the package's")
-    enabled = f"{paths.root}/etc/systemd/system/{unit.WANTED_BY}.wants/{unit.NAME}"
-    if unit.PATH in {each.path for each in gone} and os.path.islink(enabled):
-        files.remove(enabled)
+    if unit.PATH in {each.path for each in gone} and os.path.islink(paths.root + _WANTS):
+        files.remove(paths.root + _WANTS)
     other = f"{paths.root}/usr/local/sbin/pcibind"
     if os.path.lexists(other):
         lines.append(f"{other} is another pcibind, and comes before the package's in PATH")

@@ -13,7 +13,7 @@ from pcibind.decide.plan import Action, Plan, follow, plan, sharing_groups
 from pcibind.model.errors import InUseError, NoNodeError
 from pcibind.model.pci import DRIVER, Board, Function, Topology
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction, Resolution, compare
-from pcibind.model.report import BoardReport, BoardState, Report
+from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.model.request import Refusal
 from pcibind.read import files, sysfs
 from pcibind.read.files import Paths
@@ -53,9 +53,7 @@ def apply_recorded(system: System) -> Report:
         foreign = {refusal.board for refusal in planned.refusals}
         refused = [r for r in resolutions if r.board and r.board.path in foreign]
         judged = [r for r in resolutions if r not in refused]
-        reports = [
-            BoardReport.of(r, BoardState.REFUSED, detail="see the refusals") for r in refused
-        ]
+        reports = [BoardReport.of(r, BoardState.REFUSED, detail=SEE_REFUSALS) for r in refused]
         require = known.require_boards
         taken = bind_boards(system, topology, judged, planned, require, complete=not refused)
         return Report(
@@ -231,10 +229,8 @@ def _restore_sharing(
     targets = [
         RestoreTarget(function, old.driver, old.driver_override)
         for board, recorded in zip(boards, going, strict=True)
-        for function in board.functions
-        if (old := recorded.function(function.number))
-        and old.identity == function.identity
-        and not _is_taken_by_other(function, old, booting)
+        for function, old in recorded.pair(board)
+        if not _is_taken_by_other(function, old, booting)
     ]
 
     def all_of_them(state: BoardState, detail: str) -> list[BoardReport]:
@@ -297,9 +293,8 @@ def _is_taken_by_other(function: Function, old: RecordedFunction, booting: bool)
 
 def list_use_refusals(reports: Iterable[BoardReport]) -> tuple[Refusal, ...]:
     """What was refused since a board is in use: this guard has no override."""
-    remedy = "Stop what uses it, then try again; this guard has no override"
     return tuple(
-        Refusal(report.path or "", "vfio-open", None, report.detail, remedy)
+        Refusal.of_use(report.path or "", None, report.detail)
         for report in reports
         if report.state is BoardState.REFUSED
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -15,7 +14,7 @@ from pcibind.commands.plan import show as show_plan
 from pcibind.commands.release import release as release_boards
 from pcibind.commands.status import status as show_status
 from pcibind.commands.system import System
-from pcibind.commands.text import DEBUG, answer, attempt
+from pcibind.commands.text import answer, attempt, print_tracebacks
 from pcibind.model.errors import MEANINGS, ExitCode, RecordError
 from pcibind.model.record import Record
 from pcibind.model.report import Report
@@ -31,6 +30,25 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 _json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, schema pcibind/1.")
 
 
+def _set_debug(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        print_tracebacks()
+
+
+_debug = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_set_debug,
+    help="Print the traceback of an unexpected error.",
+)
+
+
+def _report_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command that answers with a report."""
+    return _json(_debug(command))
+
+
 def _complete_recorded(context: click.Context, _: click.Parameter, word: str) -> list[str]:
     """Names (else paths) of the boards on record that begin with `word`."""
     root = context.find_root().params.get("root") or ""
@@ -44,18 +62,16 @@ def _complete_recorded(context: click.Context, _: click.Parameter, word: str) ->
 
 @click.group(context_settings=_SETTINGS, epilog=_CODES)
 @click.option("--root", default="", hidden=True)
-@click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
+@_debug
 @click.version_option(__version__, prog_name="pcibind")
 @click.pass_context
-def cli(context: click.Context, root: str, debug: bool) -> None:
+def cli(context: click.Context, root: str) -> None:
     """Hand whole PCI boards to vfio-pci, prove it, and say which devices to use."""
-    if debug:
-        os.environ[DEBUG] = "1"
     context.obj = System(Paths(root), udev=True)
 
 
 @cli.command(epilog=_CODES)
-@_json
+@_report_options
 @click.pass_obj
 def plan(system: System, as_json: bool) -> None:
     """Show what apply would do; change nothing."""
@@ -65,7 +81,7 @@ def plan(system: System, as_json: bool) -> None:
 @cli.command(epilog=_CODES)
 @click.option("--next-boot", is_flag=True, help="Check and record only; touch no driver.")
 @click.option("--recorded", is_flag=True, help="Bind what is on record only, as at boot.")
-@_json
+@_report_options
 @click.pass_obj
 def apply(system: System, next_boot: bool, recorded: bool, as_json: bool) -> None:
     """Bring the host to its configuration: check, record, bind, prove, hand over."""
@@ -79,7 +95,7 @@ def apply(system: System, next_boot: bool, recorded: bool, as_json: bool) -> Non
 
 @cli.command(epilog=_CODES)
 @click.option("--all", "everything", is_flag=True, help="Show the boards too that are not chosen.")
-@_json
+@_report_options
 @click.pass_obj
 def status(system: System, everything: bool, as_json: bool) -> None:
     """Show how the chosen boards stand; change nothing."""
@@ -87,7 +103,7 @@ def status(system: System, everything: bool, as_json: bool) -> None:
 
 
 @cli.command("list", epilog=_CODES)
-@_json
+@_report_options
 @click.pass_obj
 def list_(system: System, as_json: bool) -> None:
     """Show all boards: where, what, on which driver, whether chosen, and by whom they are used."""
@@ -100,7 +116,7 @@ def list_(system: System, as_json: bool) -> None:
 @click.argument("address", nargs=-1, required=True)
 @click.option("--name", help="What to call the board, if it is one.")
 @click.option("--allow", multiple=True, type=_GUARDS, help="Accept what this guard refuses.")
-@_json
+@_report_options
 @click.pass_obj
 def add(
     system: System,
@@ -120,7 +136,7 @@ def add(
 
 @cli.command(epilog=_CODES)
 @click.argument("board", nargs=-1, required=True, shell_complete=_complete_recorded)
-@_json
+@_report_options
 @click.pass_obj
 def remove(system: System, board: tuple[str, ...], as_json: bool) -> None:
     """Take boards out of the file that `add` writes; restore nothing.
@@ -134,7 +150,7 @@ def remove(system: System, board: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command(epilog=_CODES)
 @click.argument("board", nargs=-1, shell_complete=_complete_recorded)
-@_json
+@_report_options
 @click.pass_obj
 def release(system: System, board: tuple[str, ...], as_json: bool) -> None:
     """Give all boards, or those named, back to the drivers they had before.

@@ -14,7 +14,7 @@ from pcibind.decide.plan import follow, plan
 from pcibind.model.errors import ConfigError, ExitCode
 from pcibind.model.pci import Address, addresses
 from pcibind.model.record import Resolution
-from pcibind.model.report import BoardReport, BoardState, Report
+from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.model.request import Refusal
 from pcibind.read import files
 from pcibind.read.files import Paths
@@ -60,7 +60,7 @@ def apply_arrived(system: System) -> Report:
         reports = list(taken.reports)
         for each in resolutions:
             if each.board and each.board.path in refused:
-                reports.append(BoardReport.of(each, BoardState.REFUSED, detail="see the refusals"))
+                reports.append(BoardReport.of(each, BoardState.REFUSED, detail=SEE_REFUSALS))
             elif each.board and each.board.path in left:
                 reports.append(BoardReport.of(each, BoardState.UNBOUND, detail=_NOT_ARRIVED))
         files.clear(system.paths.events, ".")

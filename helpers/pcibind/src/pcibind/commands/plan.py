@@ -10,10 +10,9 @@ from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
 from pcibind.model.errors import ExitCode
 from pcibind.model.record import Resolution
-from pcibind.model.report import BoardReport, BoardState, Report
+from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.read import claims, configuration, files, sysfs
 
-_SEE = "see the refusals"
 _NONE_SEEN = (
     "of a board that leaves vfio-pci, only what /proc shows was looked at; apply asks the kernel "
     "whether another process has it open"
@@ -44,7 +43,9 @@ def list_claims(system: System, judged: Judgement) -> tuple[str, ...]:
 def report_refused_removals(judged: Judgement) -> list[BoardReport]:
     """Boards that are no longer configured, but must not be given back now."""
     return [
-        boot.report_unwanted(judged.topology, board, BoardState.REFUSED)._replace(detail=_SEE)
+        boot.report_unwanted(judged.topology, board, BoardState.REFUSED)._replace(
+            detail=SEE_REFUSALS
+        )
         for board in judged.removed
         if judged.refused(board.path)
     ]
@@ -56,7 +57,7 @@ def report_wanted(judged: Judgement, resolution: Resolution, state: BoardState) 
     if found is None or found.standing is Standing.MISSING:
         return BoardReport.of(resolution, BoardState.UNBOUND)
     if found.standing is Standing.REFUSED or found.plan is None:
-        return BoardReport.of(resolution, BoardState.REFUSED, detail=_SEE)
+        return BoardReport.of(resolution, BoardState.REFUSED, detail=SEE_REFUSALS)
     if found.standing is Standing.STUCK:
         return BoardReport.of(resolution, BoardState.STUCK, detail=sysfs.STUCK_DETAIL)
     if state is BoardState.RECORDED:

@@ -8,7 +8,7 @@ from pcibind.change import handover, original_drivers
 from pcibind.commands import boot
 from pcibind.commands.system import System
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
-from pcibind.model.pci import Address, Board, Topology
+from pcibind.model.pci import Topology
 from pcibind.model.record import Record, RecordedBoard, Verdict, compare
 from pcibind.model.report import INITRAMFS_NOTE, BoardState, Report
 from pcibind.model.request import OFF, Refusal
@@ -26,7 +26,7 @@ def release(system: System, names: Sequence[str] = ()) -> Report:
         known = files.read_record(system.paths) or Record()
         topology = system.topology()
         stray = original_drivers.list_taken(system.paths, topology, known)
-        asked = [b for b in stray if not names or any(_is_at(b, name) for name in names)]
+        asked = [b for b in stray if not names or any(b.is_at(name) for name in names)]
         unrecorded = system.carry_out(
             [original_drivers.find_original(system.paths, board) for board in asked]
         )
@@ -123,26 +123,13 @@ def _select(
         found = [
             old
             for old in there
-            if name in (old.name, old.path) or ((board := now[old.path]) and _is_at(board, name))
-        ] or [old for old in there if not now[old.path] and _is(old.address, name)]
+            if name in (old.name, old.path) or ((board := now[old.path]) and board.is_at(name))
+        ] or [old for old in there if not now[old.path] and old.address.matches(name)]
         if not found:
             labels = ", ".join(board.label for board in there) or "none"
             raise ConfigError(f"no board {name!r} is on record; expected one of: {labels}")
         chosen += [board for board in found if board not in chosen]
     return chosen
-
-
-def _is_at(board: Board, text: str) -> bool:
-    """Whether a text is the path of a board, or the address of one of its functions."""
-    return text == board.path or any(_is(each.address, text) for each in board.functions)
-
-
-def _is(address: Address, text: str) -> bool:
-    """Whether a text is this address, with or without its domain."""
-    try:
-        return Address.parse(text) == address
-    except ValueError:
-        return False
 
 
 def _refuse_split(

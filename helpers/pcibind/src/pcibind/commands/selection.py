@@ -31,7 +31,9 @@ def show(system: System) -> Report:
         errors: list[PcibindError] = []
         chosen: dict[str, tuple[Resolution, str]] = {}
         try:
-            config = configuration.parse(configuration.texts(system.paths.configuration).items())
+            config = configuration.parse(
+                configuration.read_texts(system.paths.configuration).items()
+            )
             chosen = _chosen(topology, config, known)
         except ConfigError as error:
             errors.append(error)
@@ -80,8 +82,10 @@ def add(
     """
     if name is not None and len(words) != 1:
         raise ConfigError(f"--name is for one board; found {len(words)}")
-    if name is not None and not configuration.NAME.fullmatch(name):
-        raise ConfigError(f"--name: {name!r}; expected letters, digits, '.', '_' and '-'")
+    try:
+        name = None if name is None else configuration.parse_name(name)
+    except ValueError as error:
+        raise ConfigError(f"--name: {error}") from error
     with system.locked():
         topology = system.topology()
         known = files.read_record(system.paths)
@@ -169,14 +173,13 @@ def _board(topology: Topology, word: str) -> Board:
 
 def _matches(resolution: Resolution, word: str) -> bool:
     """Whether a word is the name, the path, the selector or an address of a wanted board."""
-    place = resolution.board or resolution.recorded
-    names = {resolution.name, resolution.selector.value, place.path if place else None}
+    board, recorded = resolution.board, resolution.recorded
+    names = {resolution.name, resolution.selector.value, recorded.path if recorded else None}
     try:
         value = Selector.parse(word).value
     except ValueError:
         value = word
-    addresses = [str(f.address) for f in resolution.board.functions] if resolution.board else []
-    return word in names or value in names or value in addresses
+    return word in names or value in names or (board is not None and board.is_at(word))
 
 
 def _file(paths: Paths) -> str:
@@ -185,7 +188,7 @@ def _file(paths: Paths) -> str:
 
 def _texts(paths: Paths) -> dict[str, str]:
     """All files of the configuration; raises ConfigError when somebody else wrote ours."""
-    texts = configuration.texts(paths.configuration)
+    texts = configuration.read_texts(paths.configuration)
     if not texts.get(_file(paths), HEADER).startswith(HEADER):
         raise ConfigError(
             f"{_file(paths)} was not written by `pcibind add`: expected {HEADER.strip()!r} as its "

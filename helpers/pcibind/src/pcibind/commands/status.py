@@ -115,8 +115,7 @@ def _is_configured(directory: str) -> bool:
 
 def _report_leaving(system: System, topology: Topology, leaving: RecordedBoard) -> BoardReport:
     report = boot.report_unwanted(topology, leaving, BoardState.LEAVING)
-    functions = report.board.functions if report.board else ()
-    if any(sysfs.is_stuck(system.paths, function) for function in functions):
+    if sysfs.is_board_stuck(system.paths, report.board):
         return report._replace(state=BoardState.STUCK, detail=sysfs.STUCK_DETAIL)
     detail = "released, but its drivers are not restored: reboot, or run `pcibind release`"
     return report._replace(detail=detail)
@@ -128,7 +127,7 @@ def _report_recorded(
     board = resolution.board
     if resolution.verdict is not Verdict.PRESENT or board is None:
         return BoardReport.of(resolution, BoardState.UNBOUND)
-    if any(sysfs.is_stuck(system.paths, function) for function in board.functions):
+    if sysfs.is_board_stuck(system.paths, board):
         return BoardReport.of(resolution, BoardState.STUCK, detail=sysfs.STUCK_DETAIL)
     if not board.groups:
         return BoardReport.of(resolution, BoardState.UNBOUND, detail=IOMMU_OFF)
@@ -143,8 +142,7 @@ def _report_recorded(
 
 
 def _report_unrecorded(system: System, judged: Judgement, resolution: Resolution) -> BoardReport:
-    functions = resolution.board.functions if resolution.board else ()
-    if any(sysfs.is_stuck(system.paths, function) for function in functions):
+    if sysfs.is_board_stuck(system.paths, resolution.board):
         return BoardReport.of(resolution, BoardState.STUCK, detail=sysfs.STUCK_DETAIL)
     refused = resolution.board and judged.refused(resolution.board.path)
     unapplied = "configured, but refused: see the refusals" if refused else _UNAPPLIED

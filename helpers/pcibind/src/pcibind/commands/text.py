@@ -19,6 +19,11 @@ DEBUG = "PCIBIND_DEBUG"
 """Set in the environment, it makes an unexpected error print its traceback on standard error."""
 
 
+def print_tracebacks() -> None:
+    """Make an unexpected error of this run print its traceback."""
+    os.environ[DEBUG] = "1"
+
+
 def attempt(command: str, run: Callable[[], Report]) -> Report:
     """Run a command; turn every exception into a report with the exit code of its kind."""
     try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from pcibind.model.evidence import Evidence, Use
 from pcibind.model.pci import DRIVER, Board, Function, Topology, class_name
-from pcibind.model.record import RecordedBoard, RecordedFunction
-from pcibind.model.request import Refusal, Selector
-
-VFIO_OPEN = "vfio-open"
+from pcibind.model.record import RecordedBoard
+from pcibind.model.request import VFIO_OPEN, Refusal, Selector
 
 # Classes of the PCI Code and ID Assignment Specification, base and sub, that are taken without
 # being named one by one: what accelerator boards are, and what comes on them beside it. Everything
@@ -105,17 +103,7 @@ def _could_concern(guard: str, board: Board, evidence: Evidence) -> bool:
 def check_leaving(topology: Topology, recorded: RecordedBoard, evidence: Evidence) -> list[Refusal]:
     """Refuse to take a board from under a process that has its VFIO group open."""
     board = topology.board_at(recorded.path)
-    return check_open(board, evidence) if board and ours(board, recorded) else []
-
-
-def ours(board: Board, recorded: RecordedBoard) -> Sequence[tuple[Function, RecordedFunction]]:
-    """Those functions at a recorded board's place that are what was recorded."""
-    return [
-        (function, old)
-        for function in board.functions
-        if (old := recorded.function(function.number)) is not None
-        and old.identity == function.identity
-    ]
+    return check_open(board, evidence) if board and recorded.pair(board) else []
 
 
 def check_open(board: Board, evidence: Evidence, *, with_vfio: bool = True) -> list[Refusal]:
@@ -123,13 +111,7 @@ def check_open(board: Board, evidence: Evidence, *, with_vfio: bool = True) -> l
     groups = set(board.groups)
     addresses = {function.address for function in board.functions}
     open_ones = [
-        Refusal(
-            board.path,
-            VFIO_OPEN,
-            use.address,
-            f"{_node(use.group)} is open: {use.holder}",
-            "Stop what uses it, then try again; this guard has no override",
-        )
+        Refusal.of_use(board.path, use.address, f"{_node(use.group)} is open: {use.holder}")
         for use in evidence.open_vfio
         if use.group in groups or use.address in addresses
     ]

@@ -15,9 +15,9 @@ from pcibind.decide.plan import BoardPlan, Plan, plan, resolve
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import DRIVER, Address, Board, Topology, blocks_group
 from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict
-from pcibind.model.request import Config, Refusal
+from pcibind.model.request import VFIO_OPEN, Config, Refusal
 
-CLOSED_BY_REBOOT = frozenset({guards.VFIO_OPEN, "nvidia-open", "device-open", "virtual-functions"})
+CLOSED_BY_REBOOT = frozenset({VFIO_OPEN, "nvidia-open", "device-open", "virtual-functions"})
 """Guards against a use that ends with a reboot, where nothing is unbound before it."""
 
 

@@ -122,6 +122,13 @@ class Address(NamedTuple):
         domain, bus, device, function = (int(part, 16) for part in match.groups("0"))
         return cls(domain, bus, device, function)
 
+    def matches(self, text: str) -> bool:
+        """Whether a text is this address, with or without its domain."""
+        try:
+            return Address.parse(text) == self
+        except ValueError:
+            return False
+
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"
 
@@ -187,6 +194,16 @@ class Identity(NamedTuple):
     subsystem_vendor: int
     subsystem_device: int
     class_code: int
+
+    def to_json(self) -> dict[str, str]:
+        """The numbers as lspci -n prints them, by the names of the record and the reports."""
+        return {
+            "vendor": f"{self.vendor:04x}",
+            "device": f"{self.device:04x}",
+            "subsystem_vendor": f"{self.subsystem_vendor:04x}",
+            "subsystem_device": f"{self.subsystem_device:04x}",
+            "class": f"{self.class_code:06x}",
+        }
 
     def __str__(self) -> str:
         return (
@@ -283,6 +300,10 @@ class Board(NamedTuple):
     def address(self) -> Address:
         """The address of function 0, or of the lowest function where 0 is a bridge."""
         return self.functions[0].address
+
+    def is_at(self, text: str) -> bool:
+        """Whether a text is the board's path, or the address of one of its functions."""
+        return text.lower() == self.path or any(f.address.matches(text) for f in self.functions)
 
     @property
     def display_functions(self) -> tuple[Function, ...]:
@@ -385,13 +406,17 @@ def build_topology(devices: Iterable[RawDevice]) -> Topology:
     return Topology(tuple(sorted(functions, key=lambda function: function.address)))
 
 
+def parse_override(text: str) -> str | None:
+    """A driver override as sysfs prints it: the kernel prints an unset one as "(null)"."""
+    return None if text in ("", "(null)") else text
+
+
 def _function(raw: RawDevice) -> Function | None:
     address = Address.parse(raw.name)
     # A device that goes away loses its files one after the other: without the ones that every
     # device has, it is as good as gone. Subsystem ids belong to endpoints; bridges may lack them.
     if raw.target is None or not {"vendor", "device", "class"} <= raw.attributes.keys():
         return None
-    override = raw.attributes.get(LOCKED_ATTRIBUTE, "")
     return Function(
         address=address,
         path=function_path(raw.target),
@@ -401,8 +426,7 @@ def _function(raw: RawDevice) -> Function | None:
         subsystem_device=_number(raw, "subsystem_device", 0xFFFF),
         class_code=_number(raw, "class", 0xFFFFFF),
         driver=raw.driver,
-        # The kernel prints an unset override as "(null)".
-        driver_override=None if override in ("", "(null)") else override,
+        driver_override=parse_override(raw.attributes.get(LOCKED_ATTRIBUTE, "")),
         iommu_group=_group(raw),
         boot_vga=raw.attributes.get("boot_vga") == "1",
         locked=raw.locked,

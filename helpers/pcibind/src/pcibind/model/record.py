@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pcibind.model.errors import RecordError
-from pcibind.model.pci import Address, Board, Identity, Topology
+from pcibind.model.pci import Address, Board, Function, Identity, Topology
 from pcibind.model.request import SELECTOR_KINDS, RequireBoards, Selector
 
 VERSION = 1
@@ -72,6 +72,14 @@ class RecordedBoard(NamedTuple):
     def identities(self) -> dict[int, Identity]:
         """What each function is, by function number."""
         return {function.number: function.identity for function in self.functions}
+
+    def pair(self, board: Board) -> list[tuple[Function, RecordedFunction]]:
+        """Those functions of a board that are what was recorded, each with its record."""
+        return [
+            (function, old)
+            for function in board.functions
+            if (old := self.function(function.number)) and old.identity == function.identity
+        ]
 
     def function(self, number: int) -> RecordedFunction | None:
         """The function of that number, or None."""
@@ -189,17 +197,13 @@ def early_list(record: Record) -> str:
 def _board_json(board: RecordedBoard) -> dict[str, object]:
     return {
         "name": board.name,
-        "selector": {"kind": board.selector.kind, "value": board.selector.value},
+        "selector": board.selector._asdict(),
         "path": board.path,
         "address": str(board.address),
         "functions": [
             {
                 "number": function.number,
-                "vendor": f"{function.identity.vendor:04x}",
-                "device": f"{function.identity.device:04x}",
-                "subsystem_vendor": f"{function.identity.subsystem_vendor:04x}",
-                "subsystem_device": f"{function.identity.subsystem_device:04x}",
-                "class": f"{function.identity.class_code:06x}",
+                **function.identity.to_json(),
                 "original_driver": function.driver,
                 "original_driver_override": function.driver_override,
             }

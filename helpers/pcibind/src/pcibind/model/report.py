@@ -47,6 +47,9 @@ from pcibind.model.request import Refusal, RequireBoards, Selector
 
 SCHEMA = "pcibind/1"
 
+SEE_REFUSALS = "see the refusals"
+"""The detail of a board whose reasons stand beside the boards."""
+
 
 INITRAMFS_NOTE = (
     "/etc/pcibind/early.list changed, and an initramfs may carry it: rebuild that "
@@ -232,7 +235,7 @@ def _board_json(report: BoardReport, topology: Topology) -> dict[str, object]:
         "path": report.path,
         "address": str(board.address) if board else None,
         "model": board.model if board else None,
-        "selector": {"kind": report.selector.kind, "value": report.selector.value},
+        "selector": report.selector._asdict(),
         "verdict": report.verdict.value,
         "state": report.state.value,
         "changed": report.changed,
@@ -260,11 +263,7 @@ def function_json(function: Function) -> dict[str, object]:
     return {
         "address": str(function.address),
         "path": function.path,
-        "vendor": f"{function.vendor:04x}",
-        "device": f"{function.device:04x}",
-        "subsystem_vendor": f"{function.subsystem_vendor:04x}",
-        "subsystem_device": f"{function.subsystem_device:04x}",
-        "class": f"{function.class_code:06x}",
+        **function.identity.to_json(),
         "driver": function.driver,
         "driver_override": function.driver_override,
         "iommu_group": function.iommu_group,

@@ -33,6 +33,9 @@ OVERRIDABLE_GUARDS: tuple[Guard, ...] = get_args(Guard)
 """The guards that `allow` may name. An open VFIO group is not among them."""
 
 
+VFIO_OPEN = "vfio-open"
+"""The guard of a board that is in use through VFIO, which has no override."""
+
 OFF = "pcibind=off"
 """On the kernel command line: take no board at this boot."""
 
@@ -98,6 +101,12 @@ class Refusal(NamedTuple):
     address: Address | None
     found: str
     remedy: str
+
+    @classmethod
+    def of_use(cls, board: str, address: Address | None, found: str) -> Refusal:
+        """Refuse a board that is in use through VFIO."""
+        remedy = "Stop what uses it, then try again; this guard has no override"
+        return cls(board, VFIO_OPEN, address, found, remedy)
 
     @property
     def is_overridable(self) -> bool:

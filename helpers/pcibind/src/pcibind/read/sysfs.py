@@ -22,6 +22,7 @@ from pcibind.model.pci import (
     board_path,
     build_topology,
     function_path,
+    parse_override,
 )
 from pcibind.read import files, kernel
 from pcibind.read.files import Paths
@@ -103,7 +104,7 @@ def cdevs(paths: Paths, board: Board) -> list[str]:
 def override_of(paths: Paths, address: Address) -> Task[str | None]:
     """The override that a function has right now, or None; raises StuckError and OSError."""
     text = yield kernel.read(paths.override(address))
-    return None if text in ("", "(null)") else text
+    return parse_override(text)
 
 
 def mark_stuck(paths: Paths, address: Address, error: StuckError) -> None:
@@ -117,6 +118,11 @@ def mark_stuck(paths: Paths, address: Address, error: StuckError) -> None:
 def is_stuck(paths: Paths, function: Function) -> bool:
     """Whether an access to a function still waits in the kernel: one of ours, or anybody's."""
     return function.locked or _is_marked(paths, str(function.address))
+
+
+def is_board_stuck(paths: Paths, board: Board | None) -> bool:
+    """Whether an access to any function of a board still waits in the kernel."""
+    return board is not None and any(is_stuck(paths, function) for function in board.functions)
 
 
 def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
