@@ -456,7 +456,7 @@ def test_a_driver_that_never_lets_go_is_named(both: Machine) -> None:
     (both.root / "sys/bus/pci/drivers/snd_hda_intel/unbind").unlink()
     report = apply(both.host)
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert "snd_hda_intel is still being loaded after 120 s, or never lets a device go" in describe(report)
+    assert "snd_hda_intel is still being loaded after 120 s, or cannot release devices" in describe(report)
     assert both.drivers() == before
 
 
@@ -487,7 +487,7 @@ def test_one_failing_access_leaves_each_board_whole(address: str, end: str, bloc
                 whole = is_bound(machine, *mine)
                 back = all(now[a] == before[a] for a in mine)
                 # The probe of the way back fails too, where the fault is in the probe.
-                assert whole or back or "not put back" in board.detail
+                assert whole or back or "not restored" in board.detail
 
 
 def test_the_topology_of_a_report_is_the_one_after_the_writes(both: Machine) -> None:

@@ -164,7 +164,7 @@ def test_a_board_that_is_not_there_any_longer_can_be_removed(machine: Machine) -
 def test_a_board_that_another_file_chooses_is_removed_there(machine: Machine) -> None:
     machine.configure(HAND_WRITTEN)
     add(machine.host, ["01:00.0"])
-    with pytest.raises(ConfigError, match=r"address 0000:02:00\.0 at .*boards\.toml:2; take it out there"):
+    with pytest.raises(ConfigError, match=r"address 0000:02:00\.0 at .*boards\.toml:2; remove it there"):
         remove(machine.host, ["01:00.0", "right"])
     assert chosen(machine) == [f"path {LEFT}", "address 0000:02:00.0"]
     with pytest.raises(ConfigError, match="no chosen board is 'nobody'"):

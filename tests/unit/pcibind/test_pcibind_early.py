@@ -188,7 +188,7 @@ def test_setup_writes_what_a_boot_needs_and_takes_it_away_again(machine: Machine
     assert written["usr/local/lib/pcibind/early"].stat().st_mode & 0o777 == 0o755
     assert "etc/initramfs-tools/hooks/pcibind" in written
     assert "etc/dracut.conf.d/pcibind.conf" not in written
-    assert "all boot files are there" in run_pcibind("--root", str(machine.root), "setup").stdout
+    assert "all boot files are up to date" in run_pcibind("--root", str(machine.root), "setup").stdout
 
     (command,) = re.findall(
         r"ExecStart=(.*) apply --recorded", written["etc/systemd/system/pcibind.service"].read_text()

@@ -325,7 +325,7 @@ def test_no_half_bound_board_whose_group_is_open_in_secret_is_bound_anew(
     # A plan opens no node, so it cannot know; it says so.
     plan = show(unused(machine))
     assert plan.exit_code is ExitCode.PENDING
-    assert any("only what /proc shows" in note for note in plan.notes)
+    assert any("only /proc was searched" in note for note in plan.notes)
     machine.busy.clear()
     assert apply(unused(machine)).exit_code is ExitCode.OK
     assert machine.driver("0000:01:00.1") == "vfio-pci"

@@ -102,7 +102,7 @@ def test_status_says_that_it_is_stuck(chosen: Machine) -> None:
     report = status(unused(chosen))
     assert report.exit_code is ExitCode.STUCK
     assert states(report)[LEFT] is BoardState.STUCK
-    assert "stuck: an access to it hangs in the kernel" in describe(report)
+    assert "stuck: an access to it is blocked in the kernel" in describe(report)
     assert '"verdict": "stuck"' in report.to_json()
     assert chosen.writes == []
 

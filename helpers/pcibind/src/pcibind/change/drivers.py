@@ -36,7 +36,7 @@ IOMMU_OFF = (
 
 
 class BindResult(NamedTuple):
-    """How binding `board` ended: bound, refused, failed or stuck; then why, and what to do.
+    """How binding `board` ended: bound, refused, failed or stuck; and the reason and next step.
 
     `changed` says whether anything was written, or tried.
     """
@@ -53,7 +53,7 @@ class BindResult(NamedTuple):
 
 
 class RestoreTarget(NamedTuple):
-    """A function, and the driver and the override that it is to have again."""
+    """A function, and the driver and override to restore."""
 
     function: Function
     driver: str | None
@@ -61,25 +61,25 @@ class RestoreTarget(NamedTuple):
 
 
 class RestoreResult(NamedTuple):
-    """Which functions were written to, and what could not be put back, by function."""
+    """Which functions were written to, and which could not be restored and why."""
 
     changed: set[Address]
     problems: dict[Address, str]
 
 
 def secure(paths: Paths, boards: Sequence[Board], secured: set[int]) -> Task[None]:
-    """Make sure that nobody uses the boards, and that nobody starts to until this task ends.
+    """Check that no process uses the boards, and keep it so until this task ends.
 
     Opens the device nodes of their groups and keeps them open; `secured` are the groups whose nodes
-    this task has open already. Raises InUseError when somebody uses a board or when that cannot
-    be known, and NoNodeError where the kernel has no nodes to ask it by.
+    this task has open already. Raises InUseError when a process uses a board or when that cannot
+    be checked, and NoNodeError where the kernel has no nodes to ask it by.
 
     vfio_group_fops_open() of drivers/vfio/group.c answers EBUSY while the group is open, and while
-    a device of it is bound to an iommufd; and while it is open here, both are refused to everybody
-    else (vfio_device_block_group()). It keeps no unbind waiting: vfio_unregister_group_dev() waits
-    for users of the device, vfio_device_remove_group() for none; before 6.1 the last device's
+    a device of it is bound to an iommufd; and while it is open here, both are refused to all other
+    processes (vfio_device_block_group()). It keeps no unbind waiting: vfio_unregister_group_dev()
+    waits for users of the device, vfio_device_remove_group() for none; before 6.1 the last device's
     waited for the group's container, and none is set here. A device's own node that is open but not
-    bound, which keeps an unbind waiting all the same, is seen by looking at all processes only.
+    bound, which also keeps an unbind waiting, is found only by a search of all processes.
     """
     functions = [function for board in boards for function in board.functions]
     with_vfio = [f for f in functions if sysfs.driver_of(paths, f.address) == DRIVER]
@@ -101,7 +101,7 @@ def secure(paths: Paths, boards: Sequence[Board], secured: set[int]) -> Task[Non
             if isinstance(error, StuckError) or error.errno != errno.EBUSY:
                 why = error.strerror if isinstance(error, OSError) else error
                 raise InUseError(f"cannot tell whether {node} is open: {why}") from error
-            hidden = "a process that /proc does not show; its descriptor may be on its way through "
+            hidden = "a process that /proc does not show; its descriptor may be in flight over "
             users = _users(paths, [f"/dev/vfio/{group}", *cdevs]) or f"{hidden}a socket"
             raise InUseError(f"/dev/vfio/{group} is open: {users}") from error
         else:
@@ -110,8 +110,8 @@ def secure(paths: Paths, boards: Sequence[Board], secured: set[int]) -> Task[Non
         raise InUseError(f"its VFIO device is open: {users}")
     if without_node:
         raise NoNodeError(
-            f"this kernel has no {without_node} (CONFIG_VFIO_GROUP), so nothing tells whether it "
-            "is in use: it leaves vfio-pci at the next boot; rebuild the initramfs, then reboot"
+            f"this kernel has no {without_node} (CONFIG_VFIO_GROUP), so its use cannot "
+            "be checked: it leaves vfio-pci at the next boot; rebuild the initramfs, then reboot"
         )
 
 
@@ -122,7 +122,7 @@ def bind(
 
     Writes nothing where there is nothing to do, and nothing to boards that are in use. On failure
     undoes what it did, to all of them, as a group goes to one user as a whole. Never raises for
-    what the machine does: one board's trouble must not keep others from being bound.
+    what the machine does: a failure of one board must not keep others from being bound.
     """
     boards = [plan.board for plan in plans]
     steps = [step for plan in plans for step in plan.steps]
@@ -136,7 +136,7 @@ def bind(
         return all_of_them(BoardState.FAILED, f"{boards[0].address}: {IOMMU_OFF}")
     waiting = [f for board in boards for f in board.functions if sysfs.is_stuck(paths, f)]
     if waiting:
-        detail = f"{waiting[0].address}: an earlier access still waits in the kernel"
+        detail = f"{waiting[0].address}: an earlier kernel operation on it is still blocked"
         return all_of_them(BoardState.STUCK, _add_holders(paths, boards, detail))
     if not steps:
         problems = yield from handover.prove_soon(paths, boards, node_seconds)
@@ -177,7 +177,7 @@ def bind(
     except OSError as error:
         detail = _text(error, current)
     left = yield from _undo(paths, boards, touched, secured, blocked)
-    detail = "; ".join([detail, *(f"not put back: {problem}" for problem in left)])
+    detail = "; ".join([detail, *(f"not restored: {problem}" for problem in left)])
     if blocked:
         return all_of_them(BoardState.STUCK, _add_holders(paths, boards, detail), changed=True)
     return all_of_them(BoardState.FAILED, detail, changed=True)
@@ -281,7 +281,7 @@ def restore_function(
 def unbind(paths: Paths, address: Address, wanted: str | None = None) -> Task[bool]:
     """Take a function from its driver, if it has one; raise NotBoundError if it stays there.
 
-    Somebody may bind it again at once: that is no matter if it is to the driver that is `wanted`.
+    Another process may bind it again at once, which is no error if it is to the `wanted` driver.
     Returns whether it had a driver.
     """
     driver = sysfs.driver_of(paths, address)
@@ -293,15 +293,15 @@ def unbind(paths: Paths, address: Address, wanted: str | None = None) -> Task[bo
     while not os.path.exists(file) and sysfs.driver_of(paths, address) == driver:
         if waited >= LOADING_SECONDS:
             raise NotBoundError(
-                f"{address}: {driver} is still being loaded after {LOADING_SECONDS:g} s, or never "
-                f"lets a device go: expected {file}; apply again when it is loaded"
+                f"{address}: {driver} is still being loaded after {LOADING_SECONDS:g} s, or cannot "
+                f"release devices: expected {file}; apply again when it is loaded"
             )
         yield kernel.wait([file], _RETRY_SECONDS)
         waited += _RETRY_SECONDS
     try:
         yield kernel.write(file, str(address))
     except OSError:
-        # Not where it let go by itself meanwhile.
+        # The driver may have released the function by itself since.
         if sysfs.driver_of(paths, address) == driver:
             raise
     current = sysfs.driver_of(paths, address)
@@ -313,7 +313,7 @@ def unbind(paths: Paths, address: Address, wanted: str | None = None) -> Task[bo
 
 
 def _perform(paths: Paths, step: Step) -> Task[None]:
-    """Carry out one step, unless the machine is there already."""
+    """Carry out one step, unless its result is there already."""
     function = step.function
     if step.action is Action.OVERRIDE:
         yield kernel.write(paths.override(function.address), DRIVER)
@@ -358,7 +358,9 @@ def _check_place(paths: Paths, function: Function) -> None:
     try:
         place = function_path(os.readlink(paths.device(function.address)))
     except (OSError, ValueError) as error:
-        raise NotBoundError(f"{function.address}: gone while binding; apply again") from error
+        raise NotBoundError(
+            f"{function.address}: disappeared; run `pcibind apply` again"
+        ) from error
     if place != function.path:
         raise NotBoundError(
             f"{function.address}: expected the function at {function.path}, found the one at "
@@ -373,7 +375,7 @@ def _undo(
     secured: set[int],
     blocked: set[Address],
 ) -> Task[list[str]]:
-    """Put back what `bind` touched, and only that; return what could not be."""
+    """Restore what `bind` touched, and only that; return what could not be restored."""
     now = {address: sysfs.driver_of(paths, address) for address in touched}
     left = []
     may_leave = True
@@ -384,7 +386,7 @@ def _undo(
             left.append(f"{boards[0].address}: {error}")
             may_leave = False
     targets = [
-        # A driver that took it meanwhile is not ours to take it from.
+        # A driver that has since taken the function keeps it.
         RestoreTarget(f, f.driver if now[a] in (None, DRIVER) else now[a], f.driver_override)
         for a, f in touched.items()
         # One that must stay on vfio-pci keeps its override too.
@@ -435,8 +437,8 @@ def _users(paths: Paths, nodes: Iterable[str]) -> str:
 def _add_holders(paths: Paths, boards: Sequence[Board], detail: str) -> str:
     groups = [f"/dev/vfio/{group}" for board in boards for group in board.groups]
     users = _users(paths, [*groups, "/dev/nvidia*", "/dev/snd/*", "/dev/dri/*"])
-    likely = f"likely held: {users}" if users else "no process is seen to hold it"
-    return f"{detail}; {likely}; it is left alone now, reboot"
+    likely = f"likely held: {users}" if users else "no process is known to hold it"
+    return f"{detail}; {likely}; it is left alone, reboot"
 
 
 def _text(error: OSError, address: Address | None) -> str:

@@ -1,6 +1,6 @@
 """The proof that boards can be used, and the files under /run that hand proven boards over.
 
-The kernel is asked, not the memory of what was written. A group's status could also be asked of
+The kernel is asked; what was written before does not count. A group's status could also be asked of
 VFIO itself, but only by opening its device node, which only one process at a time may do: a virtual
 machine that starts at that moment would fail.
 """
@@ -23,7 +23,7 @@ from pcibind.read.kernel import Task
 VERSION = 1
 
 CDI_KIND = "pcibind.internal/board"
-"""What Podman's --device names a board by, before `=`. The domain is reserved for nobody."""
+"""The kind in Podman's `--device KIND=BOARD`; its domain, .internal, is for private use."""
 
 
 _NO_NODES = (
@@ -59,7 +59,7 @@ def list_nodes(paths: Paths, boards: Sequence[Board]) -> Nodes:
 
 
 def prove(paths: Paths, board: Board) -> list[str]:
-    """What keeps `board` from being usable through VFIO; empty when nothing does.
+    """Return what keeps `board` from being usable through VFIO; empty when nothing does.
 
     Every function is on vfio-pci, every endpoint of its groups is out of the host's hands, and
     each group has its device node.
@@ -73,7 +73,7 @@ def prove(paths: Paths, board: Board) -> list[str]:
 
 
 def prove_soon(paths: Paths, boards: Iterable[Board], seconds: float) -> Task[list[str]]:
-    """As `prove` of several boards at once; udev gets `seconds` to make the device nodes."""
+    """Prove several boards at once; give udev `seconds` to make the device nodes."""
     boards = tuple(boards)
     problems = [problem for board in boards for problem in _check_drivers(paths, board)]
     wanted = list_nodes(paths, boards).own(paths.root)
@@ -88,7 +88,7 @@ def prove_soon(paths: Paths, boards: Iterable[Board], seconds: float) -> Task[li
 
 
 def _check_drivers(paths: Paths, board: Board) -> list[str]:
-    """What is wrong with the drivers of `board` and of its groups; empty when nothing is."""
+    """Return problems of the drivers of `board` and of its groups."""
     problems = []
     for function in board.functions:
         driver = sysfs.driver_of(paths, function.address)
@@ -109,14 +109,14 @@ def render_environment(paths: Paths, boards: Iterable[Board]) -> str:
     Lists of options and nodes are separated by blanks, lists of addresses by commas.
     """
     boards = _in_order(boards)
-    found = list_nodes(paths, boards)
-    podman = " ".join(f"--device={node}" for node in found.all())
+    nodes = list_nodes(paths, boards)
+    podman = " ".join(f"--device={node}" for node in nodes.all())
     functions = ",".join(str(f.address) for board in boards for f in board.functions)
     displays = ",".join(str(f.address) for board in boards for f in board.display_functions)
     return (
         f"PCIBIND_BOARDS={len(boards)}\n"
-        f'PCIBIND_GROUP_DEVICES="{" ".join(found.groups)}"\n'
-        f'PCIBIND_CDEVS="{" ".join(found.cdevs)}"\n'
+        f'PCIBIND_GROUP_DEVICES="{" ".join(nodes.groups)}"\n'
+        f'PCIBIND_CDEVS="{" ".join(nodes.cdevs)}"\n'
         f'PCIBIND_PODMAN_DEVICES="{podman}"\n'
         f"PCIBIND_FUNCTIONS={functions}\n"
         f"PCIBIND_DISPLAY_FUNCTIONS={displays}\n"
@@ -126,7 +126,7 @@ def render_environment(paths: Paths, boards: Iterable[Board]) -> str:
 def render_document(paths: Paths, boards: Iterable[Board]) -> str:
     """The text of devices.json: the same, board by board."""
     names = _names(paths)
-    found = [(board, list_nodes(paths, [board])) for board in _in_order(boards)]
+    nodes_of = [(board, list_nodes(paths, [board])) for board in _in_order(boards)]
     described = [
         {
             "name": names.get(board.path),
@@ -137,7 +137,7 @@ def render_document(paths: Paths, boards: Iterable[Board]) -> str:
             "functions": [str(f.address) for f in board.functions],
             "display_functions": [str(f.address) for f in board.display_functions],
         }
-        for board, own in found
+        for board, own in nodes_of
     ]
     return json.dumps({"version": VERSION, "boards": described}, indent=2) + "\n"
 
@@ -174,7 +174,7 @@ def render_cdi(paths: Paths, boards: Iterable[Board]) -> str:
 
 
 def write(paths: Paths, boards: Sequence[Board]) -> None:
-    """Hand proven boards over; writes nothing that already says so. Raises OSError."""
+    """Hand proven boards over; write no file whose content stays the same. Raises OSError."""
     files.write_atomically(_document(paths), render_document(paths, boards))
     # The unit of an older version may not write there: the boards are usable all the same, and
     # `is_in_cdi` checks it.
@@ -185,7 +185,7 @@ def write(paths: Paths, boards: Sequence[Board]) -> None:
 
 
 def remove(paths: Paths) -> None:
-    """Take the hand-over back. Raises OSError."""
+    """Remove the hand-over. Raises OSError."""
     for path in (_environment(paths), _document(paths), _cdi(paths)):
         if os.path.lexists(path):
             files.remove(path)

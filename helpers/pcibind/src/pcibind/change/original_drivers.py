@@ -1,4 +1,4 @@
-"""What boards were before pcibind, where no record says so: the host's own drivers, by alias."""
+"""The original drivers of boards that are not on record: the host's own drivers, by alias."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pcibind.read.kernel import Task
 
 def read_notes(paths: Paths) -> frozenset[Address]:
     """The functions whose overrides were set at this boot, by the early script or by pcibind."""
-    found: frozenset[Address] = frozenset()
+    functions: frozenset[Address] = frozenset()
     for note in _notes(paths):
         with contextlib.suppress(OSError):
-            found |= addresses((files.read(note) or "").split())
-    return found
+            functions |= addresses((files.read(note) or "").split())
+    return functions
 
 
 def forget(paths: Paths, functions: Collection[Address]) -> None:
@@ -41,7 +41,7 @@ def list_taken(paths: Paths, topology: Topology, known: Record) -> list[Board]:
 def find_original(
     paths: Paths, board: Board, recorded: RecordedBoard | None = None
 ) -> Task[RecordedBoard]:
-    """A board as the host would have it: as it is recorded, else on the driver that knows it.
+    """Find the original drivers of a board: as recorded, else the host's driver for each function.
 
     Loads the drivers, those too that a blacklist keeps away: their modules are named, and a
     blacklist concerns aliases only (modprobe.d). A function that a driver of the host's has keeps
@@ -71,10 +71,11 @@ def find_original(
 
 
 def explain_taken(boards: Iterable[Board]) -> tuple[str, ...]:
-    """Word an error for each board that was taken without being on record, with the way out."""
+    """Return an error and its fix for each board that was taken without being on record."""
     return tuple(
-        f"board {board.path} ({board.address}) is not on record, but was taken at this boot, as by "
-        "an older list in the initramfs; run `pcibind release`, then rebuild the initramfs"
+        f"board {board.path} ({board.address}) is not on record, but was taken at this boot, "
+        "probably by an outdated list in the initramfs; run `pcibind release`, then rebuild the "
+        "initramfs"
         for board in boards
     )
 

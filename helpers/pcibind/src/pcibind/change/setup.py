@@ -1,7 +1,7 @@
-"""What a boot needs, put on this host: udev rule and script, initramfs hook, and the unit.
+"""`pcibind setup`: install the boot files (udev rule and script, initramfs hook, units).
 
-A distribution's package has these files itself, at a package's paths; there `pcibind setup` takes
-away the copies in /etc that it once wrote, since those would win over the package's.
+A distribution's package provides these files at its own paths; there `pcibind setup` removes the
+copies in /etc that it once wrote, since those would override the package's.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def install(paths: Paths, library: str | None = None) -> list[str]:
         if files.write_atomically(paths.root + each.path, each.text, each.mode)
     ]
     return [
-        *(lines or ["all boot files are there"]),
+        *(lines or ["all boot files are up to date"]),
         *([] if _generator(paths) else [_NO_GENERATOR]),
         *_next(wanted, f"systemctl enable {unit.NAME}"),
     ]
@@ -103,7 +103,11 @@ def remove(paths: Paths, library: str | None = None) -> list[str]:
     # A link to nothing would be there for every later unit of that name.
     if files.remove(paths.root + _WANTS):
         lines.append(f"removed {_WANTS}")
-    return [*lines, *_next(gone, "systemctl daemon-reload")] if lines else ["no boot file is there"]
+    return (
+        [*lines, *_next(gone, "systemctl daemon-reload")]
+        if lines
+        else ["no boot file is installed"]
+    )
 
 
 def this_command() -> str:
@@ -123,7 +127,7 @@ def _remove_superseded(paths: Paths) -> list[str]:
     """Remove what `setup` of any version wrote; name what was changed since, which stays."""
     local = f"{paths.root}{early.SCRIPT_PATH}".replace("/early", "/__main__.py")
     if os.path.exists(local):
-        return [f"{local} is another pcibind, and its boot files in /etc win over the package's"]
+        return [f"{local} is another pcibind, and its boot files in /etc override the package's"]
     there = boot_files(_HOOKS.values())
     ours = {*early.former(), *(digest(each.text) for each in there)}
     gone, lines = [], []
@@ -134,16 +138,16 @@ def _remove_superseded(paths: Paths) -> list[str]:
         if digest(text) in ours:
             files.remove(paths.root + each.path)
             gone.append(each)
-            lines.append(f"removed {each.path}: the package has it")
+            lines.append(f"removed {each.path}: the package provides it")
         else:
-            lines.append(f"{each.path} was changed: it stays, and wins over the package's")
+            lines.append(f"{each.path} was edited: it is kept, and overrides the package's")
     if unit.PATH in {each.path for each in gone} and os.path.islink(paths.root + _WANTS):
         files.remove(paths.root + _WANTS)
     other = f"{paths.root}/usr/local/sbin/pcibind"
     if os.path.lexists(other):
         lines.append(f"{other} is another pcibind, and comes before the package's in PATH")
     if not gone:
-        return lines or ["the package has all boot files"]
+        return lines or ["the package provides all boot files"]
     return [*lines, *_next(gone, f"systemctl enable {unit.NAME}")]
 
 

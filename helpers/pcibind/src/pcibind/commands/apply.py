@@ -1,4 +1,4 @@
-"""Making the configuration true: guards, record, bind, prove, hand over."""
+"""`pcibind apply`: guards, record, bind, prove, hand over."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
         reports = [
             plan.report_wanted(judgement, resolution, BoardState.REFUSED) for resolution in refused
         ]
-        # What is on record since a moment ago is reported as such, too.
+        # Boards that this run has just recorded are reported as recorded.
         paths = {board.path: board for board in wanted}
         judged = [_on_record(r, paths) for r in judgement.resolutions if r not in refused]
-        # Before the first write to a driver: whatever happens next, the way back is on disk.
+        # Before the first write to a driver: whatever happens next, the original is on disk.
         if next_boot:
             files.write_record(system.paths, left._replace(leaving=(*left.leaving, *leaving)))
             given_back = [
                 boot.report_unwanted(topology, board, BoardState.LEAVING)._replace(
-                    detail="back on its drivers at the next boot"
+                    detail="its drivers are restored at the next boot"
                 )
                 for board in leaving
             ]
@@ -108,10 +108,10 @@ def _on_record(resolution: Resolution, known: Mapping[str, RecordedBoard]) -> Re
 
 def _recorded(judgement: Judgement) -> list[RecordedBoard]:
     """The boards to have on record: the old ones as they were, the new ones as they are now."""
-    found = []
+    boards = []
     for resolution in judgement.resolutions:
         if resolution.recorded is not None:
-            found.append(
+            boards.append(
                 resolution.recorded._replace(selector=resolution.selector, name=resolution.name)
             )
         elif resolution.board is not None and not judgement.refused(resolution.board.path):
@@ -119,7 +119,7 @@ def _recorded(judgement: Judgement) -> list[RecordedBoard]:
             if any(function.locked for function in board.functions):
                 # Its override is unknown: recorded once it can be read.
                 continue
-            found.append(
+            boards.append(
                 RecordedBoard.of(board, resolution.selector, resolution.name, judgement.topology)
             )
-    return found
+    return boards

@@ -21,7 +21,7 @@ from pcibind.read.kernel import Task
 
 
 class Outcome(NamedTuple):
-    """What became of boards, why some were left as they are, and how the host looks now."""
+    """Reports on boards, refusals of those that were left alone, and the topology afterwards."""
 
     reports: list[BoardReport]
     refusals: tuple[Refusal, ...]
@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
 def apply_recorded(system: System) -> Report:
     """Bind what is on record, by identity, without configuration or guards.
 
-    There are no routes and few mounts to look at then; the guards had their say when the boards
+    At boot there are no routes and few mounts to check; the guards judged the boards when they
     were recorded. Raises RecordError, OSError.
     """
     with system.locked():
@@ -39,8 +39,8 @@ def apply_recorded(system: System) -> Report:
         if known is None:
             handover.remove(system.paths)
             return Report("apply")
-        # This run sees all that happened so far. Reading an override waits for a probe of the
-        # device, so those of other boards are not read.
+        # This run sees the result of all events so far. Reading an override waits for a probe of
+        # the device, so those of other boards are not read.
         files.clear(system.paths.events)
         system.boards = frozenset(board.path for board in (*known.boards, *known.leaving))
         topology = system.topology()
@@ -62,7 +62,7 @@ def apply_recorded(system: System) -> Report:
             (*reports, *taken.reports, *given_back.reports),
             (*planned.refusals, *taken.refusals, *given_back.refusals),
             topology=taken.topology,
-            # What cannot be given back must not keep down who uses the wanted boards.
+            # A board that cannot be restored must not stop users of the wanted boards.
             wanted_only=True,
         )
 
@@ -150,7 +150,7 @@ def give_back(
         if (was := old.function(function.number)) and was.driver_override == DRIVER
     }
     if theirs:
-        # Hardly ever: an override of this name that is not ours again.
+        # Rare: an override of this name that was there before pcibind.
         from pcibind.change import original_drivers
 
         with contextlib.suppress(*unwritable):
@@ -178,7 +178,7 @@ def restore_boards(
 
 
 def hand_over_remaining(system: System, topology: Topology, left: Record) -> None:
-    """Hand over what is bound of a record, after boards have gone from it. Raises OSError."""
+    """Hand over the bound boards of a record from which boards were removed. Raises OSError."""
     stay = [r.board for r in follow(topology, left) if r.board]
     proven = [board for board in stay if not handover.prove(system.paths, board)]
     complete = len(proven) == len(left.boards)
@@ -219,7 +219,7 @@ def report_unwanted(topology: Topology, recorded: RecordedBoard, state: BoardSta
 def _restore_sharing(
     paths: Paths, topology: Topology, going: Sequence[RecordedBoard], *, booting: bool
 ) -> Task[list[BoardReport]]:
-    """Restore boards that share groups, all of which are there; say how it went.
+    """Restore boards that share groups, all of which are present; report on each.
 
     Raises OSError when the hand-over cannot be removed, and nothing for what the machine does.
     Functions of other devices that came in their place are left alone, and so are those that a new
@@ -292,7 +292,7 @@ def _is_taken_by_other(function: Function, old: RecordedFunction, booting: bool)
 
 
 def list_use_refusals(reports: Iterable[BoardReport]) -> tuple[Refusal, ...]:
-    """What was refused since a board is in use: this guard has no override."""
+    """A refusal for each board that was left alone because it is in use."""
     return tuple(
         Refusal.of_use(report.path or "", None, report.detail)
         for report in reports

@@ -66,7 +66,7 @@ def _complete_recorded(context: click.Context, _: click.Parameter, word: str) ->
 @click.version_option(__version__, prog_name="pcibind")
 @click.pass_context
 def cli(context: click.Context, root: str) -> None:
-    """Hand whole PCI boards to vfio-pci, prove it, and say which devices to use."""
+    """Bind whole PCI boards to vfio-pci, check the result, and publish the devices to use."""
     context.obj = System(Paths(root), udev=True)
 
 
@@ -94,7 +94,7 @@ def apply(system: System, next_boot: bool, recorded: bool, as_json: bool) -> Non
 
 
 @cli.command(epilog=_CODES)
-@click.option("--all", "everything", is_flag=True, help="Show the boards too that are not chosen.")
+@click.option("--all", "everything", is_flag=True, help="Also show the boards that are not chosen.")
 @_report_options
 @click.pass_obj
 def status(system: System, everything: bool, as_json: bool) -> None:
@@ -106,7 +106,7 @@ def status(system: System, everything: bool, as_json: bool) -> None:
 @_report_options
 @click.pass_obj
 def list_(system: System, as_json: bool) -> None:
-    """Show all boards: where, what, on which driver, whether chosen, and by whom they are used."""
+    """Show all boards: address, path, driver, whether chosen, and known users."""
     from pcibind.commands import selection
 
     _answer("list", lambda: selection.show(system), as_json)
@@ -114,7 +114,7 @@ def list_(system: System, as_json: bool) -> None:
 
 @cli.command(epilog=_CODES)
 @click.argument("address", nargs=-1, required=True)
-@click.option("--name", help="What to call the board, if it is one.")
+@click.option("--name", help="Name of the board, if it is only one.")
 @click.option("--allow", multiple=True, type=_GUARDS, help="Accept what this guard refuses.")
 @_report_options
 @click.pass_obj
@@ -125,9 +125,9 @@ def add(
     allow: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Choose boards, in a file of its own; bind nothing.
+    """Choose boards in /etc/pcibind/added.toml; bind nothing.
 
-    ADDRESS is an address as lspci prints it, or a path as `pcibind list` does.
+    ADDRESS is an address as lspci prints it, or a path as `pcibind list` shows it.
     """
     from pcibind.commands import selection
 
@@ -153,18 +153,18 @@ def remove(system: System, board: tuple[str, ...], as_json: bool) -> None:
 @_report_options
 @click.pass_obj
 def release(system: System, board: tuple[str, ...], as_json: bool) -> None:
-    """Give all boards, or those named, back to the drivers they had before.
+    """Restore the original drivers of all boards, or of those named.
 
-    BOARD is a name, a path, or an address; of an absent board, the one that it had when chosen.
+    BOARD is a name, a path, or an address; for an absent board, the address it had when chosen.
     """
     _answer("release", lambda: release_boards(system, board), as_json)
 
 
 @cli.command(epilog=_CODES)
-@click.option("--remove", is_flag=True, help="Remove them again.")
+@click.option("--remove", is_flag=True, help="Remove these files.")
 @click.pass_obj
 def setup(system: System, remove: bool) -> None:
-    """Write what a boot needs: udev rule, early script, initramfs hook, and the unit."""
+    """Install the boot files: udev rule, early script, initramfs hook, and units."""
     # Its imports cost as much as all of the other commands'.
     from pcibind.change import setup as boot_setup
 

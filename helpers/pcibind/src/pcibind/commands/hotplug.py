@@ -19,7 +19,7 @@ from pcibind.model.request import Refusal
 from pcibind.read import files
 from pcibind.read.files import Paths
 
-_NOT_ARRIVED = "not bound again, since it did not appear just now; run `pcibind apply`"
+_NOT_ARRIVED = "not bound, since it did not just appear; run `pcibind apply`"
 
 
 def apply_arrived(system: System) -> Report:
@@ -78,7 +78,7 @@ def apply_arrived(system: System) -> Report:
 def _ask_guards(
     system: System, new: Sequence[Resolution]
 ) -> tuple[tuple[Refusal, ...], tuple[str, ...]]:
-    """What apply's guards have against these boards; and an error of the configuration."""
+    """Ask apply's guards about these boards; return their refusals, and configuration errors."""
     if not new:
         return (), ()
     paths = {r.board.path for r in new if r.board}
@@ -88,7 +88,7 @@ def _ask_guards(
         return (), (str(error),)
     unwanted = paths - {r.board.path for r in judged.resolutions if r.board}
     errors = tuple(
-        f"board {path} is configured no longer; run `pcibind apply`" for path in unwanted
+        f"board {path} is no longer configured; run `pcibind apply`" for path in unwanted
     )
     return tuple(refusal for refusal in judged.refusals if refusal.board in paths), errors
 
@@ -100,7 +100,7 @@ def _has_arrived(resolution: Resolution, arrived: frozenset[Address]) -> bool:
 
 
 def _wait_for_udev(paths: Paths, seconds: float) -> None:
-    """Let udev come to its end, so that one run looks at all that one cause made happen."""
+    """Wait until udev is idle, so that one run handles all events of one cause."""
     end = time.monotonic() + seconds
     while os.path.exists(paths.udev_queue) and time.monotonic() < end:
         time.sleep(0.05)
@@ -110,7 +110,7 @@ def _take_events(paths: Paths) -> frozenset[Address]:
     """The functions that have appeared since the last run that was not killed.
 
     A file of an event is hidden now and removed at the end: from the path unit, which does not look
-    at hidden ones, but not from the next run. Other names are no events, and hidden all the same:
+    at hidden ones, but not from the next run. Other names are no events, but are hidden too:
     the path unit would start this service for them again and again.
     """
     arrived: frozenset[Address] = frozenset()

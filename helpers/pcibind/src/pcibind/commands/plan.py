@@ -1,4 +1,4 @@
-"""The judgement of this machine, and its report: what is read for it, before any change."""
+"""`pcibind plan`: the judgement of this system, and its report."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.read import claims, configuration, files, sysfs
 
 _NONE_SEEN = (
-    "of a board that leaves vfio-pci, only what /proc shows was looked at; apply asks the kernel "
-    "whether another process has it open"
+    "only /proc was searched for users of a board that leaves vfio-pci; apply also asks the kernel "
+    "whether a process has it open"
 )
 
 
 def judge(system: System, *, next_boot: bool = False) -> Judgement:
-    """Look at everything, open no node; change nothing.
+    """Read the system and judge all boards; open no node and change nothing.
 
     Raises ConfigError, RecordError, PcibindError.
     """
@@ -36,12 +36,12 @@ def judge(system: System, *, next_boot: bool = False) -> Judgement:
 
 
 def list_claims(system: System, judged: Judgement) -> tuple[str, ...]:
-    """What of the wanted boards other tools are configured to bind."""
+    """Notes on wanted boards that other tools are configured to bind."""
     return claims.notes(system.paths, [r.board for r in judged.resolutions if r.board])
 
 
 def report_refused_removals(judged: Judgement) -> list[BoardReport]:
-    """Boards that are no longer configured, but must not be given back now."""
+    """Report on boards that are no longer configured, but must not be restored now."""
     return [
         boot.report_unwanted(judged.topology, board, BoardState.REFUSED)._replace(
             detail=SEE_REFUSALS
@@ -52,23 +52,23 @@ def report_refused_removals(judged: Judgement) -> list[BoardReport]:
 
 
 def report_wanted(judged: Judgement, resolution: Resolution, state: BoardState) -> BoardReport:
-    """A wanted board in `state`, or refused, or not there."""
-    found = judged.board(resolution.board.path if resolution.board else None)
-    if found is None or found.standing is Standing.MISSING:
+    """Report on a wanted board: in `state`, or refused, or missing."""
+    judgement_of = judged.board(resolution.board.path if resolution.board else None)
+    if judgement_of is None or judgement_of.standing is Standing.MISSING:
         return BoardReport.of(resolution, BoardState.UNBOUND)
-    if found.standing is Standing.REFUSED or found.plan is None:
+    if judgement_of.standing is Standing.REFUSED or judgement_of.plan is None:
         return BoardReport.of(resolution, BoardState.REFUSED, detail=SEE_REFUSALS)
-    if found.standing is Standing.STUCK:
+    if judgement_of.standing is Standing.STUCK:
         return BoardReport.of(resolution, BoardState.STUCK, detail=sysfs.STUCK_DETAIL)
     if state is BoardState.RECORDED:
         return BoardReport.of(resolution, state, detail="bound at the next boot")
-    if found.plan.iommu_off:
+    if judgement_of.plan.iommu_off:
         return BoardReport.of(resolution, BoardState.UNBOUND, detail=IOMMU_OFF)
-    if state is BoardState.PLANNED and not found.plan.steps:
+    if state is BoardState.PLANNED and not judgement_of.plan.steps:
         if resolution.recorded is None:
             return BoardReport.of(resolution, state, steps=("write it to the record",))
         return BoardReport.of(resolution, BoardState.BOUND)
-    return BoardReport.of(resolution, state, steps=found.plan.steps)
+    return BoardReport.of(resolution, state, steps=judgement_of.plan.steps)
 
 
 def show(system: System) -> Report:

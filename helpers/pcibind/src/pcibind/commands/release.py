@@ -1,4 +1,4 @@
-"""Giving boards back: the drivers and overrides from before they were chosen."""
+"""Restoring boards: the drivers and overrides that they had before they were chosen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pcibind.read import files
 
 
 def release(system: System, names: Sequence[str] = ()) -> Report:
-    """Give back the boards of these names, paths or addresses; without any, all that are recorded.
+    """Restore the boards of these names, paths or addresses; without any, all recorded boards.
 
     Boards that were taken without being on record count as recorded: their drivers are found by
     what the devices are. Raises ConfigError for an unknown name, before anything is touched;
@@ -75,8 +75,8 @@ def release_for_this_boot(system: System) -> Report:
     """
     if not system.is_off():
         raise PcibindError(
-            f"the kernel command line lacks {OFF}, which release --this-boot is for; to give "
-            "boards back at any time, run `pcibind release`"
+            f"the kernel command line lacks {OFF}, which release --this-boot needs; to "
+            "restore boards at any time, run `pcibind release`"
         )
     with system.locked():
         handover.remove(system.paths)
@@ -87,10 +87,10 @@ def release_for_this_boot(system: System) -> Report:
             board = topology.board_at(recorded.path)
             if board and compare(board, recorded) is Verdict.PRESENT:
                 boards.append((board, recorded))
-        found = system.carry_out(
+        originals = system.carry_out(
             [original_drivers.find_original(system.paths, *each) for each in boards]
         )
-        reports = boot.restore_boards(system, topology, found)
+        reports = boot.restore_boards(system, topology, originals)
         topology = system.topology()
         reports = [each._replace(board=topology.board_at(each.path or "")) for each in reports]
         return Report(
@@ -109,10 +109,10 @@ def _select(
     unrecorded: Sequence[RecordedBoard],
     names: Sequence[str],
 ) -> list[RecordedBoard]:
-    """The boards that are meant. An address is today's, as every command prints it.
+    """Select boards by name, path or current address, as every command prints it.
 
-    That of a board that is absent is the one that it had when it was chosen, unless another board
-    on record has it now.
+    An absent board has the address that it had when it was chosen, unless another board on record
+    has it now.
     """
     there = [*known.boards, *known.leaving, *unrecorded]
     if not names:
@@ -120,15 +120,15 @@ def _select(
     now = {board.path: topology.board_at(board.path) for board in there}
     chosen: list[RecordedBoard] = []
     for name in names:
-        found = [
+        matches = [
             old
             for old in there
             if name in (old.name, old.path) or ((board := now[old.path]) and board.is_at(name))
         ] or [old for old in there if not now[old.path] and old.address.matches(name)]
-        if not found:
+        if not matches:
             labels = ", ".join(board.label for board in there) or "none"
             raise ConfigError(f"no board {name!r} is on record; expected one of: {labels}")
-        chosen += [board for board in found if board not in chosen]
+        chosen += [board for board in matches if board not in chosen]
     return chosen
 
 
@@ -141,7 +141,7 @@ def _refuse_split(
             old.path,
             "shared-group",
             board.address,
-            f"it shares an IOMMU group with board {other.label}, which would stay and be useless",
+            f"it shares an IOMMU group with board {other.label}, which would be unusable",
             f"Release both: `pcibind release {old.label} {other.label}`",
         )
         for old in chosen

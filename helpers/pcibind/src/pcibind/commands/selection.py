@@ -1,4 +1,4 @@
-"""Which boards there are, and choosing among them: `pcibind list`, `add` and `remove`."""
+"""`pcibind list`, `add` and `remove`: all boards, and the choice among them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEXT = "no driver was touched: run `pcibind plan`, then `pcibind apply`"
 
 
 def show(system: System) -> Report:
-    """Every board, whether and where it is chosen, and who is seen to use it.
+    """List every board, whether and where it is chosen, and its known users.
 
     Opens no device node. Raises RecordError. What else goes wrong is reported beside the boards.
     """
@@ -127,12 +127,12 @@ def remove(system: System, words: Sequence[str]) -> Report:
     with system.locked():
         topology = system.topology()
         config = configuration.parse(_texts(system.paths).items())
-        found = resolve(topology, config, files.read_record(system.paths))
+        resolutions = resolve(topology, config, files.read_record(system.paths))
         sources = {request.selector: request.source for request in config.boards}
         own = _own(system.paths, config)
         gone: dict[Resolution, None] = {}
         for word in words:
-            mine = [each for each in found if _matches(each, word)]
+            mine = [each for each in resolutions if _matches(each, word)]
             if not mine:
                 there = ", ".join(r.name or r.selector.value for r in own) or "none"
                 raise ConfigError(
@@ -142,7 +142,7 @@ def remove(system: System, words: Sequence[str]) -> Report:
         leaving = {each.selector for each in gone}
         if others := leaving - {request.selector for request in own}:
             where = ", ".join(sorted(f"{each} at {sources[each]}" for each in others))
-            raise ConfigError(f"chosen elsewhere: {where}; take it out there")
+            raise ConfigError(f"chosen elsewhere: {where}; remove it there")
         files.write_atomically(
             _file(system.paths), _render([each for each in own if each.selector not in leaving])
         )
@@ -155,8 +155,8 @@ def _chosen(
 ) -> dict[str, tuple[Resolution, str]]:
     """The wanted boards that are there: path -> resolution, and where it was asked for."""
     sources = {request.selector: request.source for request in config.boards}
-    found = resolve(topology, config, known)
-    return {r.board.path: (r, sources[r.selector]) for r in found if r.board}
+    resolutions = resolve(topology, config, known)
+    return {r.board.path: (r, sources[r.selector]) for r in resolutions if r.board}
 
 
 def _board(topology: Topology, word: str) -> Board:
@@ -166,8 +166,8 @@ def _board(topology: Topology, word: str) -> Board:
         raise ConfigError(str(error)) from error
     boards = select(topology, selector)
     if len(boards) != 1:
-        found = ", ".join(f"{board.path} ({board.address})" for board in boards) or "none"
-        raise ConfigError(f"{selector}: expected one board, found {found}; see `pcibind list`")
+        listed = ", ".join(f"{board.path} ({board.address})" for board in boards) or "none"
+        raise ConfigError(f"{selector}: expected one board, found {listed}; see `pcibind list`")
     return boards[0]
 
 
@@ -187,7 +187,7 @@ def _file(paths: Paths) -> str:
 
 
 def _texts(paths: Paths) -> dict[str, str]:
-    """All files of the configuration; raises ConfigError when somebody else wrote ours."""
+    """All files of the configuration; raises ConfigError when added.toml is not ours."""
     texts = configuration.read_texts(paths.configuration)
     if not texts.get(_file(paths), HEADER).startswith(HEADER):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""How the chosen boards stand, without changing anything."""
+"""`pcibind status`: the state of the chosen boards; changes nothing."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _UNAPPLIED = "configured, but not applied; run `pcibind apply`"
 
 
 def status(system: System, *, everything: bool = False) -> Report:
-    """Look at every recorded board, and at every configured one that is not on record.
+    """Report on every recorded board, and on every configured one that is not on record.
 
-    With `everything`, at all other boards too, which are not chosen.
+    With `everything`, also on all other boards, which are not chosen.
 
     Raises RecordError. A wrong configuration is reported beside the boards.
     """
@@ -102,8 +102,10 @@ def status(system: System, *, everything: bool = False) -> Report:
     new = {r.board.path for r in unrecorded if r.board}
     refusals += tuple(each for each in judged.refusals if each.board in new)
     remarks += claims.notes(system.paths, [r.board for r in (*followed, *unrecorded) if r.board])
-    found = tuple(errors)
-    return Report("status", require, tuple(boards), refusals, found, code, topology, tuple(remarks))
+    problems = tuple(errors)
+    return Report(
+        "status", require, tuple(boards), refusals, problems, code, topology, tuple(remarks)
+    )
 
 
 def _is_configured(directory: str) -> bool:
@@ -134,11 +136,11 @@ def _report_recorded(
     problems = handover.prove(system.paths, board)
     if problems:
         return BoardReport.of(resolution, BoardState.UNBOUND, detail="; ".join(problems))
-    found = guards.check_firmware(board, evidence)
+    refusals = guards.check_firmware(board, evidence)
     # What apply would refuse, and so not hand over.
-    bad = any(refusal.guard not in allow for refusal in found)
+    bad = any(refusal.guard not in allow for refusal in refusals)
     state = BoardState.FAILED if bad else BoardState.BOUND
-    return BoardReport.of(resolution, state, detail="; ".join(each.found for each in found))
+    return BoardReport.of(resolution, state, detail="; ".join(each.found for each in refusals))
 
 
 def _report_unrecorded(system: System, judged: Judgement, resolution: Resolution) -> BoardReport:

@@ -1,4 +1,4 @@
-"""What a command answers, whatever goes wrong: as JSON, or as text for people.
+"""The answer of a command, errors included: as JSON, or as text for people.
 
 Boards as people see them are a tree from the root port through the switches to each function.
 """
@@ -68,17 +68,17 @@ class _Branch:
 
 
 def describe(report: Report) -> str:
-    """A report for people: boards, their functions, and what is the matter."""
+    """A report for people: boards, their functions, and problems."""
     lines = [f"error: {error}" for error in report.errors]
     lines += [f"refused: {refusal}" for refusal in report.refusals]
     lines += (_table if report.command == "list" else render)(report.topology, report.boards)
     if not lines:
-        lines = ["no board is chosen; `pcibind list` shows those that there are"]
+        lines = ["no board is chosen; run `pcibind list` to see all boards"]
     lines += [f"note: {note}" for note in report.notes]
     return shorten("\n".join(lines), report.topology)
 
 
-# Not in the name of a file, which is to be copied as it is.
+# Not in a file name, which people copy.
 _IN_DOMAIN_0 = re.compile(r"(?<![\w/:])0000:(?=[0-9a-f]{2}:[01][0-9a-f]\.[0-7](?!\w))")
 
 
@@ -109,7 +109,7 @@ def render(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
 
 
 def _table(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
-    """A line for each board. What holds it in secret is not seen, so none is called free."""
+    """A line for each board. /proc does not show every user, so no board is called free."""
     rows = [("ADDRESS", "PATH", "WHAT", "GROUP", "DRIVER", "CHOSEN", "USED BY")]
     for report in reports:
         if board := report.board:
@@ -160,6 +160,6 @@ def _function(report: BoardReport, function: Function) -> str:
     if function.driver != wanted:
         driver += f", wanted {wanted or 'none'}"
     if function.locked:
-        driver += ", stuck: an access to it hangs in the kernel"
+        driver += ", stuck: an access to it is blocked in the kernel"
     kind = class_name(function.class_code)
     return f"{function.address}  {function.model}  {kind:<11}  {group}  {driver}"

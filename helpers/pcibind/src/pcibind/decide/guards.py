@@ -17,7 +17,7 @@ _HARMLESS = frozenset(
     {
         *range(0x0300, 0x0400),  # displays
         *range(0x0400, 0x0500),  # multimedia: a display's audio
-        0x0700,  # serial ports; that somebody has one open is another guard's
+        0x0700,  # serial ports; `device-open` refuses those that are open
         0x0B40,  # co-processors
         0x0C03,  # USB, a display's too
         0x0C80,  # a display's USB-C controller
@@ -36,19 +36,19 @@ def check(
     *,
     with_vfio: bool = True,
 ) -> list[Refusal]:
-    """Every reason against taking `board`, but those that `allow` names.
+    """Return every reason not to bind `board`, except those that `allow` names.
 
     A board that is selected by its address was named one by one, so its classes are not
-    questioned. An open VFIO group cannot be allowed; it is no reason while nothing would be bound
-    anew, so that applying twice leaves a running consumer in peace. A guard that cannot tell
-    speaks against the boards that it could concern. `with_vfio` says whether any driver of VFIO has
-    a device of the board's groups: of other groups nobody can have the node open.
+    questioned. An open VFIO group cannot be allowed; it is no reason while nothing would be bound,
+    so that applying twice does not disturb a running consumer. A guard that cannot read its
+    evidence refuses the boards that it could concern. `with_vfio` says whether any driver of VFIO
+    has a device of the board's groups: other groups have no node that could be open.
     """
     refusals = [
         *_used(board, "default-route", evidence.route_nics, "Move the route to another interface"),
         *_used(board, "ssh", evidence.ssh_nics, "Log in through another interface"),
-        *_used(board, "network", evidence.configured, "Take the interface's addresses away"),
-        *_used(board, "disk", evidence.disks, "Unmount, swapoff, close, or free what is on it"),
+        *_used(board, "network", evidence.configured, "Remove the interface's addresses"),
+        *_used(board, "disk", evidence.disks, "Unmount it, run swapoff, or close what uses it"),
         *_boot_display(board, evidence),
         *_used(board, "framebuffer", evidence.framebuffers, _FRAMEBUFFER),
         *_virtual_functions(board, evidence),
@@ -77,7 +77,7 @@ _LEAVES = frozenset({0x03, 0x04, 0x05, 0x0B, 0x10, 0x11, 0x12})
 
 
 def _could_concern(guard: str, board: Board, evidence: Evidence) -> bool:
-    """Whether a guard that cannot tell could be about this board."""
+    """Whether a guard without evidence could concern this board."""
     match guard:
         case "disk":
             kinds, below = _STORAGE, evidence.storage
@@ -101,7 +101,7 @@ def _could_concern(guard: str, board: Board, evidence: Evidence) -> bool:
 
 
 def check_leaving(topology: Topology, recorded: RecordedBoard, evidence: Evidence) -> list[Refusal]:
-    """Refuse to take a board from under a process that has its VFIO group open."""
+    """Refuse to restore a board while a process has its VFIO group open."""
     board = topology.board_at(recorded.path)
     return check_open(board, evidence) if board and recorded.pair(board) else []
 
@@ -149,7 +149,7 @@ _FRAMEBUFFER = (
 
 
 def _open_nvidia(board: Board, evidence: Evidence) -> list[Refusal]:
-    """Unbinding waits in NVIDIA's driver until nobody has the device open any more."""
+    """Unbinding waits in NVIDIA's driver until no process has the device open."""
     addresses = {function.address for function in board.functions}
     by_nvidia = _by_nvidia(board)
     return [
@@ -204,7 +204,7 @@ def _class(board: Board) -> list[Refusal]:
             "class",
             function.address,
             f"{function.address} {function.identity} is {class_name(function.class_code)}, "
-            "which a host may not be able to do without",
+            "which the host may need",
             "Choose the board by its address",
         )
         for function in board.functions
@@ -213,7 +213,7 @@ def _class(board: Board) -> list[Refusal]:
 
 
 _ABOVE_4G = (
-    "Switch 'Above 4G decoding' (64-bit BARs, large MMIO) on in the firmware's setup, and boot "
+    "Turn on 'Above 4G decoding' (64-bit BARs, large MMIO) in the firmware's setup, and boot "
     "without pci=nocrs or pci=realloc=off"
 )
 
@@ -230,7 +230,7 @@ def check_firmware(board: Board, evidence: Evidence) -> list[Refusal]:
             "no-response",
             function.address,
             f"{function.address} does not answer: its configuration space reads as ones",
-            "Switch the host's power off and on; if it stays so, replace the board or leave it out",
+            "Power the host off and on; if that does not help, replace the board or leave it out",
         )
         for function in board.functions
         if function.address in evidence.silent
@@ -242,8 +242,8 @@ def check_firmware(board: Board, evidence: Evidence) -> list[Refusal]:
             None,
             f"the firmware keeps memory of IOMMU group {group} mapped for itself (RMRR, `direct` "
             f"in /sys/kernel/iommu_groups/{group}/reserved_regions), so VFIO cannot have it",
-            "Update the firmware, or switch off what reserves it (management of the slot, legacy "
-            "USB) in its setup; or use another slot",
+            "Update the firmware, turn off what reserves it (slot management, legacy USB) in its "
+            "setup, or use another slot",
         )
         for group in board.groups
         if group in evidence.reserved_groups

@@ -1,7 +1,7 @@
-"""What is to be done with each board, and what speaks against it.
+"""The judgement of each board: what to do with it, and what refuses it.
 
 Pure: a topology, evidence, a configuration and a record go in, decisions come out. Every command
-decides by this, and so does a deploy, for a host that it looks at from afar.
+decides by this, and so does a deploy for a remote host.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Standing(StrEnum):
 
 
 class BoardJudgement(NamedTuple):
-    """A wanted board: how it stands, what speaks against it, and what is planned for it.
+    """A wanted board: its standing, its refusals, and its plan.
 
-    `closed` is what would speak against it now, but ends with the reboot that binds it. `plan` is
+    `closed` are refusals that end with the reboot that binds it. `plan` is
     None for a board that is missing or refused.
     """
 
@@ -49,8 +49,8 @@ class BoardJudgement(NamedTuple):
 class Judgement(NamedTuple):
     """All decisions.
 
-    `removed` are boards on record that are no longer configured, `taken` those that nobody chose
-    and the initramfs took all the same. `refusals` are those of all boards, removed ones too.
+    `removed` are boards on record that are no longer configured, `taken` those that are not chosen
+    but were taken by the initramfs. `refusals` are those of all boards, removed ones too.
     """
 
     config: Config
@@ -73,7 +73,7 @@ class Judgement(NamedTuple):
         )
 
     def refused(self, path: str | None) -> bool:
-        """Whether anything speaks against the board at `path`."""
+        """Whether the board at `path` is refused."""
         return any(refusal.board == path for refusal in self.refusals)
 
     def boards_leaving_vfio(self) -> list[Board]:
@@ -151,16 +151,16 @@ def list_blocking_functions(topology: Topology, board: Board) -> list[str]:
 def _ask_guards(
     topology: Topology, resolution: Resolution, evidence: Evidence, at_rest: bool
 ) -> Iterator[Refusal]:
-    """What the guards have against a board that is there."""
+    """Ask the guards about a board that is present."""
     board = resolution.board
     if board is None:
         return
     if resolution.recorded is None:
         yield from _check_initramfs(board, evidence)
     if at_rest:
-        # How the host uses it does not matter now. What the firmware makes of it may be new.
-        found = guards.check_firmware(board, evidence)
-        yield from (refusal for refusal in found if refusal.guard not in resolution.allow)
+        # How the host uses it does not matter now; the firmware's state may have changed.
+        refusals = guards.check_firmware(board, evidence)
+        yield from (refusal for refusal in refusals if refusal.guard not in resolution.allow)
         return
     members = [f for group in board.groups for f in topology.group(group)]
     yield from guards.check(
@@ -173,15 +173,15 @@ def _ask_guards(
 
 
 def _check_initramfs(board: Board, evidence: Evidence) -> Iterator[Refusal]:
-    """Refuse to record as original what was made of a board at this boot."""
+    """Refuse to record as original what the early script has set at this boot."""
     for function in board.functions:
         if function.driver_override == DRIVER and function.address in evidence.early:
             yield Refusal(
                 board.path,
                 "stale-initramfs",
                 function.address,
-                f"{function.address} is not on record, but was taken at this boot, as by an older "
-                "list in the initramfs: its original driver is not known",
+                f"{function.address} is not on record, but was taken at this boot, probably by an "
+                "outdated list in the initramfs: its original driver is unknown",
                 "Run `pcibind release`, rebuild the initramfs, then apply",
             )
 

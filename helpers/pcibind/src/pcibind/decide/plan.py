@@ -1,4 +1,4 @@
-"""What is to be done: from selectors to boards, and from boards to steps.
+"""The plan: from selectors to boards, and from boards to steps.
 
 Pure: a topology, a configuration and a record go in, decisions come out.
 """
@@ -33,11 +33,11 @@ def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[
         if resolution.verdict is Verdict.MOVED and resolution.recorded
         for place in _find_moved(topology, record, resolution.recorded)
     }
-    found: list[Resolution] = []
+    resolutions: list[Resolution] = []
     for request in config.boards:
         old = [r for r in followed if r.selector == request.selector]
         name = request.name if len(old) == 1 else None
-        found.extend(r._replace(name=name or r.name, allow=request.allow) for r in old)
+        resolutions.extend(r._replace(name=name or r.name, allow=request.allow) for r in old)
         if old and request.selector.kind != "model":
             continue
         boards = select(topology, request.selector)
@@ -45,18 +45,18 @@ def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[
             known = moved | {r.recorded.path for r in old if r.recorded}
             boards = tuple(board for board in boards if board.path not in known)
         if not boards and not old:
-            found.append(_report_missing(topology, request))
+            resolutions.append(_report_missing(topology, request))
         # One name cannot name several boards: those of a model selector go by their paths then.
         name = request.name if len(boards) == 1 and not old else None
         for board in boards:
             recorded = record.board(board.path)
             if recorded is not None and recorded.identities != board.identities:
                 recorded = None
-            found.append(
+            resolutions.append(
                 Resolution(request.selector, name, request.allow, Verdict.PRESENT, board, recorded)
             )
-    _refuse_duplicates(found, {request.selector: request.source for request in config.boards})
-    return tuple(found)
+    _refuse_duplicates(resolutions, {request.selector: request.source for request in config.boards})
+    return tuple(resolutions)
 
 
 def follow(topology: Topology, record: Record) -> tuple[Resolution, ...]:
@@ -65,9 +65,9 @@ def follow(topology: Topology, record: Record) -> tuple[Resolution, ...]:
 
 
 def select(topology: Topology, selector: Selector) -> tuple[Board, ...]:
-    """The boards that a selector means on this topology, ordered by address; maybe none.
+    """Return the boards that a selector matches, ordered by address; maybe none.
 
-    Virtual functions only where no board is meant; `plan` refuses them.
+    Virtual functions count only where no board matches; `plan` refuses them.
     """
     every = topology.boards()
     virtual = tuple(board for board in every if board.functions[0].physical)
@@ -105,20 +105,20 @@ def _selected(boards: tuple[Board, ...], selector: Selector) -> tuple[Board, ...
 
 def _follow_board(topology: Topology, record: Record, recorded: RecordedBoard) -> Resolution:
     board = topology.board_at(recorded.path)
-    found = compare(board, recorded)
+    compared = compare(board, recorded)
 
     def verdict(verdict: Verdict, detail: str = "", chosen: Board | None = None) -> Resolution:
         return Resolution(
             recorded.selector, recorded.name, frozenset(), verdict, chosen, recorded, detail
         )
 
-    if found is Verdict.PRESENT:
-        return verdict(found, chosen=board)
-    if board is not None and found is Verdict.EXTRA_FUNCTION:
+    if compared is Verdict.PRESENT:
+        return verdict(compared, chosen=board)
+    if board is not None and compared is Verdict.EXTRA_FUNCTION:
         extra = [f for f in board.functions if f.number not in recorded.identities]
         named = ", ".join(f"{f.address} {f.identity}" for f in extra)
         return verdict(
-            found,
+            compared,
             f"the board at {recorded.path} has a function that was not there when it was chosen: "
             f"{named}; run `pcibind release {recorded.label}`, then apply",
         )
@@ -126,21 +126,21 @@ def _follow_board(topology: Topology, record: Record, recorded: RecordedBoard) -
     if len(places) == 1:
         return verdict(
             Verdict.MOVED,
-            f"expected at {recorded.path}, found one like it at {places[0]}; put it back, or run "
-            f"`pcibind release {recorded.label}` and choose it anew",
+            f"expected at {recorded.path}, found one like it at {places[0]}; move it back, or run "
+            f"`pcibind release {recorded.label}` and choose it again",
         )
     if board is None:
         others = f" ({len(places)} like it elsewhere: {', '.join(places)})" if places else ""
         return verdict(
             Verdict.ABSENT,
             f"nothing at {recorded.path}, last seen as {recorded.address}{others}; plug it in, or "
-            "take it out of the configuration and apply",
+            "remove it from the configuration and apply",
         )
     return verdict(
         Verdict.REPLACED,
         f"at {recorded.path} expected {_listing(recorded.identities)}, found "
-        f"{_listing(board.identities)}; if that is meant, run `pcibind release {recorded.label}` "
-        "and choose it anew",
+        f"{_listing(board.identities)}; if that is intended, run "
+        f"`pcibind release {recorded.label}` and choose it again",
     )
 
 
@@ -149,7 +149,7 @@ def _listing(identities: Mapping[int, Identity]) -> str:
 
 
 def _find_moved(topology: Topology, record: Record, recorded: RecordedBoard) -> tuple[str, ...]:
-    """Where else a board of the same functions is, that was not there before."""
+    """Return the paths of boards with the same functions that are neither recorded nor twins."""
     known = {board.path for board in record.boards} | set(recorded.twins)
     return tuple(
         board.path
@@ -162,7 +162,7 @@ def _report_missing(topology: Topology, request: BoardRequest) -> Resolution:
     hint = "see `pcibind list` for what is there"
     like = [str(f.address) for f in topology.functions if f.model == request.selector.value]
     if like:
-        hint = f"{like[0]} is one, but no display; choose its board by its address or path"
+        hint = f"{like[0]} is one, but not a display; choose its board by its address or path"
     if request.selector.kind == "address":
         function = next(
             (f for f in topology.functions if str(f.address) == request.selector.value), None
@@ -180,9 +180,9 @@ def _report_missing(topology: Topology, request: BoardRequest) -> Resolution:
     )
 
 
-def _refuse_duplicates(found: Iterable[Resolution], sources: Mapping[Selector, str]) -> None:
+def _refuse_duplicates(resolutions: Iterable[Resolution], sources: Mapping[Selector, str]) -> None:
     seen: dict[str, Resolution] = {}
-    for resolution in found:
+    for resolution in resolutions:
         if resolution.board is None:
             continue
         other = seen.setdefault(resolution.board.path, resolution)

@@ -1,8 +1,7 @@
 """PCI as the kernel shows it: addresses, functions, boards, IOMMU groups.
 
-Pure and free of I/O, so that the boot helper on a node and the controller that looks at it
-from afar speak of the same things. Terms are those of the PCI specification and of
-Documentation/ABI/testing/sysfs-bus-pci.
+Free of I/O, so that the boot helper on a host and a remote controller share one model. Terms are
+those of the PCI specification and of Documentation/ABI/testing/sysfs-bus-pci.
 
 Values are named tuples here and in all that a boot imports: `dataclasses` alone costs as much as
 starting Python twice.
@@ -101,7 +100,7 @@ def blocks_group(class_code: int, driver: str | None) -> bool:
 class Address(NamedTuple):
     """Where a function answers today: domain, bus, device, function, each a plain number.
 
-    Buses are numbered anew at every boot, so an address names a function but not a board's
+    Buses are renumbered at every boot, so an address names a function but not a board's
     identity; `Function.path` does.
     """
 
@@ -147,7 +146,7 @@ def function_path(device_path: str) -> str:
 
     `/sys/devices/pci0000:00/0000:00:01.0/0000:01:00.2` gives `0000:00/01.0/00.2`: the root
     bus, then device and function of each bridge on the way. Bus numbers behind bridges are left
-    out, since the kernel hands them out anew when a card is added.
+    out, since the kernel renumbers them when a card is added.
     Raises ValueError when the path does not lead through a PCI root bus.
     """
     parts = device_path.rstrip("/").split("/")
@@ -168,7 +167,7 @@ def board_path(path: str) -> str:
 
 
 def parse_board_path(text: str) -> str:
-    """Check a board's path as people write it; raise ValueError for anything else."""
+    """Check and normalise a board's path; raise ValueError for anything else."""
     if _BOARD_PATH.fullmatch(text.lower()) is None:
         raise ValueError(
             f"{text!r} is not a board's path: expected ROOT/BRIDGE.../DEVICE, as in 0000:00/01.0/00"
@@ -215,7 +214,7 @@ class Identity(NamedTuple):
 class Function(NamedTuple):
     """One PCI function as sysfs shows it. `class_code` has 24 bits: base, sub, interface.
 
-    `locked` says that its override could not be read in time: somebody's access to it hangs in the
+    `locked` says that its override could not be read in time: an access to it is blocked in the
     kernel and holds its lock. `physical` is the physical function that a virtual one belongs to
     (`physfn` in sysfs), None for any other function.
     """

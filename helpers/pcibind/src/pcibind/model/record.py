@@ -1,4 +1,4 @@
-"""What was chosen and how it was before: written once, before anything is changed."""
+"""The record of chosen boards and their original drivers: written before anything is changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pcibind.model.request import SELECTOR_KINDS, RequireBoards, Selector
 VERSION = 1
 
 REBUILD = "update-initramfs -u -k all` or `dracut --regenerate-all --force"
-"""How an initramfs is made anew, for text that quotes it."""
+"""The commands that rebuild an initramfs, for text that quotes them."""
 
 
 class RecordedFunction(NamedTuple):
@@ -65,7 +65,7 @@ class RecordedBoard(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What people call it: its name, or else its path."""
+        """Its name, or else its path."""
         return self.name or self.path
 
     @property
@@ -129,7 +129,7 @@ class Resolution(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What people call this board."""
+        """Its name, or else its path, or else its selector."""
         if self.name:
             return self.name
         if self.board:
@@ -138,7 +138,7 @@ class Resolution(NamedTuple):
 
 
 def compare(board: Board | None, recorded: RecordedBoard) -> Verdict:
-    """How what is at a recorded board's place compares with it."""
+    """Compare the board at a recorded board's place with it."""
     if board is None:
         return Verdict.ABSENT
     if board.identities == recorded.identities:

@@ -1,6 +1,6 @@
-"""What is asked for, and what is refused of it.
+"""Requests and refusals.
 
-Boards by selector, guards overridden, how many must be there; and why a board is not taken.
+Boards by selector, overridden guards, how many must be present; and why a board is refused.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ class Config(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why a board is not taken: the guard's name, what was found, and what to do next.
+    """Why a board is refused: the guard's name, what was found, and the next step.
 
-    `address` is the function that the guard speaks of, or None when it speaks of the host.
+    `address` is the function that the guard refers to, or None when it refers to the host.
     """
 
     board: str

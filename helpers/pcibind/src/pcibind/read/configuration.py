@@ -170,9 +170,9 @@ def _request(file: _File, index: int, table: dict[str, object]) -> BoardRequest:
             )
     chosen = [kind for kind in SELECTOR_KINDS if kind in table]
     if len(chosen) != 1:
-        found = " and ".join(chosen) or "none"
+        kinds = " and ".join(chosen) or "none"
         raise file.error(
-            None, f"[[board]] has {found}; expected exactly one of address, path, model", index
+            None, f"[[board]] has {kinds}; expected exactly one of address, path, model", index
         )
     kind = chosen[0]
     value = table[kind]

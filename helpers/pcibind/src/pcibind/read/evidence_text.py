@@ -1,6 +1,7 @@
-"""A host's use of its PCI devices as text: the command that prints it, and its reader.
+"""A host's use of its PCI devices as text: the command that prints it, and its parser.
 
-The same command serves from afar and on the host itself. It reads /sys, /proc and /run/pcibind.
+The same command runs on this host and, by a deploy, on a remote one. It reads /sys, /proc and
+/run/pcibind.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ _LINES = "; ".join(
         "'(' -lname '*/sshd*' -o -lname '*/dropbear*' ')' -printf '%h/fd ' 2>/dev/null)",
         "[ $# = 0 ] || find \"$@\" -lname 'socket:*' -printf 'sshd %l\\n' 2>/dev/null",
         # Whatever else this was logged in by: sudo drops SSH_CONNECTION, but the environment of the
-        # login shell, an ancestor, has it. Other processes' environments are anybody's to make up,
+        # login shell, an ancestor, has it. Any user can forge other processes' environments,
         # and a shell may outlive its connection, so that the kernel is asked for it.
         "set --; i=self; while [ $# -lt 64 ]; do b=; "
         'while read -r k v; do [ "$k" = PPid: ] && b=$v && break; '
@@ -203,8 +204,8 @@ def parse(lines: list[str]) -> Evidence:
     """
     text = [line.rstrip("\r\n") for line in lines]
     if not text or text[0] != _BEGIN:
-        found = repr(text[0]) if text else "nothing"
-        raise ValueError(f"PCI evidence: found {found}, expected the line {_BEGIN!r} first")
+        first = repr(text[0]) if text else "nothing"
+        raise ValueError(f"PCI evidence: found {first}, expected the line {_BEGIN!r} first")
     if text[-1] != _END:
         raise ValueError(f"PCI evidence: cut short after {text[-1]!r}, expected {_END!r} last")
     tables = Tables()
@@ -280,7 +281,7 @@ def _sort(tables: Tables, line: str) -> None:
         case "reserved":
             tables.reserved.append(int(rest.split("/")[1]))
         case "config":
-            # One that vanished meanwhile has no words.
+            # A device that has vanished has no words.
             if len(words) == 1 + _HEADER_WORDS:
                 tables.headers[Address.parse(words[0])] = [int(word, 16) for word in words[1:]]
         case "memory":

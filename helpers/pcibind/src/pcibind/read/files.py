@@ -1,4 +1,4 @@
-"""Where pcibind's files are, and how they are read and written: in full, or not.
+"""The paths of pcibind's files, and how they are read and written: in full, or not at all.
 
 Paths are plain text rather than pathlib, which a boot would import for nothing else.
 """
@@ -72,7 +72,7 @@ class Paths(NamedTuple):
 
     @property
     def record(self) -> str:
-        """What was chosen, and how it was before."""
+        """The chosen boards and their original drivers."""
         return f"{self.root}/var/lib/pcibind/record.json"
 
     @property
@@ -183,7 +183,7 @@ def read_record(paths: Paths) -> Record | None:
     """Read the record; None when no board was ever recorded.
 
     Raises RecordError, naming the file and the next step, when it cannot be understood: without
-    it the original drivers are unknown, so it is never replaced without a word.
+    it the original drivers are unknown, so it is never replaced silently.
     """
     path = paths.record
     try:

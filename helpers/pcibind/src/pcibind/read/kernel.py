@@ -1,4 +1,4 @@
-"""Kernel accesses that may never come back: what is asked, who asks it, and when it is given up on.
+"""Kernel accesses that may never return: what is asked, who asks it, and the time limit.
 
 Unbinding waits for the old driver, without bound and out of reach of signals, and meanwhile holds
 the device's lock, behind which even reading `driver_override` waits. So code that needs such
@@ -141,7 +141,7 @@ class BoundedKernel:
     What a task keeps open is kept by a child process of the task's own that does nothing else: a
     group's node is opened under the group's lock, which the start of a virtual machine holds while
     its device is reset, so that this process could wait for long; and a child that makes other
-    accesses may be left behind in one, with a node open that nobody can close any more.
+    accesses may be left behind in one, with a node open that no process can close.
     """
 
     def __init__(self) -> None:
@@ -227,7 +227,7 @@ class BoundedKernel:
         results: dict[int, T],
         running: list[_Run],
     ) -> None:
-        """Let a task have its answer, and start what it asks next."""
+        """Give a task its answer, and start the access that it asks for next."""
         task = tasks[number]
         try:
             if answer is None:

@@ -17,8 +17,7 @@ _POLL_SECONDS = 1.0
 def wait(nodes: Iterable[str], seconds: float) -> list[str]:
     """Wait until all of these are there, at most `seconds`; return those that are missing.
 
-    Where no events can be had (pyudev is not installed, or a sandbox closes netlink), it looks
-    again every now and then instead.
+    Without events (pyudev is not installed, or a sandbox closes netlink) it polls instead.
     """
     nodes = list(nodes)
     deadline = time.monotonic() + seconds
@@ -59,12 +58,12 @@ def _monitor() -> Any:
 def list_holders(paths: Paths, nodes: Iterable[str]) -> tuple[str, ...]:
     """Processes that have one of these nodes open, as text; a node that ends in * is a prefix.
 
-    Processes that end meanwhile, and those that may not be looked at, are left out.
+    Processes that end during the search, and those that may not be read, are left out.
     """
     nodes = tuple(nodes)
     exact = {node for node in nodes if not node.endswith("*")}
     prefixes = tuple(node[:-1] for node in nodes if node.endswith("*"))
-    found = []
+    holders = []
     for process in sorted(_entries(paths.proc), key=lambda name: (len(name), name)):
         if not process.isdecimal():
             continue
@@ -72,8 +71,8 @@ def list_holders(paths: Paths, nodes: Iterable[str]) -> tuple[str, ...]:
         targets = {_target(f"{directory}/{number}") for number in _entries(directory)}
         held = sorted(t for t in targets if t in exact or t.startswith(prefixes))
         if held:
-            found.append(f"process {process} ({_name(paths, process)}) has {', '.join(held)}")
-    return tuple(found)
+            holders.append(f"process {process} ({_name(paths, process)}) has {', '.join(held)}")
+    return tuple(holders)
 
 
 def _entries(directory: str) -> list[str]:

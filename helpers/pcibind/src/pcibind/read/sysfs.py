@@ -1,7 +1,7 @@
-"""The PCI topology of this host, read from sysfs, and devices that an access is still stuck on.
+"""The PCI topology of this host, read from sysfs, and devices on which an access is stuck.
 
-Those are marked, so that no run touches them again. A mark holds the process that waits in the
-kernel; it counts for as long as that process does.
+A stuck device is marked, so that no run touches it again. A mark holds the process that waits in
+the kernel, and counts for as long as that process exists.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pcibind.read import files, kernel
 from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
 
-STUCK_DETAIL = "an earlier access to it still waits in the kernel; it is left alone, reboot"
+STUCK_DETAIL = "an earlier kernel operation on it is still blocked; reboot to recover"
 
 
 def read(
@@ -40,11 +40,11 @@ def read(
     of PCI devices is listed. Both find the same; the second starts faster, for boot.
     With `boards`, their paths, only the overrides of their functions are read: another device's
     probe, which holds its lock for as long as it takes, is not waited for.
-    A device that vanishes meanwhile is left out; one whose override cannot be read in time is
+    A device that vanishes during the read is left out; one whose override cannot be read in time is
     `locked`. Raises ValueError when sysfs holds what no kernel writes.
     """
-    found = _udev_devices() if udev and not paths.root else None
-    devices = [_device(path) for path in (found or _listed_devices(paths.devices))]
+    enumerated = _udev_devices() if udev and not paths.root else None
+    devices = [_device(path) for path in (enumerated or _listed_devices(paths.devices))]
     for raw in devices:
         raw.locked = _is_marked(paths, raw.name)
     left = [
@@ -91,14 +91,14 @@ def cdevs(paths: Paths, board: Board) -> list[str]:
 
     See vfio_device_devnode() of drivers/vfio/vfio_main.c.
     """
-    found = []
+    nodes = []
     for function in board.functions:
         with contextlib.suppress(OSError):
             for name in sorted(os.listdir(f"{paths.device(function.address)}/vfio-dev")):
                 # Without CONFIG_VFIO_DEVICE_CDEV the device has no number, and no node.
                 if os.path.exists(f"{paths.device(function.address)}/vfio-dev/{name}/dev"):
-                    found.append(f"/dev/vfio/devices/{name}")
-    return found
+                    nodes.append(f"/dev/vfio/devices/{name}")
+    return nodes
 
 
 def override_of(paths: Paths, address: Address) -> Task[str | None]:
@@ -116,12 +116,12 @@ def mark_stuck(paths: Paths, address: Address, error: StuckError) -> None:
 
 
 def is_stuck(paths: Paths, function: Function) -> bool:
-    """Whether an access to a function still waits in the kernel: one of ours, or anybody's."""
+    """Whether an access to a function is blocked in the kernel: ours, or another process's."""
     return function.locked or _is_marked(paths, str(function.address))
 
 
 def is_board_stuck(paths: Paths, board: Board | None) -> bool:
-    """Whether an access to any function of a board still waits in the kernel."""
+    """Whether an access to any function of a board is blocked in the kernel."""
     return board is not None and any(is_stuck(paths, function) for function in board.functions)
 
 

@@ -95,15 +95,15 @@ def details(
     enabled: dict[Address, int] = {}
     for physical in around.virtual.values():
         enabled[physical] = enabled.get(physical, 0) + 1
-    found: dict[Address, Detail] = {}
+    details_of: dict[Address, Detail] = {}
     for function in functions:
         texts = attributes.get(str(function.address), {})
         total = _number(texts.get("sriov_totalvfs"))
-        found[function.address] = _detail(function, texts, around)._replace(
+        details_of[function.address] = _detail(function, texts, around)._replace(
             sriov=Sriov(total, enabled.get(function.address, 0)) if total else None,
             modules=_modules(function, patterns),
         )
-    return found
+    return details_of
 
 
 def _detail(function: Function, texts: Mapping[str, str], around: Surroundings) -> Detail:
@@ -137,13 +137,13 @@ def modalias(function: Function) -> str:
 
 def _alias(line: str) -> tuple[re.Pattern[str], Module] | None:
     in_file = _IN_FILE.fullmatch(line)
-    found = in_file or _IN_KERNEL.fullmatch(line)
-    if found is None:
+    match = in_file or _IN_KERNEL.fullmatch(line)
+    if match is None:
         return None
     # Of the shell's patterns these tables use only the asterisk. What `translate` makes of many of
     # them is tried without going back, however a host may write them.
-    pattern = fnmatch.translate(found["pattern"].replace("[", "[[]").replace("?", "[?]"))
-    return re.compile(pattern), Module(found["module"].replace("-", "_"), in_file is None)
+    pattern = fnmatch.translate(match["pattern"].replace("[", "[[]").replace("?", "[?]"))
+    return re.compile(pattern), Module(match["module"].replace("-", "_"), in_file is None)
 
 
 def _modules(
