@@ -80,7 +80,7 @@ def plan(system: System, as_json: bool) -> None:
 
 @cli.command(epilog=_CODES)
 @click.option("--next-boot", is_flag=True, help="Check and record only; touch no driver.")
-@click.option("--recorded", is_flag=True, help="Bind what is on record only, as at boot.")
+@click.option("--recorded", is_flag=True, help="Bind the recorded boards only, as at boot.")
 @_report_options
 @click.pass_obj
 def apply(system: System, next_boot: bool, recorded: bool, as_json: bool) -> None:
@@ -98,7 +98,7 @@ def apply(system: System, next_boot: bool, recorded: bool, as_json: bool) -> Non
 @_report_options
 @click.pass_obj
 def status(system: System, everything: bool, as_json: bool) -> None:
-    """Show how the chosen boards stand; change nothing."""
+    """Show the state of the chosen boards; change nothing."""
     _answer("status", lambda: show_status(system, everything=everything), as_json)
 
 
@@ -139,7 +139,7 @@ def add(
 @_report_options
 @click.pass_obj
 def remove(system: System, board: tuple[str, ...], as_json: bool) -> None:
-    """Take boards out of the file that `add` writes; restore nothing.
+    """Remove boards from the file that `add` writes; restore nothing.
 
     BOARD is a name, an address or a path.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from pcibind.model.evidence import Evidence, Use
-from pcibind.model.pci import DRIVER, Board, Function, Topology, class_name
+from pcibind.model.pci import DRIVER, Address, Board, Function, Topology, class_name
 from pcibind.model.record import RecordedBoard
 from pcibind.model.request import VFIO_OPEN, Refusal, Selector
 
@@ -49,7 +49,13 @@ def check(
         *_used(board, "ssh", evidence.ssh_nics, "Log in through another interface"),
         *_used(board, "network", evidence.configured, "Remove the interface's addresses"),
         *_used(board, "disk", evidence.disks, "Unmount it, run swapoff, or close what uses it"),
-        *_boot_display(board, evidence),
+        *_refuse_functions(
+            board,
+            "boot-display",
+            evidence.boot_displays | {f.address for f in board.functions if f.boot_vga},
+            "is the display that the firmware and the console use (boot_vga)",
+            "Make another display the primary one in the firmware's setup",
+        ),
         *_used(board, "framebuffer", evidence.framebuffers, _FRAMEBUFFER),
         *_virtual_functions(board, evidence),
         *_open_nvidia(board, evidence),
@@ -142,6 +148,17 @@ def _used(board: Board, guard: str, uses: Iterable[Use], remedy: str) -> list[Re
     ]
 
 
+def _refuse_functions(
+    board: Board, guard: str, addresses: Collection[Address], what: str, remedy: str
+) -> list[Refusal]:
+    """Refuse each function of the board that is among these; `what` follows its address."""
+    return [
+        Refusal(board.path, guard, function.address, f"{function.address} {what}", remedy)
+        for function in board.functions
+        if function.address in addresses
+    ]
+
+
 _FRAMEBUFFER = (
     "Boot with initcall_blacklist=sysfb_init (video=efifb:off on older kernels), so that the "
     "firmware's framebuffer is left alone; a virtual machine could not map this memory"
@@ -167,20 +184,6 @@ def _open_nvidia(board: Board, evidence: Evidence) -> list[Refusal]:
 
 def _by_nvidia(board: Board) -> list[Function]:
     return [function for function in board.functions if function.driver == "nvidia"]
-
-
-def _boot_display(board: Board, evidence: Evidence) -> list[Refusal]:
-    return [
-        Refusal(
-            board.path,
-            "boot-display",
-            function.address,
-            f"{function.address} is the display that the firmware and the console use (boot_vga)",
-            "Make another display the primary one in the firmware's setup",
-        )
-        for function in board.functions
-        if function.boot_vga or function.address in evidence.boot_displays
-    ]
 
 
 def _virtual_functions(board: Board, evidence: Evidence) -> list[Refusal]:
@@ -224,17 +227,13 @@ def check_firmware(board: Board, evidence: Evidence) -> list[Refusal]:
     Each refusal has an override.
     """
     mine = {function.address for function in board.functions}
-    silent = [
-        Refusal(
-            board.path,
-            "no-response",
-            function.address,
-            f"{function.address} does not answer: its configuration space reads as ones",
-            "Power the host off and on; if that does not help, replace the board or leave it out",
-        )
-        for function in board.functions
-        if function.address in evidence.silent
-    ]
+    silent = _refuse_functions(
+        board,
+        "no-response",
+        evidence.silent,
+        "does not answer: its configuration space reads as ones",
+        "Power the host off and on; if that does not help, replace the board or leave it out",
+    )
     reserved = [
         Refusal(
             board.path,
