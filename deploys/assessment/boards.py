@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from deploys.settings import HostSettings
-from pcibind.decide import plan
-from pcibind.decide.plan import Resolution
 from pcibind.model.pci import Board, Topology
-from pcibind.model.record import Record
+from pcibind.model.record import Record, Resolution, Verdict
 from pcibind.model.request import BoardRequest, Config, Refusal, Selector
 
 # Display functions of the supported models, as in the pci.ids database.
@@ -62,7 +60,7 @@ def describe_missing(resolution: Resolution) -> str:
     recorded = resolution.recorded
     label = recorded.path if recorded else str(resolution.selector)
     start = f"the chosen board {label} is {resolution.verdict}"
-    if resolution.verdict is not plan.Verdict.ABSENT:
+    if resolution.verdict is not Verdict.ABSENT:
         return f"{start}: {resolution.detail}. Correct gevulot_boards, or fix the hardware."
     if recorded is None:
         return f"{start}: no board has this {resolution.selector.kind}. Correct gevulot_boards, or fix the hardware."

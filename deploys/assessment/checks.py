@@ -20,7 +20,7 @@ from facts.node import NodeResources
 from facts.pci import DeviceUsage
 from facts.unit import Unit
 from pcibind.decide import judgement
-from pcibind.decide.firmware import check as judge_firmware
+from pcibind.decide.guards import check_firmware
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board, Topology
 from pcibind.read.initramfs import Contents
@@ -60,7 +60,7 @@ def board(topology: Topology, wanted: Board) -> list[Check]:
     drivers = [f".{function.number} {function.driver or 'no driver'}" for function in board.functions]
     bound = all(function.driver == "vfio-pci" for function in board.functions)
     grouped = bool(board.groups) and all(function.iommu_group is not None for function in board.functions)
-    strangers = judgement.strangers(topology, board)
+    strangers = judgement.list_blocking_functions(topology, board)
     return [
         Check(
             f"board {board.address} ({board.model})",
@@ -86,7 +86,7 @@ def firmware(usage: DeviceUsage | None, boards: Iterable[Board], allowed: Iterab
     for each in boards:
         wrong = [
             refusal.found
-            for refusal in judge_firmware(each, usage.evidence if usage else Evidence())
+            for refusal in check_firmware(each, usage.evidence if usage else Evidence())
             if refusal.guard not in allowed
         ]
         actual = "not read" if usage is None else "; ".join(wrong) or right

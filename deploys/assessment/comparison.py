@@ -11,8 +11,7 @@ from deploys.assessment.kernel_arguments import added
 from facts.baseline import Baseline, FunctionBaseline
 from facts.kernel import CommandLines
 from facts.unit import Unit
-from pcibind.decide.plan import DRIVER
-from pcibind.model.pci import Function, Topology, board_path
+from pcibind.model.pci import DRIVER, Function, Topology, board_path
 
 # The path of a kernel is not an argument: an update changes it.
 _IMAGE = "BOOT_IMAGE="

@@ -17,10 +17,11 @@ from deploys.assessment.status_document import HostStatus, Severity, down
 from deploys.settings import HostSettings, Settings
 from facts import pciids
 from facts.pci import Binding, DeviceUsage
-from pcibind.decide import judgement, plan
+from pcibind.decide import judgement
 from pcibind.decide.judgement import BoardJudgement, Judgement, Standing
-from pcibind.decide.plan import DRIVER
 from pcibind.model.errors import ConfigError
+from pcibind.model.pci import DRIVER
+from pcibind.model.record import Verdict
 from pcibind.model.request import Config
 
 
@@ -161,7 +162,7 @@ def _board(judged: BoardJudgement, observed: Observations, reasons: Reasons) -> 
     state = str(reported.get("state") or ("bound" if bound else "unbound"))
     if state == "bound" and not bound:
         state = "unbound"
-    if resolution.verdict is not plan.Verdict.PRESENT:
+    if resolution.verdict is not Verdict.PRESENT:
         # pcibind's own sentence is for an operator who configures pcibind by hand.
         detail = selection.describe_missing(resolution)
         reasons.add(Severity.WRONG, detail)
@@ -172,7 +173,7 @@ def _board(judged: BoardJudgement, observed: Observations, reasons: Reasons) -> 
             reasons.add(Severity.WRONG, f"board {resolution.label} is {state}: {detail}")
         # For a board that is not bound yet, what a deploy would refuse; for another, why a program's start fails.
         reasons.add(Severity.WRONG, *(selection.explain_refusal(refusal) for refusal in judged.refusals))
-    strangers = judgement.strangers(observed.topology, board) if board else []
+    strangers = judgement.list_blocking_functions(observed.topology, board) if board else []
     viable = not strangers if board and board.groups else None
     if viable is False and state == "bound":
         reasons.add(

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from deploys.assessment.verdict import Findings
 from deploys.settings import HostSettings
 from facts.claims import Claim, ClaimKind
-from pcibind.decide.plan import DRIVER
-from pcibind.model.pci import Board
+from pcibind.model.pci import DRIVER, Board
 
 
 def judge_claims(claims: Iterable[Claim], boards: Iterable[Board], settings: HostSettings, findings: Findings) -> None:

@@ -66,14 +66,14 @@ _ITSELF = """\
 import sys, time
 sys.path.insert(0, "/usr/local/lib/pcibind")
 from pcibind.change.drivers import bind
-from pcibind.commands.host import Host
+from pcibind.commands.system import System
 from pcibind.decide.plan import follow, plan
-from pcibind.model import record
-host = Host()
+from pcibind.read.files import read_record
+host = System()
 topology = host.topology()
-planned = plan(topology, [r.board for r in follow(topology, record.read(host.paths.record))])
+planned = plan(topology, [r.board for r in follow(topology, read_record(host.paths))])
 start = time.monotonic()
-found = host.carry_out([bind(plans, host.paths) for plans in planned.together()])
+found = host.carry_out([bind(plans, host.paths) for plans in planned.split_by_groups()])
 end = time.monotonic()
 assert all(result.proven for results in found for result in results)
 print(round((end - start) * 1e6))

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from pcibind.change import early
-from pcibind.commands.host import Host
+from pcibind.commands.system import System
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Topology
 from pcibind.read import evidence_text
@@ -17,7 +17,7 @@ from pcibind.remote import topology_text
 
 def direct(root: str) -> Topology:
     """The topology below `root`, as pcibind reads it on a node."""
-    return Host(Paths(root)).topology()
+    return System(Paths(root)).topology()
 
 
 def shell(root: str) -> Topology:

@@ -204,7 +204,7 @@ def test_an_unbind_that_never_ends_is_given_up_on_and_holds_up_no_other(binder: 
     answer = binder.run("apply")
     assert (answer.code, answer.states()) == (6, {path(4): ("present", "stuck"), path(5): ("present", "bound")})
     assert "did not come back within 30 s" in answer.detail(path(4))
-    assert "no process is seen to hold it" in answer.detail(path(4))
+    assert "no process is known to hold it" in answer.detail(path(4))
     assert binder.bound() == {5}
     # The stuck one's siblings are where they were.
     now = binder.functions()

@@ -83,7 +83,7 @@ def test_what_was_set_up_by_hand_does_not_shadow_the_package(binder: Binder, bar
     with step(say, "installing the package", takes="half a minute"):
         installed = apt(binder, f"install {PACKAGE}")
     assert installed.returncode == 0, installed.stdout[-3000:]
-    assert "removed /etc/udev/rules.d/05-pcibind.rules: the package has it" in installed.stdout
+    assert "removed /etc/udev/rules.d/05-pcibind.rules: the package provides it" in installed.stdout
     left = set(binder.machine.ssh("find /etc -name '*pcibind*' ! -type d").stdout.split())
     assert left == {"/etc/systemd/system/sysinit.target.wants/pcibind.service"}
     shown = binder.machine.ssh("systemctl show -P FragmentPath -P UnitFileState pcibind.service").stdout.split()

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pcibind.decide.plan import Verdict, follow
+from pcibind.decide.plan import follow
 from pcibind.model.pci import Topology
-from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.record import Record, RecordedBoard, Verdict
 from pcibind.model.request import Selector
 from tests.corpus.dump import Dump
 from tests.corpus.sysfs_tree import Tree

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pcibind.decide.plan import Verdict, closure, plan, resolve, select
+from pcibind.decide.plan import closure, plan, resolve, select
 from pcibind.model.pci import Topology
+from pcibind.model.record import Verdict
 from pcibind.model.request import BoardRequest, Config, Selector
 from tests.corpus import readers, sysfs_tree
 from tests.corpus.sysfs_tree import Tree

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pcibind.decide.plan import Verdict, follow, resolve
+from pcibind.decide.plan import follow, resolve
 from pcibind.model.pci import Board, Topology
-from pcibind.model.record import Record, RecordedBoard, early_list
+from pcibind.model.record import Record, RecordedBoard, Verdict, early_list
 from pcibind.model.request import BoardRequest, Config, Selector
 from tests.corpus import dump, readers, sysfs_tree
 from tests.corpus.dump import Dump

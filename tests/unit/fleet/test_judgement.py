@@ -263,7 +263,7 @@ def test_what_the_login_may_not_read_is_no_refusal_of_a_board() -> None:
 def test_a_recorded_board_that_is_gone_is_absent_and_nobody_is_sent_to_a_configuration_by_hand() -> None:
     host = look(replace(well(), topology=topology(recorded.NIC)))
     assert any("is absent" in reason for reason in host.reasons)
-    assert not any("take it out of the configuration" in reason for reason in host.reasons)
+    assert not any("remove it from the configuration" in reason for reason in host.reasons)
     assert host.boards is not None
     assert host.boards.list[0].verdict == "absent"
 

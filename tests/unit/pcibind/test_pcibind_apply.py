@@ -18,9 +18,9 @@ from pcibind.commands.plan import show
 from pcibind.commands.release import release as release_boards
 from pcibind.commands.status import status
 from pcibind.commands.text import describe
-from pcibind.model import record
 from pcibind.model.errors import ConfigError, ExitCode, RecordError
-from pcibind.model.report import State
+from pcibind.model.report import BoardState
+from pcibind.read.files import read_record
 from pcibind.read.kernel import Access
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
@@ -212,7 +212,7 @@ def test_next_boot_records_and_touches_no_driver_even_without_iommu(tmp_path: Pa
     assert report.exit_code is ExitCode.OK
     assert machine.writes == []
     assert len(Path(machine.paths.early_list).read_text().splitlines()) == 6
-    assert record.read(machine.paths.record)
+    assert read_record(machine.paths)
     late = apply_recorded(machine.host)
     assert late.exit_code is ExitCode.NOT_BOUND
     assert "IOMMU is off" in describe(late)
@@ -290,7 +290,7 @@ def test_a_stuck_unbind_is_left_alone_and_holds_up_no_other(both: Machine) -> No
     report = apply(both.host)
     assert report.exit_code is ExitCode.STUCK
     left, right = report.boards
-    assert (left.state, right.state) == (State.STUCK, State.BOUND)
+    assert (left.state, right.state) == (BoardState.STUCK, BoardState.BOUND)
     assert "process 99 (python3) has /dev/nvidia0" in left.detail
     assert "reboot" in left.detail
     assert both.driver("0000:01:00.1") == "snd_hda_intel"
@@ -456,7 +456,7 @@ def test_a_driver_that_never_lets_go_is_named(both: Machine) -> None:
     (both.root / "sys/bus/pci/drivers/snd_hda_intel/unbind").unlink()
     report = apply(both.host)
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert "snd_hda_intel is still being loaded after 120 s, or never lets a device go" in describe(report)
+    assert "snd_hda_intel is still being loaded after 120 s, or cannot release devices" in describe(report)
     assert both.drivers() == before
 
 
@@ -482,12 +482,12 @@ def test_one_failing_access_leaves_each_board_whole(address: str, end: str, bloc
             if address not in mine:
                 assert is_bound(machine, *mine)
             elif blocks:
-                assert board.state is State.STUCK
+                assert board.state is BoardState.STUCK
             else:
                 whole = is_bound(machine, *mine)
                 back = all(now[a] == before[a] for a in mine)
                 # The probe of the way back fails too, where the fault is in the probe.
-                assert whole or back or "not put back" in board.detail
+                assert whole or back or "not restored" in board.detail
 
 
 def test_the_topology_of_a_report_is_the_one_after_the_writes(both: Machine) -> None:
@@ -522,7 +522,7 @@ def test_a_further_function_is_told_even_beside_a_twin(machine: Machine) -> None
 def test_the_plan_says_what_apply_would_say(tmp_path: Path, machine: Machine) -> None:
     machine.configure('[[board]]\nmodel = "10de:2684"\n')
     apply(machine.host)
-    assert {board.state for board in show(machine.host).boards} == {State.BOUND}
+    assert {board.state for board in show(machine.host).boards} == {BoardState.BOUND}
     off = gpu_host(tmp_path / "off", iommu=False)
     off.configure('[[board]]\nmodel = "10de:2684"\n')
     assert show(off.host).exit_code is ExitCode.NOT_BOUND
@@ -533,7 +533,7 @@ def test_boards_that_nobody_chose_are_shown_when_asked_for(machine: Machine) -> 
     report = status(machine.host, everything=True)
     assert report.exit_code is ExitCode.OK
     assert {board.path for board in report.boards} == {LEFT, RIGHT, "0000:00/03", "0000:00/04"}
-    assert {board.state for board in report.boards} == {State.NOT_CHOSEN}
+    assert {board.state for board in report.boards} == {BoardState.NOT_CHOSEN}
     assert "wanted" not in describe(report)
 
 

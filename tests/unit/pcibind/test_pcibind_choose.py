@@ -10,11 +10,11 @@ from topologies import unused
 from tree import AUDIO, Machine
 
 from pcibind.commands.apply import apply
-from pcibind.commands.choose import HEADER, add, remove, show
 from pcibind.commands.release import release
+from pcibind.commands.selection import HEADER, add, remove, show
 from pcibind.commands.text import describe
 from pcibind.model.errors import ConfigError, ExitCode
-from pcibind.model.report import State
+from pcibind.model.report import BoardState
 from pcibind.read import configuration
 
 LEFT, RIGHT, NIC = "0000:00/01.0/00", "0000:00/02.0/00", "0000:00/03"
@@ -78,7 +78,7 @@ def test_a_board_on_record_that_is_configured_no_more_is_listed_as_chosen(machin
     apply(unused(machine))
     machine.configure("")
     (right,) = [board for board in show(machine.host).boards if board.path == RIGHT]
-    assert (right.state, right.name, right.detail) == (State.CHOSEN, "right", "on record")
+    assert (right.state, right.name, right.detail) == (BoardState.CHOSEN, "right", "on record")
 
 
 @pytest.mark.parametrize("word", ["01:00.0", "0000:01:00.0", "01:00.2", LEFT])
@@ -164,7 +164,7 @@ def test_a_board_that_is_not_there_any_longer_can_be_removed(machine: Machine) -
 def test_a_board_that_another_file_chooses_is_removed_there(machine: Machine) -> None:
     machine.configure(HAND_WRITTEN)
     add(machine.host, ["01:00.0"])
-    with pytest.raises(ConfigError, match=r"address 0000:02:00\.0 at .*boards\.toml:2; take it out there"):
+    with pytest.raises(ConfigError, match=r"address 0000:02:00\.0 at .*boards\.toml:2; remove it there"):
         remove(machine.host, ["01:00.0", "right"])
     assert chosen(machine) == [f"path {LEFT}", "address 0000:02:00.0"]
     with pytest.raises(ConfigError, match="no chosen board is 'nobody'"):

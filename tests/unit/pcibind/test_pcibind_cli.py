@@ -82,6 +82,28 @@ def test_a_wrong_command_line_is_a_document_where_one_was_asked_for(
     assert message in plain.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--debug", "release", "--this-boot"),
+        ("release", "--debug", "--this-boot", "--json"),
+        ("release", "--this-boot", "--json", "--debug"),
+    ],
+)
+def test_a_command_of_a_unit_takes_the_options_of_all_commands(arguments: tuple[str, ...]) -> None:
+    done = pcibind_command(*arguments)
+    # This computer was not started with pcibind=off.
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "the kernel command line lacks pcibind=off" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "plan"), ("plan", "--debug")])
+def test_a_traceback_is_asked_for_before_or_after_a_command(machine: Machine, arguments: tuple[str, ...]) -> None:
+    done = pcibind_command("--root", str(machine.root), *arguments)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "no *.toml file" in done.stdout
+
+
 def explode() -> Report:
     raise KeyError("what nobody thought of")
 
@@ -119,8 +141,8 @@ def test_a_closed_pipe_is_no_traceback(machine: Machine, arguments: tuple[str, .
 @pytest.mark.parametrize("arguments", [["--recorded"], ["--recorded", "--json"]])
 def test_what_the_unit_runs_imports_neither_click_nor_pyudev(tmp_path: Path, arguments: list[str]) -> None:
     code = (
-        "import sys; from pcibind.commands import host; from pcibind.read.files import Paths;"
-        f"host.Host.__init__.__defaults__ = (Paths({str(tmp_path)!r}), None);"
+        "import sys; from pcibind.commands import system; from pcibind.read.files import Paths;"
+        f"system.System.__init__.__defaults__ = (Paths({str(tmp_path)!r}), None);"
         f"sys.argv = ['pcibind', 'apply', *{arguments!r}];"
         "from pcibind.__main__ import main\ntry: main()\nexcept SystemExit as end: assert end.code == 0\n"
         "heavy = {'click', 'pyudev', 'tomllib', 'subprocess', 'dataclasses', 'pathlib', 'socket'};"
@@ -144,8 +166,8 @@ def test_a_boot_that_has_nothing_to_do_reads_few_modules(machine: Machine) -> No
     machine.configure('[[board]]\nmodel = "10de:2684"\n')
     assert apply(unused(machine)).exit_code is ExitCode.OK
     code = (
-        "import sys; from pcibind.commands import host; from pcibind.read.files import Paths;"
-        f"host.Host.__init__.__defaults__ = (Paths({str(machine.root)!r}), None);"
+        "import sys; from pcibind.commands import system; from pcibind.read.files import Paths;"
+        f"system.System.__init__.__defaults__ = (Paths({str(machine.root)!r}), None);"
         "sys.argv = ['pcibind', 'apply', '--recorded'];"
         "from pcibind.__main__ import main\ntry: main()\nexcept SystemExit as end: assert end.code == 0\n"
         "print(*sorted(name for name in sys.modules if name.partition('.')[0] == 'pcibind'))"

@@ -65,6 +65,29 @@ def test_the_same_board_or_name_twice_is_refused_across_files() -> None:
         configuration.parse([("x.toml", 'require_boards="all"'), ("y.toml", 'require_boards="any"')])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_mark_and_line_ends_of_another_system_are_read(tmp_path: Path, encoding: str, end: str) -> None:
+    lines = ["# Gr\u00fc\u00dfe", "[[board]]", 'path = "0000:00/01"', 'name = "left"', ""]
+    (tmp_path / "x.toml").write_bytes(end.join(lines).encode(encoding))
+    (board,) = configuration.read(str(tmp_path)).boards
+    assert (board.name, board.source) == ("left", f"{tmp_path}/x.toml:2")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_another_encoding_is_refused_with_what_to_do(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "x.toml").write_bytes('[[board]]\npath = "0000:00/01"\n'.encode(encoding))
+    message = "x.toml: found UTF-16 or binary data, expected text in UTF-8; save the file as UTF-8"
+    with pytest.raises(ConfigError, match=message):
+        configuration.read(str(tmp_path))
+
+
+def test_a_byte_that_is_no_utf_8_is_named_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"# Gr\xfc\xdfe\n")
+    with pytest.raises(ConfigError, match="found byte 0xfc at offset 4, expected text in UTF-8; save the file"):
+        configuration.read(str(tmp_path))
+
+
 def test_no_file_is_an_error_but_a_file_without_boards_is_not(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no \*\.toml file"):
         configuration.read(tmp_path)

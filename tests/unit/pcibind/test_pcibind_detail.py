@@ -11,8 +11,7 @@ from tree import AUDIO, DISPLAY, NIC, Machine
 
 from pcibind.model.pci import Address, Topology
 from pcibind.remote import topology_text
-from pcibind.remote.detail import Detail, Link, Module, Sriov
-from pcibind.remote.surroundings import modalias
+from pcibind.remote.detail import Detail, Link, Module, Sriov, modalias
 
 LEFT = Address.parse("0000:01:00.0")
 ALIASES = """\

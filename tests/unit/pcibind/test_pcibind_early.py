@@ -17,8 +17,8 @@ from pcibind.change import early, setup, unit
 from pcibind.commands.apply import apply
 from pcibind.commands.release import release
 from pcibind.decide.plan import follow
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
+from pcibind.read.files import read_record
 
 
 def choose(machine: Machine, text: str = 'model = "10de:2684"') -> None:
@@ -71,7 +71,7 @@ def test_only_a_board_that_is_the_recorded_one_in_all_its_functions_is_taken(
         machine.unplug("0000:01:00.2")
     if change == "another function":
         machine.function(f"{slot}/0000:01:00.2", **{**AUDIO, "device": 0x1111})
-    known = record.read(machine.paths.record)
+    known = read_record(machine.paths)
     assert known
     topology = machine.host.topology()
     present = [r.board.path for r in follow(topology, known) if r.board]
@@ -146,7 +146,7 @@ def test_a_board_that_was_never_touched_needs_no_unbinding(machine: Machine) -> 
     assert apply(machine.host).exit_code == 0
     assert not [path for path, _ in machine.writes if path.endswith(("unbind", "driver_override"))]
     # And what is restored in the end is how it was when it was chosen.
-    assert record.read(machine.paths.record)
+    assert read_record(machine.paths)
 
 
 def test_the_scripts_are_posix_shell() -> None:
@@ -188,7 +188,7 @@ def test_setup_writes_what_a_boot_needs_and_takes_it_away_again(machine: Machine
     assert written["usr/local/lib/pcibind/early"].stat().st_mode & 0o777 == 0o755
     assert "etc/initramfs-tools/hooks/pcibind" in written
     assert "etc/dracut.conf.d/pcibind.conf" not in written
-    assert "all boot files are there" in run_pcibind("--root", str(machine.root), "setup").stdout
+    assert "all boot files are up to date" in run_pcibind("--root", str(machine.root), "setup").stdout
 
     (command,) = re.findall(
         r"ExecStart=(.*) apply --recorded", written["etc/systemd/system/pcibind.service"].read_text()

@@ -11,10 +11,10 @@ from tree import Machine
 
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
-from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
+from pcibind.commands.system import System
 from pcibind.decide import guards
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
@@ -34,7 +34,7 @@ def not_over_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def look(root: Path) -> Evidence:
-    with Host(Paths(str(root))).gathering() as gathering:
+    with System(Paths(str(root))).gathering() as gathering:
         return gathering.evidence()
 
 
@@ -313,7 +313,7 @@ def half_bound(machine: Machine) -> None:
 
 @pytest.mark.parametrize("command", [apply, apply_recorded])
 def test_no_half_bound_board_whose_group_is_open_in_secret_is_bound_anew(
-    machine: Machine, command: Callable[[Host], Report]
+    machine: Machine, command: Callable[[System], Report]
 ) -> None:
     half_bound(machine)
     machine.busy.add("12")
@@ -325,7 +325,7 @@ def test_no_half_bound_board_whose_group_is_open_in_secret_is_bound_anew(
     # A plan opens no node, so it cannot know; it says so.
     plan = show(unused(machine))
     assert plan.exit_code is ExitCode.PENDING
-    assert any("only what /proc shows" in note for note in plan.notes)
+    assert any("only /proc was searched" in note for note in plan.notes)
     machine.busy.clear()
     assert apply(unused(machine)).exit_code is ExitCode.OK
     assert machine.driver("0000:01:00.1") == "vfio-pci"

@@ -11,10 +11,10 @@ from tree import Machine
 
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
-from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
+from pcibind.commands.system import System
 from pcibind.model.errors import ExitCode, RecordError
 from pcibind.model.report import Report
 
@@ -55,7 +55,7 @@ def test_an_empty_line_of_the_early_list_names_no_board(applied: Machine) -> Non
 
 @pytest.mark.parametrize(("command", "code"), [(status, ExitCode.NOT_BOUND), (show, ExitCode.PENDING)])
 def test_a_hand_over_that_is_no_text_is_none(
-    applied: Machine, command: Callable[[Host], Report], code: ExitCode
+    applied: Machine, command: Callable[[System], Report], code: ExitCode
 ) -> None:
     Path(applied.paths.run, "devices.env").write_bytes(NO_TEXT)
     report = command(unused(applied))
@@ -66,7 +66,7 @@ def test_a_hand_over_that_is_no_text_is_none(
 @pytest.mark.parametrize("command", [show, apply, apply_recorded, release, status])
 @pytest.mark.parametrize("held", [NO_TEXT, b'{"version": 1, "boards": ['])
 def test_a_record_that_is_cut_off_or_no_text_is_named_with_the_way_out(
-    applied: Machine, command: Callable[[Host], Report], held: bytes
+    applied: Machine, command: Callable[[System], Report], held: bytes
 ) -> None:
     Path(applied.paths.record).write_bytes(held)
     with pytest.raises(RecordError, match=rf"^{applied.paths.record}: .*mv .*\.broken`, `pcibind release`"):
@@ -77,7 +77,7 @@ def test_a_record_that_is_cut_off_or_no_text_is_named_with_the_way_out(
 
 @pytest.mark.parametrize("command", [show, apply, status])
 def test_half_a_line_among_the_notes_of_this_boot_hides_no_other(
-    applied: Machine, command: Callable[[Host], Report]
+    applied: Machine, command: Callable[[System], Report]
 ) -> None:
     Path(applied.paths.record).unlink()
     applied.configure('require_boards = "all"\n')

@@ -19,7 +19,7 @@ from pcibind.commands.boot import apply_recorded
 from pcibind.commands.hotplug import apply_arrived
 from pcibind.commands.release import release
 from pcibind.model.errors import ExitCode
-from pcibind.model.report import Report, State
+from pcibind.model.report import BoardState, Report
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 LEFTS, RIGHTS = ([f"0000:0{bus}:00.{number}" for number in range(3)] for bus in (1, 2))
@@ -34,7 +34,7 @@ def applied(machine: Machine, request: pytest.FixtureRequest) -> Machine:
     return machine
 
 
-def offered(machine: Machine) -> list[str]:
+def list_published(machine: Machine) -> list[str]:
     """The boards in both files of the hand-over."""
     try:
         document = json.loads(Path(machine.paths.run, "devices.json").read_text())
@@ -45,7 +45,7 @@ def offered(machine: Machine) -> list[str]:
     return [each["path"] for each in document["boards"]]
 
 
-def states(report: Report) -> dict[str | None, State]:
+def states(report: Report) -> dict[str | None, BoardState]:
     return {each.path: each.state for each in report.boards}
 
 
@@ -95,8 +95,8 @@ def test_what_udev_still_deals_with_is_looked_at_in_the_same_run(applied: Machin
         settled = pool.submit(settle)
         report = apply_arrived(host)
         settled.result()
-    assert states(report) == {LEFT: State.BOUND, RIGHT: State.BOUND}
-    assert offered(applied) == [LEFT, RIGHT]
+    assert states(report) == {LEFT: BoardState.BOUND, RIGHT: BoardState.BOUND}
+    assert list_published(applied) == [LEFT, RIGHT]
 
 
 def test_a_udev_that_never_ends_is_not_waited_for_without_end(applied: Machine) -> None:
@@ -104,8 +104,8 @@ def test_a_udev_that_never_ends_is_not_waited_for_without_end(applied: Machine) 
     remove(applied)
     host = unused(applied)
     host.queue_seconds = 0.2
-    assert states(apply_arrived(host))[LEFT] is State.UNBOUND
-    assert offered(applied) == [RIGHT]
+    assert states(apply_arrived(host))[LEFT] is BoardState.UNBOUND
+    assert list_published(applied) == [RIGHT]
 
 
 def test_what_happens_to_other_devices_is_no_event(applied: Machine) -> None:
@@ -117,8 +117,8 @@ def test_what_happens_to_other_devices_is_no_event(applied: Machine) -> None:
 def test_a_board_leaves_the_hand_over_when_it_is_removed_and_the_other_stays(applied: Machine) -> None:
     remove(applied)
     report = apply_arrived(unused(applied))
-    assert offered(applied) == [RIGHT]
-    assert states(report) == {LEFT: State.UNBOUND, RIGHT: State.BOUND}
+    assert list_published(applied) == [RIGHT]
+    assert states(report) == {LEFT: BoardState.UNBOUND, RIGHT: BoardState.BOUND}
     assert applied.writes == []
     assert events(applied) == []
 
@@ -131,7 +131,7 @@ def test_a_board_that_returns_is_bound_again_and_handed_over(applied: Machine, l
     report = apply_arrived(unused(applied))
     assert report.exit_code is ExitCode.OK, report
     assert {applied.driver(address) for address in LEFTS} == {"vfio-pci"}
-    assert offered(applied) == [LEFT, RIGHT]
+    assert list_published(applied) == [LEFT, RIGHT]
     assert not [path for path, text in applied.writes if text in RIGHTS or any(each in path for each in RIGHTS)]
 
 
@@ -139,7 +139,7 @@ def test_removed_and_back_before_anybody_looked_it_is_bound_too(applied: Machine
     remove(applied)
     rescan(applied, loaded=True)
     assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
-    assert offered(applied) == [LEFT, RIGHT]
+    assert list_published(applied) == [LEFT, RIGHT]
 
 
 def test_while_a_board_is_bound_the_other_stays_handed_over(applied: Machine) -> None:
@@ -150,7 +150,7 @@ def test_while_a_board_is_bound_the_other_stays_handed_over(applied: Machine) ->
     write = applied.write
 
     def watched(path: Path, text: str) -> None:
-        seen.append(offered(applied))
+        seen.append(list_published(applied))
         write(path, text)
 
     applied.write = watched  # type: ignore[method-assign]
@@ -164,13 +164,13 @@ def test_a_board_that_is_unbound_by_hand_is_left_so_and_leaves_the_hand_over(app
     happen(applied, "unbind", LEFTS[1:2])
     report = apply_arrived(unused(applied))
     assert (applied.driver(LEFTS[1]), applied.writes) == (None, [])
-    assert offered(applied) == [RIGHT]
-    assert states(report) == {LEFT: State.UNBOUND, RIGHT: State.BOUND}
+    assert list_published(applied) == [RIGHT]
+    assert states(report) == {LEFT: BoardState.UNBOUND, RIGHT: BoardState.BOUND}
 
     applied.take(LEFTS[1], "vfio-pci")
     happen(applied, "bind", LEFTS[1:2])
     assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
-    assert offered(applied) == [LEFT, RIGHT]
+    assert list_published(applied) == [LEFT, RIGHT]
 
 
 def test_a_board_that_returns_and_is_in_use_is_refused(applied: Machine) -> None:
@@ -182,9 +182,9 @@ def test_a_board_that_returns_and_is_in_use_is_refused(applied: Machine) -> None
     applied.route("eth9\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0")
     report = apply_arrived(applied.host)
     assert {refusal.guard for refusal in report.refusals} == {"default-route"}
-    assert states(report)[LEFT] is State.REFUSED
+    assert states(report)[LEFT] is BoardState.REFUSED
     assert applied.driver(LEFTS[0]) == "nouveau"
-    assert offered(applied) == [RIGHT]
+    assert list_published(applied) == [RIGHT]
 
 
 def test_another_board_in_its_place_is_left_alone(applied: Machine) -> None:
@@ -200,7 +200,7 @@ def test_where_all_are_required_an_apply_that_misses_one_takes_back_no_other(app
     remove(applied)
     apply_arrived(unused(applied))
     assert apply(unused(applied)).exit_code in (ExitCode.OK, ExitCode.IDENTITY)
-    assert offered(applied) == [RIGHT]
+    assert list_published(applied) == [RIGHT]
 
 
 def test_a_release_takes_out_what_it_gives_back_while_another_board_is_away(machine: Machine) -> None:
@@ -214,13 +214,13 @@ def test_a_release_takes_out_what_it_gives_back_while_another_board_is_away(mach
     write = machine.write
 
     def watched(path: Path, text: str) -> None:
-        seen.append(offered(machine))
+        seen.append(list_published(machine))
         write(path, text)
 
     machine.write = watched  # type: ignore[method-assign]
     assert release(unused(machine), [third]).exit_code is ExitCode.OK
     assert all(each == [RIGHT] for each in seen)
-    assert offered(machine) == [RIGHT]
+    assert list_published(machine) == [RIGHT]
 
 
 @pytest.mark.parametrize("require", ["any", "all"])
@@ -229,17 +229,17 @@ def test_where_all_are_required_none_is_offered_before_all_were_there(machine: M
     apply(unused(machine), next_boot=True)
     machine.unplug("0000:00:01.0")
     apply_recorded(unused(machine))
-    assert offered(machine) == ([RIGHT] if require == "any" else [])
+    assert list_published(machine) == ([RIGHT] if require == "any" else [])
     board(machine, "01", 1, 12)
     happen(machine, "add")
     assert apply_arrived(unused(machine)).exit_code is ExitCode.OK
-    assert offered(machine) == [LEFT, RIGHT]
+    assert list_published(machine) == [LEFT, RIGHT]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"boards": [1]}'])
 def test_a_document_that_somebody_broke_is_no_hand_over(applied: Machine, text: str) -> None:
     Path(applied.paths.run, "devices.json").write_text(text)
-    assert handover.offered(applied.paths) == frozenset()
+    assert handover.list_published(applied.paths) == frozenset()
 
 
 def test_an_event_that_changes_nothing_rewrites_nothing(applied: Machine) -> None:
@@ -262,9 +262,9 @@ def test_killed_while_it_binds_the_next_run_goes_on(applied: Machine) -> None:
     applied.failing[len(applied.asked) + 4] = Fault(Killed())
     with pytest.raises(Killed):
         apply_arrived(unused(applied))
-    assert LEFT not in offered(applied)
+    assert LEFT not in list_published(applied)
     assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
-    assert offered(applied) == [LEFT, RIGHT]
+    assert list_published(applied) == [LEFT, RIGHT]
 
 
 def test_a_boot_has_seen_what_happened_before_it_looked(applied: Machine) -> None:
@@ -280,7 +280,7 @@ def test_a_name_that_is_no_event_keeps_no_board_away(applied: Machine, name: str
     rescan(applied, loaded=True)
     applied.file(f"run/pcibind/events/{name}", "")
     report = apply_arrived(unused(applied))
-    assert (report.exit_code, offered(applied)) == (ExitCode.OK, [LEFT, RIGHT]), report
+    assert (report.exit_code, list_published(applied)) == (ExitCode.OK, [LEFT, RIGHT]), report
     assert events(applied) == []
 
 

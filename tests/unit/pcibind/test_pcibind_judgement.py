@@ -9,18 +9,18 @@ import pytest
 from tree import Machine
 
 from pcibind.commands.apply import apply
-from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
+from pcibind.commands.system import System
 from pcibind.decide.judgement import Judgement, Standing, judge
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model.pci import Address
 from pcibind.model.record import Record
-from pcibind.model.report import Report, State
+from pcibind.model.report import BoardState, Report
 from pcibind.model.request import OVERRIDABLE_GUARDS, BoardRequest, Config, Selector
+from pcibind.read.files import read_record, write_record
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 FIRST = Address(0, 1, 0, 0)
@@ -144,7 +144,7 @@ def test_status_answers_though_the_use_of_the_host_cannot_be_read(
     assert apply(machine.host).exit_code is ExitCode.OK
     monkeypatch.setattr("pcibind.read.evidence_text.COMMAND", "true")
     report = status(machine.host)
-    assert [board.state for board in report.boards] == [State.BOUND]
+    assert [board.state for board in report.boards] == [BoardState.BOUND]
     assert "cannot tell what this host uses" in report.errors[0]
     assert report.exit_code is ExitCode.UNEXPECTED
 
@@ -212,7 +212,7 @@ def test_a_board_that_does_not_answer_is_refused_and_status_says_so_of_a_bound_o
     assert apply(machine.host).exit_code is ExitCode.OK
     machine.firmware("0000:01:00.0", header=[0xFFFFFFFF] * 16)
     left, right = status(machine.host).boards
-    assert (left.state, right.state) == (State.FAILED, State.BOUND)
+    assert (left.state, right.state) == (BoardState.FAILED, BoardState.BOUND)
     assert "0000:01:00.0 does not answer: its configuration space reads as ones" in left.detail
     assert [refusal.guard for refusal in apply(machine.host).refusals] == ["no-response"]
     # The other board stays handed over.
@@ -238,7 +238,7 @@ def test_a_record_for_the_next_boot_is_made_while_a_program_has_the_board_open(m
     before = machine.drivers()
     assert apply(machine.host).exit_code is ExitCode.REFUSED
     assert apply(machine.host, next_boot=True).exit_code is ExitCode.OK
-    known = record.read(machine.paths.record)
+    known = read_record(machine.paths)
     assert known is not None
     assert [board.path for board in known.boards] == [LEFT]
     assert machine.drivers() == before
@@ -263,14 +263,14 @@ def test_what_is_on_record_and_waits_for_the_boot_is_not_judged_again(machine: M
 def test_a_board_that_is_leaving_and_chosen_again_is_judged(machine: Machine) -> None:
     machine.configure(f'[[board]]\npath = "{LEFT}"\n')
     apply(machine.host, next_boot=True)
-    known = record.read(machine.paths.record)
+    known = read_record(machine.paths)
     assert known is not None
-    record.write(machine.paths, known._replace(boards=(), leaving=known.boards))
+    write_record(machine.paths, known._replace(boards=(), leaving=known.boards))
     machine.file("sys/bus/pci/devices/0000:01:00.0/boot_vga", "1\n")
     assert {refusal.guard for refusal in apply(machine.host, next_boot=True).refusals} == {"boot-display"}
 
 
-class Seen(Host):
+class Seen(System):
     """A host that is seen to be used like this."""
 
     def __init__(self, machine: Machine, seen: Evidence) -> None:
@@ -338,7 +338,7 @@ DOMAIN = """<domain type='kvm'><devices>
 
 @pytest.mark.parametrize("command", [show, apply, status])
 def test_what_others_are_configured_to_bind_is_reported_of_chosen_boards_only(
-    machine: Machine, command: Callable[[Host], Report]
+    machine: Machine, command: Callable[[System], Report]
 ) -> None:
     machine.file("etc/driverctl.d/0000:01:00.0", "nouveau\n")
     machine.file("etc/driverctl.d/0000:00:03.0", "e1000e\n")

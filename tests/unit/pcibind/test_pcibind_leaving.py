@@ -18,7 +18,8 @@ from pcibind.commands.text import describe
 from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.report import State
+from pcibind.model.report import BoardState
+from pcibind.read.files import read_record
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 LEFTS, RIGHTS = ([f"0000:0{bus}:00.{number}" for number in range(3)] for bus in (1, 2))
@@ -45,7 +46,7 @@ ORIGINAL = {
 
 
 def known(machine: Machine) -> Record:
-    return record.read(machine.paths.record) or Record()
+    return read_record(machine.paths) or Record()
 
 
 def left_of(machine: Machine) -> dict[str, tuple[str | None, str]]:
@@ -160,7 +161,7 @@ def test_status_tells_that_it_is_let_go(applied: Machine) -> None:
     let_go(applied)
     report = status(unused(applied))
     (left,) = [each for each in report.boards if each.path == LEFT]
-    assert (left.state, left.wanted) == (State.LEAVING, False)
+    assert (left.state, left.wanted) == (BoardState.LEAVING, False)
     assert "reboot, or run `pcibind release`" in describe(report)
     document = json.loads(report.to_json())
     wanted = {f["wanted_driver"] for board in document["boards"] if board["name"] == "left" for f in board["functions"]}
@@ -192,7 +193,7 @@ def test_what_could_not_be_given_back_stays_on_record_until_it_could(applied: Ma
     else:
         let_go(applied)
         report = apply_recorded(unused(applied))
-    expected = (State.STUCK, ExitCode.STUCK) if end == "unbind" else (State.FAILED, ExitCode.NOT_BOUND)
+    expected = (BoardState.STUCK, ExitCode.STUCK) if end == "unbind" else (BoardState.FAILED, ExitCode.NOT_BOUND)
     assert [each.state for each in report.boards if each.path == LEFT] == [expected[0]]
     # At a boot, what is wanted is bound: then this makes no failure.
     assert report.exit_code is (ExitCode.OK if by == "boot" else expected[1])
@@ -207,7 +208,7 @@ def test_what_could_not_be_given_back_stays_on_record_until_it_could(applied: Ma
     if end == "unbind":
         # While that access waits, nobody touches the function again.
         report = apply_recorded(unused(applied))
-        assert [each.state for each in report.boards if each.path == LEFT] == [State.STUCK]
+        assert [each.state for each in report.boards if each.path == LEFT] == [BoardState.STUCK]
         assert report.exit_code is ExitCode.OK
         assert known(applied).leaving == (left,)
         assert applied.writes == []
@@ -222,7 +223,7 @@ def test_a_board_that_was_unplugged_meanwhile_is_forgotten(applied: Machine) -> 
     applied.unplug("0000:00:01.0")
     report = apply_recorded(unused(applied))
     assert report.exit_code is ExitCode.OK
-    assert State.GONE in [each.state for each in report.boards]
+    assert BoardState.GONE in [each.state for each in report.boards]
     assert known(applied).leaving == ()
 
 
@@ -276,7 +277,7 @@ def test_plan_opens_no_node_and_says_what_it_could_not_see(applied: Machine) -> 
     applied.asked.clear()
     report = show(unused(applied))
     assert report.exit_code is ExitCode.PENDING
-    assert any("only what /proc shows was looked at" in note for note in report.notes)
+    assert any("only /proc was searched" in note for note in report.notes)
     assert not [access for access in applied.asked if access.kind == "keep-open"]
     assert apply(unused(applied)).exit_code is ExitCode.REFUSED
 
@@ -288,7 +289,7 @@ def test_a_board_in_use_fails_no_boot_and_keeps_nobody_else_from_the_others(appl
     applied.writes.clear()
     report = apply_recorded(unused(applied))
     assert report.exit_code is ExitCode.OK
-    assert [each.state for each in report.boards if each.path == LEFT] == [State.REFUSED]
+    assert [each.state for each in report.boards if each.path == LEFT] == [BoardState.REFUSED]
     assert [(refusal.board, refusal.guard) for refusal in report.refusals] == [(LEFT, "vfio-open")]
     assert applied.writes == []
     assert (applied.root / "run/pcibind/devices.env").read_text() == handed_over

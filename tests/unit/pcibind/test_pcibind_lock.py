@@ -15,8 +15,8 @@ from tree import Machine
 
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
-from pcibind.commands.host import Host
 from pcibind.commands.release import release
+from pcibind.commands.system import System
 from pcibind.model.errors import BusyError, ConfigError, ExitCode, PcibindError
 from pcibind.model.report import Report
 
@@ -29,7 +29,7 @@ def chosen(machine: Machine) -> Machine:
     return machine
 
 
-def host(machine: Machine, seconds: float = 0.0) -> Host:
+def host(machine: Machine, seconds: float = 0.0) -> System:
     return Unused(machine.paths, machine, node_seconds=0.05, lock_seconds=seconds)
 
 
@@ -52,34 +52,34 @@ def held(chosen: Machine) -> Iterator[None]:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.usefixtures("held")
 def test_a_run_that_waits_names_the_holder_and_ends(
-    chosen: Machine, command: Callable[[Host], Report], capsys: pytest.CaptureFixture[str]
+    chosen: Machine, command: Callable[[System], Report], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = chosen.drivers()
     started = time.monotonic()
-    with pytest.raises(BusyError, match=r"process 4711 \(pcibind\) still changes something after 0\.2 s") as error:
+    with pytest.raises(BusyError, match=r"process 4711 \(pcibind\) is still running after 0\.2 s") as error:
         command(host(chosen, 0.2))
     assert error.value.exit_code is ExitCode.BUSY
     assert time.monotonic() - started >= 0.2
-    assert "waits for process 4711 (pcibind)" in capsys.readouterr().err
+    assert "waiting for process 4711 (pcibind)" in capsys.readouterr().err
     assert (chosen.drivers(), chosen.writes) == (before, [])
 
 
 @pytest.mark.usefixtures("held")
 def test_a_holder_that_ended_and_left_a_child_is_named_too(chosen: Machine) -> None:
     (chosen.root / "proc/4711/comm").unlink()
-    with pytest.raises(BusyError, match=r"process 4711 \(ended; a child has not\)"):
+    with pytest.raises(BusyError, match=r"process 4711 \(ended, but not its child\)"):
         apply(host(chosen))
 
 
 @pytest.mark.usefixtures("held")
 def test_a_holder_that_nothing_names_is_another_process(chosen: Machine) -> None:
     (chosen.root / "proc/locks").unlink()
-    with pytest.raises(BusyError, match=r"^another process still"):
+    with pytest.raises(BusyError, match=r"^another process is still running"):
         apply(host(chosen))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_what_others_can_open_does_not_hold_it_up(chosen: Machine, command: Callable[[Host], Report]) -> None:
+def test_what_others_can_open_does_not_hold_it_up(chosen: Machine, command: Callable[[System], Report]) -> None:
     apply(host(chosen))
     run = Path(chosen.paths.run)
     others = [path for path in (run, *run.iterdir()) if stat.S_IMODE(path.stat().st_mode) & 0o077]
@@ -116,13 +116,13 @@ def test_it_is_free_again_after_a_run_that_failed(chosen: Machine) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("place", ["run/pcibind/lock", "run/pcibind"])
 def test_what_is_in_the_place_of_the_lock_is_named_and_nothing_is_touched(
-    chosen: Machine, command: Callable[[Host], Report], place: str
+    chosen: Machine, command: Callable[[System], Report], place: str
 ) -> None:
     path = chosen.root / place
     path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to("elsewhere")
     before = chosen.drivers()
-    with pytest.raises(PcibindError, match=rf"^nothing was touched, .*{path}: .*; run as root, or make way"):
+    with pytest.raises(PcibindError, match=rf"^nothing was touched: .*{path}: .*; run as root, or remove"):
         command(host(chosen))
     assert (chosen.drivers(), chosen.writes) == (before, [])
     assert not Path(chosen.paths.record).exists()

@@ -11,14 +11,14 @@ from tree import Fault, Machine, gpu_host
 
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
-from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
+from pcibind.commands.system import System
 from pcibind.commands.text import describe
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
-from pcibind.model.report import Report, State
+from pcibind.model.report import BoardState, Report
+from pcibind.read.files import read_record
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 LEFTS, RIGHTS = ([f"0000:0{bus}:00.{number}" for number in range(3)] for bus in (1, 2))
@@ -52,20 +52,20 @@ def touched(machine: Machine, addresses: list[str]) -> list[tuple[str, str]]:
     return [(path, text) for path, text in machine.writes if any(a in path or a == text for a in addresses)]
 
 
-def states(report: Report) -> dict[str | None, State]:
+def states(report: Report) -> dict[str | None, BoardState]:
     return {board.path: board.state for board in report.boards}
 
 
 @pytest.mark.parametrize("locked", LEFTS)
 @pytest.mark.parametrize("command", [apply, apply_recorded])
 def test_its_board_is_left_alone_and_the_other_is_bound(
-    chosen: Machine, locked: str, command: Callable[[Host], Report]
+    chosen: Machine, locked: str, command: Callable[[System], Report]
 ) -> None:
     chosen.locked.add(locked)
     before = chosen.drivers()
     report = command(unused(chosen))
     assert report.exit_code is ExitCode.STUCK
-    assert states(report) == {LEFT: State.STUCK, RIGHT: State.BOUND}
+    assert states(report) == {LEFT: BoardState.STUCK, RIGHT: BoardState.BOUND}
     assert locked in report.boards[0].detail
     assert "reboot" in report.boards[0].detail
     assert touched(chosen, LEFTS) == []
@@ -75,12 +75,14 @@ def test_its_board_is_left_alone_and_the_other_is_bound(
 
 
 @pytest.mark.parametrize("command", [apply, apply_recorded])
-def test_with_any_of_them_required_the_other_is_handed_over(chosen: Machine, command: Callable[[Host], Report]) -> None:
+def test_with_any_of_them_required_the_other_is_handed_over(
+    chosen: Machine, command: Callable[[System], Report]
+) -> None:
     chosen.configure('require_boards = "any"\n[[board]]\nmodel = "10de:2684"\n')
     apply(unused(chosen), next_boot=True)
     chosen.locked.add(LEFTS[0])
     report = command(unused(chosen))
-    assert states(report) == {LEFT: State.STUCK, RIGHT: State.BOUND}
+    assert states(report) == {LEFT: BoardState.STUCK, RIGHT: BoardState.BOUND}
     text = (chosen.root / "run/pcibind/devices.env").read_text()
     assert f"PCIBIND_FUNCTIONS={','.join(RIGHTS)}\n" in text
 
@@ -99,8 +101,8 @@ def test_status_says_that_it_is_stuck(chosen: Machine) -> None:
     chosen.locked.add(LEFTS[2])
     report = status(unused(chosen))
     assert report.exit_code is ExitCode.STUCK
-    assert states(report)[LEFT] is State.STUCK
-    assert "stuck: an access to it hangs in the kernel" in describe(report)
+    assert states(report)[LEFT] is BoardState.STUCK
+    assert "stuck: an access to it is blocked in the kernel" in describe(report)
     assert '"verdict": "stuck"' in report.to_json()
     assert chosen.writes == []
 
@@ -115,7 +117,7 @@ def test_plan_says_that_it_is_stuck(chosen: Machine) -> None:
     chosen.locked.add(LEFTS[2])
     report = show(unused(chosen))
     assert report.exit_code is ExitCode.STUCK
-    assert states(report) == {LEFT: State.STUCK, RIGHT: State.PLANNED}
+    assert states(report) == {LEFT: BoardState.STUCK, RIGHT: BoardState.PLANNED}
 
 
 def test_a_first_apply_leaves_it_alone_too(machine: Machine) -> None:
@@ -123,7 +125,7 @@ def test_a_first_apply_leaves_it_alone_too(machine: Machine) -> None:
     machine.locked.add(LEFTS[1])
     report = apply(unused(machine))
     assert report.exit_code is ExitCode.STUCK
-    assert states(report) == {LEFT: State.STUCK, RIGHT: State.BOUND}
+    assert states(report) == {LEFT: BoardState.STUCK, RIGHT: BoardState.BOUND}
     assert touched(machine, LEFTS) == []
 
 
@@ -146,9 +148,9 @@ def test_release_gives_back_what_is_not_stuck_and_keeps_the_board_on_record(chos
     chosen.writes.clear()
     report = release(unused(chosen))
     assert report.exit_code is ExitCode.STUCK
-    assert states(report) == {LEFT: State.STUCK, RIGHT: State.RELEASED}
+    assert states(report) == {LEFT: BoardState.STUCK, RIGHT: BoardState.RELEASED}
     assert touched(chosen, [LEFTS[1]]) == []
-    known = record.read(chosen.paths.record)
+    known = read_record(chosen.paths)
     assert known
     assert ([b.path for b in known.boards], [b.path for b in known.leaving]) == ([], [LEFT])
     chosen.locked.clear()
@@ -159,7 +161,7 @@ def test_release_gives_back_what_is_not_stuck_and_keeps_the_board_on_record(chos
 
 @pytest.mark.parametrize("command", [apply, apply_recorded, release, status, show])
 def test_overrides_that_cannot_be_listed_are_read_one_by_one(
-    chosen: Machine, command: Callable[[Host], Report]
+    chosen: Machine, command: Callable[[System], Report]
 ) -> None:
     # The child that lists them was killed.
     chosen.failing[len(chosen.asked)] = Fault(OSError(0, "the process that made the access ended without an answer"))

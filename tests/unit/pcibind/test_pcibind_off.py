@@ -15,15 +15,15 @@ from tree import Machine
 from pcibind.change import early, unit
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
-from pcibind.commands.host import Host
-from pcibind.commands.off import release_for_this_boot
 from pcibind.commands.plan import show
-from pcibind.commands.release import release
+from pcibind.commands.release import release, release_for_this_boot
 from pcibind.commands.status import status
+from pcibind.commands.system import System
 from pcibind.commands.text import describe
 from pcibind.model import record
 from pcibind.model.errors import ExitCode, PcibindError, RecordError
 from pcibind.model.report import Report
+from pcibind.read.files import read_record
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 LEFTS = [f"0000:01:00.{number}" for number in range(3)]
@@ -160,7 +160,7 @@ def stray(machine: Machine, request: pytest.FixtureRequest) -> Machine:
 
 @pytest.mark.parametrize("command", [status, show, apply])
 def test_what_was_taken_without_a_record_is_reported_by_every_command(
-    stray: Machine, command: Callable[[Host], Report]
+    stray: Machine, command: Callable[[System], Report]
 ) -> None:
     report = command(stray.host)
     assert report.exit_code is ExitCode.TAKEN
@@ -179,7 +179,7 @@ def test_release_clears_it(stray: Machine) -> None:
     assert status(unused(stray)).exit_code is ExitCode.OK
     stray.configure(ONE)
     assert apply(unused(stray)).exit_code is ExitCode.OK
-    (board,) = (record.read(stray.paths.record) or record.Record()).boards
+    (board,) = (read_record(stray.paths) or record.Record()).boards
     assert [(f.driver, f.driver_override) for f in board.functions] == [(driver, None) for driver in HOSTS]
 
 
@@ -249,7 +249,7 @@ def test_the_message_about_a_broken_record_leads_out_of_it(chosen: Machine, brok
                 assert image(chosen) == []
             case ["pcibind", "apply"]:
                 assert apply(chosen.host).exit_code is ExitCode.OK
-    (board,) = (record.read(chosen.paths.record) or record.Record()).boards
+    (board,) = (read_record(chosen.paths) or record.Record()).boards
     assert [f.driver for f in board.functions] == HOSTS
     assert "/etc/pcibind/early.list" in image(chosen)
 

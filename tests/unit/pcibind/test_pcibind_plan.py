@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tree import AUDIO, DISPLAY, NIC, Machine, board, gpu_host
 
-from pcibind.decide.plan import Action, Verdict, closure, follow, plan, resolve
+from pcibind.decide.plan import Action, closure, follow, plan, resolve
 from pcibind.model.errors import ConfigError
 from pcibind.model.pci import Address, Function, Topology, board_path
-from pcibind.model.record import Record, RecordedBoard, dump, early_list, parse
+from pcibind.model.record import Record, RecordedBoard, Verdict, dump, early_list, parse
 from pcibind.model.request import BoardRequest, Config, Selector
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"

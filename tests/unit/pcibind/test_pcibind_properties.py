@@ -19,23 +19,23 @@ from tree import NIC, Fault, Machine, stuck
 from pcibind.change import handover
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
-from pcibind.commands.host import Host
 from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
+from pcibind.commands.system import System
 from pcibind.commands.text import describe, shorten
-from pcibind.decide.plan import Action, Resolution, Verdict, closure, follow, plan, resolve
-from pcibind.model import record
+from pcibind.decide.plan import Action, closure, follow, plan, resolve
 from pcibind.model.errors import ExitCode, StuckError
 from pcibind.model.pci import Board, Topology, board_path
-from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict
+from pcibind.model.report import BoardReport, BoardState, Report
 from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.read.files import read_record
 from pcibind.read.kernel import Access, T, Task
 from pcibind.remote import topology_text
 
 Drivers = dict[str, tuple[str | None, str]]
-Command = Callable[[Host], Report]
+Command = Callable[[System], Report]
 
 
 def some(examples: int) -> settings:
@@ -82,9 +82,9 @@ def test_no_step_is_for_a_bridge_or_for_a_board_that_was_not_chosen(plant: Plant
     planned = [each.board.path for each in made.boards]
     refused = {refusal.board for refusal in made.refusals}
     assert sorted([*planned, *refused]) == sorted(paths)
-    together = [[each.board.path for each in boards] for boards in made.together()]
-    assert sorted(path for boards in together for path in boards) == sorted(planned)
-    for boards in together:
+    split_by_groups = [[each.board.path for each in boards] for boards in made.split_by_groups()]
+    assert sorted(path for boards in split_by_groups for path in boards) == sorted(planned)
+    for boards in split_by_groups:
         assert all(groups_with(topology, board) == set(boards) for board in chosen if board.path in boards)
 
 
@@ -238,7 +238,7 @@ def test_each_change_of_a_board_has_its_verdict(plant: Plant, data: st.DataObjec
 
 def reported(topology: Topology, resolutions: Iterable[Resolution], data: st.DataObject) -> Report:
     """A report of boards in states of all kinds."""
-    states = st.sampled_from(State)
+    states = st.sampled_from(BoardState)
     boards = [BoardReport.of(r, data.draw(states), steps=["one"], detail="why") for r in resolutions]
     return Report("status", boards=tuple(boards), topology=topology)
 
@@ -266,7 +266,7 @@ def well_formed(report: Report) -> None:
         assert all(item.keys() == KEYS[name] for item in document[name])
     for board in document["boards"]:
         assert board["verdict"] in set(Verdict)
-        assert board["state"] in set(State)
+        assert board["state"] in set(BoardState)
         for name in ("bridges", "functions"):
             assert all(item.keys() == KEYS[name] for item in board[name])
         assert bool(board["functions"]) == (board["address"] is not None) == (board["model"] is not None)
@@ -313,7 +313,7 @@ def handed_over(machine: Machine) -> set[str]:
     return functions
 
 
-def next_boot(host: Host) -> Report:
+def next_boot(host: System) -> Report:
     return apply(host, next_boot=True)
 
 
@@ -427,7 +427,7 @@ def _booted(machine: Machine) -> None:
 
 def _one_less(machine: Machine) -> None:
     """The first of the chosen boards is chosen no more, nor is what shares groups with it."""
-    known = record.read(machine.paths.record)
+    known = read_record(machine.paths)
     topology = machine.host.topology()
     boards = [b for r in (known.boards if known else ()) if (b := topology.board_at(r.path))]
     gone = groups_with(topology, boards[0]) if boards else set()
@@ -441,7 +441,7 @@ def _one_less_at_the_next_boot(machine: Machine) -> None:
 
 def _in_part(machine: Machine) -> None:
     """Of each chosen board, the last function is with no driver and the first has lost its override."""
-    known = record.read(machine.paths.record) or Record()
+    known = read_record(machine.paths) or Record()
     for board in known.boards:
         if found := machine.host.topology().board_at(board.path):
             names = [str(function.address) for function in found.functions]
@@ -497,7 +497,7 @@ def disturbed(machine: Machine, command: Command) -> Report:
 
 def is_right(machine: Machine, plant: Plant, chosen: tuple[Board, ...], scene: Scene) -> bool:
     """Whether all is as the run was to leave it."""
-    known = record.read(machine.paths.record) or Record()
+    known = read_record(machine.paths) or Record()
     gone = set()
     if scene is RELEASE:
         gone = {board.path for board in chosen}
@@ -536,7 +536,7 @@ def test_one_failing_access_leaves_each_board_whole(plant: Plant, scene: Scene, 
         machine = staged(plant, chosen, scene, directory)
         original = originals(plant)
         before = machine.drivers()
-        known = record.read(machine.paths.record) or Record()
+        known = read_record(machine.paths) or Record()
         leaving = known.leaving if scene is LEAVING else known.boards
         machine.failing[position] = fault
         report = disturbed(machine, scene.command)
@@ -555,16 +555,16 @@ def test_one_failing_access_leaves_each_board_whole(plant: Plant, scene: Scene, 
             as_before = all(
                 now[a] == before[a] or (in_part and now[a][0] is None and before[a][0] != "vfio-pci") for a in functions
             )
-            if each.state is State.BOUND:
+            if each.state is BoardState.BOUND:
                 assert whole
             elif each.wanted:
-                assert each.state is State.STUCK or whole or back or as_before
+                assert each.state is BoardState.STUCK or whole or back or as_before
             elif each.is_good:
                 assert back
             else:
                 # What could not be given back stays on record, as it was before all this.
-                known = record.read(machine.paths.record) or Record()
-                left = known.boards if each.state is State.REFUSED and scene is not LEAVING else known.leaving
+                known = read_record(machine.paths) or Record()
+                left = known.boards if each.state is BoardState.REFUSED and scene is not LEAVING else known.leaving
                 assert [b for b in left if b.path == each.path] == [b for b in leaving if b.path == each.path]
         assert (report.exit_code is ExitCode.OK) == is_right(machine, plant, chosen, scene)
 
@@ -754,8 +754,8 @@ def test_without_nodes_for_groups_nothing_leaves_before_the_next_boot(
         if scene is not PART:
             assert {a: machine.drivers()[a] for a in addresses(chosen)} == {a: before[a] for a in addresses(chosen)}
             given_back = [each for each in report.boards if not each.wanted]
-            assert all(each.state is State.FAILED and "at the next boot" in each.detail for each in given_back)
-            left = [board.path for board in (record.read(machine.paths.record) or Record()).leaving]
+            assert all(each.state is BoardState.FAILED and "at the next boot" in each.detail for each in given_back)
+            left = [board.path for board in (read_record(machine.paths) or Record()).leaving]
             assert set(left) == {each.path for each in given_back}
 
 

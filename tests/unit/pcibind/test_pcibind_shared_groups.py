@@ -15,9 +15,9 @@ from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
 from pcibind.commands.text import describe
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
-from pcibind.model.report import State
+from pcibind.model.report import BoardState
+from pcibind.read.files import read_record
 
 LEFT, RIGHT, THIRD = (f"0000:00/0{port}.0/00" for port in (1, 2, 5))
 SHARED = [f"0000:0{bus}:00.{number}" for bus in (1, 2) for number in range(3)]
@@ -88,7 +88,7 @@ def test_one_of_them_alone_does_not_keep_off_a_board_with_a_group_of_its_own(mac
     before = machine.drivers()
     report = apply(unused(machine))
     assert report.exit_code is ExitCode.OK
-    assert {each.path: each.state for each in report.boards} == {LEFT: State.REFUSED, THIRD: State.BOUND}
+    assert {each.path: each.state for each in report.boards} == {LEFT: BoardState.REFUSED, THIRD: BoardState.BOUND}
     assert {a: machine.drivers()[a] for a in SHARED} == {a: before[a] for a in SHARED}
 
 
@@ -112,7 +112,7 @@ def test_a_failure_in_one_puts_both_back(machine: Machine, failing: str, end: st
     machine.write = fails_once  # type: ignore[method-assign]
     report = apply(unused(machine))
     assert report.exit_code is ExitCode.NOT_BOUND
-    assert [each.state for each in report.boards] == [State.FAILED, State.FAILED, State.BOUND]
+    assert [each.state for each in report.boards] == [BoardState.FAILED, BoardState.FAILED, BoardState.BOUND]
     assert all("Input/output error" in each.detail for each in report.boards[:2])
     assert {a: machine.drivers()[a] for a in SHARED} == {a: before[a] for a in SHARED}
     assert is_bound(machine, ALONE)
@@ -125,13 +125,17 @@ def test_when_one_is_stuck_the_other_is_put_back_and_neither_is_touched_again(ma
     machine.file("proc/77/stat", "77 (sh) D " + "0 " * 18 + "555 0\n")
     machine.faults["unbind", SHARED[4]] = stuck(77)
     report = apply(unused(machine))
-    assert [each.state for each in report.boards] == [State.STUCK, State.STUCK, State.BOUND]
+    assert [each.state for each in report.boards] == [BoardState.STUCK, BoardState.STUCK, BoardState.BOUND]
     others = [address for address in SHARED if address != SHARED[4]]
     assert {a: machine.drivers()[a] for a in others} == {a: before[a] for a in others}
     assert "PCIBIND_BOARDS=1" in handed_over(machine)
     machine.faults.clear()
     machine.writes.clear()
-    assert [each.state for each in apply_recorded(unused(machine)).boards] == [State.STUCK, State.STUCK, State.BOUND]
+    assert [each.state for each in apply_recorded(unused(machine)).boards] == [
+        BoardState.STUCK,
+        BoardState.STUCK,
+        BoardState.BOUND,
+    ]
     assert machine.writes == []
 
 
@@ -142,11 +146,11 @@ def test_a_guard_that_refuses_one_keeps_the_other_off_too(machine: Machine) -> N
     report = apply(machine.host)
     assert report.exit_code is ExitCode.OK
     states = {each.path: each.state for each in report.boards}
-    assert states == {LEFT: State.REFUSED, RIGHT: State.REFUSED, THIRD: State.BOUND}
+    assert states == {LEFT: BoardState.REFUSED, RIGHT: BoardState.REFUSED, THIRD: BoardState.BOUND}
     guards = {refusal.board: refusal.guard for refusal in report.refusals}
     assert guards == {LEFT: "virtual-functions", RIGHT: "foreign-device"}
     assert {a: machine.drivers()[a] for a in SHARED} == {a: before[a] for a in SHARED}
-    known = record.read(machine.paths.record)
+    known = read_record(machine.paths)
     assert known
     assert [each.path for each in known.boards] == [THIRD]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tree import DISPLAY, Machine, gpu_host
 
-from pcibind.commands.host import Host
+from pcibind.commands.system import System
 from pcibind.read.files import Paths
 from pcibind.remote import topology_text
 
@@ -44,12 +44,12 @@ def test_a_host_without_iommu_has_no_groups(tmp_path: Path) -> None:
 
 def test_a_host_without_pci_has_an_empty_topology(tmp_path: Path) -> None:
     assert topology_text.parse(print_topology(tmp_path)).functions == ()
-    assert Host(Paths(str(tmp_path))).topology().functions == ()
+    assert System(Paths(str(tmp_path))).topology().functions == ()
 
 
 def test_this_host_looks_the_same_in_all_three_ways() -> None:
     text = topology_text.parse(print_topology(Path("/")))
-    assert text == Host().topology() == Host(udev=True).topology()
+    assert text == System().topology() == System(udev=True).topology()
 
 
 @pytest.mark.parametrize("gone", ["vendor:", "class:", " ../../../devices"])

@@ -86,7 +86,7 @@ def test_an_absent_board_comes_last_and_says_what_to_do(tmp_path: Path) -> None:
     lines = shown(status(unused(machine)))
     assert lines[-2:] == [
         "board upper at 0000:00/01.0/00.0/08.0/00: absent, unbound",
-        "nothing at 0000:00/01.0/00.0/08.0/00, last seen as 03:00.0; plug it in, or take it out of the "
+        "nothing at 0000:00/01.0/00.0/08.0/00, last seen as 03:00.0; plug it in, or remove it from the "
         "configuration and apply",
     ]
     assert lines[2] == "   `- 02:09.0  10b5:8747  PCI bridge"
@@ -121,16 +121,16 @@ def test_a_stuck_function_says_so_beside_its_board(tmp_path: Path) -> None:
     assert shown(status(unused(machine))) == [
         "00:05.0  8086:4c01  PCI bridge",
         "`- board lone at 0000:00/05.0/00: present, stuck",
-        "   |  an earlier access to it still waits in the kernel; it is left alone, reboot",
+        "   |  an earlier kernel operation on it is still blocked; reboot to recover",
         "   |- 05:00.0  10de:2684  VGA display  group 25  driver nouveau, wanted vfio-pci",
         "   |- 05:00.1  10de:22ba  audio        group 25  driver snd_hda_intel, wanted vfio-pci, stuck: an access "
-        "to it hangs in the kernel",
+        "to it is blocked in the kernel",
         "   `- 05:00.2  10de:1ad8  USB          group 25  driver xhci_hcd, wanted vfio-pci",
     ]
 
 
 def test_without_a_board_it_says_so() -> None:
-    assert describe(Report("status")) == "no board is chosen; `pcibind list` shows those that there are"
+    assert describe(Report("status")) == "no board is chosen; run `pcibind list` to see all boards"
 
 
 def test_addresses_stay_whole_where_there_are_domains(tmp_path: Path) -> None:

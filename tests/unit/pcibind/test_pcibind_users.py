@@ -12,7 +12,7 @@ import pytest
 from tree import USB, Machine
 
 from pcibind.commands.apply import apply
-from pcibind.commands.host import Host
+from pcibind.commands.system import System
 from pcibind.decide import guards
 from pcibind.model.errors import ExitCode
 from pcibind.model.evidence import Evidence
@@ -32,7 +32,7 @@ def not_over_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def look(machine: Machine) -> Evidence:
-    with Host(Paths(str(machine.root))).gathering() as gathering:
+    with System(Paths(str(machine.root))).gathering() as gathering:
         return gathering.evidence()
 
 

@@ -13,10 +13,10 @@ from tree import NIC, PORT, Machine
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.plan import show
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
+from pcibind.read.files import write_record
 from pcibind.remote import topology_text
 
 PHYSICAL = "0000:05:00.0"
@@ -74,7 +74,7 @@ def test_none_is_bound_at_boot_that_an_older_version_recorded_by_one_of_them(vir
     functions = tuple(f for f in topology.functions if f.physical)
     board = topology.boards()[0]._replace(path="0000:00/05.0/10", functions=functions)
     old = RecordedBoard.of(board, Selector("address", RUN_ON[2]), None)
-    record.write(virtual.paths, Record((old,)))
+    write_record(virtual.paths, Record((old,)))
     before = virtual.drivers()
     assert apply_recorded(virtual.host).exit_code is ExitCode.IDENTITY
     assert virtual.drivers() == before

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 from tree import AUDIO, DISPLAY, NIC, NVME, USB, Machine
 
-from pcibind.change import original
-from pcibind.commands.host import Host
+from pcibind.change import original_drivers
+from pcibind.commands.system import System
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Address, Board, Function, Identity, Topology, board_path
 from pcibind.model.request import OVERRIDABLE_GUARDS, BoardRequest, Selector
@@ -303,17 +303,17 @@ class _Nothing:
         pass
 
     def evidence(self) -> Evidence:
-        return Evidence(early=original.noted(self.paths))
+        return Evidence(early=original_drivers.read_notes(self.paths))
 
 
-class Unused(Host):
+class Unused(System):
     """A host that uses none of its devices for anything."""
 
     def gathering(self) -> _Nothing:  # type: ignore[override]
         return _Nothing(self.paths)
 
 
-def unused(machine: Machine) -> Host:
+def unused(machine: Machine) -> System:
     """The machine, but that looking for what uses it finds nothing and takes no time."""
     return Unused(machine.paths, machine, node_seconds=0.05)
 

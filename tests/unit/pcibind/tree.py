@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from pcibind.commands.host import Host
+from pcibind.commands.system import System
 from pcibind.model.errors import StuckError
 from pcibind.model.pci import Address
 from pcibind.read.files import Paths
@@ -109,8 +109,8 @@ class Machine:
         return Paths(str(self.root))
 
     @property
-    def host(self) -> Host:
-        return Host(self.paths, self, node_seconds=0.05)
+    def host(self) -> System:
+        return System(self.paths, self, node_seconds=0.05)
 
     def file(self, path: str, text: str) -> None:
         target = self.root / path

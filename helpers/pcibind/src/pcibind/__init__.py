@@ -1,3 +1,3 @@
-"""Hand whole PCI boards to vfio-pci, prove it, and tell other units which devices to use."""
+"""Bind whole PCI boards to vfio-pci, check the result, and publish the devices to use."""
 
 __version__ = "0.2.0"

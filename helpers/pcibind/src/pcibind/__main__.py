@@ -11,43 +11,46 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # Click takes longer to import than all else: what a unit runs does without.
-    of_units = {
+    # Importing click takes longer than all else, so what a unit runs is recognised without it.
+    unit_commands = {
         "apply --recorded": _apply_recorded,
         "apply --arrived": _apply_arrived,
         "release --this-boot": _release_for_this_boot,
     }
-    words = sys.argv[1:-1] if sys.argv[-1] == "--json" else sys.argv[1:]
-    run = of_units.get(" ".join(words))
+    options = {"--json", "--debug"} & set(sys.argv[1:])
+    words = [word for word in sys.argv[1:] if word not in options]
+    run = unit_commands.get(" ".join(words))
     if run is None:
         from pcibind.commands import cli
 
         cli.main()
         return
-    from pcibind.commands.text import answer, attempt
+    from pcibind.commands.text import answer, attempt, print_tracebacks
 
-    answer(attempt(words[0], run), as_json=sys.argv[-1] == "--json")
+    if "--debug" in options:
+        print_tracebacks()
+    answer(attempt(words[0], run), as_json="--json" in options)
 
 
 def _apply_recorded() -> Report:
     from pcibind.commands.boot import apply_recorded
-    from pcibind.commands.host import Host
+    from pcibind.commands.system import System
 
-    return apply_recorded(Host())
+    return apply_recorded(System())
 
 
 def _apply_arrived() -> Report:
-    from pcibind.commands.host import Host
     from pcibind.commands.hotplug import apply_arrived
+    from pcibind.commands.system import System
 
-    return apply_arrived(Host())
+    return apply_arrived(System())
 
 
 def _release_for_this_boot() -> Report:
-    from pcibind.commands.host import Host
-    from pcibind.commands.off import release_for_this_boot
+    from pcibind.commands.release import release_for_this_boot
+    from pcibind.commands.system import System
 
-    return release_for_this_boot(Host())
+    return release_for_this_boot(System())
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from pcibind.change import proof
-from pcibind.decide.plan import DRIVER, Action, BoardPlan, Step
+from pcibind.change import handover
+from pcibind.decide.plan import Action, BoardPlan, Step
 from pcibind.model.errors import InUseError, NoNodeError, NotBoundError, StuckError
-from pcibind.model.pci import Address, Board, Function, function_path
-from pcibind.model.report import State
+from pcibind.model.pci import DRIVER, Address, Board, Function, function_path
+from pcibind.model.report import BoardState
 from pcibind.read import files, kernel, sysfs
 from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
@@ -26,7 +26,7 @@ NODE_SECONDS = 5.0
 LOADING_SECONDS = 120.0
 """How long a driver that is being loaded may be busy with taking its devices, which may be many."""
 
-_LOOK_AGAIN = 5.0
+_RETRY_SECONDS = 5.0
 
 IOMMU_OFF = (
     "the IOMMU is off: no IOMMU group; turn it on in the firmware's setup and on the kernel "
@@ -36,50 +36,50 @@ IOMMU_OFF = (
 
 
 class BindResult(NamedTuple):
-    """How binding `board` ended: bound, refused, failed or stuck; then why, and what to do.
+    """How binding `board` ended: bound, refused, failed or stuck; and the reason and next step.
 
     `changed` says whether anything was written, or tried.
     """
 
     board: Board
-    state: State
+    state: BoardState
     changed: bool = False
     detail: str = ""
 
     @property
     def proven(self) -> bool:
         """Whether the board is on vfio-pci as a whole, and usable."""
-        return self.state is State.BOUND
+        return self.state is BoardState.BOUND
 
 
-class Before(NamedTuple):
-    """A function, and the driver and the override that it is to have again."""
+class RestoreTarget(NamedTuple):
+    """A function, and the driver and override to restore."""
 
     function: Function
     driver: str | None
     override: str | None
 
 
-class PutBack(NamedTuple):
-    """Which functions were written to, and what could not be put back, by function."""
+class RestoreResult(NamedTuple):
+    """Which functions were written to, and which could not be restored and why."""
 
     changed: set[Address]
     problems: dict[Address, str]
 
 
 def secure(paths: Paths, boards: Sequence[Board], secured: set[int]) -> Task[None]:
-    """Make sure that nobody uses the boards, and that nobody starts to until this task ends.
+    """Check that no process uses the boards, and keep it so until this task ends.
 
     Opens the device nodes of their groups and keeps them open; `secured` are the groups whose nodes
-    this task has open already. Raises InUseError when somebody uses a board or when that cannot
-    be known, and NoNodeError where the kernel has no nodes to ask it by.
+    this task has open already. Raises InUseError when a process uses a board or when that cannot
+    be checked, and NoNodeError where the kernel has no nodes to ask it by.
 
     vfio_group_fops_open() of drivers/vfio/group.c answers EBUSY while the group is open, and while
-    a device of it is bound to an iommufd; and while it is open here, both are refused to everybody
-    else (vfio_device_block_group()). It keeps no unbind waiting: vfio_unregister_group_dev() waits
-    for users of the device, vfio_device_remove_group() for none; before 6.1 the last device's
+    a device of it is bound to an iommufd; and while it is open here, both are refused to all other
+    processes (vfio_device_block_group()). It keeps no unbind waiting: vfio_unregister_group_dev()
+    waits for users of the device, vfio_device_remove_group() for none; before 6.1 the last device's
     waited for the group's container, and none is set here. A device's own node that is open but not
-    bound, which keeps an unbind waiting all the same, is seen by looking at all processes only.
+    bound, which also keeps an unbind waiting, is found only by a search of all processes.
     """
     functions = [function for board in boards for function in board.functions]
     with_vfio = [f for f in functions if sysfs.driver_of(paths, f.address) == DRIVER]
@@ -101,7 +101,7 @@ def secure(paths: Paths, boards: Sequence[Board], secured: set[int]) -> Task[Non
             if isinstance(error, StuckError) or error.errno != errno.EBUSY:
                 why = error.strerror if isinstance(error, OSError) else error
                 raise InUseError(f"cannot tell whether {node} is open: {why}") from error
-            hidden = "a process that /proc does not show; its descriptor may be on its way through "
+            hidden = "a process that /proc does not show; its descriptor may be in flight over "
             users = _users(paths, [f"/dev/vfio/{group}", *cdevs]) or f"{hidden}a socket"
             raise InUseError(f"/dev/vfio/{group} is open: {users}") from error
         else:
@@ -110,8 +110,8 @@ def secure(paths: Paths, boards: Sequence[Board], secured: set[int]) -> Task[Non
         raise InUseError(f"its VFIO device is open: {users}")
     if without_node:
         raise NoNodeError(
-            f"this kernel has no {without_node} (CONFIG_VFIO_GROUP), so nothing tells whether it "
-            "is in use: it leaves vfio-pci at the next boot; rebuild the initramfs, then reboot"
+            f"this kernel has no {without_node} (CONFIG_VFIO_GROUP), so its use cannot "
+            "be checked: it leaves vfio-pci at the next boot; rebuild the initramfs, then reboot"
         )
 
 
@@ -122,23 +122,25 @@ def bind(
 
     Writes nothing where there is nothing to do, and nothing to boards that are in use. On failure
     undoes what it did, to all of them, as a group goes to one user as a whole. Never raises for
-    what the machine does: one board's trouble must not keep others from being bound.
+    what the machine does: a failure of one board must not keep others from being bound.
     """
     boards = [plan.board for plan in plans]
     steps = [step for plan in plans for step in plan.steps]
 
-    def all_of_them(state: State, detail: str = "", *, changed: bool = False) -> list[BindResult]:
+    def all_of_them(
+        state: BoardState, detail: str = "", *, changed: bool = False
+    ) -> list[BindResult]:
         return [BindResult(board, state, changed, detail) for board in boards]
 
     if any(plan.iommu_off for plan in plans):
-        return all_of_them(State.FAILED, f"{boards[0].address}: {IOMMU_OFF}")
+        return all_of_them(BoardState.FAILED, f"{boards[0].address}: {IOMMU_OFF}")
     waiting = [f for board in boards for f in board.functions if sysfs.is_stuck(paths, f)]
     if waiting:
-        detail = f"{waiting[0].address}: an earlier access still waits in the kernel"
-        return all_of_them(State.STUCK, _with_holders(paths, boards, detail))
+        detail = f"{waiting[0].address}: an earlier kernel operation on it is still blocked"
+        return all_of_them(BoardState.STUCK, _add_holders(paths, boards, detail))
     if not steps:
-        problems = yield from proof.prove_soon(paths, boards, node_seconds)
-        return all_of_them(State.FAILED if problems else State.BOUND, "; ".join(problems))
+        problems = yield from handover.prove_soon(paths, boards, node_seconds)
+        return all_of_them(BoardState.FAILED if problems else BoardState.BOUND, "; ".join(problems))
     secured: set[int] = set()
     try:
         yield from secure(paths, boards, secured)
@@ -146,7 +148,7 @@ def bind(
         # Binding the rest takes nothing from vfio-pci; and there is no way back from it.
         pass
     except InUseError as error:
-        return all_of_them(State.REFUSED, str(error))
+        return all_of_them(BoardState.REFUSED, str(error))
 
     current: Address | None = None
     touched: dict[Address, Function] = {}
@@ -156,14 +158,14 @@ def bind(
         # All overrides first, so that no sibling is taken by another driver while one is unbound.
         for step in sorted(steps, key=lambda step: step.action is not Action.OVERRIDE):
             current = step.function.address
-            _still_there(paths, step.function)
+            _check_place(paths, step.function)
             # Before the write: one that fails may have been made.
             touched[current] = step.function
             yield from _perform(paths, step)
         current = None
-        problems = yield from proof.prove_soon(paths, boards, node_seconds)
+        problems = yield from handover.prove_soon(paths, boards, node_seconds)
         if not problems:
-            return [BindResult(p.board, State.BOUND, bool(p.steps)) for p in plans]
+            return [BindResult(p.board, BoardState.BOUND, bool(p.steps)) for p in plans]
         detail = "; ".join(problems)
     except StuckError as error:
         detail = f"{current or boards[0].address}: {error}"
@@ -175,10 +177,10 @@ def bind(
     except OSError as error:
         detail = _text(error, current)
     left = yield from _undo(paths, boards, touched, secured, blocked)
-    detail = "; ".join([detail, *(f"not put back: {problem}" for problem in left)])
+    detail = "; ".join([detail, *(f"not restored: {problem}" for problem in left)])
     if blocked:
-        return all_of_them(State.STUCK, _with_holders(paths, boards, detail), changed=True)
-    return all_of_them(State.FAILED, detail, changed=True)
+        return all_of_them(BoardState.STUCK, _add_holders(paths, boards, detail), changed=True)
+    return all_of_them(BoardState.FAILED, detail, changed=True)
 
 
 def load_driver(paths: Paths) -> Task[None]:
@@ -187,15 +189,15 @@ def load_driver(paths: Paths) -> Task[None]:
         yield kernel.modprobe(DRIVER)
 
 
-def put_back(
+def restore_functions(
     paths: Paths,
     boards: Sequence[Board],
-    targets: Iterable[Before],
+    targets: Iterable[RestoreTarget],
     blocked: set[Address],
     *,
     may_leave: bool = True,
     displays_only: bool = True,
-) -> Task[PutBack]:
+) -> Task[RestoreResult]:
     """Take the targets, functions of these boards, off vfio-pci, then restore each of them.
 
     All are unbound before any is probed, displays last: NVIDIA's driver brings the kernel down when
@@ -209,7 +211,7 @@ def put_back(
 
     def attempt(function: Function, task: Task[bool]) -> Task[None]:
         try:
-            _still_there(paths, function)
+            _check_place(paths, function)
             if (yield from task):
                 changed.add(function.address)
         except StuckError as error:
@@ -244,12 +246,14 @@ def put_back(
             )
             continue
         yield from attempt(
-            function, restore(paths, function.address, target.driver, target.override)
+            function, restore_function(paths, function.address, target.driver, target.override)
         )
-    return PutBack(changed, problems)
+    return RestoreResult(changed, problems)
 
 
-def restore(paths: Paths, address: Address, driver: str | None, override: str | None) -> Task[bool]:
+def restore_function(
+    paths: Paths, address: Address, driver: str | None, override: str | None
+) -> Task[bool]:
     """Bring a function to an override and a driver; return whether anything had to be written.
 
     Raises OSError, StuckError, and NotBoundError when it ends up on another driver.
@@ -277,7 +281,7 @@ def restore(paths: Paths, address: Address, driver: str | None, override: str | 
 def unbind(paths: Paths, address: Address, wanted: str | None = None) -> Task[bool]:
     """Take a function from its driver, if it has one; raise NotBoundError if it stays there.
 
-    Somebody may bind it again at once: that is no matter if it is to the driver that is `wanted`.
+    Another process may bind it again at once, which is no error if it is to the `wanted` driver.
     Returns whether it had a driver.
     """
     driver = sysfs.driver_of(paths, address)
@@ -289,15 +293,15 @@ def unbind(paths: Paths, address: Address, wanted: str | None = None) -> Task[bo
     while not os.path.exists(file) and sysfs.driver_of(paths, address) == driver:
         if waited >= LOADING_SECONDS:
             raise NotBoundError(
-                f"{address}: {driver} is still being loaded after {LOADING_SECONDS:g} s, or never "
-                f"lets a device go: expected {file}; apply again when it is loaded"
+                f"{address}: {driver} is still being loaded after {LOADING_SECONDS:g} s, or cannot "
+                f"release devices: expected {file}; apply again when it is loaded"
             )
-        yield kernel.wait([file], _LOOK_AGAIN)
-        waited += _LOOK_AGAIN
+        yield kernel.wait([file], _RETRY_SECONDS)
+        waited += _RETRY_SECONDS
     try:
         yield kernel.write(file, str(address))
     except OSError:
-        # Not where it let go by itself meanwhile.
+        # The driver may have released the function by itself since.
         if sysfs.driver_of(paths, address) == driver:
             raise
     current = sysfs.driver_of(paths, address)
@@ -309,7 +313,7 @@ def unbind(paths: Paths, address: Address, wanted: str | None = None) -> Task[bo
 
 
 def _perform(paths: Paths, step: Step) -> Task[None]:
-    """Carry out one step, unless the machine is there already."""
+    """Carry out one step, unless its result is there already."""
     function = step.function
     if step.action is Action.OVERRIDE:
         yield kernel.write(paths.override(function.address), DRIVER)
@@ -349,12 +353,14 @@ def _probe(paths: Paths, function: Function) -> Task[None]:
         )
 
 
-def _still_there(paths: Paths, function: Function) -> None:
+def _check_place(paths: Paths, function: Function) -> None:
     """Refuse to write to an address that another device has come to since the topology was read."""
     try:
         place = function_path(os.readlink(paths.device(function.address)))
     except (OSError, ValueError) as error:
-        raise NotBoundError(f"{function.address}: gone while binding; apply again") from error
+        raise NotBoundError(
+            f"{function.address}: disappeared; run `pcibind apply` again"
+        ) from error
     if place != function.path:
         raise NotBoundError(
             f"{function.address}: expected the function at {function.path}, found the one at "
@@ -369,7 +375,7 @@ def _undo(
     secured: set[int],
     blocked: set[Address],
 ) -> Task[list[str]]:
-    """Put back what `bind` touched, and only that; return what could not be."""
+    """Restore what `bind` touched, and only that; return what could not be restored."""
     now = {address: sysfs.driver_of(paths, address) for address in touched}
     left = []
     may_leave = True
@@ -380,13 +386,13 @@ def _undo(
             left.append(f"{boards[0].address}: {error}")
             may_leave = False
     targets = [
-        # A driver that took it meanwhile is not ours to take it from.
-        Before(f, f.driver if now[a] in (None, DRIVER) else now[a], f.driver_override)
+        # A driver that has since taken the function keeps it.
+        RestoreTarget(f, f.driver if now[a] in (None, DRIVER) else now[a], f.driver_override)
         for a, f in touched.items()
         # One that must stay on vfio-pci keeps its override too.
         if may_leave or now[a] != DRIVER or f.driver == DRIVER
     ]
-    result = yield from put_back(
+    result = yield from restore_functions(
         paths, boards, targets, blocked, may_leave=may_leave, displays_only=False
     )
     return left + list(result.problems.values())
@@ -423,16 +429,16 @@ def _move(paths: Paths, address: Address, driver: str | None) -> Task[None]:
 
 def _users(paths: Paths, nodes: Iterable[str]) -> str:
     # Not needed by most boots: only after a failure, or where there are cdevs.
-    from pcibind.read import holders
+    from pcibind.read import nodes as device_nodes
 
-    return "; ".join(holders.of(paths, nodes))
+    return "; ".join(device_nodes.list_holders(paths, nodes))
 
 
-def _with_holders(paths: Paths, boards: Sequence[Board], detail: str) -> str:
+def _add_holders(paths: Paths, boards: Sequence[Board], detail: str) -> str:
     groups = [f"/dev/vfio/{group}" for board in boards for group in board.groups]
     users = _users(paths, [*groups, "/dev/nvidia*", "/dev/snd/*", "/dev/dri/*"])
-    likely = f"likely held: {users}" if users else "no process is seen to hold it"
-    return f"{detail}; {likely}; it is left alone now, reboot"
+    likely = f"likely held: {users}" if users else "no process is known to hold it"
+    return f"{detail}; {likely}; it is left alone, reboot"
 
 
 def _text(error: OSError, address: Address | None) -> str:

@@ -1,4 +1,9 @@
-"""What a consumer needs to know, under /run, and only while it is true."""
+"""The proof that boards can be used, and the files under /run that hand proven boards over.
+
+The kernel is asked; what was written before does not count. A group's status could also be asked of
+VFIO itself, but only by opening its device node, which only one process at a time may do: a virtual
+machine that starts at that moment would fail.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +11,25 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pcibind.model import record
 from pcibind.model.errors import RecordError
-from pcibind.model.pci import Board
-from pcibind.read import files, sysfs
+from pcibind.model.pci import DRIVER, Address, Board, blocks_group
+from pcibind.read import files, kernel, sysfs
 from pcibind.read.files import Paths
+from pcibind.read.kernel import Task
 
 VERSION = 1
 
 CDI_KIND = "pcibind.internal/board"
-"""What Podman's --device names a board by, before `=`. The domain is reserved for nobody."""
+"""The kind in Podman's `--device KIND=BOARD`; its domain, .internal, is for private use."""
+
+
+_NO_NODES = (
+    "this kernel has no device node for it: neither of groups (CONFIG_VFIO_GROUP) nor of devices "
+    "(CONFIG_VFIO_DEVICE_CDEV)"
+)
 
 
 class Nodes(NamedTuple):
@@ -28,8 +39,16 @@ class Nodes(NamedTuple):
     cdevs: list[str]
     common: list[str]
 
+    def own(self, root: str) -> list[str]:
+        """The nodes that the kernel makes for the boards, as paths below `root`."""
+        return [root + node for node in (*self.groups, *self.cdevs)]
 
-def nodes(paths: Paths, boards: Sequence[Board]) -> Nodes:
+    def all(self) -> list[str]:
+        """All nodes that a process needs."""
+        return [*self.common, *self.groups, *self.cdevs]
+
+
+def list_nodes(paths: Paths, boards: Sequence[Board]) -> Nodes:
     """The nodes through which VFIO gives these boards, as processes see them."""
     groups = sysfs.group_nodes(paths, boards)
     cdevs = [node for board in boards for node in sysfs.cdevs(paths, board)]
@@ -39,29 +58,75 @@ def nodes(paths: Paths, boards: Sequence[Board]) -> Nodes:
     return Nodes(groups, cdevs, there)
 
 
-def environment(paths: Paths, boards: Sequence[Board]) -> str:
+def prove(paths: Paths, board: Board) -> list[str]:
+    """Return what keeps `board` from being usable through VFIO; empty when nothing does.
+
+    Every function is on vfio-pci, every endpoint of its groups is out of the host's hands, and
+    each group has its device node.
+    """
+    wanted = list_nodes(paths, [board]).own(paths.root)
+    missing = [node for node in wanted if not os.path.exists(node)]
+    problems = _check_drivers(paths, board)
+    if not wanted and not problems:
+        return [f"{board.address}: {_NO_NODES}"]
+    return problems or [f"{board.address}: {node} is not there" for node in missing]
+
+
+def prove_soon(paths: Paths, boards: Iterable[Board], seconds: float) -> Task[list[str]]:
+    """Prove several boards at once; give udev `seconds` to make the device nodes."""
+    boards = tuple(boards)
+    problems = [problem for board in boards for problem in _check_drivers(paths, board)]
+    wanted = list_nodes(paths, boards).own(paths.root)
+    if problems or not wanted:
+        return problems or [_NO_NODES]
+    if all(os.path.exists(node) for node in wanted):
+        return []
+    missing = yield kernel.wait(wanted, seconds)
+    return [
+        f"{node} not there after {seconds:g} s; see `udevadm monitor`" for node in missing.split()
+    ]
+
+
+def _check_drivers(paths: Paths, board: Board) -> list[str]:
+    """Return problems of the drivers of `board` and of its groups."""
+    problems = []
+    for function in board.functions:
+        driver = sysfs.driver_of(paths, function.address)
+        if driver != DRIVER:
+            problems.append(
+                f"{function.address}: expected driver {DRIVER}, found {driver or 'none'}"
+            )
+    if not board.groups:
+        problems.append(f"{board.address}: no IOMMU group")
+    for group in board.groups:
+        problems.extend(_check_group(paths, group))
+    return problems
+
+
+def render_environment(paths: Paths, boards: Iterable[Board]) -> str:
     """The text of devices.env, for EnvironmentFile= of systemd.
 
     Lists of options and nodes are separated by blanks, lists of addresses by commas.
     """
-    found = nodes(paths, boards)
-    podman = " ".join(f"--device={node}" for node in _options(found))
+    boards = _in_order(boards)
+    nodes = list_nodes(paths, boards)
+    podman = " ".join(f"--device={node}" for node in nodes.all())
     functions = ",".join(str(f.address) for board in boards for f in board.functions)
     displays = ",".join(str(f.address) for board in boards for f in board.display_functions)
     return (
         f"PCIBIND_BOARDS={len(boards)}\n"
-        f'PCIBIND_GROUP_DEVICES="{" ".join(found.groups)}"\n'
-        f'PCIBIND_CDEVS="{" ".join(found.cdevs)}"\n'
+        f'PCIBIND_GROUP_DEVICES="{" ".join(nodes.groups)}"\n'
+        f'PCIBIND_CDEVS="{" ".join(nodes.cdevs)}"\n'
         f'PCIBIND_PODMAN_DEVICES="{podman}"\n'
         f"PCIBIND_FUNCTIONS={functions}\n"
         f"PCIBIND_DISPLAY_FUNCTIONS={displays}\n"
     )
 
 
-def document(paths: Paths, boards: Sequence[Board]) -> str:
+def render_document(paths: Paths, boards: Iterable[Board]) -> str:
     """The text of devices.json: the same, board by board."""
     names = _names(paths)
-    found = [(board, nodes(paths, [board])) for board in boards]
+    nodes_of = [(board, list_nodes(paths, [board])) for board in _in_order(boards)]
     described = [
         {
             "name": names.get(board.path),
@@ -72,25 +137,26 @@ def document(paths: Paths, boards: Sequence[Board]) -> str:
             "functions": [str(f.address) for f in board.functions],
             "display_functions": [str(f.address) for f in board.display_functions],
         }
-        for board, own in found
+        for board, own in nodes_of
     ]
     return json.dumps({"version": VERSION, "boards": described}, indent=2) + "\n"
 
 
-def cdi(paths: Paths, boards: Sequence[Board]) -> str:
+def render_cdi(paths: Paths, boards: Iterable[Board]) -> str:
     """A specification of the Container Device Interface: a device for each board, and `all`.
 
     A device is called as its board, or else by its path. Form and names are those of the CDI's
     SPEC.md, version 0.6.0: names have letters, digits, `_`, `-`, `.` and `:`, not at their ends.
     """
+    boards = _in_order(boards)
     names = _names(paths)
     devices: dict[str, Nodes] = {}
     for board in boards:
         device = _cdi_name(names.get(board.path) or board.path)
         if device in ("", "all", *devices):
             device = _cdi_name(board.path)
-        devices[device] = nodes(paths, [board])
-    devices["all"] = nodes(paths, boards)
+        devices[device] = list_nodes(paths, [board])
+    devices["all"] = list_nodes(paths, boards)
     specification = {
         "cdiVersion": "0.6.0",
         "kind": CDI_KIND,
@@ -98,7 +164,7 @@ def cdi(paths: Paths, boards: Sequence[Board]) -> str:
             {
                 "name": name,
                 "containerEdits": {
-                    "deviceNodes": [{"path": n, "permissions": "rw"} for n in _options(own)]
+                    "deviceNodes": [{"path": n, "permissions": "rw"} for n in own.all()]
                 },
             }
             for name, own in devices.items()
@@ -108,24 +174,24 @@ def cdi(paths: Paths, boards: Sequence[Board]) -> str:
 
 
 def write(paths: Paths, boards: Sequence[Board]) -> None:
-    """Hand proven boards over; writes nothing that already says so. Raises OSError."""
-    files.write_atomically(_document(paths), document(paths, boards))
+    """Hand proven boards over; write no file whose content stays the same. Raises OSError."""
+    files.write_atomically(_document(paths), render_document(paths, boards))
     # The unit of an older version may not write there: the boards are usable all the same, and
     # `is_in_cdi` checks it.
     with contextlib.suppress(OSError):
-        files.write_atomically(_cdi(paths), cdi(paths, boards))
+        files.write_atomically(_cdi(paths), render_cdi(paths, boards))
     # Last, since units wait for this one.
-    files.write_atomically(_environment(paths), environment(paths, boards))
+    files.write_atomically(_environment(paths), render_environment(paths, boards))
 
 
 def remove(paths: Paths) -> None:
-    """Take the hand-over back. Raises OSError."""
+    """Remove the hand-over. Raises OSError."""
     for path in (_environment(paths), _document(paths), _cdi(paths)):
         if os.path.lexists(path):
             files.remove(path)
 
 
-def offered(paths: Paths) -> frozenset[str]:
+def list_published(paths: Paths) -> frozenset[str]:
     """The paths of the boards that are handed over now; none where that cannot be read."""
     if not os.path.exists(_environment(paths)):
         return frozenset()
@@ -137,18 +203,23 @@ def offered(paths: Paths) -> frozenset[str]:
         return frozenset()
 
 
-def is_there(paths: Paths, boards: Sequence[Board]) -> bool:
+def is_published(paths: Paths, boards: Iterable[Board]) -> bool:
     """Whether exactly these boards are handed over."""
-    try:
-        return files.read(_environment(paths)) == environment(paths, boards)
-    except OSError:
-        return False
+    return _holds(_environment(paths), render_environment(paths, boards))
 
 
-def is_in_cdi(paths: Paths, boards: Sequence[Board]) -> bool:
+def is_in_cdi(paths: Paths, boards: Iterable[Board]) -> bool:
     """Whether containers can ask for exactly these boards by their names."""
+    return _holds(_cdi(paths), render_cdi(paths, boards))
+
+
+def _in_order(boards: Iterable[Board]) -> list[Board]:
+    return sorted(boards, key=lambda board: board.address)
+
+
+def _holds(path: str, text: str) -> bool:
     try:
-        return files.read(_cdi(paths)) == cdi(paths, boards)
+        return files.read(path) == text
     except OSError:
         return False
 
@@ -165,13 +236,9 @@ def _cdi(paths: Paths) -> str:
     return f"{paths.root}/run/cdi/pcibind.json"
 
 
-def _options(found: Nodes) -> list[str]:
-    return [*found.common, *found.groups, *found.cdevs]
-
-
 def _names(paths: Paths) -> dict[str, str | None]:
     try:
-        known = record.read(paths.record)
+        known = files.read_record(paths)
     except RecordError:
         return {}
     return {board.path: board.name for board in known.boards} if known else {}
@@ -179,3 +246,23 @@ def _names(paths: Paths) -> dict[str, str | None]:
 
 def _cdi_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.:-]", "-", text).strip("_.:-")
+
+
+def _check_group(paths: Paths, group: int) -> list[str]:
+    try:
+        members = sorted(os.listdir(paths.group_devices(group)))
+    except OSError as error:
+        return [f"IOMMU group {group}: cannot be read: {error.strerror}"]
+    problems = []
+    for member in members:
+        try:
+            address = Address.parse(member)
+            with open(f"{paths.device(address)}/class", encoding="ascii") as file:
+                class_code = int(file.read(), 16)
+        except (ValueError, OSError):
+            # Not a PCI device, or gone since.
+            continue
+        driver = sysfs.driver_of(paths, address)
+        if blocks_group(class_code, driver):
+            problems.append(f"IOMMU group {group} is not viable: {address} is on {driver}")
+    return problems

@@ -1,7 +1,7 @@
-"""What a boot needs, put on this host: udev rule and script, initramfs hook, and the unit.
+"""`pcibind setup`: install the boot files (udev rule and script, initramfs hook, units).
 
-A distribution's package has these files itself, at a package's paths; there `pcibind setup` takes
-away the copies in /etc that it once wrote, since those would win over the package's.
+A distribution's package provides these files at its own paths; there `pcibind setup` removes the
+copies in /etc that it once wrote, since those would override the package's.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ _REBUILD = {
     early.DRACUT_PATH: "dracut --regenerate-all --force",
 }
 
+_WANTS = f"/etc/systemd/system/{unit.WANTED_BY}.wants/{unit.NAME}"
+"""The link by which `systemctl enable` starts the unit at each boot."""
+
 PACKAGE_LIBRARY = "/usr/lib/pcibind"
 _PACKAGED = {
     "/usr/local/lib/pcibind": PACKAGE_LIBRARY,
@@ -76,7 +79,7 @@ def install(paths: Paths, library: str | None = None) -> list[str]:
     `library` is the directory that this pcibind runs from: that of a package has them already.
     """
     if (library or _library()) == PACKAGE_LIBRARY:
-        return _supersede(paths)
+        return _remove_superseded(paths)
     wanted = boot_files(_hooks(paths), this_command())
     lines = [
         f"wrote {each.path}"
@@ -84,7 +87,7 @@ def install(paths: Paths, library: str | None = None) -> list[str]:
         if files.write_atomically(paths.root + each.path, each.text, each.mode)
     ]
     return [
-        *(lines or ["all boot files are there"]),
+        *(lines or ["all boot files are up to date"]),
         *([] if _generator(paths) else [_NO_GENERATOR]),
         *_next(wanted, f"systemctl enable {unit.NAME}"),
     ]
@@ -93,15 +96,18 @@ def install(paths: Paths, library: str | None = None) -> list[str]:
 def remove(paths: Paths, library: str | None = None) -> list[str]:
     """Remove the files; return what was done and what to run next. Raises OSError."""
     if (library or _library()) == PACKAGE_LIBRARY:
-        return _supersede(paths)
+        return _remove_superseded(paths)
     there = boot_files(_HOOKS.values())
     gone = [each for each in dict.fromkeys(there) if files.remove(paths.root + each.path)]
     lines = [f"removed {each.path}" for each in gone]
-    link = f"/etc/systemd/system/{unit.WANTED_BY}.wants/{unit.NAME}"
     # A link to nothing would be there for every later unit of that name.
-    if files.remove(paths.root + link):
-        lines.append(f"removed {link}")
-    return [*lines, *_next(gone, "systemctl daemon-reload")] if lines else ["no boot file is there"]
+    if files.remove(paths.root + _WANTS):
+        lines.append(f"removed {_WANTS}")
+    return (
+        [*lines, *_next(gone, "systemctl daemon-reload")]
+        if lines
+        else ["no boot file is installed"]
+    )
 
 
 def this_command() -> str:
@@ -117,11 +123,11 @@ def digest(text: str) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _supersede(paths: Paths) -> list[str]:
+def _remove_superseded(paths: Paths) -> list[str]:
     """Remove what `setup` of any version wrote; name what was changed since, which stays."""
     local = f"{paths.root}{early.SCRIPT_PATH}".replace("/early", "/__main__.py")
     if os.path.exists(local):
-        return [f"{local} is another pcibind, and its boot files in /etc win over the package's"]
+        return [f"{local} is another pcibind, and its boot files in /etc override the package's"]
     there = boot_files(_HOOKS.values())
     ours = {*early.former(), *(digest(each.text) for each in there)}
     gone, lines = [], []
@@ -132,17 +138,16 @@ def _supersede(paths: Paths) -> list[str]:
         if digest(text) in ours:
             files.remove(paths.root + each.path)
             gone.append(each)
-            lines.append(f"removed {each.path}: the package has it")
+            lines.append(f"removed {each.path}: the package provides it")
         else:
-            lines.append(f"{each.path} was changed: it stays, and wins over the package's")
-    enabled = f"{paths.root}/etc/systemd/system/{unit.WANTED_BY}.wants/{unit.NAME}"
-    if unit.PATH in {each.path for each in gone} and os.path.islink(enabled):
-        files.remove(enabled)
+            lines.append(f"{each.path} was edited: it is kept, and overrides the package's")
+    if unit.PATH in {each.path for each in gone} and os.path.islink(paths.root + _WANTS):
+        files.remove(paths.root + _WANTS)
     other = f"{paths.root}/usr/local/sbin/pcibind"
     if os.path.lexists(other):
         lines.append(f"{other} is another pcibind, and comes before the package's in PATH")
     if not gone:
-        return lines or ["the package has all boot files"]
+        return lines or ["the package provides all boot files"]
     return [*lines, *_next(gone, f"systemctl enable {unit.NAME}")]
 
 

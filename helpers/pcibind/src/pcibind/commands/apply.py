@@ -1,38 +1,38 @@
-"""Making the configuration true: guards, record, bind, prove, hand over."""
+"""`pcibind apply`: guards, record, bind, prove, hand over."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pcibind.change import original
+from pcibind.change import original_drivers
 from pcibind.commands import boot, plan
-from pcibind.commands.host import Host
+from pcibind.commands.system import System
 from pcibind.decide.judgement import Judgement
-from pcibind.decide.plan import Resolution
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
-from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.report import Report, State
+from pcibind.model.record import Record, RecordedBoard, Resolution
+from pcibind.model.report import BoardState, Report
 from pcibind.read import files
 
 
-def apply(host: Host, *, next_boot: bool = False) -> Report:
+def apply(system: System, *, next_boot: bool = False) -> Report:
     """Bring the host to its configuration.
 
     With `next_boot`, stop after the record: the drivers stay as they are until the next boot,
     and the IOMMU may still be off. Boards that are recorded but no longer configured are given
     back first. Raises ConfigError, RecordError, PcibindError, OSError.
     """
-    with host.locked():
-        judgement = plan.judge(host, next_boot=next_boot)
+    with system.locked():
+        judgement = plan.judge(system, next_boot=next_boot)
         topology = judgement.topology
         require = judgement.config.require_boards
-        errors = original.explain(judgement.taken)
+        errors = original_drivers.explain_taken(judgement.taken)
         code = ExitCode.TAKEN if errors else ExitCode.OK
-        kept = plan.refused_to_leave(judgement)
+        kept = plan.report_refused_removals(judgement)
         refused = [r for r in judgement.resolutions if r.board and judgement.refused(r.board.path)]
         if judgement.refusals and (require == "all" or len(refused) == len(judgement.resolutions)):
-            untouched = [plan.report_on(judgement, r, State.PLANNED) for r in judgement.resolutions]
+            untouched = [
+                plan.report_wanted(judgement, r, BoardState.PLANNED) for r in judgement.resolutions
+            ]
             return Report(
                 "apply",
                 require,
@@ -41,11 +41,11 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
                 errors,
                 code,
                 topology,
-                (*plan.notes(host), *plan.claimed(host, judgement)),
+                (*system.boot_notes(), *plan.list_claims(system, judgement)),
             )
 
-        before = files.read(host.paths.early_list)
-        known = record.read(host.paths.record) or Record()
+        before = files.read(system.paths.early_list)
+        known = files.read_record(system.paths) or Record()
         leaving = [b for b in judgement.removed if not judgement.refused(b.path)]
         staying = [b for b in judgement.removed if judgement.refused(b.path)]
         wanted = _recorded(judgement)
@@ -55,32 +55,35 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
             tuple(b for b in staying if b in known.leaving),
         )
         refusals = judgement.refusals
-        reports = [plan.report_on(judgement, resolution, State.REFUSED) for resolution in refused]
-        # What is on record since a moment ago is reported as such, too.
+        reports = [
+            plan.report_wanted(judgement, resolution, BoardState.REFUSED) for resolution in refused
+        ]
+        # Boards that this run has just recorded are reported as recorded.
         paths = {board.path: board for board in wanted}
         judged = [_on_record(r, paths) for r in judgement.resolutions if r not in refused]
-        # Before the first write to a driver: whatever happens next, the way back is on disk.
+        # Before the first write to a driver: whatever happens next, the original is on disk.
         if next_boot:
-            record.write(host.paths, left._replace(leaving=(*left.leaving, *leaving)))
+            files.write_record(system.paths, left._replace(leaving=(*left.leaving, *leaving)))
             given_back = [
-                boot.report_on(topology, board, State.LEAVING)._replace(
-                    detail="back on its drivers at the next boot"
+                boot.report_unwanted(topology, board, BoardState.LEAVING)._replace(
+                    detail="its drivers are restored at the next boot"
                 )
                 for board in leaving
             ]
             if leaving:
-                boot.hand_over_what_stays(host, topology, left)
+                boot.hand_over_remaining(system, topology, left)
             reports += [
-                plan.report_on(judgement, resolution, State.RECORDED) for resolution in judged
+                plan.report_wanted(judgement, resolution, BoardState.RECORDED)
+                for resolution in judged
             ]
         else:
-            gone = boot.give_back(host, topology, known, leaving, left)
-            taken = boot.take(host, gone.topology, judged, judgement.plan, require)
+            gone = boot.give_back(system, topology, known, leaving, left)
+            taken = boot.bind_boards(system, gone.topology, judged, judgement.plan, require)
             topology = taken.topology
             reports += taken.reports
             given_back = gone.reports
             refusals += gone.refusals + taken.refusals
-        listed = files.read(host.paths.early_list) != before
+        listed = files.read(system.paths.early_list) != before
         return Report(
             "apply",
             require,
@@ -90,9 +93,9 @@ def apply(host: Host, *, next_boot: bool = False) -> Report:
             code,
             topology,
             (
-                *plan.notes(host),
-                *plan.claimed(host, judgement),
-                *host.initramfs_notes(listed=listed),
+                *system.boot_notes(),
+                *plan.list_claims(system, judgement),
+                *system.initramfs_notes(listed=listed),
             ),
         )
 
@@ -105,10 +108,10 @@ def _on_record(resolution: Resolution, known: Mapping[str, RecordedBoard]) -> Re
 
 def _recorded(judgement: Judgement) -> list[RecordedBoard]:
     """The boards to have on record: the old ones as they were, the new ones as they are now."""
-    found = []
+    boards = []
     for resolution in judgement.resolutions:
         if resolution.recorded is not None:
-            found.append(
+            boards.append(
                 resolution.recorded._replace(selector=resolution.selector, name=resolution.name)
             )
         elif resolution.board is not None and not judgement.refused(resolution.board.path):
@@ -116,7 +119,7 @@ def _recorded(judgement: Judgement) -> list[RecordedBoard]:
             if any(function.locked for function in board.functions):
                 # Its override is unknown: recorded once it can be read.
                 continue
-            found.append(
+            boards.append(
                 RecordedBoard.of(board, resolution.selector, resolution.name, judgement.topology)
             )
-    return found
+    return boards

@@ -6,56 +6,46 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pcibind.change import drivers, handover, proof
-from pcibind.change.drivers import Before, BindResult
-from pcibind.commands.host import Host
-from pcibind.decide.plan import (
-    DRIVER,
-    Action,
-    Plan,
-    Resolution,
-    compare,
-    follow,
-    plan,
-    sharing_groups,
-)
-from pcibind.model import record
+from pcibind.change import drivers, handover
+from pcibind.change.drivers import BindResult, RestoreTarget
+from pcibind.commands.system import System
+from pcibind.decide.plan import Action, Plan, follow, plan, sharing_groups
 from pcibind.model.errors import InUseError, NoNodeError
-from pcibind.model.pci import Board, Function, Topology
-from pcibind.model.record import Record, RecordedBoard, RecordedFunction
-from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.pci import DRIVER, Board, Function, Topology
+from pcibind.model.record import Record, RecordedBoard, RecordedFunction, Resolution, compare
+from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.model.request import Refusal
 from pcibind.read import files, sysfs
 from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
 
 
-class Changed(NamedTuple):
-    """What became of boards, why some were left as they are, and how the host looks now."""
+class Outcome(NamedTuple):
+    """Reports on boards, refusals of those that were left alone, and the topology afterwards."""
 
     reports: list[BoardReport]
     refusals: tuple[Refusal, ...]
     topology: Topology
 
 
-def apply_recorded(host: Host) -> Report:
+def apply_recorded(system: System) -> Report:
     """Bind what is on record, by identity, without configuration or guards.
 
-    There are no routes and few mounts to look at then; the guards had their say when the boards
+    At boot there are no routes and few mounts to check; the guards judged the boards when they
     were recorded. Raises RecordError, OSError.
     """
-    with host.locked():
-        known = record.read(host.paths.record)
+    with system.locked():
+        known = files.read_record(system.paths)
         if known is None:
-            handover.remove(host.paths)
+            handover.remove(system.paths)
             return Report("apply")
-        # This run sees all that happened so far. Reading an override waits for a probe of the
-        # device, so those of other boards are not read.
-        files.clear(host.paths.events)
-        host.boards = frozenset(board.path for board in (*known.boards, *known.leaving))
-        topology = host.topology()
+        # This run sees the result of all events so far. Reading an override waits for a probe of
+        # the device, so those of other boards are not read.
+        files.clear(system.paths.events)
+        system.boards = frozenset(board.path for board in (*known.boards, *known.leaving))
+        topology = system.topology()
         given_back = give_back(
-            host, topology, known, known.leaving, known._replace(leaving=()), booting=True
+            system, topology, known, known.leaving, known._replace(leaving=()), booting=True
         )
         topology = given_back.topology
         resolutions = follow(topology, known)
@@ -63,29 +53,29 @@ def apply_recorded(host: Host) -> Report:
         foreign = {refusal.board for refusal in planned.refusals}
         refused = [r for r in resolutions if r.board and r.board.path in foreign]
         judged = [r for r in resolutions if r not in refused]
-        reports = [BoardReport.of(r, State.REFUSED, detail="see the refusals") for r in refused]
+        reports = [BoardReport.of(r, BoardState.REFUSED, detail=SEE_REFUSALS) for r in refused]
         require = known.require_boards
-        taken = take(host, topology, judged, planned, require, complete=not refused)
+        taken = bind_boards(system, topology, judged, planned, require, complete=not refused)
         return Report(
             "apply",
             require,
             (*reports, *taken.reports, *given_back.reports),
             (*planned.refusals, *taken.refusals, *given_back.refusals),
             topology=taken.topology,
-            # What cannot be given back must not keep down who uses the wanted boards.
+            # A board that cannot be restored must not stop users of the wanted boards.
             wanted_only=True,
         )
 
 
-def take(
-    host: Host,
+def bind_boards(
+    system: System,
     topology: Topology,
     resolutions: Sequence[Resolution],
     plan: Plan,
     require: str,
     *,
     complete: bool = True,
-) -> Changed:
+) -> Outcome:
     """Bind each board that is present, and hand over what is proven.
 
     `complete` is false when a wanted board was left out of `resolutions`. Raises OSError when the
@@ -94,33 +84,37 @@ def take(
     if steps := [step for each in plan.boards for step in each.steps]:
         # What is changed must not be handed over, should this run be killed; what is not, stays.
         stay = [
-            p.board for p in plan.boards if not p.steps and not proof.prove(host.paths, p.board)
+            p.board
+            for p in plan.boards
+            if not p.steps and not handover.prove(system.paths, p.board)
         ]
-        hand_over(host, stay, require, complete=False)
+        hand_over(system, stay, require, complete=False)
         # Should the record be lost, it is still known whose overrides are not the host's own.
         ours = [f"{s.function.address}\n" for s in steps if s.action is Action.OVERRIDE]
-        files.append(host.paths.taken, "".join(ours))
-    tasks = [drivers.bind(plans, host.paths, host.node_seconds) for plans in plan.together()]
-    results = {result.board.path: result for each in host.carry_out(tasks) for result in each}
+        files.append(system.paths.taken, "".join(ours))
+    tasks = [
+        drivers.bind(plans, system.paths, system.node_seconds) for plans in plan.split_by_groups()
+    ]
+    results = {result.board.path: result for each in system.carry_out(tasks) for result in each}
     if any(result.changed for result in results.values()):
-        topology = host.topology()
+        topology = system.topology()
     proven = [result.board for result in results.values() if result.proven]
-    hand_over(host, proven, require, complete=complete and len(proven) == len(resolutions))
+    hand_over(system, proven, require, complete=complete and len(proven) == len(resolutions))
     reports = [
         _report(r, results.get(r.board.path if r.board else ""), topology) for r in resolutions
     ]
-    return Changed(reports, in_use(reports), topology)
+    return Outcome(reports, list_use_refusals(reports), topology)
 
 
 def give_back(
-    host: Host,
+    system: System,
     topology: Topology,
     known: Record,
     going: Sequence[RecordedBoard],
     staying: Record,
     *,
     booting: bool = False,
-) -> Changed:
+) -> Outcome:
     """Restore boards that are on record; keep on record what could not be given back.
 
     `known` is the record as it is, and `staying` without those that are `going`. A board that is in
@@ -129,83 +123,85 @@ def give_back(
     be written is no failure. Raises OSError.
     """
     if booting and not going:
-        return Changed([], (), topology)
+        return Outcome([], (), topology)
     unwritable = (OSError,) if booting else ()
     # Killed from here on, the next boot gives back what is left.
     leaving = tuple(dict.fromkeys((*staying.leaving, *going)))
     with contextlib.suppress(*unwritable):
-        record.write(host.paths, staying._replace(leaving=leaving))
-    reports = restore(host, topology, going, booting=booting)
+        files.write_record(system.paths, staying._replace(leaving=leaving))
+    reports = restore_boards(system, topology, going, booting=booting)
     state = {report.path: report.state for report in reports}
     # One that is in use stays what it was, also where that was not on record.
-    busy = [b for b in going if state[b.path] is State.REFUSED and b not in known.leaving]
-    done = (State.RELEASED, State.GONE)
+    busy = [b for b in going if state[b.path] is BoardState.REFUSED and b not in known.leaving]
+    done = (BoardState.RELEASED, BoardState.GONE)
     left = staying._replace(
         boards=(*staying.boards, *(b for b in busy if b in known.boards)),
         leaving=tuple(
-            b for b in leaving if b not in busy and state.get(b.path, State.FAILED) not in done
+            b for b in leaving if b not in busy and state.get(b.path, BoardState.FAILED) not in done
         ),
     )
     with contextlib.suppress(*unwritable):
-        record.write(host.paths, left)
+        files.write_record(system.paths, left)
     theirs = {
         function.address
         for old in going
-        if state[old.path] is State.RELEASED and (board := topology.board_at(old.path))
+        if state[old.path] is BoardState.RELEASED and (board := topology.board_at(old.path))
         for function in board.functions
         if (was := old.function(function.number)) and was.driver_override == DRIVER
     }
     if theirs:
-        # Hardly ever: an override of this name that is not ours again.
-        from pcibind.change import original
+        # Rare: an override of this name that was there before pcibind.
+        from pcibind.change import original_drivers
 
         with contextlib.suppress(*unwritable):
-            original.forget(host.paths, theirs)
+            original_drivers.forget(system.paths, theirs)
     if any(report.changed for report in reports):
-        topology = host.topology()
+        topology = system.topology()
         reports = [r._replace(board=topology.board_at(r.path or "")) for r in reports]
-    return Changed(reports, in_use(reports), topology)
+    return Outcome(reports, list_use_refusals(reports), topology)
 
 
-def restore(
-    host: Host, topology: Topology, going: Sequence[RecordedBoard], *, booting: bool = False
+def restore_boards(
+    system: System, topology: Topology, going: Sequence[RecordedBoard], *, booting: bool = False
 ) -> list[BoardReport]:
     """Restore boards without a look at the record; those that share groups together."""
     there = [board for old in going if (board := topology.board_at(old.path))]
     sets = [{board.path for board in sharing} for sharing in sharing_groups(there)]
     tasks = [
-        _restore(host.paths, topology, [b for b in going if b.path in paths], booting=booting)
+        _restore_sharing(
+            system.paths, topology, [b for b in going if b.path in paths], booting=booting
+        )
         for paths in sets
     ]
-    ended = {report.path: report for reports in host.carry_out(tasks) for report in reports}
-    return [ended.get(old.path) or report_on(topology, old, State.GONE) for old in going]
+    ended = {report.path: report for reports in system.carry_out(tasks) for report in reports}
+    return [ended.get(old.path) or report_unwanted(topology, old, BoardState.GONE) for old in going]
 
 
-def hand_over_what_stays(host: Host, topology: Topology, left: Record) -> None:
-    """Hand over what is bound of a record, after boards have gone from it. Raises OSError."""
+def hand_over_remaining(system: System, topology: Topology, left: Record) -> None:
+    """Hand over the bound boards of a record from which boards were removed. Raises OSError."""
     stay = [r.board for r in follow(topology, left) if r.board]
-    proven = [board for board in stay if not proof.prove(host.paths, board)]
+    proven = [board for board in stay if not handover.prove(system.paths, board)]
     complete = len(proven) == len(left.boards)
-    hand_over(host, proven, left.require_boards, complete=complete)
+    hand_over(system, proven, left.require_boards, complete=complete)
 
 
-def hand_over(host: Host, proven: Iterable[Board], require: str, *, complete: bool) -> None:
+def hand_over(system: System, proven: Iterable[Board], require: str, *, complete: bool) -> None:
     """Publish which boards may be used, or remove the published files. Raises OSError.
 
     Where all are required and one is not there, nothing new is handed over; but what is handed over
     already stays so, board by board, for as long as it is proven.
     """
-    boards = sorted(proven, key=lambda board: board.address)
+    boards = list(proven)
     if not complete and require == "all":
-        already = handover.offered(host.paths)
+        already = handover.list_published(system.paths)
         boards = [board for board in boards if board.path in already]
     if boards:
-        handover.write(host.paths, boards)
+        handover.write(system.paths, boards)
     else:
-        handover.remove(host.paths)
+        handover.remove(system.paths)
 
 
-def report_on(topology: Topology, recorded: RecordedBoard, state: State) -> BoardReport:
+def report_unwanted(topology: Topology, recorded: RecordedBoard, state: BoardState) -> BoardReport:
     """A report on a recorded board that is not wanted any more."""
     board = topology.board_at(recorded.path)
     return BoardReport(
@@ -220,10 +216,10 @@ def report_on(topology: Topology, recorded: RecordedBoard, state: State) -> Boar
     )
 
 
-def _restore(
+def _restore_sharing(
     paths: Paths, topology: Topology, going: Sequence[RecordedBoard], *, booting: bool
 ) -> Task[list[BoardReport]]:
-    """Restore boards that share groups, all of which are there; say how it went.
+    """Restore boards that share groups, all of which are present; report on each.
 
     Raises OSError when the hand-over cannot be removed, and nothing for what the machine does.
     Functions of other devices that came in their place are left alone, and so are those that a new
@@ -231,16 +227,14 @@ def _restore(
     """
     boards = [board for old in going if (board := topology.board_at(old.path))]
     targets = [
-        Before(function, old.driver, old.driver_override)
+        RestoreTarget(function, old.driver, old.driver_override)
         for board, recorded in zip(boards, going, strict=True)
-        for function in board.functions
-        if (old := recorded.function(function.number))
-        and old.identity == function.identity
-        and not _has_gone_on(function, old, booting)
+        for function, old in recorded.pair(board)
+        if not _is_taken_by_other(function, old, booting)
     ]
 
-    def all_of_them(state: State, detail: str) -> list[BoardReport]:
-        return [report_on(topology, old, state)._replace(detail=detail) for old in going]
+    def all_of_them(state: BoardState, detail: str) -> list[BoardReport]:
+        return [report_unwanted(topology, old, state)._replace(detail=detail) for old in going]
 
     if any(sysfs.driver_of(paths, each.function.address) == DRIVER for each in targets):
         # A user of one board in these groups is a user of all of them.
@@ -250,22 +244,28 @@ def _restore(
         try:
             yield from drivers.secure(paths, beside, set())
         except NoNodeError as error:
-            return all_of_them(State.FAILED, str(error))
+            return all_of_them(BoardState.FAILED, str(error))
         except InUseError as error:
-            return all_of_them(State.REFUSED, str(error))
+            return all_of_them(BoardState.REFUSED, str(error))
     if not booting:
         # What is about to go is not to be offered; what only leaves at a boot is not.
         _withdraw(paths, topology, boards)
     blocked = {t.function.address for t in targets if sysfs.is_stuck(paths, t.function)}
-    problems = {address: f"{address}: {sysfs.WAITING}" for address in blocked}
-    result = yield from drivers.put_back(paths, boards, targets, blocked)
+    problems = {address: f"{address}: {sysfs.STUCK_DETAIL}" for address in blocked}
+    result = yield from drivers.restore_functions(paths, boards, targets, blocked)
     problems |= result.problems
     reports = []
     for board, recorded in zip(boards, going, strict=True):
         mine = {function.address for function in board.functions}
         against = [text for address, text in problems.items() if address in mine]
-        state = State.STUCK if mine & blocked else State.FAILED if against else State.RELEASED
-        report = report_on(topology, recorded, state)
+        state = (
+            BoardState.STUCK
+            if mine & blocked
+            else BoardState.FAILED
+            if against
+            else BoardState.RELEASED
+        )
+        report = report_unwanted(topology, recorded, state)
         changed = bool(mine & result.changed)
         reports.append(report._replace(changed=changed, detail="; ".join(against)))
     return reports
@@ -273,15 +273,15 @@ def _restore(
 
 def _withdraw(paths: Paths, topology: Topology, going: Sequence[Board]) -> None:
     """Take boards out of the hand-over; those that were handed over with them stay, if proven."""
-    left = handover.offered(paths) - {board.path for board in going}
-    stay = [b for path in left if (b := topology.board_at(path)) and not proof.prove(paths, b)]
+    left = handover.list_published(paths) - {board.path for board in going}
+    stay = [b for path in left if (b := topology.board_at(path)) and not handover.prove(paths, b)]
     if stay:
-        handover.write(paths, sorted(stay, key=lambda board: board.address))
+        handover.write(paths, stay)
     else:
         handover.remove(paths)
 
 
-def _has_gone_on(function: Function, old: RecordedFunction, booting: bool) -> bool:
+def _is_taken_by_other(function: Function, old: RecordedFunction, booting: bool) -> bool:
     """Whether another driver has since taken this function, or while `booting` is about to."""
     if DRIVER in (function.driver, function.driver_override) or old.driver in (DRIVER, None):
         return False
@@ -291,19 +291,18 @@ def _has_gone_on(function: Function, old: RecordedFunction, booting: bool) -> bo
     return function.driver != old.driver
 
 
-def in_use(reports: Iterable[BoardReport]) -> tuple[Refusal, ...]:
-    """What was refused since a board is in use: this guard has no override."""
-    remedy = "Stop what uses it, then try again; this guard has no override"
+def list_use_refusals(reports: Iterable[BoardReport]) -> tuple[Refusal, ...]:
+    """A refusal for each board that was left alone because it is in use."""
     return tuple(
-        Refusal(report.path or "", "vfio-open", None, report.detail, remedy)
+        Refusal.of_use(report.path or "", None, report.detail)
         for report in reports
-        if report.state is State.REFUSED
+        if report.state is BoardState.REFUSED
     )
 
 
 def _report(resolution: Resolution, result: BindResult | None, topology: Topology) -> BoardReport:
     if result is None:
-        return BoardReport.of(resolution, State.UNBOUND)
+        return BoardReport.of(resolution, BoardState.UNBOUND)
     return BoardReport.of(
         resolution,
         result.state,

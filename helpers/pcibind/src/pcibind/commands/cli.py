@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 
 import click
 
 from pcibind import __version__
-from pcibind.commands import apply as applying
-from pcibind.commands import boot
-from pcibind.commands import plan as judge
-from pcibind.commands import release as releasing
-from pcibind.commands import status as looking
-from pcibind.commands.host import Host
-from pcibind.commands.text import DEBUG, answer, attempt
-from pcibind.model import record
+from pcibind.commands.apply import apply as apply_configuration
+from pcibind.commands.boot import apply_recorded
+from pcibind.commands.plan import show as show_plan
+from pcibind.commands.release import release as release_boards
+from pcibind.commands.status import status as show_status
+from pcibind.commands.system import System
+from pcibind.commands.text import answer, attempt, print_tracebacks
 from pcibind.model.errors import MEANINGS, ExitCode, RecordError
+from pcibind.model.record import Record
 from pcibind.model.report import Report
 from pcibind.model.request import OVERRIDABLE_GUARDS
+from pcibind.read import files
 from pcibind.read.files import Paths
 
 _CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:d}  {MEANINGS[code]}" for code in ExitCode)
@@ -30,11 +30,30 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 _json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, schema pcibind/1.")
 
 
+def _set_debug(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        print_tracebacks()
+
+
+_debug = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_set_debug,
+    help="Print the traceback of an unexpected error.",
+)
+
+
+def _report_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command that answers with a report."""
+    return _json(_debug(command))
+
+
 def _complete_recorded(context: click.Context, _: click.Parameter, word: str) -> list[str]:
     """Names (else paths) of the boards on record that begin with `word`."""
     root = context.find_root().params.get("root") or ""
     try:
-        known = record.read(Paths(root).record) or record.Record()
+        known = files.read_record(Paths(root)) or Record()
     except RecordError:
         return []
     labels = dict.fromkeys(board.label for board in (*known.boards, *known.leaving))
@@ -43,112 +62,114 @@ def _complete_recorded(context: click.Context, _: click.Parameter, word: str) ->
 
 @click.group(context_settings=_SETTINGS, epilog=_CODES)
 @click.option("--root", default="", hidden=True)
-@click.option("--debug", is_flag=True, help="Print the traceback of an unexpected error.")
+@_debug
 @click.version_option(__version__, prog_name="pcibind")
 @click.pass_context
-def cli(context: click.Context, root: str, debug: bool) -> None:
-    """Hand whole PCI boards to vfio-pci, prove it, and say which devices to use."""
-    if debug:
-        os.environ[DEBUG] = "1"
-    context.obj = Host(Paths(root), udev=True)
+def cli(context: click.Context, root: str) -> None:
+    """Bind whole PCI boards to vfio-pci, check the result, and publish the devices to use."""
+    context.obj = System(Paths(root), udev=True)
 
 
 @cli.command(epilog=_CODES)
-@_json
+@_report_options
 @click.pass_obj
-def plan(host: Host, as_json: bool) -> None:
+def plan(system: System, as_json: bool) -> None:
     """Show what apply would do; change nothing."""
-    _answer("plan", lambda: judge.show(host), as_json)
+    _answer("plan", lambda: show_plan(system), as_json)
 
 
 @cli.command(epilog=_CODES)
 @click.option("--next-boot", is_flag=True, help="Check and record only; touch no driver.")
-@click.option("--recorded", is_flag=True, help="Bind what is on record only, as at boot.")
-@_json
+@click.option("--recorded", is_flag=True, help="Bind the recorded boards only, as at boot.")
+@_report_options
 @click.pass_obj
-def apply(host: Host, next_boot: bool, recorded: bool, as_json: bool) -> None:
+def apply(system: System, next_boot: bool, recorded: bool, as_json: bool) -> None:
     """Bring the host to its configuration: check, record, bind, prove, hand over."""
     if next_boot and recorded:
         raise click.UsageError("--next-boot and --recorded exclude each other")
     if recorded:
-        _answer("apply", lambda: boot.apply_recorded(host), as_json)
+        _answer("apply", lambda: apply_recorded(system), as_json)
     else:
-        _answer("apply", lambda: applying.apply(host, next_boot=next_boot), as_json)
+        _answer("apply", lambda: apply_configuration(system, next_boot=next_boot), as_json)
 
 
 @cli.command(epilog=_CODES)
-@click.option("--all", "everything", is_flag=True, help="Show the boards too that are not chosen.")
-@_json
+@click.option("--all", "everything", is_flag=True, help="Also show the boards that are not chosen.")
+@_report_options
 @click.pass_obj
-def status(host: Host, everything: bool, as_json: bool) -> None:
-    """Show how the chosen boards stand; change nothing."""
-    _answer("status", lambda: looking.status(host, everything=everything), as_json)
+def status(system: System, everything: bool, as_json: bool) -> None:
+    """Show the state of the chosen boards; change nothing."""
+    _answer("status", lambda: show_status(system, everything=everything), as_json)
 
 
 @cli.command("list", epilog=_CODES)
-@_json
+@_report_options
 @click.pass_obj
-def list_(host: Host, as_json: bool) -> None:
-    """Show all boards: where, what, on which driver, whether chosen, and by whom they are used."""
-    from pcibind.commands import choose
+def list_(system: System, as_json: bool) -> None:
+    """Show all boards: address, path, driver, whether chosen, and known users."""
+    from pcibind.commands import selection
 
-    _answer("list", lambda: choose.show(host), as_json)
+    _answer("list", lambda: selection.show(system), as_json)
 
 
 @cli.command(epilog=_CODES)
 @click.argument("address", nargs=-1, required=True)
-@click.option("--name", help="What to call the board, if it is one.")
+@click.option("--name", help="Name of the board, if it is only one.")
 @click.option("--allow", multiple=True, type=_GUARDS, help="Accept what this guard refuses.")
-@_json
+@_report_options
 @click.pass_obj
 def add(
-    host: Host, address: tuple[str, ...], name: str | None, allow: tuple[str, ...], as_json: bool
+    system: System,
+    address: tuple[str, ...],
+    name: str | None,
+    allow: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Choose boards, in a file of its own; bind nothing.
+    """Choose boards in /etc/pcibind/added.toml; bind nothing.
 
-    ADDRESS is an address as lspci prints it, or a path as `pcibind list` does.
+    ADDRESS is an address as lspci prints it, or a path as `pcibind list` shows it.
     """
-    from pcibind.commands import choose
+    from pcibind.commands import selection
 
-    _answer("add", lambda: choose.add(host, address, name=name, allow=allow), as_json)
+    _answer("add", lambda: selection.add(system, address, name=name, allow=allow), as_json)
 
 
 @cli.command(epilog=_CODES)
 @click.argument("board", nargs=-1, required=True, shell_complete=_complete_recorded)
-@_json
+@_report_options
 @click.pass_obj
-def remove(host: Host, board: tuple[str, ...], as_json: bool) -> None:
-    """Take boards out of the file that `add` writes; restore nothing.
+def remove(system: System, board: tuple[str, ...], as_json: bool) -> None:
+    """Remove boards from the file that `add` writes; restore nothing.
 
     BOARD is a name, an address or a path.
     """
-    from pcibind.commands import choose
+    from pcibind.commands import selection
 
-    _answer("remove", lambda: choose.remove(host, board), as_json)
+    _answer("remove", lambda: selection.remove(system, board), as_json)
 
 
 @cli.command(epilog=_CODES)
 @click.argument("board", nargs=-1, shell_complete=_complete_recorded)
-@_json
+@_report_options
 @click.pass_obj
-def release(host: Host, board: tuple[str, ...], as_json: bool) -> None:
-    """Give all boards, or those named, back to the drivers they had before.
+def release(system: System, board: tuple[str, ...], as_json: bool) -> None:
+    """Restore the original drivers of all boards, or of those named.
 
-    BOARD is a name, a path, or an address; of an absent board, the one that it had when chosen.
+    BOARD is a name, a path, or an address; for an absent board, the address it had when chosen.
     """
-    _answer("release", lambda: releasing.release(host, board), as_json)
+    _answer("release", lambda: release_boards(system, board), as_json)
 
 
 @cli.command(epilog=_CODES)
-@click.option("--remove", is_flag=True, help="Remove them again.")
+@click.option("--remove", is_flag=True, help="Remove these files.")
 @click.pass_obj
-def setup(host: Host, remove: bool) -> None:
-    """Write what a boot needs: udev rule, early script, initramfs hook, and the unit."""
+def setup(system: System, remove: bool) -> None:
+    """Install the boot files: udev rule, early script, initramfs hook, and units."""
     # Its imports cost as much as all of the other commands'.
     from pcibind.change import setup as boot_setup
 
     try:
-        lines = boot_setup.remove(host.paths) if remove else boot_setup.install(host.paths)
+        lines = boot_setup.remove(system.paths) if remove else boot_setup.install(system.paths)
     except OSError as error:
         raise click.ClickException(str(error)) from error
     click.echo("\n".join(lines))

@@ -8,47 +8,49 @@ from collections.abc import Sequence
 
 from pcibind.change import handover
 from pcibind.commands import boot
-from pcibind.commands.host import Host
 from pcibind.commands.plan import judge
-from pcibind.decide.plan import Resolution, follow, plan
-from pcibind.model import record
+from pcibind.commands.system import System
+from pcibind.decide.plan import follow, plan
 from pcibind.model.errors import ConfigError, ExitCode
 from pcibind.model.pci import Address, addresses
-from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.record import Resolution
+from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.model.request import Refusal
 from pcibind.read import files
 from pcibind.read.files import Paths
 
-_NOT_NEW = "not bound again, since it did not appear just now; run `pcibind apply`"
+_NOT_ARRIVED = "not bound, since it did not just appear; run `pcibind apply`"
 
 
-def apply_arrived(host: Host) -> Report:
+def apply_arrived(system: System) -> Report:
     """Bind recorded boards that have appeared, under apply's guards, and hand over what is proven.
 
     A board that was unbound by hand is left as it is, and leaves the hand-over. Other boards are
     not touched. Raises RecordError, OSError.
     """
-    with host.locked():
-        _wait_for_udev(host.paths, host.queue_seconds)
-        arrived = _take_events(host.paths)
-        known = record.read(host.paths.record)
+    with system.locked():
+        _wait_for_udev(system.paths, system.queue_seconds)
+        arrived = _take_events(system.paths)
+        known = files.read_record(system.paths)
         if known is None:
-            handover.remove(host.paths)
+            handover.remove(system.paths)
             return Report("apply")
-        topology = host.topology()
+        topology = system.topology()
         resolutions = follow(topology, known)
         planned = plan(topology, [r.board for r in resolutions if r.board])
         steps = {each.board.path for each in planned.boards if each.steps}
-        new = [r for r in resolutions if r.board and r.board.path in steps and _any(r, arrived)]
-        refusals, errors = _judged(host, new)
+        new = [
+            r for r in resolutions if r.board and r.board.path in steps and _has_arrived(r, arrived)
+        ]
+        refusals, errors = _ask_guards(system, new)
         against = (*planned.refusals, *refusals)
         refused = {refusal.board for refusal in against}
         binding = set() if errors else {r.board.path for r in new if r.board} - refused
         left = (steps | refused) - binding
         chosen = [r for r in resolutions if not r.board or r.board.path not in left]
         kept = tuple(each for each in planned.boards if each.board.path not in left)
-        taken = boot.take(
-            host,
+        taken = boot.bind_boards(
+            system,
             topology,
             chosen,
             planned._replace(boards=kept),
@@ -58,10 +60,10 @@ def apply_arrived(host: Host) -> Report:
         reports = list(taken.reports)
         for each in resolutions:
             if each.board and each.board.path in refused:
-                reports.append(BoardReport.of(each, State.REFUSED, detail="see the refusals"))
+                reports.append(BoardReport.of(each, BoardState.REFUSED, detail=SEE_REFUSALS))
             elif each.board and each.board.path in left:
-                reports.append(BoardReport.of(each, State.UNBOUND, detail=_NOT_NEW))
-        files.clear(host.paths.events, ".")
+                reports.append(BoardReport.of(each, BoardState.UNBOUND, detail=_NOT_ARRIVED))
+        files.clear(system.paths.events, ".")
         return Report(
             "apply",
             known.require_boards,
@@ -73,30 +75,32 @@ def apply_arrived(host: Host) -> Report:
         )
 
 
-def _judged(host: Host, new: Sequence[Resolution]) -> tuple[tuple[Refusal, ...], tuple[str, ...]]:
-    """What apply's guards have against these boards; and an error of the configuration."""
+def _ask_guards(
+    system: System, new: Sequence[Resolution]
+) -> tuple[tuple[Refusal, ...], tuple[str, ...]]:
+    """Ask apply's guards about these boards; return their refusals, and configuration errors."""
     if not new:
         return (), ()
     paths = {r.board.path for r in new if r.board}
     try:
-        judged = judge(host)
+        judged = judge(system)
     except ConfigError as error:
         return (), (str(error),)
     unwanted = paths - {r.board.path for r in judged.resolutions if r.board}
     errors = tuple(
-        f"board {path} is configured no longer; run `pcibind apply`" for path in unwanted
+        f"board {path} is no longer configured; run `pcibind apply`" for path in unwanted
     )
     return tuple(refusal for refusal in judged.refusals if refusal.board in paths), errors
 
 
-def _any(resolution: Resolution, arrived: frozenset[Address]) -> bool:
+def _has_arrived(resolution: Resolution, arrived: frozenset[Address]) -> bool:
     return (
         any(f.address in arrived for f in resolution.board.functions) if resolution.board else False
     )
 
 
 def _wait_for_udev(paths: Paths, seconds: float) -> None:
-    """Let udev come to its end, so that one run looks at all that one cause made happen."""
+    """Wait until udev is idle, so that one run handles all events of one cause."""
     end = time.monotonic() + seconds
     while os.path.exists(paths.udev_queue) and time.monotonic() < end:
         time.sleep(0.05)
@@ -106,7 +110,7 @@ def _take_events(paths: Paths) -> frozenset[Address]:
     """The functions that have appeared since the last run that was not killed.
 
     A file of an event is hidden now and removed at the end: from the path unit, which does not look
-    at hidden ones, but not from the next run. Other names are no events, and hidden all the same:
+    at hidden ones, but not from the next run. Other names are no events, but are hidden too:
     the path unit would start this service for them again and again.
     """
     arrived: frozenset[Address] = frozenset()

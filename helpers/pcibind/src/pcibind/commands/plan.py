@@ -1,108 +1,104 @@
-"""The judgement of this machine, and its report: what is read for it, before any change."""
+"""`pcibind plan`: the judgement of this system, and its report."""
 
 from __future__ import annotations
 
-from pcibind.change import handover, original
+from pcibind.change import handover, original_drivers
 from pcibind.change.drivers import IOMMU_OFF
-from pcibind.commands import boot, off
-from pcibind.commands.host import Host
+from pcibind.commands import boot
+from pcibind.commands.system import System
 from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
-from pcibind.decide.plan import Resolution
-from pcibind.model import record
 from pcibind.model.errors import ExitCode
-from pcibind.model.report import BoardReport, Report, State
-from pcibind.read import claims, configuration, sysfs
+from pcibind.model.record import Resolution
+from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
+from pcibind.read import claims, configuration, files, sysfs
 
-_SEE = "see the refusals"
 _NONE_SEEN = (
-    "of a board that leaves vfio-pci, only what /proc shows was looked at; apply asks the kernel "
-    "whether another process has it open"
+    "only /proc was searched for users of a board that leaves vfio-pci; apply also asks the kernel "
+    "whether a process has it open"
 )
 
 
-def judge(host: Host, *, next_boot: bool = False) -> Judgement:
-    """Look at everything, open no node; change nothing.
+def judge(system: System, *, next_boot: bool = False) -> Judgement:
+    """Read the system and judge all boards; open no node and change nothing.
 
     Raises ConfigError, RecordError, PcibindError.
     """
-    with host.gathering() as gathering:
-        wanted = configuration.read(host.paths.configuration)
-        known = record.read(host.paths.record)
-        topology = host.topology()
+    with system.gathering() as gathering:
+        wanted = configuration.read(system.paths.configuration)
+        known = files.read_record(system.paths)
+        topology = system.topology()
         first = judgement.judge(topology, None, wanted, known)
-        if not first.boards and not first.removed and not original.noted(host.paths):
+        if not first.boards and not first.removed and not original_drivers.read_notes(system.paths):
             return first
         evidence = gathering.evidence()
         return judgement.judge(topology, evidence, wanted, known, next_boot=next_boot)
 
 
-def claimed(host: Host, judged: Judgement) -> tuple[str, ...]:
-    """What of the wanted boards other tools are configured to bind."""
-    return claims.notes(host.paths, [r.board for r in judged.resolutions if r.board])
+def list_claims(system: System, judged: Judgement) -> tuple[str, ...]:
+    """Notes on wanted boards that other tools are configured to bind."""
+    return claims.notes(system.paths, [r.board for r in judged.resolutions if r.board])
 
 
-def notes(host: Host) -> tuple[str, ...]:
-    """What is special about this boot."""
-    return (off.NOTE,) if off.is_off(host.paths) else ()
-
-
-def refused_to_leave(judged: Judgement) -> list[BoardReport]:
-    """Boards that are no longer configured, but must not be given back now."""
+def report_refused_removals(judged: Judgement) -> list[BoardReport]:
+    """Report on boards that are no longer configured, but must not be restored now."""
     return [
-        boot.report_on(judged.topology, board, State.REFUSED)._replace(detail=_SEE)
+        boot.report_unwanted(judged.topology, board, BoardState.REFUSED)._replace(
+            detail=SEE_REFUSALS
+        )
         for board in judged.removed
         if judged.refused(board.path)
     ]
 
 
-def report_on(judged: Judgement, resolution: Resolution, state: State) -> BoardReport:
-    """A wanted board in `state`, or refused, or not there."""
-    found = judged.board(resolution.board.path if resolution.board else None)
-    if found is None or found.standing is Standing.MISSING:
-        return BoardReport.of(resolution, State.UNBOUND)
-    if found.standing is Standing.REFUSED or found.plan is None:
-        return BoardReport.of(resolution, State.REFUSED, detail=_SEE)
-    if found.standing is Standing.STUCK:
-        return BoardReport.of(resolution, State.STUCK, detail=sysfs.WAITING)
-    if state is State.RECORDED:
+def report_wanted(judged: Judgement, resolution: Resolution, state: BoardState) -> BoardReport:
+    """Report on a wanted board: in `state`, or refused, or missing."""
+    judgement_of = judged.board(resolution.board.path if resolution.board else None)
+    if judgement_of is None or judgement_of.standing is Standing.MISSING:
+        return BoardReport.of(resolution, BoardState.UNBOUND)
+    if judgement_of.standing is Standing.REFUSED or judgement_of.plan is None:
+        return BoardReport.of(resolution, BoardState.REFUSED, detail=SEE_REFUSALS)
+    if judgement_of.standing is Standing.STUCK:
+        return BoardReport.of(resolution, BoardState.STUCK, detail=sysfs.STUCK_DETAIL)
+    if state is BoardState.RECORDED:
         return BoardReport.of(resolution, state, detail="bound at the next boot")
-    if found.plan.iommu_off:
-        return BoardReport.of(resolution, State.UNBOUND, detail=IOMMU_OFF)
-    if state is State.PLANNED and not found.plan.steps:
+    if judgement_of.plan.iommu_off:
+        return BoardReport.of(resolution, BoardState.UNBOUND, detail=IOMMU_OFF)
+    if state is BoardState.PLANNED and not judgement_of.plan.steps:
         if resolution.recorded is None:
             return BoardReport.of(resolution, state, steps=("write it to the record",))
-        return BoardReport.of(resolution, State.BOUND)
-    return BoardReport.of(resolution, state, steps=found.plan.steps)
+        return BoardReport.of(resolution, BoardState.BOUND)
+    return BoardReport.of(resolution, state, steps=judgement_of.plan.steps)
 
 
-def show(host: Host) -> Report:
+def show(system: System) -> Report:
     """What `apply` would do; changes nothing. Raises ConfigError, RecordError, PcibindError."""
-    judged = judge(host)
-    boards = [report_on(judged, resolution, State.PLANNED) for resolution in judged.resolutions]
+    judged = judge(system)
+    boards = [
+        report_wanted(judged, resolution, BoardState.PLANNED) for resolution in judged.resolutions
+    ]
     boards += [
-        boot.report_on(judged.topology, board, State.PLANNED)._replace(
+        boot.report_unwanted(judged.topology, board, BoardState.PLANNED)._replace(
             steps=("restore the original drivers",)
         )
         for board in judged.removed
         if not judged.refused(board.path)
     ]
-    boards += refused_to_leave(judged)
+    boards += report_refused_removals(judged)
     remarks = []
-    ready = [b.board for b in boards if b.board and b.state is State.BOUND]
-    ready.sort(key=lambda board: board.address)
-    if ready and len(ready) == len(boards) and not handover.is_there(host.paths, ready):
+    ready = [b.board for b in boards if b.board and b.state is BoardState.BOUND]
+    if ready and len(ready) == len(boards) and not handover.is_published(system.paths, ready):
         remarks.append("bound, but not handed over")
     pending = bool(remarks) or any(board.steps for board in boards)
-    if judged.changing():
+    if judged.boards_leaving_vfio():
         remarks.append(_NONE_SEEN)
     return Report(
         "plan",
         judged.config.require_boards,
         tuple(boards),
         judged.refusals,
-        original.explain(judged.taken),
+        original_drivers.explain_taken(judged.taken),
         ExitCode.TAKEN if judged.taken else ExitCode.PENDING if pending else ExitCode.OK,
         judged.topology,
-        (*notes(host), *remarks, *claimed(host, judged)),
+        (*system.boot_notes(), *remarks, *list_claims(system, judged)),
     )

@@ -1,54 +1,59 @@
-"""Giving boards back: the drivers and overrides from before they were chosen."""
+"""Restoring boards: the drivers and overrides that they had before they were chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pcibind.change import handover, original
+from pcibind.change import handover, original_drivers
 from pcibind.commands import boot
-from pcibind.commands.host import Host
-from pcibind.model import record
-from pcibind.model.errors import ConfigError, ExitCode
-from pcibind.model.pci import Address, Board, Topology
-from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.report import INITRAMFS_NOTE, Report, State
-from pcibind.model.request import Refusal
+from pcibind.commands.system import System
+from pcibind.model.errors import ConfigError, ExitCode, PcibindError
+from pcibind.model.pci import Topology
+from pcibind.model.record import Record, RecordedBoard, Verdict, compare
+from pcibind.model.report import INITRAMFS_NOTE, BoardState, Report
+from pcibind.model.request import OFF, Refusal
 from pcibind.read import files
 
 
-def release(host: Host, names: Sequence[str] = ()) -> Report:
-    """Give back the boards of these names, paths or addresses; without any, all that are recorded.
+def release(system: System, names: Sequence[str] = ()) -> Report:
+    """Restore the boards of these names, paths or addresses; without any, all recorded boards.
 
     Boards that were taken without being on record count as recorded: their drivers are found by
     what the devices are. Raises ConfigError for an unknown name, before anything is touched;
     RecordError, OSError.
     """
-    with host.locked():
-        known = record.read(host.paths.record) or Record()
-        topology = host.topology()
-        stray = original.taken(host.paths, topology, known)
-        asked = [b for b in stray if not names or any(_is_at(b, name) for name in names)]
-        unrecorded = host.carry_out([original.before(host.paths, board) for board in asked])
-        chosen = _named(topology, known, unrecorded, names)
-        refusals = _sharing(topology, chosen, [b for b in known.boards if b not in chosen])
+    with system.locked():
+        known = files.read_record(system.paths) or Record()
+        topology = system.topology()
+        stray = original_drivers.list_taken(system.paths, topology, known)
+        asked = [b for b in stray if not names or any(b.is_at(name) for name in names)]
+        unrecorded = system.carry_out(
+            [original_drivers.find_original(system.paths, board) for board in asked]
+        )
+        chosen = _select(topology, known, unrecorded, names)
+        refusals = _refuse_split(topology, chosen, [b for b in known.boards if b not in chosen])
         refused = {refusal.board for refusal in refusals}
-        reports = [boot.report_on(topology, b, State.REFUSED) for b in chosen if b.path in refused]
+        reports = [
+            boot.report_unwanted(topology, b, BoardState.REFUSED)
+            for b in chosen
+            if b.path in refused
+        ]
         going = [board for board in chosen if board.path not in refused]
-        before = files.read(host.paths.early_list)
+        before = files.read(system.paths.early_list)
         staying = known._replace(
             boards=tuple(b for b in known.boards if b not in going),
             leaving=tuple(b for b in known.leaving if b not in going),
         )
-        given_back = boot.give_back(host, topology, known, going, staying)
+        given_back = boot.give_back(system, topology, known, going, staying)
         back = {report.path for report in given_back.reports if report.is_good}
-        errors = original.explain(board for board in stray if board.path not in back)
+        errors = original_drivers.explain_taken(board for board in stray if board.path not in back)
         topology = given_back.topology
         if going:
-            left = record.read(host.paths.record) or Record()
-            boot.hand_over_what_stays(host, topology, left)
+            left = files.read_record(system.paths) or Record()
+            boot.hand_over_remaining(system, topology, left)
         elif not known.boards:
-            handover.remove(host.paths)
-        listed = files.read(host.paths.early_list) != before
+            handover.remove(system.paths)
+        listed = files.read(system.paths.early_list) != before
         listed |= any(board in unrecorded for board in going)
         return Report(
             "release",
@@ -62,16 +67,52 @@ def release(host: Host, names: Sequence[str] = ()) -> Report:
         )
 
 
-def _named(
+def release_for_this_boot(system: System) -> Report:
+    """Give every recorded board to the host's drivers, and leave the record as it is.
+
+    What a blacklist keeps away is loaded, and what an `ids=` option gave to vfio-pci is taken from
+    it, unless it is in use. Raises PcibindError where pcibind is not off, RecordError, OSError.
+    """
+    if not system.is_off():
+        raise PcibindError(
+            f"the kernel command line lacks {OFF}, which release --this-boot needs; to "
+            "restore boards at any time, run `pcibind release`"
+        )
+    with system.locked():
+        handover.remove(system.paths)
+        known = files.read_record(system.paths) or Record()
+        topology = system.topology()
+        boards = []
+        for recorded in (*known.boards, *known.leaving):
+            board = topology.board_at(recorded.path)
+            if board and compare(board, recorded) is Verdict.PRESENT:
+                boards.append((board, recorded))
+        originals = system.carry_out(
+            [original_drivers.find_original(system.paths, *each) for each in boards]
+        )
+        reports = boot.restore_boards(system, topology, originals)
+        topology = system.topology()
+        reports = [each._replace(board=topology.board_at(each.path or "")) for each in reports]
+        return Report(
+            "release",
+            known.require_boards,
+            tuple(reports),
+            boot.list_use_refusals(reports),
+            topology=topology,
+            notes=system.boot_notes(),
+        )
+
+
+def _select(
     topology: Topology,
     known: Record,
     unrecorded: Sequence[RecordedBoard],
     names: Sequence[str],
 ) -> list[RecordedBoard]:
-    """The boards that are meant. An address is today's, as every command prints it.
+    """Select boards by name, path or current address, as every command prints it.
 
-    That of a board that is absent is the one that it had when it was chosen, unless another board
-    on record has it now.
+    An absent board has the address that it had when it was chosen, unless another board on record
+    has it now.
     """
     there = [*known.boards, *known.leaving, *unrecorded]
     if not names:
@@ -79,32 +120,19 @@ def _named(
     now = {board.path: topology.board_at(board.path) for board in there}
     chosen: list[RecordedBoard] = []
     for name in names:
-        found = [
+        matches = [
             old
             for old in there
-            if name in (old.name, old.path) or ((board := now[old.path]) and _is_at(board, name))
-        ] or [old for old in there if not now[old.path] and _is(old.address, name)]
-        if not found:
+            if name in (old.name, old.path) or ((board := now[old.path]) and board.is_at(name))
+        ] or [old for old in there if not now[old.path] and old.address.matches(name)]
+        if not matches:
             labels = ", ".join(board.label for board in there) or "none"
             raise ConfigError(f"no board {name!r} is on record; expected one of: {labels}")
-        chosen += [board for board in found if board not in chosen]
+        chosen += [board for board in matches if board not in chosen]
     return chosen
 
 
-def _is_at(board: Board, text: str) -> bool:
-    """Whether a text is the path of a board, or the address of one of its functions."""
-    return text == board.path or any(_is(each.address, text) for each in board.functions)
-
-
-def _is(address: Address, text: str) -> bool:
-    """Whether a text is this address, with or without its domain."""
-    try:
-        return Address.parse(text) == address
-    except ValueError:
-        return False
-
-
-def _sharing(
+def _refuse_split(
     topology: Topology, chosen: Sequence[RecordedBoard], staying: Sequence[RecordedBoard]
 ) -> list[Refusal]:
     """Refuse to split boards that share an IOMMU group: what stays could not be used."""
@@ -113,7 +141,7 @@ def _sharing(
             old.path,
             "shared-group",
             board.address,
-            f"it shares an IOMMU group with board {other.label}, which would stay and be useless",
+            f"it shares an IOMMU group with board {other.label}, which would be unusable",
             f"Release both: `pcibind release {old.label} {other.label}`",
         )
         for old in chosen

@@ -1,4 +1,4 @@
-"""What a command answers, whatever goes wrong: as JSON, or as text for people.
+"""The answer of a command, errors included: as JSON, or as text for people.
 
 Boards as people see them are a tree from the root port through the switches to each function.
 """
@@ -13,10 +13,15 @@ from typing import NoReturn
 
 from pcibind.model.errors import ExitCode, PcibindError
 from pcibind.model.pci import Function, Topology, class_name
-from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.report import BoardReport, BoardState, Report
 
 DEBUG = "PCIBIND_DEBUG"
 """Set in the environment, it makes an unexpected error print its traceback on standard error."""
+
+
+def print_tracebacks() -> None:
+    """Make an unexpected error of this run print its traceback."""
+    os.environ[DEBUG] = "1"
 
 
 def attempt(command: str, run: Callable[[], Report]) -> Report:
@@ -63,17 +68,17 @@ class _Branch:
 
 
 def describe(report: Report) -> str:
-    """A report for people: boards, their functions, and what is the matter."""
+    """A report for people: boards, their functions, and problems."""
     lines = [f"error: {error}" for error in report.errors]
     lines += [f"refused: {refusal}" for refusal in report.refusals]
     lines += (_table if report.command == "list" else render)(report.topology, report.boards)
     if not lines:
-        lines = ["no board is chosen; `pcibind list` shows those that there are"]
+        lines = ["no board is chosen; run `pcibind list` to see all boards"]
     lines += [f"note: {note}" for note in report.notes]
     return shorten("\n".join(lines), report.topology)
 
 
-# Not in the name of a file, which is to be copied as it is.
+# Not in a file name, which people copy.
 _IN_DOMAIN_0 = re.compile(r"(?<![\w/:])0000:(?=[0-9a-f]{2}:[01][0-9a-f]\.[0-7](?!\w))")
 
 
@@ -104,7 +109,7 @@ def render(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
 
 
 def _table(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
-    """A line for each board. What holds it in secret is not seen, so none is called free."""
+    """A line for each board. /proc does not show every user, so no board is called free."""
     rows = [("ADDRESS", "PATH", "WHAT", "GROUP", "DRIVER", "CHOSEN", "USED BY")]
     for report in reports:
         if board := report.board:
@@ -142,7 +147,7 @@ def _lines(branch: _Branch) -> Iterator[str]:
 def _headline(report: BoardReport) -> list[str]:
     label = report.name or report.path or str(report.selector)
     place = f" at {report.path}" if report.name and report.path else ""
-    changed = "" if report.changed or report.state is not State.BOUND else ", nothing to do"
+    changed = "" if report.changed or report.state is not BoardState.BOUND else ", nothing to do"
     lines = [f"board {label}{place}: {report.verdict}, {report.state}{changed}"]
     lines += [report.detail] if report.detail else []
     return lines + [f"to do: {step}" for step in report.steps]
@@ -155,6 +160,6 @@ def _function(report: BoardReport, function: Function) -> str:
     if function.driver != wanted:
         driver += f", wanted {wanted or 'none'}"
     if function.locked:
-        driver += ", stuck: an access to it hangs in the kernel"
+        driver += ", stuck: an access to it is blocked in the kernel"
     kind = class_name(function.class_code)
     return f"{function.address}  {function.model}  {kind:<11}  {group}  {driver}"

@@ -4,7 +4,7 @@
 #
 # A board is known by its way through the bridges and by what all its functions are; never by its
 # address, which another device may have after a card was added. A board that lacks a function, or
-# has another or one more, is left alone: the rule of `compare` in decide/plan.py. Lines: PATH VENDOR
+# has another or one more, is left alone: the rule of `compare` in model/record.py. Lines: PATH VENDOR
 # DEVICE SUBVENDOR SUBDEVICE CLASS. Runs in an initramfs: builtins of a POSIX shell, and mkdir.
 #
 # Without an argument this is the first PCI event. With one it is a later event, ACTION at DEVPATH:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
-from pcibind.decide import firmware
-from pcibind.decide.plan import DRIVER
 from pcibind.model.evidence import Evidence, Use
-from pcibind.model.pci import Board, Function, Topology, class_name
-from pcibind.model.record import RecordedBoard, RecordedFunction
-from pcibind.model.request import Refusal, Selector
-
-VFIO_OPEN = "vfio-open"
+from pcibind.model.pci import DRIVER, Address, Board, Function, Topology, class_name
+from pcibind.model.record import RecordedBoard
+from pcibind.model.request import VFIO_OPEN, Refusal, Selector
 
 # Classes of the PCI Code and ID Assignment Specification, base and sub, that are taken without
 # being named one by one: what accelerator boards are, and what comes on them beside it. Everything
@@ -21,7 +17,7 @@ _HARMLESS = frozenset(
     {
         *range(0x0300, 0x0400),  # displays
         *range(0x0400, 0x0500),  # multimedia: a display's audio
-        0x0700,  # serial ports; that somebody has one open is another guard's
+        0x0700,  # serial ports; `device-open` refuses those that are open
         0x0B40,  # co-processors
         0x0C03,  # USB, a display's too
         0x0C80,  # a display's USB-C controller
@@ -40,32 +36,38 @@ def check(
     *,
     with_vfio: bool = True,
 ) -> list[Refusal]:
-    """Every reason against taking `board`, but those that `allow` names.
+    """Return every reason not to bind `board`, except those that `allow` names.
 
     A board that is selected by its address was named one by one, so its classes are not
-    questioned. An open VFIO group cannot be allowed; it is no reason while nothing would be bound
-    anew, so that applying twice leaves a running consumer in peace. A guard that cannot tell
-    speaks against the boards that it could concern. `with_vfio` says whether any driver of VFIO has
-    a device of the board's groups: of other groups nobody can have the node open.
+    questioned. An open VFIO group cannot be allowed; it is no reason while nothing would be bound,
+    so that applying twice does not disturb a running consumer. A guard that cannot read its
+    evidence refuses the boards that it could concern. `with_vfio` says whether any driver of VFIO
+    has a device of the board's groups: other groups have no node that could be open.
     """
     refusals = [
         *_used(board, "default-route", evidence.route_nics, "Move the route to another interface"),
         *_used(board, "ssh", evidence.ssh_nics, "Log in through another interface"),
-        *_used(board, "network", evidence.configured, "Take the interface's addresses away"),
-        *_used(board, "disk", evidence.disks, "Unmount, swapoff, close, or free what is on it"),
-        *_boot_display(board, evidence),
+        *_used(board, "network", evidence.configured, "Remove the interface's addresses"),
+        *_used(board, "disk", evidence.disks, "Unmount it, run swapoff, or close what uses it"),
+        *_refuse_functions(
+            board,
+            "boot-display",
+            evidence.boot_displays | {f.address for f in board.functions if f.boot_vga},
+            "is the display that the firmware and the console use (boot_vga)",
+            "Make another display the primary one in the firmware's setup",
+        ),
         *_used(board, "framebuffer", evidence.framebuffers, _FRAMEBUFFER),
         *_virtual_functions(board, evidence),
         *_open_nvidia(board, evidence),
         *_used(board, "device-open", evidence.open_devices, "Stop what uses it"),
-        *firmware.check(board, evidence),
+        *check_firmware(board, evidence),
     ]
     if selector is None or selector.kind != "address":
         refusals.extend(_class(board))
     refusals.extend(
         Refusal(board.path, guard, None, f"cannot tell: {why}", "Check it yourself, as root")
         for guard, why in evidence.unreadable
-        if guard != VFIO_OPEN and _concerns(guard, board, evidence)
+        if guard != VFIO_OPEN and _could_concern(guard, board, evidence)
     )
     kept = [refusal for refusal in refusals if refusal.guard not in allow]
     if any(function.driver != DRIVER for function in board.functions):
@@ -80,8 +82,8 @@ _STORAGE = frozenset({0x01})
 _LEAVES = frozenset({0x03, 0x04, 0x05, 0x0B, 0x10, 0x11, 0x12})
 
 
-def _concerns(guard: str, board: Board, evidence: Evidence) -> bool:
-    """Whether a guard that cannot tell could be about this board."""
+def _could_concern(guard: str, board: Board, evidence: Evidence) -> bool:
+    """Whether a guard without evidence could concern this board."""
     match guard:
         case "disk":
             kinds, below = _STORAGE, evidence.storage
@@ -105,19 +107,9 @@ def _concerns(guard: str, board: Board, evidence: Evidence) -> bool:
 
 
 def check_leaving(topology: Topology, recorded: RecordedBoard, evidence: Evidence) -> list[Refusal]:
-    """Refuse to take a board from under a process that has its VFIO group open."""
+    """Refuse to restore a board while a process has its VFIO group open."""
     board = topology.board_at(recorded.path)
-    return check_open(board, evidence) if board and ours(board, recorded) else []
-
-
-def ours(board: Board, recorded: RecordedBoard) -> Sequence[tuple[Function, RecordedFunction]]:
-    """Those functions at a recorded board's place that are what was recorded."""
-    return [
-        (function, old)
-        for function in board.functions
-        if (old := recorded.function(function.number)) is not None
-        and old.identity == function.identity
-    ]
+    return check_open(board, evidence) if board and recorded.pair(board) else []
 
 
 def check_open(board: Board, evidence: Evidence, *, with_vfio: bool = True) -> list[Refusal]:
@@ -125,13 +117,7 @@ def check_open(board: Board, evidence: Evidence, *, with_vfio: bool = True) -> l
     groups = set(board.groups)
     addresses = {function.address for function in board.functions}
     open_ones = [
-        Refusal(
-            board.path,
-            VFIO_OPEN,
-            use.address,
-            f"{_node(use.group)} is open: {use.holder}",
-            "Stop what uses it, then try again; this guard has no override",
-        )
+        Refusal.of_use(board.path, use.address, f"{_node(use.group)} is open: {use.holder}")
         for use in evidence.open_vfio
         if use.group in groups or use.address in addresses
     ]
@@ -162,6 +148,17 @@ def _used(board: Board, guard: str, uses: Iterable[Use], remedy: str) -> list[Re
     ]
 
 
+def _refuse_functions(
+    board: Board, guard: str, addresses: Collection[Address], what: str, remedy: str
+) -> list[Refusal]:
+    """Refuse each function of the board that is among these; `what` follows its address."""
+    return [
+        Refusal(board.path, guard, function.address, f"{function.address} {what}", remedy)
+        for function in board.functions
+        if function.address in addresses
+    ]
+
+
 _FRAMEBUFFER = (
     "Boot with initcall_blacklist=sysfb_init (video=efifb:off on older kernels), so that the "
     "firmware's framebuffer is left alone; a virtual machine could not map this memory"
@@ -169,7 +166,7 @@ _FRAMEBUFFER = (
 
 
 def _open_nvidia(board: Board, evidence: Evidence) -> list[Refusal]:
-    """Unbinding waits in NVIDIA's driver until nobody has the device open any more."""
+    """Unbinding waits in NVIDIA's driver until no process has the device open."""
     addresses = {function.address for function in board.functions}
     by_nvidia = _by_nvidia(board)
     return [
@@ -187,20 +184,6 @@ def _open_nvidia(board: Board, evidence: Evidence) -> list[Refusal]:
 
 def _by_nvidia(board: Board) -> list[Function]:
     return [function for function in board.functions if function.driver == "nvidia"]
-
-
-def _boot_display(board: Board, evidence: Evidence) -> list[Refusal]:
-    return [
-        Refusal(
-            board.path,
-            "boot-display",
-            function.address,
-            f"{function.address} is the display that the firmware and the console use (boot_vga)",
-            "Make another display the primary one in the firmware's setup",
-        )
-        for function in board.functions
-        if function.boot_vga or function.address in evidence.boot_displays
-    ]
 
 
 def _virtual_functions(board: Board, evidence: Evidence) -> list[Refusal]:
@@ -224,9 +207,49 @@ def _class(board: Board) -> list[Refusal]:
             "class",
             function.address,
             f"{function.address} {function.identity} is {class_name(function.class_code)}, "
-            "which a host may not be able to do without",
+            "which the host may need",
             "Choose the board by its address",
         )
         for function in board.functions
         if function.class_code >> 8 not in _HARMLESS
     ]
+
+
+_ABOVE_4G = (
+    "Turn on 'Above 4G decoding' (64-bit BARs, large MMIO) in the firmware's setup, and boot "
+    "without pci=nocrs or pci=realloc=off"
+)
+
+
+def check_firmware(board: Board, evidence: Evidence) -> list[Refusal]:
+    """What the firmware left so that a virtual machine would not start with this board.
+
+    Each refusal has an override.
+    """
+    mine = {function.address for function in board.functions}
+    silent = _refuse_functions(
+        board,
+        "no-response",
+        evidence.silent,
+        "does not answer: its configuration space reads as ones",
+        "Power the host off and on; if that does not help, replace the board or leave it out",
+    )
+    reserved = [
+        Refusal(
+            board.path,
+            "reserved-memory",
+            None,
+            f"the firmware keeps memory of IOMMU group {group} mapped for itself (RMRR, `direct` "
+            f"in /sys/kernel/iommu_groups/{group}/reserved_regions), so VFIO cannot have it",
+            "Update the firmware, turn off what reserves it (slot management, legacy USB) in its "
+            "setup, or use another slot",
+        )
+        for group in board.groups
+        if group in evidence.reserved_groups
+    ]
+    unassigned = [
+        Refusal(board.path, "unassigned-memory", use.address, use.what, _ABOVE_4G)
+        for use in evidence.unassigned
+        if use.address in mine
+    ]
+    return silent + reserved + unassigned

@@ -1,7 +1,7 @@
-"""What is to be done with each board, and what speaks against it.
+"""The judgement of each board: what to do with it, and what refuses it.
 
 Pure: a topology, evidence, a configuration and a record go in, decisions come out. Every command
-decides by this, and so does a deploy, for a host that it looks at from afar.
+decides by this, and so does a deploy for a remote host.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from pcibind.decide import firmware, guards
-from pcibind.decide.plan import DRIVER, BoardPlan, Plan, Resolution, Verdict, plan, resolve
+from pcibind.decide import guards
+from pcibind.decide.plan import BoardPlan, Plan, plan, resolve
 from pcibind.model.evidence import Evidence
-from pcibind.model.pci import VIABLE, Address, Board, Topology
-from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.request import Config, Refusal
+from pcibind.model.pci import DRIVER, Address, Board, Topology, blocks_group
+from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict
+from pcibind.model.request import VFIO_OPEN, Config, Refusal
 
-CLOSED_BY_REBOOT = frozenset({guards.VFIO_OPEN, "nvidia-open", "device-open", "virtual-functions"})
+CLOSED_BY_REBOOT = frozenset({VFIO_OPEN, "nvidia-open", "device-open", "virtual-functions"})
 """Guards against a use that ends with a reboot, where nothing is unbound before it."""
 
 
@@ -33,9 +33,9 @@ class Standing(StrEnum):
 
 
 class BoardJudgement(NamedTuple):
-    """A wanted board: how it stands, what speaks against it, and what is planned for it.
+    """A wanted board: its standing, its refusals, and its plan.
 
-    `closed` is what would speak against it now, but ends with the reboot that binds it. `plan` is
+    `closed` are refusals that end with the reboot that binds it. `plan` is
     None for a board that is missing or refused.
     """
 
@@ -49,8 +49,8 @@ class BoardJudgement(NamedTuple):
 class Judgement(NamedTuple):
     """All decisions.
 
-    `removed` are boards on record that are no longer configured, `taken` those that nobody chose
-    and the initramfs took all the same. `refusals` are those of all boards, removed ones too.
+    `removed` are boards on record that are no longer configured, `taken` those that are not chosen
+    but were taken by the initramfs. `refusals` are those of all boards, removed ones too.
     """
 
     config: Config
@@ -73,14 +73,14 @@ class Judgement(NamedTuple):
         )
 
     def refused(self, path: str | None) -> bool:
-        """Whether anything speaks against the board at `path`."""
+        """Whether the board at `path` is refused."""
         return any(refusal.board == path for refusal in self.refusals)
 
-    def changing(self) -> list[Board]:
+    def boards_leaving_vfio(self) -> list[Board]:
         """The boards that a run without a reboot takes from vfio-pci, in whole or in part."""
-        changing = [each.board for each in self.plan.boards if each.rebinds]
-        changing += [b for old in self.removed if (b := self.topology.board_at(old.path))]
-        return [b for b in changing if any(f.driver == DRIVER for f in b.functions)]
+        boards = [each.board for each in self.plan.boards if each.rebinds]
+        boards += [b for old in self.removed if (b := self.topology.board_at(old.path))]
+        return [b for b in boards if any(f.driver == DRIVER for f in b.functions)]
 
 
 def judge(
@@ -121,7 +121,7 @@ def judge(
             *(
                 refusal
                 for each in resolutions
-                for refusal in _against(topology, each, evidence, at_rest(each))
+                for refusal in _ask_guards(topology, each, evidence, at_rest(each))
             ),
             *(refusal for b in removed for refusal in guards.check_leaving(topology, b, evidence)),
         ]
@@ -134,33 +134,33 @@ def judge(
         chosen = {b.path for b in boards} | {b.path for b in known.boards}
         stray = tuple(taken(topology, evidence.early, chosen))
     plans = {each.board.path: each for each in planned.boards}
-    judged = [_judged(r, refusals, closed, plans, next_boot=next_boot) for r in resolutions]
+    judged = [_judge_board(r, refusals, closed, plans, next_boot=next_boot) for r in resolutions]
     return Judgement(config, topology, tuple(judged), removed, stray, planned, tuple(refusals))
 
 
-def strangers(topology: Topology, board: Board) -> list[str]:
+def list_blocking_functions(topology: Topology, board: Board) -> list[str]:
     """The functions whose drivers keep the kernel from giving the board's groups to VFIO."""
     return [
         f"{function.address} on {function.driver}"
         for group in board.groups
         for function in topology.group(group)
-        if function.is_in_the_way and function.driver not in VIABLE
+        if blocks_group(function.class_code, function.driver)
     ]
 
 
-def _against(
+def _ask_guards(
     topology: Topology, resolution: Resolution, evidence: Evidence, at_rest: bool
 ) -> Iterator[Refusal]:
-    """What the guards have against a board that is there."""
+    """Ask the guards about a board that is present."""
     board = resolution.board
     if board is None:
         return
     if resolution.recorded is None:
-        yield from _stale(board, evidence)
+        yield from _check_initramfs(board, evidence)
     if at_rest:
-        # How the host uses it does not matter now. What the firmware makes of it may be new.
-        found = firmware.check(board, evidence)
-        yield from (refusal for refusal in found if refusal.guard not in resolution.allow)
+        # How the host uses it does not matter now; the firmware's state may have changed.
+        refusals = guards.check_firmware(board, evidence)
+        yield from (refusal for refusal in refusals if refusal.guard not in resolution.allow)
         return
     members = [f for group in board.groups for f in topology.group(group)]
     yield from guards.check(
@@ -172,16 +172,16 @@ def _against(
     )
 
 
-def _stale(board: Board, evidence: Evidence) -> Iterator[Refusal]:
-    """Refuse to record as original what was made of a board at this boot."""
+def _check_initramfs(board: Board, evidence: Evidence) -> Iterator[Refusal]:
+    """Refuse to record as original what the early script has set at this boot."""
     for function in board.functions:
         if function.driver_override == DRIVER and function.address in evidence.early:
             yield Refusal(
                 board.path,
                 "stale-initramfs",
                 function.address,
-                f"{function.address} is not on record, but was taken at this boot, as by an older "
-                "list in the initramfs: its original driver is not known",
+                f"{function.address} is not on record, but was taken at this boot, probably by an "
+                "outdated list in the initramfs: its original driver is unknown",
                 "Run `pcibind release`, rebuild the initramfs, then apply",
             )
 
@@ -197,7 +197,7 @@ def taken(
             yield board
 
 
-def _judged(
+def _judge_board(
     resolution: Resolution,
     refusals: Iterable[Refusal],
     closed: Iterable[Refusal],

@@ -1,4 +1,4 @@
-"""What is to be done: from selectors to boards, and from boards to steps.
+"""The plan: from selectors to boards, and from boards to steps.
 
 Pure: a topology, a configuration and a record go in, decisions come out.
 """
@@ -10,46 +10,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pcibind.model.errors import ConfigError
-from pcibind.model.pci import Address, Board, Function, Identity, Topology, board_path
-from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.pci import DRIVER, Address, Board, Function, Identity, Topology, board_path
+from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict, compare
 from pcibind.model.request import BoardRequest, Config, Refusal, Selector
-
-DRIVER = "vfio-pci"
-
-
-class Verdict(StrEnum):
-    """How a board that is wanted compares with what is plugged in."""
-
-    PRESENT = "present"
-    MOVED = "moved"
-    REPLACED = "replaced"
-    ABSENT = "absent"
-    EXTRA_FUNCTION = "extra-function"
-
-
-class Resolution(NamedTuple):
-    """One wanted board: what it was asked for by, how it is recorded, and where it is.
-
-    `board` is the board to bind, and None unless the verdict is PRESENT. `recorded` is None for a
-    board that was not chosen before. `detail` says what was found, what was expected, what to do.
-    """
-
-    selector: Selector
-    name: str | None
-    allow: frozenset[str]
-    verdict: Verdict
-    board: Board | None
-    recorded: RecordedBoard | None
-    detail: str = ""
-
-    @property
-    def label(self) -> str:
-        """What people call this board."""
-        if self.name:
-            return self.name
-        if self.board:
-            return self.board.path
-        return self.recorded.label if self.recorded else str(self.selector)
 
 
 def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[Resolution, ...]:
@@ -68,13 +31,13 @@ def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[
         place
         for resolution in followed
         if resolution.verdict is Verdict.MOVED and resolution.recorded
-        for place in _places(topology, record, resolution.recorded)
+        for place in _find_moved(topology, record, resolution.recorded)
     }
-    found: list[Resolution] = []
+    resolutions: list[Resolution] = []
     for request in config.boards:
         old = [r for r in followed if r.selector == request.selector]
         name = request.name if len(old) == 1 else None
-        found.extend(r._replace(name=name or r.name, allow=request.allow) for r in old)
+        resolutions.extend(r._replace(name=name or r.name, allow=request.allow) for r in old)
         if old and request.selector.kind != "model":
             continue
         boards = select(topology, request.selector)
@@ -82,29 +45,29 @@ def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[
             known = moved | {r.recorded.path for r in old if r.recorded}
             boards = tuple(board for board in boards if board.path not in known)
         if not boards and not old:
-            found.append(_nothing(topology, request))
+            resolutions.append(_report_missing(topology, request))
         # One name cannot name several boards: those of a model selector go by their paths then.
         name = request.name if len(boards) == 1 and not old else None
         for board in boards:
             recorded = record.board(board.path)
             if recorded is not None and recorded.identities != board.identities:
                 recorded = None
-            found.append(
+            resolutions.append(
                 Resolution(request.selector, name, request.allow, Verdict.PRESENT, board, recorded)
             )
-    _refuse_twice(found, {request.selector: request.source for request in config.boards})
-    return tuple(found)
+    _refuse_duplicates(resolutions, {request.selector: request.source for request in config.boards})
+    return tuple(resolutions)
 
 
 def follow(topology: Topology, record: Record) -> tuple[Resolution, ...]:
     """Find every recorded board by its identity: what boot does, without any configuration."""
-    return tuple(_followed(topology, record, board) for board in record.boards)
+    return tuple(_follow_board(topology, record, board) for board in record.boards)
 
 
 def select(topology: Topology, selector: Selector) -> tuple[Board, ...]:
-    """The boards that a selector means on this topology, ordered by address; maybe none.
+    """Return the boards that a selector matches, ordered by address; maybe none.
 
-    Virtual functions only where no board is meant; `plan` refuses them.
+    Virtual functions count only where no board matches; `plan` refuses them.
     """
     every = topology.boards()
     virtual = tuple(board for board in every if board.functions[0].physical)
@@ -140,63 +103,53 @@ def _selected(boards: tuple[Board, ...], selector: Selector) -> tuple[Board, ...
             )
 
 
-def _followed(topology: Topology, record: Record, recorded: RecordedBoard) -> Resolution:
+def _follow_board(topology: Topology, record: Record, recorded: RecordedBoard) -> Resolution:
     board = topology.board_at(recorded.path)
-    found = compare(board, recorded)
+    compared = compare(board, recorded)
 
     def verdict(verdict: Verdict, detail: str = "", chosen: Board | None = None) -> Resolution:
         return Resolution(
             recorded.selector, recorded.name, frozenset(), verdict, chosen, recorded, detail
         )
 
-    if found is Verdict.PRESENT:
-        return verdict(found, chosen=board)
-    if board is not None and found is Verdict.EXTRA_FUNCTION:
+    if compared is Verdict.PRESENT:
+        return verdict(compared, chosen=board)
+    if board is not None and compared is Verdict.EXTRA_FUNCTION:
         extra = [f for f in board.functions if f.number not in recorded.identities]
         named = ", ".join(f"{f.address} {f.identity}" for f in extra)
         return verdict(
-            found,
+            compared,
             f"the board at {recorded.path} has a function that was not there when it was chosen: "
             f"{named}; run `pcibind release {recorded.label}`, then apply",
         )
-    places = _places(topology, record, recorded)
+    places = _find_moved(topology, record, recorded)
     if len(places) == 1:
         return verdict(
             Verdict.MOVED,
-            f"expected at {recorded.path}, found one like it at {places[0]}; put it back, or run "
-            f"`pcibind release {recorded.label}` and choose it anew",
+            f"expected at {recorded.path}, found one like it at {places[0]}; move it back, or run "
+            f"`pcibind release {recorded.label}` and choose it again",
         )
     if board is None:
         others = f" ({len(places)} like it elsewhere: {', '.join(places)})" if places else ""
         return verdict(
             Verdict.ABSENT,
             f"nothing at {recorded.path}, last seen as {recorded.address}{others}; plug it in, or "
-            "take it out of the configuration and apply",
+            "remove it from the configuration and apply",
         )
     return verdict(
         Verdict.REPLACED,
         f"at {recorded.path} expected {_listing(recorded.identities)}, found "
-        f"{_listing(board.identities)}; if that is meant, run `pcibind release {recorded.label}` "
-        "and choose it anew",
+        f"{_listing(board.identities)}; if that is intended, run "
+        f"`pcibind release {recorded.label}` and choose it again",
     )
-
-
-def compare(board: Board | None, recorded: RecordedBoard) -> Verdict:
-    """How what is at a recorded board's place compares with it."""
-    if board is None:
-        return Verdict.ABSENT
-    if board.identities == recorded.identities:
-        return Verdict.PRESENT
-    known = {n: i for n, i in board.identities.items() if n in recorded.identities}
-    return Verdict.EXTRA_FUNCTION if known == recorded.identities else Verdict.REPLACED
 
 
 def _listing(identities: Mapping[int, Identity]) -> str:
     return ", ".join(f".{number} {identity}" for number, identity in sorted(identities.items()))
 
 
-def _places(topology: Topology, record: Record, recorded: RecordedBoard) -> tuple[str, ...]:
-    """Where else a board of the same functions is, that was not there before."""
+def _find_moved(topology: Topology, record: Record, recorded: RecordedBoard) -> tuple[str, ...]:
+    """Return the paths of boards with the same functions that are neither recorded nor twins."""
     known = {board.path for board in record.boards} | set(recorded.twins)
     return tuple(
         board.path
@@ -205,11 +158,11 @@ def _places(topology: Topology, record: Record, recorded: RecordedBoard) -> tupl
     )
 
 
-def _nothing(topology: Topology, request: BoardRequest) -> Resolution:
+def _report_missing(topology: Topology, request: BoardRequest) -> Resolution:
     hint = "see `pcibind list` for what is there"
     like = [str(f.address) for f in topology.functions if f.model == request.selector.value]
     if like:
-        hint = f"{like[0]} is one, but no display; choose its board by its address or path"
+        hint = f"{like[0]} is one, but not a display; choose its board by its address or path"
     if request.selector.kind == "address":
         function = next(
             (f for f in topology.functions if str(f.address) == request.selector.value), None
@@ -227,9 +180,9 @@ def _nothing(topology: Topology, request: BoardRequest) -> Resolution:
     )
 
 
-def _refuse_twice(found: Iterable[Resolution], sources: Mapping[Selector, str]) -> None:
+def _refuse_duplicates(resolutions: Iterable[Resolution], sources: Mapping[Selector, str]) -> None:
     seen: dict[str, Resolution] = {}
-    for resolution in found:
+    for resolution in resolutions:
         if resolution.board is None:
             continue
         other = seen.setdefault(resolution.board.path, resolution)
@@ -288,7 +241,7 @@ class Plan(NamedTuple):
     boards: tuple[BoardPlan, ...]
     refusals: tuple[Refusal, ...]
 
-    def together(self) -> tuple[tuple[BoardPlan, ...], ...]:
+    def split_by_groups(self) -> tuple[tuple[BoardPlan, ...], ...]:
         """The plans of boards that share IOMMU groups, mostly one alone: all or none are bound."""
         plans = {plan.board.path: plan for plan in self.boards}
         return tuple(
@@ -335,7 +288,7 @@ def plan(topology: Topology, boards: Iterable[Board]) -> Plan:
             against += [_shared(b, sorted(refused)[0]) for b in sharing if b.path not in refused]
         refusals += against
         if not against:
-            plans.update((board.path, _planned(board)) for board in sharing)
+            plans.update((board.path, _plan_board(board)) for board in sharing)
     # In the order in which they were chosen.
     return Plan(tuple(plans[b.path] for b in chosen if b.path in plans), tuple(refusals))
 
@@ -353,7 +306,7 @@ def sharing_groups(boards: Iterable[Board]) -> list[list[Board]]:
     return [members for members, _ in sets]
 
 
-def _planned(board: Board) -> BoardPlan:
+def _plan_board(board: Board) -> BoardPlan:
     off = any(function.iommu_group is None for function in board.functions)
     return BoardPlan(board, () if off else _steps(board), off)
 

@@ -35,7 +35,7 @@ MEANINGS = {
 
 
 class PcibindError(Exception):
-    """Anything that pcibind explains to its user."""
+    """An error that pcibind reports without a traceback."""
 
     exit_code = ExitCode.UNEXPECTED
 
@@ -59,13 +59,13 @@ class NotBoundError(PcibindError):
 
 
 class BusyError(PcibindError):
-    """Another run of pcibind holds the lock, and went on for too long."""
+    """Another run of pcibind held the lock for too long."""
 
     exit_code = ExitCode.BUSY
 
 
 class InUseError(PcibindError):
-    """A board is in use through VFIO, or it cannot be known whether it is."""
+    """A board is in use through VFIO, or that cannot be checked."""
 
     exit_code = ExitCode.REFUSED
 
@@ -77,7 +77,7 @@ class NoNodeError(InUseError):
 
 
 class StuckError(PcibindError):
-    """The kernel did not come back from an access in time. `process` is who still waits for it."""
+    """The kernel did not finish an access in time. `process` is the child that still waits."""
 
     exit_code = ExitCode.STUCK
 

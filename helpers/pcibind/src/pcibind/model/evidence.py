@@ -70,19 +70,19 @@ class Evidence(NamedTuple):
     early: frozenset[Address] = frozenset()
 
     def users(self, board: Board) -> tuple[str, ...]:
-        """Who is seen to use a board, and for what, in a few words each."""
+        """The known users of a board, and what they use it for, in a few words each."""
         addresses = {function.address for function in board.functions}
         by_nvidia = any(function.driver == "nvidia" for function in board.functions)
         # Memory without an address is no use of it.
         uses = (use for name in self._fields if name != "unassigned" for use in getattr(self, name))
-        found = []
+        users = []
         for use in uses:
             if isinstance(use, Use) and use.address in addresses:
-                found.append(use.what)
+                users.append(use.what)
             elif isinstance(use, OpenNvidia) and (use.address in addresses or not use.address):
-                found += [use.what] if by_nvidia else []
+                users += [use.what] if by_nvidia else []
             elif isinstance(use, OpenVfio) and (
                 use.group in board.groups or use.address in addresses
             ):
-                found.append(f"VFIO: {use.holder}")
-        return tuple(dict.fromkeys(found))
+                users.append(f"VFIO: {use.holder}")
+        return tuple(dict.fromkeys(users))

@@ -1,8 +1,7 @@
 """PCI as the kernel shows it: addresses, functions, boards, IOMMU groups.
 
-Pure and free of I/O, so that the boot helper on a node and the controller that looks at it
-from afar speak of the same things. Terms are those of the PCI specification and of
-Documentation/ABI/testing/sysfs-bus-pci.
+Free of I/O, so that the boot helper on a host and a remote controller share one model. Terms are
+those of the PCI specification and of Documentation/ABI/testing/sysfs-bus-pci.
 
 Values are named tuples here and in all that a boot imports: `dataclasses` alone costs as much as
 starting Python twice.
@@ -19,13 +18,15 @@ if TYPE_CHECKING:
 
     from pcibind.remote.detail import Detail
 
+DRIVER = "vfio-pci"
+"""The driver that chosen boards are bound to."""
+
 BRIDGE_CLASS = 0x06
 DISPLAY_CLASS = 0x03
 # PCI-to-PCI, CardBus, semi-transparent: what the kernel lets be in any IOMMU group.
 PCI_BRIDGES = frozenset({0x0604, 0x0607, 0x0609})
 
-# drivers/vfio: a group is viable while its endpoints have no driver or one that leaves DMA alone.
-VIABLE = frozenset({None, "vfio-pci", "pci-stub"})
+_VIABLE = frozenset({None, DRIVER, "pci-stub"})
 
 ATTRIBUTES = (
     "vendor",
@@ -87,10 +88,19 @@ def class_name(class_code: int) -> str:
     return known or f"class {class_code:06x}"
 
 
+def blocks_group(class_code: int, driver: str | None) -> bool:
+    """Whether a device on this driver keeps the kernel from giving its IOMMU group to VFIO.
+
+    A group is viable while its devices, PCI-to-PCI bridges aside, have no driver or one that leaves
+    DMA alone; see iommu_device_claim_dma_owner() in drivers/iommu/iommu.c.
+    """
+    return class_code >> 8 not in PCI_BRIDGES and driver not in _VIABLE
+
+
 class Address(NamedTuple):
     """Where a function answers today: domain, bus, device, function, each a plain number.
 
-    Buses are numbered anew at every boot, so an address names a function but not a board's
+    Buses are renumbered at every boot, so an address names a function but not a board's
     identity; `Function.path` does.
     """
 
@@ -111,6 +121,13 @@ class Address(NamedTuple):
         domain, bus, device, function = (int(part, 16) for part in match.groups("0"))
         return cls(domain, bus, device, function)
 
+    def matches(self, text: str) -> bool:
+        """Whether a text is this address, with or without its domain."""
+        try:
+            return Address.parse(text) == self
+        except ValueError:
+            return False
+
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"
 
@@ -129,7 +146,7 @@ def function_path(device_path: str) -> str:
 
     `/sys/devices/pci0000:00/0000:00:01.0/0000:01:00.2` gives `0000:00/01.0/00.2`: the root
     bus, then device and function of each bridge on the way. Bus numbers behind bridges are left
-    out, since the kernel hands them out anew when a card is added.
+    out, since the kernel renumbers them when a card is added.
     Raises ValueError when the path does not lead through a PCI root bus.
     """
     parts = device_path.rstrip("/").split("/")
@@ -150,7 +167,7 @@ def board_path(path: str) -> str:
 
 
 def parse_board_path(text: str) -> str:
-    """Check a board's path as people write it; raise ValueError for anything else."""
+    """Check and normalise a board's path; raise ValueError for anything else."""
     if _BOARD_PATH.fullmatch(text.lower()) is None:
         raise ValueError(
             f"{text!r} is not a board's path: expected ROOT/BRIDGE.../DEVICE, as in 0000:00/01.0/00"
@@ -177,6 +194,16 @@ class Identity(NamedTuple):
     subsystem_device: int
     class_code: int
 
+    def to_json(self) -> dict[str, str]:
+        """The numbers as lspci -n prints them, by the names of the record and the reports."""
+        return {
+            "vendor": f"{self.vendor:04x}",
+            "device": f"{self.device:04x}",
+            "subsystem_vendor": f"{self.subsystem_vendor:04x}",
+            "subsystem_device": f"{self.subsystem_device:04x}",
+            "class": f"{self.class_code:06x}",
+        }
+
     def __str__(self) -> str:
         return (
             f"{self.vendor:04x}:{self.device:04x} (subsystem {self.subsystem_vendor:04x}:"
@@ -187,7 +214,7 @@ class Identity(NamedTuple):
 class Function(NamedTuple):
     """One PCI function as sysfs shows it. `class_code` has 24 bits: base, sub, interface.
 
-    `locked` says that its override could not be read in time: somebody's access to it hangs in the
+    `locked` says that its override could not be read in time: an access to it is blocked in the
     kernel and holds its lock. `physical` is the physical function that a virtual one belongs to
     (`physfn` in sysfs), None for any other function.
     """
@@ -272,6 +299,10 @@ class Board(NamedTuple):
     def address(self) -> Address:
         """The address of function 0, or of the lowest function where 0 is a bridge."""
         return self.functions[0].address
+
+    def is_at(self, text: str) -> bool:
+        """Whether a text is the board's path, or the address of one of its functions."""
+        return text.lower() == self.path or any(f.address.matches(text) for f in self.functions)
 
     @property
     def display_functions(self) -> tuple[Function, ...]:
@@ -374,13 +405,17 @@ def build_topology(devices: Iterable[RawDevice]) -> Topology:
     return Topology(tuple(sorted(functions, key=lambda function: function.address)))
 
 
+def parse_override(text: str) -> str | None:
+    """A driver override as sysfs prints it: the kernel prints an unset one as "(null)"."""
+    return None if text in ("", "(null)") else text
+
+
 def _function(raw: RawDevice) -> Function | None:
     address = Address.parse(raw.name)
     # A device that goes away loses its files one after the other: without the ones that every
     # device has, it is as good as gone. Subsystem ids belong to endpoints; bridges may lack them.
     if raw.target is None or not {"vendor", "device", "class"} <= raw.attributes.keys():
         return None
-    override = raw.attributes.get(LOCKED_ATTRIBUTE, "")
     return Function(
         address=address,
         path=function_path(raw.target),
@@ -390,8 +425,7 @@ def _function(raw: RawDevice) -> Function | None:
         subsystem_device=_number(raw, "subsystem_device", 0xFFFF),
         class_code=_number(raw, "class", 0xFFFFFF),
         driver=raw.driver,
-        # The kernel prints an unset override as "(null)".
-        driver_override=None if override in ("", "(null)") else override,
+        driver_override=parse_override(raw.attributes.get(LOCKED_ATTRIBUTE, "")),
         iommu_group=_group(raw),
         boot_vga=raw.attributes.get("boot_vga") == "1",
         locked=raw.locked,

@@ -1,21 +1,20 @@
-"""What was chosen and how it was before: written once, before anything is changed."""
+"""The record of chosen boards and their original drivers: written before anything is changed."""
 
 from __future__ import annotations
 
 import json
 import re
+from enum import StrEnum
 from typing import NamedTuple
 
 from pcibind.model.errors import RecordError
-from pcibind.model.pci import Address, Board, Identity, Topology, board_path
+from pcibind.model.pci import Address, Board, Function, Identity, Topology
 from pcibind.model.request import SELECTOR_KINDS, RequireBoards, Selector
-from pcibind.read import files
-from pcibind.read.files import Paths
 
 VERSION = 1
 
 REBUILD = "update-initramfs -u -k all` or `dracut --regenerate-all --force"
-"""How an initramfs is made anew, for text that quotes it."""
+"""The commands that rebuild an initramfs, for text that quotes them."""
 
 
 class RecordedFunction(NamedTuple):
@@ -66,13 +65,21 @@ class RecordedBoard(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What people call it: its name, or else its path."""
+        """Its name, or else its path."""
         return self.name or self.path
 
     @property
     def identities(self) -> dict[int, Identity]:
         """What each function is, by function number."""
         return {function.number: function.identity for function in self.functions}
+
+    def pair(self, board: Board) -> list[tuple[Function, RecordedFunction]]:
+        """Those functions of a board that are what was recorded, each with its record."""
+        return [
+            (function, old)
+            for function in board.functions
+            if (old := self.function(function.number)) and old.identity == function.identity
+        ]
 
     def function(self, number: int) -> RecordedFunction | None:
         """The function of that number, or None."""
@@ -93,6 +100,51 @@ class Record(NamedTuple):
     def board(self, path: str) -> RecordedBoard | None:
         """The board recorded at a path, or None."""
         return next((board for board in self.boards if board.path == path), None)
+
+
+class Verdict(StrEnum):
+    """How a board that is wanted compares with what is plugged in."""
+
+    PRESENT = "present"
+    MOVED = "moved"
+    REPLACED = "replaced"
+    ABSENT = "absent"
+    EXTRA_FUNCTION = "extra-function"
+
+
+class Resolution(NamedTuple):
+    """One wanted board: what it was asked for by, how it is recorded, and where it is.
+
+    `board` is the board to bind, and None unless the verdict is PRESENT. `recorded` is None for a
+    board that was not chosen before. `detail` says what was found, what was expected, what to do.
+    """
+
+    selector: Selector
+    name: str | None
+    allow: frozenset[str]
+    verdict: Verdict
+    board: Board | None
+    recorded: RecordedBoard | None
+    detail: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its name, or else its path, or else its selector."""
+        if self.name:
+            return self.name
+        if self.board:
+            return self.board.path
+        return self.recorded.label if self.recorded else str(self.selector)
+
+
+def compare(board: Board | None, recorded: RecordedBoard) -> Verdict:
+    """Compare the board at a recorded board's place with it."""
+    if board is None:
+        return Verdict.ABSENT
+    if board.identities == recorded.identities:
+        return Verdict.PRESENT
+    known = {n: i for n, i in board.identities.items() if n in recorded.identities}
+    return Verdict.EXTRA_FUNCTION if known == recorded.identities else Verdict.REPLACED
 
 
 def dump(record: Record) -> str:
@@ -126,49 +178,6 @@ def parse(text: str) -> Record:
         raise RecordError(f"{error.args[0]} is missing") from error
 
 
-def read(path: str) -> Record | None:
-    """Read the record file; None when nothing was ever recorded.
-
-    Raises RecordError, naming the file and the way out, when it cannot be understood: without
-    it the original drivers are unknown, so it is never quietly replaced.
-    """
-    try:
-        text = files.read(path, errors="strict")
-        return None if text is None else parse(text)
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, RecordError) as error:
-        raise RecordError(
-            f"{path}: {error}. Restore it from a backup; or do without: `mv {path} {path}.broken`, "
-            f"`pcibind release`, `{REBUILD}`, `pcibind apply`"
-        ) from error
-
-
-def write(paths: Paths, record: Record) -> bool:
-    """Write the record, then the early list; without boards, remove them. Raises OSError.
-
-    Returns whether the early list changed, which an initramfs may carry.
-    """
-    if record.boards or record.leaving:
-        files.write_atomically(paths.record, dump(record))
-    if record.boards:
-        changed = files.write_atomically(paths.early_list, early_list(record))
-    else:
-        changed = files.remove(paths.early_list)
-    if not record.boards and not record.leaving:
-        files.remove(paths.record)
-    return changed
-
-
-def unbacked(paths: Paths, record: Record) -> list[str]:
-    """The boards in the early list that are not on record, by their paths. Raises OSError."""
-    lines = (files.read(paths.early_list) or "").splitlines()
-    listed = [words[0] for line in lines if (words := line.split())]
-    known = {board.path for board in record.boards}
-    # What is no path at all is named as it stands.
-    return sorted({board_path(path) or path for path in listed} - known)
-
-
 def early_list(record: Record) -> str:
     """The list for the early script: a line for each function.
 
@@ -188,17 +197,13 @@ def early_list(record: Record) -> str:
 def _board_json(board: RecordedBoard) -> dict[str, object]:
     return {
         "name": board.name,
-        "selector": {"kind": board.selector.kind, "value": board.selector.value},
+        "selector": board.selector._asdict(),
         "path": board.path,
         "address": str(board.address),
         "functions": [
             {
                 "number": function.number,
-                "vendor": f"{function.identity.vendor:04x}",
-                "device": f"{function.identity.device:04x}",
-                "subsystem_vendor": f"{function.identity.subsystem_vendor:04x}",
-                "subsystem_device": f"{function.identity.subsystem_device:04x}",
-                "class": f"{function.identity.class_code:06x}",
+                **function.identity.to_json(),
                 "original_driver": function.driver,
                 "original_driver_override": function.driver_override,
             }

@@ -40,13 +40,15 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from pcibind.decide.plan import DRIVER, Resolution, Verdict
 from pcibind.model.errors import ExitCode
-from pcibind.model.pci import Board, Function, Topology
-from pcibind.model.record import REBUILD, RecordedBoard
+from pcibind.model.pci import DRIVER, Board, Function, Topology
+from pcibind.model.record import REBUILD, RecordedBoard, Resolution, Verdict
 from pcibind.model.request import Refusal, RequireBoards, Selector
 
 SCHEMA = "pcibind/1"
+
+SEE_REFUSALS = "see the refusals"
+"""The detail of a board whose reasons stand beside the boards."""
 
 
 INITRAMFS_NOTE = (
@@ -55,7 +57,7 @@ INITRAMFS_NOTE = (
 )
 
 
-class State(StrEnum):
+class BoardState(StrEnum):
     """How a board stands at the end of a command."""
 
     PLANNED = "planned"
@@ -74,13 +76,13 @@ class State(StrEnum):
 
 _GOOD = frozenset(
     {
-        State.PLANNED,
-        State.RECORDED,
-        State.BOUND,
-        State.LEAVING,
-        State.RELEASED,
-        State.CHOSEN,
-        State.NOT_CHOSEN,
+        BoardState.PLANNED,
+        BoardState.RECORDED,
+        BoardState.BOUND,
+        BoardState.LEAVING,
+        BoardState.RELEASED,
+        BoardState.CHOSEN,
+        BoardState.NOT_CHOSEN,
     }
 )
 
@@ -92,7 +94,7 @@ class BoardReport(NamedTuple):
     path: str | None
     selector: Selector
     verdict: Verdict
-    state: State
+    state: BoardState
     board: Board | None = None
     recorded: RecordedBoard | None = None
     changed: bool = False
@@ -105,7 +107,7 @@ class BoardReport(NamedTuple):
     def of(
         cls,
         resolution: Resolution,
-        state: State,
+        state: BoardState,
         *,
         board: Board | None = None,
         changed: bool = False,
@@ -147,13 +149,13 @@ class BoardReport(NamedTuple):
     @property
     def exit_code(self) -> ExitCode:
         """What this board alone would make the command exit with."""
-        if self.state is State.STUCK:
+        if self.state is BoardState.STUCK:
             return ExitCode.STUCK
-        if self.state is State.REFUSED:
+        if self.state is BoardState.REFUSED:
             return ExitCode.REFUSED
         if self.wanted and self.verdict is not Verdict.PRESENT:
             return ExitCode.IDENTITY
-        if self.state in _GOOD or (self.state is State.GONE and not self.wanted):
+        if self.state in _GOOD or (self.state is BoardState.GONE and not self.wanted):
             return ExitCode.OK
         return ExitCode.NOT_BOUND
 
@@ -233,7 +235,7 @@ def _board_json(report: BoardReport, topology: Topology) -> dict[str, object]:
         "path": report.path,
         "address": str(board.address) if board else None,
         "model": board.model if board else None,
-        "selector": {"kind": report.selector.kind, "value": report.selector.value},
+        "selector": report.selector._asdict(),
         "verdict": report.verdict.value,
         "state": report.state.value,
         "changed": report.changed,
@@ -261,11 +263,7 @@ def function_json(function: Function) -> dict[str, object]:
     return {
         "address": str(function.address),
         "path": function.path,
-        "vendor": f"{function.vendor:04x}",
-        "device": f"{function.device:04x}",
-        "subsystem_vendor": f"{function.subsystem_vendor:04x}",
-        "subsystem_device": f"{function.subsystem_device:04x}",
-        "class": f"{function.class_code:06x}",
+        **function.identity.to_json(),
         "driver": function.driver,
         "driver_override": function.driver_override,
         "iommu_group": function.iommu_group,

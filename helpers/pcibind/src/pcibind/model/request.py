@@ -1,6 +1,6 @@
-"""What is asked for, and what is refused of it.
+"""Requests and refusals.
 
-Boards by selector, guards overridden, how many must be there; and why a board is not taken.
+Boards by selector, overridden guards, how many must be present; and why a board is refused.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ Guard = Literal[
 OVERRIDABLE_GUARDS: tuple[Guard, ...] = get_args(Guard)
 """The guards that `allow` may name. An open VFIO group is not among them."""
 
+
+VFIO_OPEN = "vfio-open"
+"""The guard of a board that is in use through VFIO, which has no override."""
 
 OFF = "pcibind=off"
 """On the kernel command line: take no board at this boot."""
@@ -88,9 +91,9 @@ class Config(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why a board is not taken: the guard's name, what was found, and what to do next.
+    """Why a board is refused: the guard's name, what was found, and the next step.
 
-    `address` is the function that the guard speaks of, or None when it speaks of the host.
+    `address` is the function that the guard refers to, or None when it refers to the host.
     """
 
     board: str
@@ -98,6 +101,12 @@ class Refusal(NamedTuple):
     address: Address | None
     found: str
     remedy: str
+
+    @classmethod
+    def of_use(cls, board: str, address: Address | None, found: str) -> Refusal:
+        """Refuse a board that is in use through VFIO."""
+        remedy = "Stop what uses it, then try again; this guard has no override"
+        return cls(board, VFIO_OPEN, address, found, remedy)
 
     @property
     def is_overridable(self) -> bool:

@@ -39,20 +39,20 @@ def hostdevs(text: str) -> Iterator[str]:
 def notes(paths: Paths, boards: Iterable[Board]) -> tuple[str, ...]:
     """What of these boards others claim as well, in sentences."""
     mine = {str(function.address) for board in boards for function in board.functions}
-    found = []
+    sentences = []
     for name, text in _files(f"{paths.root}/etc/driverctl.d"):
         if place(name) in mine:
             driver = text.strip() or "(none)"
             what = f"driverctl gives it to {driver} at each boot"
-            found.append(f"{place(name)}: {what}; run `driverctl unset-override {name}`")
+            sentences.append(f"{place(name)}: {what}; run `driverctl unset-override {name}`")
     for name, text in _files(f"{paths.root}/etc/libvirt/qemu"):
         what = f"libvirt's machine {name.removesuffix('.xml')} has it too"
-        found += [
-            f"{address}: {what}; its start or end takes it from here, so take it out of there"
+        sentences += [
+            f"{address}: {what}; starting or stopping it moves the board, so remove it there"
             for address in dict.fromkeys(hostdevs(text))
             if address in mine
         ]
-    return tuple(found)
+    return tuple(sentences)
 
 
 def _files(directory: str) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Iterable
@@ -17,8 +18,9 @@ from pcibind.model.request import (
     Selector,
 )
 
-NAME = re.compile(r"[\w.-]+")
-"""What a board may be called."""
+_SAVE = "save the file as UTF-8"
+
+_NAME = re.compile(r"[\w.-]+")
 
 
 def read(directory: str) -> Config:
@@ -27,32 +29,45 @@ def read(directory: str) -> Config:
     Raises ConfigError, naming file, line and expectation, when there is no file, when one cannot
     be read, and when they contradict each other.
     """
-    found = texts(directory)
-    if not found:
+    texts = read_texts(directory)
+    if not texts:
         # Nothing written is not the same as nothing wanted: that takes a file without boards.
         raise ConfigError(f"{directory}: no *.toml file; expected at least one with [[board]]")
-    return parse(found.items())
+    return parse(texts.items())
 
 
-def texts(directory: str) -> dict[str, str]:
+def read_texts(directory: str) -> dict[str, str]:
     """The content of every TOML file, by its path; raises ConfigError for what cannot be read."""
     try:
-        names = names_in(directory)
+        names = list_file_names(directory)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ConfigError(f"{directory}: {error.strerror}; expected TOML files there") from error
-    found = {}
+    texts = {}
     for path in (os.path.join(directory, name) for name in names):
         try:
-            with open(path, encoding="utf-8") as file:
-                found[path] = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read: {error}") from error
-    return found
+            with open(path, "rb") as file:
+                texts[path] = _decode(path, file.read())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    return texts
 
 
-def names_in(directory: str) -> list[str]:
+def _decode(path: str, content: bytes) -> str:
+    """The text of a TOML file, which is UTF-8. A byte order mark of an editor is left out."""
+    # Text in UTF-16 may be valid UTF-8; its zero bytes are in no TOML file.
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+        raise ConfigError(f"{path}: found UTF-16 or binary data, expected text in UTF-8; {_SAVE}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.object[error.start]:#04x} at offset {error.start}"
+        raise ConfigError(f"{path}: found {byte}, expected text in UTF-8; {_SAVE}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def list_file_names(directory: str) -> list[str]:
     """The names of the TOML files, in order; without hidden ones, as an editor's locks are.
 
     Raises OSError.
@@ -92,6 +107,13 @@ def parse(texts: Iterable[tuple[str, str]]) -> Config:
         requests.extend(_request(file, index, table) for index, table in enumerate(tables))
     _refuse_repetition(requests)
     return Config(tuple(requests), require[0] if require else "all")
+
+
+def parse_name(value: object) -> str:
+    """Check the name of a board; raise ValueError for anything else."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"{value!r}; expected letters, digits, '.', '_' and '-'")
+    return value
 
 
 def render(*boards: BoardRequest, require_boards: RequireBoards = "all") -> str:
@@ -148,9 +170,9 @@ def _request(file: _File, index: int, table: dict[str, object]) -> BoardRequest:
             )
     chosen = [kind for kind in SELECTOR_KINDS if kind in table]
     if len(chosen) != 1:
-        found = " and ".join(chosen) or "none"
+        kinds = " and ".join(chosen) or "none"
         raise file.error(
-            None, f"[[board]] has {found}; expected exactly one of address, path, model", index
+            None, f"[[board]] has {kinds}; expected exactly one of address, path, model", index
         )
     kind = chosen[0]
     value = table[kind]
@@ -160,9 +182,10 @@ def _request(file: _File, index: int, table: dict[str, object]) -> BoardRequest:
         selector = Selector.of(kind, value)
     except ValueError as error:
         raise file.error(kind, str(error), index) from error
-    name = table.get("name")
-    if name is not None and (not isinstance(name, str) or not NAME.fullmatch(name)):
-        raise file.error("name", f"{name!r}; expected letters, digits, '.', '_' and '-'", index)
+    try:
+        name = parse_name(table["name"]) if "name" in table else None
+    except ValueError as error:
+        raise file.error("name", str(error), index) from error
     allow = table.get("allow", [])
     if not isinstance(allow, list):
         raise file.error("allow", f"{allow!r}; expected a list of guard names", index)

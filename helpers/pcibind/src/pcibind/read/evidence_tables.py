@@ -142,7 +142,7 @@ def _parents(target: str) -> list[Address]:
     """The PCI functions that a device hangs on, out of its path.
 
     All on the way: behind a volume management device a disk's own controller is the last of two.
-    The bridges among them are nobody's board.
+    The bridges among them belong to no board.
     """
     return [Address.parse(text) for text in _PCI.findall(target)]
 
@@ -177,14 +177,14 @@ def _memory_registers(words: list[int]) -> dict[int, int]:
     if not words or words[3] >> 16 & 0x7F:
         # Of another type than an endpoint's, or all ones.
         return {}
-    found = {}
+    registers = {}
     number = 0
     while number < 6:
         value = words[4 + number]
         if not value & 1:
-            found[number] = value
+            registers[number] = value
         number += 2 if value & 7 == _IS_WIDE else 1
-    return found
+    return registers
 
 
 def _default_interfaces(tables: Tables) -> Iterator[str]:
@@ -200,22 +200,24 @@ def _ssh_interfaces(tables: Tables) -> Iterator[str]:
     """The interfaces that hold the local addresses of SSH connections."""
     barred = any(guard == "ssh" and "/net/tcp " in why for guard, why in tables.unreadable)
     served = {ends for ends, inode in tables.established.items() if inode in tables.sshd}
-    claimed = tables.ssh if barred else tables.ssh & tables.established.keys()
-    for peer, _, text, _ in sorted(served | claimed):
+    list_claims = tables.ssh if barred else tables.ssh & tables.established.keys()
+    for peer, _, text, _ in sorted(served | list_claims):
         local = parse_ip(text)
         if local.is_loopback or peer == text:
             continue
         if local.version == 4:
-            found = _interfaces_of_ipv4(tables, local)
+            interfaces = _interfaces_of_ipv4(tables, local)
         else:
-            found = {name for name, digits, _ in tables.addresses6 if int(digits, 16) == int(local)}
-        if not found:
+            interfaces = {
+                name for name, digits, _ in tables.addresses6 if int(digits, 16) == int(local)
+            }
+        if not interfaces:
             tables.unreadable.append(("ssh", f"no interface found that holds {local}"))
-        yield from found
+        yield from interfaces
 
 
 def _configured_interfaces(tables: Tables) -> Iterator[str]:
-    """The interfaces with an address that somebody gave them.
+    """The interfaces with a configured address.
 
     IPv4's are known by the routes that come with them: /proc does not list those by interface.
     """
@@ -235,7 +237,7 @@ def _interfaces_of_ipv4(tables: Tables, local: IPv4Address) -> set[str]:
     network along, on its interface; a lone address (/32) is reached through the default route.
     """
     narrowest = -1
-    found: set[str] = set()
+    interfaces: set[str] = set()
     for interface, destination, _flags, mask in tables.routes4:
         # The kernel prints them in the byte order of the machine, which is little on all that
         # pcibind runs on.
@@ -245,10 +247,10 @@ def _interfaces_of_ipv4(tables: Tables, local: IPv4Address) -> set[str]:
         )
         if int(local) & bits == network:
             if bits > narrowest:
-                narrowest, found = bits, set()
+                narrowest, interfaces = bits, set()
             if bits == narrowest:
-                found.add(interface)
-    return found
+                interfaces.add(interface)
+    return interfaces
 
 
 def _nics(tables: Tables, interfaces: Iterable[str], what: str, guard: str) -> tuple[Use, ...]:
@@ -302,7 +304,7 @@ def _disks(tables: Tables, opened: dict[str, str]) -> tuple[Use, ...]:
             used.setdefault(last, f"{last} belongs to a mounted btrfs")
     for number, point, kind, source in tables.mounts:
         # btrfs has numbers of its own; others with such a number may name anything as their source.
-        device = numbers.get(number) or (_named(source, targets) if kind == "btrfs" else None)
+        device = numbers.get(number) or (_find_disk(source, targets) if kind == "btrfs" else None)
         if device is not None:
             used[device] = f"{device} is mounted at {point}"
         elif not number.startswith("0:"):
@@ -312,23 +314,23 @@ def _disks(tables: Tables, opened: dict[str, str]) -> tuple[Use, ...]:
                 ("disk", f"{point} is {kind}, which does not tell its disks in /sys")
             )
     for source, *_ in tables.swaps:
-        device = _named(source, targets)
+        device = _find_disk(source, targets)
         if device is not None:
             used[device] = f"{device} is swapped to"
     uses: dict[Address, str] = {}
     for device, why in sorted(used.items()):
-        for target in _ways(targets.get(device, ""), controllers):
+        for target in _find_paths(targets.get(device, ""), controllers):
             for address in _parents(target):
                 uses.setdefault(address, why)
     return tuple(Use(address, why) for address, why in sorted(uses.items()))
 
 
-def _named(source: str, targets: dict[str, str]) -> str | None:
+def _find_disk(source: str, targets: dict[str, str]) -> str | None:
     name = source.rpartition("/")[2] if source.startswith("/dev/") else ""
     return name if name in targets else None
 
 
-def _ways(target: str, controllers: dict[str, list[str]]) -> list[str]:
+def _find_paths(target: str, controllers: dict[str, list[str]]) -> list[str]:
     """The paths to a disk: its own, or those of the controllers of an NVMe subsystem.
 
     With multipath on, an NVMe disk is a virtual device of its subsystem, off the PCI tree.
@@ -340,7 +342,7 @@ def _ways(target: str, controllers: dict[str, list[str]]) -> list[str]:
 def _framebuffers(tables: Tables) -> Iterator[Use]:
     """The functions with a range of a framebuffer in one of theirs, now or at the next boot."""
     around: list[tuple[int, Address]] = []
-    found = set()
+    owned = set()
     base = _screen_base(tables.screen)
     drawn = None
     for depth, name, where in tables.memory:
@@ -349,10 +351,10 @@ def _framebuffers(tables: Tables) -> Iterator[Use]:
             around.append((depth, Address.parse(name)))
             if base is not None and base in where:
                 drawn = around[-1][1]
-        elif around and _FRAMEBUFFER.match(name) and around[-1][1] not in found:
-            found.add(around[-1][1])
+        elif around and _FRAMEBUFFER.match(name) and around[-1][1] not in owned:
+            owned.add(around[-1][1])
             yield Use(around[-1][1], f"{name}, the firmware's framebuffer, owns memory of it")
-    if drawn is not None and drawn not in found and not _is_vga(tables.headers.get(drawn, [])):
+    if drawn is not None and drawn not in owned and not _is_vga(tables.headers.get(drawn, [])):
         yield Use(
             drawn,
             "the firmware draws into its memory, which the kernel's framebuffer owns from the next "
@@ -383,7 +385,7 @@ def _open_nvidia(tables: Tables) -> Iterator[OpenNvidia]:
 
 
 def _open_of(tables: Tables, driver: str) -> Iterator[tuple[str, Node, str]]:
-    """The open nodes of drivers whose name begins like this, and by whom in words."""
+    """The open nodes of drivers whose name begins like this, with their holders as text."""
     names = {
         major: n for n, all_ in tables.majors.items() if n.startswith(driver) for major in all_
     }
@@ -421,6 +423,6 @@ def _open_devices(tables: Tables) -> tuple[tuple[Use, ...], dict[str, str]]:
         if node.kind == "block":
             blocks[node.link] = f"{name} is open: {holder}"
         else:
-            found = _parents(tables.links.get(node.link, ""))
-            uses += [Use(address, f"{name} is open: {holder}") for address in found]
+            functions = _parents(tables.links.get(node.link, ""))
+            uses += [Use(address, f"{name} is open: {holder}") for address in functions]
     return tuple(dict.fromkeys(uses)), blocks

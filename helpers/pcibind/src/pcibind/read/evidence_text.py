@@ -1,17 +1,25 @@
-"""A host's use of its PCI devices as text: the command that prints it, and its reader.
+"""A host's use of its PCI devices as text: the command that prints it, and its parser.
 
-The same command serves from afar and on the host itself. It reads /sys, /proc and /run/pcibind.
+The same command runs on this host and, by a deploy, on a remote one. It reads /sys, /proc and
+/run/pcibind.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import select
+import time
 
+from pcibind.model.errors import PcibindError
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Address, addresses
 from pcibind.read import evidence_tables
 from pcibind.read.evidence_tables import Node, Tables, parse_ip
+from pcibind.read.files import Paths
 
+SECONDS = 60.0
+_KILL = 9
 _BEGIN = "pcibind-evidence 1"
 _END = "pcibind-evidence end"
 
@@ -65,7 +73,7 @@ _LINES = "; ".join(
         "'(' -lname '*/sshd*' -o -lname '*/dropbear*' ')' -printf '%h/fd ' 2>/dev/null)",
         "[ $# = 0 ] || find \"$@\" -lname 'socket:*' -printf 'sshd %l\\n' 2>/dev/null",
         # Whatever else this was logged in by: sudo drops SSH_CONNECTION, but the environment of the
-        # login shell, an ancestor, has it. Other processes' environments are anybody's to make up,
+        # login shell, an ancestor, has it. Any user can forge other processes' environments,
         # and a shell may outlive its connection, so that the kernel is asked for it.
         "set --; i=self; while [ $# -lt 64 ]; do b=; "
         'while read -r k v; do [ "$k" = PPid: ] && b=$v && break; '
@@ -137,6 +145,57 @@ _HEADER_WORDS = 16
 _KINDS = {0x2: "char", 0x6: "block"}  # S_IFMT of linux/stat.h, without the lower bits
 
 
+class Gathering:
+    """A shell that looks at what the host uses; to be used in a `with`, which ends it."""
+
+    def __init__(self, paths: Paths) -> None:
+        """Start it. Raises PcibindError when there is no shell to start."""
+        environment = {**os.environ, "PCIBIND_SYS": paths.sys, "PCIBIND_PROC": paths.proc}
+        environment["PCIBIND_RUN"] = paths.run
+        self._output, output = os.pipe()
+        try:
+            # Not by `subprocess`, which takes longer to import than the shell to start.
+            self._process = os.posix_spawn(
+                "/bin/sh",
+                ["sh", "-c", COMMAND],
+                environment,
+                file_actions=[(os.POSIX_SPAWN_DUP2, output, 1)],
+                setpgroup=0,
+            )
+        except OSError as error:
+            os.close(self._output)
+            raise PcibindError(f"cannot tell what this host uses: {error}") from error
+        finally:
+            os.close(output)
+
+    def __enter__(self) -> Gathering:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._output)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process, _KILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._process, 0)
+
+    def evidence(self) -> Evidence:
+        """Wait for the shell's output and read it. Raises PcibindError when it is of no use."""
+        deadline = time.monotonic() + SECONDS
+        text = b""
+        while True:
+            ready, _, _ = select.select([self._output], [], [], max(deadline - time.monotonic(), 0))
+            if not ready:
+                raise PcibindError(f"cannot tell what this host uses: no answer in {SECONDS:g} s")
+            chunk = os.read(self._output, 65536)
+            if not chunk:
+                break
+            text += chunk
+        try:
+            return parse(text.decode(errors="replace").removesuffix("\n").split("\n"))
+        except ValueError as error:
+            raise PcibindError(f"cannot tell what this host uses: {error}") from error
+
+
 def parse(lines: list[str]) -> Evidence:
     """Read what COMMAND printed, one line an item, with or without line ends.
 
@@ -145,8 +204,8 @@ def parse(lines: list[str]) -> Evidence:
     """
     text = [line.rstrip("\r\n") for line in lines]
     if not text or text[0] != _BEGIN:
-        found = repr(text[0]) if text else "nothing"
-        raise ValueError(f"PCI evidence: found {found}, expected the line {_BEGIN!r} first")
+        first = repr(text[0]) if text else "nothing"
+        raise ValueError(f"PCI evidence: found {first}, expected the line {_BEGIN!r} first")
     if text[-1] != _END:
         raise ValueError(f"PCI evidence: cut short after {text[-1]!r}, expected {_END!r} last")
     tables = Tables()
@@ -222,7 +281,7 @@ def _sort(tables: Tables, line: str) -> None:
         case "reserved":
             tables.reserved.append(int(rest.split("/")[1]))
         case "config":
-            # One that vanished meanwhile has no words.
+            # A device that has vanished has no words.
             if len(words) == 1 + _HEADER_WORDS:
                 tables.headers[Address.parse(words[0])] = [int(word, 16) for word in words[1:]]
         case "memory":

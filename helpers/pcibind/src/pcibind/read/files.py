@@ -1,4 +1,4 @@
-"""Where pcibind's files are, and how they are read and written: in full, or not.
+"""The paths of pcibind's files, and how they are read and written: in full, or not at all.
 
 Paths are plain text rather than pathlib, which a boot would import for nothing else.
 """
@@ -9,7 +9,10 @@ import contextlib
 import os
 from typing import NamedTuple
 
-from pcibind.model.pci import Address
+from pcibind.model import record
+from pcibind.model.errors import RecordError
+from pcibind.model.pci import Address, board_path
+from pcibind.model.record import REBUILD, Record
 
 
 class Paths(NamedTuple):
@@ -69,7 +72,7 @@ class Paths(NamedTuple):
 
     @property
     def record(self) -> str:
-        """What was chosen, and how it was before."""
+        """The chosen boards and their original drivers."""
         return f"{self.root}/var/lib/pcibind/record.json"
 
     @property
@@ -174,6 +177,46 @@ def clear(directory: str, prefix: str = "") -> None:
         if name.startswith(prefix):
             with contextlib.suppress(IsADirectoryError):
                 remove(f"{directory}/{name}")
+
+
+def read_record(paths: Paths) -> Record | None:
+    """Read the record; None when no board was ever recorded.
+
+    Raises RecordError, naming the file and the next step, when it cannot be understood: without
+    it the original drivers are unknown, so it is never replaced silently.
+    """
+    path = paths.record
+    try:
+        text = read(path, errors="strict")
+        return None if text is None else record.parse(text)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, RecordError) as error:
+        raise RecordError(
+            f"{path}: {error}. Restore it from a backup; or do without: `mv {path} {path}.broken`, "
+            f"`pcibind release`, `{REBUILD}`, `pcibind apply`"
+        ) from error
+
+
+def write_record(paths: Paths, known: Record) -> None:
+    """Write the record, then the early list; without boards, remove them. Raises OSError."""
+    if known.boards or known.leaving:
+        write_atomically(paths.record, record.dump(known))
+    if known.boards:
+        write_atomically(paths.early_list, record.early_list(known))
+    else:
+        remove(paths.early_list)
+    if not known.boards and not known.leaving:
+        remove(paths.record)
+
+
+def unrecorded_paths(paths: Paths, known: Record) -> list[str]:
+    """The boards in the early list that are not on record, by their paths. Raises OSError."""
+    lines = (read(paths.early_list) or "").splitlines()
+    listed = [words[0] for line in lines if (words := line.split())]
+    recorded = {board.path for board in known.boards}
+    # An entry that is no path is listed as it stands.
+    return sorted({board_path(path) or path for path in listed} - recorded)
 
 
 def append(path: str, text: str) -> None:

@@ -78,22 +78,24 @@ class Contents:
         """How an image differs from the host, a sentence each; an empty list needs no rule."""
         needed = EARLY if self.host.get(LIST, _EMPTY) != _EMPTY else ()
         acting = [_acting(self.host, paths) for paths in needed]
-        found = [
+        sentences = [
             f"the host lacks {paths[0]}"
             for paths, own in zip(needed, acting, strict=True)
             if own is None
         ]
         if needed and self.without:
-            found.append(f"no initramfs of the running kernel {self.without} was found in /boot")
-        found += [f"{image} is damaged: {reason}" for image, reason in self.damaged.items()]
+            sentences.append(
+                f"no initramfs of the running kernel {self.without} was found in /boot"
+            )
+        sentences += [f"{image} is damaged: {reason}" for image, reason in self.damaged.items()]
         for image, held in self.images.items():
-            found += [
+            sentences += [
                 f"{image} lacks {own}"
                 for paths, own in zip(needed, acting, strict=True)
                 if own is not None and _acting(held, paths) is None
             ]
-            found += _differences(image, held, self.host)
-        return tuple(found)
+            sentences += _differences(image, held, self.host)
+        return tuple(sentences)
 
     def outdated(self, stale: Iterable[str]) -> tuple[str, ...]:
         """What the next boot would miss, a sentence each.
@@ -218,20 +220,20 @@ def images(boot: str, modules: str, others: Collection[str] = ()) -> tuple[list[
     They are those of the running kernel, of the newest one, of a few older ones, and of `others`.
     """
     running = os.uname().release
-    found = {}
+    releases_by_path = {}
     for pattern in ("initrd.img-*", "initramfs-*.img", "*/*/initrd"):
         for path in glob.glob(os.path.join(boot, pattern)):
             name = re.sub(
                 r".*/(?:initrd[.]img-|initramfs-|(?=[^/]*/initrd$))|(?:[.]img|/initrd)$", "", path
             )
             if os.path.isdir(os.path.join(modules, name)):
-                found[path] = name
-    releases = sorted(set(found.values()), key=order)
+                releases_by_path[path] = name
+    releases = sorted(set(releases_by_path.values()), key=order)
     # No generator would rebuild an older one whose kernel is gone.
     older = [each for each in releases[:-1] if is_installed(each, boot, modules)]
     may_boot = {running, *releases[-1:], *older[-OLDER:], *others}
-    there = running in found.values()
-    return [path for path, name in sorted(found.items()) if name in may_boot], there
+    there = running in releases_by_path.values()
+    return [path for path, name in sorted(releases_by_path.items()) if name in may_boot], there
 
 
 def is_installed(release: str, boot: str, modules: str) -> bool:
@@ -254,7 +256,7 @@ def look(
             host[path] = hashlib.sha256(file.read()).hexdigest()
     paths, there = images(f"{root}/boot", f"{root}/lib/modules", others)
     known = _known(cache)
-    found: dict[str, dict[str, str]] = {}
+    images_held: dict[str, dict[str, str]] = {}
     damaged, unlisted, kept = {}, {}, {}
     for path in paths:
         held: dict[str, str] = {}
@@ -275,14 +277,14 @@ def look(
         except OSError as error:
             unlisted[path] = error.strerror or str(error)
         else:
-            found[path] = held
+            images_held[path] = held
             kept[path] = {"identity": identity, "held": held}
     if cache and kept != known:
         with contextlib.suppress(OSError):
             with open(f"{cache}.new", "w", encoding="utf-8") as new:
                 json.dump(kept, new)
             os.replace(f"{cache}.new", cache)
-    return Contents(host, found, damaged, unlisted, None if there else os.uname().release)
+    return Contents(host, images_held, damaged, unlisted, None if there else os.uname().release)
 
 
 def _known(cache: str) -> dict[str, Any]:

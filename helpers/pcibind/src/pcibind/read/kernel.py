@@ -1,4 +1,4 @@
-"""Kernel accesses that may never come back: what is asked, who asks it, and when it is given up on.
+"""Kernel accesses that may never return: what is asked, who asks it, and the time limit.
 
 Unbinding waits for the old driver, without bound and out of reach of signals, and meanwhile holds
 the device's lock, behind which even reading `driver_override` waits. So code that needs such
@@ -141,7 +141,7 @@ class BoundedKernel:
     What a task keeps open is kept by a child process of the task's own that does nothing else: a
     group's node is opened under the group's lock, which the start of a virtual machine holds while
     its device is reset, so that this process could wait for long; and a child that makes other
-    accesses may be left behind in one, with a node open that nobody can close any more.
+    accesses may be left behind in one, with a node open that no process can close.
     """
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class BoundedKernel:
             while following < len(tasks) or running:
                 now = time.monotonic()
                 if following < len(tasks) and all(run.since + PATIENCE <= now for run in running):
-                    self._go_on(tasks, following, None, results, running)
+                    self._resume(tasks, following, None, results, running)
                     following += 1
                     continue
                 limits = [run.deadline for run in running]
@@ -183,7 +183,7 @@ class BoundedKernel:
                         self._give_up(tasks, run, results, running)
         finally:
             for run in running:
-                self._forget(run)
+                self._drop_keeper(run)
                 run.worker.abandon()
             while self._keepers:
                 self._keepers.popitem()[1].dismiss()
@@ -199,27 +199,27 @@ class BoundedKernel:
             error.filename = run.access.targets[0] if run.access.targets else None
             answer = error
         if run.worker.gone:
-            self._forget(run)
+            self._drop_keeper(run)
             run.worker.dismiss()
         elif run.access.kind != "keep-open":
             self._idle.append(run.worker)
-        self._go_on(tasks, run.number, answer, results, running)
+        self._resume(tasks, run.number, answer, results, running)
 
     def _give_up(
         self, tasks: Sequence[Task[T]], run: _Run, results: dict[int, T], running: list[_Run]
     ) -> None:
-        self._forget(run)
+        self._drop_keeper(run)
         run.worker.abandon()
         error = StuckError(
             f"{run.access} did not come back within {run.access.seconds:g} s", run.worker.process
         )
-        self._go_on(tasks, run.number, error, results, running)
+        self._resume(tasks, run.number, error, results, running)
 
-    def _forget(self, run: _Run) -> None:
+    def _drop_keeper(self, run: _Run) -> None:
         if run.access.kind == "keep-open":
             del self._keepers[run.number]
 
-    def _go_on(
+    def _resume(
         self,
         tasks: Sequence[Task[T]],
         number: int,
@@ -227,7 +227,7 @@ class BoundedKernel:
         results: dict[int, T],
         running: list[_Run],
     ) -> None:
-        """Let a task have its answer, and start what it asks next."""
+        """Give a task its answer, and start the access that it asks for next."""
         task = tasks[number]
         try:
             if answer is None:
@@ -304,7 +304,7 @@ class Worker:
 def _serve(request: int, answer: int) -> None:
     """The child's side, until the parent closes its end, or dies. Never returns."""
     try:
-        request, answer = _above_standard(request), _above_standard(answer)
+        request, answer = _above_standard_streams(request), _above_standard_streams(answer)
         # A child that is left behind must keep nothing of its parent's: not the lock of this run,
         # not the terminal's or the SSH session's output, not the pipes of other children.
         null = os.open(os.devnull, os.O_RDWR)
@@ -326,7 +326,7 @@ def _serve(request: int, answer: int) -> None:
         os._exit(0)
 
 
-def _above_standard(descriptor: int) -> int:
+def _above_standard_streams(descriptor: int) -> int:
     """The same, not as standard input or output, which a parent may have closed."""
     while descriptor <= 2:
         descriptor = os.dup(descriptor)
@@ -338,7 +338,7 @@ def _perform(kind: str, targets: tuple[str, ...], text: str) -> str:
         case "read":
             return files.read_attribute(targets[0])
         case "read-all":
-            return "\n".join(_text_or_nothing(path) for path in targets)
+            return "\n".join(_read_or_empty(path) for path in targets)
         case "write":
             descriptor = os.open(targets[0], os.O_WRONLY)
             try:
@@ -359,7 +359,7 @@ def _perform(kind: str, targets: tuple[str, ...], text: str) -> str:
     return ""
 
 
-def _text_or_nothing(path: str) -> str:
+def _read_or_empty(path: str) -> str:
     try:
         return files.read_attribute(path)
     except OSError:
@@ -389,13 +389,13 @@ def _send(descriptor: int, value: tuple[Any, ...]) -> None:
 
 def _receive(descriptor: int) -> tuple[Any, ...] | None:
     """What the other side sent; None when it is gone."""
-    length = _exactly(descriptor, _LENGTH)
-    data = _exactly(descriptor, int.from_bytes(length, "big")) if length else b""
+    length = _read_exactly(descriptor, _LENGTH)
+    data = _read_exactly(descriptor, int.from_bytes(length, "big")) if length else b""
     value: tuple[Any, ...] | None = marshal.loads(data) if data else None
     return value
 
 
-def _exactly(descriptor: int, count: int) -> bytes:
+def _read_exactly(descriptor: int, count: int) -> bytes:
     data = b""
     while len(data) < count:
         chunk = os.read(descriptor, count - len(data))

@@ -1,7 +1,7 @@
-"""The PCI topology of this host, read from sysfs, and devices that an access is still stuck on.
+"""The PCI topology of this host, read from sysfs, and devices on which an access is stuck.
 
-Those are marked, so that no run touches them again. A mark holds the process that waits in the
-kernel; it counts for as long as that process does.
+A stuck device is marked, so that no run touches it again. A mark holds the process that waits in
+the kernel, and counts for as long as that process exists.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from pcibind.model.pci import (
     board_path,
     build_topology,
     function_path,
+    parse_override,
 )
 from pcibind.read import files, kernel
 from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
 
-WAITING = "an earlier access to it still waits in the kernel; it is left alone, reboot"
+STUCK_DETAIL = "an earlier kernel operation on it is still blocked; reboot to recover"
 
 
 def read(
@@ -39,11 +40,11 @@ def read(
     of PCI devices is listed. Both find the same; the second starts faster, for boot.
     With `boards`, their paths, only the overrides of their functions are read: another device's
     probe, which holds its lock for as long as it takes, is not waited for.
-    A device that vanishes meanwhile is left out; one whose override cannot be read in time is
+    A device that vanishes during the read is left out; one whose override cannot be read in time is
     `locked`. Raises ValueError when sysfs holds what no kernel writes.
     """
-    found = _udev_devices() if udev and not paths.root else None
-    devices = [_device(path) for path in (found or _listed_devices(paths.devices))]
+    enumerated = _udev_devices() if udev and not paths.root else None
+    devices = [_device(path) for path in (enumerated or _listed_devices(paths.devices))]
     for raw in devices:
         raw.locked = _is_marked(paths, raw.name)
     left = [
@@ -90,33 +91,38 @@ def cdevs(paths: Paths, board: Board) -> list[str]:
 
     See vfio_device_devnode() of drivers/vfio/vfio_main.c.
     """
-    found = []
+    nodes = []
     for function in board.functions:
         with contextlib.suppress(OSError):
             for name in sorted(os.listdir(f"{paths.device(function.address)}/vfio-dev")):
                 # Without CONFIG_VFIO_DEVICE_CDEV the device has no number, and no node.
                 if os.path.exists(f"{paths.device(function.address)}/vfio-dev/{name}/dev"):
-                    found.append(f"/dev/vfio/devices/{name}")
-    return found
+                    nodes.append(f"/dev/vfio/devices/{name}")
+    return nodes
 
 
 def override_of(paths: Paths, address: Address) -> Task[str | None]:
     """The override that a function has right now, or None; raises StuckError and OSError."""
     text = yield kernel.read(paths.override(address))
-    return None if text in ("", "(null)") else text
+    return parse_override(text)
 
 
 def mark_stuck(paths: Paths, address: Address, error: StuckError) -> None:
     """Remember, where that can be, that an access to `address` did not come back."""
     if error.process is not None:
         with contextlib.suppress(OSError):
-            started = _started(paths, error.process)
+            started = _start_time(paths, error.process)
             files.write_atomically(f"{paths.run}/stuck/{address}", f"{error.process} {started}\n")
 
 
 def is_stuck(paths: Paths, function: Function) -> bool:
-    """Whether an access to a function still waits in the kernel: one of ours, or anybody's."""
+    """Whether an access to a function is blocked in the kernel: ours, or another process's."""
     return function.locked or _is_marked(paths, str(function.address))
+
+
+def is_board_stuck(paths: Paths, board: Board | None) -> bool:
+    """Whether an access to any function of a board is blocked in the kernel."""
+    return board is not None and any(is_stuck(paths, function) for function in board.functions)
 
 
 def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
@@ -176,12 +182,12 @@ def _is_marked(paths: Paths, address: str) -> bool:
     """Whether an access of ours to the function at an address is known to wait still."""
     try:
         process, started = (files.read(f"{paths.run}/stuck/{address}") or "").split()
-        return started != "gone" and _started(paths, int(process)) == started
+        return started != "gone" and _start_time(paths, int(process)) == started
     except (OSError, ValueError):
         return False
 
 
-def _started(paths: Paths, process: int) -> str:
+def _start_time(paths: Paths, process: int) -> str:
     """When a process began, in ticks since boot: with its number, one process and no other."""
     text = files.read(f"{paths.proc}/{process}/stat")
     if text is None:

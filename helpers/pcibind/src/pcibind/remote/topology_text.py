@@ -1,6 +1,6 @@
-"""A host's PCI topology as text: the command that prints it, and its reader.
+"""A host's PCI topology as text: the command that prints it, and its parser.
 
-For looking at a host from afar with one shell command, without pcibind being there.
+It reads a remote host with one shell command; pcibind need not be installed there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pcibind.model.pci import (
     Topology,
     build_topology,
 )
-from pcibind.remote import detail, surroundings
+from pcibind.remote import detail
 
 _BEGIN = "pcibind-topology 2"
 _LATE = "pcibind-topology late"
@@ -23,8 +23,8 @@ _END = "pcibind-topology end"
 _FILES = (*ATTRIBUTES, *detail.ATTRIBUTES)
 _LATE_FILES = (LOCKED_ATTRIBUTE, detail.LATE_ATTRIBUTE)
 
-# What may block is read apart, by a process that nobody waits for: such a read blocks behind a
-# stuck unbind, uninterruptibly. `timeout` then ends only `cat`, and says so.
+# What may block is read apart, by a process that is not waited for: such a read blocks behind a
+# stuck unbind, uninterruptibly. `timeout` then ends only `cat`, and reports it.
 COMMAND = "; ".join(
     (
         f"echo '{_BEGIN}'",
@@ -76,8 +76,8 @@ def parse(lines: list[str]) -> Topology:
     """
     text = [line.rstrip("\r\n") for line in lines]
     if not text or text[0] != _BEGIN:
-        found = repr(text[0]) if text else "nothing"
-        raise ValueError(f"PCI topology: found {found}, expected the line {_BEGIN!r} first")
+        first = repr(text[0]) if text else "nothing"
+        raise ValueError(f"PCI topology: found {first}, expected the line {_BEGIN!r} first")
     if text[-1] != _END:
         raise ValueError(f"PCI topology: cut short after {text[-1]!r}, expected {_END!r} last")
     devices: dict[str, RawDevice] = {}
@@ -116,10 +116,10 @@ def parse(lines: list[str]) -> Topology:
         for name in list(silent)[:1]:
             devices[name].locked = True
     functions = build_topology(devices.values()).functions
-    details = surroundings.details(
+    details = detail.details(
         functions,
         {raw.name: raw.attributes for raw in devices.values()},
-        surroundings.Surroundings(group_types, slots, virtual, aliases),
+        detail.Surroundings(group_types, slots, virtual, aliases),
     )
     return Topology(functions, details, tuple(unreadable))
 

@@ -1,4 +1,4 @@
-"""The machine that a command works on: where it reads, and how it writes."""
+"""The system that a command works on: its paths, its kernel, its time limits, and the lock."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from pcibind.model.errors import BusyError, PcibindError
 from pcibind.model.pci import Topology
 from pcibind.model.record import REBUILD
 from pcibind.model.report import INITRAMFS_NOTE
+from pcibind.model.request import OFF
 from pcibind.read import files, sysfs
 from pcibind.read.files import Paths
 from pcibind.read.kernel import BoundedKernel, Kernel, T, Task
 
 if TYPE_CHECKING:
-    from pcibind.read.gathering import Gathering
+    from pcibind.read.evidence_text import Gathering
 
 
 LOCK_SECONDS = 60.0
 QUEUE_SECONDS = 10.0
+_OFF_NOTE = f"the kernel command line has {OFF}: the host has the boards until the next boot"
 
 
-class Host:
-    """A host under `paths.root`; `udev` says whether pyudev enumerates where it can."""
+class System:
+    """A system below `paths.root`; with `udev`, pyudev enumerates devices where it can."""
 
     def __init__(
         self,
@@ -58,34 +60,42 @@ class Host:
         return self.kernel.carry_out(tasks)
 
     def gathering(self) -> Gathering:
-        """Start to look at what the host uses its devices for; to be used in a `with`."""
+        """Start to read what the host uses its devices for; to be used in a `with`."""
         # A boot does without.
-        from pcibind.read.gathering import Gathering
+        from pcibind.read.evidence_text import Gathering
 
         return Gathering(self.paths)
+
+    def is_off(self) -> bool:
+        """Whether the kernel command line of this boot turns pcibind off."""
+        return OFF in (files.read(f"{self.paths.proc}/cmdline") or "").split()
+
+    def boot_notes(self) -> tuple[str, ...]:
+        """What is special about this boot."""
+        return (_OFF_NOTE,) if self.is_off() else ()
 
     def initramfs_notes(self, *, listed: bool = False) -> tuple[str, ...]:
         """Which initramfs that may boot does not hold what this host has, and how to rebuild it.
 
-        `listed` says that the list has just changed, of which an image elsewhere may have the old.
+        `listed` says that the list has just changed; an image elsewhere may have the old one.
         """
         from pcibind.read import initramfs
 
         early = [path for paths in initramfs.EARLY for path in paths]
         cache = f"{self.paths.run}/initramfs.json"
         contents = initramfs.look(early, root=self.paths.root, cache=cache)
-        found = (*contents.differences, *contents.unknown)
-        if any(each.startswith("the host lacks") for each in found):
-            return (*found, f"run `pcibind setup`, then `{REBUILD}`, before the next boot")
+        problems = (*contents.differences, *contents.unknown)
+        if any(each.startswith("the host lacks") for each in problems):
+            return (*problems, f"run `pcibind setup`, then `{REBUILD}`, before the next boot")
         return (
-            (*found, f"run `{REBUILD}` before the next boot")
-            if found
+            (*problems, f"run `{REBUILD}` before the next boot")
+            if problems
             else (INITRAMFS_NOTE,) * (listed and not contents.images)
         )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold off every other run that would change something, until this one is over.
+        """Make every other run that changes something wait until this one ends.
 
         Raises BusyError when another run holds the lock for longer than `lock_seconds`, and
         PcibindError when there can be no lock.
@@ -94,9 +104,8 @@ class Host:
             descriptor = self._open_lock()
         except OSError as error:
             raise PcibindError(
-                f"nothing was touched, since {self.paths.lock} cannot be locked: {error.filename}: "
-                f"{error.strerror}; run as root, or make way for a plain file in a directory that "
-                "can be written to"
+                f"nothing was touched: {self.paths.lock} cannot be locked: {error.filename}: "
+                f"{error.strerror}; run as root, or remove what is in the way of that file"
             ) from error
         try:
             self._lock(descriptor)
@@ -106,7 +115,7 @@ class Host:
 
     def _open_lock(self) -> int:
         os.makedirs(self.paths.run, 0o755, exist_ok=True)
-        # Only root can open it: a process that can open a file can lock it for ever.
+        # Only root can open it: a process that can open a file can lock it without end.
         flags = os.O_RDONLY | os.O_NOFOLLOW
         try:
             return os.open(self.paths.lock, flags)
@@ -122,17 +131,17 @@ class Host:
                 holder = _holder(self.paths, descriptor)
             if deadline is None:
                 deadline = time.monotonic() + self.lock_seconds
-                print(f"pcibind: waits for {holder}", file=sys.stderr, flush=True)
+                print(f"pcibind: waiting for {holder}", file=sys.stderr, flush=True)
             if time.monotonic() > deadline:
                 raise BusyError(
-                    f"{holder} still changes something after {self.lock_seconds:g} s; wait until "
+                    f"{holder} is still running after {self.lock_seconds:g} s; wait until "
                     "it ends, then try again"
                 )
             time.sleep(0.1)
 
 
 def _holder(paths: Paths, descriptor: int) -> str:
-    """The process that has a file locked, in words: fs/locks.c prints it in /proc/locks."""
+    """The process that holds the lock of a file, as text; see fs/locks.c for /proc/locks."""
     status = os.fstat(descriptor)
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError):
@@ -140,6 +149,6 @@ def _holder(paths: Paths, descriptor: int) -> str:
             words = line.split()
             # One that waits has an arrow before its kind.
             if words[1:2] == ["FLOCK"] and words[5:6] == [device]:
-                name = files.read(f"{paths.proc}/{words[4]}/comm") or "ended; a child has not"
+                name = files.read(f"{paths.proc}/{words[4]}/comm") or "ended, but not its child"
                 return f"process {words[4]} ({name.strip()})"
     return "another process"

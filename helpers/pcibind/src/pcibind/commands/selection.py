@@ -1,18 +1,17 @@
-"""Which boards there are, and choosing among them: `pcibind list`, `add` and `remove`."""
+"""`pcibind list`, `add` and `remove`: all boards, and the choice among them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pcibind.commands.host import Host
+from pcibind.commands.system import System
 from pcibind.decide.judgement import judge
-from pcibind.decide.plan import Resolution, Verdict, resolve, select
-from pcibind.model import record
+from pcibind.decide.plan import resolve, select
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board, Topology
-from pcibind.model.record import Record
-from pcibind.model.report import BoardReport, Report, State
+from pcibind.model.record import Record, Resolution, Verdict
+from pcibind.model.report import BoardReport, BoardState, Report
 from pcibind.model.request import BoardRequest, Config, Selector
 from pcibind.read import configuration, files
 from pcibind.read.files import Paths
@@ -21,18 +20,20 @@ HEADER = "# Written by `pcibind add` and `pcibind remove`; choose by hand in a f
 _NEXT = "no driver was touched: run `pcibind plan`, then `pcibind apply`"
 
 
-def show(host: Host) -> Report:
-    """Every board, whether and where it is chosen, and who is seen to use it.
+def show(system: System) -> Report:
+    """List every board, whether and where it is chosen, and its known users.
 
     Opens no device node. Raises RecordError. What else goes wrong is reported beside the boards.
     """
-    with host.gathering() as gathering:
-        topology = host.topology()
-        known = record.read(host.paths.record) or Record()
+    with system.gathering() as gathering:
+        topology = system.topology()
+        known = files.read_record(system.paths) or Record()
         errors: list[PcibindError] = []
         chosen: dict[str, tuple[Resolution, str]] = {}
         try:
-            config = configuration.parse(configuration.texts(host.paths.configuration).items())
+            config = configuration.parse(
+                configuration.read_texts(system.paths.configuration).items()
+            )
             chosen = _chosen(topology, config, known)
         except ConfigError as error:
             errors.append(error)
@@ -52,7 +53,7 @@ def show(host: Host) -> Report:
                 board.path,
                 Selector("path", board.path),
                 Verdict.PRESENT,
-                State.CHOSEN if where else State.NOT_CHOSEN,
+                BoardState.CHOSEN if where else BoardState.NOT_CHOSEN,
                 board,
                 recorded,
                 detail=where,
@@ -71,7 +72,7 @@ def show(host: Host) -> Report:
 
 
 def add(
-    host: Host, words: Sequence[str], *, name: str | None = None, allow: Sequence[str] = ()
+    system: System, words: Sequence[str], *, name: str | None = None, allow: Sequence[str] = ()
 ) -> Report:
     """Choose the boards at these addresses or paths in `added.toml`; bind nothing.
 
@@ -81,12 +82,14 @@ def add(
     """
     if name is not None and len(words) != 1:
         raise ConfigError(f"--name is for one board; found {len(words)}")
-    if name is not None and not configuration.NAME.fullmatch(name):
-        raise ConfigError(f"--name: {name!r}; expected letters, digits, '.', '_' and '-'")
-    with host.locked():
-        topology = host.topology()
-        known = record.read(host.paths.record)
-        texts = _texts(host.paths)
+    try:
+        name = None if name is None else configuration.parse_name(name)
+    except ValueError as error:
+        raise ConfigError(f"--name: {error}") from error
+    with system.locked():
+        topology = system.topology()
+        known = files.read_record(system.paths)
+        texts = _texts(system.paths)
         config = configuration.parse(texts.items())
         there = _chosen(topology, config, known)
         boards = dict.fromkeys(_board(topology, word) for word in words)
@@ -96,7 +99,7 @@ def add(
                     f"board {board.path} is chosen already, at {there[board.path][1]}"
                 )
         new = [BoardRequest(Selector("path", b.path), name, frozenset(allow)) for b in boards]
-        texts[_file(host.paths)] = _render([*_own(host.paths, config), *new])
+        texts[_file(system.paths)] = _render([*_own(system.paths, config), *new])
         # Without evidence only what the boards are is judged: apply asks the other guards.
         judged = judge(topology, Evidence(), configuration.parse(texts.items()), known)
         paths = {board.path for board in boards}
@@ -105,41 +108,45 @@ def add(
         if refusals:
             notes = ("nothing was written; `--allow GUARD` accepts what may be allowed",)
         else:
-            files.write_atomically(_file(host.paths), texts[_file(host.paths)])
+            files.write_atomically(_file(system.paths), texts[_file(system.paths)])
         reports = [
-            BoardReport.of(r, State.REFUSED if judged.refused(r.board.path) else State.CHOSEN)
+            BoardReport.of(
+                r, BoardState.REFUSED if judged.refused(r.board.path) else BoardState.CHOSEN
+            )
             for r in judged.resolutions
             if r.board and r.board.path in paths
         ]
         return Report("add", "all", tuple(reports), refusals, topology=topology, notes=notes)
 
 
-def remove(host: Host, words: Sequence[str]) -> Report:
+def remove(system: System, words: Sequence[str]) -> Report:
     """Take boards out of `added.toml`, by address, path or name; restore nothing.
 
     Raises ConfigError, naming the file, for a board that another one chooses; RecordError, OSError.
     """
-    with host.locked():
-        topology = host.topology()
-        config = configuration.parse(_texts(host.paths).items())
-        found = resolve(topology, config, record.read(host.paths.record))
+    with system.locked():
+        topology = system.topology()
+        config = configuration.parse(_texts(system.paths).items())
+        resolutions = resolve(topology, config, files.read_record(system.paths))
         sources = {request.selector: request.source for request in config.boards}
-        own = _own(host.paths, config)
+        own = _own(system.paths, config)
         gone: dict[Resolution, None] = {}
         for word in words:
-            mine = [each for each in found if _is_meant(each, word)]
+            mine = [each for each in resolutions if _matches(each, word)]
             if not mine:
                 there = ", ".join(r.name or r.selector.value for r in own) or "none"
-                raise ConfigError(f"no chosen board is {word!r}; {_file(host.paths)} has: {there}")
+                raise ConfigError(
+                    f"no chosen board is {word!r}; {_file(system.paths)} has: {there}"
+                )
             gone |= dict.fromkeys(mine)
         leaving = {each.selector for each in gone}
         if others := leaving - {request.selector for request in own}:
             where = ", ".join(sorted(f"{each} at {sources[each]}" for each in others))
-            raise ConfigError(f"chosen elsewhere: {where}; take it out there")
+            raise ConfigError(f"chosen elsewhere: {where}; remove it there")
         files.write_atomically(
-            _file(host.paths), _render([each for each in own if each.selector not in leaving])
+            _file(system.paths), _render([each for each in own if each.selector not in leaving])
         )
-        reports = [BoardReport.of(r, State.NOT_CHOSEN)._replace(wanted=False) for r in gone]
+        reports = [BoardReport.of(r, BoardState.NOT_CHOSEN)._replace(wanted=False) for r in gone]
         return Report("remove", "all", tuple(reports), topology=topology, notes=(_NEXT,))
 
 
@@ -148,8 +155,8 @@ def _chosen(
 ) -> dict[str, tuple[Resolution, str]]:
     """The wanted boards that are there: path -> resolution, and where it was asked for."""
     sources = {request.selector: request.source for request in config.boards}
-    found = resolve(topology, config, known)
-    return {r.board.path: (r, sources[r.selector]) for r in found if r.board}
+    resolutions = resolve(topology, config, known)
+    return {r.board.path: (r, sources[r.selector]) for r in resolutions if r.board}
 
 
 def _board(topology: Topology, word: str) -> Board:
@@ -159,21 +166,20 @@ def _board(topology: Topology, word: str) -> Board:
         raise ConfigError(str(error)) from error
     boards = select(topology, selector)
     if len(boards) != 1:
-        found = ", ".join(f"{board.path} ({board.address})" for board in boards) or "none"
-        raise ConfigError(f"{selector}: expected one board, found {found}; see `pcibind list`")
+        listed = ", ".join(f"{board.path} ({board.address})" for board in boards) or "none"
+        raise ConfigError(f"{selector}: expected one board, found {listed}; see `pcibind list`")
     return boards[0]
 
 
-def _is_meant(resolution: Resolution, word: str) -> bool:
+def _matches(resolution: Resolution, word: str) -> bool:
     """Whether a word is the name, the path, the selector or an address of a wanted board."""
-    place = resolution.board or resolution.recorded
-    names = {resolution.name, resolution.selector.value, place.path if place else None}
+    board, recorded = resolution.board, resolution.recorded
+    names = {resolution.name, resolution.selector.value, recorded.path if recorded else None}
     try:
         value = Selector.parse(word).value
     except ValueError:
         value = word
-    addresses = [str(f.address) for f in resolution.board.functions] if resolution.board else []
-    return word in names or value in names or value in addresses
+    return word in names or value in names or (board is not None and board.is_at(word))
 
 
 def _file(paths: Paths) -> str:
@@ -181,8 +187,8 @@ def _file(paths: Paths) -> str:
 
 
 def _texts(paths: Paths) -> dict[str, str]:
-    """All files of the configuration; raises ConfigError when somebody else wrote ours."""
-    texts = configuration.texts(paths.configuration)
+    """All files of the configuration; raises ConfigError when added.toml is not ours."""
+    texts = configuration.read_texts(paths.configuration)
     if not texts.get(_file(paths), HEADER).startswith(HEADER):
         raise ConfigError(
             f"{_file(paths)} was not written by `pcibind add`: expected {HEADER.strip()!r} as its "

@@ -1,4 +1,4 @@
-"""What boards were before pcibind, where no record says so: the host's own drivers, by alias."""
+"""The original drivers of boards that are not on record: the host's own drivers, by alias."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 from collections.abc import Collection, Iterable
 
 from pcibind.decide import judgement
-from pcibind.decide.plan import DRIVER
-from pcibind.model.pci import Address, Board, Function, Topology, addresses
+from pcibind.model.pci import DRIVER, Address, Board, Function, Topology, addresses
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction
 from pcibind.model.request import Selector
 from pcibind.read import files, kernel
@@ -16,13 +15,13 @@ from pcibind.read.files import Paths
 from pcibind.read.kernel import Task
 
 
-def noted(paths: Paths) -> frozenset[Address]:
+def read_notes(paths: Paths) -> frozenset[Address]:
     """The functions whose overrides were set at this boot, by the early script or by pcibind."""
-    found: frozenset[Address] = frozenset()
+    functions: frozenset[Address] = frozenset()
     for note in _notes(paths):
         with contextlib.suppress(OSError):
-            found |= addresses((files.read(note) or "").split())
-    return found
+            functions |= addresses((files.read(note) or "").split())
+    return functions
 
 
 def forget(paths: Paths, functions: Collection[Address]) -> None:
@@ -33,16 +32,16 @@ def forget(paths: Paths, functions: Collection[Address]) -> None:
             files.write_atomically(note, f"{' '.join(left)}\n")
 
 
-def taken(paths: Paths, topology: Topology, known: Record) -> list[Board]:
+def list_taken(paths: Paths, topology: Topology, known: Record) -> list[Board]:
     """The boards that were taken at this boot, but are not on record."""
     recorded = {board.path for board in (*known.boards, *known.leaving)}
-    return list(judgement.taken(topology, noted(paths), recorded))
+    return list(judgement.taken(topology, read_notes(paths), recorded))
 
 
-def before(
+def find_original(
     paths: Paths, board: Board, recorded: RecordedBoard | None = None
 ) -> Task[RecordedBoard]:
-    """A board as the host would have it: as it is recorded, else on the driver that knows it.
+    """Find the original drivers of a board: as recorded, else the host's driver for each function.
 
     Loads the drivers, those too that a blacklist keeps away: their modules are named, and a
     blacklist concerns aliases only (modprobe.d). A function that a driver of the host's has keeps
@@ -71,11 +70,12 @@ def before(
     return RecordedBoard(name, selector, board.path, board.address, tuple(functions))
 
 
-def explain(boards: Iterable[Board]) -> tuple[str, ...]:
-    """Word an error for each board that was taken without being on record, with the way out."""
+def explain_taken(boards: Iterable[Board]) -> tuple[str, ...]:
+    """Return an error and its fix for each board that was taken without being on record."""
     return tuple(
-        f"board {board.path} ({board.address}) is not on record, but was taken at this boot, as by "
-        "an older list in the initramfs; run `pcibind release`, then rebuild the initramfs"
+        f"board {board.path} ({board.address}) is not on record, but was taken at this boot, "
+        "probably by an outdated list in the initramfs; run `pcibind release`, then rebuild the "
+        "initramfs"
         for board in boards
     )
 
