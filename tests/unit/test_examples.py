@@ -11,7 +11,7 @@ import pytest
 from paramiko import SSHConfig
 from pyinfra.api.exceptions import PyinfraError
 
-from deploys.settings import Settings, SettingsError, read, read_all, read_host
+from deploys.settings import HostSettings, Settings, SettingsError, read, read_all, read_host
 from tests.unit.documents import ROOT, text
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -42,6 +42,12 @@ def settings(name: str, directory: Path) -> dict[str, Settings]:
     return read_all(edited(ROOT / f"examples/{name}.py", directory), read)
 
 
+def names(each: HostSettings) -> list[str]:
+    """The boards that a host's settings choose, as an inventory names them."""
+    assert each.boards != "supported"
+    return [selector.value for selector in each.boards]
+
+
 @examples
 def test_an_example_is_refused_until_it_is_edited(example: Path) -> None:
     with pytest.raises(PyinfraError, match="still the template"):
@@ -57,7 +63,8 @@ def test_an_edited_example_is_accepted(example: Path, tmp_path: Path) -> None:
 def test_a_host_without_a_node_needs_no_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GEVULOT_PSK_PASSPHRASE")
     hosts = edited(ROOT / "examples/gpu_host.py", tmp_path)
-    assert [each.boards for each in read_all(hosts, read_host).values()] == [("10de:2684",), ("0000:00/01.0/00",)]
+    chosen = [names(each) for each in read_all(hosts, read_host).values()]
+    assert chosen == [["10de:2684"], ["0000:00/01.0/00"]]
     with pytest.raises(SettingsError, match="gevulot_psk_passphrase"):
         read_all(hosts, read)
 
@@ -70,8 +77,8 @@ def test_nodes_have_shared_settings_and_their_own(tmp_path: Path) -> None:
 
 
 def test_boards_are_chosen_in_each_way(tmp_path: Path) -> None:
-    chosen = [each.boards for each in settings("some_boards", tmp_path).values()]
-    assert chosen == [("0000:00/01.0/00",), ("0000:01:00.0", "0000:02:00.0"), ("10de:2684",), ()]
+    chosen = [names(each) for each in settings("some_boards", tmp_path).values()]
+    assert chosen == [["0000:00/01.0/00"], ["0000:01:00.0", "0000:02:00.0"], ["10de:2684"], []]
 
 
 def test_the_url_of_a_database_is_read_from_the_environment(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def _recorded(judgement: Judgement) -> list[RecordedBoard]:
             )
         elif resolution.board is not None and not judgement.refused(resolution.board.path):
             board = resolution.board
-            if any(function.locked for function in board.functions):
+            if board.is_locked:
                 # Its override is unknown: recorded once it can be read.
                 continue
             boards.append(

@@ -81,7 +81,7 @@ def bind_boards(
     `complete` is false when a wanted board was left out of `resolutions`. Raises OSError when the
     hand-over cannot be written.
     """
-    if steps := [step for each in plan.boards for step in each.steps]:
+    if any(each.steps for each in plan.boards):
         # What is changed must not be handed over, should this run be killed; what is not, stays.
         stay = [
             p.board
@@ -90,7 +90,9 @@ def bind_boards(
         ]
         hand_over(system, stay, require, complete=False)
         # Should the record be lost, it is still known whose overrides are not the host's own.
-        ours = [f"{s.function.address}\n" for s in steps if s.action is Action.OVERRIDE]
+        # Nothing is written to a board with a stuck function.
+        written = [s for p in plan.boards if not p.board.is_locked for s in p.steps]
+        ours = [f"{s.function.address}\n" for s in written if s.action is Action.OVERRIDE]
         files.append(system.paths.taken, "".join(ours))
     tasks = [
         drivers.bind(plans, system.paths, system.node_seconds) for plans in plan.split_by_groups()

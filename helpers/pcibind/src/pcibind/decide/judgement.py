@@ -213,7 +213,7 @@ def _judge_board(
     planned = plans.get(board.path)
     if against or planned is None:
         return BoardJudgement(resolution, Standing.REFUSED, against, ending)
-    if any(function.locked for function in board.functions):
+    if board.is_locked:
         standing = Standing.STUCK
     elif planned.iommu_off:
         standing = Standing.BOOT

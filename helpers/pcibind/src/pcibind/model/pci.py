@@ -305,6 +305,11 @@ class Board(NamedTuple):
         return text.lower() == self.path or any(f.address.matches(text) for f in self.functions)
 
     @property
+    def is_locked(self) -> bool:
+        """Whether an access to one of its functions is blocked in the kernel."""
+        return any(function.locked for function in self.functions)
+
+    @property
     def display_functions(self) -> tuple[Function, ...]:
         """Those functions that are display controllers."""
         return tuple(function for function in self.functions if function.is_display)
