@@ -247,7 +247,7 @@ def test_arguments_that_break_commands_are_refused_for_all_hosts_before_one_is_a
     before = log.read_text().count("Starting session")
     data = {"_use_sudo_login": True, "_sudo": True, "_sudo_password": PASSWORD, "gevulot_psk_passphrase": PASSPHRASE}
     inventory = site.inventory("alias", "jumped", **data)
-    for deploy in ("node", "release"):
+    for deploy in ("node", "undo"):
         found = words(servers.pyinfra(tmp_path, inventory, str(ROOT / f"deploys/{deploy}.py"), "-y"))
         for way in ("alias", "jumped"):
             assert f"{way}: _use_sudo_login is True: a login shell reads the command a second time" in found
