@@ -230,7 +230,9 @@ _NEWER_KERNEL: Final = """\
 cd /etc/apt
 sed -n 's/^\\(deb .*\\) {suite} main.*/\\1 {suite}-backports main/p' sources.list >sources.list.d/new.list
 apt-get -q update
-apt-get -q install --yes --target-release {suite}-backports linux-image-amd64 linux-base
+kernels=$(apt-cache pkgnames linux-image- | grep -E '^linux-image-[0-9.]+[+][a-z0-9]+-amd64$' | sort -V)
+before=$(echo "$kernels" | tail -n 2 | head -n 1)
+apt-get -q install --yes --target-release {suite}-backports "$before" linux-base
 """
 
 _CONFIGURE = f"""\

@@ -47,10 +47,10 @@ class Root(StrEnum):
 class Platform:
     """A host without boards: `purpose` is the line that `list-worlds` prints.
 
-    `suite` is Debian's name of the release, `kernel` how its kernel's release begins. `newer_kernel` installs that of
-    the suite's backports beside the stock one; it is the one that boots. `refuses_vsock` tells whether its containers
-    may not make AF_VSOCK sockets, by Podman's default seccomp profile. `next_kernel` is the package of a kernel that a
-    host gets later, and `next_suite` where it is from.
+    `suite` is Debian's name of the release, `kernel` how its kernel's release begins. `newer_kernel` installs the
+    newest but one of the suite's backports beside the stock one; it is the one that boots. `refuses_vsock` tells
+    whether its containers may not make AF_VSOCK sockets, by Podman's default seccomp profile. `next_kernel` is the
+    package of a kernel that a host gets later, and `next_suite` where it is from.
     """
 
     name: str
@@ -94,11 +94,9 @@ PLATFORMS: Final[Mapping[str, Platform]] = {
         Platform("debian13-dracut", "dracut makes the initramfs", generator=Generator.DRACUT),
         Platform(
             "debian13-next",
-            "the kernel of trixie-backports beside the stock one",
+            "a kernel of trixie-backports beside the stock one",
             kernel="7.",
             newer_kernel=True,
-            # No suite has a newer one yet; GRUB puts this one before the other.
-            next_kernel="linux-image-rt-amd64",
         ),
         Platform("debian13-lvm", "the root file system on LVM", root=Root.LVM),
         DEBIAN_14,
