@@ -164,11 +164,16 @@ def test_the_status_has_every_option_and_exit_code() -> None:
     assert codes == {1, 2} | {severity.exit_code for severity in Severity}
 
 
-def test_the_steps_of_a_host_without_a_node_are_told_in_their_order() -> None:
+def test_the_steps_of_a_node_are_listed_in_their_order() -> None:
+    shown = [row[0] for row in rows(section("docs/operate.md", "What a deploy does to a host"))]
+    assert shown == runbook.steps("deploys/node.py")
+
+
+def test_the_steps_of_a_host_without_a_node_are_listed_in_their_order() -> None:
     assert [row[0] for row in rows(section("docs/gpu-host.md", "What it does"))] == runbook.steps("deploys/gpu_host.py")
 
 
-def test_the_undo_is_told_in_its_order() -> None:
+def test_the_steps_of_the_undo_are_listed_in_their_order() -> None:
     assert [row[0] for row in rows(section("docs/undo.md", "What it does"))] == runbook.steps("deploys/undo.py")
 
 
