@@ -651,7 +651,7 @@ def test_a_host_whose_boot_cannot_be_told_apart_is_not_rebooted(runs: dict[str, 
     assert run.exit_code != 0
 
 
-_TAKEN_BACK = "Configure the kernel | Take back the files of the first versions"
+_TAKEN_BACK = "Configure the kernel | Remove the files of the first versions"
 
 
 def test_the_files_of_an_earlier_version_are_taken_back_without_a_reboot(runs: dict[str, Run]) -> None:
