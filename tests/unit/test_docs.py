@@ -245,6 +245,14 @@ def test_every_sentence_that_is_explained_can_be_printed(heading: str) -> None:
             assert documents.is_printed(sentence), sentence
 
 
+def test_every_row_that_is_explained_can_be_in_a_table() -> None:
+    shown = rows(section("docs/troubleshooting.md", "Row by row"))
+    assert len(shown) > 10
+    for row in shown:
+        for name in spans(row[0]):
+            assert runbook.is_row(name), name
+
+
 # --- sample output
 
 
