@@ -352,7 +352,7 @@ def test_a_reboot_in_vain_is_refused_unless_no_reboot_is_allowed_or_a_board_chan
         reboot_attempt.digest(LINES, wanted, boards, None),
     )
     more = {"lines": LINES, "attempts": RebootHistory(True, last)}
-    assert "was for this and did not bring it" in verdict(more=more).refusals[0]
+    assert "was for this and did not help" in verdict(more=more).refusals[0]
     assert verdict(more=more, reboot="never").refusals == ()
     assert verdict(more=more, functions=(*gpu(2, 1), NIC, NVME)).refusals == ()
 
