@@ -125,7 +125,7 @@ def test_what_the_hardware_lacks_is_refused_with_the_way_out(changes: dict[str, 
 
 def test_a_podman_that_hangs_is_refused() -> None:
     (refusal,) = verdict(replace(FEDORA, podman="")).refusals
-    assert "does not say its version" in refusal
+    assert "did not print its version" in refusal
 
 
 def test_a_fedora_that_offers_a_podman_which_is_new_enough_is_accepted() -> None:
