@@ -65,22 +65,22 @@ class HostSettings(BaseModel):
     boards: Boards = Field(
         "supported",
         description="Which boards are handed over: `'supported'` takes every supported NVIDIA board (RTX 3090, 4090); "
-        "or a list of addresses, bridge-relative paths or models; `[]` for a node without GPU.",
+        "or a list of addresses, paths or models ([how](operate.md#the-inventory)); `[]` for none.",
     )
     board_guards_allowed: Guards = Field(
         (),
-        description="Guards that may be overridden, each by its name (`boot-display`, `framebuffer`, …: "
-        "[pcibind's table](../helpers/pcibind/README.md#guards)), for the chosen boards.",
+        description="Guards to override for the chosen boards, by name (`boot-display`, `framebuffer`, …: "
+        "[pcibind's table](../helpers/pcibind/README.md#guards)).",
     )
     vfio_ids: bool = Field(
         False,
         description="Also write `options vfio-pci ids=` for the chosen models. Takes **every** card of the model, "
-        "a twin added later included; only for hosts that pass all of them.",
+        "also one that is added later; only for hosts that pass all of them.",
     )
     # --- reboots
     reboot: Literal["when-needed", "never"] = Field(
         "when-needed",
-        description="`'never'` changes no running state while a reboot is pending, and says what is pending.",
+        description="`'never'` changes no running state while a reboot is pending, and reports it.",
     )
     reboot_timeout: Annotated[int, Field(ge=60, le=7200)] = Field(
         900, description="Seconds a host may take to come back from its reboot."
@@ -113,7 +113,8 @@ class Settings(HostSettings):
         False, description="Refuse a host below the guide's minimum (64 cores, 512 GB, 1 TB) instead of warning."
     )
     storage_directory: OwnDirectory = Field(
-        "/var/lib/gevulot", description="Where programs, outputs, the database and the key live. Its mount is required."
+        "/var/lib/gevulot",
+        description="Directory of programs, outputs, the database and the key. The units require its mount.",
     )
     # --- images
     node_image: Image = Field("quay.io/gevulot/node:latest", description="The node's container image.")
@@ -131,17 +132,18 @@ class Settings(HostSettings):
     # --- database
     postgres_url: DatabaseUrl | None = Field(
         None,
-        description="`postgres://user:password@host:port/name` of an external server; it stands in the node's "
-        "environment. Unset: one on the node, without a password there.",
+        description="`postgres://user:password@host:port/name` of an external server; the URL is in "
+        "the node's environment. Unset: the node's own server.",
     )
     postgres_image: Image = Field(
         "docker.io/library/postgres:16-alpine", description="Image of the node's own Postgres."
     )
-    postgres_release: Literal[15, 16] = Field(16, description="Release that the image carries; must fit its data.")
+    postgres_release: Literal[15, 16] = Field(
+        16, description="Major version of Postgres, 15 or 16, in that image and of existing data."
+    )
     postgres_password: Secret | None = Field(
         None,
-        description="Password of the node's own Postgres. Unset: the one that the node has, at first one that is "
-        "generated there and never leaves it.",
+        description="Password of the node's own Postgres. Unset: generated on the node, once, and never leaves it.",
     )
     postgres_port: Port = Field(5432, description="Loopback port of the node's own Postgres.")
     # --- the node's environment
@@ -153,7 +155,7 @@ class Settings(HostSettings):
         "environment variable of that name, where you run pyinfra. At least 8 characters, and not one that is public "
         "or easily guessed.",
     )
-    rust_log: Line = Field("warn,gevulot=debug,sqlx=error", description="RUST_LOG")
+    rust_log: Line = Field("warn,gevulot=debug,sqlx=error", description="RUST_LOG: what the node logs")
     p2p_listen: Listen = Field(
         "127.0.0.1:9999",
         description="GEVULOT_P2P_LISTEN_ADDR, as IP:PORT; anything but loopback, such as `'0.0.0.0:9999'`, needs "
@@ -167,25 +169,27 @@ class Settings(HostSettings):
         description="Networks that may reach the ports of `gevulot_p2p_listen` and `gevulot_http_port`, such as "
         "`('203.0.113.0/24', '2001:db8::/32')`; `('any',)` for everybody: see [security](explanation/security.md).",
     )
-    p2p_discovery: Contacts = Field((), description="GEVULOT_P2P_DISCOVERY_ADDR")
+    p2p_discovery: Contacts = Field(
+        (), description="GEVULOT_P2P_DISCOVERY_ADDR: peers to contact first, such as `('192.0.2.1:9999',)`"
+    )
     json_rpc_listen: Listen = Field(
-        "127.0.0.1:9944", description="GEVULOT_JSON_RPC_LISTEN_ADDR; anything but loopback opens port 9944 outside."
+        "127.0.0.1:9944", description="GEVULOT_JSON_RPC_LISTEN_ADDR; anything but loopback exposes port 9944."
     )
     healthcheck_listen: LoopbackListen = Field(
         "127.0.0.1:8888", description="GEVULOT_HEALTHCHECK_LISTEN_ADDR; loopback only"
     )
-    metrics_listen: Listen | None = Field(None, description="GEVULOT_METRICS_LISTEN_ADDR")
+    metrics_listen: Listen | None = Field(None, description="GEVULOT_METRICS_LISTEN_ADDR; unset: no metrics")
     http_port: Port = Field(9995, description="GEVULOT_HTTP_PORT, on the P2P address")
     vsock_listen_port: Port = Field(8080, description="GEVULOT_VSOCK_LISTEN_PORT (AF_VSOCK)")
     acl_whitelist: PublicKeys = Field(
         (),
         description="Public keys (130 hexadecimal digits) whose transactions the node accepts, beside its own key. "
-        "A key that a deploy added is denied when it is taken out again.",
+        "A key that a deploy added is denied when you remove it.",
     )
     acl_whitelist_url: Link | None = Field(
         None,
-        description="GEVULOT_ACL_WHITELIST_URL: the node takes its whole list from there, which must have its own key. "
-        "Unset again: what the node took from there stays on its list.",
+        description="GEVULOT_ACL_WHITELIST_URL: the node takes its whole list from there; it must contain the node's "
+        "own key. After you unset it, these keys stay on the list.",
     )
     cpus: Count | None = Field(None, description="GEVULOT_CPUS; unset: the node decides")
     mem_gb: Count | None = Field(None, description="GEVULOT_MEM_GB; unset: the node decides")

@@ -1,4 +1,4 @@
-"""Nodes that get some boards of their hosts: by place, by address, by model, or none."""
+"""Nodes that get some boards of their hosts: by path, by address, by model, or none."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from inventories.template import check_inventory
 
 nodes = [
-    # By its place, in which no bus number changes: `pcibind status --all` prints it.
+    # By its path, which stays the same when a card is added: `pcibind list` prints it.
     ("gpu1.example.com", {"ssh_user": "root", "gevulot_boards": ["0000:00/01.0/00"]}),
     # By their addresses, as `lspci -Dnn` shows them.
     ("gpu2.example.com", {"ssh_user": "root", "gevulot_boards": ["0000:01:00.0", "0000:02:00.0"]}),

@@ -239,7 +239,7 @@ def _uses(lines: list[str]) -> tuple[tuple[str, ...], list[str]]:
     # Why the command itself could not read something is in its own words; the parser's speak of names.
     reasons = {line.partition(" ")[2].partition(" ")[2] for line in lines if line.startswith("unreadable ")}
     unread = [
-        f"for the guard {guard}: {why if why in reasons else 'not all of it can be told'}"
+        f"for the guard {guard}: {why if why in reasons else 'it is not known in full'}"
         for guard, why in evidence.unreadable
     ]
     uses = {

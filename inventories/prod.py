@@ -1,4 +1,4 @@
-"""Your nodes. Edit the four lines that end in "edit me"; `inventories/group_data/all.py` has the defaults.
+"""Your nodes. Edit the four lines that end in "edit me"; `inventories/group_data/all.py` has shared settings.
 
 read -rs GEVULOT_PSK_PASSPHRASE && export GEVULOT_PSK_PASSPHRASE
 pyinfra inventories/prod.py deploys/node.py --dry --diff

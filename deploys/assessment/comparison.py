@@ -179,8 +179,8 @@ def remains(record: str, of_node: bool) -> list[str]:
 def remains_of_node(storage: str) -> list[str]:
     """What an undo leaves of a node, where, and how an operator removes it by hand."""
     return [
-        f"the node's key, in {storage}/key, and its fingerprint in /etc/gevulot. A lost key is lost for good: back it "
-        f"up, then rm -r {storage}/key /etc/gevulot",
+        f"the node's key, in {storage}/key, and its fingerprint in /etc/gevulot. Only a backup can restore a lost key: "
+        f"copy it, then rm -r {storage}/key /etc/gevulot",
         f"the database, in {storage}/postgres, and the node's data, in {storage}/data: rm -r {storage}/postgres "
         f"{storage}/data",
         "Podman secrets: podman secret ls, podman secret rm gevulot-psk-passphrase and gevulot-db-password, or "

@@ -99,8 +99,8 @@ def written_through(texts: Mapping[str, FileText], past: Baseline | None) -> tup
 def damaged(remains: DeployRemains) -> str:
     """The sentence about a record of the host before its first deploy that nobody can read."""
     return (
-        f"{RECORD} cannot be read ({remains.damaged}); expected the record that the first deploy wrote. Bring it back "
-        "from a backup: without it nobody can say what the host was before."
+        f"{RECORD} cannot be read ({remains.damaged}); expected the record that the first deploy wrote. Restore it "
+        "from a backup: nothing else has the previous state of the host."
     )
 
 

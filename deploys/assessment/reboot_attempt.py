@@ -1,4 +1,4 @@
-"""A reboot that did not bring what it was for: how it is recorded, and when the next one would be in vain too. Pure."""
+"""A reboot that did not have its effect: how it is recorded, and when another one would not help either. Pure."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def render(reasons: list[str], digest: str, boot: str) -> str:
 
 
 def refusal(attempts: RebootHistory, reasons: list[str], digest: str) -> str | None:
-    """Why another reboot for the same reasons would be in vain, or ``None``.
+    """Why another reboot for the same reasons would not help, or ``None``.
 
     A host that still runs the boot which the last one was to end has not been rebooted.
     """
@@ -60,8 +60,8 @@ def refusal(attempts: RebootHistory, reasons: list[str], digest: str) -> str | N
         return None
     repeated = printable("; ".join(same), _LENGTH)
     return (
-        f"the reboot of {printable(last.when, 40)} was for this and did not bring it: {repeated}; since then neither "
-        "the boot entry, nor its kernel or images, nor what is asked for has changed, so another one would be in vain. "
+        f"the reboot of {printable(last.when, 40)} was for this and did not help: {repeated}; since then the boot "
+        "entry, its kernel, its images and the settings have not changed, so another reboot would not help either. "
         "See `journalctl -k -b`, and check that the firmware starts this disk's boot loader and has VT-d or AMD-Vi on. "
-        f"To try again all the same, reboot by hand or remove {FILE}."
+        f"To try again anyway, reboot by hand or remove {FILE}."
     )

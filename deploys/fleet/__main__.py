@@ -50,16 +50,16 @@ class _Refusals(BaseStateCallback):
 
 @click.command()
 @click.argument("inventory")
-@click.option("--output", "kind", type=click.Choice(["table", "json", "html"]), help="What to make of it [table].")
-@click.option("--file", type=click.Path(path_type=Path), help="Where to write it, instead of standard output.")
-@click.option("--known", type=click.Path(path_type=Path), help="Directory of kept states to compare with.")
-@click.option("--keep", is_flag=True, default=None, help="Write the states to that directory afterwards.")
-@click.option("--limit", multiple=True, help="Only this host or group; may be given several times.")
-@click.option("--data", multiple=True, help="KEY=VALUE, as pyinfra takes it.")
+@click.option("--output", "kind", type=click.Choice(["table", "json", "html"]), help="Output format [table].")
+@click.option("--file", type=click.Path(path_type=Path), help="Write to this file instead of standard output.")
+@click.option("--known", type=click.Path(path_type=Path), help="Directory of earlier states (--keep) to compare with.")
+@click.option("--keep", is_flag=True, default=None, help="Write the states to the directory of --known afterwards.")
+@click.option("--limit", multiple=True, help="Only this host or group; may be repeated.")
+@click.option("--data", multiple=True, help="Host data for all hosts, as KEY=VALUE; may be repeated.")
 def main(inventory: str, limit: tuple[str, ...], data: tuple[str, ...], **options: Any) -> None:
     """Show the status of all hosts of INVENTORY, the worst first. Changes nothing.
 
-    Exit code: 0 ok, 3 a host needs attention, 4 something is wrong on a host, 5 a host is down;
+    Exit code: 0 all hosts are ok, 3 a host needs attention, 4 a check failed on a host, 5 a host is down;
     1 unexpected error, 2 usage, inventory or options.
     """
     try:

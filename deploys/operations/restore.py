@@ -46,7 +46,7 @@ def restore_command(path: str, archive: str = ARCHIVE) -> str:
 def restore_or_remove(past: Baseline, path: str) -> OperationMeta:
     """Restore a file of the deploy to its previous state, or remove it if there was none."""
     if path in past.archived:
-        return restore_file(name=f"Bring back {path}", path=path, archive=past.archive)
+        return restore_file(name=f"Restore {path}", path=path, archive=past.archive)
     return remove_file(name=f"Remove {path}", path=path)
 
 

@@ -41,7 +41,7 @@ def take_turn(state: State, host: Host, unit: str) -> Iterator[Turn]:
         if rollout.failed:
             other, broken = next(iter(rollout.failed.items()))
             yield Turn(
-                f"{unit} is not restarted, because {broken} failed on {other} after its restart. What runs here is as "
+                f"{unit} is not restarted, because {broken} failed on {other} after its restart. Here it runs as "
                 f"before. Fix {other}, or leave it out with --exclude {other}, then run again."
             )
             return

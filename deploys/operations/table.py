@@ -10,11 +10,8 @@ from deploys.assessment.checks import Check
 from deploys.transport import remote
 
 
-def show_table(rows: list[Check], summary: str) -> PyinfraCommand | None:
-    """Print the table of the current host; return the command that fails the host when a check failed.
-
-    ``summary`` follows the number of failed checks: "checks failed".
-    """
+def show_table(rows: list[Check]) -> PyinfraCommand | None:
+    """Print the table of the current host; return the command that fails the host when a check failed."""
     for line in checks.table(host.name, rows):
         logger.info(line)
     failed = [row for row in rows if row.passed is False]
@@ -22,5 +19,5 @@ def show_table(rows: list[Check], summary: str) -> PyinfraCommand | None:
         return None
     first = failed[0]
     return remote.fail(
-        f"{len(failed)} of {len(rows)} {summary}; first: {first.name} is {first.actual}, expected {first.expected}."
+        f"{len(failed)} of {len(rows)} checks failed; first: {first.name} is {first.actual}, expected {first.expected}."
     )

@@ -25,7 +25,7 @@ def restore_timer(past: Baseline | None = None) -> Generator[PyinfraCommand | st
     timer = host.get_fact(Units, units=(UPDATE_TIMER,)).get(UPDATE_TIMER)
     asked = host.get_fact(FindInFile, path=NODE_QUADLET.path, pattern="^AutoUpdate=")
     if not asked or timer is None or timer.enabled != "enabled" or _former_state(past) != "disabled":
-        host.noop("no deploy switched automatic updates on")
+        host.noop("no deploy enabled automatic updates")
         return
     yield f"systemctl disable --now {UPDATE_TIMER}"
 

@@ -19,7 +19,7 @@ def judge_claims(claims: Iterable[Claim], boards: Iterable[Board], settings: Hos
         if claim.kind is ClaimKind.FILE and not claim.places and not claim.models and boards:
             findings.warnings.append(
                 f"{claim.source} binds PCI devices to a driver, and does not name them; expected that only pcibind "
-                "binds the chosen boards. See that it leaves them alone."
+                "binds the chosen boards. Make sure that it leaves them alone."
             )
         for board in boards:
             named = _named(claim, board)
@@ -49,7 +49,7 @@ def _judge(claim: Claim, what: str, findings: Findings) -> None:
             )
         case ClaimKind.DRIVERCTL:
             findings.warnings.append(
-                f"{claim.source} gives {what} to {DRIVER} too, so the board would not come back at an undo. Run "
+                f"{claim.source} gives {what} to {DRIVER} too, so the board would stay with it after an undo. Run "
                 "`driverctl --nosave unset-override` for it once pcibind has it, and remove the file."
             )
         case ClaimKind.LIBVIRT if claim.acts_at_boot:
@@ -66,11 +66,11 @@ def _judge(claim: Claim, what: str, findings: Findings) -> None:
         case ClaimKind.LIBVIRT | ClaimKind.PROXMOX:
             findings.warnings.append(
                 f"{claim.source}: the virtual machine {guest} has {what}; its start would take the board "
-                "away. Take the device out of that machine, or do not start it."
+                "away. Remove the device from that machine, or do not start it."
             )
         case ClaimKind.FILE:
             driver = f"the driver {claim.driver}" if claim.driver else "a driver"
             findings.warnings.append(
-                f"{claim.source} binds {what} to {driver} by its own means; expected pcibind alone, whose undo gives "
-                "the board back. Remove it, then rebuild the initramfs."
+                f"{claim.source} binds {what} to {driver} by its own means; expected pcibind alone, which also "
+                "restores the original driver. Remove it, then rebuild the initramfs."
             )

@@ -32,8 +32,8 @@ def warn_of_readable_key(settings: Settings) -> str:
     key = f"{settings.key_directory}/node.key"
     return (
         f"the node's key was readable at port {settings.http_port} for everybody who could reach that port, since its "
-        "file was mounted into the node's container. This deploy takes it out. If others could reach the port, "
-        "consider the key known: only a new identity is a full remedy. For one, after this run: systemctl stop "
+        "file was mounted into the node's container. This deploy removes it there. If others could reach the port, "
+        "assume that they know the key: then only a new identity helps. For one, after this run: systemctl stop "
         f"gevulot-node; move {key} and {FINGERPRINT} away; run this deploy again; replace the old public key by the "
         "new one wherever it is listed."
     )
@@ -45,14 +45,14 @@ def explain_refusal(state: str, settings: Settings) -> str | None:
     key = f"{directory}/node.key"
     return {
         "lost": f"{key} is missing, but {fingerprint} records one. Expected the node's key: mount the storage volume, "
-        f"or bring the key back from your backup. Only to give the node a new identity, remove {fingerprint}.",
-        "changed": f"{key} is not the key that {fingerprint} records. Expected the node's own: bring it back from your "
+        f"or restore the key from your backup. Only to give the node a new identity, remove {fingerprint}.",
+        "changed": f"{key} is not the key that {fingerprint} records. Expected the node's own: restore it from your "
         f"backup; or, to keep the present one, remove {fingerprint}.",
-        "size": f"{key} is not 32 bytes long, so it is no node key. Bring it back from your backup, or move it away.",
-        "dangling": f"{key} is a link to nothing; expected the node's key. Mount the volume that it means, or bring "
-        "the key back from your backup.",
+        "size": f"{key} is not 32 bytes long, so it is no node key. Restore it from your backup, or move it away.",
+        "dangling": f"{key} is a link to nothing; expected the node's key. Mount the volume that it points to, or "
+        "restore the key from your backup.",
         "legacy-size": f"{legacy}, where the install guide puts the key, is not a file of 32 bytes, so it is no node "
-        "key. Bring the key back from your backup, or move the file away.",
+        "key. Restore the key from your backup, or move the file away.",
     }.get(state)
 
 

@@ -42,18 +42,18 @@ def judge_places(places: Mapping[str, Place], files: tuple[str, ...], findings: 
         elif place.locked:
             sentences.setdefault(
                 place.locked,
-                f"{place.locked} cannot be changed, even by root; expected that the deploy can write {path}. Take the "
-                f"attribute away that protects it (lsattr -d {place.locked} shows it): chattr -i {place.locked}",
+                f"{place.locked} cannot be changed, even by root; expected that the deploy can write {path}. Remove "
+                f"the attribute that protects it (lsattr -d {place.locked} shows it): chattr -i {place.locked}",
             )
         if is_file and place.names > 1:
             findings.warnings.append(
                 f"{path} has {place.names} names (hard links). When it changes, only this name does; the others keep "
-                "the previous content, and an undo brings back a file of its own."
+                "the previous content, and an undo restores a separate file."
             )
         directory = next((each for each in READ_FIRST if path.startswith(f"{each}/")), None)
         if directory is not None and not _is_early(place.mount):
             late[
-                f"{directory} lies on {place.mount}, which is mounted only after systemd has read its units and "
+                f"{directory} is on {place.mount}, which is mounted only after systemd has read its units and "
                 "generated those of containers, so the node would not exist after a boot; expected it on the file "
                 f"system of /etc. Move it there: umount {place.mount}, or replace the link {directory} by a directory."
             ] = None

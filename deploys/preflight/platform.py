@@ -74,7 +74,7 @@ def judge_node_platform(host: HostPlatform, settings: Settings, family: Family |
         )
     if host.podman is None and "podman" in host.tools:
         findings.refusals.append(
-            "Podman is installed, but does not say its version within 20 s; expected 4.7 or newer. See what "
+            "Podman is installed, but did not print its version within 20 s; expected 4.7 or newer. See what "
             "`podman --version` does there."
         )
     elif podman is None and family is not None and family.packages == "apt":
@@ -99,7 +99,7 @@ def judge_nftables(host: HostPlatform, modules: dict[str, Module], findings: Fin
     if release_of(host.kernel) < KERNEL_MINIMUM:
         findings.refusals.append(
             f"the kernel is {host.kernel}; expected 5.13 or newer, whose nftables can lock a table against changes by "
-            "others and tell the node's sockets from others'. Upgrade the kernel and boot it."
+            "others and distinguish the node's sockets from others'. Upgrade the kernel and boot it."
         )
     missing = [name for name in NFTABLES_MODULES if name in modules and not modules[name].exists]
     if missing:

@@ -24,7 +24,7 @@ def judge_requests(texts: Mapping[str, str], former: Iterable[str], config: Conf
         configuration.parse(sorted({**others, PCIBIND_BOARDS.path: ours}.items()))
     except ConfigError as error:
         findings.refusals.append(
-            f"{error}. The deploy writes {PCIBIND_BOARDS.path}, and {', '.join(sorted(others))} is not of a deploy, or "
-            "was changed since; pcibind reads both, and would bind no board. Take out of it what gevulot_boards asks "
-            "for too, or correct it, or move it out of /etc/pcibind."
+            f"{error}. The deploy writes {PCIBIND_BOARDS.path}, and {', '.join(sorted(others))} was not written "
+            "by a deploy, or was changed since; pcibind reads both, and would bind no board. Remove from it the boards "
+            "of gevulot_boards, correct it, or move it out of /etc/pcibind."
         )

@@ -22,6 +22,6 @@ def judge_secrets(store: SecretStoreState, findings: Findings) -> None:
     others = [name for name in store.listed if name not in NAMES]
     theirs = f", and you make {', '.join(others)} again" if others else ""
     findings.refusals.append(
-        f"Podman's secret store {store.path} {state}; expected it to be readable. Bring it back from a backup, or move "
+        f"Podman's secret store {store.path} {state}; expected it to be readable. Restore it from a backup, or move "
         f"it away (mv {store.path} {store.path}.damaged) and run again: the deploy makes its own secrets again{theirs}."
     )

@@ -78,7 +78,7 @@ def _path_problem(storage: Storage, asked: str) -> str | None:
         if link is not None:
             this = "which" if path == asked else f"but {path}"
             return (
-                f"{this} is {link}; expected a directory. Mount the volume or make the directory that it means, or "
+                f"{this} is {link}; expected a directory. Mount the volume or make the directory that it points to, or "
                 "choose another path."
             )
     if storage.real == asked:

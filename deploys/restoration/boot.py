@@ -57,7 +57,7 @@ def restore_modules(undo: Undo) -> list[OperationMeta]:
     return [
         *(restore_or_remove(undo.past, path) for path in host.loop(undo.paths(MODULE_FILES))),
         restore_former_files(
-            name="Take back the files of earlier versions",
+            name="Remove the files of earlier versions",
             past=undo.past,
             paths=undo.former_modules,
             archive=undo.past.archive,

@@ -38,9 +38,9 @@ def compared(undo: Undo, inputs: list[OperationMeta]) -> Generator[PyinfraComman
         if will_follow(inputs) or undo.reasons():
             yield DECIDED_AT_RUN_TIME
         else:
-            host.noop("nothing is changed by looking")
+            host.noop("this only checks")
         return
-    if failure := table.show_table(_read(undo), "things are not as they were"):
+    if failure := table.show_table(_read(undo)):
         yield failure
 
 
@@ -93,7 +93,7 @@ def _key(undo: Undo) -> Check:
 
 @operation()
 def remains_listed(undo: Undo) -> Generator[PyinfraCommand, None, None]:
-    """Say what stays on the host, and how it is removed by hand. Changes nothing.
+    """List what stays on the host, and how it is removed by hand. Changes nothing.
 
     + undo: the host
     """
@@ -109,10 +109,10 @@ def remains_listed(undo: Undo) -> Generator[PyinfraCommand, None, None]:
 @step("Compare the host with what it was")
 def compare(undo: Undo, after: list[OperationMeta]) -> None:
     compared(name="Compare the host with what it was", undo=undo, inputs=after)
-    # Only now: an undo that was cut short needs it when it is run again.
+    # Only now: the next run needs it if this one is interrupted.
     files.file(name=f"Remove {DEPLOYED}", path=DEPLOYED, present=False)
 
 
-@step("Say what stays")
+@step("List what stays")
 def list_remains(undo: Undo) -> None:
-    remains_listed(name="Say what stays", undo=undo)
+    remains_listed(name="List what stays", undo=undo)

@@ -66,7 +66,7 @@ def forgotten(units: tuple[str, ...], inputs: list[OperationMeta]) -> Generator[
 def stop_node(undo: Undo) -> list[OperationMeta]:
     return [
         stopped(name="Stop the node with its migration and its Postgres", past=undo.past),
-        timer.restore_timer(name="Switch automatic updates off", past=undo.past),
+        timer.restore_timer(name="Disable automatic updates", past=undo.past),
     ]
 
 

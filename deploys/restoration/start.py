@@ -131,7 +131,7 @@ def tools_of(platform: HostPlatform) -> Family | str:
     boot = "grubby" if "grubby" in platform.tools else "grub" if "update-grub" in platform.tools else None
     if boot is None:
         return (
-            f"{platform.name or 'the host'} has no tool by which its kernel arguments could be put back; expected "
+            f"{platform.name or 'the host'} has no tool that restores its kernel arguments; expected "
             "update-grub or grubby. Install the one that it had when it was deployed."
         )
     try:
@@ -155,7 +155,7 @@ def prepare_undo() -> Undo | None:
     remains = host.get_fact(BaselineRecord, directories=STATE_DIRECTORIES, traces=_TRACES)
     platform = host.get_fact(Platform, directory=settings.storage_directory)
     if remains is None or platform is None:
-        raise Refused(f"{host.name}: what it was before could not be read; no host was changed. See the error above.")
+        raise Refused(f"{host.name}: its record could not be read; no host was changed. See the error above.")
     if not remains.privileged:
         raise _refused(f"{STATE_DIRECTORY} can be read by root only. Connect as root, or with sudo (_sudo: True).")
     past = remains.past
@@ -165,15 +165,15 @@ def prepare_undo() -> Undo | None:
         if remains.traces:
             raise _refused(
                 f"{RECORD} is missing, but {', '.join(remains.traces)} exists; expected the record of what the host "
-                "was before its first deploy. Bring it back from a backup; without it only you can say what the host "
-                "has to become, and pcibind release gives the boards back."
+                "was before its first deploy. Restore it from a backup: nothing else has the previous state. "
+                "`pcibind release` returns the boards to their drivers."
             )
         logger.info(f"{host.print_prefix}was never deployed ({RECORD} does not exist): nothing to undo.")
         return None
     if not remains.archive:
         raise _refused(
             f"{past.archive} is missing; expected the files that the host had before its first deploy beside its "
-            "record. Bring it back from a backup, or make an empty one if there were none: tar -cf "
+            "record. Restore it from a backup, or make an empty one if there were none: tar -cf "
             f"{past.archive} -T /dev/null"
         )
     family = tools_of(platform)
@@ -189,9 +189,9 @@ def prepare_undo() -> Undo | None:
         logger.warning(f"{host.print_prefix}{warning}")
     if others:
         logger.warning(
-            f"{host.print_prefix}pcibind stays, with what it needs at boot, because {', '.join(others)} is not of a "
-            "deploy; only the boards of the node are given back. The kernel arguments go: what else needs an IOMMU "
-            "has to ask for it by itself."
+            f"{host.print_prefix}pcibind stays, with its boot files, because no deploy wrote {', '.join(others)}; only "
+            "the boards of the deploy return to their drivers. The kernel arguments are removed: another user of the "
+            "IOMMU has to set its own."
         )
     failed = host.get_fact(
         PreexistingFailures, records=(manifest.FAILED_UNITS, manifest.former_path(manifest.FAILED_UNITS))

@@ -10,7 +10,7 @@ mkdir -p "${path%/*}"
 if [ -L "$path" ] && ! tar -tf "$archive" "${path#/}" >/dev/null 2>&1; then
   if [ ! -e "$archive" ]; then
     echo "$path is a link, and $archive, which would keep it for the undo, is missing; expected the archive of the" \
-      "first deploy. Bring it back from a backup, or move the link away: mv $path $path.old" >&2
+      "first deploy. Restore it from a backup, or move the link away: mv $path $path.old" >&2
     exit 1
   fi
   cp -p "$archive" "$archive.new"

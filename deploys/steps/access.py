@@ -150,7 +150,7 @@ def granted(
         return
     wanted = change(current, frozenset((current.own, *settings.acl_whitelist)))
     if not wanted.add and not wanted.deny and wanted.recorded == current.recorded:
-        host.noop("the list is as it should be")
+        host.noop("the list is up to date")
         return
     yield from commands(current, wanted, settings)
 

@@ -48,7 +48,7 @@ MAY_EXIST = (DROP_IN, OLD_DROP_IN, *FILES, *FORMER)
 
 _IN_THE_WAY = (
     f"{STATE_DIRECTORY} is in the way of the record in {FORMER_STATE_DIRECTORY}, and holds what no deploy put there; "
-    f"expected nothing. Look what it is, and move it away: mv {STATE_DIRECTORY} {STATE_DIRECTORY}.old"
+    f"expected nothing. Check it, and move it away: mv {STATE_DIRECTORY} {STATE_DIRECTORY}.old"
 )
 # An undo of a host of an earlier version may have made the directory, to remember which units failed in it.
 MOVE = (

@@ -83,7 +83,7 @@ def configure_node(node: Node, after: list[OperationMeta]) -> list[OperationMeta
         seconds=settings.start_timeout + _KEY_READ,
     )
     if not settings.auto_update:
-        timer.restore_timer(name="Switch automatic updates off")
+        timer.restore_timer(name="Disable automatic updates")
     quadlet = files.template(
         NODE_QUADLET,
         image=settings.node_image,
@@ -130,4 +130,4 @@ def start_node(settings: Settings, reboot: PendingReboot, after: list[OperationM
         # After the start: a node that still runs with an earlier configuration needs it to start again.
         secrets.secret(name="Remove the database's URL with its password", secret_name=URL_SECRET, source="none")
     if settings.auto_update:
-        systemd.service(name="Switch automatic updates on", service=UPDATE_TIMER, running=True, enabled=True)
+        systemd.service(name="Enable automatic updates", service=UPDATE_TIMER, running=True, enabled=True)

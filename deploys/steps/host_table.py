@@ -70,7 +70,7 @@ def system(state: str, failed_units: list[str], verdict: Verdict) -> Check:
 
 def conclude(rows: list[Check]) -> Generator[PyinfraCommand, None, None]:
     """Print the table, and fail the host when a check failed; else record when it was verified."""
-    if failure := table.show_table(rows, "checks failed"):
+    if failure := table.show_table(rows):
         yield failure
         return
     # Of this boot only, so that it changes nothing that lasts; deploys/status.py shows when it was.
@@ -104,7 +104,7 @@ def host_verified(gpu_host: GpuHost, reboot: PendingReboot) -> Generator[Pyinfra
     elif reboot.is_planned():
         yield DECIDED_AT_RUN_TIME
     else:
-        host.noop("nothing is changed by looking")
+        host.noop("this only checks")
 
 
 @step("Verify the host")

@@ -108,11 +108,11 @@ def configure_kernel(gpu_host: GpuHost) -> list[OperationMeta]:
     of_nodes = tuple(path for path in former if path not in of_all)
     written = [
         # First: the files of later names say that it was done.
-        restore_former_files(name="Take back the files of the first versions", past=verdict.past, paths=of_all),
+        restore_former_files(name="Remove the files of the first versions", past=verdict.past, paths=of_all),
         files.template(VFIO_RULE),
         files.template(MODULES_LOAD, modules=verdict.modules),
         files.template(BLACKLIST, modules=verdict.blacklist, models=() if on_line else verdict.models),
-        restore_former_files(name="Take back the files of earlier versions", past=verdict.past, paths=of_nodes),
+        restore_former_files(name="Remove the files of earlier versions", past=verdict.past, paths=of_nodes),
     ]
     arguments_recorded(
         name="Record the kernel's arguments",
@@ -124,7 +124,7 @@ def configure_kernel(gpu_host: GpuHost) -> list[OperationMeta]:
             old_drop_in_removed(name="Remove the drop-in of the first versions"),
             # Only now: with both the arguments stand there twice, and with neither not at all.
             restore_former_files(
-                name="Take back the drop-in of earlier versions",
+                name="Remove the drop-in of earlier versions",
                 past=verdict.past,
                 paths=tuple(path for path in verdict.former if path == DROP_IN),
             ),

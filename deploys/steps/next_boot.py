@@ -28,7 +28,7 @@ def checked(wish: BootTarget) -> Generator[PyinfraCommand | str, None, None]:
     + wish: what the host must be after it
     """
     if is_planning():
-        host.noop("nothing is changed by looking")
+        host.noop("this only checks")
         return
     answers = ask(
         host,
@@ -43,7 +43,7 @@ def checked(wish: BootTarget) -> Generator[PyinfraCommand | str, None, None]:
     contents = host.get_fact(InitramfsContents, files=INITRAMFS_FILES, release=release)
     problems += [f"after its rebuild, {each}. See what the generator printed." for each in contents.differences]
     if problems:
-        yield remote.fail(f"not rebooted, because the next boot would be in vain: {' '.join(problems)}")
+        yield remote.fail(f"not rebooted, because the check of the next boot failed: {' '.join(problems)}")
     else:
         host.noop("the next boot has what is needed")
 

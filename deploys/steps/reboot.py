@@ -42,7 +42,7 @@ def _digest(target: BootTarget) -> str:
 def reboot_when_needed(gpu_host: GpuHost, reboot: PendingReboot) -> None:
     """Reboot, or with ``reboot='never'`` report what is pending."""
     settings, target = gpu_host.settings, target_of(gpu_host.verdict)
-    attempt_forgotten(name="Forget a reboot that had its effect", reasons=reboot.reasons)
+    attempt_forgotten(name="Remove the record of a reboot that had its effect", reasons=reboot.reasons)
     request = RebootRequest(
         settings.reboot_timeout,
         reasons=partial(find_reasons, target),

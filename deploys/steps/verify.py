@@ -52,7 +52,7 @@ def verified(node: Node, reboot: PendingReboot) -> Generator[PyinfraCommand | st
         if reboot.is_planned() or unit is None or not unit.running:
             yield DECIDED_AT_RUN_TIME
         else:
-            host.noop("nothing is changed by looking")
+            host.noop("this only checks")
         return
     yield from host_table.conclude(_read(host, node))
 

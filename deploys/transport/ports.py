@@ -54,9 +54,9 @@ def probe_port(address: str, port: int, greeting: bytes) -> str:
     try:
         connection = socket.create_connection((address, port), _SECONDS)
     except socket.gaierror:
-        return f"not looked at: {address} is no address that this machine knows"
+        return f"not checked: {address} is no address that this machine knows"
     except OSError as error:
-        return f"not looked at: {error.strerror}" if error.errno in _NO_WAY else "closed"
+        return f"not checked: {error.strerror}" if error.errno in _NO_WAY else "closed"
     with connection:
         try:
             connection.sendall(greeting)

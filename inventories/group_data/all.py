@@ -1,4 +1,4 @@
-"""Defaults of every node. docs/settings.md lists all keys; a host's own data takes precedence."""
+"""Settings of all hosts. docs/settings.md lists all keys; a host's own data takes precedence."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,6 @@ from deploys.inventory import check_run as _check_run
 
 _check_run()
 
-# The passphrase is read from the environment variable GEVULOT_PSK_PASSPHRASE. From a file instead:
+# The passphrase comes from the environment variable GEVULOT_PSK_PASSPHRASE. To read it from a file instead:
 # from deploys.inputs.secret_sources import from_file as _from_file
-# gevulot_psk_passphrase = _from_file("/path/of/it")
+# gevulot_psk_passphrase = _from_file("~/gevulot.passphrase")

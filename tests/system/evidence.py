@@ -22,12 +22,12 @@ _CODE: Final = ("deploys", "facts", "helpers/pcibind/src")
 _TEXT: Final = """\
 # Evidence
 
-What was seen on booted machines, by `make worlds`. `python -m tests.lab list-worlds` describes the platforms.
-A machine is first asked whether it is what its platform says (**bare**); then it is **deployed** and verified by the
-table; a **second run** changes nothing; a **newer kernel** arrives by the package manager, boots, and the status
-finds nothing amiss, without a run of ours between; it comes back verified after a **power cut**; a **program** runs
-in a virtual machine with both boards, by KVM; and it is **undone** and compared with its record. "yes" means that the
-check passed, "-" that it was not done. `kernel` is the last one that ran. `code` is a digest of what was deployed.
+What `make worlds` checked on booted machines. `python -m tests.lab list-worlds` describes the platforms. **bare**: the
+machine is what its platform claims. **deployed**: a deploy succeeds, and every row of its table passes. **second run**:
+it changes nothing. **newer kernel**: the package manager installs one, it boots, and the status reports no problem,
+without another deploy. **power cut**: the node verifies again after it. **program**: it runs in a virtual machine with
+both boards, by KVM. **undone**: the undo restores what its record has. "yes" means that the check passed, "-" that it
+was not done. `kernel` is the last one that ran. `code` is a digest of what was deployed.
 
 {table}
 """

@@ -16,7 +16,7 @@ from tests.system.story import DRIVERS, HOST, host_state, treasure, wait_for_nod
 from tests.system.test_undo import STAYS, differing
 
 pytestmark = pytest.mark.worlds
-GPU_HOST, NODE, RELEASE = "deploys/gpu_host.py", "deploys/node.py", "deploys/undo.py"
+GPU_HOST, NODE, UNDO = "deploys/gpu_host.py", "deploys/node.py", "deploys/undo.py"
 FILES = ("files", "entries")
 # What the packages of a node have there.
 PACKAGES = ("/etc/containers", "/etc/cni", "/etc/nftables.conf")
@@ -109,10 +109,10 @@ def test_a_gpu_host_hands_its_boards_over_becomes_a_node_and_goes_back(registry:
         machine.ssh("pcibind status")
         assert changes_of(deploy(machine, GPU_HOST, say, "half a minute").report) == []
 
-        deploy(machine, RELEASE, say, "about three minutes, reboot included")
+        deploy(machine, UNDO, say, "about three minutes, reboot included")
         assert_undone(machine, before)
         assert machine.ssh(NAMED).stdout == of_lab
-        assert changes_of(deploy(machine, RELEASE, say, "half a minute").report) == []
+        assert changes_of(deploy(machine, UNDO, say, "half a minute").report) == []
 
         deploy(machine, GPU_HOST, say, "about three minutes, reboot included")
         booted, drivers = machine.boot_id(), machine.ssh(DRIVERS).stdout
@@ -129,7 +129,7 @@ def test_a_gpu_host_hands_its_boards_over_becomes_a_node_and_goes_back(registry:
                     "systemctl daemon-reload")  # fmt: skip
         broken = status(machine)
         assert (broken["severity"], broken["deployed_as"]) == ("wrong", "node"), broken["reasons"]
-        deploy(machine, RELEASE, say, "about three minutes, reboot included")
+        deploy(machine, UNDO, say, "about three minutes, reboot included")
         assert_undone(machine, before)
 
 
@@ -166,6 +166,6 @@ def test_a_host_of_an_earlier_version_moves_on_without_a_reboot_and_goes_back_as
         assert changes_of(deploy(machine, NODE, say, "a minute").report) == []
 
         machine.ssh(EARLIER, timeout=600)
-        deploy(machine, RELEASE, say, "about three minutes, reboot included")
+        deploy(machine, UNDO, say, "about three minutes, reboot included")
         assert_undone(machine, before)
         machine.ssh(f"test -s {manifest.FORMER_STATE_DIRECTORY}/before.json && ! test -e {manifest.STATE_DIRECTORY}")

@@ -70,7 +70,7 @@ def test_what_stands_in_the_way_is_refused_before_anything_changes(say: Progress
         for sentence in (
             "/etc/gevulot/node.env is a directory",
             "/usr/local/sbin/pcibind cannot be changed, even by root",
-            "/etc/containers/systemd lies on /etc/containers/systemd, which is mounted only after",
+            "/etc/containers/systemd is on /etc/containers/systemd, which is mounted only after",
         ):
             assert sentence in plan.output, plan.output[-3000:]
         assert "Traceback" not in plan.output

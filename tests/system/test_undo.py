@@ -13,7 +13,7 @@ from tests.lab.progress import Progress, step
 from tests.lab.run import Run, changes_of, plan_of, pyinfra
 from tests.system.story import HOST, STRANGER, deployed, forget_recorder, host_state, treasure, wait_for_node
 
-RELEASE = "deploys/undo.py"
+UNDO = "deploys/undo.py"
 KEY = "sha256sum </var/lib/gevulot/key/node.key"
 
 # What stays on purpose: the account, the fingerprint without which a lost volume would mean a new identity, and what
@@ -29,7 +29,7 @@ STAYS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Undone:
     """What was done to the machine before the first test looks at it."""
 
     machine: Machine
@@ -38,7 +38,7 @@ class Release:
     key: str
     plan: Run
     first: Run
-    released: dict[str, str]
+    after: dict[str, str]
     boots: int
 
 
@@ -49,46 +49,46 @@ def differing(one: str, other: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def release(registry: Path, say: Progress) -> Iterator[Release]:
+def undone(registry: Path, say: Progress) -> Iterator[Undone]:
     machine, story = deployed(registry, say)
     with machine:
         forget_recorder(machine)
         machine.ssh(f"podman exec gevulot-node /gevulot peer {STRANGER} whitelist")
         kept, key = treasure(machine), machine.ssh(KEY).stdout
-        with step(say, "planning the release", takes="half a minute"):
-            plan = pyinfra([machine], "--dry", "--json", deploy=RELEASE)
-        with step(say, "releasing, reboot included", takes="about three minutes"):
-            first = pyinfra([machine], "-y", "--json", deploy=RELEASE)
+        with step(say, "planning the undo", takes="half a minute"):
+            plan = pyinfra([machine], "--dry", "--json", deploy=UNDO)
+        with step(say, "undoing, reboot included", takes="about three minutes"):
+            first = pyinfra([machine], "-y", "--json", deploy=UNDO)
         boots = len(machine.ssh("journalctl --list-boots --no-pager -q").stdout.splitlines())
-        yield Release(machine, story.host, kept, key, plan, first, host_state(machine), boots)
+        yield Undone(machine, story.host, kept, key, plan, first, host_state(machine), boots)
 
 
 @pytest.fixture(scope="module")
-def machine(release: Release) -> Machine:
-    return release.machine
+def machine(undone: Undone) -> Machine:
+    return undone.machine
 
 
-def test_a_plan_names_everything_that_is_then_executed(release: Release) -> None:
-    assert release.plan.code == 0, release.plan.output
-    executed = set(changes_of(release.first.report))
+def test_a_plan_names_everything_that_is_then_executed(undone: Undone) -> None:
+    assert undone.plan.code == 0, undone.plan.output
+    executed = set(changes_of(undone.first.report))
     assert len(executed) > 20
-    assert executed <= set(plan_of(release.plan.report))
+    assert executed <= set(plan_of(undone.plan.report))
 
 
-def test_the_release_succeeds_reboots_once_and_its_table_has_nothing_wrong(release: Release) -> None:
-    assert release.first.code == 0, release.first.output[-5000:]
-    assert " passed, 0 failed" in release.first.output
-    assert release.boots == 3
+def test_the_undo_succeeds_reboots_once_and_no_row_of_its_table_fails(undone: Undone) -> None:
+    assert undone.first.code == 0, undone.first.output[-5000:]
+    assert " passed, 0 failed" in undone.first.output
+    assert undone.boots == 3
 
 
 @pytest.mark.parametrize("what", [name for name in HOST if name not in ("files", "entries")])
-def test_the_host_is_what_it_was(release: Release, what: str) -> None:
-    assert release.released[what] == release.bare[what]
+def test_the_host_is_what_it_was(undone: Undone, what: str) -> None:
+    assert undone.after[what] == undone.bare[what]
 
 
 @pytest.mark.parametrize("what", ["files", "entries"])
-def test_the_files_are_what_they_were_but_for_what_stays_on_purpose(release: Release, what: str) -> None:
-    assert differing(release.released[what], release.bare[what]) - STAYS == set()
+def test_the_files_are_what_they_were_but_for_what_stays_on_purpose(undone: Undone, what: str) -> None:
+    assert differing(undone.after[what], undone.bare[what]) - STAYS == set()
 
 
 def test_nothing_of_the_node_runs_or_would_start(machine: Machine) -> None:
@@ -96,22 +96,22 @@ def test_nothing_of_the_node_runs_or_would_start(machine: Machine) -> None:
     assert known.stdout == ""
 
 
-def test_the_key_the_secrets_the_rows_and_the_images_are_still_there(release: Release, machine: Machine) -> None:
-    assert machine.ssh(KEY).stdout == release.key
+def test_the_key_the_secrets_the_rows_and_the_images_are_still_there(undone: Undone, machine: Machine) -> None:
+    assert machine.ssh(KEY).stdout == undone.key
     assert len(machine.ssh("podman secret ls --quiet").stdout.splitlines()) == 2
     assert len(machine.ssh("podman image ls --quiet").stdout.splitlines()) == 2
     machine.ssh("test -s /var/lib/gevulot/postgres/PG_VERSION && test -s /var/lib/gpu-host/before.json")
 
 
-def test_it_is_said_what_stays(release: Release) -> None:
-    assert "What stays on" in release.first.output
-    assert "A lost key is lost for good" in release.first.output
+def test_it_lists_what_stays(undone: Undone) -> None:
+    assert "What stays on" in undone.first.output
+    assert "Only a backup can restore a lost key" in undone.first.output
 
 
-def test_a_second_release_changes_nothing(machine: Machine, say: Progress) -> None:
+def test_a_second_undo_changes_nothing(machine: Machine, say: Progress) -> None:
     before = host_state(machine)
-    with step(say, "releasing a second time", takes="half a minute"):
-        second = pyinfra([machine], "-y", "--json", deploy=RELEASE)
+    with step(say, "undoing a second time", takes="half a minute"):
+        second = pyinfra([machine], "-y", "--json", deploy=UNDO)
     assert second.code == 0, second.output[-3000:]
     assert changes_of(second.report) == []
     assert " passed, 0 failed" in second.output
@@ -119,9 +119,9 @@ def test_a_second_release_changes_nothing(machine: Machine, say: Progress) -> No
 
 
 @pytest.mark.soak
-def test_a_deploy_after_the_release_gives_the_same_node(release: Release, machine: Machine, say: Progress) -> None:
+def test_a_deploy_after_the_undo_gives_the_same_node(undone: Undone, machine: Machine, say: Progress) -> None:
     with step(say, "deploying again, reboot included", takes="about four minutes"):
         again = pyinfra([machine], "-y")
     assert again.code == 0, again.output[-3000:]
     wait_for_node(machine)
-    assert treasure(machine) == release.treasure
+    assert treasure(machine) == undone.treasure

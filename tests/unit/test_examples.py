@@ -33,9 +33,10 @@ def edited(example: Path, directory: Path) -> list[tuple[str, dict[str, Any]]]:
         for reserved, own in EDITS.items():
             content = content.replace(reserved, own)
         (directory / file.name).write_text(content, encoding="utf-8")
-    nodes = runpy.run_path(str(directory / example.name))["nodes"]
+    variables = runpy.run_path(str(directory / example.name))
+    nodes = variables["nodes"]
     hosts, shared = nodes if isinstance(nodes, tuple) else (nodes, {})
-    return [(name, {**shared, **data}) for name, data in hosts]
+    return [*((name, {**shared, **data}) for name, data in hosts), *variables.get("gpu_hosts", [])]
 
 
 def settings(name: str, directory: Path) -> dict[str, Settings]:

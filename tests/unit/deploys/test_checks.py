@@ -278,7 +278,7 @@ def test_an_empty_gpu_variable_is_wrong_even_without_boards() -> None:
 
 
 def test_a_port_that_was_not_looked_at_is_neither_right_nor_wrong() -> None:
-    assert checks.port(5432, "not looked at: Network is unreachable").passed is None
+    assert checks.port(5432, "not checked: Network is unreachable").passed is None
 
 
 PEERS = settings.read(

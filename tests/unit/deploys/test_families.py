@@ -651,7 +651,7 @@ def test_a_host_whose_boot_cannot_be_told_apart_is_not_rebooted(runs: dict[str, 
     assert run.exit_code != 0
 
 
-_TAKEN_BACK = "Configure the kernel | Take back the files of the first versions"
+_TAKEN_BACK = "Configure the kernel | Remove the files of the first versions"
 
 
 def test_the_files_of_an_earlier_version_are_taken_back_without_a_reboot(runs: dict[str, Run]) -> None:
@@ -852,7 +852,7 @@ def test_automatic_updates_are_switched_off_where_a_deploy_switched_them_on(runs
     operations = runs["taken back"].operations("plain")
     off, quadlet = (
         f"Configure the node | {name}"
-        for name in ("Switch automatic updates off", "Write /etc/containers/systemd/gevulot-node.container")
+        for name in ("Disable automatic updates", "Write /etc/containers/systemd/gevulot-node.container")
     )
     # The Quadlet says that a deploy asked for them.
     assert operations.index(off) < operations.index(quadlet)
@@ -861,7 +861,7 @@ def test_automatic_updates_are_switched_off_where_a_deploy_switched_them_on(runs
 
 
 def test_automatic_updates_switch_their_timer_on(runs: dict[str, Run]) -> None:
-    assert "Start the node | Switch automatic updates on" in runs["external"].operations("plain")
+    assert "Start the node | Enable automatic updates" in runs["external"].operations("plain")
 
 
 @pytest.mark.parametrize("secret", [PASSPHRASE, "url-password"])

@@ -492,8 +492,8 @@ def test_a_plan_for_a_host_of_an_earlier_version_names_its_move_and_no_second_re
     assert {
         f"Record the host as it was | Move the record of earlier deploys to {manifest.STATE_DIRECTORY}",
         f"Record the host as it was | Write {manifest.DEPLOYED}",
-        "Configure the kernel | Take back the files of earlier versions",
-        "Configure the kernel | Take back the drop-in of earlier versions",
+        "Configure the kernel | Remove the files of earlier versions",
+        "Configure the kernel | Remove the drop-in of earlier versions",
         "Prepare the passthrough | Rename the configuration of earlier versions",
     } <= changes
     assert f"Record the host as it was | Write {manifest.RECORD}" not in changes

@@ -41,7 +41,7 @@ def test_a_port_where_nobody_listens_is_closed() -> None:
 
 def test_a_name_that_nobody_knows_was_not_looked_at() -> None:
     answer = ports.probe_port("host.invalid", 1, ports.HTTP_GREETING)
-    assert answer == "not looked at: host.invalid is no address that this machine knows"
+    assert answer == "not checked: host.invalid is no address that this machine knows"
 
 
 def test_a_port_behind_an_address_without_a_way_there_was_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ def test_a_port_behind_an_address_without_a_way_there_was_not_looked_at(monkeypa
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
     monkeypatch.setattr(socket, "create_connection", unreachable)
-    assert ports.probe_port("192.0.2.1", 1, ports.HTTP_GREETING) == "not looked at: Network is unreachable"
+    assert ports.probe_port("192.0.2.1", 1, ports.HTTP_GREETING) == "not checked: Network is unreachable"
 
 
 def test_a_port_that_answers_nobody_in_time_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

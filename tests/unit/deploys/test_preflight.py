@@ -125,7 +125,7 @@ def test_what_the_hardware_lacks_is_refused_with_the_way_out(changes: dict[str, 
 
 def test_a_podman_that_hangs_is_refused() -> None:
     (refusal,) = verdict(replace(FEDORA, podman="")).refusals
-    assert "does not say its version" in refusal
+    assert "did not print its version" in refusal
 
 
 def test_a_fedora_that_offers_a_podman_which_is_new_enough_is_accepted() -> None:
@@ -352,7 +352,7 @@ def test_a_reboot_in_vain_is_refused_unless_no_reboot_is_allowed_or_a_board_chan
         reboot_attempt.digest(LINES, wanted, boards, None),
     )
     more = {"lines": LINES, "attempts": RebootHistory(True, last)}
-    assert "was for this and did not bring it" in verdict(more=more).refusals[0]
+    assert "was for this and did not help" in verdict(more=more).refusals[0]
     assert verdict(more=more, reboot="never").refusals == ()
     assert verdict(more=more, functions=(*gpu(2, 1), NIC, NVME)).refusals == ()
 

@@ -1,4 +1,4 @@
-"""The release through pyinfra's command line, on fake hosts that answer as deployed ones do."""
+"""The undo through pyinfra's command line, on fake hosts that answer as deployed ones do."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def deployed(
     return r.saying(answers, r.data(host, **({"reboot_timeout": 60} | settings)))
 
 
-def released(distribution: r.Distribution) -> dict[str, Any]:
+def undone(distribution: r.Distribution) -> dict[str, Any]:
     """A fake host that has gone back, and that has rebooted since."""
     host = r.Recorded(distribution, functions=_BARE, functions_after=_BARE)
     answers: dict[str | re.Pattern[str], Any] = {
@@ -219,8 +219,8 @@ _FOUR = """
 _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "plan": (_FOUR, ("--dry", "--json")),
     "apply": (_FOUR, ("-y",)),
-    "again": ('("@fake/done", t.released(t.r.DEBIAN)), ("@fake/grubby", t.released(t.r.FEDORA))', ("--dry", "--json")),
-    "again applied": ('("@fake/done", t.released(t.r.DEBIAN)),', ("-y",)),
+    "again": ('("@fake/done", t.undone(t.r.DEBIAN)), ("@fake/grubby", t.undone(t.r.FEDORA))', ("--dry", "--json")),
+    "again applied": ('("@fake/done", t.undone(t.r.DEBIAN)),', ("-y",)),
     "refusing": (
         '("@fake/held", t.deployed(t.r.DEBIAN, refuses=True)), ("@fake/well", t.deployed(t.r.DEBIAN))', ("-y",)
     ),
@@ -265,7 +265,7 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "others, move to today's names killed": (
         '("@fake/one", t.moved_half("/etc/pcibind/gevulot.toml", others=True)),', ("-y",),
     ),
-    "by an earlier version, released before": (
+    "by an earlier version, undone before": (
         '''("@fake/one", t.r.saying(t.file(t.FAILED_UNITS) | t.file(t.former_path(t.FAILED_UNITS)),
         t.deployed(t.r.DEBIAN, former=True))),''',
         ("-y",),
@@ -342,7 +342,7 @@ def test_no_run_ends_with_a_trace_of_python(runs: dict[str, Run], name: str) -> 
     assert "Traceback" not in runs[name].output
 
 
-def test_the_release_of_every_family_succeeds(runs: dict[str, Run]) -> None:
+def test_the_undo_of_every_family_succeeds(runs: dict[str, Run]) -> None:
     assert runs["apply"].exit_code == 0, runs["apply"].output
     assert runs["apply"].output.count(" passed, 0 failed") == 4
 
@@ -371,12 +371,12 @@ def test_the_plan_names_what_is_decided_only_later(runs: dict[str, Run], host: s
 
 
 @pytest.mark.parametrize("host", ["done", "grubby"])
-def test_a_plan_for_a_released_host_is_empty(runs: dict[str, Run], host: str) -> None:
+def test_a_plan_for_an_undone_host_is_empty(runs: dict[str, Run], host: str) -> None:
     assert runs["again"].exit_code == 0, runs["again"].output
     assert runs["again"].planned(host) == set()
 
 
-def test_a_second_release_changes_nothing_and_compares_again(runs: dict[str, Run]) -> None:
+def test_a_second_undo_changes_nothing_and_compares_again(runs: dict[str, Run]) -> None:
     run = runs["again applied"]
     assert run.exit_code == 0, run.output
     assert run.commands("done") == []
@@ -431,7 +431,7 @@ def test_nothing_of_the_data_is_touched(runs: dict[str, Run]) -> None:
 def test_at_the_end_it_is_said_what_stays_and_how_it_is_removed(runs: dict[str, Run]) -> None:
     output = runs["apply"].output
     assert "What stays on @fake/debian" in output
-    for part in ("/var/lib/gevulot/key", "A lost key is lost for good", "podman secret rm", "packages"):
+    for part in ("/var/lib/gevulot/key", "Only a backup can restore a lost key", "podman secret rm", "packages"):
         assert part in output
 
 
@@ -453,7 +453,7 @@ def test_a_host_that_pcibind_refused_stops_the_reboots_of_the_others(runs: dict[
     assert "[@fake/well] not rebooted because @fake/held failed" in run.output
 
 
-def test_a_host_that_was_never_deployed_has_nothing_to_release(runs: dict[str, Run]) -> None:
+def test_a_host_that_was_never_deployed_has_nothing_to_undo(runs: dict[str, Run]) -> None:
     run = runs["never deployed"]
     assert run.exit_code == 0, run.output
     assert "was never deployed (/var/lib/gpu-host/before.json does not exist): nothing to undo" in run.output
@@ -476,11 +476,11 @@ def test_a_host_that_cannot_go_back_is_refused_by_name(runs: dict[str, Run], nam
     assert run.commands(host) == []
 
 
-def test_host_data_that_a_release_does_not_need_may_be_wrong(runs: dict[str, Run]) -> None:
+def test_host_data_that_an_undo_does_not_need_may_be_wrong(runs: dict[str, Run]) -> None:
     assert runs["data that does not matter"].exit_code == 0, runs["data that does not matter"].output
 
 
-def test_host_data_that_a_release_needs_is_checked_for_all_hosts(runs: dict[str, Run]) -> None:
+def test_host_data_that_an_undo_needs_is_checked_for_all_hosts(runs: dict[str, Run]) -> None:
     run = runs["data that matters"]
     assert run.exit_code != 0
     assert "@fake/one: gevulot_rebot: unknown key; did you mean gevulot_reboot?" in run.output
@@ -498,7 +498,7 @@ def test_a_file_from_before_is_brought_back_and_not_removed(runs: dict[str, Run]
 def test_pcibind_stays_for_boards_of_the_operators_own(runs: dict[str, Run]) -> None:
     run = runs["others"]
     commands = run.commands("shared")
-    assert f"pcibind stays, with what it needs at boot, because {OTHER} is not of a deploy" in run.output
+    assert f"pcibind stays, with its boot files, because no deploy wrote {OTHER}" in run.output
     assert (
         "output=$(/usr/local/sbin/pcibind release 0000:00/01.0/00 2>&1)" in commands[index(commands, "pcibind release")]
     )
@@ -531,12 +531,12 @@ def test_the_boards_of_a_former_name_go_back_where_an_operators_own_stay(runs: d
     run = runs["others, move to today's names killed"]
     commands = run.commands("one")
     assert commands[index(commands, "pcibind release")].count("pcibind release 0000:00/01.0/00") == 1
-    assert f"because {OTHER} is not of a deploy" in run.output
+    assert f"because no deploy wrote {OTHER}" in run.output
     assert f"rm -f {legacy_files.REQUEST}" in commands
 
 
-def test_what_an_earlier_release_noted_in_todays_directory_goes_too(runs: dict[str, Run]) -> None:
-    commands = runs["by an earlier version, released before"].commands("one")
+def test_what_an_earlier_undo_noted_in_todays_directory_goes_too(runs: dict[str, Run]) -> None:
+    commands = runs["by an earlier version, undone before"].commands("one")
     assert [each for each in commands if each in (f"rm -f {FAILED_UNITS}", f"rm -f {former_path(FAILED_UNITS)}")] == [
         f"rm -f {path}" for path in (FAILED_UNITS, former_path(FAILED_UNITS))
     ]

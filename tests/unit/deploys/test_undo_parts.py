@@ -1,4 +1,4 @@
-"""What a release decides: what is left over, what is a fault of its own, and what its commands do."""
+"""What an undo decides: what is left over, what is a fault of its own, and what its commands do."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_a_system_may_be_as_degraded_as_it_was() -> None:
     assert not comparison.system("degraded", ["x.service"], "running", ()).passed
 
 
-def test_a_unit_of_others_that_had_failed_before_the_release_is_shown_and_not_judged() -> None:
+def test_a_unit_of_others_that_had_failed_before_the_undo_is_shown_and_not_judged() -> None:
     assert comparison.system("degraded", ["x.service"], "running", ("x.service",)).passed is None
     assert comparison.system("degraded", ["x.service", "y.service"], "running", ("x.service",)).passed is False
 
@@ -202,7 +202,7 @@ def test_a_unit_of_others_that_had_failed_before_the_release_is_shown_and_not_ju
 # --- host data and tools
 
 
-def test_only_host_data_that_a_release_needs_is_read_slips_of_it_included() -> None:
+def test_only_host_data_that_an_undo_needs_is_read_mistyped_keys_included() -> None:
     data = {"gevulot_rebot": 1, "reboot": 1, "gevulot_reboot_timeout": 1, "gevulot_boards": 1, "ssh_user": 1}
     assert set(relevant(data)) == {"gevulot_rebot", "reboot", "gevulot_reboot_timeout", "gevulot_psk_passphrase"}
     assert set(relevant({"gevulot_postgres_port": 1, "gevulot_start_timeout": 1})) == {"gevulot_psk_passphrase"}

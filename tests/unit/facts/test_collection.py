@@ -206,7 +206,7 @@ def test_what_could_not_be_read_is_said_in_words_that_name_nobody() -> None:
         "for the guard nvidia-open: the open files of other processes cannot be read",
         "for the guard device-open: the open files of other processes cannot be read",
         "for the guard disk: the open files of other processes cannot be read",
-        "for the guard disk: not all of it can be told",
+        "for the guard disk: it is not known in full",
     )
 
 

@@ -116,7 +116,7 @@ QUADLET = "/etc/containers/systemd/gevulot-node.container"
 @pytest.mark.parametrize(("mount", "late"), [("/", False), ("/etc", False), ("/etc/containers", True), ("/data", True)])
 def test_a_quadlet_on_a_file_system_that_is_mounted_late_is_refused(mount: str, late: bool) -> None:
     refusals = judged({QUADLET: Place(mount)}, QUADLET).refusals
-    assert [f"/etc/containers/systemd lies on {mount}, which is mounted only after" in each for each in refusals] == (
+    assert [f"/etc/containers/systemd is on {mount}, which is mounted only after" in each for each in refusals] == (
         [True] if late else []
     )
 
