@@ -179,6 +179,14 @@ def test_a_file_of_that_name_by_somebody_else_is_left_alone(machine: Machine) ->
     assert added(machine) == HAND_WRITTEN
 
 
+def test_boards_that_were_written_into_the_file_in_another_form_stay_in_it(machine: Machine) -> None:
+    machine.configure(f'{HEADER}board = [{{path = "{RIGHT}"}}]\n', "added.toml")
+    assert add(machine.host, ["01:00.0"]).exit_code is ExitCode.OK
+    assert chosen(machine) == [f"path {RIGHT}", f"path {LEFT}"]
+    remove(machine.host, ["02:00.0"])
+    assert chosen(machine) == [f"path {LEFT}"]
+
+
 def test_a_short_address_names_a_board_in_a_file_and_for_release(machine: Machine) -> None:
     before = machine.drivers()
     machine.configure(HAND_WRITTEN)

@@ -198,7 +198,13 @@ def _texts(paths: Paths) -> dict[str, str]:
 
 
 def _own(paths: Paths, config: Config) -> list[BoardRequest]:
-    return [each for each in config.boards if each.source.startswith(f"{_file(paths)}:")]
+    """The requests of added.toml. A source is FILE:LINE, or FILE where the line is not found."""
+    own = _file(paths)
+    return [
+        each
+        for each in config.boards
+        if each.source.rpartition(":")[0] == own or each.source == own
+    ]
 
 
 def _render(requests: Sequence[BoardRequest]) -> str:
