@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pcibind.change import original_drivers
 from pcibind.commands import boot, plan
 from pcibind.commands.system import System
-from pcibind.decide.judgement import Judgement
 from pcibind.model.errors import ExitCode
 from pcibind.model.record import Record, RecordedBoard, Resolution
 from pcibind.model.report import BoardState, Report
@@ -48,7 +47,7 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
         known = files.read_record(system.paths) or Record()
         leaving = [b for b in judgement.removed if not judgement.refused(b.path)]
         staying = [b for b in judgement.removed if judgement.refused(b.path)]
-        wanted = _recorded(judgement)
+        wanted = plan.list_to_record(judgement)
         left = Record(
             (*wanted, *(b for b in staying if b in known.boards)),
             require,
@@ -104,22 +103,3 @@ def _on_record(resolution: Resolution, known: Mapping[str, RecordedBoard]) -> Re
     if resolution.recorded or not resolution.board:
         return resolution
     return resolution._replace(recorded=known.get(resolution.board.path))
-
-
-def _recorded(judgement: Judgement) -> list[RecordedBoard]:
-    """The boards to have on record: the old ones as they were, the new ones as they are now."""
-    boards = []
-    for resolution in judgement.resolutions:
-        if resolution.recorded is not None:
-            boards.append(
-                resolution.recorded._replace(selector=resolution.selector, name=resolution.name)
-            )
-        elif resolution.board is not None and not judgement.refused(resolution.board.path):
-            board = resolution.board
-            if board.is_locked:
-                # Its override is unknown: recorded once it can be read.
-                continue
-            boards.append(
-                RecordedBoard.of(board, resolution.selector, resolution.name, judgement.topology)
-            )
-    return boards
