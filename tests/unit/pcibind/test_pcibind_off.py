@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from early_script import run_script
 from topologies import unused
-from tree import Machine
+from tree import Machine, stuck
 
 from pcibind.change import early, unit
 from pcibind.commands.apply import apply
@@ -83,6 +83,23 @@ def test_turned_off_a_driver_that_a_blacklist_keeps_away_has_its_function(chosen
     chosen.blacklist = {"nouveau", "xhci_pci"}
     assert release_for_this_boot(unused(chosen)).exit_code is ExitCode.OK
     assert drivers(chosen) == HOSTS
+
+
+def test_turned_off_a_module_that_does_not_load_in_time_keeps_no_other_function_from_its_driver(
+    chosen: Machine,
+) -> None:
+    boot(chosen, "ro pcibind=off")
+    for address in LEFTS:
+        chosen.leave(address)
+    directory = chosen.root / "sys/bus/pci/drivers/nouveau"
+    (directory / "unbind").unlink()
+    directory.rmdir()
+    chosen.blacklist = {"nouveau"}
+    chosen.faults["modprobe", "nouveau"] = stuck()
+    report = release_for_this_boot(unused(chosen))
+    assert report.exit_code is ExitCode.STUCK
+    assert [each.path for each in report.boards] == [LEFT]
+    assert drivers(chosen) == [None, *HOSTS[1:]]
 
 
 @pytest.mark.parametrize("recorded", ["the host's drivers", "vfio-pci"])
