@@ -234,7 +234,12 @@ def restore_functions(
     for target in todo:
         function = target.function
         current = sysfs.driver_of(paths, function.address)
-        if function.address in problems or (current == DRIVER != target.driver):
+        if function.address in problems:
+            continue
+        if current == DRIVER != target.driver:
+            problems[function.address] = (
+                f"{function.address}: another process gave it to {DRIVER} meanwhile; try again"
+            )
             continue
         board = next(board for board in boards if function in board.functions)
         beside = [each for each in board.functions if is_with_vfio(each) and each != function]

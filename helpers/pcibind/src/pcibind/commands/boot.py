@@ -238,7 +238,8 @@ def _restore_sharing(
     def all_of_them(state: BoardState, detail: str) -> list[BoardReport]:
         return [report_unwanted(topology, old, state)._replace(detail=detail) for old in going]
 
-    if any(sysfs.driver_of(paths, each.function.address) == DRIVER for each in targets):
+    leaves_vfio = any(sysfs.driver_of(paths, t.function.address) == DRIVER for t in targets)
+    if leaves_vfio:
         # A user of one board in these groups is a user of all of them.
         paths_of = {board.path for board in boards}
         all_there = sharing_groups(topology.boards())
@@ -254,7 +255,9 @@ def _restore_sharing(
         _withdraw(paths, topology, boards)
     blocked = {t.function.address for t in targets if sysfs.is_stuck(paths, t.function)}
     problems = {address: f"{address}: {sysfs.STUCK_DETAIL}" for address in blocked}
-    result = yield from drivers.restore_functions(paths, boards, targets, blocked)
+    result = yield from drivers.restore_functions(
+        paths, boards, targets, blocked, may_leave=leaves_vfio
+    )
     problems |= result.problems
     reports = []
     for board, recorded in zip(boards, going, strict=True):
