@@ -1,4 +1,7 @@
-"""The original drivers of boards that are not on record: the host's own drivers, by alias."""
+"""Boards that were taken at this boot without being on record; and the host's own drivers.
+
+What a record does not tell is found by the alias of a device: which driver it would have.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
     back first. Raises ConfigError, RecordError, PcibindError, OSError.
     """
     with system.locked():
-        judgement = plan.judge(system, next_boot=next_boot)
+        judgement = plan.judge_system(system, next_boot=next_boot)
         topology = judgement.topology
         require = judgement.config.require_boards
         errors = original_drivers.explain_taken(judgement.taken)
@@ -59,7 +59,7 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
         ]
         # Boards that this run has just recorded are reported as recorded.
         paths = {board.path: board for board in wanted}
-        judged = [_on_record(r, paths) for r in judgement.resolutions if r not in refused]
+        binding = [_on_record(r, paths) for r in judgement.resolutions if r not in refused]
         # Before the first write to a driver: whatever happens next, the original is on disk.
         if next_boot:
             files.write_record(system.paths, left._replace(leaving=(*left.leaving, *leaving)))
@@ -73,15 +73,15 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
                 boot.hand_over_remaining(system, topology, left)
             reports += [
                 plan.report_wanted(judgement, resolution, BoardState.RECORDED)
-                for resolution in judged
+                for resolution in binding
             ]
         else:
-            gone = boot.give_back(system, topology, known, leaving, left)
-            taken = boot.bind_boards(system, gone.topology, judged, judgement.plan, require)
-            topology = taken.topology
-            reports += taken.reports
-            given_back = gone.reports
-            refusals += gone.refusals + taken.refusals
+            restored = boot.give_back(system, topology, known, leaving, left)
+            bound = boot.bind_boards(system, restored.topology, binding, judgement.plan, require)
+            topology = bound.topology
+            reports += bound.reports
+            given_back = restored.reports
+            refusals += restored.refusals + bound.refusals
         listed = files.read(system.paths.early_list) != before
         return Report(
             "apply",

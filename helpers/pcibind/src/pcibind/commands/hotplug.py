@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from pcibind.change import handover
 from pcibind.commands import boot
-from pcibind.commands.plan import judge
+from pcibind.commands.plan import judge_system
 from pcibind.commands.system import System
 from pcibind.decide.plan import follow, plan
 from pcibind.model.errors import ExitCode, PcibindError
@@ -50,7 +50,7 @@ def apply_arrived(system: System) -> Report:
         refused = {refusal.board for refusal in against}
         binding = set() if errors else new - refused
         alone = (to_change | refused) - binding
-        taken = boot.bind_boards(
+        bound = boot.bind_boards(
             system,
             topology,
             [r for r in resolutions if not r.board or r.board.path not in alone],
@@ -60,7 +60,7 @@ def apply_arrived(system: System) -> Report:
             known.require_boards,
             complete=not alone,
         )
-        reports = list(taken.reports)
+        reports = list(bound.reports)
         for each in resolutions:
             path = each.board.path if each.board else None
             if path in refused:
@@ -75,10 +75,10 @@ def apply_arrived(system: System) -> Report:
             "apply",
             known.require_boards,
             tuple(reports),
-            (*against, *taken.refusals),
+            (*against, *bound.refusals),
             errors,
             code,
-            taken.topology,
+            bound.topology,
         )
 
 
@@ -93,7 +93,7 @@ def _ask_guards(
     if not new:
         return (), (), ExitCode.OK
     try:
-        judged = judge(system)
+        judged = judge_system(system)
     except PcibindError as error:
         return (), (str(error),), error.exit_code
     wanted = {r.board.path for r in judged.resolutions if r.board}

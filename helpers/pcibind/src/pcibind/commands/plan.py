@@ -19,7 +19,7 @@ _NONE_SEEN = (
 )
 
 
-def judge(system: System, *, next_boot: bool = False) -> Judgement:
+def judge_system(system: System, *, next_boot: bool = False) -> Judgement:
     """Read the system and judge all boards; open no node and change nothing.
 
     Raises ConfigError, RecordError, PcibindError.
@@ -92,7 +92,7 @@ def list_to_record(judged: Judgement) -> list[RecordedBoard]:
 
 def show(system: System) -> Report:
     """What `apply` would do; changes nothing. Raises ConfigError, RecordError, PcibindError."""
-    judged = judge(system)
+    judged = judge_system(system)
     boards = [
         report_wanted(judged, resolution, BoardState.PLANNED) for resolution in judged.resolutions
     ]
