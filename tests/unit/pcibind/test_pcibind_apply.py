@@ -332,6 +332,14 @@ def test_status_tells_wanted_from_bound(both: Machine) -> None:
     assert "but not handed over" in describe(status(both.host))
 
 
+def test_what_is_bound_is_not_said_to_be_bound_at_the_next_boot_only(both: Machine) -> None:
+    assert "bound at the next boot" in describe(apply(unused(both), next_boot=True))
+    assert apply(unused(both)).exit_code is ExitCode.OK
+    report = apply(unused(both), next_boot=True)
+    assert {each.state for each in report.boards} == {BoardState.RECORDED}
+    assert {each.detail for each in report.boards} == {""}
+
+
 def test_plan_tells_a_pending_hand_over_also_where_a_board_is_away_and_any_is_enough(both: Machine) -> None:
     both.configure('require_boards = "any"\n[[board]]\nmodel = "10de:2684"\n')
     apply(both.host)

@@ -61,7 +61,8 @@ def report_wanted(judged: Judgement, resolution: Resolution, state: BoardState) 
     if judgement_of.standing is Standing.STUCK:
         return BoardReport.of(resolution, BoardState.STUCK, detail=sysfs.STUCK_DETAIL)
     if state is BoardState.RECORDED:
-        return BoardReport.of(resolution, state, detail="bound at the next boot")
+        bound = judgement_of.standing is Standing.BOUND
+        return BoardReport.of(resolution, state, detail="" if bound else "bound at the next boot")
     if judgement_of.plan.iommu_off:
         return BoardReport.of(resolution, BoardState.UNBOUND, detail=IOMMU_OFF)
     if state is BoardState.PLANNED and not judgement_of.plan.steps:
