@@ -359,7 +359,10 @@ def _probe(paths: Paths, function: Function) -> Task[None]:
 
 
 def _check_place(paths: Paths, function: Function) -> None:
-    """Refuse to write to an address that another device has come to since the topology was read."""
+    """Refuse to write to an address that belongs to another place since the topology was read.
+
+    The place alone is compared: another card in the same slot would not be noticed.
+    """
     try:
         place = function_path(os.readlink(paths.device(function.address)))
     except (OSError, ValueError) as error:
