@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facts.database import PostgresLogin
-from pcibind.change import early, unit
+from pcibind.change import early_files, unit_files
 from pcibind.read import initramfs
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -21,7 +21,7 @@ MIGRATION_UNIT = "gevulot-migrate.service"
 KEY_UNIT = "gevulot-key.service"
 FIREWALL_UNIT = "gevulot-firewall.service"
 POSTGRES_UNIT = "gevulot-postgres.service"
-PCIBIND_UNIT = unit.NAME
+PCIBIND_UNIT = unit_files.NAME
 UPDATE_TIMER = "podman-auto-update.timer"
 
 # The order in which they start: what the node's unit requires.
@@ -76,12 +76,12 @@ MODULES_LOAD = ManagedFile("/etc/modules-load.d/gpu-host.conf", INITRAMFS)
 VFIO_RULE = ManagedFile("/etc/udev/rules.d/99-gpu-host-vfio.rules", INITRAMFS)
 GRUB_DROP_IN = ManagedFile("/etc/default/grub.d/zz-gpu-host.cfg", BOOT_MENU)
 
-EARLY_RULE = ManagedFile(early.RULE_PATH, INITRAMFS)
-INITRAMFS_HOOK = ManagedFile(early.INITRAMFS_HOOK_PATH, INITRAMFS, "755")
-DRACUT_CONF = ManagedFile(early.DRACUT_PATH, INITRAMFS)
+EARLY_RULE = ManagedFile(early_files.RULE_PATH, INITRAMFS)
+INITRAMFS_HOOK = ManagedFile(early_files.INITRAMFS_HOOK_PATH, INITRAMFS, "755")
+DRACUT_CONF = ManagedFile(early_files.DRACUT_PATH, INITRAMFS)
 PCIBIND = ManagedFile("/usr/local/sbin/pcibind", COMMAND, "755")
 PCIBIND_BOARDS = ManagedFile("/etc/pcibind/gpu-host.toml", COMMAND)
-PCIBIND_UNITS = tuple(ManagedFile(path, unit.NAME) for path in unit.PATHS)
+PCIBIND_UNITS = tuple(ManagedFile(path, unit_files.NAME) for path in unit_files.PATHS)
 
 NODE_MODULES_LOAD = ManagedFile("/etc/modules-load.d/gevulot-node.conf", INITRAMFS)
 
@@ -148,7 +148,7 @@ INITRAMFS_INPUTS = (
     "/etc/initramfs-tools/hooks",
     "/etc/dracut.conf.d",
     initramfs.LIST,
-    early.SCRIPT_PATH,
+    early_files.SCRIPT_PATH,
 )
 
 # The node's units, with the file that each is made from, in the order in which they stop.

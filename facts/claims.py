@@ -13,7 +13,7 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 from facts.untrusted import printable
-from pcibind.change import early, unit
+from pcibind.change import early_files, unit_files
 from pcibind.read import claims
 
 _BEGIN, _END = "claims 1", "claims end"
@@ -33,7 +33,15 @@ _TREES = (
     *("/etc/initramfs-tools", "/usr/share/initramfs-tools", "/etc/dracut.conf.d", "/usr/lib/dracut/modules.d"),
     *("/etc/libvirt/hooks", "/etc/cron.d", "/etc/init.d", "/etc/rc.local", "/usr/local/bin", "/usr/local/sbin"),
 )
-_OURS = frozenset({early.RULE_PATH, early.SCRIPT_PATH, early.INITRAMFS_HOOK_PATH, early.DRACUT_PATH, *unit.PATHS})
+_OURS = frozenset(
+    {
+        early_files.RULE_PATH,
+        early_files.SCRIPT_PATH,
+        early_files.INITRAMFS_HOOK_PATH,
+        early_files.DRACUT_PATH,
+        *unit_files.PATHS,
+    }
+)
 
 
 def _command(own: tuple[str, ...], root: str) -> str:

@@ -13,7 +13,7 @@ from facts.attempt import RebootHistory
 from facts.installed_kernels import BootableKernels
 from facts.kernel import CommandLines
 from facts.untrusted import printable
-from pcibind.change import early
+from pcibind.change import early_files
 
 FILE = f"{STATE_DIRECTORY}/reboot.json"
 _LENGTH = 300
@@ -24,7 +24,7 @@ def _of_this_deploy() -> str:
     """The digest of what this version of the deploy gives to a boot."""
     files = [path for name in ("default", "modprobe.d", "modules-load.d", "udev")
              for path in sorted((TEMPLATES / "etc" / name).rglob("*.j2"))]  # fmt: skip
-    return sha256(b"".join(path.read_bytes() for path in (*files, Path(early.__file__)))).hexdigest()
+    return sha256(b"".join(path.read_bytes() for path in (*files, Path(early_files.__file__)))).hexdigest()
 
 
 def digest(

@@ -22,7 +22,7 @@ from deploys.steps.passthrough import LIBRARY
 from facts.paths import ExistingPaths
 from facts.pci import PciRecord
 from facts.unit import Units
-from pcibind.change import unit
+from pcibind.change import unit_files
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.read.files import Paths
 
@@ -90,15 +90,15 @@ def boards_released(undo: Undo) -> Generator[PyinfraCommand | str, None, None]:
 @operation()
 def unit_disabled() -> Generator[PyinfraCommand | str, None, None]:
     """Take pcibind's unit out of the boot."""
-    state = host.get_fact(Units, units=(unit.NAME,)).get(unit.NAME)
+    state = host.get_fact(Units, units=(unit_files.NAME,)).get(unit_files.NAME)
     if state is None or (not state.enabled.startswith("enabled") and state.active == "inactive"):
-        host.noop(f"{unit.NAME} is not enabled")
+        host.noop(f"{unit_files.NAME} is not enabled")
         return
     # The others are pulled in by it: they are not enabled.
-    rest = " ".join(PurePath(path).name for path in unit.PATHS if path != unit.PATH)
+    rest = " ".join(PurePath(path).name for path in unit_files.PATHS if path != unit_files.PATH)
     yield (
-        f"systemctl disable --now {unit.NAME} && {{ systemctl stop {rest} 2>/dev/null; "
-        f"systemctl reset-failed {unit.NAME} {rest} 2>/dev/null; true; }}"
+        f"systemctl disable --now {unit_files.NAME} && {{ systemctl stop {rest} 2>/dev/null; "
+        f"systemctl reset-failed {unit_files.NAME} {rest} 2>/dev/null; true; }}"
     )
 
 
@@ -132,7 +132,7 @@ def remove_pcibind(undo: Undo, after: list[OperationMeta]) -> Removal:
     """Only after the boards were given back; and only what an operator does not use for boards of his own."""
     if undo.others:
         return Removal([restore_or_remove(undo.past, path) for path in host.loop(undo.requests)], [])
-    removed = [unit_disabled(name=f"Disable {unit.NAME}")]
+    removed = [unit_disabled(name=f"Disable {unit_files.NAME}")]
     early_files = []
     for path in host.loop(tuple(dict.fromkeys((*undo.requests, *map(undo.path, FILES))))):
         gone = restore_or_remove(undo.past, path)
@@ -146,7 +146,7 @@ def remove_pcibind(undo: Undo, after: list[OperationMeta]) -> Removal:
         remove_empty_directories(
             name="Remove pcibind's empty directories", directories=("/etc/pcibind", "/var/lib/pcibind"), inputs=inputs
         ),
-        forgotten(name="Reload systemd", units=(unit.NAME,), inputs=removed),
+        forgotten(name="Reload systemd", units=(unit_files.NAME,), inputs=removed),
         run_cleared(name=f"Remove {RUN}", inputs=inputs),
     ]
     return Removal([*removed, *cleared], early_files)

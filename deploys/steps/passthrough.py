@@ -30,7 +30,7 @@ from facts.file import FileText, FileTexts
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord
 from facts.tree import TreeDigest
-from pcibind.change import early, unit
+from pcibind.change import early_files, unit_files
 from pcibind.model.record import Record
 from pcibind.model.request import Config
 from pcibind.read import configuration
@@ -49,7 +49,7 @@ def library() -> dict[str, bytes]:
         if path.is_file() and path.suffix != ".pyc"
     }
     main = (package.parent / "__main__.py").read_bytes()
-    return {"__main__.py": main, "early": early.script().encode(), **tree}
+    return {"__main__.py": main, "early": early_files.script().encode(), **tree}
 
 
 def digest(tree: dict[str, bytes]) -> str:
@@ -157,15 +157,17 @@ def prepare_passthrough(gpu_host: GpuHost, reboot: PendingReboot) -> Passthrough
     request_renamed(name="Rename the configuration of earlier versions", past=gpu_host.verdict.past)
     renaming_ended(name="End the move from the names of earlier versions", past=gpu_host.verdict.past)
     files.text(manifest.PCIBIND_BOARDS, configuration.render(*wanted.boards, require_boards=wanted.require_boards))
-    inputs.append(files.text(manifest.EARLY_RULE, early.rule()))
+    inputs.append(files.text(manifest.EARLY_RULE, early_files.rule()))
     if gpu_host.family.initramfs == "dracut":
-        inputs.append(files.text(manifest.DRACUT_CONF, early.dracut()))
+        inputs.append(files.text(manifest.DRACUT_CONF, early_files.dracut()))
     else:
-        inputs.append(files.text(manifest.INITRAMFS_HOOK, early.initramfs_hook()))
-    texts = unit.files()
+        inputs.append(files.text(manifest.INITRAMFS_HOOK, early_files.initramfs_hook()))
+    texts = unit_files.files()
     for file in manifest.PCIBIND_UNITS:
         files.text(file, texts[file.path])
-    systemd.service(name=f"Enable {unit.NAME}", service=unit.NAME, enabled=True, running=None, daemon_reload=False)
+    systemd.service(
+        name=f"Enable {unit_files.NAME}", service=unit_files.NAME, enabled=True, running=None, daemon_reload=False
+    )
     recorded = boards_recorded(
         name="Record the chosen boards",
         wanted=wanted,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tree import Machine
 
-from pcibind.change import early
+from pcibind.change import early_files
 
 SHELLS = [shell for shell in ("dash", "busybox", "bash", "mksh") if shutil.which(shell)]
 
@@ -17,7 +17,7 @@ SHELLS = [shell for shell in ("dash", "busybox", "bash", "mksh") if shutil.which
 def run_script(machine: Machine, shell: str = "dash", action: str = "", address: str = "") -> int:
     """Run it for the first PCI event, or for a later one: `action` of the function at an address."""
     script = machine.root / "early"
-    script.write_text(early.script())
+    script.write_text(early_files.script())
     command = [shell, "sh", str(script)] if shell == "busybox" else [shell, str(script)]
     environment = {
         "PATH": "/usr/bin:/bin",

@@ -332,6 +332,44 @@ def test_status_tells_wanted_from_bound(both: Machine) -> None:
     assert "but not handed over" in describe(status(both.host))
 
 
+def test_what_is_bound_is_not_said_to_be_bound_at_the_next_boot_only(both: Machine) -> None:
+    assert "bound at the next boot" in describe(apply(unused(both), next_boot=True))
+    assert apply(unused(both)).exit_code is ExitCode.OK
+    report = apply(unused(both), next_boot=True)
+    assert {each.state for each in report.boards} == {BoardState.RECORDED}
+    assert {each.detail for each in report.boards} == {""}
+
+
+def test_plan_tells_a_pending_hand_over_also_where_a_board_is_away_and_any_is_enough(both: Machine) -> None:
+    both.configure('require_boards = "any"\n[[board]]\nmodel = "10de:2684"\n')
+    apply(both.host)
+    both.unplug("0000:00:02.0")
+    apply(both.host)
+    assert show(both.host).exit_code is ExitCode.OK
+    (both.root / "run/pcibind/devices.env").unlink()
+    assert show(both.host).exit_code is ExitCode.PENDING
+    assert apply(both.host).exit_code is ExitCode.OK
+    assert (both.root / "run/pcibind/devices.env").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('name = "left"', 'name = "other"'), ('require_boards = "all"', 'require_boards = "any"')]
+)
+def test_plan_tells_that_apply_would_rewrite_the_record(machine: Machine, old: str, new: str) -> None:
+    text = 'require_boards = "all"\n[[board]]\nname = "left"\npath = "0000:00/01.0/00"\n'
+    machine.configure(text)
+    apply(unused(machine))
+    assert show(unused(machine)).exit_code is ExitCode.OK
+    machine.configure(text.replace(old, new))
+    report = show(unused(machine))
+    assert report.exit_code is ExitCode.PENDING
+    assert "to be rewritten" in describe(report)
+    before = (machine.root / "var/lib/pcibind/record.json").read_text()
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    assert (machine.root / "var/lib/pcibind/record.json").read_text() != before
+    assert show(unused(machine)).exit_code is ExitCode.OK
+
+
 def test_plan_shows_the_steps_and_changes_nothing(both: Machine) -> None:
     report = show(both.host)
     assert report.exit_code is ExitCode.PENDING

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from topologies import unused
-from tree import AUDIO, Machine
+from tree import AUDIO, DISPLAY, Machine
 
 from pcibind.commands.apply import apply
 from pcibind.commands.release import release
@@ -177,6 +177,28 @@ def test_a_file_of_that_name_by_somebody_else_is_left_alone(machine: Machine) ->
         with pytest.raises(ConfigError, match="was not written by `pcibind add`"):
             change(machine.host, ["02:00.0"])
     assert added(machine) == HAND_WRITTEN
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_another_board_in_the_place_of_one_on_record_is_not_listed_as_chosen(
+    machine: Machine, configured: bool
+) -> None:
+    machine.configure(f'[[board]]\nname = "left"\npath = "{LEFT}"\n')
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    machine.unplug("0000:00:01.0")
+    machine.function("pci0000:00/0000:00:01.0/0000:01:00.0", **(DISPLAY | {"device": 0x2684 + 1}), group=12)
+    if not configured:
+        machine.configure("")
+    board = next(each for each in show(machine.host).boards if each.path == LEFT)
+    assert (board.state, board.name, board.recorded) == (BoardState.NOT_CHOSEN, None, None)
+
+
+def test_boards_that_were_written_into_the_file_in_another_form_stay_in_it(machine: Machine) -> None:
+    machine.configure(f'{HEADER}board = [{{path = "{RIGHT}"}}]\n', "added.toml")
+    assert add(machine.host, ["01:00.0"]).exit_code is ExitCode.OK
+    assert chosen(machine) == [f"path {RIGHT}", f"path {LEFT}"]
+    remove(machine.host, ["02:00.0"])
+    assert chosen(machine) == [f"path {LEFT}"]
 
 
 def test_a_short_address_names_a_board_in_a_file_and_for_release(machine: Machine) -> None:

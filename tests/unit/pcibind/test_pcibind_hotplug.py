@@ -291,3 +291,45 @@ def test_a_directory_among_the_events_stays_but_wakes_nobody_and_stops_no_boot(a
         assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
         assert [path.name for path in Path(applied.paths.events).iterdir()] == [f".{directory.name}"]
     assert apply_recorded(unused(applied)).exit_code is ExitCode.OK
+
+
+def test_a_board_that_has_appeared_is_not_said_not_to_have_where_the_configuration_is_wrong(applied: Machine) -> None:
+    remove(applied)
+    apply_arrived(unused(applied))
+    rescan(applied, loaded=True)
+    applied.configure("nonsense")
+    report = apply_arrived(unused(applied))
+    left = next(each for each in report.boards if each.path == LEFT)
+    assert (report.exit_code, left.state) == (ExitCode.CONFIGURATION, BoardState.UNBOUND)
+    assert left.detail == "not bound: see the errors"
+    assert applied.driver(LEFTS[0]) == "nouveau"
+
+
+def test_where_nobody_can_tell_what_is_in_use_a_board_that_is_gone_leaves_the_hand_over(
+    applied: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove(applied)
+    apply_arrived(unused(applied))
+    rescan(applied, loaded=True)
+    applied.leave(RIGHTS[1])
+    happen(applied, "unbind", RIGHTS[1:2])
+    monkeypatch.setattr("pcibind.read.evidence_text.COMMAND", "echo nothing of use")
+    report = apply_arrived(applied.host)
+    assert report.exit_code is ExitCode.UNEXPECTED
+    assert "cannot tell" in report.errors[0]
+    assert states(report) == {LEFT: BoardState.UNBOUND, RIGHT: BoardState.UNBOUND}
+    assert list_published(applied) == []
+
+
+def test_an_event_that_found_no_record_makes_no_board_new_later(applied: Machine) -> None:
+    happen(applied, "add")
+    kept = Path(applied.paths.record).read_text()
+    Path(applied.paths.record).unlink()
+    apply_arrived(unused(applied))
+    assert events(applied) == []
+    assert list(Path(applied.paths.events).iterdir()) == []
+    applied.file("var/lib/pcibind/record.json", kept)
+    applied.leave(LEFTS[1])
+    happen(applied, "unbind", LEFTS[1:2])
+    assert states(apply_arrived(unused(applied)))[LEFT] is BoardState.UNBOUND
+    assert applied.driver(LEFTS[1]) is None

@@ -322,6 +322,38 @@ def test_a_display_never_gets_a_driver_beside_a_sibling_that_stays(applied: Mach
     assert left_of(applied) == ORIGINAL
 
 
+def test_a_function_that_vfio_got_back_meanwhile_is_not_released(applied: Machine) -> None:
+    """As by a new ID for vfio-pci, while its override is still there."""
+
+    def take_back(_: int) -> None:
+        if applied.driver(LEFTS[0]) is None:
+            applied.take(LEFTS[0], "vfio-pci")
+
+    applied.watchers.append(take_back)
+    report = release(unused(applied), ["left"])
+    assert applied.driver(LEFTS[0]) == "vfio-pci"
+    assert report.boards[0].state is BoardState.FAILED
+    assert "another process gave it to vfio-pci meanwhile" in report.boards[0].detail
+    record = read_record(applied.paths)
+    assert record is not None
+    assert [each.path for each in record.leaving] == [LEFT]
+
+
+def test_a_function_that_comes_to_vfio_after_the_look_is_not_taken_from_its_user(
+    applied: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for address in LEFTS:
+        applied.leave(address)
+
+    def take(*_: object) -> None:
+        applied.take(LEFTS[1], "vfio-pci")
+        applied.busy.add("12")
+
+    monkeypatch.setattr("pcibind.commands.boot._withdraw", take)
+    assert release(unused(applied), ["left"]).exit_code is ExitCode.NOT_BOUND
+    assert applied.driver(LEFTS[1]) == "vfio-pci"
+
+
 @pytest.mark.parametrize("by", ["apply", "boot"])
 def test_what_was_given_back_is_reported_as_it_is_then(applied: Machine, by: str) -> None:
     if by == "apply":

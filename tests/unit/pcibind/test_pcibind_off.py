@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from early_script import run_script
 from topologies import unused
-from tree import Machine
+from tree import Machine, stuck
 
-from pcibind.change import early, unit
+from pcibind.change import early_files, unit_files
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.plan import show
@@ -85,6 +85,23 @@ def test_turned_off_a_driver_that_a_blacklist_keeps_away_has_its_function(chosen
     assert drivers(chosen) == HOSTS
 
 
+def test_turned_off_a_module_that_does_not_load_in_time_keeps_no_other_function_from_its_driver(
+    chosen: Machine,
+) -> None:
+    boot(chosen, "ro pcibind=off")
+    for address in LEFTS:
+        chosen.leave(address)
+    directory = chosen.root / "sys/bus/pci/drivers/nouveau"
+    (directory / "unbind").unlink()
+    directory.rmdir()
+    chosen.blacklist = {"nouveau"}
+    chosen.faults["modprobe", "nouveau"] = stuck()
+    report = release_for_this_boot(unused(chosen))
+    assert report.exit_code is ExitCode.STUCK
+    assert [each.path for each in report.boards] == [LEFT]
+    assert drivers(chosen) == [None, *HOSTS[1:]]
+
+
 @pytest.mark.parametrize("recorded", ["the host's drivers", "vfio-pci"])
 def test_turned_off_what_an_ids_option_gave_to_vfio_is_taken_from_it(machine: Machine, recorded: str) -> None:
     def ids() -> None:
@@ -120,7 +137,7 @@ def test_a_boot_that_is_not_turned_off_gives_nothing_away(chosen: Machine) -> No
 
 
 def test_exactly_one_of_the_units_runs_at_a_boot() -> None:
-    texts = {Path(path).name: text for path, text in unit.files().items()}
+    texts = {Path(path).name: text for path, text in unit_files.files().items()}
     assert "ConditionKernelCommandLine=pcibind=off\n" in texts.pop("pcibind-off.service")
     for name in ("pcibind.service", "pcibind-hotplug.path"):
         assert "ConditionKernelCommandLine=!pcibind=off\n" in texts[name]
@@ -128,7 +145,7 @@ def test_exactly_one_of_the_units_runs_at_a_boot() -> None:
 
 def test_a_unit_that_may_open_groups_starts_when_vfio_has_its_number() -> None:
     """`char-vfio` is looked up in /proc/devices once, when the unit starts."""
-    for path, text in unit.files().items():
+    for path, text in unit_files.files().items():
         after = [name for line in text.splitlines() if line.startswith("After=") for name in line[6:].split()]
         assert ("DeviceAllow=char-vfio rw" in text) == ("modprobe@vfio_pci.service" in after), path
 
@@ -257,10 +274,10 @@ def test_the_message_about_a_broken_record_leads_out_of_it(chosen: Machine, brok
 def image(machine: Machine) -> list[str]:
     """What the hook of initramfs-tools puts into an image of this machine: paths of files."""
     destination = machine.root / "image"
-    for file in (early.RULE_PATH, early.SCRIPT_PATH):
+    for file in (early_files.RULE_PATH, early_files.SCRIPT_PATH):
         machine.file(file[1:], "")
     machine.file("usr/share/initramfs-tools/hook-functions", "manual_add_modules() { :; }\n")
-    text = re.sub(r"(?<=[ \t.<])/(etc|var|usr)/", rf"{machine.root}/\1/", early.initramfs_hook())
+    text = re.sub(r"(?<=[ \t.<])/(etc|var|usr)/", rf"{machine.root}/\1/", early_files.initramfs_hook())
     text = text.replace('"$DESTDIR$file"', f'"$DESTDIR${{file#{machine.root}}}"')
     text = text.replace('"$DESTDIR${file%/*}"', f'"$DESTDIR$(dirname "${{file#{machine.root}}}")"')
     subprocess.run(["dash", "-c", text], env={"PATH": "/usr/bin:/bin", "DESTDIR": str(destination)}, check=True)

@@ -13,7 +13,7 @@ from click.shell_completion import BashComplete, FishComplete, ShellComplete, Zs
 from tree import Machine
 
 import pcibind
-from pcibind.change import early, setup, unit
+from pcibind.change import early_files, setup, unit_files
 from pcibind.commands.apply import apply
 from pcibind.commands.cli import cli
 from pcibind.model.errors import MEANINGS
@@ -156,9 +156,9 @@ def set_up(machine: Machine) -> dict[str, Path]:
     files = setup.boot_files(setup._HOOKS.values(), setup.this_command())
     for each in files:
         machine.file(each.path[1:], each.text)
-    wants = machine.root / "etc/systemd/system/sysinit.target.wants" / unit.NAME
+    wants = machine.root / "etc/systemd/system/sysinit.target.wants" / unit_files.NAME
     wants.parent.mkdir(parents=True)
-    wants.symlink_to(unit.PATH)
+    wants.symlink_to(unit_files.PATH)
     return {each.path: machine.root / each.path[1:] for each in files}
 
 
@@ -167,26 +167,26 @@ def test_what_setup_left_in_etc_does_not_shadow_a_package(machine: Machine) -> N
     assert all(path.exists() for path in files.values())
     said = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
     assert [path for path in files.values() if path.exists()] == []
-    assert not (machine.root / "etc/systemd/system/sysinit.target.wants" / unit.NAME).is_symlink()
+    assert not (machine.root / "etc/systemd/system/sysinit.target.wants" / unit_files.NAME).is_symlink()
     assert said[:-1] == [f"removed {path}: the package provides it" for path in files]
     assert said[-1].startswith("next: update-initramfs")
     assert setup.install(machine.paths, setup.PACKAGE_LIBRARY) == ["the package provides all boot files"]
 
 
 def test_what_a_former_version_left_does_not_shadow_a_package(machine: Machine) -> None:
-    rule = early.rule().splitlines(keepends=True)
-    machine.file(early.RULE_PATH[1:], "".join(rule[:5]))
+    rule = early_files.rule().splitlines(keepends=True)
+    machine.file(early_files.RULE_PATH[1:], "".join(rule[:5]))
     said = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
-    assert said[0] == f"removed {early.RULE_PATH}: the package provides it"
+    assert said[0] == f"removed {early_files.RULE_PATH}: the package provides it"
 
 
 def test_a_boot_file_that_was_changed_stays_and_is_named(machine: Machine) -> None:
     files = set_up(machine)
-    rule = files[early.RULE_PATH]
+    rule = files[early_files.RULE_PATH]
     rule.write_text(rule.read_text() + "# mine\n")
     said = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
     assert [path for path in files.values() if path.exists()] == [rule]
-    assert f"{early.RULE_PATH} was edited: it is kept, and overrides the package's" in said
+    assert f"{early_files.RULE_PATH} was edited: it is kept, and overrides the package's" in said
 
 
 def test_another_installations_boot_files_stay_and_are_named(machine: Machine) -> None:

@@ -234,7 +234,12 @@ def restore_functions(
     for target in todo:
         function = target.function
         current = sysfs.driver_of(paths, function.address)
-        if function.address in problems or (current == DRIVER != target.driver):
+        if function.address in problems:
+            continue
+        if current == DRIVER != target.driver:
+            problems[function.address] = (
+                f"{function.address}: another process gave it to {DRIVER} meanwhile; try again"
+            )
             continue
         board = next(board for board in boards if function in board.functions)
         beside = [each for each in board.functions if is_with_vfio(each) and each != function]
@@ -354,7 +359,10 @@ def _probe(paths: Paths, function: Function) -> Task[None]:
 
 
 def _check_place(paths: Paths, function: Function) -> None:
-    """Refuse to write to an address that another device has come to since the topology was read."""
+    """Refuse to write to an address that belongs to another place since the topology was read.
+
+    The place alone is compared: another card in the same slot would not be noticed.
+    """
     try:
         place = function_path(os.readlink(paths.device(function.address)))
     except (OSError, ValueError) as error:

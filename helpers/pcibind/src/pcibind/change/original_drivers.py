@@ -1,4 +1,7 @@
-"""The original drivers of boards that are not on record: the host's own drivers, by alias."""
+"""Boards that were taken at this boot without being on record; and the host's own drivers.
+
+What a record does not tell is found by the alias of a device: which driver it would have.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 from collections.abc import Collection, Iterable
 
 from pcibind.decide import judgement
+from pcibind.model.errors import StuckError
 from pcibind.model.pci import DRIVER, Address, Board, Function, Topology, addresses
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction
 from pcibind.model.request import Selector
@@ -45,7 +49,8 @@ def find_original(
 
     Loads the drivers, those too that a blacklist keeps away: their modules are named, and a
     blacklist concerns aliases only (modprobe.d). A function that a driver of the host's has keeps
-    it. Raises StuckError.
+    it. Raises nothing: a module that does not load in time must not keep other functions from
+    their drivers.
     """
     functions = []
     for function in board.functions:
@@ -88,12 +93,12 @@ def _notes(paths: Paths) -> list[str]:
 def _host_driver(paths: Paths, function: Function) -> Task[str | None]:
     """Load the modules for a function; return the first driver of theirs, None without any."""
     modules: list[str] = []
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, StuckError):
         alias = files.read_attribute(f"{paths.device(function.address)}/modalias")
         modules = (yield kernel.modules(alias)).split()
     for module in modules:
         # A built-in driver's module is there already.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StuckError):
             yield kernel.modprobe(module)
         with contextlib.suppress(OSError):
             # Links named BUS:DRIVER, made by module_add_driver() in drivers/base/module.c.

@@ -1,1 +1,1 @@
-"""One module a command: read, decide, change, report."""
+"""What each command does: read, decide, change, report; and what commands share (boot, system)."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pcibind.change import original_drivers
 from pcibind.commands import boot, plan
 from pcibind.commands.system import System
-from pcibind.decide.judgement import Judgement
 from pcibind.model.errors import ExitCode
 from pcibind.model.record import Record, RecordedBoard, Resolution
 from pcibind.model.report import BoardState, Report
@@ -22,7 +21,7 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
     back first. Raises ConfigError, RecordError, PcibindError, OSError.
     """
     with system.locked():
-        judgement = plan.judge(system, next_boot=next_boot)
+        judgement = plan.judge_system(system, next_boot=next_boot)
         topology = judgement.topology
         require = judgement.config.require_boards
         errors = original_drivers.explain_taken(judgement.taken)
@@ -48,7 +47,7 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
         known = files.read_record(system.paths) or Record()
         leaving = [b for b in judgement.removed if not judgement.refused(b.path)]
         staying = [b for b in judgement.removed if judgement.refused(b.path)]
-        wanted = _recorded(judgement)
+        wanted = plan.list_to_record(judgement)
         left = Record(
             (*wanted, *(b for b in staying if b in known.boards)),
             require,
@@ -60,7 +59,7 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
         ]
         # Boards that this run has just recorded are reported as recorded.
         paths = {board.path: board for board in wanted}
-        judged = [_on_record(r, paths) for r in judgement.resolutions if r not in refused]
+        binding = [_on_record(r, paths) for r in judgement.resolutions if r not in refused]
         # Before the first write to a driver: whatever happens next, the original is on disk.
         if next_boot:
             files.write_record(system.paths, left._replace(leaving=(*left.leaving, *leaving)))
@@ -74,15 +73,15 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
                 boot.hand_over_remaining(system, topology, left)
             reports += [
                 plan.report_wanted(judgement, resolution, BoardState.RECORDED)
-                for resolution in judged
+                for resolution in binding
             ]
         else:
-            gone = boot.give_back(system, topology, known, leaving, left)
-            taken = boot.bind_boards(system, gone.topology, judged, judgement.plan, require)
-            topology = taken.topology
-            reports += taken.reports
-            given_back = gone.reports
-            refusals += gone.refusals + taken.refusals
+            restored = boot.give_back(system, topology, known, leaving, left)
+            bound = boot.bind_boards(system, restored.topology, binding, judgement.plan, require)
+            topology = bound.topology
+            reports += bound.reports
+            given_back = restored.reports
+            refusals += restored.refusals + bound.refusals
         listed = files.read(system.paths.early_list) != before
         return Report(
             "apply",
@@ -104,22 +103,3 @@ def _on_record(resolution: Resolution, known: Mapping[str, RecordedBoard]) -> Re
     if resolution.recorded or not resolution.board:
         return resolution
     return resolution._replace(recorded=known.get(resolution.board.path))
-
-
-def _recorded(judgement: Judgement) -> list[RecordedBoard]:
-    """The boards to have on record: the old ones as they were, the new ones as they are now."""
-    boards = []
-    for resolution in judgement.resolutions:
-        if resolution.recorded is not None:
-            boards.append(
-                resolution.recorded._replace(selector=resolution.selector, name=resolution.name)
-            )
-        elif resolution.board is not None and not judgement.refused(resolution.board.path):
-            board = resolution.board
-            if board.is_locked:
-                # Its override is unknown: recorded once it can be read.
-                continue
-            boards.append(
-                RecordedBoard.of(board, resolution.selector, resolution.name, judgement.topology)
-            )
-    return boards

@@ -1,4 +1,8 @@
-"""Making the record true, as the unit does at every boot; and what all changes of boards share."""
+"""`apply --recorded`, as pcibind.service runs it; and the changes of boards that commands share.
+
+Those are `bind_boards`, `give_back` (with a look at the record; `restore_boards` without), and
+`hand_over`. The other commands import this module, and it none of them: a boot loads no more.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ def apply_recorded(system: System) -> Report:
         # This run sees the result of all events so far. Reading an override waits for a probe of
         # the device, so those of other boards are not read.
         files.clear(system.paths.events)
-        system.boards = frozenset(board.path for board in (*known.boards, *known.leaving))
+        system.overrides_of = frozenset(board.path for board in (*known.boards, *known.leaving))
         topology = system.topology()
         given_back = give_back(
             system, topology, known, known.leaving, known._replace(leaving=()), booting=True
@@ -52,16 +56,16 @@ def apply_recorded(system: System) -> Report:
         planned = plan(topology, [r.board for r in resolutions if r.board])
         foreign = {refusal.board for refusal in planned.refusals}
         refused = [r for r in resolutions if r.board and r.board.path in foreign]
-        judged = [r for r in resolutions if r not in refused]
+        binding = [r for r in resolutions if r not in refused]
         reports = [BoardReport.of(r, BoardState.REFUSED, detail=SEE_REFUSALS) for r in refused]
         require = known.require_boards
-        taken = bind_boards(system, topology, judged, planned, require, complete=not refused)
+        bound = bind_boards(system, topology, binding, planned, require, complete=not refused)
         return Report(
             "apply",
             require,
-            (*reports, *taken.reports, *given_back.reports),
-            (*planned.refusals, *taken.refusals, *given_back.refusals),
-            topology=taken.topology,
+            (*reports, *bound.reports, *given_back.reports),
+            (*planned.refusals, *bound.refusals, *given_back.refusals),
+            topology=bound.topology,
             # A board that cannot be restored must not stop users of the wanted boards.
             wanted_only=True,
         )
@@ -238,11 +242,12 @@ def _restore_sharing(
     def all_of_them(state: BoardState, detail: str) -> list[BoardReport]:
         return [report_unwanted(topology, old, state)._replace(detail=detail) for old in going]
 
-    if any(sysfs.driver_of(paths, each.function.address) == DRIVER for each in targets):
+    leaves_vfio = any(sysfs.driver_of(paths, t.function.address) == DRIVER for t in targets)
+    if leaves_vfio:
         # A user of one board in these groups is a user of all of them.
-        paths_of = {board.path for board in boards}
+        theirs = {board.path for board in boards}
         all_there = sharing_groups(topology.boards())
-        beside = [b for some in all_there if paths_of & {b.path for b in some} for b in some]
+        beside = [b for some in all_there if theirs & {b.path for b in some} for b in some]
         try:
             yield from drivers.secure(paths, beside, set())
         except NoNodeError as error:
@@ -254,7 +259,9 @@ def _restore_sharing(
         _withdraw(paths, topology, boards)
     blocked = {t.function.address for t in targets if sysfs.is_stuck(paths, t.function)}
     problems = {address: f"{address}: {sysfs.STUCK_DETAIL}" for address in blocked}
-    result = yield from drivers.restore_functions(paths, boards, targets, blocked)
+    result = yield from drivers.restore_functions(
+        paths, boards, targets, blocked, may_leave=leaves_vfio
+    )
     problems |= result.problems
     reports = []
     for board, recorded in zip(boards, going, strict=True):

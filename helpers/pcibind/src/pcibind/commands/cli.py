@@ -88,6 +88,7 @@ def apply(system: System, next_boot: bool, recorded: bool, as_json: bool) -> Non
     if next_boot and recorded:
         raise click.UsageError("--next-boot and --recorded exclude each other")
     if recorded:
+        # Only with --root: `__main__` recognises the command line of a unit before this is loaded.
         _answer("apply", lambda: apply_recorded(system), as_json)
     else:
         _answer("apply", lambda: apply_configuration(system, next_boot=next_boot), as_json)

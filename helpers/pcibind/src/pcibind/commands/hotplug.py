@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from pcibind.change import handover
 from pcibind.commands import boot
-from pcibind.commands.plan import judge
+from pcibind.commands.plan import judge_system
 from pcibind.commands.system import System
 from pcibind.decide.plan import follow, plan
-from pcibind.model.errors import ConfigError, ExitCode
-from pcibind.model.pci import Address, addresses
-from pcibind.model.record import Resolution
+from pcibind.model.errors import ExitCode, PcibindError
+from pcibind.model.pci import Address, Board, addresses
 from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.model.request import Refusal
 from pcibind.read import files
 from pcibind.read.files import Paths
 
 _NOT_ARRIVED = "not bound, since it did not just appear; run `pcibind apply`"
+_SEE_ERRORS = "not bound: see the errors"
 
 
 def apply_arrived(system: System) -> Report:
@@ -33,70 +33,81 @@ def apply_arrived(system: System) -> Report:
         arrived = _take_events(system.paths)
         known = files.read_record(system.paths)
         if known is None:
+            _finish_events(system.paths)
             handover.remove(system.paths)
             return Report("apply")
         topology = system.topology()
         resolutions = follow(topology, known)
         planned = plan(topology, [r.board for r in resolutions if r.board])
-        steps = {each.board.path for each in planned.boards if each.steps}
-        new = [
-            r for r in resolutions if r.board and r.board.path in steps and _has_arrived(r, arrived)
-        ]
-        refusals, errors = _ask_guards(system, new)
+        to_change = {each.board.path for each in planned.boards if each.steps}
+        new = {
+            r.board.path
+            for r in resolutions
+            if r.board and r.board.path in to_change and _has_arrived(r.board, arrived)
+        }
+        refusals, errors, code = _ask_guards(system, new)
         against = (*planned.refusals, *refusals)
         refused = {refusal.board for refusal in against}
-        binding = set() if errors else {r.board.path for r in new if r.board} - refused
-        left = (steps | refused) - binding
-        chosen = [r for r in resolutions if not r.board or r.board.path not in left]
-        kept = tuple(each for each in planned.boards if each.board.path not in left)
-        taken = boot.bind_boards(
+        binding = set() if errors else new - refused
+        alone = (to_change | refused) - binding
+        bound = boot.bind_boards(
             system,
             topology,
-            chosen,
-            planned._replace(boards=kept),
+            [r for r in resolutions if not r.board or r.board.path not in alone],
+            planned._replace(
+                boards=tuple(each for each in planned.boards if each.board.path not in alone)
+            ),
             known.require_boards,
-            complete=not left,
+            complete=not alone,
         )
-        reports = list(taken.reports)
+        reports = list(bound.reports)
         for each in resolutions:
-            if each.board and each.board.path in refused:
+            path = each.board.path if each.board else None
+            if path in refused:
                 reports.append(BoardReport.of(each, BoardState.REFUSED, detail=SEE_REFUSALS))
-            elif each.board and each.board.path in left:
-                reports.append(BoardReport.of(each, BoardState.UNBOUND, detail=_NOT_ARRIVED))
-        files.clear(system.paths.events, ".")
+            elif path in alone:
+                why = _SEE_ERRORS if path in new else _NOT_ARRIVED
+                reports.append(BoardReport.of(each, BoardState.UNBOUND, detail=why))
+        # Where the guards could not be asked, the next event is an occasion to ask again.
+        if code is not ExitCode.UNEXPECTED:
+            _finish_events(system.paths)
         return Report(
             "apply",
             known.require_boards,
             tuple(reports),
-            (*against, *taken.refusals),
+            (*against, *bound.refusals),
             errors,
-            ExitCode.CONFIGURATION if errors else ExitCode.OK,
-            taken.topology,
+            code,
+            bound.topology,
         )
 
 
 def _ask_guards(
-    system: System, new: Sequence[Resolution]
-) -> tuple[tuple[Refusal, ...], tuple[str, ...]]:
-    """Ask apply's guards about these boards; return their refusals, and configuration errors."""
+    system: System, new: Collection[str]
+) -> tuple[tuple[Refusal, ...], tuple[str, ...], ExitCode]:
+    """Ask apply's guards about the boards at these paths.
+
+    Returns their refusals, what kept them from being asked, and the exit code of that. Boards that
+    are gone must leave the hand-over all the same, so nothing is raised.
+    """
     if not new:
-        return (), ()
-    paths = {r.board.path for r in new if r.board}
+        return (), (), ExitCode.OK
     try:
-        judged = judge(system)
-    except ConfigError as error:
-        return (), (str(error),)
-    unwanted = paths - {r.board.path for r in judged.resolutions if r.board}
+        judged = judge_system(system)
+    except PcibindError as error:
+        return (), (str(error),), error.exit_code
+    wanted = {r.board.path for r in judged.resolutions if r.board}
     errors = tuple(
-        f"board {path} is no longer configured; run `pcibind apply`" for path in unwanted
+        f"board {path} is no longer configured; run `pcibind apply`"
+        for path in sorted(new)
+        if path not in wanted
     )
-    return tuple(refusal for refusal in judged.refusals if refusal.board in paths), errors
+    refusals = tuple(refusal for refusal in judged.refusals if refusal.board in new)
+    return refusals, errors, ExitCode.CONFIGURATION if errors else ExitCode.OK
 
 
-def _has_arrived(resolution: Resolution, arrived: frozenset[Address]) -> bool:
-    return (
-        any(f.address in arrived for f in resolution.board.functions) if resolution.board else False
-    )
+def _has_arrived(board: Board, arrived: frozenset[Address]) -> bool:
+    return any(function.address in arrived for function in board.functions)
 
 
 def _wait_for_udev(paths: Paths, seconds: float) -> None:
@@ -109,9 +120,9 @@ def _wait_for_udev(paths: Paths, seconds: float) -> None:
 def _take_events(paths: Paths) -> frozenset[Address]:
     """The functions that have appeared since the last run that was not killed.
 
-    A file of an event is hidden now and removed at the end: from the path unit, which does not look
-    at hidden ones, but not from the next run. Other names are no events, but are hidden too:
-    the path unit would start this service for them again and again.
+    The file of an event is renamed to a hidden one, for which the path unit starts nothing, but
+    which the next run still reads if this one is killed before `_finish_events`. Other names are no
+    events, but are hidden too: the path unit would start this service for them again and again.
     """
     arrived: frozenset[Address] = frozenset()
     for name in files.names(paths.events):
@@ -121,3 +132,8 @@ def _take_events(paths: Paths) -> frozenset[Address]:
         if action == "add":
             arrived |= addresses([address])
     return arrived
+
+
+def _finish_events(paths: Paths) -> None:
+    """Remove the events that `_take_events` hid; those that came since stay."""
+    files.clear(paths.events, ".")

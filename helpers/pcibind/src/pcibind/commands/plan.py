@@ -9,7 +9,7 @@ from pcibind.commands.system import System
 from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
 from pcibind.model.errors import ExitCode
-from pcibind.model.record import Resolution
+from pcibind.model.record import Record, RecordedBoard, Resolution
 from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.read import claims, configuration, files, sysfs
 
@@ -19,7 +19,7 @@ _NONE_SEEN = (
 )
 
 
-def judge(system: System, *, next_boot: bool = False) -> Judgement:
+def judge_system(system: System, *, next_boot: bool = False) -> Judgement:
     """Read the system and judge all boards; open no node and change nothing.
 
     Raises ConfigError, RecordError, PcibindError.
@@ -61,7 +61,8 @@ def report_wanted(judged: Judgement, resolution: Resolution, state: BoardState) 
     if judgement_of.standing is Standing.STUCK:
         return BoardReport.of(resolution, BoardState.STUCK, detail=sysfs.STUCK_DETAIL)
     if state is BoardState.RECORDED:
-        return BoardReport.of(resolution, state, detail="bound at the next boot")
+        bound = judgement_of.standing is Standing.BOUND
+        return BoardReport.of(resolution, state, detail="" if bound else "bound at the next boot")
     if judgement_of.plan.iommu_off:
         return BoardReport.of(resolution, BoardState.UNBOUND, detail=IOMMU_OFF)
     if state is BoardState.PLANNED and not judgement_of.plan.steps:
@@ -71,9 +72,28 @@ def report_wanted(judged: Judgement, resolution: Resolution, state: BoardState) 
     return BoardReport.of(resolution, state, steps=judgement_of.plan.steps)
 
 
+def list_to_record(judged: Judgement) -> list[RecordedBoard]:
+    """The wanted boards to have on record: the old as they were then, the new as they are now."""
+    boards = []
+    for resolution in judged.resolutions:
+        if resolution.recorded is not None:
+            boards.append(
+                resolution.recorded._replace(selector=resolution.selector, name=resolution.name)
+            )
+        elif resolution.board is not None and not judged.refused(resolution.board.path):
+            board = resolution.board
+            if board.is_locked:
+                # Its override is unknown: recorded once it can be read.
+                continue
+            boards.append(
+                RecordedBoard.of(board, resolution.selector, resolution.name, judged.topology)
+            )
+    return boards
+
+
 def show(system: System) -> Report:
     """What `apply` would do; changes nothing. Raises ConfigError, RecordError, PcibindError."""
-    judged = judge(system)
+    judged = judge_system(system)
     boards = [
         report_wanted(judged, resolution, BoardState.PLANNED) for resolution in judged.resolutions
     ]
@@ -87,9 +107,13 @@ def show(system: System) -> Report:
     boards += report_refused_removals(judged)
     remarks = []
     ready = [b.board for b in boards if b.board and b.state is BoardState.BOUND]
-    if ready and len(ready) == len(boards) and not handover.is_published(system.paths, ready):
+    enough = len(ready) == len(boards) or judged.config.require_boards == "any"
+    if ready and enough and not handover.is_published(system.paths, ready):
         remarks.append("bound, but not handed over")
-    pending = bool(remarks) or any(board.steps for board in boards)
+    steps = any(board.steps for board in boards)
+    if not steps and not judged.refusals and _changes_record(system, judged):
+        remarks.append("the record is to be rewritten, since the configuration changed")
+    pending = steps or bool(remarks)
     if judged.boards_leaving_vfio():
         remarks.append(_NONE_SEEN)
     return Report(
@@ -102,3 +126,10 @@ def show(system: System) -> Report:
         judged.topology,
         (*system.boot_notes(), *remarks, *list_claims(system, judged)),
     )
+
+
+def _changes_record(system: System, judged: Judgement) -> bool:
+    """Whether apply would rewrite the record, where it has nothing to do to any board."""
+    known = files.read_record(system.paths)
+    left = Record(tuple(list_to_record(judged)), judged.config.require_boards)
+    return known is not None and known != left

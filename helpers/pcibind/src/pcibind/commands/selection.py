@@ -10,7 +10,7 @@ from pcibind.decide.plan import resolve, select
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board, Topology
-from pcibind.model.record import Record, Resolution, Verdict
+from pcibind.model.record import Record, Resolution, Verdict, compare
 from pcibind.model.report import BoardReport, BoardState, Report
 from pcibind.model.request import BoardRequest, Config, Selector
 from pcibind.read import configuration, files
@@ -45,6 +45,9 @@ def show(system: System) -> Report:
     reports = []
     for board in topology.boards():
         recorded = known.board(board.path)
+        if recorded and compare(board, recorded) is not Verdict.PRESENT:
+            # Another board in its place, to which nothing is done.
+            recorded = None
         resolution, where = chosen.get(board.path, (None, "on record" if recorded else ""))
         name = resolution.name if resolution else recorded.name if recorded else None
         reports.append(
@@ -198,7 +201,13 @@ def _texts(paths: Paths) -> dict[str, str]:
 
 
 def _own(paths: Paths, config: Config) -> list[BoardRequest]:
-    return [each for each in config.boards if each.source.startswith(f"{_file(paths)}:")]
+    """The requests of added.toml. A source is FILE:LINE, or FILE where the line is not found."""
+    own = _file(paths)
+    return [
+        each
+        for each in config.boards
+        if each.source.rpartition(":")[0] == own or each.source == own
+    ]
 
 
 def _render(requests: Sequence[BoardRequest]) -> str:

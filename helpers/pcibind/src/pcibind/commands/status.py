@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
 from pcibind.change import handover, original_drivers
 from pcibind.change.drivers import IOMMU_OFF
 from pcibind.commands import boot
@@ -11,11 +13,12 @@ from pcibind.decide.judgement import Judgement, judge
 from pcibind.decide.plan import follow, plan
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.evidence import Evidence
-from pcibind.model.pci import Topology
+from pcibind.model.pci import Board, Topology
 from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict
 from pcibind.model.report import BoardReport, BoardState, Report
-from pcibind.model.request import Config, Selector
+from pcibind.model.request import Config, Refusal, Selector
 from pcibind.read import claims, configuration, files, sysfs
+from pcibind.read.files import Paths
 
 _UNAPPLIED = "configured, but not applied; run `pcibind apply`"
 
@@ -29,83 +32,64 @@ def status(system: System, *, everything: bool = False) -> Report:
     """
     known = files.read_record(system.paths) or Record()
     topology = system.topology()
-    errors: list[str] = []
-    code = ExitCode.OK
+    judged, evidence, failures = _judge(system, topology, known)
+    errors = [str(failure) for failure in failures]
+    code = failures[-1].exit_code if failures else ExitCode.OK
+
+    followed = follow(topology, known)
+    unrecorded = [r for r in judged.resolutions if r.recorded is None]
+    present = [r.board for r in (*followed, *unrecorded) if r.board]
+    allow = {r.recorded.path: r.allow for r in judged.resolutions if r.recorded}
+    boards = [_report_recorded(system, evidence, r, allow) for r in followed]
+    boards += [_report_unrecorded(system, judged, r) for r in unrecorded]
+    bound = [r.board for r in boards if r.board is not None and r.state is BoardState.BOUND]
+    boards += [_report_leaving(system, topology, board) for board in known.leaving]
+    if everything:
+        boards += _report_others(topology, {report.path for report in boards})
+
+    enough = len(bound) == len(followed) or known.require_boards == "any"
+    if bound and enough and not handover.is_published(system.paths, bound):
+        errors.append("bound, but not handed over; run `pcibind apply`")
+        code = code or ExitCode.NOT_BOUND
+    notes = [*system.boot_notes(), *system.initramfs_notes()]
+    notes += _note_ways(system.paths, bound, cdi=not errors)
+    notes += claims.notes(system.paths, present)
+    if strays := _explain_strays(system.paths, judged, known):
+        errors += strays
+        code = code or ExitCode.TAKEN
+    return Report(
+        "status",
+        known.require_boards if known.boards else judged.config.require_boards,
+        tuple(boards),
+        _list_refusals(topology, judged, followed, unrecorded),
+        tuple(errors),
+        code,
+        topology,
+        tuple(notes),
+    )
+
+
+def _judge(
+    system: System, topology: Topology, known: Record
+) -> tuple[Judgement, Evidence, list[PcibindError]]:
+    """Judge the boards by what can be read of evidence and configuration; and what cannot be."""
+    failures: list[PcibindError] = []
     wanted = Config(())
     evidence = Evidence()
     try:
         with system.gathering() as gathering:
             evidence = gathering.evidence()
     except PcibindError as error:
-        errors.append(str(error))
-        code = error.exit_code
+        failures.append(error)
     try:
         if _is_configured(system.paths.configuration):
             wanted = configuration.read(system.paths.configuration)
         judged = judge(topology, evidence, wanted, known)
     except ConfigError as error:
-        errors.append(str(error))
-        code = error.exit_code
-        judged = judge(topology, evidence, Config(()), known)
-    unrecorded = [r for r in judged.resolutions if r.recorded is None]
-    followed = follow(topology, known)
-    allow = {r.recorded.path: r.allow for r in judged.resolutions if r.recorded}
-    boards = [
-        _report_recorded(
-            system, evidence, r, allow.get(r.recorded.path if r.recorded else "", frozenset())
-        )
-        for r in followed
-    ]
-    boards += [_report_unrecorded(system, judged, resolution) for resolution in unrecorded]
-    bound = [r.board for r in boards if r.board is not None and r.state is BoardState.BOUND]
-    enough = len(bound) == len(followed) or known.require_boards == "any"
-    if bound and enough and not handover.is_published(system.paths, bound):
-        errors.append("bound, but not handed over; run `pcibind apply`")
-        code = code or ExitCode.NOT_BOUND
-    remarks = [*system.boot_notes(), *system.initramfs_notes()]
-    if bound and not errors and not handover.is_in_cdi(system.paths, bound):
-        remarks.append(
-            "the boards are not in /run/cdi, from where containers take them by name; run "
-            "`pcibind setup`, then `pcibind apply`"
-        )
-    if bound and not sysfs.has_group_nodes(system.paths):
-        remarks.append(
-            "this kernel has no VFIO group nodes (CONFIG_VFIO_GROUP): /dev/vfio/devices/* alone "
-            "are handed over"
-        )
-    errors += original_drivers.explain_taken(judged.taken)
-    unbacked = files.unrecorded_paths(system.paths, known)
-    if unbacked:
-        errors.append(
-            f"{system.paths.early_list} names boards that are not on record: "
-            f"{', '.join(unbacked)}; run `pcibind apply`, or `pcibind release` for all boards"
-        )
-    code = code or (ExitCode.TAKEN if judged.taken or unbacked else ExitCode.OK)
-    boards += [_report_leaving(system, topology, board) for board in known.leaving]
-    if everything:
-        seen = {report.path for report in boards}
-        boards += [
-            BoardReport(
-                None,
-                board.path,
-                Selector("path", board.path),
-                Verdict.PRESENT,
-                BoardState.NOT_CHOSEN,
-                board,
-                wanted=False,
-            )
-            for board in topology.boards()
-            if board.path not in seen
-        ]
-    require = known.require_boards if known.boards else wanted.require_boards
-    refusals = plan(topology, [r.board for r in followed if r.board]).refusals
-    new = {r.board.path for r in unrecorded if r.board}
-    refusals += tuple(each for each in judged.refusals if each.board in new)
-    remarks += claims.notes(system.paths, [r.board for r in (*followed, *unrecorded) if r.board])
-    problems = tuple(errors)
-    return Report(
-        "status", require, tuple(boards), refusals, problems, code, topology, tuple(remarks)
-    )
+        failures.append(error)
+        # Boards that contradict each other are left out; how many are required is still known.
+        judged = judge(topology, evidence, Config(()), known)._replace(config=wanted)
+    return judged, evidence, failures
 
 
 def _is_configured(directory: str) -> bool:
@@ -124,8 +108,9 @@ def _report_leaving(system: System, topology: Topology, leaving: RecordedBoard) 
 
 
 def _report_recorded(
-    system: System, evidence: Evidence, resolution: Resolution, allow: frozenset[str]
+    system: System, evidence: Evidence, resolution: Resolution, allow: Mapping[str, frozenset[str]]
 ) -> BoardReport:
+    """Report on a board on record; `allow` has the overridden guards of configured boards."""
     board = resolution.board
     if resolution.verdict is not Verdict.PRESENT or board is None:
         return BoardReport.of(resolution, BoardState.UNBOUND)
@@ -138,7 +123,8 @@ def _report_recorded(
         return BoardReport.of(resolution, BoardState.UNBOUND, detail="; ".join(problems))
     refusals = guards.check_firmware(board, evidence)
     # What apply would refuse, and so not hand over.
-    bad = any(refusal.guard not in allow for refusal in refusals)
+    allowed = allow.get(board.path, frozenset())
+    bad = any(refusal.guard not in allowed for refusal in refusals)
     state = BoardState.FAILED if bad else BoardState.BOUND
     return BoardReport.of(resolution, state, detail="; ".join(each.found for each in refusals))
 
@@ -150,3 +136,61 @@ def _report_unrecorded(system: System, judged: Judgement, resolution: Resolution
     unapplied = "configured, but refused: see the refusals" if refused else _UNAPPLIED
     todo = resolution.detail or unapplied
     return BoardReport.of(resolution, BoardState.UNBOUND, detail=todo)
+
+
+def _report_others(topology: Topology, reported: Collection[str | None]) -> list[BoardReport]:
+    """Report on the boards that are neither chosen nor on record."""
+    return [
+        BoardReport(
+            None,
+            board.path,
+            Selector("path", board.path),
+            Verdict.PRESENT,
+            BoardState.NOT_CHOSEN,
+            board,
+            wanted=False,
+        )
+        for board in topology.boards()
+        if board.path not in reported
+    ]
+
+
+def _note_ways(paths: Paths, bound: Sequence[Board], *, cdi: bool) -> list[str]:
+    """Which ways to hand bound boards over are missing; that to containers only with `cdi`."""
+    notes = []
+    if bound and cdi and not handover.is_in_cdi(paths, bound):
+        notes.append(
+            "the boards are not in /run/cdi, from where containers take them by name; run "
+            "`pcibind setup`, then `pcibind apply`"
+        )
+    if bound and not sysfs.has_group_nodes(paths):
+        notes.append(
+            "this kernel has no VFIO group nodes (CONFIG_VFIO_GROUP): /dev/vfio/devices/* alone "
+            "are handed over"
+        )
+    return notes
+
+
+def _explain_strays(paths: Paths, judged: Judgement, known: Record) -> list[str]:
+    """Errors about boards that were taken, or will be by the early list, but are not on record."""
+    errors = list(original_drivers.explain_taken(judged.taken))
+    if unbacked := files.unrecorded_paths(paths, known):
+        errors.append(
+            f"{paths.early_list} names boards that are not on record: "
+            f"{', '.join(unbacked)}; run `pcibind apply`, or `pcibind release` for all boards"
+        )
+    return errors
+
+
+def _list_refusals(
+    topology: Topology,
+    judged: Judgement,
+    followed: Iterable[Resolution],
+    unrecorded: Iterable[Resolution],
+) -> tuple[Refusal, ...]:
+    """What refuses boards: for those on record only what a boot refuses too, else every guard."""
+    new = {r.board.path for r in unrecorded if r.board}
+    return (
+        *plan(topology, [r.board for r in followed if r.board]).refusals,
+        *(refusal for refusal in judged.refusals if refusal.board in new),
+    )

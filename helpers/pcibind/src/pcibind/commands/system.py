@@ -48,12 +48,12 @@ class System:
         self.node_seconds = node_seconds
         self.lock_seconds = lock_seconds
         self.queue_seconds = queue_seconds
-        self.boards: Container[str] | None = None
-        """The boards whose overrides are read, by their paths: None for all."""
+        self.overrides_of: Container[str] | None = None
+        """The boards, by their paths, whose overrides `topology` reads: None for all."""
 
     def topology(self) -> Topology:
         """The PCI functions as they are now."""
-        return self.carry_out([sysfs.read(self.paths, udev=self.udev, boards=self.boards)])[0]
+        return self.carry_out([sysfs.read(self.paths, udev=self.udev, boards=self.overrides_of)])[0]
 
     def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
         """Run tasks that need accesses which may hang; return their results, in their order."""

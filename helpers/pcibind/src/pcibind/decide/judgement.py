@@ -103,8 +103,8 @@ def judge(
         """Whether nothing is done to a board that is there: it was judged when it was recorded."""
         functions = each.board.functions if each.board else ()
         waits = next_boot or any(function.iommu_group is None for function in functions)
-        kept = each.recorded is not None and each.recorded.path in settled
-        return (waits and kept) or all(function.driver == DRIVER for function in functions)
+        is_recorded = each.recorded is not None and each.recorded.path in settled
+        return (waits and is_recorded) or all(function.driver == DRIVER for function in functions)
 
     # A board that is leaving is still on record: choosing it again is no first time.
     known = known._replace(boards=(*known.boards, *known.leaving), leaving=())

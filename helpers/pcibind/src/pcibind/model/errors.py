@@ -28,8 +28,8 @@ MEANINGS = {
     ExitCode.IDENTITY: "a board is absent, moved, replaced or has an extra function",
     ExitCode.NOT_BOUND: "a board is wanted but not bound, or could not be restored",
     ExitCode.STUCK: "a device is stuck in the kernel; reboot",
-    ExitCode.PENDING: "plan only: changes are pending, which apply would make",
     ExitCode.TAKEN: "a board was taken at this boot that is not on record; run pcibind release",
+    ExitCode.PENDING: "plan only: changes are pending, which apply would make",
     ExitCode.BUSY: "another run of pcibind did not end in time; nothing was touched",
 }
 

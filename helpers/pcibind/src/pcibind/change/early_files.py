@@ -1,4 +1,4 @@
-"""Files that set the overrides before any driver is loaded, in the initramfs and after it.
+"""Early files: they set the overrides before any driver is loaded, in the initramfs and after it.
 
 Data that `pcibind setup`, a package or a deploy installs; no boot imports this module.
 """

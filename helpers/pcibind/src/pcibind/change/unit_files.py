@@ -1,4 +1,4 @@
-"""The systemd units: for boards at every boot, when they come and go, and for a boot without."""
+"""The texts of the systemd units: for a boot, for boards that come and go, for `pcibind=off`."""
 
 from __future__ import annotations
 
