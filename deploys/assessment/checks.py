@@ -255,15 +255,21 @@ def environment(variables: list[str] | None, settings: Settings) -> Check:
 
 
 def units(units: dict[str, Unit], wanted: Iterable[str]) -> list[Check]:
-    """A row for each of the wanted units, which are to be active."""
-    return [Check(name, _state(units.get(name)), name in units and units[name].running, "active") for name in wanted]
+    """A row for each of the wanted units, which are to be active. One whose file is gone does not start again."""
+    rows = []
+    for name in wanted:
+        unit = units.get(name)
+        passed = unit is not None and unit.load == "loaded" and unit.running
+        rows.append(Check(name, _state(unit), passed, "active"))
+    return rows
 
 
 def migration(units: dict[str, Unit]) -> Check:
     """A oneshot that has finished is inactive again; what counts is its result."""
     unit = units.get(MIGRATION_UNIT)
-    passed = unit is not None and unit.load == "loaded" and unit.result == "success"
-    return Check(MIGRATION_UNIT, _state(unit), passed, "success")
+    if unit is None or unit.load != "loaded":
+        return Check(MIGRATION_UNIT, _state(unit), False, "success")
+    return Check(MIGRATION_UNIT, f"{unit.active} ({unit.result or unit.sub})", unit.result == "success", "success")
 
 
 def _state(unit: Unit | None) -> str:

@@ -382,6 +382,12 @@ def test_who_may_reach_the_ports_is_what_the_host_shows(
     assert found in check.actual
 
 
+def test_an_active_unit_whose_file_is_gone_fails() -> None:
+    gone = Unit("a.service", "not-found", "active", "running", "success", True, "", 1)
+    (check,) = checks.units({"a.service": gone}, ("a.service",))
+    assert (check.passed, check.actual) == (False, "not-found")
+
+
 def test_an_external_database_may_be_of_either_release() -> None:
     asked = settings.read(
         "gpu1", {"gevulot_psk_passphrase": "the own one", "gevulot_postgres_url": "postgres://a:b@c/d"}
