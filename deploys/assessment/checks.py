@@ -162,6 +162,12 @@ def schema(schema: Schema | None, settings: Settings, route: str) -> list[Check]
     ]
 
 
+def database(answer: Schema | None, settings: Settings, route: str, accepts_anybody: bool) -> list[Check]:
+    """The rows of ``schema``, and of the node's own database that of ``loopback``, which means nothing alone."""
+    rows = schema(answer, settings, route)
+    return [*rows, loopback(accepts_anybody)] if answer is not None and settings.own_postgres else rows
+
+
 def loopback(accepts_anybody: bool) -> Check:
     """Whether the node's own database accepts a login over loopback without a password."""
     name = "database on loopback without password"
