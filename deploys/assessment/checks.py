@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from deploys.assessment.kernel_arguments import REMAPPING_OFF, holds
 from deploys.assessment.verdict import Verdict
-from deploys.manifest import GPU_DEVICES, MIGRATION_UNIT
+from deploys.manifest import GPU_DEVICES, MIGRATION_UNIT, NODE_CONTAINER
 from deploys.settings import Settings
 from facts.access import AccessKeys
 from facts.container import ContainerState
@@ -190,7 +190,7 @@ def _holding(mounts: Iterable[str], directory: str) -> list[str]:
 def container(state: ContainerState | None, settings: Settings, boards: list[Board]) -> list[Check]:
     """The node's container: it runs with the settings asked for, and has exactly the chosen boards' devices."""
     if state is None or not state.running:
-        return [Check("container gevulot-node", "not running", False, "running")]
+        return [Check(f"container {NODE_CONTAINER}", "not running", False, "running")]
     functions = [
         str(function.address)
         for each in boards
@@ -202,7 +202,7 @@ def container(state: ContainerState | None, settings: Settings, boards: list[Boa
     value = state.environment.get(GPU_DEVICES)
     listed = set((value or "").split(",")) - {""}
     return [
-        Check("container gevulot-node", f"running, image {state.image[:19]}", True, "running"),
+        Check(f"container {NODE_CONTAINER}", f"running, image {state.image[:19]}", True, "running"),
         _environment(state, settings),
         Check(
             GPU_DEVICES,
