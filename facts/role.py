@@ -8,7 +8,7 @@ from pyinfra.api import FactBase
 
 
 class HostRole(FactBase[str]):
-    """``node``, ``gpu_host``, or empty: deployed by an earlier version, released, or never deployed."""
+    """``node``, ``gpu_host``, or empty: deployed by an earlier version, undone, or never deployed."""
 
     @staticmethod
     def default() -> str:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from deploys.assessment.kernel_arguments import REMAPPING_OFF, holds
 from deploys.assessment.verdict import Verdict
-from deploys.manifest import GPU_DEVICES, MIGRATION_UNIT
+from deploys.manifest import GPU_DEVICES, MIGRATION_UNIT, NODE_CONTAINER
 from deploys.settings import Settings
 from facts.access import AccessKeys
 from facts.container import ContainerState
@@ -162,6 +162,12 @@ def schema(schema: Schema | None, settings: Settings, route: str) -> list[Check]
     ]
 
 
+def database(answer: Schema | None, settings: Settings, route: str, accepts_anybody: bool) -> list[Check]:
+    """The rows of ``schema``, and of the node's own database that of ``loopback``, which means nothing alone."""
+    rows = schema(answer, settings, route)
+    return [*rows, loopback(accepts_anybody)] if answer is not None and settings.own_postgres else rows
+
+
 def loopback(accepts_anybody: bool) -> Check:
     """Whether the node's own database accepts a login over loopback without a password."""
     name = "database on loopback without password"
@@ -184,7 +190,7 @@ def _holding(mounts: Iterable[str], directory: str) -> list[str]:
 def container(state: ContainerState | None, settings: Settings, boards: list[Board]) -> list[Check]:
     """The node's container: it runs with the settings asked for, and has exactly the chosen boards' devices."""
     if state is None or not state.running:
-        return [Check("container gevulot-node", "not running", False, "running")]
+        return [Check(f"container {NODE_CONTAINER}", "not running", False, "running")]
     functions = [
         str(function.address)
         for each in boards
@@ -196,7 +202,7 @@ def container(state: ContainerState | None, settings: Settings, boards: list[Boa
     value = state.environment.get(GPU_DEVICES)
     listed = set((value or "").split(",")) - {""}
     return [
-        Check("container gevulot-node", f"running, image {state.image[:19]}", True, "running"),
+        Check(f"container {NODE_CONTAINER}", f"running, image {state.image[:19]}", True, "running"),
         _environment(state, settings),
         Check(
             GPU_DEVICES,
@@ -255,15 +261,21 @@ def environment(variables: list[str] | None, settings: Settings) -> Check:
 
 
 def units(units: dict[str, Unit], wanted: Iterable[str]) -> list[Check]:
-    """A row for each of the wanted units, which are to be active."""
-    return [Check(name, _state(units.get(name)), name in units and units[name].running, "active") for name in wanted]
+    """A row for each of the wanted units, which are to be active. One whose file is gone does not start again."""
+    rows = []
+    for name in wanted:
+        unit = units.get(name)
+        passed = unit is not None and unit.load == "loaded" and unit.running
+        rows.append(Check(name, _state(unit), passed, "active"))
+    return rows
 
 
 def migration(units: dict[str, Unit]) -> Check:
     """A oneshot that has finished is inactive again; what counts is its result."""
     unit = units.get(MIGRATION_UNIT)
-    passed = unit is not None and unit.load == "loaded" and unit.result == "success"
-    return Check(MIGRATION_UNIT, _state(unit), passed, "success")
+    if unit is None or unit.load != "loaded":
+        return Check(MIGRATION_UNIT, _state(unit), False, "success")
+    return Check(MIGRATION_UNIT, f"{unit.active} ({unit.result or unit.sub})", unit.result == "success", "success")
 
 
 def _state(unit: Unit | None) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from deploys import duration
 from deploys.assessment.checks import Check
 from deploys.inputs.values import port_of
-from deploys.manifest import KEY_UNIT, MIGRATION_UNIT, NODE_UNIT
+from deploys.manifest import GPU_DEVICES, KEY_UNIT, MIGRATION_UNIT, NODE_CONTAINER, NODE_UNIT
 from deploys.settings import Settings
 from facts.runs import JournalLine, Runs, UnitRun
 
@@ -195,7 +195,7 @@ def explained(checks: list[Check], trouble: Diagnosis | None) -> list[Check]:
 
 
 _FOLLOWING = (
-    *("container gevulot-node", "GEVULOT_GPU_DEVICES", "VFIO groups in the container", "health check"),
+    *(f"container {NODE_CONTAINER}", GPU_DEVICES, "VFIO groups in the container", "health check"),
     *("node key's hand-over", "database password in the node's environment"),
 )
 """Rows of the table about the running container."""

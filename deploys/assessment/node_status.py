@@ -63,7 +63,11 @@ def _step(observed: Observations) -> str:
 def _judge_units(settings: Settings, observed: Observations, problem: Diagnosis | None, reasons: Reasons) -> None:
     own = (manifest.POSTGRES_UNIT,) if settings.own_postgres else ()
     # The diagnosis names the node's own failure with its cause.
-    running = (*(() if problem else (manifest.NODE_UNIT,)), manifest.FIREWALL_UNIT, *own)
+    running = (*(() if problem else (manifest.NODE_UNIT,)), *own)
+    firewall = observed.units.get(manifest.FIREWALL_UNIT)
+    if firewall is None or firewall.load != "loaded":
+        # One that is there is judged by its rules: systemd calls it "reloading" while it reads new ones.
+        running = (*running, manifest.FIREWALL_UNIT)
     reasons.add_failed([*checks.units(observed.units, running), checks.migration(observed.units)])
     for name in (manifest.NODE_UNIT, manifest.MIGRATION_UNIT, manifest.FIREWALL_UNIT, *own):
         unit = observed.units.get(name)

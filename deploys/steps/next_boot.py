@@ -22,10 +22,10 @@ from facts.platform import Platform
 
 
 @operation()
-def checked(wish: BootTarget) -> Generator[PyinfraCommand | str, None, None]:
+def checked(target: BootTarget) -> Generator[PyinfraCommand | str, None, None]:
     """Fail the host when its next boot would not bring what it is for.
 
-    + wish: what the host must be after it
+    + target: what the host must be after it
     """
     if is_planning():
         host.noop("this only checks")
@@ -37,7 +37,7 @@ def checked(wish: BootTarget) -> Generator[PyinfraCommand | str, None, None]:
         Part("platform", Platform, {"directory": "/", "offered": False}),
     )
     lines, kernels = answers["lines"], answers["kernels"]
-    problems = next_boot.problems(lines, wish.arguments, answers["platform"], kernels, node=wish.node)
+    problems = next_boot.problems(lines, target.arguments, answers["platform"], kernels, node=target.node)
     entry = lines.boots
     release = kernels.release_of(entry.kernel) if entry else None
     contents = host.get_fact(InitramfsContents, files=INITRAMFS_FILES, release=release)
@@ -51,4 +51,4 @@ def checked(wish: BootTarget) -> Generator[PyinfraCommand | str, None, None]:
 @step("Check the next boot")
 def check_next_boot(gpu_host: GpuHost) -> None:
     if gpu_host.verdict.boards:
-        checked(name="Read back what the boot loader will start", wish=target_of(gpu_host.verdict))
+        checked(name="Read back what the boot loader will start", target=target_of(gpu_host.verdict))

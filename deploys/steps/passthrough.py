@@ -136,9 +136,9 @@ def boards_recorded(
         host.noop("the boards are recorded")
         return
     if paths - set(boards) and not reboot.reasons():
-        yield "/usr/local/sbin/pcibind apply"
+        yield f"{manifest.PCIBIND.path} apply"
     else:
-        yield "/usr/local/sbin/pcibind apply --next-boot"
+        yield f"{manifest.PCIBIND.path} apply --next-boot"
 
 
 class Passthrough(NamedTuple):
@@ -196,7 +196,7 @@ def boards_bound(
     elif status is not None and status.bound:
         host.noop("every function of every chosen board is on vfio-pci")
     else:
-        yield "/usr/local/sbin/pcibind apply"
+        yield f"{manifest.PCIBIND.path} apply"
 
 
 @operation()

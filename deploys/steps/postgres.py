@@ -40,11 +40,11 @@ SOCKET_IN_NODE = "/run/postgresql"
 _SECONDS = 900
 
 # Only root's socket takes no password. A statement that fails must not end in the server's log.
-_RECONCILE = r"""
+_RECONCILE = rf"""
 SET log_min_error_statement = panic;
 SET log_statement = none;
-\set password `cat /run/secrets/gevulot-db-password`
-ALTER ROLE gevulot PASSWORD :'password';
+\set password `cat /run/secrets/{POSTGRES_LOGIN.secret}`
+ALTER ROLE {POSTGRES_LOGIN.role} PASSWORD :'password';
 """
 
 
@@ -85,9 +85,10 @@ def password_reconciled(
         return
     ready = f"until pg_isready -q -h 127.0.0.1 -p {port}; do n=$((n+1)); [ $n -lt 300 ] || exit 1; sleep 1; done"
     check = f"echo 'SELECT 1' | {psql(POSTGRES_LOGIN, port)} >/dev/null 2>&1"
-    change = f"printf %s {quote(_RECONCILE)} | psql -X -q -v ON_ERROR_STOP=1 -p {port} -U gevulot -d gevulot"
+    role = POSTGRES_LOGIN.role
+    change = f"printf %s {quote(_RECONCILE)} | psql -X -q -v ON_ERROR_STOP=1 -p {port} -U {role} -d {role}"
     inner = f"n=0; {ready}; {check} || {{ {change} && {check}; }}"
-    yield StringCommand(f"podman exec gevulot-postgres sh -c {quote(inner)}")
+    yield StringCommand(f"podman exec {POSTGRES_LOGIN.container} sh -c {quote(inner)}")
 
 
 @step("Make the database's secrets")
@@ -140,7 +141,7 @@ def start_postgres(settings: Settings, reboot: PendingReboot, after: list[Operat
         timeout=settings.start_timeout,
         # Only a server that has recovered from a crash, or made its data, listens on TCP.
         readiness=units.Readiness(
-            f"podman exec gevulot-postgres pg_isready -q -h 127.0.0.1 -p {settings.postgres_port}", _SECONDS
+            f"podman exec {POSTGRES_LOGIN.container} pg_isready -q -h 127.0.0.1 -p {settings.postgres_port}", _SECONDS
         ),
         image=settings.postgres_image,
         files=consumed_by(POSTGRES_UNIT),

@@ -75,9 +75,7 @@ def _read(host: Host, node: Node) -> list[Check]:
     state = host_table.system(system, observed.failed_units, verdict)
     rows = [*host_table.rows(node, observed, parts), *checks.sockets(parts)]
     rows += checks.account(parts, settings)
-    rows += _database(host, settings)
-    if settings.own_postgres:
-        rows.append(checks.loopback(observed.open_to_loopback))
+    rows += _database(host, settings, observed.open_to_loopback)
     rows.append(checks.environment(observed.passwords, settings))
     rows.append(checks.migration(units))
     listed = access.read(host, settings)
@@ -174,7 +172,7 @@ def _activity(host: Host, settings: Settings, current: Activity | None, runs: Ru
     return current, runs
 
 
-def _database(host: Host, settings: Settings) -> list[Check]:
+def _database(host: Host, settings: Settings, open_to_loopback: bool) -> list[Check]:
     """Check through an SSH tunnel; where forwarding is refused, check the node's own server on the node."""
     schema: Schema | None = None
     route = "psycopg, through SSH"
@@ -198,7 +196,7 @@ def _database(host: Host, settings: Settings) -> list[Check]:
     except psycopg.Error as error:
         # Others may quote a part of the URL.
         route = f"psycopg, through SSH: {type(error).__name__}"
-    return checks.schema(schema, settings, route)
+    return checks.database(schema, settings, route, open_to_loopback)
 
 
 @step("Verify the node")

@@ -105,8 +105,7 @@ class Node:
             *checks.sockets(self.parts),
             *checks.account(self.parts, self.settings),
             *checks.key(self.parts, self.settings, self.key_state),
-            *checks.schema(self.schema, self.settings, "here"),
-            checks.loopback(self.open_to_loopback),
+            *checks.database(self.schema, self.settings, "here", self.open_to_loopback),
             *checks.container(self.container, self.settings, boards),
             checks.environment(None if self.environment is None else list(self.environment), self.settings),
             checks.access(self.access, self.settings, self.published),
@@ -380,6 +379,16 @@ def test_who_may_reach_the_ports_is_what_the_host_shows(
     check = checks.peers(seen, asked)
     assert check.passed is ok
     assert found in check.actual
+
+
+def test_a_database_that_gives_no_answer_is_not_called_closed_to_others() -> None:
+    assert [check.name for check in checks.database(None, SETTINGS, "here", False)] == ["database"]
+
+
+def test_an_active_unit_whose_file_is_gone_fails() -> None:
+    gone = Unit("a.service", "not-found", "active", "running", "success", True, "", 1)
+    (check,) = checks.units({"a.service": gone}, ("a.service",))
+    assert (check.passed, check.actual) == (False, "not-found")
 
 
 def test_an_external_database_may_be_of_either_release() -> None:

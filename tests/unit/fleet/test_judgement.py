@@ -361,7 +361,9 @@ def test_a_host_that_said_nothing_is_down() -> None:
     ("name", "changed", "reason"),
     [
         ("gevulot-migrate.service", {"load": "not-found"}, "not-found, expected success"),
-        ("gevulot-migrate.service", {"result": "exit-code"}, "active (running), expected success"),
+        ("gevulot-migrate.service", {"result": "exit-code"}, "active (exit-code), expected success"),
+        ("gevulot-firewall.service", {"load": "not-found"}, "gevulot-firewall.service: not-found, expected active"),
+        ("gevulot-postgres.service", {"load": "not-found"}, "gevulot-postgres.service: not-found, expected active"),
         ("gevulot-postgres.service", {"active": "failed"}, "failed (success), expected active"),
         ("gevulot-node.service", {"needs_reload": True}, "daemon-reload"),
         ("pcibind.service", {"active": "failed"}, "pcibind.service failed at this boot"),
@@ -372,6 +374,14 @@ def test_a_unit_that_is_not_as_it_should_be_is_named(name: str, changed: dict[st
     found = look(replace(seen, units={**seen.units, name: unit(name, **changed)}))
     assert found.severity is not Severity.OK
     assert [each for each in found.reasons if reason in each], found.reasons
+
+
+@pytest.mark.parametrize("active", ["reloading", "activating"])
+def test_a_firewall_that_takes_new_rules_up_is_no_fault(active: str) -> None:
+    seen = well()
+    name = "gevulot-firewall.service"
+    found = look(replace(seen, units={**seen.units, name: unit(name, active=active)}))
+    assert (found.severity, found.reasons) == (Severity.OK, ())
 
 
 def test_a_board_that_is_recorded_but_not_asked_for_is_told() -> None:

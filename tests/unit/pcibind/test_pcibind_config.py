@@ -26,6 +26,11 @@ def test_several_files_are_one_configuration(tmp_path: Path) -> None:
     assert read.boards[0].name == "left"
 
 
+def test_text_that_was_read_elsewhere_may_begin_with_the_mark_of_an_editor() -> None:
+    (board,) = configuration.parse([("x.toml", '\ufeff[[board]]\nmodel = "10de:2684"\n')]).boards
+    assert str(board.selector) == "model 10de:2684"
+
+
 def test_what_an_editor_leaves_beside_a_file_is_none(tmp_path: Path) -> None:
     (tmp_path / "boards.toml").write_text('require_boards = "any"\n')
     # Emacs locks a file by a link to nowhere.

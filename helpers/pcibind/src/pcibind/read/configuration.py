@@ -84,6 +84,8 @@ def parse(texts: Iterable[tuple[str, str]]) -> Config:
     requests: list[BoardRequest] = []
     require: tuple[RequireBoards, str] | None = None
     for name, text in texts:
+        # Of an editor, as in `read_texts`: a deploy reads the files of a host by itself.
+        text = text.removeprefix("\ufeff")
         file = _File(name, text)
         try:
             document: dict[str, object] = tomllib.loads(text)
