@@ -271,7 +271,7 @@ def test_postgres_data_of_the_same_release_is_accepted() -> None:
 def test_a_key_that_is_not_the_nodes_is_refused_before_anything_is_changed(state: str) -> None:
     (refusal,) = verdict(services=Services(key_state=state)).refusals
     assert "node.key" in refusal
-    assert any(word in refusal.lower() for word in ("bring", "mount"))
+    assert any(word in refusal.lower() for word in ("restore", "mount"))
 
 
 @pytest.mark.parametrize(("state", "told"), [("legacy", 1), ("unrecorded", 1), ("missing", 0), ("ok", 0), ("mode", 0)])
