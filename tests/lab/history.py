@@ -111,13 +111,15 @@ done
         History(
             "board-in-use",
             "a program of the host has a board's device open, and starts at every boot",
-            "timeout 90 sh -c 'until"
+            "timeout 300 sh -c 'until"
             " ls -l /proc/$(systemctl show -P MainPID holder.service)/fd | grep -o /dev/dri/card0; do sleep 1; done'",
             "/dev/dri/card0",
             (
                 File(
                     "/etc/systemd/system/holder.service",
-                    "[Service]\nExecStart=/bin/sh -c 'until exec 3<>/dev/dri/card0; do sleep 1; done; exec sleep inf'\n"
+                    # A redirection of exec that fails would end the shell.
+                    "[Service]\nExecStart=/bin/sh -c 'until [ -e /dev/dri/card0 ]; do sleep 1; done; "
+                    "exec sleep inf 3<>/dev/dri/card0'\n"
                     "[Install]\nWantedBy=multi-user.target\n",
                 ),
             ),
