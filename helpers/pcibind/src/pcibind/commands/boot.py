@@ -1,7 +1,8 @@
 """`apply --recorded`, as pcibind.service runs it; and the changes of boards that commands share.
 
 Those are `bind_boards`, `give_back` (with a look at the record; `restore_boards` without), and
-`hand_over`. The other commands import this module, and it none of them: a boot loads no more.
+`hand_over`. The other commands import this module; it imports none of them, so that a boot does not
+load them.
 """
 
 from __future__ import annotations
