@@ -175,4 +175,4 @@ def retired() -> Generator[PyinfraCommand | str, None, None]:
 def retire_postgres(settings: Settings) -> None:
     """Only after the start of the node, which needs its own Postgres until it runs with the external one."""
     if not settings.own_postgres:
-        retired(name="Stop the node's own Postgres, whose data stays")
+        retired(name="Stop the node's own Postgres and keep its data")

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.unit.deploys.recorded import PASSPHRASE, PUBLIC_KEY, Sent, sent
+from tests.unit.deploys.recorded import PASSPHRASE, PUBLIC_KEY
+from tests.unit.deploys.runs import ROOT, Run, assert_tools, start, start_all
 
 pytestmark = pytest.mark.commands
-ROOT = Path(__file__).parents[3]
 FAMILIES = ("fedora", "debian", "dracut", "ubuntu")
 _FOUR = """
     ("@fake/fedora", r.data(r.Recorded(r.FEDORA, needs_reboot=False))),
@@ -292,60 +285,10 @@ _RUNS = {
 }
 
 
-@dataclass
-class Run:
-    """One run of pyinfra, waited for when something is asked of it, and what it sent to the hosts."""
-
-    process: subprocess.Popen[bytes]
-    directory: Path
-
-    @cached_property
-    def exit_code(self) -> int:
-        return self.process.wait(timeout=120)
-
-    @cached_property
-    def output(self) -> str:
-        """What was printed, each run of blanks as one: pyinfra pads the names of hosts."""
-        return re.sub(" +", " ", self._printed("stdout") + self._printed("stderr"))
-
-    @cached_property
-    def sent(self) -> list[Sent]:
-        assert self.exit_code is not None
-        return sent(self.directory / "sent.jsonl")
-
-    def plan(self) -> list[dict[str, Any]]:
-        plan: list[dict[str, Any]] = json.loads(self._printed("stdout"))["plan"]
-        return plan
-
-    def _printed(self, name: str) -> str:
-        assert self.exit_code is not None
-        return (self.directory / name).read_text()
-
-    def commands(self, host: str) -> list[str]:
-        """What was sent to a host to change it."""
-        return [each.text for each in self.sent if each.host == f"@fake/{host}" and each.kind != "question"]
-
-    def operations(self, host: str) -> list[str]:
-        """The operations that sent something to change the host, in order."""
-        found = [each.operation or "" for each in self.sent if each.host == f"@fake/{host}" and each.kind != "question"]
-        return list(dict.fromkeys(found))
-
-
-def start(directory: Path, *arguments: str) -> Run:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "helpers/pcibind/src")))}
-    environment.pop("GEVULOT_PSK_PASSPHRASE", None)
-    with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pyinfra", *arguments],
-            cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
-        )  # fmt: skip
-    return Run(process, directory)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
     """All runs, side by side: most of their time is waiting."""
-    yield from _side_by_side(tmp_path_factory, _RUNS)
+    yield from start_all(tmp_path_factory, _RUNS, "deploys/node.py")
 
 
 @pytest.fixture(scope="module")
@@ -360,35 +303,7 @@ def plans(runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> Ite
             _SETTLED.format(answers=answers, keys=keys),
             ("-y",) if name == "applied" else ("--dry", "--json"),
         )
-    yield from _side_by_side(tmp_path_factory, wanted)
-
-
-def _side_by_side(
-    factory: pytest.TempPathFactory, wanted: dict[str, tuple[str, tuple[str, ...]]]
-) -> Iterator[dict[str, Run]]:
-    started = {}
-    for name, (hosts, arguments) in wanted.items():
-        directory = factory.mktemp("run")
-        inventory = directory / "inventory.py"
-        inventory.write_text(
-            f"from tests.unit.deploys import recorded as r\n\nr.watch({str(directory / 'sent.jsonl')!r})\n"
-            f"nodes = [{hosts}]\n"
-        )
-        started[name] = start(directory, str(inventory), str(ROOT / "deploys/node.py"), *arguments)
-    yield started
-    for run in started.values():
-        run.process.kill()
-        run.process.wait()
-
-
-def planned(run: Run, host: str) -> set[str]:
-    """The operations that a plan shows as changes, or as changes under a condition, of a host."""
-    return {
-        name
-        for each in run.plan()
-        if f"@fake/{host}" in each["hosts_with_change"] + each["hosts_with_conditional_change"]
-        for name in each["names"]
-    }
+    yield from start_all(tmp_path_factory, wanted, "deploys/node.py")
 
 
 @pytest.mark.parametrize(
@@ -407,16 +322,14 @@ def planned(run: Run, host: str) -> set[str]:
 def test_each_family_is_managed_with_its_own_tools(
     runs: dict[str, Run], host: str, expected: tuple[str, ...], unexpected: tuple[str, ...]
 ) -> None:
-    commands = "\n".join(runs["apply"].commands(host))
-    assert [word for word in expected if word not in commands] == []
-    assert [word for word in unexpected if word in commands] == []
+    assert_tools(runs["apply"], host, expected, unexpected)
 
 
 @pytest.mark.parametrize("host", FAMILIES)
 def test_every_operation_that_ran_was_in_the_plan(runs: dict[str, Run], host: str) -> None:
-    ran = {name for names in runs["apply"].operations(host) for name in names.split(", ") if name}
+    ran = set(runs["apply"].operations(host))
     assert len(ran) > 20
-    assert {name for name in ran if name not in planned(runs["plan"], host)} - _other_family(host) == set()
+    assert {name for name in ran if name not in runs["plan"].planned(host)} - _other_family(host) == set()
 
 
 def _other_family(host: str) -> set[str]:
@@ -439,7 +352,7 @@ def test_the_plan_lists_what_is_known_only_after_the_reboot(runs: dict[str, Run]
         "Start Postgres | Reconcile the database's password",
         "Start the node | Start the node",
         "Verify the node | Verify the node",
-    } <= planned(runs["plan"], "dracut")
+    } <= runs["plan"].planned("dracut")
 
 
 def test_only_the_host_whose_live_state_needs_it_reboots(runs: dict[str, Run]) -> None:
@@ -705,11 +618,11 @@ def test_grubby_sets_what_lacks_and_takes_away_what_a_deploy_set_and_nothing_els
 
 def test_a_settled_host_has_an_empty_plan(plans: dict[str, Run]) -> None:
     assert plans["nothing"].exit_code == 0
-    assert planned(plans["nothing"], "settled") == set()
+    assert plans["nothing"].planned("settled") == set()
 
 
 def test_another_image_of_the_node_plans_all_that_follows_and_nothing_else(plans: dict[str, Run]) -> None:
-    assert planned(plans["image"], "settled") == {
+    assert plans["image"].planned("settled") == {
         "Pull images | Pull the image of the node",
         "Configure the node | Write /etc/systemd/system/gevulot-migrate.service",
         "Configure the node | Write /etc/containers/systemd/gevulot-node.container",
@@ -720,7 +633,7 @@ def test_another_image_of_the_node_plans_all_that_follows_and_nothing_else(plans
 
 
 def test_another_password_plans_all_that_follows_and_nothing_else(plans: dict[str, Run]) -> None:
-    assert planned(plans["password"], "settled") == {
+    assert plans["password"].planned("settled") == {
         "Make the database's secrets | Set the database's password",
         "Start Postgres | Start Postgres",
         "Start Postgres | Reconcile the database's password",
@@ -729,11 +642,11 @@ def test_another_password_plans_all_that_follows_and_nothing_else(plans: dict[st
 
 
 def test_the_url_that_an_earlier_deploy_gave_the_node_is_removed(plans: dict[str, Run]) -> None:
-    assert planned(plans["converted"], "settled") == {"Start the node | Remove the database's URL with its password"}
+    assert plans["converted"].planned("settled") == {"Start the node | Remove the database's URL with its password"}
 
 
 def test_another_operators_key_plans_its_access_and_nothing_else(plans: dict[str, Run]) -> None:
-    assert planned(plans["operator"], "settled") == {"Grant access | Bring the node's access list up to date"}
+    assert plans["operator"].planned("settled") == {"Grant access | Bring the node's access list up to date"}
 
 
 @pytest.mark.parametrize("host", FAMILIES)
@@ -743,7 +656,7 @@ def test_the_nodes_own_key_is_put_on_its_list(runs: dict[str, Run], host: str) -
 
 
 def test_networks_of_peers_plan_a_table_and_a_restart_and_nothing_else(plans: dict[str, Run]) -> None:
-    assert planned(plans["peers"], "settled") == {
+    assert plans["peers"].planned("settled") == {
         "Configure the firewall | Write /etc/gevulot/firewall.nft",
         "Configure the node | Write /etc/gevulot/node.env",
         "Start the firewall | Start the firewall",
@@ -837,7 +750,7 @@ def test_a_restart_that_fails_is_the_last_one_of_the_run(runs: dict[str, Run]) -
 
 def test_a_database_of_its_own_is_stopped_after_the_node_runs_with_an_external_one(runs: dict[str, Run]) -> None:
     operations = runs["taken back"].operations("plain")
-    retired = "Retire Postgres | Stop the node's own Postgres, whose data stays"
+    retired = "Retire Postgres | Stop the node's own Postgres and keep its data"
     assert operations.index("Start the node | Start the node") < operations.index(retired)
     (command,) = [each for each in runs["taken back"].commands("plain") if "systemctl stop gevulot-postgres" in each]
     assert "rm -f /etc/gevulot/pg_hba.conf /etc/gevulot/pg_ident.conf /etc/containers/systemd/gevulot-postgres.con" in (

@@ -34,7 +34,8 @@ from pcibind.read import evidence_text
 from pcibind.remote import topology_text
 from tests.unit.deploys import recorded as r
 from tests.unit.deploys.recorded import Recorded
-from tests.unit.deploys.test_families import FAMILIES, ROOT, Run, planned, start
+from tests.unit.deploys.runs import ROOT, Run, start
+from tests.unit.deploys.test_families import FAMILIES
 
 commands_only = pytest.mark.commands
 GPU_HOST, NODE = "deploys/gpu_host.py", "deploys/node.py"
@@ -233,17 +234,17 @@ def test_the_steps_are_the_first_of_a_node(runs: dict[str, Run], host: str) -> N
 @commands_only
 @pytest.mark.parametrize("host", FAMILIES)
 def test_every_operation_that_ran_was_in_the_plan(runs: dict[str, Run], host: str) -> None:
-    ran = {name for names in runs["apply"].operations(host) for name in names.split(", ") if name}
+    ran = set(runs["apply"].operations(host))
     other = "initramfs-tools" if host in ("fedora", "dracut") else "dracut"
     other_family = {f"Rebuild the initramfs | Rebuild the initramfs with {other}"}
     assert len(ran) > 12
-    assert ran - planned(runs["plan"], host) - other_family == set()
+    assert ran - runs["plan"].planned(host) - other_family == set()
 
 
 @commands_only
 @pytest.mark.parametrize("host", FAMILIES)
 def test_nothing_that_is_done_to_a_host_is_named_after_gevulot(runs: dict[str, Run], host: str) -> None:
-    done = [*runs["apply"].commands(host), *runs["apply"].operations(host), *planned(runs["plan"], host)]
+    done = [*runs["apply"].commands(host), *runs["apply"].operations(host), *runs["plan"].planned(host)]
     assert len(done) > 30
     assert [each for each in done if "gevulot" in each.lower()] == []
     assert [each for each in done if re.search(r"podman|quay\.io|postgres|nftables|node_key", each)] == []
@@ -408,13 +409,13 @@ def test_the_values_of_a_nodes_keys_matter_to_the_status_of_a_node_only(runs: di
 @pytest.mark.parametrize("name", ["host again", "host after node", "node again"])
 def test_a_run_after_one_of_its_kind_or_of_more_plans_nothing(runs: dict[str, Run], name: str) -> None:
     assert runs[name].exit_code == 0, runs[name].output
-    assert planned(runs[name], "settled") == set()
+    assert runs[name].planned("settled") == set()
     assert [each for each in runs[name].sent if each.kind != "question"] == []
 
 
 @commands_only
 def test_a_node_on_a_gpu_host_finds_the_hosts_part_done(runs: dict[str, Run]) -> None:
-    changes = planned(runs["node after host"], "settled")
+    changes = runs["node after host"].planned("settled")
     own = {"Configure the kernel", "Prepare the passthrough", "Load modules", "Bind the boards", "Reboot when needed"}
     assert {each for each in changes if each.partition(" | ")[0] in own} == set()
     assert f"Record the host as it was | Write {manifest.DEPLOYED}" in changes
@@ -487,7 +488,7 @@ def test_a_run_for_the_host_alone_leaves_the_nodes_files_on_a_node(runs: dict[st
 @commands_only
 def test_a_plan_for_a_host_of_an_earlier_version_names_its_move_and_no_second_record(runs: dict[str, Run]) -> None:
     run = runs["earlier, planned"]
-    changes = planned(run, "settled")
+    changes = run.planned("settled")
     assert run.commands("settled") == []
     assert {
         f"Record the host as it was | Move the record of earlier deploys to {manifest.STATE_DIRECTORY}",

@@ -11,7 +11,7 @@ import pytest
 
 from deploys.settings import Settings
 from tests.unit.deploys import recorded as r
-from tests.unit.deploys.test_families import ROOT, Run, planned, start
+from tests.unit.deploys.runs import ROOT, Run, start
 
 pytestmark = pytest.mark.commands
 HOST = "@fake/settled"
@@ -161,7 +161,7 @@ def _commands(run: Run) -> list[str]:
 
 
 def test_keys_that_say_how_to_deploy_change_nothing_on_a_host(runs: dict[str, Run]) -> None:
-    assert planned(runs["how"], "settled") == set(), runs["how"].output
+    assert runs["how"].planned("settled") == set(), runs["how"].output
 
 
 @pytest.mark.parametrize("kind", SETS)

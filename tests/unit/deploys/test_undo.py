@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,10 +21,9 @@ from pcibind.model.request import BoardRequest, Selector
 from pcibind.read import configuration
 from pcibind.remote import topology_text
 from tests.unit.deploys import recorded as r
-from tests.unit.deploys.recorded import Sent, sent
+from tests.unit.deploys.runs import Run, assert_tools, start_all
 
 pytestmark = pytest.mark.commands
-ROOT = Path(__file__).parents[3]
 PCIBIND_SAYS = "refused: board 0000:00/01.0/00: process 4711 has its VFIO group open"
 OTHER = "/etc/pcibind/mine.toml"
 
@@ -274,62 +269,9 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-class Run:
-    """One run of pyinfra, waited for when something is asked of it, and what it sent to the hosts."""
-
-    def __init__(self, directory: Path, hosts: str, arguments: tuple[str, ...]) -> None:
-        self._directory = directory
-        inventory = directory / "inventory.py"
-        inventory.write_text(
-            "from tests.unit.deploys import test_undo as t\n\n"
-            f"t.r.watch({str(directory / 'sent.jsonl')!r})\nnodes = [{hosts}]\n"
-        )
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "helpers/pcibind/src")))}
-        environment.pop("GEVULOT_PSK_PASSPHRASE", None)
-        with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "pyinfra", str(inventory), str(ROOT / "deploys/undo.py"), *arguments],
-                cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
-            )  # fmt: skip
-
-    @property
-    def exit_code(self) -> int:
-        return self.process.wait(timeout=120)
-
-    @property
-    def output(self) -> str:
-        assert self.exit_code is not None
-        text = "".join((self._directory / name).read_text() for name in ("stdout", "stderr"))
-        return re.sub(" +", " ", text)
-
-    def sent(self, host: str) -> list[Sent]:
-        """What was sent to a host to change it."""
-        assert self.exit_code is not None
-        found = sent(self._directory / "sent.jsonl")
-        return [each for each in found if each.host == f"@fake/{host}" and each.kind != "question"]
-
-    def commands(self, host: str) -> list[str]:
-        return [each.text for each in self.sent(host)]
-
-    def operations(self, host: str) -> list[str]:
-        found = [name for each in self.sent(host) for name in (each.operation or "").split(", ") if name]
-        return list(dict.fromkeys(found))
-
-    def planned(self, host: str) -> set[str]:
-        assert self.exit_code is not None
-        plan: list[dict[str, Any]] = json.loads((self._directory / "stdout").read_text())["plan"]
-        kinds = ("hosts_with_change", "hosts_with_conditional_change")
-        return {name for each in plan if any(f"@fake/{host}" in each[kind] for kind in kinds) for name in each["names"]}
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
-    """All runs, side by side: most of their time is waiting."""
-    started = {name: Run(tmp_path_factory.mktemp("run"), *wanted) for name, wanted in _RUNS.items()}
-    yield started
-    for run in started.values():
-        run.process.kill()
-        run.process.wait()
+    yield from start_all(tmp_path_factory, _RUNS, "deploys/undo.py", hosts_from="test_undo as t")
 
 
 def index(commands: list[str], part: str) -> int:
@@ -396,9 +338,7 @@ def test_a_second_undo_changes_nothing_and_compares_again(runs: dict[str, Run]) 
 def test_each_family_goes_back_with_its_own_tools(
     runs: dict[str, Run], host: str, expected: tuple[str, ...], unexpected: tuple[str, ...]
 ) -> None:
-    commands = "\n".join(runs["apply"].commands(host))
-    assert [word for word in expected if word not in commands] == []
-    assert [word for word in unexpected if word in commands] == []
+    assert_tools(runs["apply"], host, expected, unexpected)
 
 
 @pytest.mark.parametrize("host", FAMILIES)
