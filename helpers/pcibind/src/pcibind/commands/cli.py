@@ -171,6 +171,9 @@ def setup(system: System, remove: bool) -> None:
 
     try:
         lines = boot_setup.remove(system.paths) if remove else boot_setup.install(system.paths)
+    except PermissionError as error:
+        message = f"{error.filename}: {error.strerror}; run as root"
+        raise click.ClickException(message) from error
     except OSError as error:
         raise click.ClickException(str(error)) from error
     click.echo("\n".join(lines))
