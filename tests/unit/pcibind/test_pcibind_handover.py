@@ -145,3 +145,26 @@ def test_the_same_hand_over_is_not_written_anew(machine: Machine) -> None:
     before = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
     apply(unused(machine))
     assert [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files] == before
+
+
+@pytest.mark.parametrize("name", ["devices.env", "devices.json"])
+def test_a_hand_over_that_cannot_be_written_offers_nothing_that_was_offered_before(machine: Machine, name: str) -> None:
+    machine.configure(f'require_boards = "any"\n{BOTH}')
+    apply(unused(machine))
+    machine.unplug("0000:00:01.0")
+    # A directory in the place of the new file: even root cannot write there.
+    Path(machine.paths.run, f".{name}.new").mkdir()
+    with pytest.raises(IsADirectoryError):
+        apply(unused(machine))
+    assert list(Path(machine.paths.run).glob("devices.*")) == []
+    assert list((machine.root / "run/cdi").iterdir()) == []
+
+
+def test_a_specification_that_cannot_be_written_anew_does_not_offer_a_board_that_is_gone(machine: Machine) -> None:
+    machine.configure(f'require_boards = "any"\n{BOTH}')
+    apply(unused(machine))
+    machine.unplug("0000:00:01.0")
+    (machine.root / "run/cdi/.pcibind.json.new").mkdir()
+    apply(unused(machine))
+    assert environment(machine)["PCIBIND_BOARDS"] == "1"
+    assert not (machine.root / "run/cdi/pcibind.json").exists()

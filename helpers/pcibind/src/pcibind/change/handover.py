@@ -174,14 +174,26 @@ def render_cdi(paths: Paths, boards: Iterable[Board]) -> str:
 
 
 def write(paths: Paths, boards: Sequence[Board]) -> None:
-    """Hand proven boards over; write no file whose content stays the same. Raises OSError."""
-    files.write_atomically(_document(paths), render_document(paths, boards))
-    # The unit of an older version may not write there: the boards are usable all the same, and
-    # `is_in_cdi` checks it.
-    with contextlib.suppress(OSError):
-        files.write_atomically(_cdi(paths), render_cdi(paths, boards))
-    # Last, since units wait for this one.
-    files.write_atomically(_environment(paths), render_environment(paths, boards))
+    """Hand proven boards over; write no file whose content stays the same.
+
+    Raises OSError when that cannot be; then nothing is handed over, where that can be.
+    """
+    try:
+        files.write_atomically(_document(paths), render_document(paths, boards))
+        try:
+            files.write_atomically(_cdi(paths), render_cdi(paths, boards))
+        except OSError:
+            # The unit of an older version may not write there: the boards are usable all the same,
+            # and `is_in_cdi` checks it.
+            with contextlib.suppress(OSError):
+                files.remove(_cdi(paths))
+        # Last, since units wait for this one.
+        files.write_atomically(_environment(paths), render_environment(paths, boards))
+    except OSError:
+        # What is there names other boards; and on a full disk it can still be removed.
+        with contextlib.suppress(OSError):
+            remove(paths)
+        raise
 
 
 def remove(paths: Paths) -> None:
