@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pcibind.model.errors import RecordError
+from pcibind.model.errors import RecordError, StuckError
 from pcibind.model.pci import DRIVER, Address, Board, blocks_group
 from pcibind.read import files, kernel, sysfs
 from pcibind.read.files import Paths
@@ -81,7 +81,10 @@ def prove_soon(paths: Paths, boards: Iterable[Board], seconds: float) -> Task[li
         return problems or [_NO_NODES]
     if all(os.path.exists(node) for node in wanted):
         return []
-    missing = yield kernel.wait(wanted, seconds)
+    try:
+        missing = yield kernel.wait(wanted, seconds)
+    except (OSError, StuckError) as error:
+        return [str(error)]
     return [
         f"{node} not there after {seconds:g} s; see `udevadm monitor`" for node in missing.split()
     ]
