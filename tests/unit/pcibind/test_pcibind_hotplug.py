@@ -18,7 +18,7 @@ from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.hotplug import apply_arrived
 from pcibind.commands.release import release
-from pcibind.model.errors import ExitCode
+from pcibind.model.errors import ExitCode, RecordError
 from pcibind.model.report import BoardState, Report
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
@@ -364,3 +364,31 @@ def test_a_board_that_shares_a_group_with_one_that_is_not_configured_any_longer_
     report = apply_arrived(unused(machine))
     assert states(report) == {LEFT: BoardState.REFUSED, "0000:00/05.0/00": BoardState.UNBOUND}
     assert machine.writes == []
+
+
+@pytest.mark.parametrize("text", ["{", '{"version": 2}'], ids=["broken", "of a later version"])
+def test_a_record_that_cannot_be_read_keeps_no_board_that_is_gone_in_the_hand_over(applied: Machine, text: str) -> None:
+    kept = Path(applied.paths.record).read_text()
+    remove(applied)
+    applied.file("var/lib/pcibind/record.json", text)
+    with pytest.raises(RecordError, match=r"record\.json"):
+        apply_arrived(unused(applied))
+    assert list_published(applied) == [RIGHT]
+    rescan(applied, loaded=True)
+    with pytest.raises(RecordError):
+        apply_arrived(unused(applied))
+    assert (list_published(applied), applied.writes) == ([RIGHT], [])
+    # The event was not lost.
+    applied.file("var/lib/pcibind/record.json", kept)
+    assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
+    assert list_published(applied) == [LEFT, RIGHT]
+
+
+def test_a_record_that_cannot_be_read_changes_nothing_about_boards_that_are_there(applied: Machine) -> None:
+    file = Path(applied.paths.run, "devices.json")
+    before = file.read_text()
+    applied.file("var/lib/pcibind/record.json", "{")
+    happen(applied, "bind", RIGHTS)
+    with pytest.raises(RecordError):
+        apply_arrived(unused(applied))
+    assert file.read_text() == before

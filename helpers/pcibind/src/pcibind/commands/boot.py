@@ -292,10 +292,10 @@ def withdraw(paths: Paths, topology: Topology, going: Sequence[Board] = ()) -> N
     published = handover.list_published(paths)
     left = published - {board.path for board in going}
     stay = [b for path in left if (b := topology.board_at(path)) and not handover.prove(paths, b)]
-    if stay:
-        handover.write(paths, stay)
-    else:
+    if not stay:
         handover.remove(paths)
+    elif len(stay) < len(published):
+        handover.write(paths, stay)
 
 
 def _is_taken_by_other(function: Function, old: RecordedFunction, booting: bool) -> bool:

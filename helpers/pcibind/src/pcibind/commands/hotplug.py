@@ -11,7 +11,7 @@ from pcibind.commands import boot
 from pcibind.commands.plan import judge_system
 from pcibind.commands.system import System
 from pcibind.decide.plan import follow, plan
-from pcibind.model.errors import ExitCode, PcibindError
+from pcibind.model.errors import ExitCode, PcibindError, RecordError
 from pcibind.model.pci import Address, Board, addresses
 from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.model.request import Refusal
@@ -26,12 +26,17 @@ def apply_arrived(system: System) -> Report:
     """Bind recorded boards that have appeared, under apply's guards, and hand over what is proven.
 
     A board that was unbound by hand is left as it is, and leaves the hand-over. Other boards are
-    not touched. Raises RecordError, OSError.
+    not touched, nor is any where the record cannot be read. Raises RecordError, OSError.
     """
     with system.locked():
         _wait_for_udev(system.paths, system.queue_seconds)
         arrived = _take_events(system.paths)
-        known = files.read_record(system.paths)
+        try:
+            known = files.read_record(system.paths)
+        except RecordError:
+            # Which boards are wanted is not known, but which of them can still be used.
+            boot.withdraw(system.paths, system.topology())
+            raise
         if known is None:
             _finish_events(system.paths)
             handover.remove(system.paths)
