@@ -105,6 +105,11 @@ def bind_boards(
     results = {result.board.path: result for each in system.carry_out(tasks) for result in each}
     if any(result.changed for result in results.values()):
         topology = system.topology()
+        # What was proven first may have gone while others were bound.
+        for path, result in results.items():
+            if result.proven and (problems := handover.prove(system.paths, result.board)):
+                detail = "; ".join(problems)
+                results[path] = result._replace(state=BoardState.FAILED, detail=detail)
     proven = [result.board for result in results.values() if result.proven]
     hand_over(system, proven, require, complete=complete and len(proven) == len(resolutions))
     reports = [
