@@ -131,7 +131,9 @@ class System:
                 holder = _holder(self.paths, descriptor)
             if deadline is None:
                 deadline = time.monotonic() + self.lock_seconds
-                print(f"pcibind: waiting for {holder}", file=sys.stderr, flush=True)
+                # Without standard error, print() would write it into the report.
+                with contextlib.suppress(OSError, AttributeError):
+                    sys.stderr.write(f"pcibind: waiting for {holder}\n")
             if time.monotonic() > deadline:
                 raise BusyError(
                     f"{holder} is still running after {self.lock_seconds:g} s; wait until "
