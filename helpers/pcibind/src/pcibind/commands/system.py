@@ -68,7 +68,9 @@ class System:
 
     def is_off(self) -> bool:
         """Whether the kernel command line of this boot turns pcibind off."""
-        return OFF in (files.read(f"{self.paths.proc}/cmdline") or "").split()
+        # The kernel and systemd know a word in quotes as well.
+        line = files.read(f"{self.paths.proc}/cmdline") or ""
+        return OFF in line.replace('"', "").split()
 
     def boot_notes(self) -> tuple[str, ...]:
         """What is special about this boot."""
