@@ -603,3 +603,10 @@ def test_a_wait_for_a_node_that_fails_is_a_failure_of_its_board_alone(both: Mach
     report = apply(unused(both))
     assert [board.state for board in report.boards] == [BoardState.FAILED, BoardState.BOUND]
     assert "ended without an answer" in report.boards[0].detail
+
+
+def test_the_function_that_has_no_group_is_the_one_that_is_named(both: Machine) -> None:
+    (both.root / "sys/bus/pci/devices/0000:01:00.1/iommu_group").unlink()
+    report = apply(unused(both))
+    assert [board.state for board in report.boards] == [BoardState.FAILED, BoardState.BOUND]
+    assert report.boards[0].detail.startswith("0000:01:00.1: the IOMMU is off: no IOMMU group")
