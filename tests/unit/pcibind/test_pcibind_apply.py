@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from topologies import somewhere, unused
-from tree import DISPLAY, NIC, Machine, gpu_host, stuck
+from tree import DISPLAY, NIC, Fault, Machine, gpu_host, stuck
 
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
@@ -590,3 +590,23 @@ def test_an_absent_board_is_released_by_the_address_that_it_had(both: Machine) -
     assert apply(both.host).exit_code is ExitCode.OK
     both.unplug("0000:00:01.0")
     assert [board.path for board in release_boards(both.host, ["01:00.0"]).boards] == ["0000:00/01.0/00"]
+
+
+def test_a_wait_for_a_node_that_fails_is_a_failure_of_its_board_alone(both: Machine) -> None:
+    apply(unused(both))
+    (both.root / "dev/vfio/12").unlink()
+    start = len(both.asked)
+    apply(unused(both))
+    (wait,) = [number for number, access in enumerate(both.asked[start:]) if access.kind == "wait"]
+    # As where the child process that waits is killed.
+    both.failing[len(both.asked) + wait] = Fault(OSError(0, "the process ended without an answer"))
+    report = apply(unused(both))
+    assert [board.state for board in report.boards] == [BoardState.FAILED, BoardState.BOUND]
+    assert "ended without an answer" in report.boards[0].detail
+
+
+def test_the_function_that_has_no_group_is_the_one_that_is_named(both: Machine) -> None:
+    (both.root / "sys/bus/pci/devices/0000:01:00.1/iommu_group").unlink()
+    report = apply(unused(both))
+    assert [board.state for board in report.boards] == [BoardState.FAILED, BoardState.BOUND]
+    assert report.boards[0].detail.startswith("0000:01:00.1: the IOMMU is off: no IOMMU group")

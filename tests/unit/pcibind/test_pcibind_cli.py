@@ -186,3 +186,16 @@ def test_output_that_cannot_be_written_is_one_line_and_no_success(machine: Machi
     with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "pcibind: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_what_the_terminal_cannot_show_is_no_traceback(machine: Machine, encoding: str) -> None:
+    machine.configure('[[board]]\nmodel = "10de:2684"\nname = "größe"\n')
+    (machine.root / os.fsdecode(b"etc/pcibind/\xff.toml")).write_text("nonsense")
+    command = [sys.executable, str(SOURCE), "--root", str(machine.root)]
+    # Strict, as in every locale but C.
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    for arguments in (["plan"], ["release", os.fsdecode(b"\xff")]):
+        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (2, b"")
+        assert b"\\udcff" in done.stdout

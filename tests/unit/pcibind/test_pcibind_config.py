@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,26 @@ def test_what_is_rendered_is_read_back(some: list[Selector], allow: frozenset[st
 def test_what_names_no_board_is_refused() -> None:
     with pytest.raises(ValueError, match="names no board"):
         Selector.parse("the second one")
+
+
+@pytest.mark.parametrize("target", [None, "/dev/zero", "/dev/null"], ids=["a pipe", "no end", "nothing"])
+def test_what_is_no_file_is_named_and_not_read(tmp_path: Path, target: str | None) -> None:
+    path = tmp_path / "boards.toml"
+    if target:
+        path.symlink_to(target)
+    else:
+        os.mkfifo(path)
+    with pytest.raises(ConfigError, match=r"boards\.toml: cannot be read: expected a file"):
+        configuration.read(tmp_path)
+
+
+def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text('[[board]]\nmodel = "10de:2684"\n')
+    (tmp_path / "boards.toml").symlink_to("elsewhere")
+    assert len(configuration.read(tmp_path).boards) == 1
+
+
+@pytest.mark.parametrize("text", [f"x = {'9' * 5000}", f"x = {'[' * 5000}{']' * 5000}"], ids=["digits", "brackets"])
+def test_what_is_too_much_for_python_is_an_error_of_the_configuration(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"a\.toml: "):
+        configuration.parse([("a.toml", text)])

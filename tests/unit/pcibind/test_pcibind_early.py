@@ -106,10 +106,12 @@ def test_where_nothing_can_be_noted_nothing_is_taken(machine: Machine) -> None:
     assert overridden(machine) == []
 
 
+@pytest.mark.parametrize("word", ["pcibind=off", '"pcibind=off"', 'pcibind="off"'])
 @pytest.mark.parametrize("shell", SHELLS)
-def test_turned_off_on_the_kernel_line_it_takes_nothing(machine: Machine, shell: str) -> None:
+def test_turned_off_on_the_kernel_line_it_takes_nothing(machine: Machine, shell: str, word: str) -> None:
     choose(machine)
-    machine.file("proc/cmdline", "ro pcibind=off quiet\n")
+    machine.file("proc/cmdline", f"ro {word} quiet\n")
+    assert machine.host.is_off()
     assert run_script(machine, shell) == 0
     assert run_script(machine, shell, "add", "0000:01:00.0") == 0
     assert overridden(machine) == []
@@ -120,6 +122,7 @@ def test_turned_off_on_the_kernel_line_it_takes_nothing(machine: Machine, shell:
 def test_another_word_on_the_kernel_line_turns_nothing_off(machine: Machine, line: str) -> None:
     choose(machine)
     machine.file("proc/cmdline", f"ro {line}\n")
+    assert not machine.host.is_off()
     assert run_script(machine) == 0
     assert len(overridden(machine)) == 6
 

@@ -17,6 +17,7 @@ from pcibind.commands.release import release
 from pcibind.commands.status import status
 from pcibind.commands.text import describe
 from pcibind.model.errors import ExitCode
+from pcibind.model.report import BoardState
 
 BOTH = '[[board]]\nname = "left"\npath = "0000:00/01.0/00"\n[[board]]\npath = "0000:00/02.0/00"\n'
 
@@ -145,3 +146,42 @@ def test_the_same_hand_over_is_not_written_anew(machine: Machine) -> None:
     before = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files]
     apply(unused(machine))
     assert [(file.stat().st_ino, file.stat().st_mtime_ns) for file in files] == before
+
+
+@pytest.mark.parametrize("name", ["devices.env", "devices.json"])
+def test_a_hand_over_that_cannot_be_written_offers_nothing_that_was_offered_before(machine: Machine, name: str) -> None:
+    machine.configure(f'require_boards = "any"\n{BOTH}')
+    apply(unused(machine))
+    machine.unplug("0000:00:01.0")
+    # A directory in the place of the new file: even root cannot write there.
+    Path(machine.paths.run, f".{name}.new").mkdir()
+    with pytest.raises(IsADirectoryError):
+        apply(unused(machine))
+    assert list(Path(machine.paths.run).glob("devices.*")) == []
+    assert list((machine.root / "run/cdi").iterdir()) == []
+
+
+def test_a_specification_that_cannot_be_written_anew_does_not_offer_a_board_that_is_gone(machine: Machine) -> None:
+    machine.configure(f'require_boards = "any"\n{BOTH}')
+    apply(unused(machine))
+    machine.unplug("0000:00:01.0")
+    (machine.root / "run/cdi/.pcibind.json.new").mkdir()
+    apply(unused(machine))
+    assert environment(machine)["PCIBIND_BOARDS"] == "1"
+    assert not (machine.root / "run/cdi/pcibind.json").exists()
+
+
+def test_a_board_that_is_gone_before_the_others_are_bound_is_not_handed_over(machine: Machine) -> None:
+    machine.configure(f'require_boards = "any"\n{BOTH}')
+    left = machine.root / "sys/bus/pci/devices/0000:01:00.0"
+
+    def unplug(_position: int) -> None:
+        # The other board's turn: the left one is proven by then.
+        if machine.driver("0000:02:00.2") == "vfio-pci" and left.exists():
+            machine.unplug("0000:00:01.0")
+
+    machine.watchers.append(unplug)
+    report = apply(unused(machine))
+    assert [board.state for board in report.boards] == [BoardState.FAILED, BoardState.BOUND]
+    assert "0000:01:00.0: expected driver vfio-pci, found none" in report.boards[0].detail
+    assert environment(machine)["PCIBIND_FUNCTIONS"] == "0000:02:00.0,0000:02:00.1,0000:02:00.2"

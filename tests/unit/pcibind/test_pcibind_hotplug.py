@@ -18,7 +18,7 @@ from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.hotplug import apply_arrived
 from pcibind.commands.release import release
-from pcibind.model.errors import ExitCode
+from pcibind.model.errors import ExitCode, RecordError
 from pcibind.model.report import BoardState, Report
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
@@ -333,3 +333,62 @@ def test_an_event_that_found_no_record_makes_no_board_new_later(applied: Machine
     happen(applied, "unbind", LEFTS[1:2])
     assert states(apply_arrived(unused(applied)))[LEFT] is BoardState.UNBOUND
     assert applied.driver(LEFTS[1]) is None
+
+
+def test_a_board_that_is_not_configured_any_longer_keeps_no_other_from_being_bound(applied: Machine) -> None:
+    for port, group in (("01", 12), ("02", 13)):
+        applied.unplug(f"0000:00:{port}.0")
+        board(applied, port, int(port), group)
+    happen(applied, "add", [*LEFTS, *RIGHTS])
+    applied.configure(f'require_boards = "any"\n[[board]]\npath = "{RIGHT}"\n')
+    report = apply_arrived(unused(applied))
+    assert states(report) == {LEFT: BoardState.UNBOUND, RIGHT: BoardState.BOUND}
+    assert (report.exit_code, report.errors) == (
+        ExitCode.CONFIGURATION,
+        (f"board {LEFT} is no longer configured; run `pcibind apply`",),
+    )
+    assert [applied.driver(address) for address in LEFTS] == ["nouveau", "snd_hda_intel", "xhci_hcd"]
+    assert applied.driver(RIGHTS[0]) == "vfio-pci"
+
+
+def test_a_board_that_shares_a_group_with_one_that_is_not_configured_any_longer_is_refused(machine: Machine) -> None:
+    board(machine, "05", 5, 12)
+    machine.configure(f'[[board]]\npath = "{LEFT}"\n[[board]]\npath = "0000:00/05.0/00"\n')
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    for port in ("01", "05"):
+        machine.unplug(f"0000:00:{port}.0")
+        board(machine, port, int(port), 12)
+    happen(machine, "add", [*LEFTS, "0000:05:00.0"])
+    machine.configure(f'[[board]]\npath = "{LEFT}"\n')
+    machine.writes.clear()
+    report = apply_arrived(unused(machine))
+    assert states(report) == {LEFT: BoardState.REFUSED, "0000:00/05.0/00": BoardState.UNBOUND}
+    assert machine.writes == []
+
+
+@pytest.mark.parametrize("text", ["{", '{"version": 2}'], ids=["broken", "of a later version"])
+def test_a_record_that_cannot_be_read_keeps_no_board_that_is_gone_in_the_hand_over(applied: Machine, text: str) -> None:
+    kept = Path(applied.paths.record).read_text()
+    remove(applied)
+    applied.file("var/lib/pcibind/record.json", text)
+    with pytest.raises(RecordError, match=r"record\.json"):
+        apply_arrived(unused(applied))
+    assert list_published(applied) == [RIGHT]
+    rescan(applied, loaded=True)
+    with pytest.raises(RecordError):
+        apply_arrived(unused(applied))
+    assert (list_published(applied), applied.writes) == ([RIGHT], [])
+    # The event was not lost.
+    applied.file("var/lib/pcibind/record.json", kept)
+    assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
+    assert list_published(applied) == [LEFT, RIGHT]
+
+
+def test_a_record_that_cannot_be_read_changes_nothing_about_boards_that_are_there(applied: Machine) -> None:
+    file = Path(applied.paths.run, "devices.json")
+    before = file.read_text()
+    applied.file("var/lib/pcibind/record.json", "{")
+    happen(applied, "bind", RIGHTS)
+    with pytest.raises(RecordError):
+        apply_arrived(unused(applied))
+    assert file.read_text() == before

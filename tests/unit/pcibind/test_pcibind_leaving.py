@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from topologies import unused
-from tree import DISPLAY, NIC, Fault, Machine, stuck
+from tree import DISPLAY, NIC, Fault, Machine, board, stuck
 
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
@@ -349,7 +349,7 @@ def test_a_function_that_comes_to_vfio_after_the_look_is_not_taken_from_its_user
         applied.take(LEFTS[1], "vfio-pci")
         applied.busy.add("12")
 
-    monkeypatch.setattr("pcibind.commands.boot._withdraw", take)
+    monkeypatch.setattr("pcibind.commands.boot.withdraw", take)
     assert release(unused(applied), ["left"]).exit_code is ExitCode.NOT_BOUND
     assert applied.driver(LEFTS[1]) == "vfio-pci"
 
@@ -401,3 +401,18 @@ def test_a_leaving_that_is_garbage_makes_the_record_unreadable(applied: Machine,
     document["leaving"] = leaving
     with pytest.raises(record.RecordError):
         record.parse(json.dumps(document))
+
+
+def test_a_hand_over_that_cannot_be_changed_keeps_no_other_board_half_way(machine: Machine) -> None:
+    third = "0000:00/05.0/00"
+    board(machine, "05", 5, 25)
+    machine.configure("".join(f'[[board]]\npath = "{path}"\n' for path in (LEFT, RIGHT, third)))
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    # A directory in the place of the new file: even root cannot write there.
+    Path(machine.paths.run, ".devices.env.new").mkdir()
+    with pytest.raises(IsADirectoryError):
+        release(unused(machine), [LEFT, RIGHT])
+    assert {machine.driver(address) for address in LEFTS} == {"vfio-pci"}
+    assert [machine.driver(address) for address in RIGHTS] == ["nouveau", "snd_hda_intel", "xhci_hcd"]
+    assert ([b.path for b in known(machine).boards], [b.path for b in known(machine).leaving]) == ([third], [LEFT])
+    assert not Path(machine.paths.run, "devices.env").exists()

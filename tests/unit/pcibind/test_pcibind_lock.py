@@ -65,6 +65,16 @@ def test_a_run_that_waits_names_the_holder_and_ends(
 
 
 @pytest.mark.usefixtures("held")
+def test_without_standard_error_no_word_about_the_wait_gets_into_the_report(
+    chosen: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    with pytest.raises(BusyError):
+        apply(host(chosen, 0.2))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("held")
 def test_a_holder_that_ended_and_left_a_child_is_named_too(chosen: Machine) -> None:
     (chosen.root / "proc/4711/comm").unlink()
     with pytest.raises(BusyError, match=r"process 4711 \(ended, but not its child\)"):

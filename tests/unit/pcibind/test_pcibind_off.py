@@ -21,7 +21,7 @@ from pcibind.commands.status import status
 from pcibind.commands.system import System
 from pcibind.commands.text import describe
 from pcibind.model import record
-from pcibind.model.errors import ExitCode, PcibindError, RecordError
+from pcibind.model.errors import ConfigError, ExitCode, PcibindError, RecordError
 from pcibind.model.report import Report
 from pcibind.read.files import read_record
 
@@ -346,3 +346,10 @@ def test_release_clears_the_one_that_is_named_as_the_report_names_it(stray: Mach
     report = release(unused(stray), [name])
     assert report.exit_code is ExitCode.OK, describe(report)
     assert drivers(stray) == HOSTS
+
+
+def test_a_name_that_nothing_has_loads_no_module_for_the_one_beside_it(stray: Machine) -> None:
+    stray.writes.clear()
+    with pytest.raises(ConfigError, match=f"'frob'.*{LEFT}"):
+        release(unused(stray), [LEFT, "frob"])
+    assert stray.writes == []

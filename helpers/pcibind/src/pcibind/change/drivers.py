@@ -132,8 +132,9 @@ def bind(
     ) -> list[BindResult]:
         return [BindResult(board, state, changed, detail) for board in boards]
 
-    if any(plan.iommu_off for plan in plans):
-        return all_of_them(BoardState.FAILED, f"{boards[0].address}: {IOMMU_OFF}")
+    without_group = [f for board in boards for f in board.functions if f.iommu_group is None]
+    if without_group:
+        return all_of_them(BoardState.FAILED, f"{without_group[0].address}: {IOMMU_OFF}")
     waiting = [f for board in boards for f in board.functions if sysfs.is_stuck(paths, f)]
     if waiting:
         detail = f"{waiting[0].address}: an earlier kernel operation on it is still blocked"

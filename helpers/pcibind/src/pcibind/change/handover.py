@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pcibind.model.errors import RecordError
+from pcibind.model.errors import RecordError, StuckError
 from pcibind.model.pci import DRIVER, Address, Board, blocks_group
 from pcibind.read import files, kernel, sysfs
 from pcibind.read.files import Paths
@@ -81,7 +81,10 @@ def prove_soon(paths: Paths, boards: Iterable[Board], seconds: float) -> Task[li
         return problems or [_NO_NODES]
     if all(os.path.exists(node) for node in wanted):
         return []
-    missing = yield kernel.wait(wanted, seconds)
+    try:
+        missing = yield kernel.wait(wanted, seconds)
+    except (OSError, StuckError) as error:
+        return [str(error)]
     return [
         f"{node} not there after {seconds:g} s; see `udevadm monitor`" for node in missing.split()
     ]
@@ -174,14 +177,26 @@ def render_cdi(paths: Paths, boards: Iterable[Board]) -> str:
 
 
 def write(paths: Paths, boards: Sequence[Board]) -> None:
-    """Hand proven boards over; write no file whose content stays the same. Raises OSError."""
-    files.write_atomically(_document(paths), render_document(paths, boards))
-    # The unit of an older version may not write there: the boards are usable all the same, and
-    # `is_in_cdi` checks it.
-    with contextlib.suppress(OSError):
-        files.write_atomically(_cdi(paths), render_cdi(paths, boards))
-    # Last, since units wait for this one.
-    files.write_atomically(_environment(paths), render_environment(paths, boards))
+    """Hand proven boards over; write no file whose content stays the same.
+
+    Raises OSError when that cannot be; then nothing is handed over, where that can be.
+    """
+    try:
+        files.write_atomically(_document(paths), render_document(paths, boards))
+        try:
+            files.write_atomically(_cdi(paths), render_cdi(paths, boards))
+        except OSError:
+            # The unit of an older version may not write there: the boards are usable all the same,
+            # and `is_in_cdi` checks it.
+            with contextlib.suppress(OSError):
+                files.remove(_cdi(paths))
+        # Last, since units wait for this one.
+        files.write_atomically(_environment(paths), render_environment(paths, boards))
+    except OSError:
+        # What is there names other boards; and on a full disk it can still be removed.
+        with contextlib.suppress(OSError):
+            remove(paths)
+        raise
 
 
 def remove(paths: Paths) -> None:

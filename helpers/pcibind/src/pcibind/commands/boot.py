@@ -105,6 +105,11 @@ def bind_boards(
     results = {result.board.path: result for each in system.carry_out(tasks) for result in each}
     if any(result.changed for result in results.values()):
         topology = system.topology()
+        # What was proven first may have gone while others were bound.
+        for path, result in results.items():
+            if result.proven and (problems := handover.prove(system.paths, result.board)):
+                detail = "; ".join(problems)
+                results[path] = result._replace(state=BoardState.FAILED, detail=detail)
     proven = [result.board for result in results.values() if result.proven]
     hand_over(system, proven, require, complete=complete and len(proven) == len(resolutions))
     reports = [
@@ -228,9 +233,9 @@ def _restore_sharing(
 ) -> Task[list[BoardReport]]:
     """Restore boards that share groups, all of which are present; report on each.
 
-    Raises OSError when the hand-over cannot be removed, and nothing for what the machine does.
-    Functions of other devices that came in their place are left alone, and so are those that a new
-    driver has by now.
+    Raises nothing for what the machine does: a failure of one board must not keep others half way
+    between two drivers. Functions of other devices that came in their place are left alone, and so
+    are those that a new driver has by now.
     """
     boards = [board for old in going if (board := topology.board_at(old.path))]
     targets = [
@@ -257,7 +262,10 @@ def _restore_sharing(
             return all_of_them(BoardState.REFUSED, str(error))
     if not booting:
         # What is about to go is not to be offered; what only leaves at a boot is not.
-        _withdraw(paths, topology, boards)
+        try:
+            withdraw(paths, topology, boards)
+        except OSError as error:
+            return all_of_them(BoardState.FAILED, f"the hand-over cannot be changed: {error}")
     blocked = {t.function.address for t in targets if sysfs.is_stuck(paths, t.function)}
     problems = {address: f"{address}: {sysfs.STUCK_DETAIL}" for address in blocked}
     result = yield from drivers.restore_functions(
@@ -281,14 +289,18 @@ def _restore_sharing(
     return reports
 
 
-def _withdraw(paths: Paths, topology: Topology, going: Sequence[Board]) -> None:
-    """Take boards out of the hand-over; those that were handed over with them stay, if proven."""
-    left = handover.list_published(paths) - {board.path for board in going}
+def withdraw(paths: Paths, topology: Topology, going: Sequence[Board] = ()) -> None:
+    """Take boards out of the hand-over, and those that are not proven; the others stay.
+
+    Raises OSError.
+    """
+    published = handover.list_published(paths)
+    left = published - {board.path for board in going}
     stay = [b for path in left if (b := topology.board_at(path)) and not handover.prove(paths, b)]
-    if stay:
-        handover.write(paths, stay)
-    else:
+    if not stay:
         handover.remove(paths)
+    elif len(stay) < len(published):
+        handover.write(paths, stay)
 
 
 def _is_taken_by_other(function: Function, old: RecordedFunction, booting: bool) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Set
 
 from pcibind.change import handover
 from pcibind.commands import boot
 from pcibind.commands.plan import judge_system
 from pcibind.commands.system import System
 from pcibind.decide.plan import follow, plan
-from pcibind.model.errors import ExitCode, PcibindError
+from pcibind.model.errors import ExitCode, PcibindError, RecordError
 from pcibind.model.pci import Address, Board, addresses
 from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.model.request import Refusal
@@ -26,12 +26,17 @@ def apply_arrived(system: System) -> Report:
     """Bind recorded boards that have appeared, under apply's guards, and hand over what is proven.
 
     A board that was unbound by hand is left as it is, and leaves the hand-over. Other boards are
-    not touched. Raises RecordError, OSError.
+    not touched, nor is any where the record cannot be read. Raises RecordError, OSError.
     """
     with system.locked():
         _wait_for_udev(system.paths, system.queue_seconds)
         arrived = _take_events(system.paths)
-        known = files.read_record(system.paths)
+        try:
+            known = files.read_record(system.paths)
+        except RecordError:
+            # Which boards are wanted is not known, but which of them can still be used.
+            boot.withdraw(system.paths, system.topology())
+            raise
         if known is None:
             _finish_events(system.paths)
             handover.remove(system.paths)
@@ -45,10 +50,10 @@ def apply_arrived(system: System) -> Report:
             for r in resolutions
             if r.board and r.board.path in to_change and _has_arrived(r.board, arrived)
         }
-        refusals, errors, code = _ask_guards(system, new)
+        allowed, refusals, errors, code = _ask_guards(system, new)
         against = (*planned.refusals, *refusals)
         refused = {refusal.board for refusal in against}
-        binding = set() if errors else new - refused
+        binding = allowed - refused
         alone = (to_change | refused) - binding
         bound = boot.bind_boards(
             system,
@@ -83,27 +88,27 @@ def apply_arrived(system: System) -> Report:
 
 
 def _ask_guards(
-    system: System, new: Collection[str]
-) -> tuple[tuple[Refusal, ...], tuple[str, ...], ExitCode]:
+    system: System, new: Set[str]
+) -> tuple[Set[str], tuple[Refusal, ...], tuple[str, ...], ExitCode]:
     """Ask apply's guards about the boards at these paths.
 
-    Returns their refusals, what kept them from being asked, and the exit code of that. Boards that
-    are gone must leave the hand-over all the same, so nothing is raised.
+    Returns those of them that are configured, their refusals, what keeps the others from being
+    bound, and the exit code of that. Boards that are gone must leave the hand-over all the same, so
+    nothing is raised.
     """
     if not new:
-        return (), (), ExitCode.OK
+        return new, (), (), ExitCode.OK
     try:
         judged = judge_system(system)
     except PcibindError as error:
-        return (), (str(error),), error.exit_code
+        return set(), (), (str(error),), error.exit_code
     wanted = {r.board.path for r in judged.resolutions if r.board}
     errors = tuple(
         f"board {path} is no longer configured; run `pcibind apply`"
-        for path in sorted(new)
-        if path not in wanted
+        for path in sorted(new - wanted)
     )
     refusals = tuple(refusal for refusal in judged.refusals if refusal.board in new)
-    return refusals, errors, ExitCode.CONFIGURATION if errors else ExitCode.OK
+    return new & wanted, refusals, errors, ExitCode.CONFIGURATION if errors else ExitCode.OK
 
 
 def _has_arrived(board: Board, arrived: frozenset[Address]) -> bool:

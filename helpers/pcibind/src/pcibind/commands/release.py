@@ -11,7 +11,7 @@ from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.pci import Topology
 from pcibind.model.record import Record, RecordedBoard, Verdict, compare
 from pcibind.model.report import INITRAMFS_NOTE, BoardState, Report
-from pcibind.model.request import OFF, Refusal
+from pcibind.model.request import OFF, Refusal, Selector
 from pcibind.read import files
 
 
@@ -25,12 +25,10 @@ def release(system: System, names: Sequence[str] = ()) -> Report:
     with system.locked():
         known = files.read_record(system.paths) or Record()
         topology = system.topology()
-        stray = original_drivers.list_taken(system.paths, topology, known)
-        asked = [b for b in stray if not names or any(b.is_at(name) for name in names)]
-        unrecorded = system.carry_out(
-            [original_drivers.find_original(system.paths, board) for board in asked]
-        )
-        chosen = _select(topology, known, unrecorded, names)
+        taken = original_drivers.list_taken(system.paths, topology, known)
+        stray = {board.path: board for board in taken}
+        as_they_are = [RecordedBoard.of(b, Selector("path", b.path), None) for b in taken]
+        chosen = _select(topology, known, as_they_are, names)
         refusals = _refuse_split(topology, chosen, [b for b in known.boards if b not in chosen])
         refused = {refusal.board for refusal in refusals}
         reports = [
@@ -39,6 +37,16 @@ def release(system: System, names: Sequence[str] = ()) -> Report:
             if b.path in refused
         ]
         going = [board for board in chosen if board.path not in refused]
+        # Loads modules, so not before all names are known to be right.
+        originals = system.carry_out(
+            [
+                original_drivers.find_original(system.paths, stray[board.path])
+                for board in going
+                if board.path in stray
+            ]
+        )
+        found = {board.path: board for board in originals}
+        going = [found.get(board.path, board) for board in going]
         before = files.read(system.paths.early_list)
         staying = known._replace(
             boards=tuple(b for b in known.boards if b not in going),
@@ -46,7 +54,7 @@ def release(system: System, names: Sequence[str] = ()) -> Report:
         )
         given_back = boot.give_back(system, topology, known, going, staying)
         back = {report.path for report in given_back.reports if report.is_good}
-        errors = original_drivers.explain_taken(board for board in stray if board.path not in back)
+        errors = original_drivers.explain_taken(board for board in taken if board.path not in back)
         topology = given_back.topology
         if going:
             left = files.read_record(system.paths) or Record()
@@ -54,7 +62,7 @@ def release(system: System, names: Sequence[str] = ()) -> Report:
         elif not known.boards:
             handover.remove(system.paths)
         listed = files.read(system.paths.early_list) != before
-        listed |= any(board in unrecorded for board in going)
+        listed |= bool(found)
         return Report(
             "release",
             known.require_boards,

@@ -88,21 +88,14 @@ def _judge(
     except PcibindError as error:
         failures.append(error)
     try:
-        if _is_configured(system.paths.configuration):
-            wanted = configuration.read(system.paths.configuration)
+        texts = configuration.read_texts(system.paths.configuration)
+        wanted = configuration.parse(texts.items())
         judged = judge(topology, evidence, wanted, known)
     except ConfigError as error:
         failures.append(error)
         # Boards that contradict each other are left out; how many are required is still known.
         judged = judge(topology, evidence, Config(()), known)._replace(config=wanted)
     return judged, evidence, failures
-
-
-def _is_configured(directory: str) -> bool:
-    try:
-        return bool(configuration.list_file_names(directory))
-    except OSError:
-        return False
 
 
 def _report_leaving(system: System, topology: Topology, leaving: RecordedBoard) -> BoardReport:

@@ -68,7 +68,9 @@ class System:
 
     def is_off(self) -> bool:
         """Whether the kernel command line of this boot turns pcibind off."""
-        return OFF in (files.read(f"{self.paths.proc}/cmdline") or "").split()
+        # The kernel and systemd know a word in quotes as well.
+        line = files.read(f"{self.paths.proc}/cmdline") or ""
+        return OFF in line.replace('"', "").split()
 
     def boot_notes(self) -> tuple[str, ...]:
         """What is special about this boot."""
@@ -131,7 +133,9 @@ class System:
                 holder = _holder(self.paths, descriptor)
             if deadline is None:
                 deadline = time.monotonic() + self.lock_seconds
-                print(f"pcibind: waiting for {holder}", file=sys.stderr, flush=True)
+                # Without standard error, print() would write it into the report.
+                with contextlib.suppress(OSError, AttributeError):
+                    sys.stderr.write(f"pcibind: waiting for {holder}\n")
             if time.monotonic() > deadline:
                 raise BusyError(
                     f"{holder} is still running after {self.lock_seconds:g} s; wait until "

@@ -5,6 +5,7 @@ Boards as people see them are a tree from the root port through the switches to 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -48,6 +49,9 @@ def answer(report: Report, *, as_json: bool) -> NoReturn:
     """
     text = report.to_json() if as_json else describe(report)
     code = report.exit_code
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files need not be text, and a terminal need not know every letter.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         print(text, flush=True)
     except OSError as error:

@@ -18,7 +18,8 @@ run=${PCIBIND_RUN:-/run/pcibind}
 
 line=''
 read -r line 2>/dev/null <"$proc/cmdline"
-case " $line " in *' pcibind=off '*) exit 0 ;; esac
+# The kernel and systemd know a word in quotes as well.
+case " $line " in *' pcibind=off '* | *' "pcibind=off" '* | *' pcibind="off" '*) exit 0 ;; esac
 
 # An initramfs may carry an older list: that it was done there does not count here.
 done=$run/early.done

@@ -39,13 +39,20 @@ def read(directory: str) -> Config:
 def read_texts(directory: str) -> dict[str, str]:
     """The content of every TOML file, by its path; raises ConfigError for what cannot be read."""
     try:
-        names = list_file_names(directory)
+        names = sorted(os.listdir(directory))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ConfigError(f"{directory}: {error.strerror}; expected TOML files there") from error
     texts = {}
-    for path in (os.path.join(directory, name) for name in names):
+    for name in names:
+        # Hidden ones are an editor's locks and copies.
+        if not name.endswith(".toml") or name.startswith("."):
+            continue
+        path = os.path.join(directory, name)
+        if os.path.exists(path) and not os.path.isfile(path):
+            # To open a pipe may take for ever, and a device may have no end.
+            raise ConfigError(f"{path}: cannot be read: expected a file; remove it")
         try:
             with open(path, "rb") as file:
                 texts[path] = _decode(path, file.read())
@@ -67,15 +74,6 @@ def _decode(path: str, content: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def list_file_names(directory: str) -> list[str]:
-    """The names of the TOML files, in order; without hidden ones, as an editor's locks are.
-
-    Raises OSError.
-    """
-    names = sorted(os.listdir(directory))
-    return [name for name in names if name.endswith(".toml") and not name.startswith(".")]
-
-
 def parse(texts: Iterable[tuple[str, str]]) -> Config:
     """Read (file name, content) pairs as one configuration; raises ConfigError as `read` does."""
     # Not needed at boot, and a third of the start-up time.
@@ -89,7 +87,8 @@ def parse(texts: Iterable[tuple[str, str]]) -> Config:
         file = _File(name, text)
         try:
             document: dict[str, object] = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            # Also what the format allows, but Python does not: too many digits or brackets.
             raise ConfigError(f"{name}: {error}") from error
         for key in document:
             if key not in ("require_boards", "board"):
