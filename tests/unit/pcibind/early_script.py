@@ -14,8 +14,15 @@ from pcibind.change import early_files
 SHELLS = [shell for shell in ("dash", "busybox", "bash", "mksh") if shutil.which(shell)]
 
 
-def run_script(machine: Machine, shell: str = "dash", action: str = "", address: str = "") -> int:
-    """Run it for the first PCI event, or for a later one: `action` of the function at an address."""
+def run_script(
+    machine: Machine, shell: str = "dash", action: str = "", address: str = "", *, booting: bool = True
+) -> int:
+    """Run it for the first PCI event, or for a later one: `action` of the function at an address.
+
+    While `booting`, pcibind has not run yet.
+    """
+    if booting and not action:
+        Path(machine.paths.lock).unlink(missing_ok=True)
     script = machine.root / "early"
     script.write_text(early_files.script())
     command = [shell, "sh", str(script)] if shell == "busybox" else [shell, str(script)]

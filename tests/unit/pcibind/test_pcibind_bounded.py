@@ -55,6 +55,12 @@ def test_an_access_answers_or_fails_as_it_would_here(kernel: BoundedKernel, tmp_
     assert (tmp_path / "empty").read_text() == "0000:01:00.0"
 
 
+def test_an_override_that_cannot_be_read_is_not_taken_for_none(kernel: BoundedKernel, tmp_path: Path) -> None:
+    (tmp_path / "driver_override").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        kernel.carry_out([one(read_all([str(tmp_path / "driver_override")]))])
+
+
 def test_requests_and_answers_may_be_long(kernel: BoundedKernel, tmp_path: Path) -> None:
     file = tmp_path / "attribute"
     file.write_text("x" * 4000)

@@ -135,6 +135,27 @@ def test_it_works_once_a_boot(machine: Machine) -> None:
     assert machine.override("0000:01:00.0") == "(null)"
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_after_the_first_run_of_pcibind_it_is_no_first_event_any_more(machine: Machine, shell: str) -> None:
+    """The list and the rule came while the host ran, which may be using the boards."""
+    choose(machine)
+    assert Path(machine.paths.lock).exists()
+    assert run_script(machine, shell, booting=False) == 0
+    assert overridden(machine) == []
+    assert not Path(machine.paths.run, "early.done").exists()
+    assert f'TEST!="{machine.paths.lock.removeprefix(str(machine.root))}"' in early_files.rule()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_board_that_appears_is_the_only_one_that_its_event_takes(machine: Machine, shell: str) -> None:
+    choose(machine)
+    for bus in (1, 2):
+        for number in range(3):
+            machine.leave(f"0000:0{bus}:00.{number}")
+    assert run_script(machine, shell, "add", "0000:02:00.0") == 0
+    assert overridden(machine) == [f"0000:02:00.{number}" for number in range(3)]
+
+
 def test_without_a_list_it_fails_and_is_not_done(machine: Machine) -> None:
     assert run_script(machine) != 0
     assert not Path(machine.paths.run, "early.done").exists()

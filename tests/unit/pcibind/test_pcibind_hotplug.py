@@ -187,6 +187,37 @@ def test_a_board_that_returns_and_is_in_use_is_refused(applied: Machine) -> None
     assert list_published(applied) == [RIGHT]
 
 
+def test_a_board_whose_override_was_cleared_stays_handed_over(applied: Machine) -> None:
+    applied.file(f"sys/bus/pci/devices/{LEFTS[0]}/driver_override", "(null)\n")
+    happen(applied, "unbind", [RIGHTS[0]])
+    report = apply_arrived(unused(applied))
+    assert states(report) == {LEFT: BoardState.BOUND, RIGHT: BoardState.BOUND}
+    assert list_published(applied) == [LEFT, RIGHT]
+    assert applied.writes == []
+
+
+def test_a_board_that_a_virtual_machine_has_stays_handed_over_though_its_override_was_cleared(applied: Machine) -> None:
+    applied.file(f"sys/bus/pci/devices/{LEFTS[0]}/driver_override", "(null)\n")
+    applied.busy.add(applied.group_of(LEFTS[0]))
+    report = apply(unused(applied))
+    assert states(report)[LEFT] is BoardState.REFUSED
+    assert list_published(applied) == [LEFT, RIGHT]
+    assert not [path for path, _ in applied.writes if LEFTS[0] in path]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_only_a_board_that_could_not_be_bound_makes_the_run_fail(applied: Machine, fails: bool) -> None:
+    for address in RIGHTS:
+        applied.leave(address)
+    remove(applied)
+    rescan(applied, loaded=True)
+    if fails:
+        applied.faults = {("drivers_probe", LEFTS[0]): OSError(5, "Input/output error")}
+    report = apply_arrived(unused(applied))
+    assert states(report) == {LEFT: BoardState.FAILED if fails else BoardState.BOUND, RIGHT: BoardState.UNBOUND}
+    assert report.exit_code is (ExitCode.NOT_BOUND if fails else ExitCode.OK)
+
+
 def test_another_board_in_its_place_is_left_alone(applied: Machine) -> None:
     remove(applied)
     applied.function("pci0000:00/0000:00:01.0/0000:01:00.0", **NIC, driver="e1000e", group=12)

@@ -235,7 +235,8 @@ def restore_functions(
     for target in todo:
         function = target.function
         current = sysfs.driver_of(paths, function.address)
-        if function.address in problems:
+        # A driver of the host's that took it meanwhile keeps it: it may be in use.
+        if function.address in problems or current not in (None, DRIVER, target.driver):
             continue
         if current == DRIVER != target.driver:
             problems[function.address] = (

@@ -56,8 +56,8 @@ StartLimitIntervalSec=0
 [Service]
 Type=oneshot
 ExecStart=@COMMAND@ apply --arrived
-# A board that is not there, or was unbound by hand: its hand-over ended, and nothing failed.
-SuccessExitStatus=4 5
+# A board that is not there: its hand-over ended, and nothing failed.
+SuccessExitStatus=4
 PrivateTmp=yes
 @SANDBOX@"""
 

@@ -91,7 +91,7 @@ def bind_boards(
         stay = [
             p.board
             for p in plan.boards
-            if not p.steps and not handover.prove(system.paths, p.board)
+            if not p.rebinds and not handover.prove(system.paths, p.board)
         ]
         hand_over(system, stay, require, complete=False)
         # Should the record be lost, it is still known whose overrides are not the host's own.
@@ -110,7 +110,13 @@ def bind_boards(
             if result.proven and (problems := handover.prove(system.paths, result.board)):
                 detail = "; ".join(problems)
                 results[path] = result._replace(state=BoardState.FAILED, detail=detail)
-    proven = [result.board for result in results.values() if result.proven]
+    proven = [
+        result.board
+        for result in results.values()
+        # One in use that lacks but an override was not written to, and stays usable.
+        if result.proven
+        or (result.state is BoardState.REFUSED and not handover.prove(system.paths, result.board))
+    ]
     hand_over(system, proven, require, complete=complete and len(proven) == len(resolutions))
     reports = [
         _report(r, results.get(r.board.path if r.board else ""), topology) for r in resolutions
@@ -130,9 +136,9 @@ def give_back(
     """Restore boards that are on record; keep on record what could not be given back.
 
     `known` is the record as it is, and `staying` without those that are `going`. A board that is in
-    use stays what it was; any other that fails is tried again at the next boot. While `booting`,
-    functions that their drivers have not reached yet are left to them, and a record that cannot
-    be written is no failure. Raises OSError.
+    use stays what it was; any other that fails is tried again at the next boot. While `booting`, a
+    record that cannot be written is no failure, and in the first run of a boot, functions that
+    their drivers have not reached yet are left to them. Raises OSError.
     """
     if booting and not going:
         return Outcome([], (), topology)
@@ -141,7 +147,7 @@ def give_back(
     leaving = tuple(dict.fromkeys((*staying.leaving, *going)))
     with contextlib.suppress(*unwritable):
         files.write_record(system.paths, staying._replace(leaving=leaving))
-    reports = restore_boards(system, topology, going, booting=booting)
+    reports = restore_boards(system, topology, going, booting=booting and system.is_first_run)
     state = {report.path: report.state for report in reports}
     # One that is in use stays what it was, also where that was not on record.
     busy = [b for b in going if state[b.path] is BoardState.REFUSED and b not in known.leaving]
@@ -235,14 +241,14 @@ def _restore_sharing(
 
     Raises nothing for what the machine does: a failure of one board must not keep others half way
     between two drivers. Functions of other devices that came in their place are left alone, and so
-    are those that a new driver has by now.
+    are those that a driver of the host's has by now.
     """
     boards = [board for old in going if (board := topology.board_at(old.path))]
     targets = [
-        RestoreTarget(function, old.driver, old.driver_override)
+        target
         for board, recorded in zip(boards, going, strict=True)
         for function, old in recorded.pair(board)
-        if not _is_taken_by_other(function, old, booting)
+        if (target := _choose_target(function, old, booting))
     ]
 
     def all_of_them(state: BoardState, detail: str) -> list[BoardReport]:
@@ -303,14 +309,24 @@ def withdraw(paths: Paths, topology: Topology, going: Sequence[Board] = ()) -> N
         handover.write(paths, stay)
 
 
-def _is_taken_by_other(function: Function, old: RecordedFunction, booting: bool) -> bool:
-    """Whether another driver has since taken this function, or while `booting` is about to."""
-    if DRIVER in (function.driver, function.driver_override) or old.driver in (DRIVER, None):
-        return False
-    if function.driver is None:
+def _choose_target(
+    function: Function, old: RecordedFunction, booting: bool
+) -> RestoreTarget | None:
+    """What to restore of a function; None for one that is not ours any more.
+
+    A driver of the host's that has it by now keeps it: it may be in use, and no guard was asked.
+    While `booting`, a function without a driver is left to the one that is about to take it.
+    """
+    override = function.driver_override
+    if function.driver in (None, DRIVER):
+        awaited = booting and function.driver is None and old.driver not in (None, DRIVER)
         # An override for the old driver may be that of a `restore` that was killed.
-        return booting and function.driver_override != old.driver
-    return function.driver != old.driver
+        if awaited and override not in (DRIVER, old.driver):
+            return None
+        return RestoreTarget(function, old.driver, old.driver_override)
+    if override == DRIVER or function.driver == old.driver:
+        return RestoreTarget(function, function.driver, old.driver_override)
+    return None
 
 
 def list_use_refusals(reports: Iterable[BoardReport]) -> tuple[Refusal, ...]:

@@ -178,7 +178,9 @@ def setup(system: System, remove: bool) -> None:
     from pcibind.change import setup as boot_setup
 
     try:
-        lines = boot_setup.remove(system.paths) if remove else boot_setup.install(system.paths)
+        # The lock tells the new rule that the host is no longer booting.
+        with system.locked():
+            lines = boot_setup.remove(system.paths) if remove else boot_setup.install(system.paths)
     except PermissionError as error:
         message = f"{error.filename}: {error.strerror}; run as root"
         raise click.ClickException(message) from error

@@ -44,13 +44,23 @@ def apply_arrived(system: System) -> Report:
         topology = system.topology()
         resolutions = follow(topology, known)
         planned = plan(topology, [r.board for r in resolutions if r.board])
-        to_change = {each.board.path for each in planned.boards if each.steps}
+        to_change = {each.board.path for each in planned.boards if each.rebinds}
         new = {
             r.board.path
             for r in resolutions
             if r.board and r.board.path in to_change and _has_arrived(r.board, arrived)
         }
-        allowed, refusals, errors, code = _ask_guards(system, new)
+        allowed: Set[str] = set()
+        refusals: tuple[Refusal, ...] = ()
+        try:
+            allowed, refusals, errors = _ask_guards(system, new)
+            code = ExitCode.CONFIGURATION if errors else ExitCode.OK
+            is_judged = True
+        except (PcibindError, OSError) as error:
+            # Boards that are gone must leave the hand-over all the same.
+            is_judged = False
+            errors = (str(error),)
+            code = error.exit_code if isinstance(error, PcibindError) else ExitCode.UNEXPECTED
         against = (*planned.refusals, *refusals)
         refused = {refusal.board for refusal in against}
         binding = allowed - refused
@@ -60,7 +70,11 @@ def apply_arrived(system: System) -> Report:
             topology,
             [r for r in resolutions if not r.board or r.board.path not in alone],
             planned._replace(
-                boards=tuple(each for each in planned.boards if each.board.path not in alone)
+                boards=tuple(
+                    each if each.board.path in binding else each._replace(steps=())
+                    for each in planned.boards
+                    if each.board.path not in alone
+                )
             ),
             known.require_boards,
             complete=not alone,
@@ -73,8 +87,8 @@ def apply_arrived(system: System) -> Report:
             elif path in alone:
                 why = _SEE_ERRORS if path in new else _NOT_ARRIVED
                 reports.append(BoardReport.of(each, BoardState.UNBOUND, detail=why))
-        # Where the guards could not be asked, the next event is an occasion to ask again.
-        if code is not ExitCode.UNEXPECTED:
+        # Else the next event is an occasion to ask the guards again.
+        if is_judged:
             _finish_events(system.paths)
         return Report(
             "apply",
@@ -84,31 +98,28 @@ def apply_arrived(system: System) -> Report:
             errors,
             code,
             bound.topology,
+            left_alone=frozenset(alone - new - refused),
         )
 
 
 def _ask_guards(
     system: System, new: Set[str]
-) -> tuple[Set[str], tuple[Refusal, ...], tuple[str, ...], ExitCode]:
+) -> tuple[Set[str], tuple[Refusal, ...], tuple[str, ...]]:
     """Ask apply's guards about the boards at these paths.
 
-    Returns those of them that are configured, their refusals, what keeps the others from being
-    bound, and the exit code of that. Boards that are gone must leave the hand-over all the same, so
-    nothing is raised.
+    Returns those of them that are configured, their refusals, and what keeps the others from being
+    bound. Raises PcibindError where the guards cannot be asked.
     """
     if not new:
-        return new, (), (), ExitCode.OK
-    try:
-        judged = judge_system(system)
-    except PcibindError as error:
-        return set(), (), (str(error),), error.exit_code
+        return new, (), ()
+    judged = judge_system(system)
     wanted = {r.board.path for r in judged.resolutions if r.board}
     errors = tuple(
         f"board {path} is no longer configured; run `pcibind apply`"
         for path in sorted(new - wanted)
     )
     refusals = tuple(refusal for refusal in judged.refusals if refusal.board in new)
-    return new & wanted, refusals, errors, ExitCode.CONFIGURATION if errors else ExitCode.OK
+    return new & wanted, refusals, errors
 
 
 def _has_arrived(board: Board, arrived: frozenset[Address]) -> bool:

@@ -54,7 +54,7 @@ def status(system: System, *, everything: bool = False) -> Report:
     notes = [*system.boot_notes(), *system.initramfs_notes()]
     notes += _note_ways(system.paths, bound, cdi=not errors)
     notes += claims.notes(system.paths, present)
-    if not failures and _is_configured(system.paths.configuration):
+    if not failures and configuration.read_texts(system.paths.configuration):
         notes += [
             f"board {board.label} is no longer configured; `pcibind apply` restores its drivers"
             for board in judged.removed

@@ -48,6 +48,8 @@ class System:
         self.node_seconds = node_seconds
         self.lock_seconds = lock_seconds
         self.queue_seconds = queue_seconds
+        self.is_first_run = False
+        """Whether no run before this one locked the system since it booted; known while locked."""
         self.overrides_of: Container[str] | None = None
         """The boards, by their paths, whose overrides `topology` reads: None for all."""
 
@@ -119,10 +121,10 @@ class System:
         os.makedirs(self.paths.run, 0o755, exist_ok=True)
         # Only root can open it: a process that can open a file can lock it without end.
         flags = os.O_RDONLY | os.O_NOFOLLOW
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return os.open(self.paths.lock, flags)
-        except FileNotFoundError:
-            return os.open(self.paths.lock, flags | os.O_CREAT, 0o600)
+        self.is_first_run = True
+        return os.open(self.paths.lock, flags | os.O_CREAT, 0o600)
 
     def _lock(self, descriptor: int) -> None:
         deadline = None

@@ -7,9 +7,9 @@
 # has another or one more, is left alone: the rule of `compare` in model/record.py. Lines: PATH VENDOR
 # DEVICE SUBVENDOR SUBDEVICE CLASS. Runs in an initramfs: builtins of a POSIX shell, and mkdir.
 #
-# Without an argument this is the first PCI event. With one it is a later event, ACTION at DEVPATH:
-# a function that has appeared, and has no driver yet, gets its override, and pcibind-hotplug.path
-# sees the file that is left in events/.
+# Without an argument this is the first PCI event of a boot. With one it is a later event, ACTION at
+# DEVPATH: the functions of its board that have no driver yet get their overrides, and
+# pcibind-hotplug.path sees the file that is left in events/.
 
 sys=${PCIBIND_SYS:-/sys}
 proc=${PCIBIND_PROC:-/proc}
@@ -25,7 +25,9 @@ case " $line " in *' pcibind=off '* | *' "pcibind=off" '* | *' pcibind="off" '*)
 done=$run/early.done
 if [ -e /etc/initrd-release ] || [ -e /conf/initramfs.conf ]; then done=$run/early.initramfs; fi
 
-[ -z "$1" ] && [ -e "$done" ] && exit 0
+# After the first run of pcibind, which makes the lock, this is no boot any more: the list, or the
+# rule, came while the host ran, and its drivers may be using the boards.
+[ -z "$1" ] && { [ -e "$done" ] || [ -e "$run/lock" ]; } && exit 0
 
 # Sets path and board: .../pci0000:00/0000:00:01.0/0000:01:00.2 becomes 0000:00/01.0/00.2 of
 # 0000:00/01.0/00. The last root counts.
@@ -49,7 +51,7 @@ done <"$list" || exit 1
 
 if [ -n "$1" ]; then
     place "$DEVPATH"
-    case $boards in *"|$board|"*) ;; *) exit 0 ;; esac
+    case $boards in *"|$board|"*) boards="|$board|" ;; *) exit 0 ;; esac
 fi
 
 functions='' present='|' different='|'

@@ -165,6 +165,7 @@ class Report(NamedTuple):
     """The answer of a command. `topology` holds the way to its boards.
 
     With `wanted_only`, boards that are given back make no failure where all that are wanted do not.
+    Boards that this run `left_alone`, by their paths, make none either.
     """
 
     command: str
@@ -176,12 +177,14 @@ class Report(NamedTuple):
     topology: Topology = Topology(())
     notes: tuple[str, ...] = ()
     wanted_only: bool = False
+    left_alone: frozenset[str] = frozenset()
 
     @property
     def exit_code(self) -> ExitCode:
         """The most serious of all boards' codes; with "any", one good wanted board outweighs."""
-        wanted = [board.exit_code for board in self.boards if board.wanted]
-        codes = [board.exit_code for board in self.boards if not board.wanted]
+        counted = [board for board in self.boards if board.path not in self.left_alone]
+        wanted = [board.exit_code for board in counted if board.wanted]
+        codes = [board.exit_code for board in counted if not board.wanted]
         if self.require_boards == "any" and ExitCode.OK in wanted:
             # Enough boards are there; but what is stuck in the kernel is nothing to pass over.
             wanted = [code for code in wanted if code is ExitCode.STUCK]

@@ -17,6 +17,7 @@ next one starts. A child that does not answer in time is left behind.
 from __future__ import annotations
 
 import contextlib
+import errno
 import marshal
 import os
 import select
@@ -362,7 +363,10 @@ def _perform(kind: str, targets: tuple[str, ...], text: str) -> str:
 def _read_or_empty(path: str) -> str:
     try:
         return files.read_attribute(path)
-    except OSError:
+    except OSError as error:
+        # Of a device that is gone nothing is needed; any other has a value, which is unknown then.
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
         return ""
 
 
