@@ -15,6 +15,7 @@ from pyinfra.connectors.util import CommandOutput
 
 from deploys import scripts
 from deploys.assessment import diagnosis
+from deploys.inputs.addresses import Endpoint
 from deploys.manifest import MIGRATION_UNIT, NODE_REQUIRES, NODE_UNIT
 from deploys.operations import rollout
 from deploys.operations.pending_reboot import PendingReboot
@@ -57,12 +58,11 @@ class Readiness:
     seconds: int = 0
 
 
-def expect_listener(address: str, seconds: int) -> Readiness:
-    """Expect a TCP connection to succeed. ``address`` is where the program is configured to listen."""
-    name, _, port = address.rpartition(":")
+def expect_listener(endpoint: Endpoint, seconds: int) -> Readiness:
+    """Expect a TCP connection to succeed. ``endpoint`` is where the program is configured to listen."""
     program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
     # A connection to the wildcard address goes to loopback.
-    return Readiness(f"python3 -I -c {quote(program)} {quote(name.strip('[]'))} {port}", seconds)
+    return Readiness(f"python3 -I -c {quote(program)} {endpoint.host.strip('[]')} {endpoint.port}", seconds)
 
 
 @operation()

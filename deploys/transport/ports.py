@@ -7,7 +7,6 @@ import socket
 
 from deploys.assessment import checks
 from deploys.assessment.checks import Check
-from deploys.inputs.values import is_loopback, port_of
 from deploys.settings import Settings
 from deploys.transport.connection import Peer
 
@@ -32,8 +31,8 @@ def check_ports(peer: Peer, settings: Settings) -> list[Check]:
     for port in settings.ports_closed_outside():
         greeting = POSTGRES_GREETING if port == settings.postgres_port else HTTP_GREETING
         rows.append(checks.port(port, _probe(peer, peer.address, port, settings, greeting)))
-    if not is_loopback(settings.p2p_listen):
-        p2p = port_of(settings.p2p_listen)
+    if not settings.p2p_listen.address.is_loopback:
+        p2p = settings.p2p_listen.port
         text = _probe(peer, peer.address, p2p, settings, HTTP_GREETING)
         rows.append(Check(f"port {p2p} (peers) from outside", text, None))
     return rows

@@ -17,7 +17,7 @@ from deploys.assessment.legacy_files import FORMER
 from deploys.assessment.status_document import Severity
 from deploys.fleet.output import Options
 from deploys.inputs import execution
-from deploys.inputs.addresses import port_of
+from deploys.inputs.addresses import Endpoint
 from deploys.settings import HostSettings, Settings
 from deploys.transport.heartbeat import Heartbeat
 from pcibind.commands.cli import cli
@@ -197,7 +197,7 @@ def test_the_arguments_that_are_refused_defeat_a_node() -> None:
 
 def test_the_ports_are_the_defaults() -> None:
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    ports = {port_of(value) for name, value in defaults.items() if name.endswith("_listen") and value is not None}
+    ports = {value.port for value in defaults.values() if isinstance(value, Endpoint)}
     ports |= {value for name, value in defaults.items() if name.endswith("_port")}
     shown = section("docs/explanation/security.md", "What listens")
     assert ports <= {int(number) for row in rows(shown) for number in re.findall(r"\b\d{4}\b", row[0])}

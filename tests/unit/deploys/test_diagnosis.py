@@ -205,7 +205,7 @@ def test_a_port_that_the_line_does_not_name_is_found_by_who_listens_while_the_no
     trouble = diagnose(read("now 100.0", shown(**CRASHED), wrote(line), listener), SETTINGS)
     assert trouble is not None
     assert "port 9944 (nginx) is taken" in trouble.problem
-    assert "one of its ports 9999, 9944, 8888, 9995 is taken" in ended(line).problem
+    assert "one of its ports 8888, 9944, 9995, 9999 is taken" in ended(line).problem
 
 
 def test_an_unknown_cause_is_the_error_line_itself_and_a_long_one_is_cut() -> None:

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from deploys import settings
 from deploys.inputs import secret_sources
+from deploys.inputs.addresses import Endpoint
 from deploys.settings import PREFIX, HostSettings, Settings, SettingsError, read, read_all, read_host
 from pcibind.model.request import Selector
 from tests.unit.deploys.recorded import PUBLIC_KEY
@@ -39,12 +40,12 @@ DEFAULTS: dict[str, Any] = {
     "postgres_password": None,
     "postgres_port": 5432,
     "rust_log": "warn,gevulot=debug,sqlx=error",
-    "p2p_listen": "127.0.0.1:9999",
+    "p2p_listen": Endpoint.parse("127.0.0.1:9999"),
     "p2p_advertised": None,
     "peers": (),
     "p2p_discovery": (),
-    "json_rpc_listen": "127.0.0.1:9944",
-    "healthcheck_listen": "127.0.0.1:8888",
+    "json_rpc_listen": Endpoint.parse("127.0.0.1:9944"),
+    "healthcheck_listen": Endpoint.parse("127.0.0.1:8888"),
     "metrics_listen": None,
     "http_port": 9995,
     "vsock_listen_port": 8080,
@@ -331,7 +332,7 @@ def test_a_directory_of_its_own_is_taken_for_the_storage(directory: str) -> None
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8888", "[::1]:8888", "127.3.2.1:8889"])
 def test_the_health_check_may_listen_on_loopback(address: str) -> None:
-    assert checked(healthcheck_listen=address).healthcheck_listen == address
+    assert checked(healthcheck_listen=address).healthcheck_listen == Endpoint.parse(address)
 
 
 def test_ids_for_vfio_without_a_board_are_refused() -> None:
@@ -377,7 +378,7 @@ def test_listening_outside_of_loopback_needs_the_networks_of_peers(listen: str) 
     text = refusal(p2p_listen=listen)
     assert f"gevulot_peers is not set, but gevulot_p2p_listen is '{listen}'" in text
     assert "expected the networks that may reach ports 9999 and 9995: set gevulot_peers" in text
-    assert checked(p2p_listen=listen, peers=["192.0.2.0/24"]).p2p_listen == listen
+    assert checked(p2p_listen=listen, peers=["192.0.2.0/24"]).p2p_listen == Endpoint.parse(listen)
 
 
 def test_an_advertised_address_needs_one_that_peers_can_reach() -> None:
@@ -414,11 +415,10 @@ def test_networks_are_read_as_networks_and_those_inside_of_others_are_left_out()
 )
 def test_every_address_with_a_port_can_be_listened_on(address: Any, port: int) -> None:
     text = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
-    peers = () if settings.is_loopback(text) else ("192.0.2.0/24",)
     reached = getattr(address, "ipv4_mapped", None) or address
     assume(not reached.is_multicast and str(reached) != "255.255.255.255")
-    assert checked(p2p_listen=text, peers=peers).p2p_listen == text
-    assert settings.port_of(text) == port
+    listen = checked(p2p_listen=text, peers=() if reached.is_loopback else ("192.0.2.0/24",)).p2p_listen
+    assert (listen.address, listen.port, str(listen)) == (reached, port, text)
 
 
 @given(st.text(max_size=40))
