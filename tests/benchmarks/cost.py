@@ -117,9 +117,9 @@ class _Memory(threading.Thread):
         pause = 0.0
         while not self._ended.wait(pause):
             start = time.thread_time()
-            found = [_memory(process) for process in _descendants(os.getpid())]
-            self.largest = max((self.largest, *(largest for largest, _ in found)))
-            self.together = max(self.together, sum(shared for _, shared in found))
+            sizes = [_memory(process) for process in _descendants(os.getpid())]
+            self.largest = max((self.largest, *(largest for largest, _ in sizes)))
+            self.together = max(self.together, sum(shared for _, shared in sizes))
             pause = max(0.1, 20 * (time.thread_time() - start))
 
     def stop(self) -> None:
@@ -142,13 +142,13 @@ def _field(path: str, name: str) -> int:
 
 def children(process: int) -> list[int]:
     """All children of a process, of whichever of its threads."""
-    found: list[int] = []
+    processes: list[int] = []
     # It may end while it is looked at.
     with suppress(OSError):
         for thread in os.listdir(f"/proc/{process}/task"):
             with suppress(OSError):
-                found += map(int, Path(f"/proc/{process}/task/{thread}/children").read_text().split())
-    return found
+                processes += map(int, Path(f"/proc/{process}/task/{thread}/children").read_text().split())
+    return processes
 
 
 def _descendants(process: int) -> Iterator[int]:

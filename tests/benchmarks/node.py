@@ -115,8 +115,8 @@ def wrong_with_ansible(said: str, hosts: Collection[str]) -> str | None:
     return _missing([name for name, *_ in recap], hosts)
 
 
-def _missing(found: Collection[str], hosts: Collection[str]) -> str | None:
-    missing = sorted(set(hosts) ^ set(found))
+def _missing(present: Collection[str], hosts: Collection[str]) -> str | None:
+    missing = sorted(set(hosts) ^ set(present))
     return f"not every host was visited: {', '.join(missing)}" if missing else None
 
 
@@ -161,7 +161,7 @@ def measure(
     """What each tool cost in each round, for so many hosts. Raises RuntimeError when one was not visited or changed."""
     hosts = names.numbered(count)
     directory = reached.directory
-    found: dict[str, list[Cost]] = {}
+    costs: dict[str, list[Cost]] = {}
     with closed_port() as closed:
         ports = dict.fromkeys(node.data["gevulot_probe_ports"], closed)
         prepare(directory, hosts, reached.login, node, {"gevulot_probe_ports": ports})
@@ -173,8 +173,8 @@ def measure(
                 _check(name, way, directory / "said", hosts)
                 if spent.connections != count:
                     raise RuntimeError(f"{name}: {spent.connections} logins; expected one for each of {plural(count)}")
-                found.setdefault(name, []).append(spent)
-    return found
+                costs.setdefault(name, []).append(spent)
+    return costs
 
 
 def _check(name: str, way: Way, said: Path, hosts: Collection[str]) -> None:
@@ -217,18 +217,18 @@ def main() -> None:
             postgres.server(node.settings.postgres_port, node.database),
             server(directory, answers.replay(player.directory)) as reached,
         ):
-            found = {
+            measured = {
                 count: measure(reached, player, records, node, ansible, count, arguments.rounds, say)
                 for count in map(int, arguments.hosts.split(","))
             }
     if arguments.json:
-        json.dump({"live": real, "hosts": found}, sys.stdout, indent=1, default=asdict)
+        json.dump({"live": real, "hosts": measured}, sys.stdout, indent=1, default=asdict)
         return
     print(table(1, real, (PEER,), "one real host, emulated, once"))
-    for count, costs in found.items():
+    for count, costs in measured.items():
         print(table(count, costs, (PEER,)))
-    if len(found) > 1:
-        print(rise(found))
+    if len(measured) > 1:
+        print(rise(measured))
 
 
 if __name__ == "__main__":

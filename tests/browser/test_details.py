@@ -21,7 +21,7 @@ def opened(page: Page, host: documents.Json, width: int = 1400) -> documents.Jso
 
 def card(page: Page, text: str) -> str:
     """The text of the first board that has this in it."""
-    return next(found for found in page.texts(".board") if text in found)
+    return next(shown for shown in page.texts(".board") if text in shown)
 
 
 def unfold_all(page: Page) -> None:

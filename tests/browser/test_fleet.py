@@ -14,8 +14,8 @@ SORT = "table.fleet > thead button"
 
 def host(name: str) -> documents.Json:
     """A host of the fleet, by what its name begins with."""
-    found: documents.Json = next(each for each in FLEET["hosts"] if each["name"].startswith(name))
-    return found
+    chosen: documents.Json = next(each for each in FLEET["hosts"] if each["name"].startswith(name))
+    return chosen
 
 
 def names_of(severity: str) -> list[str]:

@@ -80,9 +80,9 @@ def parse(data: bytes, source: str = "collection") -> Collected:
         kind = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise _error(source, f"the format {kind!r}", repr(FORMAT), _AGAIN)
     if document.get("version") != VERSION:
-        found = document.get("version")
+        version = document.get("version")
         advice = f"read it with the release of this project that wrote it, or {_AGAIN}"
-        raise _error(source, f"version {found!r}", f"version {VERSION}", advice)
+        raise _error(source, f"version {version!r}", f"version {VERSION}", advice)
     seen = CollectedHost(**{part: _strings(source, document, part) for part in PARTS})
     try:
         topology = topology_text.parse(list(seen.topology))
@@ -142,8 +142,8 @@ def _functions(collected: Collected) -> Iterator[PciDevice]:
         slot = str(function.address)
         path = targets.get(slot, "")
         if _PATH.fullmatch(path) is None or not path.endswith(f"/{slot}"):
-            found = f"{path!r} as the path of {slot}"
-            raise _error(collected.source, found, f"a path of sysfs that ends with {slot}", _AGAIN)
+            place = f"{path!r} as the path of {slot}"
+            raise _error(collected.source, place, f"a path of sysfs that ends with {slot}", _AGAIN)
         if function.driver is not None and _DRIVER.fullmatch(function.driver) is None:
             raise _error(collected.source, f"{function.driver!r} as the driver of {slot}", "a driver's name", _AGAIN)
         yield PciDevice(
@@ -170,23 +170,23 @@ def _devices(collected: Collected, paths: dict[str, str]) -> Iterator[tuple[str,
 
 def _uses(collected: Collected, paths: dict[str, str]) -> dict[str, list[str]]:
     """The functions by what they are used for."""
-    found: dict[str, list[str]] = {}
+    uses: dict[str, list[str]] = {}
     for line in collected.seen.uses:
         match = _USE.fullmatch(line)
         if match is None or (match[2] and match[2] not in paths):
             raise _error(collected.source, repr(line), "what a function of the topology is used for", _AGAIN)
         if match[2]:
-            found.setdefault(match[1], []).append(match[2])
-    return found
+            uses.setdefault(match[1], []).append(match[2])
+    return uses
 
 
 def _strings(source: str, document: dict[str, Any], part: str) -> tuple[str, ...]:
-    found = document.get(part)
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        what = "nothing" if part not in document else f"{type(found).__name__} that is no array of strings"
+    values = document.get(part)
+    if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+        what = "nothing" if part not in document else f"{type(values).__name__} that is no array of strings"
         raise _error(source, f"{what} as {part!r}", "an array of strings", _AGAIN)
-    return tuple(found)
+    return tuple(values)
 
 
-def _error(source: str, found: str, expected: str, advice: str) -> CollectionError:
-    return CollectionError(f"{source}: found {found}, expected {expected}; {advice}")
+def _error(source: str, problem: str, expected: str, advice: str) -> CollectionError:
+    return CollectionError(f"{source}: found {problem}, expected {expected}; {advice}")

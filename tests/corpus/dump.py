@@ -95,13 +95,13 @@ def parse(data: bytes, source: str = "dump") -> Dump:
     not udevadm's, for a PCI function without the properties that the kernel gives to every one, and for a device that
     is there twice.
     """
-    found, truncated = records.parse(data, source)
+    parsed, truncated = records.parse(data, source)
     pci: list[PciDevice] = []
     interfaces: list[Interface] = []
     blocks: list[BlockDevice] = []
     nvme: list[NvmeController] = []
     seen: set[tuple[str, str]] = set()
-    for record in found:
+    for record in parsed:
         name = record.path.rpartition("/")[2]
         keys = [name]
         match subsystem := record.properties.get("SUBSYSTEM", record.letters.get("U")):
@@ -121,7 +121,7 @@ def parse(data: bytes, source: str = "dump") -> Dump:
             if (subsystem, key) in seen:
                 raise record.error(f"{key} is there twice; expected one dump of one machine")
             seen.add((subsystem, key))
-    framebuffer = any(_FRAMEBUFFER.fullmatch(record.path) for record in found)
+    framebuffer = any(_FRAMEBUFFER.fullmatch(record.path) for record in parsed)
     return Dump(source, tuple(pci), tuple(interfaces), tuple(blocks), tuple(nvme), framebuffer, truncated)
 
 
@@ -187,10 +187,10 @@ def _block(record: Record, name: str) -> BlockDevice:
 
 
 def _names(record: Record, names: Iterable[str]) -> tuple[str, ...]:
-    found = tuple(names)
-    if not {"", ".", ".."}.isdisjoint(found):
-        raise record.error(f"its members are {found}, expected names of block devices")
-    return found
+    unique = tuple(names)
+    if not {"", ".", ".."}.isdisjoint(unique):
+        raise record.error(f"its members are {unique}, expected names of block devices")
+    return unique
 
 
 def _number(record: Record, name: str) -> int | None:

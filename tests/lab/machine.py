@@ -120,15 +120,15 @@ class Machine(VirtualHost):
 
         Raises MachineError when there is none.
         """
-        found = record.find(name)
-        machine = cls(name, found.hardware, registry=Path(found.registry) if found.registry else None)
-        machine.forwards = {inside: host for host, inside in found.forwards}
-        machine.snapshots = dict(found.snapshots)
-        process = Process(found.pid, found.start)
+        running = record.find(name)
+        machine = cls(name, running.hardware, registry=Path(running.registry) if running.registry else None)
+        machine.forwards = {inside: host for host, inside in running.forwards}
+        machine.snapshots = dict(running.snapshots)
+        process = Process(running.pid, running.start)
         machine._process = process if process.alive else None
-        machine._owner = Process(*found.owner) if found.owner else None
+        machine._owner = Process(*running.owner) if running.owner else None
         machine._detached = True
-        machine._printed.start = found.console
+        machine._printed.start = running.console
         return machine
 
     def __enter__(self) -> Self:

@@ -90,12 +90,12 @@ class Record:
 
 def _ports(data: list[dict[str, Any]]) -> tuple[Port, ...]:
     """Return the ports that `dataclasses.asdict` and JSON turned into dictionaries and lists."""
-    found = []
+    ports = []
     for each in data:
         held = None if each["board"] is None else Board(tuple(each["board"]["functions"]))
         switch = tuple(Board(tuple(board["functions"])) for board in each.get("switch", ()))
-        found.append(Port(**each | {"board": held, "conventional": tuple(each["conventional"]), "switch": switch}))
-    return tuple(found)
+        ports.append(Port(**each | {"board": held, "conventional": tuple(each["conventional"]), "switch": switch}))
+    return tuple(ports)
 
 
 def myself() -> tuple[int, int]:
@@ -188,21 +188,21 @@ def _emulators_in(directory: Path) -> list[Process]:
 
     One that was killed between QEMU's start and its own record leaves no other trace of it.
     """
-    found = []
+    processes = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (folder / "cmdline").read_bytes().split(b"\0")
             if emulator.SYSTEM.encode() in words and (folder / "cwd").readlink() == directory.resolve():
-                found.append(Process(int(folder.name), qemu.started_at(int(folder.name)) or -1))
-    return found
+                processes.append(Process(int(folder.name), qemu.started_at(int(folder.name)) or -1))
+    return processes
 
 
 def registries() -> list[Path]:
     """Return the directories of container images that machines serve."""
-    found = []
+    directories = []
     for name in machines():
         with suppress(MachineError):
             served = find(name).registry
             if served is not None:
-                found.append(Path(served))
-    return found
+                directories.append(Path(served))
+    return directories

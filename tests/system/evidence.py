@@ -40,18 +40,18 @@ def code() -> str:
 
 def rows(text: str) -> dict[str, dict[str, str]]:
     """Return the rows of a table by their platform, each by its columns."""
-    found = {}
+    rows_by_machine = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and len(cells) == len(_HEAD) and cells[0] in PLATFORMS:
-            found[cells[0]] = dict(zip(_HEAD, cells, strict=True))
-    return found
+            rows_by_machine[cells[0]] = dict(zip(_HEAD, cells, strict=True))
+    return rows_by_machine
 
 
-def document(found: Mapping[str, Mapping[str, str]]) -> str:
+def document(platforms: Mapping[str, Mapping[str, str]]) -> str:
     """Return the document with a row for each platform that was seen, in the order of the platforms."""
     lines = [_HEAD, tuple("---" for _ in _HEAD)]
-    lines += [tuple(found[name].get(each, "-") for each in _HEAD) for name in PLATFORMS if name in found]
+    lines += [tuple(platforms[name].get(each, "-") for each in _HEAD) for name in PLATFORMS if name in platforms]
     return _TEXT.format(table="\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
@@ -76,10 +76,10 @@ def versions(machine: Machine) -> dict[str, str]:
 
 def note(platform: str, machine_says: Mapping[str, str], passed: tuple[str, ...], path: Path = PATH) -> None:
     """Write a platform's row: the checks that passed, on this day, with this code."""
-    found = rows(path.read_text()) if path.exists() else {}
+    noted = rows(path.read_text()) if path.exists() else {}
     row = {"platform": platform, **machine_says, "date": time.strftime("%Y-%m-%d"), "code": code()}
-    found[platform] = row | {check: "yes" if check in passed else "-" for check in CHECKS}
-    path.write_text(document(found))
+    noted[platform] = row | {check: "yes" if check in passed else "-" for check in CHECKS}
+    path.write_text(document(noted))
     renew_support(path.parent)
 
 
@@ -94,8 +94,8 @@ def renew_support(docs: Path) -> None:
 
 def missing(text: str) -> list[str]:
     """Return the platforms without a row."""
-    found = rows(text)
-    return [name for name in PLATFORMS if name not in found]
+    noted = rows(text)
+    return [name for name in PLATFORMS if name not in noted]
 
 
 def gaps(text: str) -> dict[str, list[str]]:

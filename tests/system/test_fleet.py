@@ -120,13 +120,13 @@ def hosts(say: Progress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
 
 def public() -> dict[str, list[str]]:
     """All public facts, as pyinfra's command line names them → their arguments there."""
-    found = {}
+    options = {}
     for module in (import_module(f"facts.{each.name}") for each in pkgutil.iter_modules(facts.__path__)):
         for name, kind in inspect.getmembers(module, inspect.isclass):
             if issubclass(kind, FactBase) and kind.__module__ == module.__name__ and name not in QUESTIONS:
                 arguments = ARGUMENTS.get(name, {})
-                found[f"{module.__name__}.{name}"] = [f"{key}={json.dumps(each)}" for key, each in arguments.items()]
-    return found
+                options[f"{module.__name__}.{name}"] = [f"{key}={json.dumps(each)}" for key, each in arguments.items()]
+    return options
 
 
 def test_every_fact_works_alone_and_gives_json(hosts: Hosts) -> None:

@@ -101,13 +101,13 @@ def drivers(machine: Machine, board: str) -> list[str]:
     """The driver of each function of the board at a bridge-relative path."""
     root, *bridges, slot = board.split("/")
     domain = root.split(":")[0]
-    found = []
+    names = []
     for line in machine.ssh(DRIVERS).stdout.splitlines():
         path, _, driver = line.partition(" ")
         parts = [part for part in path.split("/") if part.startswith(f"{domain}:")]
         if [part.split(":")[2] for part in parts[:-1]] == bridges and parts[-1].split(":")[2].split(".")[0] == slot:
-            found.append(driver)
-    return found
+            names.append(driver)
+    return names
 
 
 def address(machine: Machine, board: str) -> str:
@@ -248,8 +248,8 @@ def test_nothing_of_the_hand_over_is_left(host: testinfra.host.Host) -> None:
 
 def test_the_tables_and_the_record_of_migrations_exist(host: testinfra.host.Host) -> None:
     query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-    found = host.check_output("podman exec gevulot-postgres psql -U gevulot -d gevulot -Atc %s", query).split()
-    assert set(found) == TABLES | {MIGRATIONS}
+    tables = host.check_output("podman exec gevulot-postgres psql -U gevulot -d gevulot -Atc %s", query).split()
+    assert set(tables) == TABLES | {MIGRATIONS}
     assert len(TABLES) == 12
 
 
@@ -274,12 +274,12 @@ def test_the_node_has_no_database_password_in_its_environment(machine: Machine) 
     password, _ = secrets_of(machine)
     pid = machine.ssh("podman container inspect --format '{{.State.Pid}}' gevulot-node").stdout.strip()
     # The pattern is matched by the shell itself, so that it is in no process's arguments.
-    found = machine.ssh(
+    search = machine.ssh(
         f'read -r pattern; case "$(tr "\\0" "\\n" </proc/{pid}/environ)" in *"$pattern"*) echo there ;; '
         "*GEVULOT_DB_URL=*) echo none ;; esac",
         stdin=f"{password}\n",
     )
-    assert found.stdout.strip() == "none"
+    assert search.stdout.strip() == "none"
     assert "gevulot-db-url" not in machine.ssh("podman secret ls --format '{{.Name}}'").stdout.split()
 
 
@@ -368,7 +368,7 @@ def test_no_secret_is_in_what_pyinfra_printed(story: Story, machine: Machine) ->
 
 def test_no_secret_is_in_the_journal_or_in_any_process_arguments(machine: Machine) -> None:
     pattern = "\n".join(secrets_of(machine))
-    found = machine.ssh(
+    search = machine.ssh(
         "cat >/run/patterns; chmod 600 /run/patterns; "
         "journalctl --no-pager -o export | grep -c -a -F -f /run/patterns; "
         "grep -c -a -F -f /run/patterns /root/arguments; grep -c -a gevulot-postgres /root/arguments; "
@@ -376,20 +376,20 @@ def test_no_secret_is_in_the_journal_or_in_any_process_arguments(machine: Machin
         stdin=pattern,
         check=False,
     )
-    journal, arguments, recorded = (int(count) for count in found.stdout.split())
+    journal, arguments, recorded = (int(count) for count in search.stdout.split())
     assert recorded > 0, "no arguments were recorded, so nothing is shown"
     assert (journal, arguments) == (0, 0)
 
 
 def test_no_secret_is_in_a_file_that_others_can_read(machine: Machine) -> None:
-    found = machine.ssh(
+    search = machine.ssh(
         "cat >/tmp/patterns; grep -r -l -a -F -f /tmp/patterns --exclude=patterns --exclude-dir=proc --exclude-dir=sys "
         "/etc /home /opt /root /run /srv /tmp /usr/local /var 2>/dev/null; rm /tmp/patterns",
         stdin="\n".join(secrets_of(machine)),
         user="operator",
         check=False,
     )
-    assert found.stdout == ""
+    assert search.stdout == ""
 
 
 def secrets_of(machine: Machine) -> list[str]:
@@ -560,8 +560,8 @@ def policy(machine: Machine) -> str:
 def vsock_trial(machine: Machine, *options: str) -> dict[str, Any]:
     """What a container of the host says of a vsock socket, under the node's options or these."""
     words = " ".join(("/usr/local/libexec/gevulot/allow-vsock check", *options))
-    found: dict[str, Any] = json.loads(machine.ssh(words).stdout)
-    return found
+    trial_result: dict[str, Any] = json.loads(machine.ssh(words).stdout)
+    return trial_result
 
 
 def test_a_node_survives_that_its_hosts_podman_begins_to_refuse_vsock(machine: Machine) -> None:
@@ -586,8 +586,8 @@ def test_a_stopped_node_leaves_no_profile(machine: Machine) -> None:
 
 def test_an_operators_profile_that_refuses_vsock_is_seen(machine: Machine) -> None:
     machine.ssh("python3 - /root/own.json", stdin=REFUSE_VSOCK)
-    found = vsock_trial(machine, "--security-opt=seccomp=/root/own.json")
-    assert found == {"opens": False, "reason": "Operation not permitted", "options": ["seccomp=/root/own.json"]}
+    result = vsock_trial(machine, "--security-opt=seccomp=/root/own.json")
+    assert result == {"opens": False, "reason": "Operation not permitted", "options": ["seccomp=/root/own.json"]}
 
 
 @pytest.mark.soak

@@ -102,9 +102,9 @@ def test_the_unit_is_well_formed_and_confined_and_comes_before_what_uses_gpus(bi
     verify = machine.ssh("systemd-analyze verify --man=no pcibind.service")
     assert verify.stdout + verify.stderr == ""
     exposure = machine.ssh("systemd-analyze security --no-pager pcibind.service").stdout
-    found = re.search(r"exposure level for pcibind\.service: ([0-9.]+)", exposure)
-    assert found, exposure[-500:]
-    assert float(found[1]) <= 2.1
+    level = re.search(r"exposure level for pcibind\.service: ([0-9.]+)", exposure)
+    assert level, exposure[-500:]
+    assert float(level[1]) <= 2.1
     before = machine.ssh("systemctl show -P Before pcibind.service").stdout.split()
     assert {"sysinit.target", "display-manager.service", "nvidia-persistenced.service"} <= set(before)
 

@@ -91,8 +91,8 @@ def test_the_url_of_a_database_is_read_from_the_environment(tmp_path: Path) -> N
 
 def test_the_jump_host_is_in_the_ssh_configuration(tmp_path: Path) -> None:
     ((name, data),) = edited(ROOT / "examples/jump_host.py", tmp_path)
-    found = SSHConfig.from_path(data["ssh_config_file"]).lookup(name)
-    assert found["proxyjump"] in SSHConfig.from_path(data["ssh_config_file"]).get_hostnames()
+    options = SSHConfig.from_path(data["ssh_config_file"]).lookup(name)
+    assert options["proxyjump"] in SSHConfig.from_path(data["ssh_config_file"]).get_hostnames()
 
 
 def test_every_example_is_listed() -> None:

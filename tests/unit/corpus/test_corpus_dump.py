@@ -238,8 +238,8 @@ def test_a_dump_that_was_cut_anywhere_loses_its_last_record_only() -> None:
         cut = dump.parse(data[:length])
         assert cut.truncated == (not data[:length].endswith(b"\n\n")), length
         for kind in ("pci", "blocks", "interfaces", "nvme"):
-            found, there = getattr(cut, kind), getattr(whole, kind)
-            assert found == there[: len(found)], length
+            records, there = getattr(cut, kind), getattr(whole, kind)
+            assert records == there[: len(records)], length
 
 
 @pytest.mark.parametrize("name", machines.names() or ("absent",))

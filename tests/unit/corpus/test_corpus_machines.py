@@ -29,24 +29,24 @@ Seen = dict[str, tuple[str, str, int, str | None]]
 
 def told(text: str) -> Seen:
     """Ids, subsystem's ids, class and driver by slot name, looked up in the dump's text itself."""
-    found: Seen = {}
+    lines: Seen = {}
     for record in text.split("\n\n"):
         properties = dict(re.findall(r"^E: (\w+)=(.*)$", record, re.MULTILINE))
         if properties.get("SUBSYSTEM") == "pci":
-            found[properties["PCI_SLOT_NAME"]] = (
+            lines[properties["PCI_SLOT_NAME"]] = (
                 properties["PCI_ID"].lower(),
                 properties["PCI_SUBSYS_ID"].lower(),
                 int(properties["PCI_CLASS"], 16),
                 properties.get("DRIVER"),
             )
-    return found
+    return lines
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_all_devices_of_the_dump_are_read(build: Callable[[str], Tree], name: str) -> None:
-    found = build(name).dump
-    assert (len(found.pci), len(found.interfaces), len(found.blocks)) == COUNTS[name]
-    assert not found.truncated
+    dump = build(name).dump
+    assert (len(dump.pci), len(dump.interfaces), len(dump.blocks)) == COUNTS[name]
+    assert not dump.truncated
 
 
 def test_directly_and_through_the_shell_a_machine_has_the_same_topology(

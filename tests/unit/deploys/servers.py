@@ -103,12 +103,12 @@ def server(
     # In this order, since older ones do not know the option.
     if subprocess.run([str(SSHD), "-t", "-f", str(directory / "sshd_config")], capture_output=True).returncode != 0:
         (directory / "sshd_config").write_text(text)
-    found = Server(address, port, directory, start(directory / "sshd_config", namespace))
+    running = Server(address, port, directory, start(directory / "sshd_config", namespace))
     try:
         _wait_for(address, port)
-        yield found
+        yield running
     finally:
-        stop(found.process)
+        stop(running.process)
 
 
 def start(configuration: Path, namespace: str = "") -> subprocess.Popen[bytes]:

@@ -31,18 +31,18 @@ def wanted(*keys: str) -> frozenset[str]:
 
 
 def test_a_new_list_gets_the_nodes_own_key_and_the_operators() -> None:
-    found = access.change(seen(set(), set()), wanted(OPERATOR))
-    assert (found.add, found.deny, found.recorded) == ((OWN, OPERATOR), (), {OWN, OPERATOR})
+    change = access.change(seen(set(), set()), wanted(OPERATOR))
+    assert (change.add, change.deny, change.recorded) == ((OWN, OPERATOR), (), {OWN, OPERATOR})
 
 
 def test_a_list_as_it_should_be_is_left_alone() -> None:
-    found = access.change(seen({OWN, OTHER}, {OWN}), wanted())
-    assert (found.add, found.deny, found.recorded) == ((), (), {OWN})
+    change = access.change(seen({OWN, OTHER}, {OWN}), wanted())
+    assert (change.add, change.deny, change.recorded) == ((), (), {OWN})
 
 
 def test_a_key_that_is_taken_out_of_the_setting_is_denied_and_forgotten() -> None:
-    found = access.change(seen({OWN, FORMER}, {OWN, FORMER}), wanted())
-    assert (found.add, found.deny, found.recorded) == ((), (FORMER,), {OWN})
+    change = access.change(seen({OWN, FORMER}, {OWN, FORMER}), wanted())
+    assert (change.add, change.deny, change.recorded) == ((), (FORMER,), {OWN})
 
 
 def test_a_key_that_others_put_there_is_never_denied() -> None:
@@ -57,23 +57,23 @@ def test_an_emptied_list_is_filled_again() -> None:
 
 
 def test_another_key_of_the_node_takes_the_place_of_its_former() -> None:
-    found = access.change(seen({FORMER}, {FORMER}), wanted())
-    assert (found.add, found.deny, found.recorded) == ((OWN,), (FORMER,), {OWN})
+    change = access.change(seen({FORMER}, {FORMER}), wanted())
+    assert (change.add, change.deny, change.recorded) == ((OWN,), (FORMER,), {OWN})
 
 
 def test_a_key_that_is_gone_already_is_only_forgotten() -> None:
-    found = access.change(seen({OWN}, {OWN, FORMER}), wanted())
-    assert (found.add, found.deny, found.recorded) == ((), (), {OWN})
+    change = access.change(seen({OWN}, {OWN, FORMER}), wanted())
+    assert (change.add, change.deny, change.recorded) == ((), (), {OWN})
 
 
 def test_a_list_that_cannot_be_read_is_taken_to_be_as_recorded() -> None:
     assert access.change(seen(None, {OWN}), wanted()).add == ()
-    found = access.change(seen(None, {FORMER}), wanted())
-    assert (found.add, found.deny, found.recorded) == ((OWN,), (FORMER,), {OWN})
+    change = access.change(seen(None, {FORMER}), wanted())
+    assert (change.add, change.deny, change.recorded) == ((OWN,), (FORMER,), {OWN})
 
 
-def commands(found: AccessKeys, *keys: str, asked: settings.Settings = SETTINGS) -> list[str]:
-    return list(access.commands(found, access.change(found, wanted(*keys)), asked))
+def commands(listed: AccessKeys, *keys: str, asked: settings.Settings = SETTINGS) -> list[str]:
+    return list(access.commands(listed, access.change(listed, wanted(*keys)), asked))
 
 
 def kind(command: str) -> str:
@@ -82,8 +82,8 @@ def kind(command: str) -> str:
 
 
 def test_a_run_that_is_killed_anywhere_forgets_no_key_that_it_added() -> None:
-    found = commands(seen({OTHER, FORMER}, {FORMER}), OPERATOR)
-    assert [kind(each) for each in found] == [
+    lines = commands(seen({OTHER, FORMER}, {FORMER}), OPERATOR)
+    assert [kind(each) for each in lines] == [
         "record abc",
         "whitelist 04a",
         "whitelist 04b",

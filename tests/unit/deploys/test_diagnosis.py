@@ -246,7 +246,7 @@ def test_an_earlier_run_that_ended_for_another_reason_is_not_quoted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "changed", "text", "found"),
+    ("unit", "changed", "text", "problem"),
     [
         (
             "gevulot-key.service",
@@ -281,13 +281,13 @@ def test_an_earlier_run_that_ended_for_another_reason_is_not_quoted() -> None:
     ],
 )  # fmt: skip
 def test_a_unit_that_the_node_requires_is_named_when_it_is_the_reason(
-    unit: str, changed: dict[str, str], text: str, found: str
+    unit: str, changed: dict[str, str], text: str, problem: str
 ) -> None:
     lines = [wrote(text, unit=unit, CONTAINER_NAME=unit.removesuffix(".service"))] if text else []
     runs = read("now 100.0", shown(**DONE), "", shown(unit, Requires="", BindsTo="", **changed), *lines)
     trouble = diagnose(runs, SETTINGS)
     assert trouble is not None
-    assert trouble.problem.startswith(f"not up: {found}")
+    assert trouble.problem.startswith(f"not up: {problem}")
     assert (trouble.unit, trouble.lines) == (unit, (text,) if text else ())
 
 
@@ -336,14 +336,14 @@ def test_the_cause_is_the_first_row_and_what_follows_from_it_is_not_judged() -> 
         Check("container gevulot-node", "not running", False, "running"),
         Check("health check", "no answer", False, "200 or 204"),
     ]
-    found = explained(rows, diagnose(UnitRuns().process(loop()), SETTINGS))
-    assert [(each.name, each.passed) for each in found] == [
+    table = explained(rows, diagnose(UnitRuns().process(loop()), SETTINGS))
+    assert [(each.name, each.passed) for each in table] == [
         (NODE, False),
         ("kernel modules", False),
         ("container gevulot-node", None),
         ("health check", None),
     ]
-    assert found[0].expected.startswith("active; correct gevulot_p2p_discovery")
+    assert table[0].expected.startswith("active; correct gevulot_p2p_discovery")
     assert explained(rows, None) == rows
 
 

@@ -169,29 +169,29 @@ class Namespaces:
 
 @pytest.fixture
 def namespaces() -> Iterator[Namespaces]:
-    found = Namespaces(f"gevulot-node-{os.getpid()}", f"gevulot-outside-{os.getpid()}")
+    pair = Namespaces(f"gevulot-node-{os.getpid()}", f"gevulot-outside-{os.getpid()}")
     with ExitStack() as stack:
-        for name in (found.node, found.outside):
+        for name in (pair.node, pair.outside):
             subprocess.run(["ip", "netns", "add", name], check=True)
             stack.callback(subprocess.run, ["ip", "netns", "delete", name], check=True)
             subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-        cable = ["ip", "-n", found.node, "link", "add", "near", "type", "veth", "peer", "name", "far"]
-        subprocess.run([*cable, "netns", found.outside], check=True)
+        cable = ["ip", "-n", pair.node, "link", "add", "near", "type", "veth", "peer", "name", "far"]
+        subprocess.run([*cable, "netns", pair.outside], check=True)
         for name, device, addresses in (
-            (found.node, "near", [*INSIDE.values(), *OUTSIDE.values()]),
-            (found.outside, "far", [*INSIDE, *OUTSIDE]),
+            (pair.node, "near", [*INSIDE.values(), *OUTSIDE.values()]),
+            (pair.outside, "far", [*INSIDE, *OUTSIDE]),
         ):
             for address in addresses:
                 length = ["/64", "nodad"] if ":" in address else ["/24"]
                 words = [address + length[0], "dev", device, *length[1:]]
                 subprocess.run(["ip", "-n", name, "address", "add", *words], check=True)
             subprocess.run(["ip", "-n", name, "link", "set", device, "up"], check=True)
-        server = found.start(sys.executable, "-c", SERVER)
+        server = pair.start(sys.executable, "-c", SERVER)
         stack.callback(server.wait)
         stack.callback(server.kill)
         assert server.stdout is not None
         assert server.stdout.readline() == "listening\n"
-        yield found
+        yield pair
 
 
 @dataclass
@@ -469,8 +469,8 @@ def test_the_nodes_packet_mark_helps_nobody_else(cgroup: Cgroup) -> None:
 @with_cgroups
 def test_neighbours_do_not_reach_the_qmp_ports_either(cgroup: Cgroup) -> None:
     namespaces, addresses = cgroup.namespaces, tuple(INSIDE.values())
-    found = reached(namespaces, ports=(QMP, SERVICE, OTHER), where=namespaces.outside, addresses=addresses)
-    assert found == at(SERVICE, OTHER, addresses=addresses)
+    answers = reached(namespaces, ports=(QMP, SERVICE, OTHER), where=namespaces.outside, addresses=addresses)
+    assert answers == at(SERVICE, OTHER, addresses=addresses)
 
 
 @pytest.mark.kernel
@@ -502,8 +502,8 @@ def test_a_neighbour_may_use_the_ports_of_an_ended_connection_to_a_service_again
     other = listening(namespaces, ports=(QMP + 1,))
     try:
         for _ in range(3):
-            found = reached(namespaces, ports=(QMP + 1,), where=namespaces.outside, addresses=addresses, source=40000)
-            assert found == at(QMP + 1, addresses=addresses)
+            answers = reached(namespaces, ports=(QMP + 1,), where=namespaces.outside, addresses=addresses, source=40000)
+            assert answers == at(QMP + 1, addresses=addresses)
     finally:
         other.kill()
         other.wait()
@@ -517,9 +517,9 @@ def test_a_node_that_starts_again_is_guarded_after_a_reload_and_its_old_rules_ar
 ) -> None:
     cgroup.stop()
     cgroup.start()
-    ok, found = said_of(cgroup)
+    ok, passed = said_of(cgroup)
     assert ok is False
-    assert "of an earlier start of the node" in found
+    assert "of an earlier start of the node" in passed
     holder.reload()
     assert said_of(cgroup) == (True, "the node only")
     assert reached(cgroup.namespaces, ports=(QMP, SERVICE, OTHER)) == at(SERVICE, OTHER)

@@ -161,9 +161,9 @@ _AFTER: dict[str, tuple[str, str, str, str]] = {
     "node again": (NODE, "node settle", "node", "{}"),
     **{
         f"host after {what}, by a word that nobody wrote": (
-            GPU_HOST, f"{what} settle", "n0de", f'{{"existing /etc/modules-load.d/gevulot-node.conf": "{found}"}}',
+            GPU_HOST, f"{what} settle", "n0de", f'{{"existing /etc/modules-load.d/gevulot-node.conf": "{path}"}}',
         )
-        for what, found in (("node", manifest.NODE_MODULES_LOAD.path), ("host", ""))
+        for what, path in (("node", manifest.NODE_MODULES_LOAD.path), ("host", ""))
     },
     "node after host": (NODE, "host settle", "gpu_host", "{}"),
     "node after host, where files were made since": (
@@ -601,8 +601,8 @@ def test_files_that_agree_with_ours_and_those_that_this_run_takes_away_are_no_re
 
 
 def texts(*paths: str) -> dict[str, FileText]:
-    found: dict[str, FileText] = FileTexts().process(list(r.FORMER_NAMED))
-    return {path: found[path] for path in paths or found}
+    contents: dict[str, FileText] = FileTexts().process(list(r.FORMER_NAMED))
+    return {path: contents[path] for path in paths or contents}
 
 
 PAST = Baseline((), (), "running", ())

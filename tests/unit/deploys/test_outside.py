@@ -114,17 +114,15 @@ def test_no_port_is_judged_where_another_machine_carries_the_connection(doubt: s
 def test_behind_a_port_forward_only_the_ports_are_judged_that_the_inventory_names() -> None:
     with server(lambda connection: connection.sendall(b"N")) as port:
         asked = settings(gevulot_probe_ports={5432: port})
-        found = ports.check_ports(Peer("127.0.0.1", "127.0.0.1:2222 is forwarded to the host's port 22"), asked)
-    assert found[0] == Check("port 5432 from outside", "open", False, "closed")
-    rest = {(check.name, check.passed) for check in found[1:]}
+        rows = ports.check_ports(Peer("127.0.0.1", "127.0.0.1:2222 is forwarded to the host's port 22"), asked)
+    assert rows[0] == Check("port 5432 from outside", "open", False, "closed")
+    rest = {(check.name, check.passed) for check in rows[1:]}
     assert rest == {("port 8888 from outside", None), ("port 9944 from outside", None)}
-    assert all("name its port there in gevulot_probe_ports" in check.actual for check in found[1:])
+    assert all("name its port there in gevulot_probe_ports" in check.actual for check in rows[1:])
 
 
 def test_a_host_that_is_reached_itself_is_judged() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = free.getsockname()[1]
-    found = ports.check_ports(
-        Peer("127.0.0.1"), settings(gevulot_probe_ports=dict.fromkeys((5432, 8888, 9944), closed))
-    )
-    assert [(check.actual, check.passed) for check in found] == [("closed", True)] * 3
+    rows = ports.check_ports(Peer("127.0.0.1"), settings(gevulot_probe_ports=dict.fromkeys((5432, 8888, 9944), closed)))
+    assert [(check.actual, check.passed) for check in rows] == [("closed", True)] * 3

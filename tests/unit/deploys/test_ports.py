@@ -25,9 +25,9 @@ def asked(**keys: Any) -> settings.Settings:
 
 
 def refusals(*listeners: Listener, **keys: Any) -> list[str]:
-    found = Findings()
-    judge_ports(listeners, asked(**keys), found)
-    return found.refusals
+    findings = Findings()
+    judge_ports(listeners, asked(**keys), findings)
+    return findings.refusals
 
 
 def listener(port: int, address: str = "127.0.0.1", **more: Any) -> Listener:
@@ -199,6 +199,6 @@ def test_a_program_in_another_network_namespace_does_not_count() -> None:
     with subprocess.Popen(["unshare", "--net", sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        found = asked_of_this_machine(9999)
+        listeners = asked_of_this_machine(9999)
         process.kill()
-    assert found == []
+    assert listeners == []

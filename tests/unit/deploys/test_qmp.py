@@ -90,5 +90,5 @@ def test_only_the_nodes_own_table_is_looked_for_in_saved_rulesets(tmp_path: Path
     (tmp_path / "nftables.conf").write_text(f"{text}\n}}\n")
     command = NodeFirewall().command("gevulot").replace("/etc/", f"{tmp_path}/")
     said = subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout.splitlines()
-    found = [line for line in said if line.startswith("saved ")]
-    assert found == ([f"saved {tmp_path}/nftables.conf"] if saved else [])
+    rulesets = [line for line in said if line.startswith("saved ")]
+    assert rulesets == ([f"saved {tmp_path}/nftables.conf"] if saved else [])

@@ -48,9 +48,9 @@ def read(
 
 
 def refusals(store: SecretStoreState) -> list[str]:
-    found = Findings()
-    judge_secrets(store, found)
-    return found.refusals
+    findings = Findings()
+    judge_secrets(store, findings)
+    return findings.refusals
 
 
 @pytest.mark.parametrize("secrets", [(), NAMES, ("other",), (*NAMES, "other")])

@@ -196,16 +196,16 @@ def test_no_part_of_a_secret_url_is_shown(password: str) -> None:
 
 
 def test_checked_secrets_print_as_stars() -> None:
-    found = checked(postgres_password="hunter2")
-    assert PASSPHRASE not in repr(found)
-    assert "hunter2" not in repr(found)
-    assert found.postgres_password == SecretStr("hunter2")
+    node = checked(postgres_password="hunter2")
+    assert PASSPHRASE not in repr(node)
+    assert "hunter2" not in repr(node)
+    assert node.postgres_password == SecretStr("hunter2")
 
 
 def test_a_secret_may_be_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEVULOT_TEST_SECRET", PASSPHRASE)
-    found = checked(psk_passphrase=secret_sources.from_environment("GEVULOT_TEST_SECRET"))
-    assert found.psk_passphrase.get_secret_value() == PASSPHRASE
+    node = checked(psk_passphrase=secret_sources.from_environment("GEVULOT_TEST_SECRET"))
+    assert node.psk_passphrase.get_secret_value() == PASSPHRASE
 
 
 def test_a_secret_whose_variable_is_not_set_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,8 +358,8 @@ def test_the_problems_of_all_hosts_and_keys_are_reported_at_once() -> None:
 
 
 def test_right_data_gives_the_settings_of_each_host() -> None:
-    found = read_all([("one", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_http_port": 1})], read)
-    assert found["one"].http_port == 1
+    by_host = read_all([("one", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_http_port": 1})], read)
+    assert by_host["one"].http_port == 1
 
 
 @pytest.mark.parametrize(
@@ -394,19 +394,19 @@ def test_networks_of_peers_without_an_address_that_they_can_reach_are_refused() 
 
 
 def test_everybody_is_written_out_and_alone() -> None:
-    found = checked(p2p_listen="0.0.0.0:9999", peers=("any",))
-    assert found.open_to_any
-    assert found.peer_networks == ()
+    node = checked(p2p_listen="0.0.0.0:9999", peers=("any",))
+    assert node.open_to_any
+    assert node.peer_networks == ()
     assert "expected ('any',) alone" in refusal(p2p_listen="0.0.0.0:9999", peers=("any", "192.0.2.0/24"))
     halves = ("0.0.0.0/1", "128.0.0.0/1")
     assert "names networks that together are everybody" in refusal(p2p_listen="0.0.0.0:9999", peers=halves)
 
 
 def test_networks_are_read_as_networks_and_those_inside_of_others_are_left_out() -> None:
-    found = checked(
+    node = checked(
         p2p_listen="[::]:9999", peers=["2001:db8::/32", "10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "192.0.2.7"]
     )
-    assert [str(each) for each in found.peer_networks] == ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]
+    assert [str(each) for each in node.peer_networks] == ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]
 
 
 @given(
@@ -486,8 +486,8 @@ def test_the_environment_has_what_is_set_and_nothing_that_is_not() -> None:
 
 
 def test_the_environment_holds_no_secret() -> None:
-    found = checked(postgres_password="hunter2").environment()
-    assert not {PASSPHRASE, "hunter2"} & set(found.values())
+    environment = checked(postgres_password="hunter2").environment()
+    assert not {PASSPHRASE, "hunter2"} & set(environment.values())
 
 
 def test_ports_that_only_the_node_may_reach_are_closed_outside() -> None:
@@ -496,9 +496,9 @@ def test_ports_that_only_the_node_may_reach_are_closed_outside() -> None:
 
 
 def test_the_key_lies_outside_of_what_the_node_serves() -> None:
-    found = checked(storage_directory="/srv/node")
-    assert not found.key_directory.startswith(found.data_directory)
-    assert (found.data_directory, found.key_directory, found.postgres_directory) == (
+    node = checked(storage_directory="/srv/node")
+    assert not node.key_directory.startswith(node.data_directory)
+    assert (node.data_directory, node.key_directory, node.postgres_directory) == (
         "/srv/node/data",
         "/srv/node/key",
         "/srv/node/postgres",

@@ -70,8 +70,8 @@ def keys(text: str) -> list[str]:
 
 
 def test_every_template_is_rendered_here() -> None:
-    found = {str(path.relative_to(TEMPLATES))[:-3] for path in TEMPLATES.rglob("*.j2")}
-    assert found == set(VARIABLES)
+    templates = {str(path.relative_to(TEMPLATES))[:-3] for path in TEMPLATES.rglob("*.j2")}
+    assert templates == set(VARIABLES)
 
 
 @pytest.mark.parametrize("path", [path for path in VARIABLES if path not in (PROGRAM, ALLOW_VSOCK)])

@@ -275,8 +275,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
 
 
 def index(commands: list[str], part: str) -> int:
-    (found,) = [number for number, each in enumerate(commands) if part in each]
-    return found
+    (places,) = [number for number, each in enumerate(commands) if part in each]
+    return places
 
 
 @pytest.mark.parametrize("name", _RUNS)

@@ -210,13 +210,13 @@ def test_only_host_data_that_an_undo_needs_is_read_mistyped_keys_included() -> N
 
 def test_a_host_that_no_deploy_supports_any_more_can_still_be_left() -> None:
     sealed = replace(recorded.DEBIAN, boot=("grub", "uki"))
-    found = tools_of(platform.parse(recorded.platform(sealed)))
-    assert isinstance(found, Family)
-    assert (found.initramfs, found.boot) == ("initramfs-tools", "grub")
+    tools = tools_of(platform.parse(recorded.platform(sealed)))
+    assert isinstance(tools, Family)
+    assert (tools.initramfs, tools.boot) == ("initramfs-tools", "grub")
     both = replace(recorded.DEBIAN, tools=(*recorded.DEBIAN.tools, "dracut"), hooks=("dracut",))
-    found = tools_of(platform.parse(recorded.platform(both)))
-    assert isinstance(found, Family)
-    assert found.initramfs == "initramfs-tools"
+    tools = tools_of(platform.parse(recorded.platform(both)))
+    assert isinstance(tools, Family)
+    assert tools.initramfs == "initramfs-tools"
 
 
 @pytest.mark.parametrize(

@@ -223,9 +223,9 @@ class Host:
         self._program.write_text(text.replace('dir="/run"', f'dir="{root}"'))
         self.enforce(OLD)
 
-    def enforce(self, found: Profile | str, apparmor: bool = False) -> None:
+    def enforce(self, profile: Profile | str, apparmor: bool = False) -> None:
         """Let Podman apply a profile (or the text of its file), and AppArmor refuse vsock sockets."""
-        self.profile.write_text(found if isinstance(found, str) else json.dumps(found))
+        self.profile.write_text(profile if isinstance(profile, str) else json.dumps(profile))
         self.say(str(self.profile), apparmor)
 
     def say(self, path: str, apparmor: bool = False) -> None:
@@ -359,9 +359,9 @@ def test_a_check_says_whether_a_socket_opens_under_the_operators_profile(host: H
     own = tmp_path / "own.json"
     for acting, opens in ((NEW, False), (OLD, True)):
         own.write_text(json.dumps(acting))
-        found = VsockTrial().process(host.run("check", f"--security-opt=seccomp={own}").stdout.splitlines())
+        trial = VsockTrial().process(host.run("check", f"--security-opt=seccomp={own}").stdout.splitlines())
         reason = "" if opens else "Operation not permitted"
-        assert found == VsockTrialResult(opens, reason, (f"seccomp={own}",))
+        assert trial == VsockTrialResult(opens, reason, (f"seccomp={own}",))
     assert not list(tmp_path.glob("gevulot-vsock-*"))
 
 
@@ -378,9 +378,9 @@ def test_a_check_takes_the_options_of_the_node_that_runs(host: Host) -> None:
 @kernel
 def test_a_check_that_could_not_be_made_says_why(host: Host) -> None:
     host.enforce("{ broken")
-    found = VsockTrial().process(host.run("check").stdout.splitlines())
-    assert not found.opens
-    assert found.reason.startswith("not tried: podman run: Error: loading seccomp profile")
+    trial = VsockTrial().process(host.run("check").stdout.splitlines())
+    assert not trial.opens
+    assert trial.reason.startswith("not tried: podman run: Error: loading seccomp profile")
 
 
 @kernel
@@ -463,7 +463,7 @@ def test_the_check_tries_the_operators_profile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "row"),
+    ("trial", "row"),
     [
         (VsockTrialResult(True, "", ()), ("yes", True)),
         (VsockTrialResult(True, "", ("seccomp=/run/a.json",)), ("yes, with seccomp=/run/a.json", True)),
@@ -472,8 +472,8 @@ def test_the_check_tries_the_operators_profile() -> None:
         (None, ("not tried: there is no Podman", False)),
     ],
 )  # fmt: skip
-def test_the_row_says_what_was_tried(found: VsockTrialResult | None, row: tuple[str, bool]) -> None:
-    made = vsock.check(found, asked(), unit("active"))
+def test_the_row_says_what_was_tried(trial: VsockTrialResult | None, row: tuple[str, bool]) -> None:
+    made = vsock.check(trial, asked(), unit("active"))
     assert (made.name, made.actual, made.passed) == ("the container can open a vsock socket", *row)
 
 

@@ -70,13 +70,13 @@ class Host:
 
     def look(self, listen: str = NOBODY, pid: str | None = NODE) -> Activity:
         """As the operator's side gets it: through JSON."""
-        found = reader.activity(listen, pid, str(self.logs), VERIFICATION, str(self.root), wait=0)
-        return parse([json.dumps(found)])
+        activity = reader.activity(listen, pid, str(self.logs), VERIFICATION, str(self.root), wait=0)
+        return parse([json.dumps(activity)])
 
     @property
     def failure(self) -> Failure:
-        (found,) = self.look().failures
-        return found
+        (activity,) = self.look().failures
+        return activity
 
 
 @pytest.fixture
@@ -211,12 +211,12 @@ def test_a_process_of_this_kernel_is_read_as_one_of_the_tree(host: Host) -> None
         (host.root / "proc/uptime").symlink_to("/proc/uptime")
         (host.root / "proc" / str(process.pid)).symlink_to(f"/proc/{process.pid}")
         (host.group / "cgroup.procs").write_text(f"{process.pid}\n")
-        found = host.look()
+        activity = host.look()
         process.kill()
-    assert found.machines is not None
-    (machine,) = found.machines
+    assert activity.machines is not None
+    (machine,) = activity.machines
     assert (machine.guest_cid, machine.boards, machine.seconds < 60) == (4, 1, True)
-    assert found.failures[0].machine == machine.seconds
+    assert activity.failures[0].machine == machine.seconds
 
 
 def test_a_process_that_ends_while_it_is_looked_at_is_none(host: Host) -> None:

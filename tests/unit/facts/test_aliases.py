@@ -57,11 +57,11 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    found = Host(tmp_path)
-    found.device(GPU, "pci:v000010DEd00002684sv00001043sd000088E2bc03sc00i00", "nouveau")
-    found.device(SOUND, "pci:v000010DEd000022BAsv00001043sd000088E2bc04sc03i00", "snd_hda_intel")
-    found.device(HOST_SOUND, "pci:v00008086d00007AD0sv00001043sd00008769bc04sc03i00", "snd_hda_intel")
-    return found
+    machine = Host(tmp_path)
+    machine.device(GPU, "pci:v000010DEd00002684sv00001043sd000088E2bc03sc00i00", "nouveau")
+    machine.device(SOUND, "pci:v000010DEd000022BAsv00001043sd000088E2bc04sc03i00", "snd_hda_intel")
+    machine.device(HOST_SOUND, "pci:v00008086d00007AD0sv00001043sd00008769bc04sc03i00", "snd_hda_intel")
+    return machine
 
 
 NOUVEAU = "pci:v000010DEd*sv*sd*bc03sc*i* nouveau"
@@ -69,7 +69,7 @@ NVIDIA = "pci:v000010DEd*sv*sd*bc03sc0[02]i00* nvidia_current"
 SOUND_CLASS = "pci:v*d*sv*sd*bc04sc03i* snd_hda_intel"
 
 
-@pytest.mark.parametrize("awk", [found for name in ("mawk", "gawk", "original-awk") if (found := shutil.which(name))])
+@pytest.mark.parametrize("awk", [offers for name in ("mawk", "gawk", "original-awk") if (offers := shutil.which(name))])
 def test_what_any_installed_kernel_offers_for_a_display_function_is_named(host: Host, awk: str) -> None:
     host.kernel("6.12", NOUVEAU, SOUND_CLASS)
     host.kernel(
@@ -80,11 +80,11 @@ def test_what_any_installed_kernel_offers_for_a_display_function_is_named(host: 
             "updates/dkms/nvidia-current-drm.ko.xz: updates/dkms/nvidia-current.ko.xz kernel/drm.ko",
         ),
     )
-    found = host.read(awk)
-    assert found.tables == 2
-    assert found.offers == {"nouveau": {f"/{GPU}"}, "nvidia_current": {f"/{GPU}"}}
-    assert found.needs == {"nvidia_current_drm": {"nvidia_current"}}
-    assert found.drives == {"nouveau": {f"/{GPU}"}}
+    offers = host.read(awk)
+    assert offers.tables == 2
+    assert offers.offers == {"nouveau": {f"/{GPU}"}, "nvidia_current": {f"/{GPU}"}}
+    assert offers.needs == {"nvidia_current_drm": {"nvidia_current"}}
+    assert offers.drives == {"nouveau": {f"/{GPU}"}}
 
 
 def test_a_module_of_other_functions_of_a_board_is_not_among_them(host: Host) -> None:
@@ -96,9 +96,9 @@ def test_it_is_said_which_other_devices_a_module_offers_itself_for_and_has(host:
     host.device(TWIN, "pci:v000010DEd00002684sv00001458sd000040BFbc03sc00i00", "nvidia-current")
     host.device("devices/platform/57000000.gpu", "of:NgpuT(null)Cnvidia,gm20b")
     host.kernel("6.12", NOUVEAU, NVIDIA, "of:N*T*Cnvidia,gm20b nouveau")
-    found = host.read()
-    assert found.offers["nouveau"] == {f"/{GPU}", f"/{TWIN}", "/devices/platform/57000000.gpu"}
-    assert found.drives["nvidia_current"] == {f"/{TWIN}"}
+    aliases = host.read()
+    assert aliases.offers["nouveau"] == {f"/{GPU}", f"/{TWIN}", "/devices/platform/57000000.gpu"}
+    assert aliases.drives["nvidia_current"] == {f"/{TWIN}"}
 
 
 def test_a_name_of_one_model_alone_is_matched_as_a_pattern(host: Host) -> None:

@@ -136,8 +136,8 @@ def test_a_function_keeps_the_order_of_its_modules() -> None:
 def test_a_disk_is_told_by_how_it_is_connected_and_to_what(target: str, expected: str | None) -> None:
     name = target.rpartition("/")[2]
     lines = (f"link dev/block/9:1 ../../devices/{target}", f"link dev/block/9:2 ../../devices/{target}/{name}p1")
-    found = set(parse(answer(evidence=lines)).devices) - {"disk nvme 0000:00:1e.0", "network ethernet 0000:00:1f.0"}
-    assert found == ({expected} if expected else set())
+    devices = set(parse(answer(evidence=lines)).devices) - {"disk nvme 0000:00:1e.0", "network ethernet 0000:00:1f.0"}
+    assert devices == ({expected} if expected else set())
 
 
 def test_a_disk_with_several_controllers_names_all_of_them() -> None:

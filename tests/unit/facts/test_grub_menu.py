@@ -169,9 +169,9 @@ BLS = {
 
 def test_bls_entries_are_sorted_by_their_versions_and_their_variables_are_filled_in() -> None:
     text = 'load_env\nset default=0\nset tuned_params="isolcpus=1 nohz=on"\ninsmod blscfg\nblscfg\n'
-    found = menu(text, "kernelopts=root=UUID=0a1b ro rhgb", **BLS)
-    assert [each.title for each in found.entries] == ["New", "Old"]
-    assert found.boots == MenuEntry(
+    entries = menu(text, "kernelopts=root=UUID=0a1b ro rhgb", **BLS)
+    assert [each.title for each in entries.entries] == ["New", "Old"]
+    assert entries.boots == MenuEntry(
         "New", "/boot/loader/entries/m-6.17.2-300.fc43.x86_64.conf:4", "/vmlinuz-6.17.2",
         ("root=UUID=0a1b", "ro", "rhgb", "isolcpus=1", "nohz=on"),
         "/boot/loader/entries/m-6.17.2-300.fc43.x86_64.conf",

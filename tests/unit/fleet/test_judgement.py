@@ -51,8 +51,8 @@ def topology(*functions: Any) -> Any:
     return PciTopology().process(recorded.topology(*functions))
 
 
-def on_record(found: Topology) -> RecordedBoards:
-    (board,) = (each for each in found.boards() if each.display_functions)
+def on_record(pci: Topology) -> RecordedBoards:
+    (board,) = (each for each in pci.boards() if each.display_functions)
     return RecordedBoards(Record((RecordedBoard.of(board, Selector.parse(board.model), None),)))
 
 
@@ -63,12 +63,12 @@ def unit(name: str, **changed: Any) -> Unit:
 
 def well() -> Observations:
     """A node that is as it should be, with one board."""
-    found = topology(*gpu(1, 1, drivers=BOUND, group=12))
+    pci = topology(*gpu(1, 1, drivers=BOUND, group=12))
     return Observations(
         platform=parse(recorded.platform(DEBIAN)),
-        topology=found,
+        topology=pci,
         usage=PciUsage().process(recorded.evidence()),
-        record=on_record(found),
+        record=on_record(pci),
         binding=Binding(0, {"boards": [{"path": "0000:00/01.0/00", "state": "bound", "detail": ""}]}),
         lines=CommandLines(ARGUMENTS, (ARGUMENTS,)),
         remapping=True,
@@ -97,11 +97,11 @@ def look(seen: Observations, **asked: Any) -> HostStatus:
 
 
 def test_a_node_that_is_as_it_should_be_is_well() -> None:
-    found = look(well())
-    assert (found.severity, found.reasons) == (Severity.OK, ())
-    assert found.boards is not None
-    assert (found.boards.wanted, found.boards.bound, found.boards.list[0].viable) == (1, 1, True)
-    assert (found.verified, found.health) == ("2025-11-22T22:20:00Z", 200)
+    status = look(well())
+    assert (status.severity, status.reasons) == (Severity.OK, ())
+    assert status.boards is not None
+    assert (status.boards.wanted, status.boards.bound, status.boards.list[0].viable) == (1, 1, True)
+    assert (status.verified, status.health) == ("2025-11-22T22:20:00Z", 200)
     assert set(MODULES) <= set(well().modules)
 
 
@@ -162,26 +162,26 @@ def test_a_node_that_is_as_it_should_be_is_well() -> None:
     ],
 )
 def test_what_is_the_matter_is_a_reason(changed: dict[str, Any], severity: Severity, reason: str) -> None:
-    found = look(replace(well(), **changed))
-    assert found.severity is severity
-    assert [each for each in found.reasons if reason in each]
+    status = look(replace(well(), **changed))
+    assert status.severity is severity
+    assert [each for each in status.reasons if reason in each]
 
 
 def test_a_node_in_a_restart_loop_is_never_active_and_says_its_cause_first() -> None:
-    found = look(replace(well(), runs=UnitRuns().process(recorded.loop()), activity=Activity(None), container=None))
-    assert found.severity is Severity.WRONG
-    (reason,) = found.reasons
+    status = look(replace(well(), runs=UnitRuns().process(recorded.loop()), activity=Activity(None), container=None))
+    assert status.severity is Severity.WRONG
+    (reason,) = status.reasons
     assert reason.startswith("gevulot-node.service is not up: no discovery peer answers")
     assert "started 7 times in 84 s, every 12 s" in reason
-    assert found.node is not None
-    assert found.node.unit == "restarting"
+    assert status.node is not None
+    assert status.node.unit == "restarting"
 
 
 def test_a_unit_that_failed_is_wrong_and_its_health_is_no_further_reason() -> None:
     seen = well()
     units = {**seen.units, "gevulot-node.service": unit("gevulot-node.service", active="failed", result="exit-code")}
-    found = look(replace(seen, units=units, activity=Activity(None), container=None))
-    assert found.reasons == ("gevulot-node.service: failed (exit-code), expected active",)
+    status = look(replace(seen, units=units, activity=Activity(None), container=None))
+    assert status.reasons == ("gevulot-node.service: failed (exit-code), expected active",)
 
 
 def test_what_the_node_does_stands_in_its_row() -> None:
@@ -210,9 +210,9 @@ def test_a_node_without_execution_needs_no_health_check() -> None:
 
 
 def test_a_board_on_its_hosts_driver_is_named_with_what_pcibind_says() -> None:
-    found = topology(*gpu(1, 1, group=12))
+    pci = topology(*gpu(1, 1, group=12))
     told = {"path": "0000:00/01.0/00", "state": "unbound", "detail": "0000:01:00.0: expected vfio-pci, found nouveau"}
-    host = look(replace(well(), topology=found, binding=Binding(5, {"boards": [told]})))
+    host = look(replace(well(), topology=pci, binding=Binding(5, {"boards": [told]})))
     assert host.severity is Severity.WRONG
     assert "expected vfio-pci, found nouveau" in host.reasons[0]
     assert host.boards is not None
@@ -255,8 +255,8 @@ def test_a_board_that_the_initramfs_took_and_nobody_asked_for_is_named() -> None
 def test_what_the_login_may_not_read_is_no_refusal_of_a_board() -> None:
     usage = recorded.evidence()
     blind = [f"unreadable {guard} not allowed" for guard in ("vfio-open", "disk", "default-route")]
-    found = topology(*gpu(1, 1, group=12))
-    host = look(replace(well(), topology=found, usage=PciUsage().process([*usage[:-1], *blind, usage[-1]])))
+    pci = topology(*gpu(1, 1, group=12))
+    host = look(replace(well(), topology=pci, usage=PciUsage().process([*usage[:-1], *blind, usage[-1]])))
     assert not any("cannot tell" in reason for reason in host.reasons)
 
 
@@ -303,11 +303,11 @@ def gpu_host(**changed: Any) -> Observations:
 
 @pytest.mark.parametrize("asked", [settings(), HostSettings()])
 def test_a_host_without_a_node_by_intent_is_well_without_one(asked: HostSettings) -> None:
-    found = judge("gpu1", asked, gpu_host())
-    assert (found.severity, found.reasons, found.deployed_as) == (Severity.OK, (), "gpu_host")
-    assert (found.node, found.key, found.database, found.storage, found.secrets_missing) == (None,) * 5
-    assert found.boards is not None
-    assert (found.boards.wanted, found.boards.bound) == (1, 1)
+    status = judge("gpu1", asked, gpu_host())
+    assert (status.severity, status.reasons, status.deployed_as) == (Severity.OK, (), "gpu_host")
+    assert (status.node, status.key, status.database, status.storage, status.secrets_missing) == (None,) * 5
+    assert status.boards is not None
+    assert (status.boards.wanted, status.boards.bound) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -323,9 +323,9 @@ def test_a_host_without_a_node_by_intent_is_well_without_one(asked: HostSettings
     ],
 )
 def test_what_is_wrong_with_a_host_without_a_node_is_told(changed: dict[str, Any], reason: str) -> None:
-    found = judge("gpu1", settings(), gpu_host(**changed))
-    assert any(each.startswith(reason) for each in found.reasons), found.reasons
-    assert not any("node.py" in each for each in found.reasons)
+    status = judge("gpu1", settings(), gpu_host(**changed))
+    assert any(each.startswith(reason) for each in status.reasons), status.reasons
+    assert not any("node.py" in each for each in status.reasons)
 
 
 def test_what_of_a_node_cannot_be_read_is_of_no_concern_to_a_host_without_one() -> None:
@@ -336,19 +336,19 @@ def test_what_of_a_node_cannot_be_read_is_of_no_concern_to_a_host_without_one() 
 
 def test_an_argument_that_only_a_node_minds_is_no_matter_of_a_host_without_one() -> None:
     line = (*ARGUMENTS, "systemd.unified_cgroup_hierarchy=0")
-    found = judge("gpu1", settings(), gpu_host(lines=CommandLines(line, (line,))))
-    assert (found.severity, found.reasons) == (Severity.OK, ())
+    status = judge("gpu1", settings(), gpu_host(lines=CommandLines(line, (line,))))
+    assert (status.severity, status.reasons) == (Severity.OK, ())
 
 
 def test_a_node_whose_unit_is_gone_is_a_broken_node() -> None:
-    found = look(gpu_host(deployed="node"))
-    assert (found.severity, found.deployed_as) == (Severity.WRONG, "node")
-    assert "no node is deployed: it has no gevulot-node.service; run deploys/node.py" in found.reasons
+    status = look(gpu_host(deployed="node"))
+    assert (status.severity, status.deployed_as) == (Severity.WRONG, "node")
+    assert "no node is deployed: it has no gevulot-node.service; run deploys/node.py" in status.reasons
 
 
 def test_a_node_that_is_there_counts_whatever_was_written_down() -> None:
-    found = look(replace(well(), deployed="gpu_host"))
-    assert (found.severity, found.deployed_as, found.health) == (Severity.OK, "node", 200)
+    status = look(replace(well(), deployed="gpu_host"))
+    assert (status.severity, status.deployed_as, status.health) == (Severity.OK, "node", 200)
 
 
 def test_a_host_that_said_nothing_is_down() -> None:
@@ -371,22 +371,22 @@ def test_a_host_that_said_nothing_is_down() -> None:
 )
 def test_a_unit_that_is_not_as_it_should_be_is_named(name: str, changed: dict[str, Any], reason: str) -> None:
     seen = well()
-    found = look(replace(seen, units={**seen.units, name: unit(name, **changed)}))
-    assert found.severity is not Severity.OK
-    assert [each for each in found.reasons if reason in each], found.reasons
+    status = look(replace(seen, units={**seen.units, name: unit(name, **changed)}))
+    assert status.severity is not Severity.OK
+    assert [each for each in status.reasons if reason in each], status.reasons
 
 
 @pytest.mark.parametrize("active", ["reloading", "activating"])
 def test_a_firewall_that_takes_new_rules_up_is_no_fault(active: str) -> None:
     seen = well()
     name = "gevulot-firewall.service"
-    found = look(replace(seen, units={**seen.units, name: unit(name, active=active)}))
-    assert (found.severity, found.reasons) == (Severity.OK, ())
+    status = look(replace(seen, units={**seen.units, name: unit(name, active=active)}))
+    assert (status.severity, status.reasons) == (Severity.OK, ())
 
 
 def test_a_board_that_is_recorded_but_not_asked_for_is_told() -> None:
-    found = look(replace(well(), container=None), boards=())
-    assert [each for each in found.reasons if "on record but not asked for" in each]
+    status = look(replace(well(), container=None), boards=())
+    assert [each for each in status.reasons if "on record but not asked for" in each]
 
 
 @pytest.mark.parametrize(
@@ -394,20 +394,20 @@ def test_a_board_that_is_recorded_but_not_asked_for_is_told() -> None:
 )
 def test_what_could_not_be_read_is_told_and_nothing_is_made_of_it(part: str) -> None:
     every = {name: getattr(well(), name) for name in Observations.__slots__ if name not in ("unreadable", "unknown")}
-    found = look(Observations.of({**every, part: Unreadable("no answer within 40 s")}))
-    assert (found.severity, found.reasons) == (
+    status = look(Observations.of({**every, part: Unreadable("no answer within 40 s")}))
+    assert (status.severity, status.reasons) == (
         Severity.ATTENTION,
         (f"could not be read: {part}: no answer within 40 s",),
     )
-    assert found.unreadable
+    assert status.unreadable
 
 
 def test_without_root_what_is_roots_is_not_called_missing() -> None:
     every = {name: getattr(Observations(), name) for name in ("container", "secrets", "schema")}
     kept = {name: getattr(well(), name) for name in Observations.__slots__ if name not in ("unreadable", "unknown")}
-    found = look(Observations.of({**kept, **every, "user": "1000", "key": "lost"}))
-    assert found.severity is Severity.ATTENTION
-    assert all("needs root" in reason for reason in found.reasons)
+    status = look(Observations.of({**kept, **every, "user": "1000", "key": "lost"}))
+    assert status.severity is Severity.ATTENTION
+    assert all("needs root" in reason for reason in status.reasons)
 
 
 def test_an_external_database_is_not_asked() -> None:

@@ -49,9 +49,9 @@ def test_control_characters_of_a_host_do_not_reach_the_terminal() -> None:
 
 
 def test_the_document_is_worst_first_and_has_its_schema() -> None:
-    found = document(HOSTS, NOW)
-    assert (found["schema"], found["generated"]) == ("gevulot-fleet/1", "2026-01-02T12:00:00Z")
-    assert [host["severity"] for host in found["hosts"]] == ["down", "wrong", "attention", "ok"]
+    written = document(HOSTS, NOW)
+    assert (written["schema"], written["generated"]) == ("gevulot-fleet/1", "2026-01-02T12:00:00Z")
+    assert [host["severity"] for host in written["hosts"]] == ["down", "wrong", "attention", "ok"]
 
 
 def test_the_exit_code_is_the_worst_ones() -> None:
@@ -99,8 +99,8 @@ def test_drift_makes_a_well_host_want_attention_and_keeps_it_when_asked(tmp_path
     first = HostStatus("host", podman="5.4", topology={"functions": []})
     assert output.with_drift([first], asked) == [first]
     second = HostStatus("host", podman="5.5", topology={"functions": []})
-    (found,) = output.with_drift([second], asked)
-    assert (found.severity, found.drift) == (Severity.ATTENTION, ("Podman is 5.5, was 5.4",))
+    (status,) = output.with_drift([second], asked)
+    assert (status.severity, status.drift) == (Severity.ATTENTION, ("Podman is 5.5, was 5.4",))
     (again,) = output.with_drift([second], asked)
     assert again.drift == ()
 
@@ -119,10 +119,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_script_answers_when_no_host_can_be_reached() -> None:
     done = run("@ssh/host.invalid,@ssh/other.invalid", "--output", "json")
-    found = json.loads(done.stdout)
+    written = json.loads(done.stdout)
     assert done.returncode == 5
-    assert [host["severity"] for host in found["hosts"]] == ["down", "down"]
-    assert all(host["reasons"] for host in found["hosts"])
+    assert [host["severity"] for host in written["hosts"]] == ["down", "down"]
+    assert all(host["reasons"] for host in written["hosts"])
 
 
 def test_the_script_looks_at_a_host_that_answers_beside_one_that_does_not() -> None:
@@ -164,23 +164,23 @@ def test_a_host_that_was_not_read_wholly_keeps_its_state(tmp_path: Path) -> None
     asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
     output.with_drift([HostStatus("host", podman="5.4", topology={"functions": []})], asked)
     half = HostStatus("host", topology={"functions": []}, unreadable=("units: no answer within 40 s",))
-    (found,) = output.with_drift([half], asked)
-    assert found.drift == ()
-    assert found.reasons[0].startswith("its state was not kept")
+    (status,) = output.with_drift([half], asked)
+    assert status.drift == ()
+    assert status.reasons[0].startswith("its state was not kept")
     assert "5.4" in (tmp_path / "host.json").read_text()
 
 
 def test_a_host_of_which_no_state_is_kept_says_so(tmp_path: Path) -> None:
     asked = output.options({"status_known": str(tmp_path)})
-    (found,) = output.with_drift([HostStatus("host", topology={"functions": []})], asked)
-    assert (found.severity, found.reasons) == (Severity.ATTENTION, (f"no state of it is kept in {tmp_path}",))
+    (status,) = output.with_drift([HostStatus("host", topology={"functions": []})], asked)
+    assert (status.severity, status.reasons) == (Severity.ATTENTION, (f"no state of it is kept in {tmp_path}",))
 
 
 def test_a_directory_that_cannot_be_written_is_a_reason_and_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     asked = output.options({"status_known": str(tmp_path / "file/known"), "status_keep": "yes"})
-    (found,) = output.with_drift([HostStatus("host", topology={"functions": []})], asked)
-    assert found.reasons
+    (status,) = output.with_drift([HostStatus("host", topology={"functions": []})], asked)
+    assert status.reasons
 
 
 def test_what_a_host_says_is_printable_and_narrow_in_every_cell() -> None:

@@ -20,9 +20,9 @@ LOGIN = "\x1b[?2004h\r\nDebian GNU/Linux 13 lab ttyS0\r\n\r\nlab login: "
 
 def console(tmp_path: Path, text: str) -> Console:
     path = tmp_path / "console.log"
-    found = Console(path)
+    read = Console(path)
     path.write_text(text)
-    return found
+    return read
 
 
 def test_a_panic_is_seen_with_its_reason(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ def test_a_row_is_written_and_replaced_by_the_next_run(tmp_path: Path) -> None:
     evidence.note("debian14", SAYS, ("bare",), path)
     evidence.note("debian13", SAYS, evidence.CHECKS, path)
     evidence.note("debian14", SAYS, ("bare", "deployed"), path)
-    found = evidence.rows(path.read_text())
-    assert list(found) == ["debian13", "debian14"], "in the order of the platforms"
-    assert [found["debian14"][check] for check in evidence.CHECKS] == ["yes", "yes", *["-"] * 5]
-    assert (found["debian14"]["kernel"], found["debian14"]["code"]) == (SAYS["kernel"], evidence.code())
+    rows = evidence.rows(path.read_text())
+    assert list(rows) == ["debian13", "debian14"], "in the order of the platforms"
+    assert [rows["debian14"][check] for check in evidence.CHECKS] == ["yes", "yes", *["-"] * 5]
+    assert (rows["debian14"]["kernel"], rows["debian14"]["code"]) == (SAYS["kernel"], evidence.code())
 
 
 def test_a_platform_without_a_row_or_with_a_gap_is_named(tmp_path: Path) -> None:

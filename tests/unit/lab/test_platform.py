@@ -16,8 +16,8 @@ ALL = pytest.mark.parametrize("platform", PLATFORMS.values(), ids=PLATFORMS)
 
 
 def text(platform: Platform, path: str) -> str:
-    (found,) = (file.text for file in guest.files(platform, "", "", "") if file.path == path)
-    return found
+    (contents,) = (file.text for file in guest.files(platform, "", "", "") if file.path == path)
+    return contents
 
 
 def test_every_platform_is_another_image_or_other_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

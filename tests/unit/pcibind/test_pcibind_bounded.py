@@ -135,12 +135,12 @@ def test_a_child_that_is_killed_is_an_error_and_not_the_end(
 def have_open(path: Path) -> list[int]:
     """Which processes that this one started have a file open."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    found = []
+    processes = []
     for child in children:
         with contextlib.suppress(OSError):
             links = [os.readlink(each) for each in Path(f"/proc/{child}/fd").iterdir()]
-            found += [int(child)] * links.count(str(path))
-    return found
+            processes += [int(child)] * links.count(str(path))
+    return processes
 
 
 def test_what_a_task_keeps_open_is_open_until_it_ends(kernel: BoundedKernel, tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ def test_a_host_without_pci_says_so(tmp_path: Path) -> None:
 def test_a_modalias_is_as_the_kernel_writes_it(machine: Machine) -> None:
     machine.function("pci0000:00/0000:00:05.0", **{**DISPLAY, "class_code": 0x030200})
     machine.function("pci0000:00/0000:00:05.1", **AUDIO)
-    (found,) = [f for f in machine.host.topology().functions if str(f.address) == "0000:00:05.0"]
-    assert modalias(found) == "pci:v000010DEd00002684sv000010DEsd000016F4bc03sc02i00"
+    (function,) = [f for f in machine.host.topology().functions if str(f.address) == "0000:00:05.0"]
+    assert modalias(function) == "pci:v000010DEd00002684sv000010DEsd000016F4bc03sc02i00"
 
 
 def test_a_thousand_functions_are_read(tmp_path: Path) -> None:

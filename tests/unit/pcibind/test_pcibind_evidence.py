@@ -435,8 +435,8 @@ ON_NVIDIA = Board(
 @pytest.mark.parametrize("allowed", OVERRIDABLE_GUARDS)
 @pytest.mark.parametrize("guard", [*OVERRIDABLE_GUARDS, "vfio-open"])
 def test_an_override_silences_its_own_guard_and_no_other(evidence: Evidence, allowed: str, guard: str) -> None:
-    found = {refusal.guard for refusal in guards.check(ON_NVIDIA, evidence, {allowed})}
-    assert (guard in found) == (guard != allowed)
+    refused = {refusal.guard for refusal in guards.check(ON_NVIDIA, evidence, {allowed})}
+    assert (guard in refused) == (guard != allowed)
 
 
 @pytest.mark.parametrize("evidence", [ALL_AGAINST, NOTHING_SEEN], ids=["all against", "nothing seen"])

@@ -40,8 +40,8 @@ def specification(machine: Machine) -> dict[str, Any]:
 
 
 def devices(machine: Machine) -> dict[str, list[str]]:
-    found = specification(machine)["devices"]
-    return {each["name"]: [node["path"] for node in each["containerEdits"]["deviceNodes"]] for each in found}
+    listed = specification(machine)["devices"]
+    return {each["name"]: [node["path"] for node in each["containerEdits"]["deviceNodes"]] for each in listed}
 
 
 LEFTS, RIGHTS = ([f"/dev/vfio/devices/vfio{number}" for number in range(first, first + 3)] for first in (0, 3))
@@ -95,13 +95,13 @@ def test_containers_can_ask_for_a_board_by_name_path_or_for_all(machine: Machine
         "0000:00-02.0-00": ["/dev/vfio/vfio", "/dev/vfio/13"],
         "all": ["/dev/vfio/vfio", "/dev/vfio/12", "/dev/vfio/13"],
     }
-    found = specification(machine)
-    assert found["cdiVersion"] == "0.6.0"
+    written = specification(machine)
+    assert written["cdiVersion"] == "0.6.0"
     # As ParseQualifiedName of the CDI's own package checks a name.
     for name in devices(machine):
-        qualified = f"{found['kind']}={name}"
+        qualified = f"{written['kind']}={name}"
         assert re.fullmatch(r"[a-zA-Z][\w.-]*[a-zA-Z0-9]/[a-zA-Z][\w.-]*=[a-zA-Z0-9]([\w.:-]*[a-zA-Z0-9])?", qualified)
-    assert found["kind"] == handover.CDI_KIND
+    assert written["kind"] == handover.CDI_KIND
 
 
 @pytest.mark.parametrize("name", ["all", "-", "..", "Ä"])

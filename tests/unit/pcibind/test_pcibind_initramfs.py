@@ -64,10 +64,10 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 def held(path: Path, image: bytes) -> dict[str, str]:
     """What the reader finds in an image of these bytes."""
     path.write_bytes(image)
-    found: dict[str, str] = {}
+    contents: dict[str, str] = {}
     with path.open("rb") as file:
-        initramfs.archives(file, (RULE, LIST), found)
-    return found
+        initramfs.archives(file, (RULE, LIST), contents)
+    return contents
 
 
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -124,9 +124,9 @@ def test_of_many_images_those_are_read_that_may_boot_next(tmp_path: Path) -> Non
     (boot / "vmlinuz-99999.2-new").touch()
     (boot / "initrd.img-99999.11-removed").write_bytes(archive({}))
     (boot / f"initrd.img-{RUNNING}.bak").write_bytes(archive({}))
-    found = initramfs.look((RULE, LIST), root=str(tmp_path))
-    assert set(found.images) == {f"{boot}/initrd.img-{each}" for each in (RUNNING, "99999.2-new", "99999.10-newest")}
-    assert all(held == digests(FILES) for held in found.images.values())
+    images = initramfs.look((RULE, LIST), root=str(tmp_path))
+    assert set(images.images) == {f"{boot}/initrd.img-{each}" for each in (RUNNING, "99999.2-new", "99999.10-newest")}
+    assert all(held == digests(FILES) for held in images.images.values())
     other = initramfs.look((RULE,), ("0.1-old",), root=str(tmp_path))
     assert f"{boot}/initrd.img-0.1-old" in other.images
 
@@ -136,10 +136,10 @@ def test_other_layouts_a_damaged_image_and_a_kernel_without_one(tmp_path: Path) 
     (boot / "machine/99999.1").mkdir(parents=True)
     (boot / "machine/99999.1/initrd").write_bytes(archive(FILES)[:-100].rstrip(b"\0"))
     (boot / "initrd.img-99999.1").rename(boot / "initramfs-99999.1.img")
-    found = initramfs.look((LIST,), root=str(tmp_path))
-    assert found.without == RUNNING
-    assert list(found.images) == [f"{boot}/initramfs-99999.1.img"]
-    assert found.damaged == {f"{boot}/machine/99999.1/initrd": "it ends before its archive does"}
+    images = initramfs.look((LIST,), root=str(tmp_path))
+    assert images.without == RUNNING
+    assert list(images.images) == [f"{boot}/initramfs-99999.1.img"]
+    assert images.damaged == {f"{boot}/machine/99999.1/initrd": "it ends before its archive does"}
 
 
 def test_the_text_alone_prints_the_contents_as_json() -> None:
@@ -170,8 +170,8 @@ def test_a_cache_that_is_garbage_is_written_anew(tmp_path: Path, text: str) -> N
     cache = tmp_path / "cache.json"
     cache.write_text(text)
     boot = host_with(tmp_path, RUNNING)
-    found = initramfs.look((LIST,), root=str(tmp_path), cache=str(cache))
-    assert list(json.loads(cache.read_text())) == list(found.images) == [f"{boot}/initrd.img-{RUNNING}"]
+    images = initramfs.look((LIST,), root=str(tmp_path), cache=str(cache))
+    assert list(json.loads(cache.read_text())) == list(images.images) == [f"{boot}/initrd.img-{RUNNING}"]
 
 
 def test_files_of_a_package_take_a_board_early_as_well() -> None:

@@ -91,8 +91,8 @@ def test_the_man_page_has_every_option_of_all_commands() -> None:
 
 
 def test_the_man_page_has_every_exit_code_with_its_meaning() -> None:
-    found = re.findall(r"^\.It (\d+)\n(.*)", section("EXIT STATUS"), re.MULTILINE)
-    assert {int(code): meaning for code, meaning in found} == {int(code): text for code, text in MEANINGS.items()}
+    codes = re.findall(r"^\.It (\d+)\n(.*)", section("EXIT STATUS"), re.MULTILINE)
+    assert {int(code): meaning for code, meaning in codes} == {int(code): text for code, text in MEANINGS.items()}
 
 
 # Completion

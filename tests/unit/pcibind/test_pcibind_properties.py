@@ -145,9 +145,9 @@ def test_counting_the_buses_anew_changes_no_path_and_loses_no_board(plant: Plant
     now = other.topology()
     assert {b.path: b.identities for b in now.boards()} == {b.path: b.identities for b in topology.boards()}
     known = recorded(chosen)
-    for found in follow(now, known):
-        assert found.verdict is Verdict.PRESENT
-        assert found.board == now.board_at(found.recorded.path if found.recorded else "")
+    for followed in follow(now, known):
+        assert followed.verdict is Verdict.PRESENT
+        assert followed.board == now.board_at(followed.recorded.path if followed.recorded else "")
     # What was asked for by address is followed too, whoever has that address now.
     wanted = Config(tuple(BoardRequest(board.selector) for board in known.boards))
     assert [r.board and r.board.path for r in resolve(now, wanted, known)] == [board.path for board in chosen]
@@ -181,11 +181,11 @@ def test_twins_that_swap_their_addresses_are_not_confused(plant: Plant, data: st
     swapped = plant._replace(buses={**plant.buses, here: plant.buses[there], there: plant.buses[here]})
     after = swapped.topology()
     assert [f.address for f in after.functions] == [f.address for f in before.functions]
-    for found, old in zip(follow(after, known), known.boards, strict=True):
-        assert found.verdict is Verdict.PRESENT
-        assert found.board
-        assert found.board.path == old.path
-        assert found.board.address != old.address
+    for followed, old in zip(follow(after, known), known.boards, strict=True):
+        assert followed.verdict is Verdict.PRESENT
+        assert followed.board
+        assert followed.board.path == old.path
+        assert followed.board.address != old.address
 
 
 @some(60)
@@ -231,7 +231,7 @@ def test_each_change_of_a_board_has_its_verdict(plant: Plant, data: st.DataObjec
     assert mine.verdict is expected, mine.detail
     assert (mine.board is not None) == (expected is Verdict.PRESENT)
     assert bool(mine.detail) == (expected is not Verdict.PRESENT)
-    assert {found.verdict for found in verdicts.values()} <= {Verdict.PRESENT}
+    assert {followed.verdict for followed in verdicts.values()} <= {Verdict.PRESENT}
     assert numbers == {f.number for f in board.functions}
     well_formed(reported(topology, follow(topology, known), data))
 
@@ -443,8 +443,8 @@ def _in_part(machine: Machine) -> None:
     """Of each chosen board, the last function is with no driver and the first has lost its override."""
     known = read_record(machine.paths) or Record()
     for board in known.boards:
-        if found := machine.host.topology().board_at(board.path):
-            names = [str(function.address) for function in found.functions]
+        if board_now := machine.host.topology().board_at(board.path):
+            names = [str(function.address) for function in board_now.functions]
             if names[1:]:
                 machine.leave(names[-1])
             machine.file(f"sys/bus/pci/devices/{names[0]}/driver_override", "(null)\n")

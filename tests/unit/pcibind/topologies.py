@@ -277,17 +277,17 @@ def choices(topology: Topology, most: int = 3) -> st.SearchStrategy[tuple[Board,
 
 def groups_with(topology: Topology, board: Board) -> set[str]:
     """The paths of all boards that share groups with one, directly or by way of others."""
-    found = {board.path}
+    paths = {board.path}
     while True:
-        numbers = {f.iommu_group for f in topology.functions if board_path(f.path) in found and not f.is_bridge}
+        numbers = {f.iommu_group for f in topology.functions if board_path(f.path) in paths and not f.is_bridge}
         more = {
             board_path(f.path)
             for f in topology.functions
             if not f.is_bridge and f.iommu_group is not None and f.iommu_group in numbers
         }
-        if more <= found:
-            return found
-        found |= more
+        if more <= paths:
+            return paths
+        paths |= more
 
 
 class _Nothing:
