@@ -37,7 +37,7 @@ modprobe vfio_pci
 _TIMED = """\
 before=$(date +%s%N)
 {{ {command}
-}} >/root/said 2>&1 || {{ cat /root/said >&2; exit 1; }}
+}} >/root/output 2>&1 || {{ cat /root/output >&2; exit 1; }}
 after=$(date +%s%N)
 echo $(( (after - before) / 1000 ))
 """

@@ -43,12 +43,12 @@ def environment(*without: str) -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(without)}
 
 
-def cost(words: Sequence[str], environment: Mapping[str, str], said: Path, codes: Sequence[int] = (0,)) -> Cost:
+def cost(words: Sequence[str], environment: Mapping[str, str], output: Path, codes: Sequence[int] = (0,)) -> Cost:
     """Run a command in the project's root. Raises RuntimeError when it ends with another code."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     # A process for it alone: what the command leaves behind becomes that one's child, and so is counted and ended.
     runner = multiprocessing.get_context("fork").Process(
-        target=_run, args=(list(words), dict(environment), said, theirs), daemon=False
+        target=_run, args=(list(words), dict(environment), output, theirs), daemon=False
     )
     runner.start()
     theirs.close()
@@ -62,7 +62,7 @@ def cost(words: Sequence[str], environment: Mapping[str, str], said: Path, codes
     finally:
         runner.join()
     if code not in codes:
-        tail = "\n".join(said.read_text(errors="replace").splitlines()[-30:])
+        tail = "\n".join(output.read_text(errors="replace").splitlines()[-30:])
         raise RuntimeError(f"{shlex.join(words)} ended with {code}:\n{tail}")
     return Cost(*figures)
 
@@ -70,13 +70,13 @@ def cost(words: Sequence[str], environment: Mapping[str, str], said: Path, codes
 _SET_CHILD_SUBREAPER = 36
 
 
-def _run(words: list[str], environment: dict[str, str], said: Path, answer: Connection) -> None:
+def _run(words: list[str], environment: dict[str, str], log: Path, answer: Connection) -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     memory = _Memory()
     try:
-        with said.open("wb") as output:
+        with log.open("wb") as output:
             start = time.monotonic()
             process = subprocess.Popen(
                 words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output

@@ -110,7 +110,7 @@ def measure(
         say(f"{plural(count)}: round {number + 1} of {rounds}")
         for name, way in ways(ansible, directory, answer, count).items():
             answer.unlink(missing_ok=True)
-            spent = reached.cost_of(way.words, way.environment, directory / "said", way.codes)
+            spent = reached.cost_of(way.words, way.environment, directory / "output", way.codes)
             silent = set(hosts) - way.answered(json.loads(answer.read_text()))
             if silent:
                 raise RuntimeError(f"{name}: no answer from {', '.join(sorted(silent))}")
@@ -156,8 +156,8 @@ def inventories(directory: Path, rounds: int, say: Progress) -> dict[str, list[C
     for number in range(rounds):
         say(f"an inventory of {INVENTORY_HOSTS} hosts: round {number + 1} of {rounds}")
         for name, words in commands.items():
-            costs.setdefault(name, []).append(cost(words, own, directory / "said"))
-    checked = (directory / "said").read_text().split()[-1]
+            costs.setdefault(name, []).append(cost(words, own, directory / "output"))
+    checked = (directory / "output").read_text().split()[-1]
     assert checked == str(INVENTORY_HOSTS), f"{checked} hosts were checked"
     return costs
 

@@ -118,10 +118,10 @@ started() {{ while read -r word value rest; do [ "$word" = processes ] && return
 started; first=$value
 before=$(date +%s%N)
 {{ {command}
-}} >/root/said 2>/root/errors || {{ cat /root/errors >&2; exit 1; }}
+}} >/root/output 2>/root/errors || {{ cat /root/errors >&2; exit 1; }}
 after=$(date +%s%N)
 started; count=$((value - first - 2))
-echo $(((after - before) / 1000)) $count $(wc -c </root/said)
+echo $(((after - before) / 1000)) $count $(wc -c </root/output)
 """
 
 
@@ -157,9 +157,9 @@ def look(machine: Machine, command: str) -> Look:
 
 def read(machine: Machine, functions: int) -> float:
     """Seconds of processor time that the controller takes to understand the answer, which has to be complete."""
-    said = machine.ssh(f"sh -c {quote(topology_text.COMMAND)}").stdout
+    printed = machine.ssh(f"sh -c {quote(topology_text.COMMAND)}").stdout
     start = time.process_time()
-    topology = PciTopology().process(said.splitlines())
+    topology = PciTopology().process(printed.splitlines())
     spent = time.process_time() - start
     assert len(topology.functions) == functions, f"{len(topology.functions)} functions of {functions} were read"
     return spent
@@ -226,7 +226,7 @@ def measure(machine: Machine, ansible: Path, directory: Path, rounds: int, say: 
             looks.setdefault(name, []).append(look(machine, command))
         reading.append(read(machine, functions))
         for name, (words, environment) in commands.items():
-            costs.setdefault(name, []).append(cost(words, environment, directory / "said"))
+            costs.setdefault(name, []).append(cost(words, environment, directory / "output"))
     return Figures(functions, looks, reading, costs)
 
 

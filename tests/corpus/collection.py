@@ -45,10 +45,10 @@ class CollectionError(ValueError):
 
 
 class Collected(NamedTuple):
-    """One host's file: `source` is what messages call it, `seen` all that it says, `topology` its PCI functions."""
+    """One host's file. `source` is what messages call it, `observed` its contents, `topology` its PCI functions."""
 
     source: str
-    seen: CollectedHost
+    observed: CollectedHost
     topology: Topology
 
 
@@ -83,13 +83,13 @@ def parse(data: bytes, source: str = "collection") -> Collected:
         version = document.get("version")
         advice = f"read it with the release of this project that wrote it, or {_AGAIN}"
         raise _error(source, f"version {version!r}", f"version {VERSION}", advice)
-    seen = CollectedHost(**{part: _strings(source, document, part) for part in PARTS})
+    host = CollectedHost(**{part: _strings(source, document, part) for part in PARTS})
     try:
-        topology = topology_text.parse(list(seen.topology))
+        topology = topology_text.parse(list(host.topology))
     except ValueError as error:
         advice = f"report it, or {_AGAIN}"
         raise _error(source, f"a topology that cannot be read ({error})", "pcibind's text", advice) from None
-    return Collected(source, seen, topology)
+    return Collected(source, host, topology)
 
 
 def machine(collected: Collected) -> Machine:
@@ -137,7 +137,7 @@ def machine(collected: Collected) -> Machine:
 
 
 def _functions(collected: Collected) -> Iterator[PciDevice]:
-    targets = {match[1]: match[2] for line in collected.seen.topology if (match := _TARGET.fullmatch(line))}
+    targets = {match[1]: match[2] for line in collected.observed.topology if (match := _TARGET.fullmatch(line))}
     for function in collected.topology.functions:
         slot = str(function.address)
         path = targets.get(slot, "")
@@ -159,7 +159,7 @@ def _functions(collected: Collected) -> Iterator[PciDevice]:
 
 def _devices(collected: Collected, paths: dict[str, str]) -> Iterator[tuple[str, str, str]]:
     """Each interface and disk that hangs on a function: what it is, of which kind or bus, and of which function."""
-    for line in collected.seen.devices:
+    for line in collected.observed.devices:
         match = _DEVICE.fullmatch(line)
         slots = match[3].split() if match else []
         if match is None or not set(slots) <= paths.keys():
@@ -171,7 +171,7 @@ def _devices(collected: Collected, paths: dict[str, str]) -> Iterator[tuple[str,
 def _uses(collected: Collected, paths: dict[str, str]) -> dict[str, list[str]]:
     """The functions by what they are used for."""
     uses: dict[str, list[str]] = {}
-    for line in collected.seen.uses:
+    for line in collected.observed.uses:
         match = _USE.fullmatch(line)
         if match is None or (match[2] and match[2] not in paths):
             raise _error(collected.source, repr(line), "what a function of the topology is used for", _AGAIN)

@@ -100,7 +100,7 @@ def parse(data: bytes, source: str = "dump") -> Dump:
     interfaces: list[Interface] = []
     blocks: list[BlockDevice] = []
     nvme: list[NvmeController] = []
-    seen: set[tuple[str, str]] = set()
+    known: set[tuple[str, str]] = set()
     for record in parsed:
         name = record.path.rpartition("/")[2]
         keys = [name]
@@ -118,9 +118,9 @@ def parse(data: bytes, source: str = "dump") -> Dump:
             case _:
                 continue
         for key in keys:
-            if (subsystem, key) in seen:
+            if (subsystem, key) in known:
                 raise record.error(f"{key} is there twice; expected one dump of one machine")
-            seen.add((subsystem, key))
+            known.add((subsystem, key))
     framebuffer = any(_FRAMEBUFFER.fullmatch(record.path) for record in parsed)
     return Dump(source, tuple(pci), tuple(interfaces), tuple(blocks), tuple(nvme), framebuffer, truncated)
 

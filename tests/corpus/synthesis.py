@@ -98,8 +98,8 @@ def synthesised_framebuffer(dump: Dump) -> str | None:
     """
     if not dump.firmware_framebuffer:
         return None
-    told = next((device.slot for device in dump.pci if device.boot_vga), None)
-    return told or synthesised_boot_display(dump)
+    slot = next((device.slot for device in dump.pci if device.boot_vga), None)
+    return slot or synthesised_boot_display(dump)
 
 
 def synthesised_root_disk(dump: Dump) -> str | None:

@@ -268,8 +268,8 @@ class VirtualHost:
         """Wait until systemd has finished booting; return its state: `running`, `degraded`, …"""
         end = time.monotonic() + timeout
         while True:
-            said = self.ssh("systemctl is-system-running --wait", check=False, timeout=timeout)
-            state = said.stdout.strip()
+            answer = self.ssh("systemctl is-system-running --wait", check=False, timeout=timeout)
+            state = answer.stdout.strip()
             # SSH may answer before systemd itself does; then there is no state to wait for yet.
             if state not in ("", "offline", "unknown", "initializing", "starting") or time.monotonic() > end:
                 return state

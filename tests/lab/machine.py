@@ -80,7 +80,7 @@ class Machine(VirtualHost):
         machine = cls(name or record.fresh("lab"), hardware, registry=registry)
         with machine.made():
             put_disk(image, hardware, preparation, machine.disk, progress)
-            machine._begin(forwards, None, detached)
+            machine._launch(forwards, None, detached)
         return machine
 
     @classmethod
@@ -104,10 +104,10 @@ class Machine(VirtualHost):
             disk.copy(saved, machine.disk)
             if snapshot is not None:
                 machine.snapshots[snapshot] = hardware.topology
-            machine._begin(forwards, snapshot, detached)
+            machine._launch(forwards, snapshot, detached)
         return machine
 
-    def _begin(self, forwards: Sequence[int], snapshot: str | None, detached: bool) -> None:
+    def _launch(self, forwards: Sequence[int], snapshot: str | None, detached: bool) -> None:
         self.launch([(0, 22), *((0, port) for port in forwards)], snapshot=snapshot)
         self.wait()
         self._settle(f"{_SET_CLOCK}; {_SET_NAME}")

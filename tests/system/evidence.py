@@ -60,9 +60,9 @@ def support(text: str) -> str:
     lines = ["| booted in the lab | versions | checks that passed | on |", "|---|---|---|---|"]
     for name, row in rows(text).items():
         passed = [check for check in CHECKS if row[check] == "yes"]
-        said = "all" if len(passed) == len(CHECKS) else ", ".join(passed) or "none"
+        passed_checks = "all" if len(passed) == len(CHECKS) else ", ".join(passed) or "none"
         kinds = f"kernel {row['kernel']}, systemd {row['systemd']}, Podman {row['Podman']}"
-        lines.append(f"| `{name}`: {PLATFORMS[name].purpose} | {kinds} | {said} | {row['date']} |")
+        lines.append(f"| `{name}`: {PLATFORMS[name].purpose} | {kinds} | {passed_checks} | {row['date']} |")
     return "\n".join(lines)
 
 

@@ -91,8 +91,8 @@ def test_no_driver_of_a_module_touches_a_board_though_udev_takes_one_event_at_a_
 
 
 def test_only_what_is_built_in_is_left_for_the_unit(binder: Binder) -> None:
-    said = binder.machine.ssh("journalctl -b -u pcibind.service -o cat --no-pager").stdout
-    assert said.count("present, bound") == 2
+    journal = binder.machine.ssh("journalctl -b -u pcibind.service -o cat --no-pager").stdout
+    assert journal.count("present, bound") == 2
     # The serial port's driver had its console's messages; the display's never did.
     assert re.search(r"0000:01:00\.3.*ttyS", kernel_log(binder.machine))
 
@@ -141,7 +141,7 @@ def test_a_board_that_was_let_go_is_the_hosts_after_the_next_boot(binder: Binder
 
 @pytest.mark.soak
 @pytest.mark.parametrize("write", [2, 3, 6, 11, 20, 28, 31])
-def test_a_power_cut_before_any_write_is_mended_by_the_next_boot(binder: Binder, write: int) -> None:
+def test_the_next_boot_repairs_a_power_cut_before_any_write(binder: Binder, write: int) -> None:
     machine = binder.machine
     binder.run("release")
     # As pcibind says after a release: the list of a boot before must not act at this one.

@@ -268,7 +268,7 @@ def test_a_failed_row_is_shown_as_it_is_printed() -> None:
 
 def test_a_wait_is_shown_as_it_is_printed() -> None:
     hosts = [f"gpu{number}" for number in range(1, 301)]
-    said = section("docs/connections.md", "Long waits")
+    sample = section("docs/connections.md", "Long waits")
     for names, what, limit, seconds in (
         (hosts[:2], "Pull images | Pull the image of the node", None, 90),
         (hosts[2:3], "an answer over SSH after the reboot", 900, 150),
@@ -278,17 +278,17 @@ def test_a_wait_is_shown_as_it_is_printed() -> None:
         for name in names:
             heartbeat.add(name, name, what, limit)
         (line,) = heartbeat.lines(time.monotonic() + seconds)
-        assert f"    {line}\n" in said
+        assert f"    {line}\n" in sample
 
 
 def test_the_demo_is_shown_as_it_is_printed() -> None:
     (sample,) = documents.blocks(section("docs/lab.md", "The demo"), "console")
-    begin, end = sample.index("What was verified on demo:"), len(sample) - 1
-    table = [re.fullmatch(r"  (ok  |FAIL|    ) (.+?)  +(.+)", line) for line in sample[begin + 1 : end - 1]]
+    first, end = sample.index("What was verified on demo:"), len(sample) - 1
+    table = [re.fullmatch(r"  (ok  |FAIL|    ) (.+?)  +(.+)", line) for line in sample[first + 1 : end - 1]]
     marks = {"ok  ": True, "FAIL": False, "    ": None}
     assert all(table)
     made = [checks.Check(row[2], row[3], marks[row[1]]) for row in table if row]
-    assert checks.table("demo", made) == sample[begin:end]
+    assert checks.table("demo", made) == sample[first:end]
     for check in made:
         assert runbook.is_row(check.name), check.name
 

@@ -104,7 +104,7 @@ def images() -> tuple[Image, ...]:
 def postgres16_entries() -> tuple[Entry, ...]:
     """Postgres 16 as it lies in its image. Raises BuildError where its package is not installed."""
     try:
-        entries = [entry(path, source) for path, source in postgres16.files().items()]
+        found = [entry(path, source) for path, source in postgres16.files().items()]
     except FileNotFoundError as error:
         raise BuildError(str(error)) from error
     clients = (
@@ -114,7 +114,7 @@ def postgres16_entries() -> tuple[Entry, ...]:
         *clients,
         *(
             replace(each, content=as_official(each.content)) if each.path.endswith("/postgresql.conf.sample") else each
-            for each in entries
+            for each in found
         ),
     )
 

@@ -25,12 +25,12 @@ def files() -> dict[str, Path]:
         package = distribution(_PACKAGE)
     except PackageNotFoundError:
         raise FileNotFoundError(f"the Python package {_PACKAGE} is not installed: run make setup") from None
-    paths = {}
+    found = {}
     for listed in package.files or ():
         place = _place(PurePosixPath(str(listed)))
         if place is not None:
-            paths[str(place)] = _on_this_computer(package, listed)
-    return paths
+            found[str(place)] = _on_this_computer(package, listed)
+    return found
 
 
 def client(name: str) -> str:

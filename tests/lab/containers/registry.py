@@ -79,7 +79,7 @@ def answer(layout: str, method: str, target: str) -> Answer:
     if route is None:
         return failure(404, "NAME_UNKNOWN", path)
     name, kind, reference = route["name"], route["kind"], route["reference"]
-    images = [(tag, each) for repository, tag, each in descriptors(layout) if repository == name]
+    images = [(tag, found) for repository, tag, found in descriptors(layout) if repository == name]
     if not images:
         return failure(404, "NAME_UNKNOWN", name)
     if kind == "blobs":

@@ -20,7 +20,7 @@ from tests.corpus.synthesis import synthesise
 from tests.corpus.sysfs_tree import Tree
 
 
-def seen(root: str) -> CollectedHost:
+def collect(root: str) -> CollectedHost:
     """What the fact sees of the machine below `root`."""
     environment = {
         "PATH": os.environ["PATH"],
@@ -38,7 +38,7 @@ def seen(root: str) -> CollectedHost:
 def collected(tree: Tree, directory: str) -> Collected:
     """The machine by way of a file."""
     path = Path(directory) / "host.collected.json"
-    path.write_text(seen(tree.root).text())
+    path.write_text(collect(tree.root).text())
     return collection.read(path)
 
 
@@ -69,10 +69,10 @@ def test_a_real_machine_is_the_same_after_it_was_collected(machine: Tree, room: 
 
 def test_a_real_machine_is_collected_into_one_small_file_whose_like_it_gives_again(machine: Tree, room: str) -> None:
     host = collected(machine, room)
-    assert len(host.seen.text()) < 2_000 + 600 * len(host.topology.functions)
-    once_more = seen(again(host, f"{room}/again").root)
-    assert (once_more.topology, once_more.uses) == (host.seen.topology, host.seen.uses)
-    assert once_more.devices == host.seen.devices
+    assert len(host.observed.text()) < 2_000 + 600 * len(host.topology.functions)
+    once_more = collect(again(host, f"{room}/again").root)
+    assert (once_more.topology, once_more.uses) == (host.observed.topology, host.observed.uses)
+    assert once_more.devices == host.observed.devices
 
 
 def functions_of(dump: Dump, devices: Iterable[Interface | BlockDevice]) -> set[str]:
@@ -88,7 +88,7 @@ def test_interfaces_and_disks_hang_on_the_functions_that_they_hung_on(machine: T
 
 
 def test_no_name_of_an_interface_or_a_disk_is_in_the_file(machine: Tree, room: str) -> None:
-    words = set(collected(machine, room).seen.text().replace("/", " ").replace('"', " ").split())
+    words = set(collected(machine, room).observed.text().replace("/", " ").replace('"', " ").split())
     named = {each.name for each in machine.dump.interfaces} | {each.name for each in machine.dump.blocks}
     assert not words & (named - {"lo"})
 
@@ -124,7 +124,7 @@ def small(root: str) -> Tree:
     return sysfs_tree.build(SMALL, root, made_up)
 
 
-def test_groups_and_nodes_are_those_that_were_seen(room: str) -> None:
+def test_groups_and_nodes_are_those_that_the_host_reported(room: str) -> None:
     host = collected(small(f"{room}/once"), room)
     synthesis = collection.machine(host).synthesis
     assert synthesis.groups == {PORT: 7, NIC: 7, FIRST: 3}
@@ -142,7 +142,7 @@ def test_every_function_that_has_a_disk_in_use_has_one_again(room: str) -> None:
 
 
 def document(room: str) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(seen(small(f"{room}/once").root).text())
+    fields: dict[str, Any] = json.loads(collect(small(f"{room}/once").root).text())
     return fields
 
 
@@ -167,11 +167,11 @@ def refusal(data: bytes) -> str:
         (b'{"format": "gevulot-collection", "version": 1}', "found nothing as 'unreadable', expected an array of"),
     ],
 )
-def test_what_is_no_collection_is_refused_with_what_was_found_and_what_to_do(data: bytes, problem: str) -> None:
-    said = refusal(data)
-    assert said.startswith("gpu1.collected.json: ")
-    assert problem in said
-    assert "collect the host again: pyinfra INVENTORY deploys/collect.py" in said
+def test_a_file_that_is_no_collection_is_refused_with_the_problem_and_the_next_step(data: bytes, problem: str) -> None:
+    message = refusal(data)
+    assert message.startswith("gpu1.collected.json: ")
+    assert problem in message
+    assert "collect the host again: pyinfra INVENTORY deploys/collect.py" in message
 
 
 def test_half_a_file_is_refused_wherever_it_ends(room: str) -> None:
@@ -223,5 +223,5 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_the_same_machine_after_another_boot_gives_the_same_lines(build: Callable[[str], Tree]) -> None:
-    before, after = (seen(build(f"SHUTTLE_DH170_WITH_USB_DISK{boot}").root) for boot in ("", "_REBOOTED"))
+    before, after = (collect(build(f"SHUTTLE_DH170_WITH_USB_DISK{boot}").root) for boot in ("", "_REBOOTED"))
     assert before.topology == after.topology

@@ -24,22 +24,22 @@ COUNTS = {
     "SHUTTLE_DH170_WITH_USB_DISK_REBOOTED": (15, 4, 24),
 }
 
-Seen = dict[str, tuple[str, str, int, str | None]]
+Functions = dict[str, tuple[str, str, int, str | None]]
 
 
-def told(text: str) -> Seen:
+def read_functions(text: str) -> Functions:
     """Ids, subsystem's ids, class and driver by slot name, looked up in the dump's text itself."""
-    lines: Seen = {}
+    functions: Functions = {}
     for record in text.split("\n\n"):
         properties = dict(re.findall(r"^E: (\w+)=(.*)$", record, re.MULTILINE))
         if properties.get("SUBSYSTEM") == "pci":
-            lines[properties["PCI_SLOT_NAME"]] = (
+            functions[properties["PCI_SLOT_NAME"]] = (
                 properties["PCI_ID"].lower(),
                 properties["PCI_SUBSYS_ID"].lower(),
                 int(properties["PCI_CLASS"], 16),
                 properties.get("DRIVER"),
             )
-    return lines
+    return functions
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -60,7 +60,7 @@ def test_ids_classes_and_drivers_are_those_of_the_dump(
     machine: Tree, topology: Callable[[str], Topology], name: str
 ) -> None:
     with open(machine.dump.source, encoding="utf-8") as file:
-        expected = told(file.read())
+        expected = read_functions(file.read())
     assert expected == {
         str(each.address): (
             each.model,

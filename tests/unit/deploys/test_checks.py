@@ -129,11 +129,11 @@ class Node:
 )
 def test_the_firmware_s_work_on_a_board_has_a_row(lines: tuple[str, ...], ok: bool, expected: str) -> None:
     usage = evidence()
-    seen = PciUsage().process([*usage[:-1], *lines, usage[-1]])
+    usage_read = PciUsage().process([*usage[:-1], *lines, usage[-1]])
     boards = read(*gpu(1, 1, drivers=BOUND, group=12)).boards()
-    (check,) = checks.firmware(seen, boards, ())
+    (check,) = checks.firmware(usage_read, boards, ())
     assert (check.passed, expected in check.actual) == (ok, True)
-    (accepted,) = checks.firmware(seen, boards, ("no-response", "unassigned-memory"))
+    (accepted,) = checks.firmware(usage_read, boards, ("no-response", "unassigned-memory"))
     assert accepted.passed
     (unread,) = checks.firmware(None, boards, ())
     assert unread.passed is None
@@ -361,7 +361,7 @@ def test_a_table_that_is_not_as_it_was_asked_for_is_wrong(changes: dict[str, str
 
 
 @pytest.mark.parametrize(
-    ("seen", "asked", "ok", "actual"),
+    ("shown", "asked", "ok", "actual"),
     [
         (NO_TABLE, PEERS, False, "everybody: the nftables table inet gevulot is missing"),
         (Firewall(None, frozenset()), PEERS, False, "everybody: the nftables table inet gevulot is missing"),
@@ -374,9 +374,9 @@ def test_a_table_that_is_not_as_it_was_asked_for_is_wrong(changes: dict[str, str
     ],
 )
 def test_who_may_reach_the_ports_is_what_the_host_shows(
-    seen: Firewall | None, asked: Settings, ok: bool | None, actual: str
+    shown: Firewall | None, asked: Settings, ok: bool | None, actual: str
 ) -> None:
-    check = checks.peers(seen, asked)
+    check = checks.peers(shown, asked)
     assert check.passed is ok
     assert actual in check.actual
 

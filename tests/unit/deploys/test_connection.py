@@ -129,7 +129,7 @@ def reached(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 @pytest.mark.parametrize("way", ["alias", "jumped", "jumped-twice", "proxied", "forwarded", "given"])
 def test_programs_of_a_shell_run_whichever_way_the_host_is_reached(reached: dict[str, Any], way: str) -> None:
-    assert reached[way]["said"] == 'it\'s "42" of $(id -u)'
+    assert reached[way]["text"] == 'it\'s "42" of $(id -u)'
 
 
 @pytest.mark.parametrize(

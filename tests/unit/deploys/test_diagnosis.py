@@ -85,7 +85,7 @@ def test_a_restart_that_has_not_started_yet_is_no_loop() -> None:
     assert trouble.problem.endswith("; it is activating (auto-restart-queued)")
 
 
-def test_a_loop_is_seen_without_the_journals_starts_too() -> None:
+def test_a_loop_is_also_detected_without_the_journals_starts() -> None:
     trouble = diagnose(read("now 40.0", shown(**CRASHED, NRestarts="4")), SETTINGS)
     assert trouble is not None
     assert trouble.problem.endswith("; restarted 4 times by systemd")
@@ -98,7 +98,7 @@ def test_a_loop_is_seen_without_the_journals_starts_too() -> None:
         "DEBUG gevulot: pool timed out once, waiting for the database",
     ],
 )
-def test_what_went_well_is_no_cause_of_an_error_that_is_not_known(routine: str) -> None:
+def test_a_routine_line_is_no_cause_of_an_unknown_error(routine: str) -> None:
     trouble = ended(routine, "Error: the disk is full")
     assert trouble.problem == 'not up: "Error: the disk is full"; it is activating (auto-restart)'
     # Without any error it is the best that there is.
@@ -106,7 +106,7 @@ def test_what_went_well_is_no_cause_of_an_error_that_is_not_known(routine: str) 
     assert ended(routine).problem != ended("INFO gevulot: running").problem
 
 
-def test_a_node_that_still_starts_is_not_said_to_have_ended() -> None:
+def test_a_node_that_still_starts_is_not_reported_as_ended() -> None:
     trouble = diagnose(read("now 100.0", shown(ActiveState="activating", SubState="start-pre")), SETTINGS)
     assert trouble is not None
     assert trouble.problem == "not up: it wrote nothing yet; it is activating (start-pre)"
@@ -199,7 +199,7 @@ def test_the_cause_is_what_the_node_wrote_last_with_the_next_step(
     assert "\n" not in trouble.problem
 
 
-def test_a_port_that_the_line_does_not_name_is_found_by_who_listens_while_the_node_does_not() -> None:
+def test_a_port_that_the_line_does_not_name_is_found_by_its_listener_while_the_node_is_down() -> None:
     line = 'Error: Os { code: 98, kind: AddrInUse, message: "Address already in use" }'
     listener = 'listen LISTEN 0 511 127.0.0.1:9944 0.0.0.0:* users:(("nginx",pid=7,fd=6))'
     trouble = diagnose(read("now 100.0", shown(**CRASHED), wrote(line), listener), SETTINGS)
@@ -317,11 +317,11 @@ def test_a_unit_that_the_node_does_not_require_is_not_blamed() -> None:
 
 
 def test_a_node_that_waits_for_a_mount_that_failed_is_not_called_stopped() -> None:
-    said = "Dependency failed for gevulot-node.service - Gevulot node."
-    line = wrote(said, _PID="1", UNIT=NODE, INVOCATION_ID="")
+    message = "Dependency failed for gevulot-node.service - Gevulot node."
+    line = wrote(message, _PID="1", UNIT=NODE, INVOCATION_ID="")
     trouble = diagnose(read("now 100.0", shown(**DONE), wrote(QUIT), line), SETTINGS)
     assert trouble is not None
-    assert trouble.problem.startswith(f'not up: a unit that it requires failed ("{said}")')
+    assert trouble.problem.startswith(f'not up: a unit that it requires failed ("{message}")')
 
 
 def test_what_could_not_be_read_or_is_not_deployed_is_not_judged() -> None:

@@ -140,7 +140,7 @@ def test_a_graphical_login_without_a_display_is_named() -> None:
     assert "systemctl set-default multi-user.target" in warning
 
 
-def test_without_any_table_it_is_said_that_the_override_alone_protects() -> None:
+def test_without_any_table_a_warning_says_that_the_override_alone_protects() -> None:
     findings = Findings()
     assert judge_drivers(DriverAliases(), DriverUsage({}), CARD, findings) == ()
     assert "no /lib/modules/*/modules.alias could be read" in findings.warnings[0]

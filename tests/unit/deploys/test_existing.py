@@ -139,7 +139,7 @@ def test_a_container_of_another_unit_is_not_replaced() -> None:
     assert "systemctl stop mine.service" in text
 
 
-def test_the_container_of_our_unit_is_ours_and_that_of_a_unit_by_hand_is_told_once() -> None:
+def test_the_container_of_our_unit_is_ours_and_that_of_a_unit_by_hand_is_reported_once() -> None:
     own = container("gevulot-node", NODE)
     assert refusals(replace(unit(NODE, "ours"), containers=(own,))) == []
     assert len(refusals(replace(unit(NODE, "other"), containers=(own,)))) == 1

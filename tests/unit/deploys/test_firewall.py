@@ -279,8 +279,8 @@ def test_others_cannot_take_the_table_away(namespaces: Namespaces, words: tuple[
 @on_this_kernel
 @pytest.mark.usefixtures("holder")
 def test_the_kernels_table_is_read_back_as_what_was_asked_for(namespaces: Namespaces) -> None:
-    said = namespaces.run(namespaces.node, "sh", "-c", NodeFirewall().command("gevulot")).stdout.splitlines()
-    assert checks.peers(NodeFirewall().process(said), asked()).passed
+    printed = namespaces.run(namespaces.node, "sh", "-c", NodeFirewall().command("gevulot")).stdout.splitlines()
+    assert checks.peers(NodeFirewall().process(printed), asked()).passed
 
 
 @pytest.mark.kernel
@@ -436,13 +436,13 @@ def cgroup(holder: Holder) -> Iterator[Cgroup]:
             place.stop()
 
 
-def said_of(cgroup: Cgroup) -> tuple[bool | None, str]:
+def qmp_row(cgroup: Cgroup) -> tuple[bool | None, str]:
     """What the table at the end of a deploy says of the QMP ports."""
-    said = cgroup.namespaces.run(
+    printed = cgroup.namespaces.run(
         cgroup.namespaces.node, "sh", "-c", NodeFirewall().command("gevulot")
     ).stdout.splitlines()
     node = Unit("gevulot-node.service", "loaded", "active", "running", "success", False, "generated", 1)
-    row = qmp.check(NodeFirewall().process(said), asked(), node, cgroup.name)
+    row = qmp.check(NodeFirewall().process(printed), asked(), node, cgroup.name)
     return row.passed, row.actual
 
 
@@ -453,7 +453,7 @@ def test_only_the_node_reaches_its_qmp_ports(cgroup: Cgroup) -> None:
     assert cgroup.connects(QMP, SERVICE, OTHER) == at(QMP, SERVICE, OTHER)
     for user in (0, 65534):
         assert reached(cgroup.namespaces, ports=(QMP, SERVICE, OTHER), user=user) == at(SERVICE, OTHER)
-    assert said_of(cgroup) == (True, "the node only")
+    assert qmp_row(cgroup) == (True, "the node only")
 
 
 @pytest.mark.kernel
@@ -517,11 +517,11 @@ def test_a_node_that_starts_again_is_guarded_after_a_reload_and_its_old_rules_ar
 ) -> None:
     cgroup.stop()
     cgroup.start()
-    ok, passed = said_of(cgroup)
-    assert ok is False
-    assert "of an earlier start of the node" in passed
+    passed, actual = qmp_row(cgroup)
+    assert passed is False
+    assert "of an earlier start of the node" in actual
     holder.reload()
-    assert said_of(cgroup) == (True, "the node only")
+    assert qmp_row(cgroup) == (True, "the node only")
     assert reached(cgroup.namespaces, ports=(QMP, SERVICE, OTHER)) == at(SERVICE, OTHER)
     assert cgroup.connects(QMP) == at(QMP)
 

@@ -60,10 +60,10 @@ def bare(distribution: r.Distribution, **settings: Any) -> dict[str, Any]:
 
 def of_earlier_version(*texts: str, script: str, archived: tuple[str, ...] = ()) -> dict[str, Any]:
     """A host that an earlier version deployed, and that needs no reboot."""
-    begin, *rest = r.before(deployed="", archived=archived)
+    first, *rest = r.before(deployed="", archived=archived)
     known = [line for line in rest if not line.startswith("deployed")]
     answers: dict[str | re.Pattern[str], Any] = {
-        "echo privileged": [begin, f"place {FORMER}", "former", *known],
+        "echo privileged": [first, f"place {FORMER}", "former", *known],
         f"existing {manifest.RECORD} ": f"{FORMER}/before.json",
         "existing /etc/modules-load.d/gevulot-node.conf": manifest.NODE_MODULES_LOAD.path,
         "texts /etc": texts or r.FORMER_NAMED,
@@ -117,8 +117,8 @@ _RUNS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "deploys/status.py",
         """
     *((f"@fake/{name}", t.r.saying(
-        {"id -u": "0", "cat /var/lib/gpu-host/deploy": said}, t.bare(t.r.DEBIAN, http_port="x")))
-      for name, said in (("host", "gpu_host"), ("node", "node"))),
+        {"id -u": "0", "cat /var/lib/gpu-host/deploy": word}, t.bare(t.r.DEBIAN, http_port="x")))
+      for name, word in (("host", "gpu_host"), ("node", "node"))),
 """,
         ("-y",),
     ),
@@ -361,7 +361,7 @@ def test_what_only_a_node_cannot_do_without_is_no_refusal_of_a_host(what: dict[s
     assert len(node.refusals) == 1
 
 
-def test_what_is_found_out_about_a_host_is_the_same_without_a_node() -> None:
+def test_the_facts_of_a_host_are_the_same_without_a_node() -> None:
     host, node = verdicts()
     assert (host.warnings, node.warnings) == ((), ())
     assert (host.of_node, node.of_node) == (False, True)
@@ -369,7 +369,7 @@ def test_what_is_found_out_about_a_host_is_the_same_without_a_node() -> None:
     assert host.all_modules == ("vfio", "vfio_pci", "vfio_iommu_type1")
 
 
-def test_a_host_without_a_board_to_hand_over_is_told() -> None:
+def test_a_host_without_a_board_to_hand_over_is_reported() -> None:
     host, _ = verdicts(functions=(r.NIC, r.NVME))
     assert host.refusals == ()
     assert host.warnings[0].startswith("no supported GPU (RTX 3090, 4090) was found, so no board is handed over;")
@@ -428,10 +428,10 @@ def test_a_node_on_a_gpu_host_finds_the_hosts_part_done(runs: dict[str, Run]) ->
 def test_what_was_put_into_a_nodes_places_since_is_archived_before_the_host_becomes_one(runs: dict[str, Run]) -> None:
     commands = runs["node after host, where files were made since"].commands("settled")
     archived = next(number for number, each in enumerate(commands) if f"-rf {manifest.ARCHIVE}.new" in each)
-    said = next(number for number, each in enumerate(commands) if each.startswith("echo node >"))
+    place_of_word = next(number for number, each in enumerate(commands) if each.startswith("echo node >"))
     written = next(number for number, each in enumerate(commands) if "put_file.sh" in each)
     assert " etc/gevulot/firewall.nft " in commands[archived]
-    assert archived < said < written
+    assert archived < place_of_word < written
 
 
 @commands_only
@@ -579,14 +579,14 @@ RENDERED = "\n".join(line.removeprefix("text ") for line in REQUEST[1:]) + "\n"
 
 
 def test_a_file_of_the_operators_that_pcibind_refuses_beside_ours_is_refused_before_ours_is_written() -> None:
-    for mine, said in (
+    for mine, message in (
         (RENDERED, "model 10de:2684 is also chosen at /etc/pcibind/gevulot.toml"),
         ("[[cards]]", "/etc/pcibind/gevulot.toml:1: cards: unknown key"),
     ):
         more = {"files": FilesState(requests={legacy_files.REQUEST: mine})}
         for verdict in verdicts(more=more, boards=["10de:2684"]):
             (refusal,) = verdict.refusals
-            assert said in refusal
+            assert message in refusal
             assert "move it out of /etc/pcibind" in refusal
 
 
@@ -609,7 +609,7 @@ PAST = Baseline((), (), "running", ())
 NAMED = tuple(manifest.FORMER_NAMES.values())
 
 
-def test_what_an_earlier_version_wrote_is_told_by_its_text_wherever_the_record_is() -> None:
+def test_a_file_of_an_earlier_version_is_recognized_by_its_text_wherever_the_record_is() -> None:
     for directory in (manifest.STATE_DIRECTORY, FORMER):
         assert set(
             legacy_files.ours(texts(), replace(PAST, directory=directory, is_former=directory == FORMER))
@@ -629,17 +629,17 @@ def test_a_file_that_somebody_changed_is_ours_only_where_nobody_but_an_earlier_v
 @pytest.mark.parametrize("path", NAMED)
 def test_what_a_killed_move_left_is_ours_as_it_was_before_the_move(path: str) -> None:
     changed = {path: FileText("# mine\n")}
-    begin, *rest = r.before(deployed="node")
-    half = baseline_of([begin, "renaming", *rest])
+    first, *rest = r.before(deployed="node")
+    half = baseline_of([first, "renaming", *rest])
     assert (half.is_former, half.renaming) == (False, True)
     assert legacy_files.ours(changed, half) == (path,)
-    assert legacy_files.ours(changed, baseline_of([begin, *rest])) == ()
+    assert legacy_files.ours(changed, baseline_of([first, *rest])) == ()
 
 
 def baseline_of(lines: list[str]) -> Baseline:
-    past = BaselineRecord().process(lines).past
-    assert past is not None
-    return past
+    recorded_host = BaselineRecord().process(lines).past
+    assert recorded_host is not None
+    return recorded_host
 
 
 @commands_only
@@ -652,12 +652,12 @@ def test_a_move_ends_when_no_file_has_a_former_name(runs: dict[str, Run], name: 
     assert max(*gone, commands.index("mv -fT /etc/pcibind/gevulot.toml /etc/pcibind/gpu-host.toml")) < ended
 
 
-def test_names_of_others_are_left_alone_once_any_later_name_was_written() -> None:
+def test_files_of_others_are_left_alone_once_any_present_name_was_written() -> None:
     rule = "/etc/udev/rules.d/99-vfio.rules"
     text = FileText('SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"\n')
     assert legacy_files.ours({rule: text}, PAST) == (rule,)
-    for later in ("/etc/modprobe.d/gevulot-boards.conf", manifest.BLACKLIST.path):
-        assert rule not in legacy_files.ours({rule: text, later: FileText("")}, PAST)
+    for newer_name in ("/etc/modprobe.d/gevulot-boards.conf", manifest.BLACKLIST.path):
+        assert rule not in legacy_files.ours({rule: text, newer_name: FileText("")}, PAST)
 
 
 def test_the_record_is_read_where_it_is_and_the_present_place_wins(tmp_path: Path) -> None:

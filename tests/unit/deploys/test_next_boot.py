@@ -36,8 +36,14 @@ def lines(
     """A host whose menu has one entry with these words. ``made`` is what its variables come to: by default the same."""
     text = f"{f'### BEGIN {script} ###' if script else '#'}\nmenuentry 'Debian' {{\n{command} {words}\n}}\n"
     variables = [] if planned is None else [f"made {words if made is None else made}", f"planned {planned}"]
-    said = [f"live {live} ro", f"menu {MENU}", f"file {MENU}", *(f"|{each}" for each in text.splitlines()), *variables]
-    return replace(KernelCommandLine().process([*said, *more]), sources=sources)
+    printed = [
+        f"live {live} ro",
+        f"menu {MENU}",
+        f"file {MENU}",
+        *(f"|{each}" for each in text.splitlines()),
+        *variables,
+    ]
+    return replace(KernelCommandLine().process([*printed, *more]), sources=sources)
 
 
 def refusals(configured: CommandLines, wanted: tuple[str, ...] = WANTED) -> list[str]:
@@ -111,7 +117,7 @@ def test_an_entry_that_no_variable_reaches_is_refused_with_the_script_that_has_i
     assert refusals(lines(made="", script="/etc/grub.d/40_custom")) == []
 
 
-def test_a_host_without_grubs_variables_is_told_the_command_of_grubby() -> None:
+def test_a_host_without_grubs_variables_gets_the_command_of_grubby() -> None:
     (refusal,) = refusals(lines("iommu=off", planned=None))
     assert f"It is set in {MENU}:3. Remove it" not in refusal
     assert "grubby --update-kernel=ALL --remove-args=iommu=off" in refusal
@@ -129,13 +135,13 @@ def test_a_host_without_grubs_variables_is_told_the_command_of_grubby() -> None:
         ({"command": "linux /boot/vmlinuz root=UUID=0a1b single"}, "starts a rescue shell"),
     ],
 )
-def test_an_entry_that_is_no_normal_boot_of_this_system_is_refused_and_never_said_to_lack_arguments(
+def test_an_entry_that_is_no_normal_boot_of_this_system_is_refused_and_not_for_missing_arguments(
     changes: dict[str, str], reason: str
 ) -> None:
     configured = lines(script="/etc/grub.d/40_custom", **changes)  # type: ignore[arg-type]
-    for (said,) in (refusals(configured), problems(configured)):
-        assert reason in said
-        assert "lacks" not in said
+    for (messages,) in (refusals(configured), problems(configured)):
+        assert reason in messages
+        assert "lacks" not in messages
 
 
 def test_a_node_without_boards_needs_no_iommu() -> None:
@@ -217,7 +223,7 @@ def test_the_kernel_that_boots_next_has_the_modules_or_is_named() -> None:
         ("/boot/bzImage", None),
     ],
 )
-def test_the_release_of_a_menus_kernel_is_told(kernel: str, release: str | None) -> None:
+def test_the_release_of_a_menus_kernel_is_read_from_its_name(kernel: str, release: str | None) -> None:
     assert KERNELS.release_of(kernel) == release
 
 

@@ -75,19 +75,19 @@ def test_a_port_that_accepts_and_resets_is_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("greeting", "said"),
+    ("greeting", "answer"),
     [(ports.POSTGRES_GREETING, b"N"), (ports.HTTP_GREETING, b"HTTP/1.0 404 Not Found\r\n\r\n")],
 )
-def test_a_port_that_answers_its_greeting_is_open(greeting: bytes, said: bytes) -> None:
-    heard = []
+def test_a_port_that_answers_its_greeting_is_open(greeting: bytes, answer: bytes) -> None:
+    received = []
 
     def talk(connection: socket.socket) -> None:
-        heard.append(connection.recv(64))
-        connection.sendall(said)
+        received.append(connection.recv(64))
+        connection.sendall(answer)
 
     with server(talk) as port:
         assert ports.probe_port("127.0.0.1", port, greeting) == "open"
-    assert heard == [greeting]
+    assert received == [greeting]
 
 
 def test_a_port_that_keeps_silent_is_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,10 +274,10 @@ def test_a_key_that_is_not_the_nodes_is_refused_before_anything_is_changed(state
     assert any(word in refusal.lower() for word in ("restore", "mount"))
 
 
-@pytest.mark.parametrize(("state", "told"), [("legacy", 1), ("unrecorded", 1), ("missing", 0), ("ok", 0), ("mode", 0)])
-def test_a_key_that_is_taken_over_is_told_and_not_refused(state: str, told: int) -> None:
+@pytest.mark.parametrize(("state", "notes"), [("legacy", 1), ("unrecorded", 1), ("missing", 0), ("ok", 0), ("mode", 0)])
+def test_a_key_that_is_taken_over_is_reported_and_not_refused(state: str, notes: int) -> None:
     outcome = verdict(services=Services(key_state=state))
-    assert (outcome.refusals, len(outcome.warnings)) == ((), told)
+    assert (outcome.refusals, len(outcome.warnings)) == ((), notes)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_the_kernel_that_boots_next_is_judged_beside_the_one_that_runs() -> None
     assert "vhost_vsock" in refusal
 
 
-def test_a_full_boot_is_refused_on_a_new_host_and_told_on_a_node() -> None:
+def test_a_full_boot_is_refused_on_a_new_host_and_reported_on_a_node() -> None:
     full = BootableKernels(images={"/boot/initrd.img-1": 90_000}, boot_free_kib=10_000)
     assert "/boot has 9 MiB free" in verdict(more={"kernels": full}).refusals[0]
     there = verdict(more={"kernels": full, "attempts": RebootHistory(deployed=True)})
@@ -357,7 +357,7 @@ def test_a_reboot_in_vain_is_refused_unless_no_reboot_is_allowed_or_a_board_chan
     assert verdict(more=more, functions=(*gpu(2, 1), NIC, NVME)).refusals == ()
 
 
-def test_a_second_whole_menu_of_grub_is_told() -> None:
+def test_a_second_whole_menu_of_grub_is_reported() -> None:
     two = replace(DEBIAN, boot=("grub", "grub-efi"))
     assert any("/boot/efi/EFI/*/grub.cfg" in each for each in verdict(two, more={"lines": LINES}).warnings)
 

@@ -91,7 +91,7 @@ def test_a_device_of_the_host_in_the_boards_group_is_refused_by_name() -> None:
     assert outcome.of_host == outcome.refusals
 
 
-def test_boards_that_share_a_group_go_together_or_not_at_all() -> None:
+def test_boards_that_share_a_group_are_taken_together_or_not() -> None:
     pair = (*gpu(1, 1, group=12), *gpu(2, 2, group=12))
     assert verdict(*pair, NIC, NVME).refusals == ()
     settings = asked(boards=["0000:01:00.0"])
@@ -99,7 +99,7 @@ def test_boards_that_share_a_group_go_together_or_not_at_all() -> None:
     assert any("also holds 0000:02:00.0" in refusal for refusal in refusals)
 
 
-def test_what_a_stale_initramfs_took_is_refused_when_chosen_and_told_when_not() -> None:
+def test_a_board_that_a_stale_initramfs_took_is_refused_when_chosen_and_reported_when_not() -> None:
     early = ("early 0000:01:00.0",)
     functions = gpu(1, 1, group=12)
     (refusal,) = verdict(*functions, more=early, overridden=("0000:01:00.0",)).refusals

@@ -188,7 +188,7 @@ def test_a_host_that_was_converted_has_no_former_files_of_ours() -> None:
     assert legacy_files.ours({path: FileText(WRITTEN[path]), BLACKLIST.path: FileText("")}, PAST) == ()
 
 
-def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_told() -> None:
+def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_reported() -> None:
     path = "/etc/modprobe.d/nvidia.conf"
     texts = {path: FileText(WRITTEN[path], "/etc/nvidia/current/nvidia-modprobe.conf")}
     assert legacy_files.ours(texts, PAST) == ()

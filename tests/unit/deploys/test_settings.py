@@ -161,7 +161,7 @@ def test_a_wrong_value_is_refused_with_host_key_value_and_expectation(key: str, 
         ("storage_directory", "gevulot_storage_directory"),
     ],
 )
-def test_a_slip_in_a_key_is_answered_with_what_was_meant(key: str, meant: str) -> None:
+def test_a_typo_in_a_key_is_answered_with_the_intended_key(key: str, meant: str) -> None:
     with pytest.raises(SettingsError, match=rf"gpu1: {key}: unknown key.* {meant}\b"):
         read("gpu1", {"gevulot_psk_passphrase": PASSPHRASE, key: "x"})
 
@@ -271,7 +271,7 @@ def test_a_passphrase_that_can_be_guessed_is_refused() -> None:
     assert checked(psk_passphrase="8 signs!").psk_passphrase.get_secret_value() == "8 signs!"
 
 
-def test_a_passphrase_that_only_begins_like_the_public_one_is_taken_as_it_stands() -> None:
+def test_a_passphrase_that_only_starts_like_the_public_one_is_accepted() -> None:
     own = "Pack my box with our forty purple reeds and a lamp."
     assert checked(psk_passphrase=own).psk_passphrase.get_secret_value() == own
 
@@ -307,7 +307,7 @@ def test_what_is_no_database_url_is_refused(url: str) -> None:
         "postgres://gevulot:x@[::1/gevulot",
     ],
 )
-def test_a_database_url_that_later_steps_could_not_take_apart_is_refused(url: str) -> None:
+def test_a_database_url_that_its_readers_parse_differently_is_refused(url: str) -> None:
     assert "gevulot_postgres_url is (hidden): expected postgres://user:password@host:port/name" in refusal(
         postgres_url=url
     )

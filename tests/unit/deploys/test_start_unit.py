@@ -124,7 +124,7 @@ def test_an_answer_is_a_connection_to_where_the_program_listens(address: str, wo
     assert units.expect_listener(Endpoint.parse(address), 5).command.endswith(f" {words}")
 
 
-def test_the_check_of_a_listener_succeeds_while_it_listens() -> None:
+def test_the_check_of_a_listener_passes_while_it_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         command = units.expect_listener(Endpoint.parse(f"127.0.0.1:{server.getsockname()[1]}"), 5).command
         assert subprocess.run(command, shell=True).returncode == 0

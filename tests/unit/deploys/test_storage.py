@@ -132,7 +132,7 @@ def test_a_volume_that_cannot_keep_the_nodes_data_is_refused(change: dict[str, A
      ("ext4 rw,relatime /", "ActiveState=active\nFragmentPath=", False),
      ("ext4 rw,relatime /data", "", False)],
 )  # fmt: skip
-def test_a_volume_that_no_boot_mounts_is_told_from_the_others(
+def test_a_volume_that_no_boot_mounts_is_distinguished_from_the_others(
     place: Path, monkeypatch: pytest.MonkeyPatch, volume: str, shown: str, by_hand: bool
 ) -> None:
     programs = {"findmnt": volume, "systemd-escape": "data.mount", "systemctl": shown, "dpkg-query": ""}
@@ -205,7 +205,7 @@ def test_what_lies_in_it_is_read_unless_the_deployed_node_uses_it(place: Path) -
     assert not read(place / "s/some", place / "quadlet").used
 
 
-def test_links_are_told_from_directories_and_from_links_to_nothing(place: Path) -> None:
+def test_links_are_distinguished_from_directories_and_from_links_to_nothing(place: Path) -> None:
     (place / "disk").mkdir()
     (place / "s").symlink_to(place / "disk")
     (place / "gone").symlink_to(place / "nothing")
@@ -215,7 +215,7 @@ def test_links_are_told_from_directories_and_from_links_to_nothing(place: Path) 
     assert read(place / "plain/x").parents[f"{place}/plain"] == "file"
 
 
-def test_a_database_is_told_from_other_files_and_who_works_in_it_is_found(place: Path) -> None:
+def test_a_database_is_distinguished_from_other_files_and_its_users_are_found(place: Path) -> None:
     (place / "postgres/base").mkdir(parents=True)
     assert read(place).foreign
     (place / "postgres/PG_VERSION").write_text("16\n")

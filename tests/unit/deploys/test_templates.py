@@ -173,7 +173,7 @@ def test_the_container_has_the_directory_of_the_hand_over_and_not_the_keys() -> 
     ]
 
 
-def test_each_start_of_the_node_begins_a_hand_over_of_its_own_and_each_end_ends_it() -> None:
+def test_each_start_of_the_node_starts_its_own_hand_over_and_each_end_ends_it() -> None:
     lines = keys(render(f"{SYSTEMD}/gevulot-node.container"))
     assert "ExecStartPre=/usr/bin/systemctl restart gevulot-key.service" in lines
     assert "ExecStopPost=-/usr/bin/systemctl stop gevulot-key.service" in lines

@@ -24,7 +24,7 @@ def lines(*arguments: str) -> CommandLines:
 
 
 @pytest.mark.parametrize(
-    ("past", "ids"),
+    ("baseline", "ids"),
     [
         (None, []),  # never deployed: a hand-made argument for the same card is the operator's
         (PAST, [OURS]),
@@ -33,12 +33,12 @@ def lines(*arguments: str) -> CommandLines:
         (replace(PAST, arguments=None, configured=(("ro", OURS),)), []),
     ],
 )
-def test_an_argument_is_ours_where_the_record_says_so(past: Baseline | None, ids: list[str]) -> None:
-    assert vfio_ids.ours(("ro", OURS, THEIRS), past, BOARDS) == ids
+def test_an_argument_is_ours_where_the_record_says_so(baseline: Baseline | None, ids: list[str]) -> None:
+    assert vfio_ids.ours(("ro", OURS, THEIRS), baseline, BOARDS) == ids
 
 
 @pytest.mark.parametrize(
-    ("ids", "past", "options", "own"),
+    ("ids", "baseline", "options", "own"),
     [
         (lines(), None, {}, ()),
         (lines(THEIRS), None, {}, ("1000:0072",)),
@@ -54,9 +54,9 @@ def test_an_argument_is_ours_where_the_record_says_so(past: Baseline | None, ids
     ],
 )  # fmt: skip
 def test_the_operators_own_models_are_found_wherever_they_are_set(
-    ids: CommandLines | None, past: Baseline | None, options: dict[str, tuple[str, ...]], own: tuple[str, ...]
+    ids: CommandLines | None, baseline: Baseline | None, options: dict[str, tuple[str, ...]], own: tuple[str, ...]
 ) -> None:
-    assert vfio_ids.own(ids, past, options, BOARDS) == own
+    assert vfio_ids.own(ids, baseline, options, BOARDS) == own
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_a_module_of_other_functions_of_a_board_is_not_among_them(host: Host) ->
     assert "snd_hda_intel" not in host.read().offers
 
 
-def test_it_is_said_which_other_devices_a_module_offers_itself_for_and_has(host: Host) -> None:
+def test_a_module_is_listed_with_the_other_devices_that_it_offers_itself_for_and_has(host: Host) -> None:
     host.device(TWIN, "pci:v000010DEd00002684sv00001458sd000040BFbc03sc00i00", "nvidia-current")
     host.device("devices/platform/57000000.gpu", "of:NgpuT(null)Cnvidia,gm20b")
     host.kernel("6.12", NOUVEAU, NVIDIA, "of:N*T*Cnvidia,gm20b nouveau")

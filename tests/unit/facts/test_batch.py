@@ -78,7 +78,7 @@ def test_one_that_fails_takes_no_other_with_it() -> None:
     assert answers["good"] == ["a"]
 
 
-def test_what_a_failed_one_said_last_is_told() -> None:
+def test_the_last_line_of_a_failed_part_is_reported() -> None:
     talk = "echo out; echo 'a warning' >&2; echo >&2; echo 'Error: no such \\001 thing' >&2; echo >&2"
     answers = run(part("bad", f"{talk}; exit 125"), part("good", f"{talk}"), part("quiet", "exit 1"))
     assert answers["bad"] == Unreadable("its command ended with 125: Error: no such \x01 thing")
@@ -94,7 +94,7 @@ def test_a_program_that_is_not_there_gives_the_default() -> None:
 
 
 @pytest.mark.parametrize("lines", [0, 1, 2])
-def test_an_answer_that_was_cut_short_is_told(lines: int) -> None:
+def test_an_answer_that_was_cut_short_is_reported(lines: int) -> None:
     answers = run(part("one", "echo a; echo b"), part("two", "echo c"), lines=lines)
     assert isinstance(answers["one"], Unreadable)
     assert isinstance(answers["two"], Unreadable)

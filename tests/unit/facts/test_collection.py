@@ -45,13 +45,13 @@ def answer(
 ) -> list[str]:
     """What the command prints on a recorded host, with more lines in each of its sections."""
     first, *middle, last = recorded.topology(*PCI)
-    begin, *uses, end = recorded.evidence()
+    head, *uses, end = recorded.evidence()
     return [
         "gevulot-collection 1",
         "=== topology",
         *(first, *middle, *topology, last),
         "=== evidence",
-        *(begin, *uses, *evidence, end),
+        *(head, *uses, *evidence, end),
         "=== host",
         f"hide {name}",
         f"uname {name} {release} x86_64",
@@ -73,27 +73,27 @@ def arguments(line: str, *hidden: str) -> list[str]:
     return list(Redaction(hidden).arguments(line))
 
 
-def test_a_host_is_told_part_by_part() -> None:
-    seen = parse(answer())
-    assert seen.platform == (
+def test_a_host_is_read_part_by_part() -> None:
+    host = parse(answer())
+    assert host.platform == (
         "id=debian",
         "version=13",
         "name=Debian GNU/Linux 13 (trixie)",
         "kernel=6.12.48+deb13-amd64",
         "architecture=x86_64",
     )
-    assert seen.unreadable == ()
-    assert seen.arguments == ("ro", "intel_iommu=on")
-    assert seen.acpi == ("APIC", "DMAR")
-    assert seen.modules == ("vfio built-in loaded", "vfio_pci module loaded", "kvm missing -", "nouveau missing -")
-    assert seen.units == (
+    assert host.unreadable == ()
+    assert host.arguments == ("ro", "intel_iommu=on")
+    assert host.acpi == ("APIC", "DMAR")
+    assert host.modules == ("vfio built-in loaded", "vfio_pci module loaded", "kvm missing -", "nouveau missing -")
+    assert host.units == (
         "systemd Version=257 (257.8-1~deb13u1) SystemState=degraded NFailedUnits=1",
         "gevulot-node.service LoadState=loaded ActiveState=active",
         "pcibind.service LoadState=not-found ActiveState=inactive",
     )
-    assert seen.devices == ("disk nvme 0000:00:1e.0", "network ethernet 0000:00:1f.0")
-    assert seen.uses == ("default-route 0000:00:1f.0", "disk 0000:00:1e.0")
-    assert topology_text.parse(list(seen.topology)) == topology_text.parse(recorded.topology(*PCI))
+    assert host.devices == ("disk nvme 0000:00:1e.0", "network ethernet 0000:00:1f.0")
+    assert host.uses == ("default-route 0000:00:1f.0", "disk 0000:00:1e.0")
+    assert topology_text.parse(list(host.topology)) == topology_text.parse(recorded.topology(*PCI))
 
 
 def test_a_file_has_one_string_a_line_and_the_same_order_for_every_look() -> None:
@@ -133,7 +133,7 @@ def test_a_function_keeps_the_order_of_its_modules() -> None:
         ("virtual/block/loop0", None),
     ],
 )
-def test_a_disk_is_told_by_how_it_is_connected_and_to_what(target: str, expected: str | None) -> None:
+def test_a_disk_is_described_by_its_bus_and_its_controller(target: str, expected: str | None) -> None:
     name = target.rpartition("/")[2]
     lines = (f"link dev/block/9:1 ../../devices/{target}", f"link dev/block/9:2 ../../devices/{target}/{name}p1")
     devices = set(parse(answer(evidence=lines)).devices) - {"disk nvme 0000:00:1e.0", "network ethernet 0000:00:1f.0"}
@@ -149,7 +149,7 @@ def test_a_disk_with_several_controllers_names_all_of_them() -> None:
     assert "disk nvme 0000:00:05.0 0000:00:06.0" in parse(answer(evidence=lines)).devices
 
 
-def test_an_interface_is_told_by_its_kind() -> None:
+def test_an_interface_is_described_by_its_kind() -> None:
     links = tuple(
         f"link class/net/{name} ../../devices/pci0000:00/0000:00:0{slot}.0/net/{name}"
         for slot, name in enumerate(("wlp1s0", "ib0", "odd0"), start=1)
@@ -159,7 +159,7 @@ def test_an_interface_is_told_by_its_kind() -> None:
     assert {"network wlan 0000:00:01.0", "network infiniband 0000:00:02.0", "network other 0000:00:03.0"} <= {*devices}
 
 
-def test_what_functions_are_used_for_is_told_without_by_whom() -> None:
+def test_the_use_of_a_function_is_described_without_its_user() -> None:
     lines = (
         "ssh 198.51.100.7 50000 192.168.1.5 22",
         "tcp 0501A8C0:0016 076433C6:C350 31415",
@@ -174,7 +174,7 @@ def test_what_functions_are_used_for_is_told_without_by_whom() -> None:
         "open 4713/fd/9 /dev/dri/card1 acme-desktop",
         "node 4713/fd/9 21b0 e2:1",
     )
-    seen = parse(answer(evidence=lines))
+    host = parse(answer(evidence=lines))
     assert {
         "ssh 0000:00:1f.0",
         "virtual-functions 0000:00:1f.0",
@@ -183,12 +183,12 @@ def test_what_functions_are_used_for_is_told_without_by_whom() -> None:
         "vfio-open group 12",
         "network 0000:00:05.0",
         "device-open 0000:00:06.0",
-    } <= {*seen.uses}
-    assert not any(word in seen.text() for word in ("acme", "4711", "nvme0n1", "eno1", "192.168"))
+    } <= {*host.uses}
+    assert not any(word in host.text() for word in ("acme", "4711", "nvme0n1", "eno1", "192.168"))
 
 
-def test_what_could_not_be_read_is_said_in_words_that_name_nobody() -> None:
-    seen = parse(
+def test_unreadable_parts_are_described_in_words_that_name_nobody() -> None:
+    host = parse(
         answer(
             topology=("unreadable /lib/modules/6.12-acme1/modules.alias, so no module is known",),
             evidence=(
@@ -199,7 +199,7 @@ def test_what_could_not_be_read_is_said_in_words_that_name_nobody() -> None:
             name="acme1",
         )
     )
-    assert seen.unreadable == (
+    assert host.unreadable == (
         "kernel arguments: /proc/cmdline cannot be read",
         f"/lib/modules/6.12-{REDACTED}/modules.alias, so no module is known",
         "for the guard vfio-open: the open files of other processes cannot be read",
@@ -211,18 +211,18 @@ def test_what_could_not_be_read_is_said_in_words_that_name_nobody() -> None:
 
 
 def test_a_host_that_pcibind_cannot_read_is_collected_all_the_same() -> None:
-    seen = parse(answer(topology=("./0000:00:1f.0/vendor:blue",), evidence=("mount our-customer",)))
-    assert seen.unreadable == (
+    host = parse(answer(topology=("./0000:00:1f.0/vendor:blue",), evidence=("mount our-customer",)))
+    assert host.unreadable == (
         "the topology: PCI device 0000:00:1f.0: vendor reads 'blue', expected a hexadecimal number up to 0xffff",
         "the use of the PCI devices: pcibind cannot understand it, at mount",
     )
-    assert "./0000:00:1f.0/vendor:blue" in seen.topology
+    assert "./0000:00:1f.0/vendor:blue" in host.topology
 
 
 def test_modules_are_unknown_where_the_kernels_list_is_not_there() -> None:
     lines = [line for line in answer() if not line.startswith("module ")]
-    seen = parse([*lines[:-1], "unreadable modules: /lib/modules/6/modules.dep cannot be read", lines[-1]])
-    assert seen.modules[:2] == ("vfio unknown -", "vfio_pci unknown loaded")
+    host = parse([*lines[:-1], "unreadable modules: /lib/modules/6/modules.dep cannot be read", lines[-1]])
+    assert host.modules[:2] == ("vfio unknown -", "vfio_pci unknown loaded")
 
 
 def test_an_answer_that_was_cut_short_is_refused_wherever_it_was_cut() -> None:
@@ -477,17 +477,17 @@ def test_every_posix_shell_can_read_the_command(command: str, shell: str) -> Non
 
 
 def test_this_machine_can_be_collected() -> None:
-    seen = run()
-    assert f"kernel={Redaction((os.uname().nodename,)).release(os.uname().release)}" in seen.platform
-    assert len(seen.arguments) >= 1
-    assert [line.split()[0] for line in seen.modules] == ["vfio", "vfio_pci", "kvm", "nouveau"]
-    assert seen.acpi == tuple(sorted(seen.acpi))
+    host = run()
+    assert f"kernel={Redaction((os.uname().nodename,)).release(os.uname().release)}" in host.platform
+    assert len(host.arguments) >= 1
+    assert [line.split()[0] for line in host.modules] == ["vfio", "vfio_pci", "kvm", "nouveau"]
+    assert host.acpi == tuple(sorted(host.acpi))
 
 
 def test_it_can_be_collected_without_root_too_and_says_so() -> None:
-    seen = run(user=65534 if os.geteuid() == 0 else None)
-    assert seen.unreadable[0] == "what is for root alone: the login is another user's"
-    assert topology_text.parse(list(seen.topology)).functions == topology_text.parse(list(run().topology)).functions
+    host = run(user=65534 if os.geteuid() == 0 else None)
+    assert host.unreadable[0] == "what is for root alone: the login is another user's"
+    assert topology_text.parse(list(host.topology)).functions == topology_text.parse(list(run().topology)).functions
 
 
 def test_names_and_modules_are_read_from_the_hosts_files(tmp_path: Path) -> None:
@@ -513,7 +513,7 @@ def test_names_and_modules_are_read_from_the_hosts_files(tmp_path: Path) -> None
         (sysfs / name).mkdir(parents=True)
     (sysfs / "firmware/acpi/tables/data").mkdir(parents=True)
     (sysfs / "firmware/acpi/tables/DMAR").write_text("")
-    seen = run(
+    host = run(
         {
             "PCIBIND_SYS": str(sysfs),
             "PCIBIND_PROC": str(tmp_path / "proc"),
@@ -521,11 +521,11 @@ def test_names_and_modules_are_read_from_the_hosts_files(tmp_path: Path) -> None
             "PCIBIND_ETC": str(etc),
         }
     )
-    assert seen.platform[:3] == ("id=debian", "version=13", f"name=Debian 13, as {REDACTED} has it on {REDACTED}")
+    assert host.platform[:3] == ("id=debian", "version=13", f"name=Debian 13, as {REDACTED} has it on {REDACTED}")
     assert not (tmp_path / "run").exists()
-    assert seen.arguments == ("ro", "root=LABEL=REDACTED", "for=REDACTED", "iommu=pt")
-    assert seen.acpi == ("DMAR",)
-    assert seen.modules == ("vfio built-in loaded", "vfio_pci module -", "kvm missing -", "nouveau module loaded")
+    assert host.arguments == ("ro", "root=LABEL=REDACTED", "for=REDACTED", "iommu=pt")
+    assert host.acpi == ("DMAR",)
+    assert host.modules == ("vfio built-in loaded", "vfio_pci module -", "kvm missing -", "nouveau module loaded")
 
 
 _SYSTEMCTL = """#!/bin/sh
@@ -598,10 +598,10 @@ def full(dump: Dump, root: Path) -> dict[str, str]:
 
 
 def test_a_host_of_two_hundred_functions_fits_into_a_report(tmp_path: Path) -> None:
-    seen = run(full(large(100), tmp_path))
-    assert len(topology_text.parse(list(seen.topology)).functions) == 200
-    assert len(seen.devices) == 200
-    assert len(seen.text()) < 200_000
+    host = run(full(large(100), tmp_path))
+    assert len(topology_text.parse(list(host.topology)).functions) == 200
+    assert len(host.devices) == 200
+    assert len(host.text()) < 200_000
 
 
 def test_as_many_processes_are_run_however_many_devices_there_are(tmp_path: Path) -> None:
@@ -664,7 +664,7 @@ def test_the_environment_names_the_directory_too_and_a_dry_run_writes_nothing(tm
     assert json.loads(path.read_text())["platform"] == list(run().platform)
 
 
-def test_a_slip_does_not_send_the_files_elsewhere(tmp_path: Path) -> None:
+def test_a_typo_does_not_send_the_files_elsewhere(tmp_path: Path) -> None:
     for words, environment in (
         (("--data", f"colect_directory={tmp_path}"), {}),
         ((), {"GEVULOT_COLLECT_DIR": str(tmp_path)}),

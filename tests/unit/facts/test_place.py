@@ -62,7 +62,7 @@ def test_what_stands_in_a_directorys_place_is_refused_once_for_all_its_files(tmp
 
 
 @root
-def test_a_file_with_several_names_is_told(tmp_path: Path) -> None:
+def test_a_file_with_several_names_is_reported(tmp_path: Path) -> None:
     (tmp_path / "one").touch()
     (tmp_path / "two").hardlink_to(tmp_path / "one")
     (warning,) = judged(read(tmp_path / "one"), tmp_path / "one").warnings

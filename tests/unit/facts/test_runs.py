@@ -55,7 +55,7 @@ def test_the_starts_of_other_units_do_not_count() -> None:
     assert read("now 50.0", shown(NRestarts="1"), *other).units[NODE].starts == ()
 
 
-def test_units_are_told_apart_and_the_required_ones_known() -> None:
+def test_units_are_distinguished_and_the_required_ones_known() -> None:
     runs = read("now 50.0", shown(), "", shown("pcibind.service", ActiveState="failed", BindsTo=""))
     assert {name: unit.active for name, unit in runs.units.items()} == {NODE: "active", "pcibind.service": "failed"}
     assert "gevulot-firewall.service" in runs.units[NODE].requires

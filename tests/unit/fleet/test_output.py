@@ -70,12 +70,12 @@ def test_options_that_cannot_be_used_are_named(data: dict[str, object]) -> None:
         output.options(data)
 
 
-def test_a_wrong_value_is_told_with_what_is_expected() -> None:
+def test_a_wrong_value_is_reported_with_the_expected_one() -> None:
     with pytest.raises(SettingsError, match=r"^status_keep is 'perhaps': .*; expected .*status_keep \(yes or no\)$"):
         output.options({"status_keep": "perhaps"})
 
 
-def test_a_slip_is_told_with_what_it_was_meant_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_typo_is_reported_with_the_intended_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match=r"^staus_output: unknown; did you mean status_output\?; expected "):
         output.options({"staus_output": "json"})
     monkeypatch.setenv("GEVULOT_STATUS_OUTPT", "json")
@@ -94,7 +94,7 @@ def test_each_output_can_go_to_a_file(tmp_path: Path, kind: str) -> None:
         assert len(json.loads(text)["hosts"]) == 4
 
 
-def test_drift_makes_a_well_host_want_attention_and_keeps_it_when_asked(tmp_path: Path) -> None:
+def test_drift_makes_an_ok_host_want_attention_and_keeps_it_when_asked(tmp_path: Path) -> None:
     asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
     first = HostStatus("host", podman="5.4", topology={"functions": []})
     assert output.with_drift([first], asked) == [first]
@@ -134,7 +134,7 @@ def test_the_script_looks_at_a_host_that_answers_beside_one_that_does_not() -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("nowhere.py",), "no such inventory"),
         (("@local", "--limit", "x"), "no such host or group"),
@@ -142,10 +142,10 @@ def test_the_script_looks_at_a_host_that_answers_beside_one_that_does_not() -> N
         (("@local", "--data", "x"), "expected KEY=VALUE"),
     ],
 )
-def test_the_script_names_what_it_cannot_use(arguments: tuple[str, ...], said: str) -> None:
+def test_the_script_names_what_it_cannot_use(arguments: tuple[str, ...], message: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -204,7 +204,7 @@ def test_an_inventory_without_hosts_is_no_success(tmp_path: Path) -> None:
     assert (done.returncode, "no host" in done.stderr) == (2, True)
 
 
-def test_a_mistake_in_the_data_of_a_host_that_is_down_is_told_beside_it(tmp_path: Path) -> None:
+def test_a_mistake_in_the_data_of_a_host_that_is_down_is_reported_beside_it(tmp_path: Path) -> None:
     data = {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "gevulot_bords": []}
     (tmp_path / "nodes.py").write_text(f"nodes = [('gone', {data!r})]\n")
     done = run(str(tmp_path / "nodes.py"), "--output", "json")
@@ -221,9 +221,11 @@ def test_an_inventory_that_is_no_python_is_one_line(tmp_path: Path) -> None:
     assert "nodes.py: the inventory cannot be read: SyntaxError" in done.stderr
 
 
-@pytest.mark.parametrize(("key", "said"), [("known", "is no directory"), ("file", "there is no directory")])
-def test_places_that_cannot_be_written_are_told_before_any_host_is_asked(tmp_path: Path, key: str, said: str) -> None:
+@pytest.mark.parametrize(("key", "message"), [("known", "is no directory"), ("file", "there is no directory")])
+def test_places_that_cannot_be_written_are_reported_before_any_host_is_asked(
+    tmp_path: Path, key: str, message: str
+) -> None:
     (tmp_path / "plain").write_text("")
     path = tmp_path / "plain" if key == "known" else tmp_path / "none" / "x.html"
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         output.options({f"status_{key}": str(path)})

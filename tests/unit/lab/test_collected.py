@@ -85,7 +85,7 @@ def test_a_display_of_another_model_is_of_another_model_in_the_lab(other: list[F
     assert sorted(boards(host(board(4, GPU, AUDIO), other))) == [("bochs-display", "intel-hda"), ("virtio-gpu-pci",)]
 
 
-def test_a_third_model_is_said_to_be_the_second() -> None:
+def test_a_third_model_is_imitated_as_the_second() -> None:
     imitation = imitate(host(board(1, GPU), board(2, GPU), board(3, BMC), board(4, ACCELERATOR)), "x.json")
     assert imitation.differences == ("10de:20b0, 1a03:2000 are all virtio-gpu-pci, so one model",)
 
@@ -107,20 +107,20 @@ def test_of_too_many_boards_those_of_the_main_model_stay_and_the_others_are_name
     )
 
 
-def test_a_group_that_a_board_shared_is_told_and_bridges_do_not_count() -> None:
+def test_a_group_that_a_board_shared_is_reported_and_bridges_do_not_count() -> None:
     shared = imitate(host(board(1, GPU, AUDIO, group=5), board(2, NIC, group=5)), "x.json")
     assert shared.differences == ("0000:01:00.0 shares its IOMMU group with 0000:02:00.0; here it has one of its own",)
     assert imitate(host(board(1, GPU, AUDIO, group=5), board(2, NIC, group=6)), "x.json").differences == ()
 
 
-def test_every_function_is_told_with_what_stands_for_it() -> None:
+def test_every_function_is_listed_with_its_stand_in() -> None:
     assert imitate(host(board(1, GPU, AUDIO)), "x.json").stand_ins == (
         ("0000:01:00.0", "10de:2684, class 030000", "bochs-display"),
         ("0000:01:00.1", "10de:22ba, class 040300", "intel-hda"),
     )
 
 
-def test_qemu_is_told_of_every_board_on_a_port_of_its_own() -> None:
+def test_qemu_gets_every_board_on_a_port_of_its_own() -> None:
     imitation = imitate(host(*(board(bus, GPU, AUDIO, USB, UCSI, boot=bus == 1) for bus in range(1, 12))), "x.json")
     words = Hardware(imitation.topology, 4096, 2, Accelerator("tcg", "max")).arguments()
     assert sum("pcie-root-port" in word for word in words) == HOLDS
@@ -148,8 +148,8 @@ TEXT = (
 
 def written(path: Path, topology: tuple[str, ...] = TEXT) -> Path:
     nothing: tuple[str, ...] = ()
-    seen = CollectedHost(nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, topology)
-    path.write_text(seen.text())
+    read = CollectedHost(nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, topology)
+    path.write_text(read.text())
     return path
 
 
@@ -160,11 +160,11 @@ def test_a_file_becomes_a_topology(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [(None, "No such file or directory"), ("", "it is empty"), ("{", "no JSON"), ("{}", "the format None")],
 )
 def test_a_file_that_is_none_starts_nothing_and_says_why(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, message: str
 ) -> None:
     path = tmp_path / "gpu1.collected.json"
     if text is not None:
@@ -172,7 +172,7 @@ def test_a_file_that_is_none_starts_nothing_and_says_why(
     assert command_line.main(["up", "--collected", str(path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"{path}: ")
-    assert said in error
+    assert message in error
     assert "pyinfra INVENTORY deploys/collect.py" in error
 
 

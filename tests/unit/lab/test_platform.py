@@ -32,7 +32,7 @@ def test_debian14_all_differs_from_debian13_in_everything() -> None:
 
 
 @ALL
-def test_one_generator_is_installed_and_told_what_the_root_needs(platform: Platform) -> None:
+def test_one_generator_is_installed_and_configured_for_the_root(platform: Platform) -> None:
     generators = {each.value for each in Generator} & set(guest.packages(platform))
     assert generators == {platform.generator.value}
     path = {

@@ -472,7 +472,7 @@ def test_a_passed_function_behind_a_bridge_has_an_address_too() -> None:
 
 
 def test_the_monitor_passes_over_events_and_raises_what_qemu_refuses() -> None:
-    said = [
+    answers = [
         {"QMP": {"version": {}}},
         {"return": {}},
         {"event": "RESUME"},
@@ -481,7 +481,7 @@ def test_the_monitor_passes_over_events_and_raises_what_qemu_refuses() -> None:
     ]
     ours, theirs = socket.socketpair()
     with theirs:
-        theirs.sendall(b"".join(json.dumps(each).encode() + b"\n" for each in said))
+        theirs.sendall(b"".join(json.dumps(each).encode() + b"\n" for each in answers))
         monitor = program.Monitor(ours)
         assert monitor.execute("query-pci") == [1]
         with pytest.raises(program.ProgramError, match="no such command"):

@@ -147,7 +147,7 @@ def test_what_a_task_keeps_open_is_open_until_it_ends(kernel: BoundedKernel, tmp
     nodes = [tmp_path / "12", tmp_path / "13"]
     for node in nodes:
         node.touch()
-    seen = []
+    opened = []
 
     def task() -> Task[None]:
         for node in nodes:
@@ -155,10 +155,10 @@ def test_what_a_task_keeps_open_is_open_until_it_ends(kernel: BoundedKernel, tmp
         with pytest.raises(FileNotFoundError):
             yield keep_open(str(tmp_path / "14"))
         yield write(str(tmp_path / "12"), "x")
-        seen.extend(len(have_open(node)) for node in nodes)
+        opened.extend(len(have_open(node)) for node in nodes)
 
     kernel.carry_out([task()])
-    assert seen == [1, 1]
+    assert opened == [1, 1]
     assert [have_open(node) for node in nodes] == [[], []]
 
 

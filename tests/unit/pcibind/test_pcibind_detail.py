@@ -63,7 +63,7 @@ def kernel(machine: Machine) -> Machine:
     return machine
 
 
-def test_link_node_reset_methods_and_slot_are_told(kernel: Machine) -> None:
+def test_link_node_reset_methods_and_slot_are_read(kernel: Machine) -> None:
     attributes(
         kernel,
         "0000:01:00.0",
@@ -87,7 +87,7 @@ def test_link_node_reset_methods_and_slot_are_told(kernel: Machine) -> None:
     assert topology == kernel.host.topology()
 
 
-def test_a_link_that_is_down_and_a_node_that_is_not_told_are_none(kernel: Machine) -> None:
+def test_a_link_that_is_down_and_an_unknown_node_are_none(kernel: Machine) -> None:
     attributes(kernel, "0000:01:00.0", numa_node="-1", current_link_speed="Unknown", current_link_width="63")
     assert look(kernel).details[LEFT]._replace(modules=()) == Detail()
 

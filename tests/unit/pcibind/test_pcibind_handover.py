@@ -50,11 +50,11 @@ LEFTS, RIGHTS = ([f"/dev/vfio/devices/vfio{number}" for number in range(first, f
 def test_device_nodes_are_handed_over_beside_those_of_groups(machine: Machine) -> None:
     with_cdevs(machine, groups=True)
     assert apply(unused(machine)).exit_code is ExitCode.OK
-    said = environment(machine)
-    assert said["PCIBIND_GROUP_DEVICES"] == "/dev/vfio/12 /dev/vfio/13"
-    assert said["PCIBIND_CDEVS"].split() == [*LEFTS, *RIGHTS]
+    variables = environment(machine)
+    assert variables["PCIBIND_GROUP_DEVICES"] == "/dev/vfio/12 /dev/vfio/13"
+    assert variables["PCIBIND_CDEVS"].split() == [*LEFTS, *RIGHTS]
     nodes = ["/dev/vfio/vfio", "/dev/iommu", "/dev/vfio/12", "/dev/vfio/13", *LEFTS, *RIGHTS]
-    assert said["PCIBIND_PODMAN_DEVICES"].split() == [f"--device={node}" for node in nodes]
+    assert variables["PCIBIND_PODMAN_DEVICES"].split() == [f"--device={node}" for node in nodes]
     document = json.loads((machine.root / "run/pcibind/devices.json").read_text())
     assert [(board["name"], board["cdevs"]) for board in document["boards"]] == [("left", LEFTS), (None, RIGHTS)]
     assert status(unused(machine)).exit_code is ExitCode.OK
@@ -63,9 +63,9 @@ def test_device_nodes_are_handed_over_beside_those_of_groups(machine: Machine) -
 def test_a_kernel_without_group_nodes_hands_over_device_nodes_alone_and_says_so(machine: Machine) -> None:
     with_cdevs(machine, groups=False)
     assert apply(unused(machine)).exit_code is ExitCode.OK
-    said = environment(machine)
-    assert said["PCIBIND_GROUP_DEVICES"] == ""
-    assert said["PCIBIND_PODMAN_DEVICES"].split() == [f"--device={n}" for n in ("/dev/iommu", *LEFTS, *RIGHTS)]
+    variables = environment(machine)
+    assert variables["PCIBIND_GROUP_DEVICES"] == ""
+    assert variables["PCIBIND_PODMAN_DEVICES"].split() == [f"--device={n}" for n in ("/dev/iommu", *LEFTS, *RIGHTS)]
     report = status(unused(machine))
     assert report.exit_code is ExitCode.OK
     assert "no VFIO group nodes (CONFIG_VFIO_GROUP)" in describe(report)

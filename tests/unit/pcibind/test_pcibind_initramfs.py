@@ -81,7 +81,7 @@ def test_files_behind_plain_archives_are_found_in_the_compressed_one(packer: str
     assert held(tmp_path / "image", image) == digests(FILES)
 
 
-def test_an_image_that_is_not_compressed_is_read_and_names_may_begin_with_a_dot(tmp_path: Path) -> None:
+def test_an_image_that_is_not_compressed_is_read_and_names_may_start_with_a_dot(tmp_path: Path) -> None:
     assert held(tmp_path / "image", archive({f"./{name}": data for name, data in FILES.items()})) == digests(FILES)
 
 
@@ -155,10 +155,10 @@ def test_an_image_is_read_again_only_when_it_is_another(tmp_path: Path) -> None:
     image, cache = boot / f"initrd.img-{RUNNING}", tmp_path / "cache.json"
     first = initramfs.look((RULE, LIST), root=str(tmp_path), cache=str(cache))
     # The same size and time: only what was kept can still tell what it held.
-    seen = image.stat()
+    before = image.stat()
     with image.open("r+b") as file:
-        file.write(bytes(seen.st_size))
-    os.utime(image, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        file.write(bytes(before.st_size))
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert initramfs.look((RULE, LIST), root=str(tmp_path), cache=str(cache)) == first
     assert initramfs.look((RULE,), root=str(tmp_path), cache=str(cache)).images[str(image)] == {}
     image.write_bytes(archive({}))
@@ -174,7 +174,7 @@ def test_a_cache_that_is_garbage_is_written_anew(tmp_path: Path, text: str) -> N
     assert list(json.loads(cache.read_text())) == list(images.images) == [f"{boot}/initrd.img-{RUNNING}"]
 
 
-def test_files_of_a_package_take_a_board_early_as_well() -> None:
+def test_files_of_a_package_also_take_a_board_early() -> None:
     host = {paths[-1]: str(number) for number, paths in enumerate(initramfs.EARLY)}
     assert initramfs.Contents(host, {"/boot/i": host}).differences == ()
     rule = initramfs.EARLY[0][1]
@@ -201,6 +201,6 @@ def test_apply_and_status_name_the_initramfs_that_does_not_hold_the_list(machine
     assert apply(machine.host).notes == status(machine.host).notes == ()
 
 
-def test_a_host_without_an_image_is_told_to_rebuild_when_the_list_changes(machine: Machine) -> None:
+def test_a_host_without_an_image_is_asked_to_rebuild_when_the_list_changes(machine: Machine) -> None:
     machine.configure(CHOSEN)
     assert f"no initramfs of the running kernel {RUNNING} was found in /boot" in apply(machine.host).notes

@@ -260,7 +260,7 @@ def test_what_is_on_record_and_waits_for_the_boot_is_not_judged_again(machine: M
     assert refused == ({"boot-display"} if iommu else set())
 
 
-def test_a_board_that_is_leaving_and_chosen_again_is_judged(machine: Machine) -> None:
+def test_a_board_that_is_to_be_given_back_and_is_chosen_again_is_judged(machine: Machine) -> None:
     machine.configure(f'[[board]]\npath = "{LEFT}"\n')
     apply(machine.host, next_boot=True)
     known = read_record(machine.paths)
@@ -270,20 +270,20 @@ def test_a_board_that_is_leaving_and_chosen_again_is_judged(machine: Machine) ->
     assert {refusal.guard for refusal in apply(machine.host, next_boot=True).refusals} == {"boot-display"}
 
 
-class Seen(System):
-    """A host that is seen to be used like this."""
+class UsedHost(System):
+    """A host with this evidence of use."""
 
-    def __init__(self, machine: Machine, seen: Evidence) -> None:
+    def __init__(self, machine: Machine, evidence: Evidence) -> None:
         super().__init__(machine.paths, machine, node_seconds=0.05)
-        self._seen = seen
+        self._evidence = evidence
 
-    def gathering(self) -> Seen:  # type: ignore[override]
+    def gathering(self) -> UsedHost:  # type: ignore[override]
         return self
 
     def evidence(self) -> Evidence:
-        return self._seen
+        return self._evidence
 
-    def __enter__(self) -> Seen:
+    def __enter__(self) -> UsedHost:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -311,8 +311,8 @@ def test_status_is_content_where_apply_was(
     allow = ", ".join(f'"{guard}"' for guard in OVERRIDABLE_GUARDS) if allowed else ""
     machine.configure(f'require_boards = "{require}"\n[[board]]\nmodel = "10de:2684"\nallow = [{allow}]\n')
     if bound:
-        assert apply(Seen(machine, Evidence())).exit_code is ExitCode.OK
-    host = Seen(machine, UNKIND[what])
+        assert apply(UsedHost(machine, Evidence())).exit_code is ExitCode.OK
+    host = UsedHost(machine, UNKIND[what])
     code = apply(host).exit_code
     if code is ExitCode.OK:
         assert status(host).exit_code is ExitCode.OK

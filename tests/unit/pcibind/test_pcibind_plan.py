@@ -67,7 +67,7 @@ def test_a_recorded_address_is_followed_through_a_renumbering(tmp_path: Path) ->
     assert str(resolutions[0].board and resolutions[0].board.address) == "0000:02:00.0"
 
 
-def test_moved_replaced_absent_and_extra_are_told_apart(tmp_path: Path) -> None:
+def test_moved_replaced_absent_and_extra_are_distinguished(tmp_path: Path) -> None:
     record = recorded(gpu_host(tmp_path / "before"), LEFT)
 
     def verdict(name: str, change: str) -> Verdict:

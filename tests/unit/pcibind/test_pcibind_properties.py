@@ -669,15 +669,15 @@ class User:
 def watch_displays(machine: Machine, chosen: Iterable[Board]) -> None:
     """No display goes to a driver of the host's beside a sibling on vfio-pci."""
     boards = [([str(f.address) for f in b.functions], [str(f.address) for f in b.display_functions]) for b in chosen]
-    seen: dict[str, str | None] = {}
+    drivers_now: dict[str, str | None] = {}
 
     def watch(_: int) -> None:
         for functions, displays in boards:
             with_vfio = any(machine.driver(a) == "vfio-pci" for a in functions)
             for display in displays:
                 driver = machine.driver(display)
-                assert not with_vfio or driver in (None, "vfio-pci", seen.get(display, driver))
-                seen[display] = driver
+                assert not with_vfio or driver in (None, "vfio-pci", drivers_now.get(display, driver))
+                drivers_now[display] = driver
 
     machine.watchers.append(watch)
 
@@ -700,7 +700,7 @@ def test_each_function_has_a_device_node_of_its_own_whenever_it_was_bound() -> N
 
 @some(80)
 @given(plants(iommu=True), st.sampled_from(SCENES), st.booleans(), st.data())
-def test_whoever_comes_to_use_a_board_keeps_it_as_it_is(
+def test_a_program_that_comes_to_use_a_board_keeps_it_as_it_is(
     plant: Plant, scene: Scene, fails: bool, data: st.DataObject
 ) -> None:
     chosen = data.draw(choices(plant.topology()))

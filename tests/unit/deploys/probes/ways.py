@@ -32,7 +32,7 @@ while connected is not None:
 result = {
     "address": reached.address,
     "doubt": reached.doubt,
-    "said": host.get_fact(FirstLine, program=PROGRAM),
+    "text": host.get_fact(FirstLine, program=PROGRAM),
     "hops": hops,
 }
 Path(os.environ["PROBED"], host.name).write_text(json.dumps(result))

@@ -157,7 +157,7 @@ def parameters(url: str) -> dict[str, str]:
     directory = parts.netloc.rpartition("@")[2].partition(":")[0]
     name = directory if directory.lower().startswith("%2f") else parts.hostname or "localhost"
     options = parse_qs(parts.query)
-    values = {
+    found = {
         # A host that is an absolute path is the directory of the server's Unix socket.
         "host": options.get("host", [unquote(name)])[0],
         "port": str(port),
@@ -166,7 +166,7 @@ def parameters(url: str) -> dict[str, str]:
         "dbname": unquote(parts.path.lstrip("/")),
         "sslmode": options.get("sslmode", ["prefer"])[0],
     }
-    return {name: value for name, value in values.items() if value}
+    return {name: value for name, value in found.items() if value}
 
 
 @contextmanager
