@@ -486,7 +486,7 @@ _STAND_INS = {
 
 
 def read_without_secrets(host: str, data: Mapping[str, Any]) -> Settings:
-    """As ``read``, for whoever only looks: secrets need not be at hand, and are not read. Raises ``SettingsError``."""
+    """As ``read``, for a look alone: secrets need not be at hand, and are not read. Raises ``SettingsError``."""
     needed = {key: value for key, value in _STAND_INS.items() if data.get(key) is not None}
     return read(host, {**data, **needed, "gevulot_psk_passphrase": _STAND_INS["gevulot_psk_passphrase"]})
 

@@ -310,7 +310,7 @@ def _explain(lines: list[str], runs: Runs, settings: Settings, unit: UnitRun) ->
         return _quote(next((text for text in reversed(lines) if _ERROR.search(text)), lines[-1])), step
     waits = unit.sub.startswith("auto-restart")
     if unit.active in ("activating", "deactivating", "reloading") and unit.result in ("success", "") and not waits:
-        # Not ended at all, as one that still starts.
+        # It still starts.
         return "it wrote nothing yet", step
     status = f" with exit code {unit.status}" if unit.status else ""
     return f"it ended{status} ({unit.result or unit.sub}) and wrote nothing", step

@@ -52,7 +52,7 @@ def is_contact(text: str) -> bool:
 def is_server(text: str) -> bool:
     """Whether it is a host's name, an IPv4 address, or an IPv6 address in brackets."""
     if text.startswith("[") or text.rstrip(".").rpartition(".")[2].isdigit():
-        # A name that ends in digits is read as an IPv4 address, or not at all.
+        # A name that ends in digits is an IPv4 address or nothing.
         return _literal(text) is not None
     return _NAME.fullmatch(text) is not None
 

@@ -18,7 +18,7 @@ from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
 # Environment files, units and command lines take longer ones; nobody means them.
 _LONGEST = 4096
 
-# IPv4 addresses as seen by a program that listens on [::] (RFC 4291, 2.5.5.2).
+# IPv4 addresses as they reach a program that listens on [::] (RFC 4291, 2.5.5.2).
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 # Images with Postgres and more have its release behind "pg"; others begin their tag with it, as the official one does.

@@ -70,7 +70,7 @@ def judge_node_platform(host: HostPlatform, settings: Settings, family: Family |
         origin = "installed" if host.podman else "offered by the distribution"
         findings.refusals.append(
             f"Podman {podman} is {origin}; expected 4.7 or newer, because older ones abort on the units' Ulimit= key "
-            "(before 4.4 there is no Quadlet at all). Upgrade the distribution, then run again."
+            "(before 4.4 there is no Quadlet). Upgrade the distribution, then run again."
         )
     if host.podman is None and "podman" in host.tools:
         findings.refusals.append(
