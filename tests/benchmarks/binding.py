@@ -85,7 +85,7 @@ def ways(functions: str) -> dict[str, str]:
     return {
         "raw writes from sh": _RAW.format(functions=functions),
         "driverctl": f"for function in {functions}; do driverctl set-override $function vfio-pci; done",
-        "dpdk-devbind, told of these classes": f"python3 {DPDK} --bind=vfio-pci {functions}",
+        "dpdk-devbind, configured for these classes": f"python3 {DPDK} --bind=vfio-pci {functions}",
         "pcibind apply": "pcibind apply",
         "pcibind apply --recorded": "python3 -I -S /usr/local/lib/pcibind/__main__.py apply --recorded",
     }

@@ -26,7 +26,7 @@ class Cost:
     """Of one whole process and all its descendants. Times in seconds, memory in MiB.
 
     `largest` is the most that one process had resident, `together` the most that all had at one time, each shared page
-    divided among its users; both as seen by samples. `hosts` is processor time on the other side of SSH.
+    divided among its users; both by samples. `hosts` is processor time on the other side of SSH.
     """
 
     wall: float
@@ -39,7 +39,7 @@ class Cost:
 
 
 def environment(*without: str) -> dict[str, str]:
-    """This process's own environment for a command, less the variables that begin with one of these words."""
+    """This process's own environment for a command, less the variables that start with one of these words."""
     return {key: value for key, value in os.environ.items() if not key.startswith(without)}
 
 
@@ -86,7 +86,7 @@ def _run(words: list[str], environment: dict[str, str], log: Path, answer: Conne
             wall = time.monotonic() - start
         memory.stop()
     finally:
-        # Ansible leaves its SSH connections open for whoever comes next. Here everybody starts anew.
+        # Ansible leaves its SSH connections open for the next command. Here each command starts anew.
         _end_all()
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     answer.send((code, wall, usage.ru_utime + usage.ru_stime, memory.largest / 1024, memory.together / 1024))

@@ -4,7 +4,7 @@
 
 All hosts are names for one SSH server, which is started here for it, on a port of its own on 127.0.0.1. In each round
 every way of asking runs once, in turn, as a whole process, and has to bring every host's answer. Hosts and controller
-share this machine's processors, so that wall time holds the work of both; the processor time of each side is told
+share this machine's processors, so that wall time holds the work of both; the processor time of each side is shown
 apart. What counts is the ratio of the medians to Ansible's, and how the cost of a host rises with their number.
 
 Installs openssh-server with apt where there is none, and ansible-core with pip into the lab's cache. On two cores the

@@ -8,7 +8,7 @@ most of the time. Then every host is a name for one SSH server on this machine, 
 settled node whose own work is next to nothing. So what is measured is the tool. In each round every tool runs once, in
 turn, as a whole process, and its own words must show that every host was visited and nothing changed. Hosts and
 controller share this machine's processors, so that wall time holds the work of both; the processor time of each side is
-told apart. What counts is the ratio of the medians to Ansible's, and how the cost of a host rises with their number.
+distinguished. What counts is the ratio of the medians to Ansible's, and how the cost of a host rises with their number.
 
 Ansible's side is in settle.py, with what it does less. For pyinfra, what goes through the SSH connection to the node's
 Postgres is answered by a stand-in, on the port of 127.0.0.1 that the node's has; all other ports are closed.
@@ -53,7 +53,7 @@ _PERSIST = 3600
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A command, its environment, and what is wrong with what it said, if it must visit these hosts and change none."""
+    """A command, its environment, and what is wrong with its output, if it must visit these hosts and change none."""
 
     words: tuple[str, ...]
     environment: Mapping[str, str]

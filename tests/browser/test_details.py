@@ -57,7 +57,7 @@ def test_boards_are_a_table(page: Page) -> None:
 
 
 def test_a_drawing_leaves_out_what_nobody_asks_about(page: Page) -> None:
-    """Of two hundred functions the boards, networks and disks are seen; all are there once everything is unfolded."""
+    """Of two hundred functions the boards, networks and disks are shown; all are there once everything is unfolded."""
     host = opened(page, SERVER)
     addresses = page.texts(".function code")
     assert len(addresses) == 16 + 4 + 8 + 4

@@ -13,7 +13,7 @@ SORT = "table.fleet > thead button"
 
 
 def host(name: str) -> documents.Json:
-    """A host of the fleet, by what its name begins with."""
+    """A host of the fleet, by the start of its name."""
     chosen: documents.Json = next(each for each in FLEET["hosts"] if each["name"].startswith(name))
     return chosen
 

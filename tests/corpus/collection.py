@@ -60,7 +60,7 @@ class Machine(NamedTuple):
 
 
 def read(path: str | os.PathLike[str]) -> Collected:
-    """Read a file. Raises CollectionError, also when it cannot be read at all."""
+    """Read a file. Raises CollectionError, also when it cannot be read."""
     source = os.fspath(path)
     try:
         return parse(Path(path).read_bytes(), source)

@@ -71,7 +71,7 @@ class Dump(NamedTuple):
     """What one dump says, each kind in the dump's order; `truncated` when its end was cut off.
 
     `firmware_framebuffer` says that the console was on the framebuffer that the firmware had set up, on a card that is
-    not told.
+    unknown.
     """
 
     source: str
@@ -171,7 +171,7 @@ def _subsystem(record: Record, modalias: str) -> tuple[int, int]:
 
 
 def _boot_vga(record: Record) -> bool | None:
-    """What a property of that name says, whoever set it; udev itself sets none."""
+    """What a property of that name says, whatever set it; udev itself sets none."""
     values = [value for name, value in record.properties.items() if name.lower().endswith("boot_vga")]
     return values[0] == "1" if values else None
 

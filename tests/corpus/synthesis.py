@@ -103,7 +103,7 @@ def synthesised_framebuffer(dump: Dump) -> str | None:
 
 
 def synthesised_root_disk(dump: Dump) -> str | None:
-    """The first block device below a PCI function with a file system of Linux, or else the first there at all."""
+    """The first block device below a PCI function with a file system of Linux, or else the first one there."""
     below = [block for block in dump.blocks if block.path.startswith("/devices/pci") and block.number]
     likely = [block for block in below if block.filesystem in _ROOT_FILESYSTEMS]
     return next((block.name for block in [*likely, *below]), None)

@@ -73,7 +73,7 @@ class Record:
         return cls(**data)
 
     def save(self, directory: Path) -> None:
-        """Write it into the machine's directory: whole, or not at all."""
+        """Write it into the machine's directory: whole or not."""
         path = directory / _FILE
         half = path.with_suffix(".new")
         half.write_text(json.dumps(asdict(self), indent=1))
@@ -155,7 +155,7 @@ def machines() -> list[str]:
 
 
 def sweep() -> None:
-    """End machines whose owner died without ending them, and remove what they left; old logs as well."""
+    """End machines whose owner died without ending them, and remove what they left, and old logs."""
     for directory in (each for each in home().iterdir() if each.is_dir()):
         # Its owner may remove it at this moment; and one of another user is that user's to remove.
         with suppress(OSError), cache.locked_if_free(directory) as free:

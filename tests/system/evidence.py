@@ -1,4 +1,4 @@
-"""The evidence: which checks were seen to hold on which platform, kept as a table in `docs/evidence.md`."""
+"""The evidence: which checks passed on which platform, kept as a table in `docs/evidence.md`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def rows(text: str) -> dict[str, dict[str, str]]:
 
 
 def document(platforms: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the document with a row for each platform that was seen, in the order of the platforms."""
+    """Return the document with a row for each platform with a run, in the order of the platforms."""
     lines = [_HEAD, tuple("---" for _ in _HEAD)]
     lines += [tuple(platforms[name].get(each, "-") for each in _HEAD) for name in PLATFORMS if name in platforms]
     return _TEXT.format(table="\n".join(f"| {' | '.join(line)} |" for line in lines))
@@ -99,13 +99,13 @@ def missing(text: str) -> list[str]:
 
 
 def gaps(text: str) -> dict[str, list[str]]:
-    """Return for each platform with a row those checks that were not seen to pass."""
+    """Return for each platform with a row those checks that did not pass."""
     open_ = {name: [check for check in CHECKS if row[check] != "yes"] for name, row in rows(text).items()}
     return {name: checks for name, checks in open_.items() if checks}
 
 
 def stale(text: str) -> list[str]:
-    """Return the platforms that were seen with other code than that of today."""
+    """Return the platforms whose run was of other code than that of today."""
     return [name for name, row in rows(text).items() if row["code"] != code()]
 
 

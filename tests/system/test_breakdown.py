@@ -1,4 +1,4 @@
-"""A machine that breaks, in each of the ways in which one can: it is said at once, with the console's last lines."""
+"""A machine that breaks in each possible way: it is reported at once, with the console's last lines."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def test_a_collected_host_tells_nobody_whose_it_is_and_starts_in_the_lab(
     assert len(text) < 20_000
     uuid = hosts.machine.ssh("findmnt -no UUID /").stdout.strip()
     for secret in (name, uuid, *hosts.machine.ssh("cat /sys/class/net/*/address /etc/machine-id").stdout.split()):
-        assert secret not in text or set(secret) <= set("0:"), f"{secret} is told"
+        assert secret not in text or set(secret) <= set("0:"), f"{secret} is shown"
     imitation = collected.load(path)
     with (
         step(say, "booting a collected host", takes="about a minute"),

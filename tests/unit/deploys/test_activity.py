@@ -110,7 +110,7 @@ def test_a_program_that_cannot_start_is_named_with_its_tries_and_qemus_words() -
         ('qemu: failed to find romfile "efi-e1000e.rom"', "ipxe-qemu"),
         ("Could not access KVM kernel module: No such file or directory", "/dev/kvm"),
         ("qemu: failed to initialize kvm: Permission denied", "/dev/kvm"),
-        ("qemu: what nobody has seen before", "*/stderr.log in gevulot_storage_directory"),
+        ("qemu: an unknown error", "*/stderr.log in gevulot_storage_directory"),
     ],
 )
 def test_known_words_of_qemu_have_a_next_step(line: str, step: str) -> None:

@@ -121,7 +121,7 @@ _RUNS = {
         """
     ("@fake/cut", r.saying({"": {"success": False, "stderr": "sudo: a password is required"}},
         r.data(r.Recorded(r.DEBIAN)))),
-    ("@fake/well", r.data(r.Recorded(r.DEBIAN))),
+    ("@fake/ready", r.data(r.Recorded(r.DEBIAN))),
 """,
         ("-y",),
     ),
@@ -252,7 +252,7 @@ _RUNS = {
         "file gevulot-postgres.service other /etc/containers/systemd/gevulot-postgres.container",
         "volume gevulot-postgres.service /srv/postgres:/var/lib/postgresql/data", "end"]},
         r.data(r.Recorded(r.DEBIAN)))),
-    ("@fake/well", r.data(r.Recorded(r.DEBIAN))),
+    ("@fake/ready", r.data(r.Recorded(r.DEBIAN))),
 """,
         ("--dry", "-y"),
     ),
@@ -429,7 +429,7 @@ def test_a_dry_run_refuses_all_hosts_at_once_for_what_would_fail_in_the_run(
     assert [each for each in run.sent if each.kind != "question"] == []
     assert f"@fake/{host}: {words}" in run.output
     assert run.output.count(f"\n@fake/{host}: ") == 1
-    assert "@fake/well: " not in run.output
+    assert "@fake/ready: " not in run.output
     assert "Traceback" not in run.output
 
 
@@ -594,7 +594,7 @@ def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_reported(runs
     ("host", "expected"),
     [
         ("left", ["--args='intel_iommu=on iommu=pt' --remove-args=vfio-pci.ids=10de:2684"]),
-        # Of an earlier version, which kept no record: told by the models of the host's display boards.
+        # Of an earlier version, which kept no record: recognized by the models of the host's display boards.
         ("former", ["--args='intel_iommu=on iommu=pt' --remove-args=vfio-pci.ids=10de:2684"]),
         # The operator's, before the first deploy and since.
         ("own", []),

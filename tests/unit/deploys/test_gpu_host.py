@@ -101,7 +101,7 @@ _RUNS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ("@fake/table", t.r.without_node(t.r.data(t.Recorded(t.r.DEBIAN, changes={"iommu_table": None})))),
     ("@fake/place", t.r.saying(
         {"places /etc": ["root", "place /etc/pcibind/gpu-host.toml", "mount /", "directory"]}, t.bare(t.r.DEBIAN))),
-    ("@fake/well", t.bare(t.r.DEBIAN)),
+    ("@fake/ready", t.bare(t.r.DEBIAN)),
 """,
         ("--dry", "-y"),
     ),
@@ -278,7 +278,7 @@ def test_a_host_is_refused_in_the_dry_run_with_all_others(runs: dict[str, Run]) 
     assert run.exit_code != 0
     assert "@fake/table: the firmware has no IOMMU table" in run.output
     assert "@fake/place: /etc/pcibind/gpu-host.toml is a directory; expected a file of the deploy" in run.output
-    assert "@fake/well: " not in run.output
+    assert "@fake/ready: " not in run.output
     assert [each for each in run.sent if each.kind != "question"] == []
 
 
@@ -298,7 +298,7 @@ def verdicts(
     more: dict[str, Any] | None = None,
     **keys: Any,
 ) -> tuple[Verdict, Verdict]:
-    """What is said of a machine that is to be a GPU host, and of the same one that is to be a node."""
+    """What is reported of a machine that is to be a GPU host, and of the same one that is to be a node."""
     state = HostState(
         parse(r.platform(distribution, **(changes or {}))),
         KernelModules().process(r.modules(missing)),
@@ -347,7 +347,7 @@ def test_what_a_host_cannot_do_is_refused_in_the_same_words_for_it_and_for_a_nod
     assert len(host.refusals) == 1
     (refusal,) = host.refusals
     same = refusal.replace("defeats the host", "defeats the node")
-    # The modules that are expected are more for a node, and said after what is missing.
+    # The modules that are expected are more for a node, and reported after what is missing.
     assert any(
         each.partition("; expected all of")[0] == same.partition("; expected all of")[0] for each in node.refusals
     )
@@ -646,7 +646,7 @@ def baseline_of(lines: list[str]) -> Baseline:
 @pytest.mark.parametrize("name", ["earlier, node", "earlier, host"])
 def test_a_move_ends_when_no_file_has_a_former_name(runs: dict[str, Run], name: str) -> None:
     commands = runs[name].commands("settled")
-    assert f"touch {FORMER}/renaming && mv -T" in commands[0], "it begins before the record is moved"
+    assert f"touch {FORMER}/renaming && mv -T" in commands[0], "it starts before the record is moved"
     ended = commands.index(f"rm -f {manifest.RENAMING}")
     gone = [commands.index(f"rm -f {path}") for path in _REMOVED]
     assert max(*gone, commands.index("mv -fT /etc/pcibind/gevulot.toml /etc/pcibind/gpu-host.toml")) < ended

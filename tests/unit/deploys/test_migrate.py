@@ -1,4 +1,4 @@
-"""The program that migrates, run for real against a Podman that says what it is told to, and a server that may come."""
+"""The program that migrates, run for real against a Podman that prints what a test sets, and a server that may come."""
 
 from __future__ import annotations
 

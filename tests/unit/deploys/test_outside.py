@@ -1,4 +1,4 @@
-"""Ports seen from outside, over real connections."""
+"""Ports probed from outside, over real connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deploys.transport.connection import Peer
 
 @contextmanager
 def server(behave: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port on loopback whose one visitor is treated as told."""
+    """A port on loopback; ``behave`` serves its one visitor."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:

@@ -312,7 +312,7 @@ def test_a_migration_that_failed_is_tried_again_after_a_long_pause_and_starts_th
     lines = keys(render(MIGRATION))
     assert {"Restart=on-failure", "RestartSec=180", "StartLimitIntervalSec=0"} <= set(lines)
     assert "ExecStartPost=-/usr/bin/systemctl start --no-block gevulot-node.service" in lines
-    # With Wants= systemd starts the node, and with it the migration, at once when the pause begins: a loop.
+    # With Wants= systemd starts the node, and with it the migration, at once when the pause starts: a loop.
     assert not any(line.startswith(("Wants=gevulot-node", "OnSuccess=")) for line in lines)
 
 

@@ -217,7 +217,7 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "again": ('("@fake/done", t.undone(t.r.DEBIAN)), ("@fake/grubby", t.undone(t.r.FEDORA))', ("--dry", "--json")),
     "again applied": ('("@fake/done", t.undone(t.r.DEBIAN)),', ("-y",)),
     "refusing": (
-        '("@fake/held", t.deployed(t.r.DEBIAN, refuses=True)), ("@fake/well", t.deployed(t.r.DEBIAN))', ("-y",)
+        '("@fake/held", t.deployed(t.r.DEBIAN, refuses=True)), ("@fake/ready", t.deployed(t.r.DEBIAN))', ("-y",)
     ),
     "never deployed": ('("@fake/bare", t.never_deployed("privileged")),', ("-y",)),
     "no record": ('("@fake/lost", t.never_deployed("privileged", "trace /usr/local/lib/pcibind")),', ("-y",)),
@@ -389,8 +389,8 @@ def test_when_pcibind_refuses_its_words_are_quoted_and_nothing_of_it_is_removed(
 
 def test_a_host_that_pcibind_refused_stops_the_reboots_of_the_others(runs: dict[str, Run]) -> None:
     run = runs["refusing"]
-    assert not any("systemctl reboot" in command for command in run.commands("well"))
-    assert "[@fake/well] not rebooted because @fake/held failed" in run.output
+    assert not any("systemctl reboot" in command for command in run.commands("ready"))
+    assert "[@fake/ready] not rebooted because @fake/held failed" in run.output
 
 
 def test_a_host_that_was_never_deployed_has_nothing_to_undo(runs: dict[str, Run]) -> None:

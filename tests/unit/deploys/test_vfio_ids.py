@@ -1,4 +1,4 @@
-"""The models that vfio-pci is told of: the operator's stay, ours come and go."""
+"""The models that vfio-pci gets: the operator's stay, ours come and go."""
 
 from __future__ import annotations
 

@@ -195,10 +195,10 @@ except ValueError as error:
 if profile:
     syscall_filter.apply(profile, frozenset())
 words = sys.argv[sys.argv.index("--rootfs") + 3:]
-said = subprocess.run([{python!r}, *words], stdout=subprocess.PIPE, text=True, check=True).stdout
+output = subprocess.run([{python!r}, *words], stdout=subprocess.PIPE, text=True, check=True).stdout
 if host["apparmor"] and options.get("apparmor") != "unconfined":
-    said = "{eacces} " + said.partition(" ")[2]
-print(said, end="")
+    output = "{eacces} " + output.partition(" ")[2]
+print(output, end="")
 """
 
 

@@ -261,7 +261,7 @@ def test_no_answer_however_mangled_ends_a_run(data: st.DataObject) -> None:
         json.loads(parse(lines).text())
 
 
-# --- what must not be told
+# --- what must not be collected
 
 
 @pytest.mark.parametrize(

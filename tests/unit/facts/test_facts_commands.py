@@ -263,7 +263,7 @@ def test_files_and_secrets_that_changed_after_the_start_are_named(tmp_path: Path
 
 
 def system_state(tmp_path: Path, body: str) -> str:
-    """What the system's state is where systemctl does as told when it is asked to wait."""
+    """What the system's state is where systemctl waits when it is asked to."""
     (tmp_path / "systemctl").write_text(
         f"#!/bin/sh\ncase $1 in\nis-system-running) {body} ;;\n"
         "list-jobs) echo ' 71 x.service  start running' ;;\nesac\n"

@@ -1,4 +1,4 @@
-"""From what a host said to its row."""
+"""From a host's answers to its row."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def unit(name: str, **changed: Any) -> Unit:
 
 
 def healthy() -> Observations:
-    """A node that is as it should be, with one board."""
+    """A healthy node with one board."""
     pci = topology(*gpu(1, 1, drivers=BOUND, group=12))
     return Observations(
         platform=parse(recorded.platform(DEBIAN)),

@@ -17,7 +17,7 @@ from deploys.settings import SettingsError
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 HOSTS = (
-    HostStatus("b-well", verified="2026-01-02T09:00:00Z"),
+    HostStatus("b-ok", verified="2026-01-02T09:00:00Z"),
     HostStatus("a-wrong", Severity.WRONG, ("the IOMMU is off",)),
     down("c-down", "no route to host"),
     HostStatus("d-attention", Severity.ATTENTION, drift=("Podman is 5.5, was 5.4",)),
@@ -27,7 +27,7 @@ HOSTS = (
 def test_the_worst_come_first_with_their_reasons() -> None:
     lines = [click.unstyle(line) for line in table.render(HOSTS, NOW)]
     rows = [line.split()[0] for line in lines[1:-1] if not line.startswith(" ")]
-    assert rows == ["c-down", "a-wrong", "d-attention", "b-well"]
+    assert rows == ["c-down", "a-wrong", "d-attention", "b-ok"]
     assert lines[2] == "    no route to host"
     assert "    since the state that was kept: Podman is 5.5, was 5.4" in lines
     assert "3 h ago" in lines[-2]

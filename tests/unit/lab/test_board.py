@@ -1,4 +1,4 @@
-"""Boards: what QEMU is told of their functions, at power-on and while a machine runs."""
+"""Boards: the arguments that QEMU gets for their functions, at power-on and while a machine runs."""
 
 import pytest
 

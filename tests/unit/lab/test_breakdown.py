@@ -1,4 +1,4 @@
-"""A broken machine is seen by its console, its process and the room on the disk."""
+"""A broken machine is detected by its console, its process and the room on the disk."""
 
 from __future__ import annotations
 

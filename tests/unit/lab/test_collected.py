@@ -1,4 +1,4 @@
-"""Collected hosts in the lab: which of their boards it has, of what, and what is said of the rest."""
+"""Collected hosts in the lab: which of their boards it has, of what, and what is reported of the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of what was seen on each platform: a row is written, replaced and read back; a gap is named."""
+"""The table of the checks that passed on each platform: a row is written, replaced and read back; a gap is named."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def test_every_platform_has_a_row_and_the_support_page_lists_what_passed() -> No
     assert evidence.missing(text) == []
     assert evidence.support(text) in (evidence.stage.ROOT / "docs/support.md").read_text()
     if gaps := evidence.gaps(text):
-        warnings.warn(f"not every check was seen to pass: {gaps}", stacklevel=1)
+        warnings.warn(f"not every check passed: {gaps}", stacklevel=1)
     if stale := evidence.stale(text):
-        warnings.warn(f"the code has changed since these platforms were seen: {', '.join(stale)}", stacklevel=1)
+        warnings.warn(f"the code has changed since the runs of these platforms: {', '.join(stale)}", stacklevel=1)
 
 
 def test_a_note_renews_the_table_of_platforms_and_nothing_else_of_its_page(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Topologies: what QEMU is told, and what the guest will see."""
+"""Topologies: the arguments that QEMU gets, and what the guest will see."""
 
 import pytest
 

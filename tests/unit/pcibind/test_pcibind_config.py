@@ -1,4 +1,4 @@
-"""The configuration: what is understood, and how errors are told."""
+"""The configuration: what is understood, and how errors are reported."""
 
 from __future__ import annotations
 

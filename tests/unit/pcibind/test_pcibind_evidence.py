@@ -544,7 +544,7 @@ BARRING: dict[str, Callable[[Path], None]] = {
 }
 # What each guard reads, and how that may be barred. Attributes that the kernel writes are not barred but by the kernel,
 # and what only some hosts have (multipath, other processes' environments) may be missing.
-# That the guard refuses as long as nothing is barred was seen of these.
+# That the guard refuses as long as nothing is barred was observed of these.
 CONFIRMED: set[tuple[str, str]] = set()
 SIGHTS: list[tuple[str, str, str]] = []
 for _line in """

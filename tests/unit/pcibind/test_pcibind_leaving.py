@@ -1,4 +1,4 @@
-"""Boards that are chosen no more, but not back on their drivers yet."""
+"""Boards that are no longer chosen, but not back on their drivers yet."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_counting_the_buses_anew_changes_no_path_and_loses_no_board(plant: Plant
     for followed in follow(now, known):
         assert followed.verdict is Verdict.PRESENT
         assert followed.board == now.board_at(followed.recorded.path if followed.recorded else "")
-    # What was asked for by address is followed too, whoever has that address now.
+    # What was asked for by address is followed too, whatever has that address now.
     wanted = Config(tuple(BoardRequest(board.selector) for board in known.boards))
     assert [r.board and r.board.path for r in resolve(now, wanted, known)] == [board.path for board in chosen]
 
@@ -299,7 +299,7 @@ def end_of(machine: Machine) -> tuple[Drivers, list[str | None]]:
 
 
 def handed_over(machine: Machine) -> set[str]:
-    """The functions that others are told to use; they must be what they are said to be."""
+    """The functions that others are given to use; they must be as described."""
     file = Path(machine.paths.run, "devices.env")
     if not file.exists():
         return set()
@@ -342,7 +342,7 @@ def test_release_undoes_what_apply_did(plant: Plant, data: st.DataObject) -> Non
             assert machine.drivers() == before
         if how in ("and rebooted", "and booted"):
             machine.reboot()
-            # Another program's vfio-pci would be loaded at boot as well.
+            # Another program's vfio-pci would also be loaded at boot.
             machine.load("vfio-pci")
         if how == "and booted":
             again = apply_recorded(host)
@@ -426,7 +426,7 @@ def _booted(machine: Machine) -> None:
 
 
 def _one_less(machine: Machine) -> None:
-    """The first of the chosen boards is chosen no more, nor is what shares groups with it."""
+    """The first of the chosen boards is no longer chosen, nor is what shares groups with it."""
     known = read_record(machine.paths)
     topology = machine.host.topology()
     boards = [b for r in (known.boards if known else ()) if (b := topology.board_at(r.path))]
@@ -603,7 +603,7 @@ def test_two_failing_accesses_are_never_an_exception_and_no_success(
 
 
 class User:
-    """A process that begins to use a function through VFIO when the kernel lets it, and ends at some access.
+    """A process that starts to use a function through VFIO when the kernel lets it, and ends at some access.
 
     `how` is what it uses: its group, the device by the group, or the device's own node, bound to an iommufd or only
     opened. Whatever is on vfio-pci of its board then stays there, and a board to which nothing was written yet stays
@@ -646,14 +646,14 @@ class User:
         self.in_use = True
         self.before = {a: machine.drivers()[a] for a in self.names}
         untouched = not any(a in path or a == text for path, text in machine.writes for a in self.names)
-        # An open node that is not bound, and without groups' nodes any, is seen in /proc only, so not after that.
-        is_seen = (position == 0 and not self.hidden) or (self.how != "open cdev" and machine.has_groups)
+        # An open node that is not bound, and without groups' nodes any, is visible in /proc only, so not after that.
+        is_visible = (position == 0 and not self.hidden) or (self.how != "open cdev" and machine.has_groups)
         self.stays = {a for a, (driver, _) in self.before.items() if driver == "vfio-pci" and self.how != "open cdev"}
-        self.stays |= set(self.names) if untouched and is_seen else set()
+        self.stays |= set(self.names) if untouched and is_visible else set()
 
     def check(self) -> None:
         now = self.machine.drivers()
-        # What it has open is never taken from it, seen or not: the unbind waits.
+        # What it has open is never taken from it, visible or not: the unbind waits.
         assert not self.in_use or now[self.address][0] == "vfio-pci"
         assert {a: now[a] for a in self.stays} == {a: self.before[a] for a in self.stays}
 
