@@ -790,8 +790,8 @@ def test_no_run_prints_the_passphrase(runs: dict[str, Run], name: str) -> None:
     assert PASSPHRASE not in runs[name].output
 
 
-def test_the_template_inventory_says_that_it_is_unedited(tmp_path: Path) -> None:
-    run = start(tmp_path, str(ROOT / "inventories/prod.py"), str(ROOT / "deploys/node.py"), "--dry")
+def test_an_unedited_example_is_refused_as_the_template(tmp_path: Path) -> None:
+    run = start(tmp_path, str(ROOT / "examples/quick_start.py"), str(ROOT / "deploys/node.py"), "--dry")
     assert run.exit_code != 0
     assert "the inventory is still the template" in run.output
     assert "Traceback" not in run.output

@@ -134,7 +134,7 @@ def test_an_inventory_anywhere_takes_the_exported_passphrase_from_any_directory(
 @pytest.mark.commands
 @pytest.mark.parametrize("script", ["node", "status", "undo", "collect"])
 def test_the_scripts_run_in_any_directory(tmp_path: Path, script: str) -> None:
-    words = [sys.executable, "-m", "pyinfra", "-y", str(ROOT / "inventories/prod.py")]
+    words = [sys.executable, "-m", "pyinfra", "-y", str(ROOT / "examples/quick_start.py")]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "helpers/pcibind/src")}
     done = subprocess.run(
         [*words, str(ROOT / f"deploys/{script}.py")],
