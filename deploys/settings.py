@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -229,10 +230,10 @@ class Settings(HostSettings):
         if self.own_postgres:
             yield from self._release_disagreement()
         ports: dict[int, str] = {}
-        for key, port in self._listening():
-            if port in ports:
-                yield f"gevulot_{key} and gevulot_{ports[port]} are both port {port}; expected two ports"
-            ports.setdefault(port, key)
+        for key, listen in self.endpoints().items():
+            other = ports.setdefault(listen.port, key)
+            if other != key:
+                yield f"gevulot_{key} and gevulot_{other} are both port {listen.port}; expected two ports"
         yield from super()._disagreements()
         problem = self._peers_problem()
         if problem is not None:
@@ -285,7 +286,7 @@ class Settings(HostSettings):
     @property
     def service_ports(self) -> tuple[int, ...]:
         """The TCP ports on which the node itself serves, in order."""
-        return tuple(sorted(port for key, port in self._listening() if key != "postgres_port"))
+        return tuple(sorted(each.port for key, each in self.endpoints().items() if key != "postgres_port"))
 
     @property
     def open_to_any(self) -> bool:
@@ -303,17 +304,17 @@ class Settings(HostSettings):
             *collapse_addresses(each for each in self.peers if isinstance(each, IPv6Network)),
         )
 
-    def _listening(self) -> list[tuple[str, int]]:
-        """Every setting that makes the node or its database listen on TCP, with its port."""
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Where the node and its own database listen on TCP, by key."""
         listens = {
             "p2p_listen": self.p2p_listen,
             "json_rpc_listen": self.json_rpc_listen,
             "healthcheck_listen": self.healthcheck_listen,
             "metrics_listen": self.metrics_listen,
+            "http_port": replace(self.p2p_listen, port=self.http_port),
+            "postgres_port": Endpoint.parse(f"127.0.0.1:{self.postgres_port}") if self.own_postgres else None,
         }
-        ports = [(key, listen.port) for key, listen in listens.items() if listen is not None]
-        own = [("postgres_port", self.postgres_port)] if self.own_postgres else []
-        return [*ports, ("http_port", self.http_port), *own]
+        return {key: listen for key, listen in listens.items() if listen is not None}
 
     @property
     def own_postgres(self) -> bool:

@@ -186,6 +186,5 @@ def _command(verb: str, unit: str, timeout: int, readiness: Readiness) -> str:
 
 def expect_node(settings: Settings) -> Readiness:
     """Expect the last port that the node opens: of its health check, or of JSON-RPC where it executes nothing."""
-    return expect_listener(
-        settings.json_rpc_listen if settings.no_execution else settings.healthcheck_listen, _NODE_SECONDS
-    )
+    endpoint = settings.json_rpc_listen if settings.no_execution else settings.healthcheck_listen
+    return expect_listener(endpoint, _NODE_SECONDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from deploys.assessment.verdict import Findings
@@ -12,31 +11,22 @@ from deploys.inputs.addresses import Endpoint
 from deploys.settings import Settings
 from facts.listeners import Listener
 
-Address = IPv4Address | IPv6Address
 # A user's own unit is named with its manager, and not stopped by that command.
 _STOPPABLE = re.compile(r"[\w@:.\\-]+\.(service|socket)")
 
 
-def list_endpoints(settings: Settings) -> list[tuple[str, Endpoint]]:
-    """Each address and port of the settings, with its key."""
-    p2p = settings.p2p_listen
-    listens = {
-        "p2p_listen": p2p,
-        "http_port": replace(p2p, port=settings.http_port),
-        "json_rpc_listen": settings.json_rpc_listen,
-        "healthcheck_listen": None if settings.no_execution else settings.healthcheck_listen,
-        "metrics_listen": settings.metrics_listen,
-        "postgres_port": Endpoint.parse(f"127.0.0.1:{settings.postgres_port}") if settings.own_postgres else None,
-    }
-    return [(key, listen) for key, listen in listens.items() if listen is not None]
+def list_endpoints(settings: Settings) -> dict[str, Endpoint]:
+    """Where the node and its database will listen, by key."""
+    unused = "healthcheck_listen" if settings.no_execution else ""
+    return {key: listen for key, listen in settings.endpoints().items() if key != unused}
 
 
 def list_ports(settings: Settings) -> tuple[int, ...]:
     """The TCP ports that the node and its database need."""
-    return tuple(sorted({listen.port for _, listen in list_endpoints(settings)}))
+    return tuple(sorted({listen.port for listen in list_endpoints(settings).values()}))
 
 
-def collides(ours: Address, other: Listener) -> bool:
+def collides(ours: IPv4Address | IPv6Address, other: Listener) -> bool:
     """Whether the kernel refuses to let a second program listen at an address, at the same port."""
     if ours.version == other.address.version:
         return ours == other.address or ours.is_unspecified or other.address.is_unspecified
@@ -49,7 +39,7 @@ def collides(ours: Address, other: Listener) -> bool:
 def judge_ports(listeners: Iterable[Listener], settings: Settings, findings: Findings) -> None:
     """Refuse ports at which others listen; a program in the control group of a unit of the node's is ours."""
     others = [each for each in listeners if not each.ours]
-    for key, listen in list_endpoints(settings):
+    for key, listen in list_endpoints(settings).items():
         taken = [each for each in others if each.port == listen.port and collides(listen.address, each)]
         if not taken:
             continue

@@ -36,7 +36,7 @@ from pcibind.model.request import Config
 from pcibind.read import configuration
 
 GROUP_DEVICE = re.compile(r"/dev/vfio/[0-9]+")
-LIBRARY = "/usr/local/lib/pcibind"
+LIBRARY = str(Path(early_files.SCRIPT_PATH).parent)
 WRAPPER = f'#!/bin/sh\nexec /usr/bin/python3 -I {LIBRARY}/__main__.py "$@"\n'
 
 

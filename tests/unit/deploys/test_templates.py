@@ -23,6 +23,7 @@ FIREWALL = "etc/systemd/system/gevulot-firewall.service"
 NODE: dict[str, Any] = {
     "socket": "/run/gevulot-postgres/socket",
     "image": IMAGE, "auto_update": False, "own_postgres": True, "gpu": "display",
+    "devices": "/run/pcibind/devices.env",
     "seccomp_profile": "", "allow_vsock": True, "storage": "/srv/node", "data": "/srv/node/data", "start_timeout": 1800,
 }  # fmt: skip
 MIGRATE: dict[str, Any] = {
