@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from tree import AUDIO, DISPLAY, NIC, NVME, USB, Machine
 
@@ -331,3 +332,10 @@ def somewhere() -> Iterator[Path]:
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=memory) as directory:
         yield Path(directory)
+
+
+def some(examples: int) -> settings:
+    """hypothesis with this number of examples, and without its limits of time."""
+    return settings(
+        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    )
