@@ -13,7 +13,7 @@ from deploys import settings
 from deploys.assessment import reboot_attempt
 from deploys.assessment.boards import request_boards
 from deploys.manifest import MODULES, NODE_MODULES
-from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, release_of, warn_of_lost_reach
+from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, parse_release, warn_of_lost_reach
 from deploys.preflight.services import Services
 from deploys.settings import Settings
 from facts.attempt import RebootAttempt, RebootHistory
@@ -414,12 +414,12 @@ def test_a_board_that_is_named_twice_is_refused() -> None:
      ("", (0, 0)), ("unknown", (0, 0))],
 )  # fmt: skip
 def test_a_version_is_read_up_to_its_minor_number(version: str, release: tuple[int, int]) -> None:
-    assert release_of(version) == release
+    assert parse_release(version) == release
 
 
 @given(st.text(max_size=20))
 def test_no_version_text_breaks_the_reading(version: str) -> None:
-    assert len(release_of(version)) == 2
+    assert len(parse_release(version)) == 2
 
 
 def test_discovery_addresses_that_do_not_answer_are_a_warning_with_each_reason() -> None:
