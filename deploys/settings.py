@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -47,7 +48,6 @@ from deploys.inputs.values import (
 )
 
 PREFIX = "gevulot_"
-
 
 _Kind = TypeVar("_Kind", bound="HostSettings")
 
@@ -320,6 +320,11 @@ class Settings(HostSettings):
     def own_postgres(self) -> bool:
         """Whether the node runs its own Postgres, as against an external one."""
         return self.postgres_url is None
+
+    @property
+    def external_database(self) -> SplitResult | None:
+        """The parts of an external database's URL, which hold its password."""
+        return urlsplit(self.postgres_url.get_secret_value()) if self.postgres_url else None
 
     @property
     def directories(self) -> tuple[str, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import systemd
 
@@ -42,9 +40,9 @@ HAND_OVER = f"{Paths().run}/devices.env"
 
 def database_address(settings: Settings) -> tuple[str, int]:
     """Host and port of the database as the node reaches it."""
-    if settings.postgres_url is None:
+    url = settings.external_database
+    if url is None:
         return "127.0.0.1", settings.postgres_port
-    url = urlsplit(settings.postgres_url.get_secret_value())
     return url.hostname or "", url.port or 5432
 
 

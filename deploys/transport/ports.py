@@ -14,8 +14,6 @@ _SECONDS = 5.0
 # Postgres answers a request for TLS with one letter (the protocol's SSLRequest); HTTP servers answer a request.
 POSTGRES_GREETING = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 HTTP_GREETING = b"GET / HTTP/1.0\r\n\r\n"
-
-
 # This machine has no route, which says nothing about the port.
 _NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 
