@@ -25,8 +25,8 @@ KEYS = {
 }
 
 
-def well_formed(report: Report) -> None:
-    """A report is as its schema says, and can be read by people."""
+def check_report(report: Report) -> None:
+    """Assert that a report follows its schema and can be read by people."""
     document = json.loads(report.to_json())
     assert document.keys() == KEYS["document"]
     assert document["exit_code"] in set(ExitCode)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from hypothesis import event, given
 from hypothesis import strategies as st
-from report_schema import well_formed
+from report_schema import check_report
 from topologies import PORT, Part, Plant, choices, groups_with, plants, some, somewhere
 
 from pcibind.decide.plan import Action, closure, follow, plan, resolve
@@ -190,7 +190,7 @@ def test_each_change_of_a_board_has_its_verdict(plant: Plant, data: st.DataObjec
     assert bool(mine.detail) == (expected is not Verdict.PRESENT)
     assert {followed.verdict for followed in verdicts.values()} <= {Verdict.PRESENT}
     assert numbers == {f.number for f in board.functions}
-    well_formed(reported(topology, follow(topology, known), data))
+    check_report(reported(topology, follow(topology, known), data))
 
 
 def reported(topology: Topology, resolutions: Iterable[Resolution], data: st.DataObject) -> Report:

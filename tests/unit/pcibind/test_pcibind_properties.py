@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
-from report_schema import well_formed
+from report_schema import check_report
 from topologies import Part, Plant, choices, configure, groups_with, identity, plants, some, somewhere, unused
 from tree import NIC, Fault, Machine, stuck
 
@@ -99,11 +99,11 @@ def test_release_undoes_what_apply_did(plant: Plant, data: st.DataObject) -> Non
         machine = prepared(plant, chosen, directory)
         host = unused(machine)
         before = machine.drivers()
-        well_formed(show(host))
+        check_report(show(host))
         assert machine.drivers() == before
         how = data.draw(st.sampled_from(["at once", "for the next boot", "and rebooted", "and booted"]))
         report = next_boot(host) if how == "for the next boot" else apply(host)
-        well_formed(report)
+        check_report(report)
         event(f"{how}, {report.exit_code.name}")
         assert report.exit_code is ExitCode.OK or not bindable
         if how == "for the next boot":
@@ -118,11 +118,11 @@ def test_release_undoes_what_apply_did(plant: Plant, data: st.DataObject) -> Non
             machine.load("vfio-pci")
         if how == "and booted":
             again = apply_recorded(host)
-            well_formed(again)
+            check_report(again)
             assert again.exit_code is ExitCode.OK or not bindable
-        well_formed(status(host))
+        check_report(status(host))
         given_back = release(host)
-        well_formed(given_back)
+        check_report(given_back)
         assert given_back.exit_code is ExitCode.OK, describe(given_back)
         touched = addresses(chosen) if bindable else set()
         for address, standing in machine.drivers().items():
@@ -227,10 +227,10 @@ APPLY = Scene("apply", (), apply)
 BOOT = Scene("boot", (_booted,), apply_recorded)
 RELEASE = Scene("release", (_applied,), release)
 REMOVAL = Scene("apply with one less", (_applied, _one_less), apply)
-LEAVING = Scene("boot with one less", (_applied, _one_less_at_the_next_boot), apply_recorded)
+REMOVAL_AT_BOOT = Scene("boot with one less", (_applied, _one_less_at_the_next_boot), apply_recorded)
 PART = Scene("apply of boards that are bound in part", (_applied, _in_part), apply)
 PART_AT_BOOT = Scene("boot of boards that are bound in part", (_applied, _in_part), apply_recorded)
-SCENES = [APPLY, BOOT, RELEASE, REMOVAL, LEAVING, PART, PART_AT_BOOT]
+SCENES = [APPLY, BOOT, RELEASE, REMOVAL, REMOVAL_AT_BOOT, PART, PART_AT_BOOT]
 
 ERRNOS = [0, 1, 2, 5, 16, 19, 22, 28]
 failures = st.builds(
@@ -263,7 +263,7 @@ def number_of_accesses(plant: Plant, chosen: Iterable[Board], scene: Scene) -> i
 def disturbed(machine: Machine, command: Command) -> Report:
     """Run it; whatever fails, there must be an answer."""
     report = command(unused(machine))
-    well_formed(report)
+    check_report(report)
     return report
 
 
@@ -273,12 +273,12 @@ def is_right(machine: Machine, plant: Plant, chosen: tuple[Board, ...], scene: S
     gone = set()
     if scene is RELEASE:
         gone = {board.path for board in chosen}
-    elif scene in (REMOVAL, LEAVING):
+    elif scene in (REMOVAL, REMOVAL_AT_BOOT):
         gone = groups_with(plant.topology(), chosen[0])
     bound = addresses(board for board in chosen if board.path not in gone)
     original = originals(plant)
     wanted = all(machine.drivers()[a] == ("vfio-pci", "vfio-pci") for a in bound) and handed_over(machine) == bound
-    if scene is LEAVING:
+    if scene is REMOVAL_AT_BOOT:
         # What cannot be given back at a boot makes no failure.
         return wanted
     return (
@@ -309,7 +309,7 @@ def test_one_failing_access_leaves_each_board_whole(plant: Plant, scene: Scene, 
         original = originals(plant)
         before = machine.drivers()
         known = read_record(machine.paths) or Record()
-        leaving = known.leaving if scene is LEAVING else known.boards
+        expected_boards = known.leaving if scene is REMOVAL_AT_BOOT else known.boards
         machine.failing[position] = fault
         report = disturbed(machine, scene.command)
         event(f"{scene.name}: {machine.asked[position].kind}, {type(fault.error).__name__}")
@@ -336,8 +336,10 @@ def test_one_failing_access_leaves_each_board_whole(plant: Plant, scene: Scene, 
             else:
                 # What could not be given back stays on record, as it was before all this.
                 known = read_record(machine.paths) or Record()
-                left = known.boards if each.state is BoardState.REFUSED and scene is not LEAVING else known.leaving
-                assert [b for b in left if b.path == each.path] == [b for b in leaving if b.path == each.path]
+                left = (
+                    known.boards if each.state is BoardState.REFUSED and scene is not REMOVAL_AT_BOOT else known.leaving
+                )
+                assert [b for b in left if b.path == each.path] == [b for b in expected_boards if b.path == each.path]
         assert (report.exit_code is ExitCode.OK) == is_right(machine, plant, chosen, scene)
 
 
@@ -493,7 +495,7 @@ def test_a_program_that_comes_to_use_a_board_keeps_it_as_it_is(
         report = disturbed(machine, scene.command)
         user.watch(count + 5)
         event(f"{scene.name}: {how}, {report.exit_code.name if user.before else 'could not come'}")
-        if scene is not LEAVING and report.exit_code is ExitCode.OK:
+        if scene is not REMOVAL_AT_BOOT and report.exit_code is ExitCode.OK:
             assert is_right(machine, plant, chosen, scene)
         # When it has ended, another run makes it right.
         user.go()
@@ -508,7 +510,7 @@ def test_a_program_that_comes_to_use_a_board_keeps_it_as_it_is(
 
 
 @some(30)
-@given(plants(iommu=True), st.sampled_from([RELEASE, REMOVAL, LEAVING, PART]), st.booleans(), st.data())
+@given(plants(iommu=True), st.sampled_from([RELEASE, REMOVAL, REMOVAL_AT_BOOT, PART]), st.booleans(), st.data())
 def test_without_nodes_for_groups_nothing_leaves_before_the_next_boot(
     plant: Plant, scene: Scene, has_cdevs: bool, data: st.DataObject
 ) -> None:

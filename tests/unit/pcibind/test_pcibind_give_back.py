@@ -393,11 +393,11 @@ def test_a_record_without_boards_to_give_back_is_read(applied: Machine) -> None:
     assert applied.writes == []
 
 
-@pytest.mark.parametrize("leaving", [[{}], "x", [None], 1, None])
+@pytest.mark.parametrize("garbage", [[{}], "x", [None], 1, None])
 def test_garbage_in_the_list_of_boards_to_give_back_makes_the_record_unreadable(
-    applied: Machine, leaving: object
+    applied: Machine, garbage: object
 ) -> None:
     document = json.loads(Path(applied.paths.record).read_text())
-    document["leaving"] = leaving
+    document["leaving"] = garbage
     with pytest.raises(record.RecordError):
         record.parse(json.dumps(document))
