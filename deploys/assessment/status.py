@@ -10,7 +10,7 @@ from deploys import manifest
 from deploys.assessment import boards as selection
 from deploys.assessment import checks, node_status, pending_reboot, status_document
 from deploys.assessment.boot_layers import lint
-from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS, REMAPPING_OFF, holds
+from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS, REMAPPING_OFF, defeats, holds
 from deploys.assessment.observations import Observations
 from deploys.assessment.reasons import Reasons
 from deploys.assessment.status_document import HostStatus, Severity, down
@@ -41,6 +41,10 @@ def judge(name: str, settings: HostSettings, observed: Observations) -> HostStat
     if node and observed.platform.podman is None and "podman" in observed.platform.tools:
         reasons.add(Severity.ATTENTION, "Podman is installed, but does not print its version: it hangs or fails")
     judged = _judge_boards(settings, observed, reasons)
+    if judged.boards and observed.knows("lines"):
+        # Before what follows from it: boards without vfio-pci, and a node that was skipped.
+        against = defeats(observed.lines.live, observed.platform.iommu_table, node=node is not None)
+        reasons.add(Severity.WRONG, *(f"the kernel runs with {each}" for each in against if each.of_boards))
     boards = _boards(judged, observed, reasons)
     wanted = bool(boards.list)
     arguments = _kernel_arguments(observed, wanted, node=node is not None)

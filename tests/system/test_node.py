@@ -655,6 +655,35 @@ def test_no_machine_is_started_where_that_is_switched_off(next_deploy: Run) -> N
     assert "virtual machine from the node's image" not in next_deploy.output
 
 
+@pytest.mark.soak
+def test_a_boot_with_pcibind_off_skips_the_node_and_the_next_one_has_it_again(machine: Machine, say: Progress) -> None:
+    before = treasure(machine)
+    with step(say, "booting with pcibind=off", takes="about a minute"):
+        machine.ssh("sed -i '/^\\tlinux/s/$/ pcibind=off/' /boot/grub/grub.cfg && sync")
+        machine.reboot()
+        assert machine.wait_running() == "running"
+    for board in BOARDS:
+        assert "vfio-pci" not in drivers(machine, board)
+    show = "systemctl show -P {} gevulot-node.service"
+    answers = [
+        machine.ssh(show.format(name)).stdout.strip() for name in ("ActiveState", "ConditionResult", "NRestarts")
+    ]
+    assert answers == ["inactive", "no", "0"]
+    code, host = fleet(machine)
+    assert (code != 0, host["severity"]) == (True, "wrong")
+    assert host["reasons"][0].startswith("the kernel runs with pcibind=off")
+    refused = pyinfra([machine], "-y", "--json")
+    assert refused.code != 0
+    assert "this host was booted with pcibind=off" in refused.output
+    with step(say, "booting without pcibind=off", takes="about a minute"):
+        machine.ssh("sed -i 's/ pcibind=off$//' /boot/grub/grub.cfg && sync")
+        machine.reboot()
+        wait_for_node(machine)
+    assert treasure(machine) == before
+    for board in BOARDS:
+        assert drivers(machine, board) == ["vfio-pci"] * 4
+
+
 def test_everything_survives_a_power_cut_and_a_twin_added_in_front(machine: Machine, say: Progress, kept: Path) -> None:
     before = treasure(machine)
     displays = [address(machine, board) for board in BOARDS]

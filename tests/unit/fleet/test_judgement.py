@@ -243,6 +243,17 @@ def test_why_a_guest_cannot_have_a_bound_board_is_a_reason(line: str, words: str
     assert any(words in reason and "gevulot_board_guards_allowed" in reason for reason in host.reasons)
 
 
+def test_an_argument_that_keeps_the_boards_from_vfio_is_named_before_what_follows_from_it() -> None:
+    off = CommandLines((*ARGUMENTS, "pcibind=off"), (ARGUMENTS,))
+    pci = topology(*gpu(1, 1))
+    stopped = {"gevulot-node.service": unit("gevulot-node.service", active="inactive", sub="dead")}
+    host = judge("a", settings(), replace(healthy(), lines=off, topology=pci, units=healthy().units | stopped))
+    assert host.severity is Severity.WRONG
+    first, *others = host.reasons
+    assert first.startswith("the kernel runs with pcibind=off: pcibind takes no board at such a boot")
+    assert any("gevulot-node" in each for each in others)
+
+
 def test_a_device_of_the_host_in_the_boards_group_is_a_reason() -> None:
     disk = recorded.Pci("pci0000:00/0000:00:0a.0", 0x144D, 0xA80A, 0x010802, "nvme", 12)
     host = look(replace(healthy(), topology=topology(*gpu(1, 1, drivers=BOUND, group=12), disk)))

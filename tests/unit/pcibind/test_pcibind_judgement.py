@@ -348,4 +348,19 @@ def test_what_others_are_configured_to_bind_is_reported_of_chosen_boards_only(
     assert "0000:01:00.0: driverctl gives it to nouveau at each boot" in note
     machine.configure(f'[[board]]\npath = "{RIGHT}"\n')
     notes = [note for note in command(machine.host).notes if "initramfs" not in note]
-    assert any("0000:02:00.1: libvirt's machine windows has it too" in note for note in notes)
+    assert any("0000:02:00.1: libvirt's machine windows has it with managed='yes'" in note for note in notes)
+
+
+@pytest.mark.parametrize("managed", ["", " managed='no'"])
+def test_a_machine_that_leaves_the_drivers_alone_is_no_rival(machine: Machine, managed: str) -> None:
+    machine.file("etc/libvirt/qemu/windows.xml", DOMAIN.replace(" managed='yes'", managed))
+    machine.configure(f'[[board]]\npath = "{RIGHT}"\n')
+    assert not any("libvirt" in note for note in apply(machine.host).notes)
+
+
+def test_a_bound_board_that_is_no_longer_configured_is_named(machine: Machine) -> None:
+    machine.configure(f'[[board]]\nname = "left"\npath = "{LEFT}"\n')
+    apply(machine.host)
+    assert not any("no longer configured" in note for note in status(machine.host).notes)
+    machine.configure("")
+    assert any("board left is no longer configured" in note for note in status(machine.host).notes)

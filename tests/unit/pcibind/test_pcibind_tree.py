@@ -131,6 +131,7 @@ def test_a_stuck_function_says_so_beside_its_board(tmp_path: Path) -> None:
 
 def test_without_a_board_it_says_so() -> None:
     assert describe(Report("status")) == "no board is chosen; run `pcibind list` to see all boards"
+    assert describe(Report("release")) == "no board is on record, so there is nothing to restore"
 
 
 def test_addresses_stay_whole_where_there_are_domains(tmp_path: Path) -> None:

@@ -79,12 +79,16 @@ def plan(system: System, as_json: bool) -> None:
 
 
 @cli.command(epilog=_CODES)
-@click.option("--next-boot", is_flag=True, help="Check and record only; touch no driver.")
+@click.option("--next-boot", is_flag=True, help="Check and record only; change no driver.")
 @click.option("--recorded", is_flag=True, help="Bind the recorded boards only, as at boot.")
 @_report_options
 @click.pass_obj
 def apply(system: System, next_boot: bool, recorded: bool, as_json: bool) -> None:
-    """Bring the host to its configuration: check, record, bind, prove, hand over."""
+    """Bind the configured boards; restore those no longer configured.
+
+    The boards are checked and recorded first. Afterwards the result is verified, and published in
+    /run/pcibind.
+    """
     if next_boot and recorded:
         raise click.UsageError("--next-boot and --recorded exclude each other")
     if recorded:
@@ -107,7 +111,7 @@ def status(system: System, everything: bool, as_json: bool) -> None:
 @_report_options
 @click.pass_obj
 def list_(system: System, as_json: bool) -> None:
-    """Show all boards: address, path, driver, whether chosen, and known users."""
+    """List all boards, whether they are chosen, and their known users."""
     from pcibind.commands import selection
 
     _answer("list", lambda: selection.show(system), as_json)
@@ -115,8 +119,8 @@ def list_(system: System, as_json: bool) -> None:
 
 @cli.command(epilog=_CODES)
 @click.argument("address", nargs=-1, required=True)
-@click.option("--name", help="Name of the board, if it is only one.")
-@click.option("--allow", multiple=True, type=_GUARDS, help="Accept what this guard refuses.")
+@click.option("--name", help="Name of the board; for a single ADDRESS.")
+@click.option("--allow", multiple=True, type=_GUARDS, help="Override this guard; may be repeated.")
 @_report_options
 @click.pass_obj
 def add(
@@ -142,7 +146,7 @@ def add(
 def remove(system: System, board: tuple[str, ...], as_json: bool) -> None:
     """Remove boards from the file that `add` writes; restore nothing.
 
-    BOARD is a name, an address or a path.
+    BOARD is a name, an address or a path. The next `pcibind apply` restores the original drivers.
     """
     from pcibind.commands import selection
 
@@ -156,7 +160,8 @@ def remove(system: System, board: tuple[str, ...], as_json: bool) -> None:
 def release(system: System, board: tuple[str, ...], as_json: bool) -> None:
     """Restore the original drivers of all boards, or of those named.
 
-    BOARD is a name, a path, or an address; for an absent board, the address it had when chosen.
+    BOARD is a name, a path, or an address; for an absent board, the address it had when chosen. The
+    configuration stays: the next `pcibind apply` binds its boards again.
     """
     _answer("release", lambda: release_boards(system, board), as_json)
 
@@ -165,12 +170,18 @@ def release(system: System, board: tuple[str, ...], as_json: bool) -> None:
 @click.option("--remove", is_flag=True, help="Remove these files.")
 @click.pass_obj
 def setup(system: System, remove: bool) -> None:
-    """Install the boot files: udev rule, early script, initramfs hook, and units."""
+    """Install the boot files, and print what to run next.
+
+    These are the udev rule, the early script, the initramfs hook, and the units.
+    """
     # Its imports cost as much as all of the other commands'.
     from pcibind.change import setup as boot_setup
 
     try:
         lines = boot_setup.remove(system.paths) if remove else boot_setup.install(system.paths)
+    except PermissionError as error:
+        message = f"{error.filename}: {error.strerror}; run as root"
+        raise click.ClickException(message) from error
     except OSError as error:
         raise click.ClickException(str(error)) from error
     click.echo("\n".join(lines))

@@ -109,7 +109,7 @@ def add(
         refusals = tuple(refusal for refusal in judged.refusals if refusal.board in paths)
         notes = (_NEXT,)
         if refusals:
-            notes = ("nothing was written; `--allow GUARD` accepts what may be allowed",)
+            notes = ("nothing was written; where a guard can be overridden, use `--allow GUARD`",)
         else:
             files.write_atomically(_file(system.paths), texts[_file(system.paths)])
         reports = [

@@ -54,6 +54,12 @@ def status(system: System, *, everything: bool = False) -> Report:
     notes = [*system.boot_notes(), *system.initramfs_notes()]
     notes += _note_ways(system.paths, bound, cdi=not errors)
     notes += claims.notes(system.paths, present)
+    if not failures and _is_configured(system.paths.configuration):
+        notes += [
+            f"board {board.label} is no longer configured; `pcibind apply` restores its drivers"
+            for board in judged.removed
+            if board not in known.leaving
+        ]
     if strays := _explain_strays(system.paths, judged, known):
         errors += strays
         code = code or ExitCode.TAKEN
@@ -103,7 +109,9 @@ def _report_leaving(system: System, topology: Topology, leaving: RecordedBoard) 
     report = boot.report_unwanted(topology, leaving, BoardState.LEAVING)
     if sysfs.is_board_stuck(system.paths, report.board):
         return report._replace(state=BoardState.STUCK, detail=sysfs.STUCK_DETAIL)
-    detail = "released, but its drivers are not restored: reboot, or run `pcibind release`"
+    detail = "released, but its drivers are not restored: reboot"
+    if sysfs.has_group_nodes(system.paths):
+        detail += ", or run `pcibind release`"
     return report._replace(detail=detail)
 
 

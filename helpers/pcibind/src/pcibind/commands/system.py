@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 60.0
 QUEUE_SECONDS = 10.0
-_OFF_NOTE = f"the kernel command line has {OFF}: the host has the boards until the next boot"
+_OFF_NOTE = f"the kernel command line has {OFF}: no unit binds a board at this boot"
 
 
 class System:

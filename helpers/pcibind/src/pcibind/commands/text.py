@@ -59,6 +59,10 @@ def answer(report: Report, *, as_json: bool) -> NoReturn:
     sys.exit(int(code))
 
 
+_NONE_CHOSEN = "no board is chosen; run `pcibind list` to see all boards"
+_NOTHING_TO_RELEASE = "no board is on record, so there is nothing to restore"
+
+
 class _Branch:
     """A line or two of text, and what hangs below it."""
 
@@ -73,7 +77,7 @@ def describe(report: Report) -> str:
     lines += [f"refused: {refusal}" for refusal in report.refusals]
     lines += (_table if report.command == "list" else render)(report.topology, report.boards)
     if not lines:
-        lines = ["no board is chosen; run `pcibind list` to see all boards"]
+        lines = [_NOTHING_TO_RELEASE if report.command == "release" else _NONE_CHOSEN]
     lines += [f"note: {note}" for note in report.notes]
     return shorten("\n".join(lines), report.topology)
 

@@ -208,7 +208,7 @@ def _class(board: Board) -> list[Refusal]:
             function.address,
             f"{function.address} {function.identity} is {class_name(function.class_code)}, "
             "which the host may need",
-            "Choose the board by its address",
+            "Choose the board by `address` in a file below /etc/pcibind",
         )
         for function in board.functions
         if function.class_code >> 8 not in _HARMLESS

@@ -14,7 +14,8 @@ Schema `pcibind/1`:
                                    | leaving (given back at the next boot) | released | gone
                                    | chosen | not-chosen
       changed                      whether this run wrote anything for it
-      detail                       what was found, expected, and what to do; "" when all is well
+      detail                       what was found, expected, and what to do; "" when all is well;
+                                   of list: the file and line that choose it, or "on record"
       groups                       IOMMU group numbers
       steps                        what is to be done, as text
       users                        list only: who is seen to use it, as text

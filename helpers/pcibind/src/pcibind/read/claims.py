@@ -36,8 +36,17 @@ def hostdevs(text: str) -> Iterator[str]:
                 yield f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
 
 
+def managed_hostdevs(text: str) -> Iterator[str]:
+    """The host's addresses that libvirt itself unbinds and rebinds (`managed='yes'`)."""
+    for _, attributes, inside in re.findall(
+        r"<(hostdev|interface)\b([^>]*)>(.*?)</\1>", text, re.DOTALL
+    ):
+        if re.search(r"""\bmanaged\s*=\s*["']yes["']""", attributes):
+            yield from hostdevs(inside)
+
+
 def notes(paths: Paths, boards: Iterable[Board]) -> tuple[str, ...]:
-    """What of these boards others claim as well, in sentences."""
+    """Name the boards that other tools are configured to rebind, in sentences."""
     mine = {str(function.address) for board in boards for function in board.functions}
     sentences = []
     for name, text in _files(f"{paths.root}/etc/driverctl.d"):
@@ -46,10 +55,10 @@ def notes(paths: Paths, boards: Iterable[Board]) -> tuple[str, ...]:
             what = f"driverctl gives it to {driver} at each boot"
             sentences.append(f"{place(name)}: {what}; run `driverctl unset-override {name}`")
     for name, text in _files(f"{paths.root}/etc/libvirt/qemu"):
-        what = f"libvirt's machine {name.removesuffix('.xml')} has it too"
+        what = f"libvirt's machine {name.removesuffix('.xml')} has it with managed='yes'"
         sentences += [
-            f"{address}: {what}; starting or stopping it moves the board, so remove it there"
-            for address in dict.fromkeys(hostdevs(text))
+            f"{address}: {what}, so libvirt rebinds it; set managed='no' there"
+            for address in dict.fromkeys(managed_hostdevs(text))
             if address in mine
         ]
     return tuple(sentences)
