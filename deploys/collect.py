@@ -37,11 +37,11 @@ KEY, VARIABLE = "collect_directory", "GEVULOT_COLLECT_DIRECTORY"
 
 
 class CollectError(PyinfraError):
-    """Why no host is asked at all."""
+    """Why no host is asked."""
 
 
 def destination() -> str:
-    """Where the files go. Raises CollectError for a slip in what was to say it."""
+    """Where the files go. Raises CollectError for a typo in its setting."""
     data = this_host.data.dict()
     wrong = [*find_unknown(data, [KEY], "collect_"), *find_unknown(os.environ, [VARIABLE], "GEVULOT_COLLECT_")]
     if wrong:
@@ -79,7 +79,7 @@ def failed(host: Host, reason: str) -> bool:
 
 
 def write(path: Path, text: str) -> None:
-    """Make the file: whole, or not at all. Raises OSError."""
+    """Make the file, whole or not. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -1,6 +1,6 @@
 """A bare Linux host with GPU boards hands them over, bound and proven, to whatever workload takes them.
 
-    pyinfra inventories/mine.py deploys/gpu_host.py
+    pyinfra inventories/prod.py deploys/gpu_host.py
 
 It is the host of a Gevulot node without the node: no secret, image, key or database is needed, and nothing on the host
 is named after one. deploys/node.py makes a node of it, and deploys/undo.py undoes either.

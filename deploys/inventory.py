@@ -39,10 +39,10 @@ def problems(inventory: Inventory, path: str) -> list[str]:
 
 def _misread(inventory: Inventory, path: str) -> Iterator[str]:
     """Lists that are no groups of hosts. pyinfra adds one group of all hosts, with the name of the file."""
-    seen: set[str] = set()
+    grouped: set[str] = set()
     for name, hosts in sorted(inventory.groups.items(), key=lambda item: item[0] in ("all", Path(path).stem)):
-        problem = group_problem(name, [host.name for host in hosts if host.name not in seen])
-        seen.update(host.name for host in hosts)
+        problem = group_problem(name, [host.name for host in hosts if host.name not in grouped])
+        grouped.update(host.name for host in hosts)
         if problem:
             yield problem
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from facts.database import PostgresLogin
 from pcibind.change import early_files, unit_files
 from pcibind.read import initramfs
+from pcibind.read.files import Paths
 
 TEMPLATES = Path(__file__).parent / "templates"
 """Templates, laid out as the files land: a template's path is the file's, with ``.j2`` at its end."""
@@ -80,7 +81,7 @@ EARLY_RULE = ManagedFile(early_files.RULE_PATH, INITRAMFS)
 INITRAMFS_HOOK = ManagedFile(early_files.INITRAMFS_HOOK_PATH, INITRAMFS, "755")
 DRACUT_CONF = ManagedFile(early_files.DRACUT_PATH, INITRAMFS)
 PCIBIND = ManagedFile("/usr/local/sbin/pcibind", COMMAND, "755")
-PCIBIND_BOARDS = ManagedFile("/etc/pcibind/gpu-host.toml", COMMAND)
+PCIBIND_BOARDS = ManagedFile(f"{Paths().configuration}/gpu-host.toml", COMMAND)
 PCIBIND_UNITS = tuple(ManagedFile(path, unit_files.NAME) for path in unit_files.PATHS)
 
 NODE_MODULES_LOAD = ManagedFile("/etc/modules-load.d/gevulot-node.conf", INITRAMFS)
@@ -128,7 +129,7 @@ FORMER_NAMES = {
     BLACKLIST.path: "/etc/modprobe.d/gevulot-boards.conf",
     VFIO_RULE.path: "/etc/udev/rules.d/99-gevulot-vfio.rules",
     GRUB_DROP_IN.path: "/etc/default/grub.d/zz-gevulot.cfg",
-    PCIBIND_BOARDS.path: "/etc/pcibind/gevulot.toml",
+    PCIBIND_BOARDS.path: f"{Paths().configuration}/gevulot.toml",
 }
 # No earlier version wrote one of these: the host's modules stood in the file of a node's.
 NEW_NAMES = (*FORMER_NAMES, MODULES_LOAD.path)

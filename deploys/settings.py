@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deploys.inputs import host_keys
+from deploys.inputs.addresses import Endpoint
 from deploys.inputs.secret_sources import from_environment
 from deploys.inputs.spelling import suggest
 from deploys.inputs.values import (
@@ -39,15 +42,12 @@ from deploys.inputs.values import (
     Reachable,
     SeccompProfile,
     Secret,
-    is_loopback,
     is_pinned,
-    port_of,
     release_of_image,
     tag_of,
 )
 
 PREFIX = "gevulot_"
-
 
 _Kind = TypeVar("_Kind", bound="HostSettings")
 
@@ -157,7 +157,7 @@ class Settings(HostSettings):
     )
     rust_log: Line = Field("warn,gevulot=debug,sqlx=error", description="RUST_LOG: what the node logs")
     p2p_listen: Listen = Field(
-        "127.0.0.1:9999",
+        Endpoint.parse("127.0.0.1:9999"),
         description="GEVULOT_P2P_LISTEN_ADDR, as IP:PORT; anything but loopback, such as `'0.0.0.0:9999'`, needs "
         "`gevulot_peers`",
     )
@@ -173,10 +173,11 @@ class Settings(HostSettings):
         (), description="GEVULOT_P2P_DISCOVERY_ADDR: peers to contact first, such as `('192.0.2.1:9999',)`"
     )
     json_rpc_listen: Listen = Field(
-        "127.0.0.1:9944", description="GEVULOT_JSON_RPC_LISTEN_ADDR; anything but loopback exposes port 9944."
+        Endpoint.parse("127.0.0.1:9944"),
+        description="GEVULOT_JSON_RPC_LISTEN_ADDR; anything but loopback exposes port 9944.",
     )
     healthcheck_listen: LoopbackListen = Field(
-        "127.0.0.1:8888", description="GEVULOT_HEALTHCHECK_LISTEN_ADDR; loopback only"
+        Endpoint.parse("127.0.0.1:8888"), description="GEVULOT_HEALTHCHECK_LISTEN_ADDR; loopback only"
     )
     metrics_listen: Listen | None = Field(None, description="GEVULOT_METRICS_LISTEN_ADDR; unset: no metrics")
     http_port: Port = Field(9995, description="GEVULOT_HTTP_PORT, on the P2P address")
@@ -229,10 +230,10 @@ class Settings(HostSettings):
         if self.own_postgres:
             yield from self._release_disagreement()
         ports: dict[int, str] = {}
-        for key, port in self._listening():
-            if port in ports:
-                yield f"gevulot_{key} and gevulot_{ports[port]} are both port {port}; expected two ports"
-            ports.setdefault(port, key)
+        for key, listen in self.endpoints().items():
+            other = ports.setdefault(listen.port, key)
+            if other != key:
+                yield f"gevulot_{key} and gevulot_{other} are both port {listen.port}; expected two ports"
         yield from super()._disagreements()
         problem = self._peers_problem()
         if problem is not None:
@@ -252,12 +253,12 @@ class Settings(HostSettings):
     def _peers_problem(self) -> str | None:
         """Why the networks of peers do not fit the listen address, in one sentence."""
         ports = " and ".join(map(str, self.p2p_ports))
-        if is_loopback(self.p2p_listen):
-            listen = f"gevulot_p2p_listen is the loopback address {self.p2p_listen!r}, which no peer can reach"
+        if self.p2p_listen.address.is_loopback:
+            listen = f"gevulot_p2p_listen is the loopback address '{self.p2p_listen}', which no peer can reach"
             way_out = "set gevulot_p2p_listen, for example to '0.0.0.0:9999'"
             if self.p2p_advertised is not None:
                 return (
-                    f"gevulot_p2p_advertised is {self.p2p_advertised!r}, but {listen}; expected an address outside of "
+                    f"gevulot_p2p_advertised is '{self.p2p_advertised}', but {listen}; expected an address outside of "
                     f"loopback: {way_out}, and gevulot_peers to the networks that may reach ports {ports}"
                 )
             # Refused, not ignored: naming networks means expecting connections from them.
@@ -268,7 +269,7 @@ class Settings(HostSettings):
             return None
         if not self.peers:
             return (
-                f"gevulot_peers is not set, but gevulot_p2p_listen is {self.p2p_listen!r}; expected the networks that "
+                f"gevulot_peers is not set, but gevulot_p2p_listen is '{self.p2p_listen}'; expected the networks that "
                 f"may reach ports {ports}: set gevulot_peers, for example to ('203.0.113.0/24', '2001:db8::/32')"
             )
         if self.open_to_any and len(self.peers) > 1:
@@ -280,12 +281,12 @@ class Settings(HostSettings):
     @property
     def p2p_ports(self) -> tuple[int, int]:
         """The ports of the peer-to-peer protocol and of its files, which the node opens at the same address."""
-        return port_of(self.p2p_listen), self.http_port
+        return self.p2p_listen.port, self.http_port
 
     @property
     def service_ports(self) -> tuple[int, ...]:
         """The TCP ports on which the node itself serves, in order."""
-        return tuple(sorted(port for key, port in self._listening() if key != "postgres_port"))
+        return tuple(sorted(each.port for key, each in self.endpoints().items() if key != "postgres_port"))
 
     @property
     def open_to_any(self) -> bool:
@@ -303,22 +304,27 @@ class Settings(HostSettings):
             *collapse_addresses(each for each in self.peers if isinstance(each, IPv6Network)),
         )
 
-    def _listening(self) -> list[tuple[str, int]]:
-        """Every setting that makes the node or its database listen on TCP, with its port."""
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Where the node and its own database listen on TCP, by key."""
         listens = {
             "p2p_listen": self.p2p_listen,
             "json_rpc_listen": self.json_rpc_listen,
             "healthcheck_listen": self.healthcheck_listen,
             "metrics_listen": self.metrics_listen,
+            "http_port": replace(self.p2p_listen, port=self.http_port),
+            "postgres_port": Endpoint.parse(f"127.0.0.1:{self.postgres_port}") if self.own_postgres else None,
         }
-        ports = [(key, port_of(listen)) for key, listen in listens.items() if listen is not None]
-        own = [("postgres_port", self.postgres_port)] if self.own_postgres else []
-        return [*ports, ("http_port", self.http_port), *own]
+        return {key: listen for key, listen in listens.items() if listen is not None}
 
     @property
     def own_postgres(self) -> bool:
         """Whether the node runs its own Postgres, as against an external one."""
         return self.postgres_url is None
+
+    @property
+    def external_database(self) -> SplitResult | None:
+        """The parts of an external database's URL, which hold its password."""
+        return urlsplit(self.postgres_url.get_secret_value()) if self.postgres_url else None
 
     @property
     def directories(self) -> tuple[str, ...]:
@@ -355,18 +361,18 @@ class Settings(HostSettings):
         }
         return {
             "RUST_LOG": self.rust_log,
-            "GEVULOT_P2P_LISTEN_ADDR": self.p2p_listen,
-            "GEVULOT_JSON_RPC_LISTEN_ADDR": self.json_rpc_listen,
-            "GEVULOT_HEALTHCHECK_LISTEN_ADDR": self.healthcheck_listen,
+            "GEVULOT_P2P_LISTEN_ADDR": str(self.p2p_listen),
+            "GEVULOT_JSON_RPC_LISTEN_ADDR": str(self.json_rpc_listen),
+            "GEVULOT_HEALTHCHECK_LISTEN_ADDR": str(self.healthcheck_listen),
             "GEVULOT_HTTP_PORT": str(self.http_port),
             "GEVULOT_VSOCK_LISTEN_PORT": str(self.vsock_listen_port),
         } | {key: str(value) for key, value in optional.items() if value is not None}
 
     def ports_closed_outside(self) -> tuple[int, ...]:
         """Ports that nobody outside the node may reach: the database, the health check, and JSON-RPC unless asked."""
-        loopback = [address for address in (self.json_rpc_listen, self.healthcheck_listen) if is_loopback(address)]
+        closed = [each.port for each in (self.json_rpc_listen, self.healthcheck_listen) if each.address.is_loopback]
         own = [self.postgres_port] if self.own_postgres else []
-        return (*own, *sorted(port_of(address) for address in loopback))
+        return (*own, *sorted(closed))
 
 
 # The checker's own words, where they do not say what was expected.
@@ -486,7 +492,7 @@ _STAND_INS = {
 
 
 def read_without_secrets(host: str, data: Mapping[str, Any]) -> Settings:
-    """As ``read``, for whoever only looks: secrets need not be at hand, and are not read. Raises ``SettingsError``."""
+    """As ``read``, for a look alone: secrets need not be at hand, and are not read. Raises ``SettingsError``."""
     needed = {key: value for key, value in _STAND_INS.items() if data.get(key) is not None}
     return read(host, {**data, **needed, "gevulot_psk_passphrase": _STAND_INS["gevulot_psk_passphrase"]})
 
@@ -514,7 +520,8 @@ def table(kind: type[HostSettings]) -> str:
     for name, field in kind.model_fields.items():
         if name in inherited:
             continue
-        default = "**required**" if callable(field.default) else f"`{field.default!r}`"
+        shown = str(field.default) if isinstance(field.default, Endpoint) else field.default
+        default = "**required**" if callable(field.default) else f"`{shown!r}`"
         rows.append(f"| `{PREFIX}{name}` | {default} | {field.description} |")
     return "\n".join(rows)
 

@@ -1,7 +1,7 @@
 """Nodes and GPU hosts without a node in one inventory. Each deploy is limited to its own list.
 
-pyinfra inventories/mine.py deploys/node.py --limit nodes
-pyinfra inventories/mine.py deploys/gpu_host.py --limit gpu_hosts
+pyinfra inventories/prod.py deploys/node.py --limit nodes
+pyinfra inventories/prod.py deploys/gpu_host.py --limit gpu_hosts
 """
 
 import sys

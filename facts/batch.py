@@ -75,7 +75,7 @@ def ask(host: Host, *parts: Part) -> dict[str, Any]:
     """
     values = host.get_fact(FactBatch, parts=parts)
     if not values and host.name in {each.name for each in host.state.failed_hosts}:
-        # The host could not be asked at all, and pyinfra has reported that: as with a single fact, use the defaults.
+        # The host could not be asked, and pyinfra has reported that: as with a single fact, use the defaults.
         return {part.name: part.fact().default() for part in parts}
     alone = {}
     for part in parts:

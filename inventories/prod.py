@@ -1,5 +1,6 @@
-"""Your nodes. Edit the four lines that end in "edit me"; `inventories/group_data/all.py` has shared settings.
+"""Your nodes: those of `inventories/hosts.py`, a file of your own that git ignores. Make it once, and edit it:
 
+cp examples/quick_start.py inventories/hosts.py
 read -rs GEVULOT_PSK_PASSPHRASE && export GEVULOT_PSK_PASSPHRASE
 pyinfra inventories/prod.py deploys/node.py --dry --diff
 pyinfra inventories/prod.py deploys/node.py
@@ -11,18 +12,7 @@ from pathlib import Path
 # So that pyinfra may be started in any directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from inventories.template import check_inventory
+from inventories.template import check_inventory, read_hosts
 
-nodes = [
-    (
-        "gpu1.example.com",  # your node's name or address: edit me
-        {
-            "ssh_user": "root",  # or another account, with "_sudo": True beside it: edit me
-            "gevulot_p2p_listen": "0.0.0.0:9999",
-            "gevulot_p2p_advertised": "192.0.2.1:9999",  # how its peers reach it: edit me
-            "gevulot_peers": ("198.51.100.0/24",),  # the networks of its peers, nobody else's: edit me
-        },
-    ),
-]
-
+globals().update(read_hosts(Path(__file__).with_name("hosts.py")))
 check_inventory(globals())

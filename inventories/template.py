@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +16,16 @@ from deploys.inventory import group_problem
 _NAMES = (".example.com", ".example.net", ".example.org", ".example")
 _ADDRESSES = ("192.0.2.", "198.51.100.", "203.0.113.")
 _EXPECTED = "expected a list of hosts, each a name or (name, {key: value}), such as nodes = [('gpu1', {})]"
+
+
+def read_hosts(path: Path) -> dict[str, Any]:
+    """The variables of an operator's own inventory. Raises ``PyinfraError`` where there is none yet."""
+    if not path.exists():
+        raise PyinfraError(
+            f"{path} is missing; expected your hosts. Copy an example, and edit it: "
+            "cp examples/quick_start.py inventories/hosts.py"
+        )
+    return {name: value for name, value in runpy.run_path(str(path)).items() if not name.startswith("_")}
 
 
 def check_inventory(variables: Mapping[str, Any]) -> None:
@@ -98,9 +110,9 @@ def _refuse_unedited(name: str, data: Mapping[str, Any]) -> None:
     left += [f"{key} = {value!r}" for key, value in data.items() if any(map(_is_reserved, _texts(value)))]
     if left:
         raise PyinfraError(
-            f"the inventory is still the template ({', '.join(left)}). Replace these by your own; in "
-            "inventories/prod.py edit the four lines marked 'edit me': your node's name, its account, its public "
-            "address, the networks of its peers."
+            f"the inventory is still the template ({', '.join(left)}). Replace these by your own; in a "
+            "copy of examples/quick_start.py edit the four lines marked 'edit me': your node's name, its account, its "
+            "public address, the networks of its peers."
         )
 
 

@@ -72,7 +72,7 @@ class Assessment:
 def arguments(settings: Settings) -> dict[str, str]:
     """The arguments of the fact ``NodeActivity``. The container has the log directory at /var/lib/gevulot/log."""
     logs = f"{settings.data_directory}/log"
-    listen = settings.healthcheck_listen
+    listen = str(settings.healthcheck_listen)
     return {"listen": listen, "logs": logs, "container": NODE_CONTAINER, "verification": VERIFICATION_MACHINE}
 
 

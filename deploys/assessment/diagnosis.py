@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from deploys import duration
 from deploys.assessment.checks import Check
-from deploys.inputs.values import port_of
 from deploys.manifest import GPU_DEVICES, KEY_UNIT, MIGRATION_UNIT, NODE_CONTAINER, NODE_UNIT
 from deploys.settings import Settings
 from facts.runs import JournalLine, Runs, UnitRun
@@ -311,7 +310,7 @@ def _explain(lines: list[str], runs: Runs, settings: Settings, unit: UnitRun) ->
         return _quote(next((text for text in reversed(lines) if _ERROR.search(text)), lines[-1])), step
     waits = unit.sub.startswith("auto-restart")
     if unit.active in ("activating", "deactivating", "reloading") and unit.result in ("success", "") and not waits:
-        # Not ended at all, as one that still starts.
+        # It still starts.
         return "it wrote nothing yet", step
     status = f" with exit code {unit.status}" if unit.status else ""
     return f"it ended{status} ({unit.result or unit.sub}) and wrote nothing", step
@@ -328,10 +327,7 @@ def _taken(text: str, runs: Runs, settings: Settings, unit: UnitRun) -> str:
     if match:
         program = runs.listeners.get(int(match[1]))
         return f"port {match[1]} is taken{f' by {program}' if program else ''}"
-    listens = (settings.p2p_listen, settings.json_rpc_listen, settings.healthcheck_listen, settings.metrics_listen)
-    ports = [*(port_of(each) for each in listens if each is not None), settings.http_port]
-    if unit.name != NODE_UNIT:
-        ports = [settings.postgres_port]
+    ports = settings.service_ports if unit.name == NODE_UNIT else (settings.postgres_port,)
     taken = [port for port in ports if port in runs.listeners] if unit.sub != "running" else []
     names = [f"{port} ({runs.listeners[port]})" if runs.listeners[port] else str(port) for port in taken]
     if names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from deploys.manifest import BLACKLIST, FORMER_NAMES, GRUB_DROP_IN, NEW_NAMES, PCIBIND_BOARDS, RECORD
+from deploys.manifest import BLACKLIST, FORMER_NAMES, GRUB_DROP_IN, NEW_NAMES, PCIBIND_BOARDS, RECORD, VFIO_RULE
 from facts.baseline import Baseline, DeployRemains
 from facts.file import FileText
 
@@ -32,16 +32,16 @@ _OF_ALL = {
 }
 # Of later versions, under names of a node's.
 _OF_NODES = {
-    "/etc/modprobe.d/gevulot-boards.conf": (
+    FORMER_NAMES[BLACKLIST.path]: (
         r"# The chosen boards belong to virtual machines: [^\n]+\n(?:# [^\n]+\n)+(?:blacklist [\w-]+\n)*"
         r"(?:# Asked for by gevulot_vfio_ids: [^\n]+\noptions vfio-pci ids=[0-9a-f:,]+\n)?"
     ),
-    "/etc/udev/rules.d/99-gevulot-vfio.rules": r'SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"\n',
-    "/etc/default/grub.d/zz-gevulot.cfg": (
+    FORMER_NAMES[VFIO_RULE.path]: r'SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"\n',
+    FORMER_NAMES[GRUB_DROP_IN.path]: (
         r"# Written by the Gevulot deploy: [^\n]+\n(?:(?:#|GRUB_CMDLINE|for gevulot_last|if|  GRUB_CMDLINE)[^\n]*\n)+"
         r"fi\nunset gevulot_last\n"
     ),
-    "/etc/pcibind/gevulot.toml": (
+    FORMER_NAMES[PCIBIND_BOARDS.path]: (
         r"# Boards that pcibind hands to vfio-pci\.\n"
         r'(?:|\[\[board\]\]|(?:require_boards|name|address|path|model) = "[^"\n]*"|allow = \[[^\]\n]*\]|\n)+'
     ),

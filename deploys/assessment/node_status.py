@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 from deploys import manifest
 from deploys.assessment import activity, checks, diagnosis, platforms, qmp, status_document
@@ -19,35 +19,53 @@ _LITTLE_SPACE = 0.1
 _KEYS = {"ok": "present", "missing": "missing", "changed": "changed"}
 
 
-def judge(settings: Settings, observed: Observations, boards: list[Board], reasons: Reasons) -> dict[str, Any]:
-    """Return the parts of the host's status that only a node has, by their names in ``HostStatus``."""
-    parts: dict[str, Any] = {"storage": _storage(settings, observed, reasons)}
+class NodeStatus(NamedTuple):
+    """The parts of a host's status that only a node has, by their names in ``HostStatus``."""
+
+    secrets_missing: tuple[str, ...] | None = None
+    database: status_document.Database | None = None
+    migration: str | None = None
+    node: status_document.Node | None = None
+    peers: str | None = None
+    health: int | None = None
+    activity: status_document.Activity | None = None
+    image: status_document.Image | None = None
+    storage: status_document.Storage | None = None
+    key: status_document.Key | None = None
+
+
+def judge(settings: Settings, observed: Observations, boards: list[Board], reasons: Reasons) -> NodeStatus:
+    status = NodeStatus(storage=_storage(settings, observed, reasons))
     if not observed.knows("units"):
-        return parts
+        return status
     node = observed.units.get(manifest.NODE_UNIT)
     if node is None or not observed.has_node:
         reasons.add(Severity.WRONG, f"no node is deployed: it has no {manifest.NODE_UNIT}; {_step(observed)}")
-        parts |= {"node": status_document.Node("not deployed", 0), "key": _key(observed, reasons, deployed=False)}
-        return parts
+        key = _key(observed, reasons, deployed=False)
+        return status._replace(node=status_document.Node("not deployed", 0), key=key)
     problem = diagnosis.diagnose(observed.runs, settings) if observed.knows("runs") else None
     if problem is not None:
         reasons.add(Severity.WRONG, f"{manifest.NODE_UNIT} is {problem.problem}; {problem.step}")
     _judge_units(settings, observed, problem, reasons)
-    parts |= _judge_runtime(settings, observed, boards, reasons, is_up=node.running and problem is None)
+    current = _judge_runtime(settings, observed, boards, reasons, is_up=node.running and problem is None)
     if observed.parts is not None and observed.knows("topology", "record"):
         reasons.add_failed([*checks.devices(observed.parts, boards), *checks.sockets(observed.parts)])
     access = observed.access
     if access is not None and access.own and access.listed is not None:
         reasons.add_failed([checks.access(access, settings, "")])
     migration = observed.units.get(manifest.MIGRATION_UNIT)
-    return parts | {
-        "secrets_missing": _missing_secrets(settings, observed, reasons),
-        "database": _database(settings, observed, reasons),
-        "migration": migration.result if migration else None,
-        "node": status_document.Node("restarting" if problem and problem.looping else node.active, node.since),
-        "peers": _judge_firewall(settings, observed, node, reasons),
-        "key": _key(observed, reasons, deployed=True),
-    }
+    container = observed.container
+    return status._replace(
+        secrets_missing=_missing_secrets(settings, observed, reasons),
+        database=_database(settings, observed, reasons),
+        migration=migration.result if migration else None,
+        node=status_document.Node("restarting" if problem and problem.looping else node.active, node.since),
+        peers=_judge_firewall(settings, observed, node, reasons),
+        health=observed.activity.health if observed.activity else None,
+        activity=_activity(current) if current else None,
+        image=status_document.Image(container.name, container.image) if container else None,
+        key=_key(observed, reasons, deployed=True),
+    )
 
 
 def _step(observed: Observations) -> str:
@@ -77,8 +95,8 @@ def _judge_units(settings: Settings, observed: Observations, problem: Diagnosis 
 
 def _judge_runtime(
     settings: Settings, observed: Observations, boards: list[Board], reasons: Reasons, *, is_up: bool
-) -> dict[str, Any]:
-    """What runs in the container. ``is_up``: the node runs, and not in a restart loop."""
+) -> activity.Assessment | None:
+    """Return what the node does. ``is_up``: it runs, and not in a restart loop."""
     container, current = observed.container, None
     if is_up and observed.knows("activity"):
         current = activity.judge(observed.activity, executes=not settings.no_execution)
@@ -87,11 +105,7 @@ def _judge_runtime(
         reasons.add_failed(checks.container(container, settings, boards))
     if container is not None and container.name != settings.node_image:
         reasons.add(Severity.ATTENTION, f"the node runs {container.name}, asked for is {settings.node_image}")
-    return {
-        "health": observed.activity.health if observed.activity else None,
-        "activity": _activity(current) if current else None,
-        "image": status_document.Image(container.name, container.image) if container else None,
-    }
+    return current
 
 
 def _judge_firewall(settings: Settings, observed: Observations, node: Unit, reasons: Reasons) -> str | None:

@@ -54,9 +54,9 @@ def judge(name: str, settings: HostSettings, observed: Observations) -> HostStat
     present = [each.board for each in judged.resolutions if each.board]
     layers = lint(observed, arguments, present)
     reasons.add(Severity.ATTENTION, *layers)
-    parts: dict[str, Any] = {}
+    of_node = node_status.NodeStatus()
     if node:
-        parts = node_status.judge(node, observed, present, reasons)
+        of_node = node_status.judge(node, observed, present, reasons)
     elif observed.parts is not None and observed.knows("topology", "record"):
         reasons.add_failed(checks.devices(observed.parts, present))
     verified = observed.verified
@@ -71,7 +71,7 @@ def judge(name: str, settings: HostSettings, observed: Observations) -> HostStat
         kernel_arguments=arguments,
         reboot_pending=pending,
         podman=observed.platform.podman,
-        **parts,
+        **of_node._asdict(),
         verified=None if verified is None else status_document.moment(datetime.fromtimestamp(verified, UTC)),
         lint=tuple(layers),
         topology=observed.topology.to_json() if observed.knows("topology") else None,

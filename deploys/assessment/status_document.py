@@ -199,7 +199,7 @@ def worst_first(hosts: Iterable[HostStatus]) -> list[HostStatus]:
 
 
 def worst(hosts: Iterable[HostStatus]) -> Severity:
-    """The highest severity of all; ``ok`` for no host at all."""
+    """The highest severity of all; ``ok`` without a host."""
     return max((host.severity for host in hosts), key=lambda severity: severity.rank, default=Severity.OK)
 
 

@@ -92,7 +92,7 @@ def _look_at_all(path: str, limit: tuple[str, ...], values: dict[str, Any]) -> l
         logging.getLogger(name).propagate = False
     # Of what fails in a greenlet, too, a row tells.
     gevent.get_hub().exception_stream = None
-    # Asking would stop the looks at all other hosts; and whoever asks may be a host that wants to know a password.
+    # A prompt would stop the looks at all other hosts; and it may come from a host that wants to know a password.
     connector_util.getpass = _no_password  # type: ignore[assignment]
     state = State()
     state.cwd = os.getcwd()

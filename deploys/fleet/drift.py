@@ -114,7 +114,7 @@ def _values(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
         before, now = _at(old, place), _at(new, place)
         # What is not known now has not changed as far as anybody knows.
         if now not in (None, "unknown") and before != now:
-            yield f"{name} is {_said(now)}, was {_said(before)}"
+            yield f"{name} is {_shown(now)}, was {_shown(before)}"
 
 
 def _at(state: Mapping[str, Any], place: str) -> Any:
@@ -124,7 +124,7 @@ def _at(state: Mapping[str, Any], place: str) -> Any:
     return value
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "unknown" if value is None else str(value)

@@ -19,7 +19,7 @@ NOT_REACHED = "not reached, or failed earlier in this run: pyinfra says why"
 
 
 class StatusError(PyinfraError):
-    """Why there is no answer at all."""
+    """Why there is no answer."""
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
@@ -15,45 +16,49 @@ def is_port(text: str) -> bool:
     return _PORT.fullmatch(text) is not None and int(text) < 65536
 
 
-def port_of(listen: str) -> int:
-    """The port of ``ADDRESS:PORT``."""
-    return int(listen.rpartition(":")[2])
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """``IP:PORT``, at which a program listens.
 
-
-def address_of(listen: str) -> IPv4Address | IPv6Address | None:
-    """The address of ``IP:PORT``, an IPv6 one in brackets; ``None`` for a name and for anything else.
-
-    An IPv4 address that is mapped into IPv6 is the IPv4 address: it is what the kernel reaches by it.
+    ``host`` is the address as it was written, an IPv6 one in brackets. ``address`` is what the kernel reaches by it:
+    for an IPv4 address that is mapped into IPv6, the IPv4 address.
     """
-    return _literal(listen.rpartition(":")[0])
 
+    host: str
+    address: IPv4Address | IPv6Address
+    port: int
 
-def is_loopback(listen: str) -> bool:
-    """Whether ``ADDRESS:PORT`` is reachable from the host itself only."""
-    address = address_of(listen)
-    # A name is none, whatever it begins with; but this one is always the host's own.
-    return address.is_loopback if address is not None else listen.rpartition(":")[0] == "localhost"
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Raises ``ValueError`` for a name, and for an address that no program can listen on."""
+        host, _, port = text.rpartition(":")
+        address = _literal(host)
+        if address is None or not _is_usable(address) or not is_port(port):
+            # The node reads Rust's SocketAddr, which resolves no names.
+            raise ValueError("expected IP:PORT, for example '0.0.0.0:9999' or '[::]:9999'")
+        return cls(host, address, int(port))
 
-
-def is_listen(text: str) -> bool:
-    """Whether it is ``IP:PORT`` of an address that a program can listen on."""
-    address = address_of(text)
-    usable = address is not None and not address.is_multicast and str(address) != "255.255.255.255"
-    return usable and is_port(text.rpartition(":")[2])
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
 
 
 def is_contact(text: str) -> bool:
     """Whether it is ``ADDRESS:PORT`` or ``NAME:PORT`` that a program can connect to."""
     host, _, port = text.rpartition(":")
-    return is_server(host) and is_port(port) and (address_of(text) is None or is_listen(text))
+    address = _literal(host)
+    return is_server(host) and is_port(port) and (address is None or _is_usable(address))
 
 
 def is_server(text: str) -> bool:
     """Whether it is a host's name, an IPv4 address, or an IPv6 address in brackets."""
     if text.startswith("[") or text.rstrip(".").rpartition(".")[2].isdigit():
-        # A name that ends in digits is read as an IPv4 address, or not at all.
+        # A name that ends in digits is an IPv4 address or nothing.
         return _literal(text) is not None
     return _NAME.fullmatch(text) is not None
+
+
+def _is_usable(address: IPv4Address | IPv6Address) -> bool:
+    return not address.is_multicast and str(address) != "255.255.255.255"
 
 
 def _literal(host: str) -> IPv4Address | IPv6Address | None:

@@ -11,16 +11,14 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SecretStr
 
 from deploys.inputs import database_url, passphrases
-from deploys.inputs.addresses import address_of, is_contact, is_listen, is_loopback, is_server, port_of
+from deploys.inputs.addresses import Endpoint, is_contact, is_server
 from deploys.inputs.secret_sources import call
 from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
-
-__all__ = ["is_listen", "is_loopback", "port_of"]
 
 # Environment files, units and command lines take longer ones; nobody means them.
 _LONGEST = 4096
 
-# IPv4 addresses as seen by a program that listens on [::] (RFC 4291, 2.5.5.2).
+# IPv4 addresses as they reach a program that listens on [::] (RFC 4291, 2.5.5.2).
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 # Images with Postgres and more have its release behind "pg"; others begin their tag with it, as the official one does.
@@ -102,11 +100,10 @@ def _once(values: Any) -> Any:
     return values
 
 
-def _listen(address: str) -> str:
-    if not is_listen(address):
-        # The node reads Rust's SocketAddr, which resolves no names.
-        raise ValueError("expected IP:PORT, for example '0.0.0.0:9999' or '[::]:9999'")
-    return address
+def _listen(text: Any) -> Endpoint:
+    if not isinstance(text, str):
+        raise ValueError("expected text")
+    return Endpoint.parse(text)
 
 
 def _contact(address: str) -> str:
@@ -115,17 +112,17 @@ def _contact(address: str) -> str:
     return address
 
 
-def _reachable(listen: str) -> str:
-    address = address_of(listen)
-    if address is None or address.is_loopback or address.is_unspecified or address.is_link_local:
+def _reachable(listen: Endpoint) -> Endpoint:
+    address = listen.address
+    if address.is_loopback or address.is_unspecified or address.is_link_local:
         raise ValueError("expected the address at which peers reach the node, for example '203.0.113.7:9999'")
     return listen
 
 
-def _loopback(address: str) -> str:
-    if not is_loopback(address):
+def _loopback(listen: Endpoint) -> Endpoint:
+    if not listen.address.is_loopback:
         raise ValueError("expected a loopback address, such as '127.0.0.1:8888'")
-    return address
+    return listen
 
 
 def _network(text: Any) -> Any:
@@ -283,7 +280,7 @@ def _public_key(text: str) -> str:
 
 Board = Annotated[InstanceOf[Selector], BeforeValidator(_board)]
 Boards = Annotated[Literal["supported"] | tuple[Board, ...], BeforeValidator(_boards), AfterValidator(_once)]
-Listen = Annotated[str, AfterValidator(_listen)]
+Listen = Annotated[InstanceOf[Endpoint], BeforeValidator(_listen)]
 Contact = Annotated[str, AfterValidator(_contact)]
 Path = Annotated[str, AfterValidator(_path)]
 OwnDirectory = Annotated[str, AfterValidator(own_directory)]

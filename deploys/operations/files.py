@@ -35,7 +35,7 @@ class Files:
 
     def __init__(self) -> None:
         self._paths: list[str] = []
-        self._found: dict[str, FileState] | None = None
+        self._states: dict[str, FileState] | None = None
 
     def template(self, file: ManagedFile, **variables: Any) -> OperationMeta:
         """Write a file from the template of its path."""
@@ -50,9 +50,9 @@ class Files:
         """The current state of the file. A plan reads one file at a time, since it does not know the next ones."""
         if is_planning():
             return host.get_fact(PlainFiles, paths=(path,)).get(path)
-        if self._found is None:
-            self._found = host.get_fact(PlainFiles, paths=tuple(self._paths))
-        return self._found.get(path)
+        if self._states is None:
+            self._states = host.get_fact(PlainFiles, paths=tuple(self._paths))
+        return self._states.get(path)
 
 
 @operation()

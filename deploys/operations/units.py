@@ -15,6 +15,7 @@ from pyinfra.connectors.util import CommandOutput
 
 from deploys import scripts
 from deploys.assessment import diagnosis
+from deploys.inputs.addresses import Endpoint
 from deploys.manifest import MIGRATION_UNIT, NODE_REQUIRES, NODE_UNIT
 from deploys.operations import rollout
 from deploys.operations.pending_reboot import PendingReboot
@@ -57,12 +58,11 @@ class Readiness:
     seconds: int = 0
 
 
-def expect_listener(address: str, seconds: int) -> Readiness:
-    """Expect a TCP connection to succeed. ``address`` is where the program is configured to listen."""
-    name, _, port = address.rpartition(":")
+def expect_listener(endpoint: Endpoint, seconds: int) -> Readiness:
+    """Expect a TCP connection to succeed. ``endpoint`` is where the program is configured to listen."""
     program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
     # A connection to the wildcard address goes to loopback.
-    return Readiness(f"python3 -I -c {quote(program)} {quote(name.strip('[]'))} {port}", seconds)
+    return Readiness(f"python3 -I -c {quote(program)} {endpoint.host.strip('[]')} {endpoint.port}", seconds)
 
 
 @operation()
@@ -186,6 +186,5 @@ def _command(verb: str, unit: str, timeout: int, readiness: Readiness) -> str:
 
 def expect_node(settings: Settings) -> Readiness:
     """Expect the last port that the node opens: of its health check, or of JSON-RPC where it executes nothing."""
-    return expect_listener(
-        settings.json_rpc_listen if settings.no_execution else settings.healthcheck_listen, _NODE_SECONDS
-    )
+    endpoint = settings.json_rpc_listen if settings.no_execution else settings.healthcheck_listen
+    return expect_listener(endpoint, _NODE_SECONDS)

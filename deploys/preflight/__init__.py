@@ -29,7 +29,7 @@ from deploys.preflight.platform import (
     judge_nftables,
     judge_node_platform,
     judge_platform,
-    release_of,
+    parse_release,
 )
 from deploys.preflight.requests import judge_requests
 from deploys.preflight.services import judge_services
@@ -42,7 +42,7 @@ __all__ = [
     "Verdict",
     "judge",
     "judge_host",
-    "release_of",
+    "parse_release",
 ]
 
 

@@ -28,12 +28,12 @@ def explain_refusal(success: bool, output: list[str], arguments: Mapping[str, An
     lines = [line.rstrip("\r") for line in output if line.strip()]
     if tuple(lines) == ANSWER and success:
         return None
-    begin = lines.index(ANSWER[0]) if ANSWER[0] in lines else None
+    first = lines.index(ANSWER[0]) if ANSWER[0] in lines else None
     last = repr(printable(lines[-1], 200)) if lines else "nothing"
-    if begin is None and ANSWER[-1] not in lines:
+    if first is None and ANSWER[-1] not in lines:
         return _without_shell(last, keys, user)
-    begin = begin or 0
-    answer = lines[begin : begin + len(ANSWER)]
+    first = first or 0
+    answer = lines[first : first + len(ANSWER)]
     if len(answer) == len(ANSWER) and answer[0] == ANSWER[0] and answer[2:] == list(ANSWER[2:]) and answer[1] != "0":
         number = printable(answer[1], 20)
         return (
@@ -41,7 +41,7 @@ def explain_refusal(success: bool, output: list[str], arguments: Mapping[str, An
             f"{f' ({keys})' if keys else ''}; expected root. Set '_sudo': True beside ssh_user, or ssh_user to 'root'."
         )
     if tuple(answer) == ANSWER:
-        noise = [line for line in (*lines[:begin], *lines[begin + len(ANSWER) :])]
+        noise = [line for line in (*lines[:first], *lines[first + len(ANSWER) :])]
         return (
             f"the login prints text of its own around each command ({printable(noise[0], 100)!r}); expected none. Let "
             "the account's start files, such as ~/.bashrc, print only in interactive shells."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deploys.assessment.verdict import Findings
-from deploys.inputs.values import is_listen, is_loopback
+from deploys.inputs.addresses import Endpoint
 from deploys.settings import Settings
 from facts.discovery import ANSWERS
 
@@ -24,8 +24,11 @@ def judge_peers(settings: Settings, findings: Findings) -> None:
 
 def warn_of_lost_reach(settings: Settings, listened: str) -> str | None:
     """The warning for a node that peers could reach at ``listened`` (``IP:PORT``), and cannot after this run."""
-    chosen = "p2p_listen" in settings.model_fields_set
-    if chosen or not is_listen(listened) or is_loopback(listened):
+    try:
+        was_reachable = not Endpoint.parse(listened).address.is_loopback
+    except ValueError:
+        was_reachable = False
+    if "p2p_listen" in settings.model_fields_set or not was_reachable:
         return None
     return (
         f"the node listens at {listened} until this run, and only at {settings.p2p_listen} afterwards, so its peers "

@@ -23,7 +23,7 @@ MINIMUM_MEMORY_GB = 512
 MINIMUM_DISK_GB = 1000
 
 
-def release_of(version: str) -> tuple[int, int]:
+def parse_release(version: str) -> tuple[int, int]:
     """Major and minor of a version such as ``5.4.2`` or ``1:4.3.1+ds1-8``; (0, 0) when it has none."""
     numbers = version.rpartition(":")[2].split("+")[0].split("-")[0].split(".")
     try:
@@ -41,7 +41,7 @@ def judge_platform(host: HostPlatform, boards_wanted: bool, findings: Findings) 
         findings.warnings.append(warning)
     if not host.systemd:
         findings.refusals.append("systemd does not run this host; expected it as the init system. Boot with systemd.")
-    if host.python is not None and release_of(host.python) < PYTHON_MINIMUM:
+    if host.python is not None and parse_release(host.python) < PYTHON_MINIMUM:
         findings.refusals.append(
             f"/usr/bin/python3 is {host.python}; expected {'.'.join(map(str, PYTHON_MINIMUM))} or newer, which pcibind "
             "needs at every boot. Upgrade the distribution, then run again."
@@ -66,11 +66,11 @@ def judge_node_platform(host: HostPlatform, settings: Settings, family: Family |
             "firewall at each start (Type=notify-reload). Upgrade the distribution, then run again."
         )
     podman = host.podman or host.podman_offered
-    if podman is not None and release_of(podman) < PODMAN_MINIMUM:
+    if podman is not None and parse_release(podman) < PODMAN_MINIMUM:
         origin = "installed" if host.podman else "offered by the distribution"
         findings.refusals.append(
             f"Podman {podman} is {origin}; expected 4.7 or newer, because older ones abort on the units' Ulimit= key "
-            "(before 4.4 there is no Quadlet at all). Upgrade the distribution, then run again."
+            "(before 4.4 there is no Quadlet). Upgrade the distribution, then run again."
         )
     if host.podman is None and "podman" in host.tools:
         findings.refusals.append(
@@ -96,7 +96,7 @@ def judge_node_platform(host: HostPlatform, settings: Settings, family: Family |
 
 def judge_nftables(host: HostPlatform, modules: dict[str, Module], findings: Findings) -> None:
     """Refuse a host whose kernel cannot hold the table that keeps others from the node's ports."""
-    if release_of(host.kernel) < KERNEL_MINIMUM:
+    if parse_release(host.kernel) < KERNEL_MINIMUM:
         findings.refusals.append(
             f"the kernel is {host.kernel}; expected 5.13 or newer, whose nftables can lock a table against changes by "
             "others and distinguish the node's sockets from others'. Upgrade the kernel and boot it."

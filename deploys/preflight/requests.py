@@ -9,6 +9,7 @@ from deploys.manifest import PCIBIND_BOARDS
 from pcibind.model.errors import ConfigError
 from pcibind.model.request import Config
 from pcibind.read import configuration
+from pcibind.read.files import Paths
 
 
 def judge_requests(texts: Mapping[str, str], former: Iterable[str], config: Config, findings: Findings) -> None:
@@ -26,5 +27,5 @@ def judge_requests(texts: Mapping[str, str], former: Iterable[str], config: Conf
         findings.refusals.append(
             f"{error}. The deploy writes {PCIBIND_BOARDS.path}, and {', '.join(sorted(others))} was not written "
             "by a deploy, or was changed since; pcibind reads both, and would bind no board. Remove from it the boards "
-            "of gevulot_boards, correct it, or move it out of /etc/pcibind."
+            f"of gevulot_boards, correct it, or move it out of {Paths().configuration}."
         )

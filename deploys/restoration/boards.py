@@ -27,7 +27,7 @@ from pcibind.model.record import Record, RecordedBoard
 from pcibind.read.files import Paths
 
 COMMAND = manifest.PCIBIND.path
-RUN = "/run/pcibind"
+RUN = Paths().run
 _INITRAMFS = (
     *(manifest.EARLY_RULE.path, manifest.INITRAMFS_HOOK.path, manifest.DRACUT_CONF.path),
     Paths().early_list,
@@ -40,6 +40,7 @@ FILES = (
     COMMAND,
 )
 # The second and third are what a killed installation leaves.
+DIRECTORIES = (Paths().configuration, str(PurePath(Paths().record).parent))
 LIBRARIES = (LIBRARY, f"{LIBRARY}.new", f"{LIBRARY}.old")
 
 _FAILED = (
@@ -143,9 +144,7 @@ def remove_pcibind(undo: Undo, after: list[OperationMeta]) -> Removal:
         removed.append(files.directory(name=f"Remove {path}", path=path, present=False))
     inputs = [*after, *removed]
     cleared = [
-        remove_empty_directories(
-            name="Remove pcibind's empty directories", directories=("/etc/pcibind", "/var/lib/pcibind"), inputs=inputs
-        ),
+        remove_empty_directories(name="Remove pcibind's empty directories", directories=DIRECTORIES, inputs=inputs),
         forgotten(name="Reload systemd", units=(unit_files.NAME,), inputs=removed),
         run_cleared(name=f"Remove {RUN}", inputs=inputs),
     ]

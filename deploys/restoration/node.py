@@ -1,4 +1,4 @@
-"""The node at a standstill: stopped, and with nothing left that would start it at a boot. Its data is not touched."""
+"""The end of a node: it is stopped, and nothing is left that would start it at a boot. Its data is not touched."""
 
 from __future__ import annotations
 

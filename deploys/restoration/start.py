@@ -32,12 +32,13 @@ from facts.requests import BoardRequests
 from pcibind.model.errors import ConfigError
 from pcibind.model.request import Selector
 from pcibind.read import configuration
+from pcibind.read.files import Paths
 
 REQUEST = manifest.PCIBIND_BOARDS.path
 # In /run, so that it says of this boot alone that driver overrides were set before any driver was loaded.
-EARLY_DONE = "/run/pcibind/early.done"
+EARLY_DONE = f"{Paths().run}/early.done"
 # What a deployed host has at any moment of a deploy or an undo that has gone beyond the record.
-_TRACES = (REQUEST, legacy_files.REQUEST, LIBRARY, manifest.MIGRATION_SERVICE.path, "/var/lib/pcibind/record.json")
+_TRACES = (REQUEST, legacy_files.REQUEST, LIBRARY, manifest.MIGRATION_SERVICE.path, Paths().record)
 # The keys of host data that an undo reads. No other wrong key may prevent it.
 _KEYS = tuple(f"{PREFIX}{key}" for key in ("reboot", "reboot_timeout", "reboot_batch", "storage_directory"))
 _PASSPHRASE = f"{PREFIX}psk_passphrase"

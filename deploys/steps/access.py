@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from shlex import quote
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
 from pyinfra import host, logger
@@ -50,9 +49,9 @@ def change(access: AccessKeys, wanted: frozenset[str]) -> Change:
 
 def record_of(settings: Settings) -> str:
     """The file that records the keys of deploys in this database; what is on another's list says nothing of it."""
-    if settings.postgres_url is None:
+    url = settings.external_database
+    if url is None:
         return ACCESS_RECORD
-    url = urlsplit(settings.postgres_url.get_secret_value())
     database = f"{url.hostname}:{url.port}{url.path}"
     return f"{ACCESS_RECORD}-{sha256(database.encode()).hexdigest()[:12]}"
 

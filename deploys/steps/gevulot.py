@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import systemd
 
@@ -31,19 +29,20 @@ from deploys.operations.planning import step
 from deploys.settings import Settings
 from deploys.steps import postgres, vsock
 from deploys.steps.preflight import Node
+from pcibind.read.files import Paths
 
 # The same path on the host and in the container; gone as soon as the node has read it.
 KEY_FIFO = "/run/gevulot-key/node.key"
 # Seconds between the container's start and the key's reading: an older node waits for its database first.
 _KEY_READ = 60
-HAND_OVER = "/run/pcibind/devices.env"
+HAND_OVER = f"{Paths().run}/devices.env"
 
 
 def database_address(settings: Settings) -> tuple[str, int]:
     """Host and port of the database as the node reaches it."""
-    if settings.postgres_url is None:
+    url = settings.external_database
+    if url is None:
         return "127.0.0.1", settings.postgres_port
-    url = urlsplit(settings.postgres_url.get_secret_value())
     return url.hostname or "", url.port or 5432
 
 
@@ -90,6 +89,7 @@ def configure_node(node: Node, after: list[OperationMeta]) -> list[OperationMeta
         auto_update=settings.auto_update,
         own_postgres=settings.own_postgres,
         gpu=gpu,
+        devices=HAND_OVER,
         seccomp_profile=settings.seccomp_profile,
         allow_vsock=vsock.is_allowed_by_us(settings),
         storage=settings.storage_directory,

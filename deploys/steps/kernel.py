@@ -122,7 +122,7 @@ def configure_kernel(gpu_host: GpuHost) -> list[OperationMeta]:
         inputs = [
             files.template(GRUB_DROP_IN, arguments=verdict.kernel_arguments),
             old_drop_in_removed(name="Remove the drop-in of the first versions"),
-            # Only now: with both the arguments stand there twice, and with neither not at all.
+            # Only now: with both the arguments are there twice, and with neither they are missing.
             restore_former_files(
                 name="Remove the drop-in of earlier versions",
                 past=verdict.past,

@@ -36,7 +36,7 @@ from pcibind.model.request import Config
 from pcibind.read import configuration
 
 GROUP_DEVICE = re.compile(r"/dev/vfio/[0-9]+")
-LIBRARY = "/usr/local/lib/pcibind"
+LIBRARY = str(Path(early_files.SCRIPT_PATH).parent)
 WRAPPER = f'#!/bin/sh\nexec /usr/bin/python3 -I {LIBRARY}/__main__.py "$@"\n'
 
 
@@ -123,7 +123,7 @@ def boards_recorded(
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Let pcibind pass its guards and record the chosen boards with their identity.
 
-    No driver is touched, but for a board that is chosen no more: where no reboot is due, it is given back at once.
+    No driver is touched, but for a board that is no longer chosen: where no reboot is due, it is given back at once.
 
     + wanted: the configuration that the host was given
     + boards: bridge-relative paths of the boards that the preflight found

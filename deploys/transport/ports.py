@@ -7,7 +7,6 @@ import socket
 
 from deploys.assessment import checks
 from deploys.assessment.checks import Check
-from deploys.inputs.values import is_loopback, port_of
 from deploys.settings import Settings
 from deploys.transport.connection import Peer
 
@@ -15,8 +14,6 @@ _SECONDS = 5.0
 # Postgres answers a request for TLS with one letter (the protocol's SSLRequest); HTTP servers answer a request.
 POSTGRES_GREETING = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 HTTP_GREETING = b"GET / HTTP/1.0\r\n\r\n"
-
-
 # This machine has no route, which says nothing about the port.
 _NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 
@@ -32,8 +29,8 @@ def check_ports(peer: Peer, settings: Settings) -> list[Check]:
     for port in settings.ports_closed_outside():
         greeting = POSTGRES_GREETING if port == settings.postgres_port else HTTP_GREETING
         rows.append(checks.port(port, _probe(peer, peer.address, port, settings, greeting)))
-    if not is_loopback(settings.p2p_listen):
-        p2p = port_of(settings.p2p_listen)
+    if not settings.p2p_listen.address.is_loopback:
+        p2p = settings.p2p_listen.port
         text = _probe(peer, peer.address, p2p, settings, HTTP_GREETING)
         rows.append(Check(f"port {p2p} (peers) from outside", text, None))
     return rows

@@ -10,6 +10,7 @@ from deploys.inventory import check_run as _check_run
 
 _check_run()
 
-# The passphrase comes from the environment variable GEVULOT_PSK_PASSPHRASE. To read it from a file instead:
+# The passphrase comes from the environment variable GEVULOT_PSK_PASSPHRASE. To read it from a file instead, write into
+# nodes.py beside this file, which git ignores, for the hosts of the list `nodes`:
 # from deploys.inputs.secret_sources import from_file as _from_file
 # gevulot_psk_passphrase = _from_file("~/gevulot.passphrase")

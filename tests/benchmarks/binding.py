@@ -37,7 +37,7 @@ modprobe vfio_pci
 _TIMED = """\
 before=$(date +%s%N)
 {{ {command}
-}} >/root/said 2>&1 || {{ cat /root/said >&2; exit 1; }}
+}} >/root/output 2>&1 || {{ cat /root/output >&2; exit 1; }}
 after=$(date +%s%N)
 echo $(( (after - before) / 1000 ))
 """
@@ -85,7 +85,7 @@ def ways(functions: str) -> dict[str, str]:
     return {
         "raw writes from sh": _RAW.format(functions=functions),
         "driverctl": f"for function in {functions}; do driverctl set-override $function vfio-pci; done",
-        "dpdk-devbind, told of these classes": f"python3 {DPDK} --bind=vfio-pci {functions}",
+        "dpdk-devbind, configured for these classes": f"python3 {DPDK} --bind=vfio-pci {functions}",
         "pcibind apply": "pcibind apply",
         "pcibind apply --recorded": "python3 -I -S /usr/local/lib/pcibind/__main__.py apply --recorded",
     }
@@ -108,10 +108,10 @@ def measure(binder: Binder, boards: int, rounds: int, say: Progress) -> dict[str
     machine = binder.machine
     slots = range(FIRST_SLOT, FIRST_SLOT + boards)
     functions = " ".join(name for slot in slots for name in binder.board(slot))
-    found: dict[str, list[int]] = {}
+    times: dict[str, list[int]] = {}
 
     def timed(name: str, command: str) -> None:
-        found.setdefault(name, []).append(int(machine.ssh(_TIMED.format(command=command)).stdout))
+        times.setdefault(name, []).append(int(machine.ssh(_TIMED.format(command=command)).stdout))
 
     machine.ssh("rm -rf /var/lib/pcibind")
     binder.choose(*slots)
@@ -125,25 +125,25 @@ def measure(binder: Binder, boards: int, rounds: int, say: Progress) -> dict[str
             # The driver alone: dpdk-devbind takes the override away again.
             assert on_vfio(binder) == len(functions.split()), f"{name} did not bind every function"
         machine.ssh(_TO_HOST.format(functions=functions))
-        found.setdefault("pcibind's binding itself", []).append(
+        times.setdefault("pcibind's binding itself", []).append(
             int(machine.ssh("cat >/root/itself.py; python3 -I -S /root/itself.py", stdin=_ITSELF).stdout)
         )
         assert binder.bound() == set(slots)
         machine.ssh("pcibind apply")
         for name, command in IDLE.items():
             timed(name, command)
-    return found
+    return times
 
 
-def table(found: Mapping[int, Mapping[str, Sequence[int]]]) -> str:
+def table(times: Mapping[int, Mapping[str, Sequence[int]]]) -> str:
     """The figures for people: median seconds, and their ratio to the floor or to a bare start."""
     lines = []
-    for boards, ways_found in found.items():
-        median = {name: statistics.median(values) / 1e6 for name, values in ways_found.items()}
+    for boards, of_host in times.items():
+        median = {name: statistics.median(values) / 1e6 for name, values in of_host.items()}
         lines.append(
             f"{boards} board{'s' if boards > 1 else ''} of four functions: median seconds (least, most), ratio"
         )
-        for name, values in ways_found.items():
+        for name, values in of_host.items():
             idle = name in IDLE
             floor = median["bare python3 -I -S" if idle else "raw writes from sh"]
             spread = f"({min(values) / 1e6:.2f}, {max(values) / 1e6:.2f})"
@@ -161,15 +161,15 @@ def main() -> None:
     with Machine.start("eight-boards", preparation=IOMMU, progress=say) as machine:
         binder = Binder.install(machine)
         machine.ssh(f"set -e; {_UNPACK}")
-        found = {boards: measure(binder, boards, arguments.rounds, say) for boards in arguments.boards}
+        times = {boards: measure(binder, boards, arguments.rounds, say) for boards in arguments.boards}
         imports = machine.ssh(
             "python3 -I -S -X importtime /usr/local/lib/pcibind/__main__.py apply --recorded 2>&1 >/dev/null"
             " | cut -d'|' -f3"
         ).stdout.split()
     if arguments.json:
-        json.dump({"microseconds": found, "imports": imports}, sys.stdout, indent=1)
+        json.dump({"microseconds": times, "imports": imports}, sys.stdout, indent=1)
     else:
-        print(table(found))
+        print(table(times))
         print(f"a boot imports {len(imports)} modules: {' '.join(sorted(imports))}")
 
 

@@ -28,8 +28,8 @@ def boot(binder: Binder) -> tuple[float, float, dict[str, int]]:
     machine.reboot()
     state = machine.wait_running()
     if missing := set(SLOTS) - binder.bound():
-        said = machine.ssh("journalctl -b -u pcibind.service -o short-monotonic --no-pager").stdout
-        raise RuntimeError(f"the boards in slots {missing} are not bound, the system is {state}:\n{said}")
+        journal = machine.ssh("journalctl -b -u pcibind.service -o short-monotonic --no-pager").stdout
+        raise RuntimeError(f"the boards in slots {missing} are not bound, the system is {state}:\n{journal}")
     start, end = (int(line) / 1e6 for line in machine.ssh(_SHOW).stdout.split())
     log = machine.ssh("journalctl -k -b -o cat --no-pager").stdout
     chosen = {name for slot in SLOTS for name in binder.board(slot)}

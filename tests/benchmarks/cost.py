@@ -26,7 +26,7 @@ class Cost:
     """Of one whole process and all its descendants. Times in seconds, memory in MiB.
 
     `largest` is the most that one process had resident, `together` the most that all had at one time, each shared page
-    divided among its users; both as seen by samples. `hosts` is processor time on the other side of SSH.
+    divided among its users; both by samples. `hosts` is processor time on the other side of SSH.
     """
 
     wall: float
@@ -39,16 +39,16 @@ class Cost:
 
 
 def environment(*without: str) -> dict[str, str]:
-    """This process's own environment for a command, less the variables that begin with one of these words."""
+    """This process's own environment for a command, less the variables that start with one of these words."""
     return {key: value for key, value in os.environ.items() if not key.startswith(without)}
 
 
-def cost(words: Sequence[str], environment: Mapping[str, str], said: Path, codes: Sequence[int] = (0,)) -> Cost:
+def cost(words: Sequence[str], environment: Mapping[str, str], output: Path, codes: Sequence[int] = (0,)) -> Cost:
     """Run a command in the project's root. Raises RuntimeError when it ends with another code."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     # A process for it alone: what the command leaves behind becomes that one's child, and so is counted and ended.
     runner = multiprocessing.get_context("fork").Process(
-        target=_run, args=(list(words), dict(environment), said, theirs), daemon=False
+        target=_run, args=(list(words), dict(environment), output, theirs), daemon=False
     )
     runner.start()
     theirs.close()
@@ -62,7 +62,7 @@ def cost(words: Sequence[str], environment: Mapping[str, str], said: Path, codes
     finally:
         runner.join()
     if code not in codes:
-        tail = "\n".join(said.read_text(errors="replace").splitlines()[-30:])
+        tail = "\n".join(output.read_text(errors="replace").splitlines()[-30:])
         raise RuntimeError(f"{shlex.join(words)} ended with {code}:\n{tail}")
     return Cost(*figures)
 
@@ -70,13 +70,13 @@ def cost(words: Sequence[str], environment: Mapping[str, str], said: Path, codes
 _SET_CHILD_SUBREAPER = 36
 
 
-def _run(words: list[str], environment: dict[str, str], said: Path, answer: Connection) -> None:
+def _run(words: list[str], environment: dict[str, str], log: Path, answer: Connection) -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     memory = _Memory()
     try:
-        with said.open("wb") as output:
+        with log.open("wb") as output:
             start = time.monotonic()
             process = subprocess.Popen(
                 words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -86,7 +86,7 @@ def _run(words: list[str], environment: dict[str, str], said: Path, answer: Conn
             wall = time.monotonic() - start
         memory.stop()
     finally:
-        # Ansible leaves its SSH connections open for whoever comes next. Here everybody starts anew.
+        # Ansible leaves its SSH connections open for the next command. Here each command starts anew.
         _end_all()
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     answer.send((code, wall, usage.ru_utime + usage.ru_stime, memory.largest / 1024, memory.together / 1024))
@@ -117,9 +117,9 @@ class _Memory(threading.Thread):
         pause = 0.0
         while not self._ended.wait(pause):
             start = time.thread_time()
-            found = [_memory(process) for process in _descendants(os.getpid())]
-            self.largest = max((self.largest, *(largest for largest, _ in found)))
-            self.together = max(self.together, sum(shared for _, shared in found))
+            sizes = [_memory(process) for process in _descendants(os.getpid())]
+            self.largest = max((self.largest, *(largest for largest, _ in sizes)))
+            self.together = max(self.together, sum(shared for _, shared in sizes))
             pause = max(0.1, 20 * (time.thread_time() - start))
 
     def stop(self) -> None:
@@ -142,13 +142,13 @@ def _field(path: str, name: str) -> int:
 
 def children(process: int) -> list[int]:
     """All children of a process, of whichever of its threads."""
-    found: list[int] = []
+    processes: list[int] = []
     # It may end while it is looked at.
     with suppress(OSError):
         for thread in os.listdir(f"/proc/{process}/task"):
             with suppress(OSError):
-                found += map(int, Path(f"/proc/{process}/task/{thread}/children").read_text().split())
-    return found
+                processes += map(int, Path(f"/proc/{process}/task/{thread}/children").read_text().split())
+    return processes
 
 
 def _descendants(process: int) -> Iterator[int]:

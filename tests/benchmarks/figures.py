@@ -14,7 +14,9 @@ def median(costs: Sequence[Cost]) -> Cost:
     return Cost(*(statistics.median(getattr(each, name) for each in costs) for name in Cost.__slots__))
 
 
-def table(count: int, found: Mapping[str, Sequence[Cost]], peers: Sequence[str], heading: str | None = None) -> str:
+def table(
+    count: int, costs_by_peer: Mapping[str, Sequence[Cost]], peers: Sequence[str], heading: str | None = None
+) -> str:
     """One line a way: medians, and how many times as much as each of the peers every other way takes."""
     lines = [
         f"{heading or plural(count)}: medians; CPU is the controller's own, with all its processes",
@@ -23,8 +25,8 @@ def table(count: int, found: Mapping[str, Sequence[Cost]], peers: Sequence[str],
         f"  {'':<34} {'':>7} {'':<15} {'':>7} {'ms a host':>9} {'ms a host':>9} {'MiB':>8} "
         f"{'MiB':>8} {'a host':>8} {'a host':>7} {'CPU s':>7}",
     ]
-    of = {name: median(costs) for name, costs in found.items()}
-    for name, costs in found.items():
+    of = {name: median(costs) for name, costs in costs_by_peer.items()}
+    for name, costs in costs_by_peer.items():
         each = of[name]
         spread = f"({min(c.wall for c in costs):.2f}, {max(c.wall for c in costs):.2f})"
         lines.append(
@@ -42,13 +44,13 @@ def table(count: int, found: Mapping[str, Sequence[Cost]], peers: Sequence[str],
     return "\n".join(lines)
 
 
-def rise(found: Mapping[int, Mapping[str, Sequence[Cost]]]) -> str:
+def rise(costs: Mapping[int, Mapping[str, Sequence[Cost]]]) -> str:
     """How the cost of a host changes from each number of hosts to the next."""
     lines = []
-    for fewer, more in itertools.pairwise(sorted(found)):
+    for fewer, more in itertools.pairwise(sorted(costs)):
         lines.append(f"from {fewer} to {more} hosts: cost a host, and what each further one costs")
-        for name in found[more]:
-            before, after = median(found[fewer][name]), median(found[more][name])
+        for name in costs[more]:
+            before, after = median(costs[fewer][name]), median(costs[more][name])
             wall, processor = (
                 (b / more) / (a / fewer) for a, b in ((before.wall, after.wall), (before.processor, after.processor))
             )

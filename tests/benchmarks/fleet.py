@@ -4,7 +4,7 @@
 
 All hosts are names for one SSH server, which is started here for it, on a port of its own on 127.0.0.1. In each round
 every way of asking runs once, in turn, as a whole process, and has to bring every host's answer. Hosts and controller
-share this machine's processors, so that wall time holds the work of both; the processor time of each side is told
+share this machine's processors, so that wall time holds the work of both; the processor time of each side is shown
 apart. What counts is the ratio of the medians to Ansible's, and how the cost of a host rises with their number.
 
 Installs openssh-server with apt where there is none, and ansible-core with pip into the lab's cache. On two cores the
@@ -92,15 +92,15 @@ def _rows(document: Any) -> set[str]:
 
 
 def _results(document: Any) -> set[str]:
-    found = document.get("pci") or document["all"]
-    return {name for name, lines in found.items() if "pcibind-topology end" in lines}
+    results = document.get("pci") or document["all"]
+    return {name for name, lines in results.items() if "pcibind-topology end" in lines}
 
 
 def measure(
     reached: Server, ansible: Path, directory: Path, count: int, rounds: int, say: Progress
 ) -> dict[str, list[Cost]]:
     """What each way cost in each round, for so many hosts. Raises RuntimeError when one brings no answer of a host."""
-    found: dict[str, list[Cost]] = {}
+    costs: dict[str, list[Cost]] = {}
     answer = directory / "answer.json"
     hosts = names.numbered(count)
     names.write(directory, hosts, reached.login)
@@ -110,12 +110,12 @@ def measure(
         say(f"{plural(count)}: round {number + 1} of {rounds}")
         for name, way in ways(ansible, directory, answer, count).items():
             answer.unlink(missing_ok=True)
-            spent = reached.cost_of(way.words, way.environment, directory / "said", way.codes)
+            spent = reached.cost_of(way.words, way.environment, directory / "output", way.codes)
             silent = set(hosts) - way.answered(json.loads(answer.read_text()))
             if silent:
                 raise RuntimeError(f"{name}: no answer from {', '.join(sorted(silent))}")
-            found.setdefault(name, []).append(spent)
-    return found
+            costs.setdefault(name, []).append(spent)
+    return costs
 
 
 _LOAD = """\
@@ -152,21 +152,21 @@ def inventories(directory: Path, rounds: int, say: Progress) -> dict[str, list[C
         "its imports": (sys.executable, "-c", _LOAD),
         "inventory and settings check": (sys.executable, "-c", _LOAD, inventory),
     }
-    found: dict[str, list[Cost]] = {}
+    costs: dict[str, list[Cost]] = {}
     for number in range(rounds):
         say(f"an inventory of {INVENTORY_HOSTS} hosts: round {number + 1} of {rounds}")
         for name, words in commands.items():
-            found.setdefault(name, []).append(cost(words, own, directory / "said"))
-    checked = (directory / "said").read_text().split()[-1]
+            costs.setdefault(name, []).append(cost(words, own, directory / "output"))
+    checked = (directory / "output").read_text().split()[-1]
     assert checked == str(INVENTORY_HOSTS), f"{checked} hosts were checked"
-    return found
+    return costs
 
 
-def inventory_table(found: Mapping[str, Sequence[Cost]]) -> str:
+def inventory_table(measured: Mapping[str, Sequence[Cost]]) -> str:
     """Seconds of each, and the ratio to the start before it."""
     lines = [f"an inventory of {INVENTORY_HOSTS} hosts: median seconds, ratio to the bare start above"]
     start = 0.0
-    for name, costs in found.items():
+    for name, costs in measured.items():
         each = median(costs)
         bare = name in ("pyinfra --version", "its imports")
         start = each.wall if bare else start
@@ -193,18 +193,18 @@ def main() -> None:
             sysfs_tree.build(machines.load(arguments.machine), f"{directory}/tree")
             variables = {"PCIBIND_SYS": f"{directory}/tree/sys", "PCIBIND_PROC": f"{directory}/tree/proc"}
         with server(directory, programs(directory, variables)) as reached:
-            found = {
+            measured = {
                 count: measure(reached, ansible, directory, count, arguments.rounds, say)
                 for count in map(int, arguments.hosts.split(","))
             }
         loaded = inventories(directory, arguments.rounds, say)
     if arguments.json:
-        json.dump({"hosts": found, "inventories": loaded}, sys.stdout, indent=1, default=asdict)
+        json.dump({"hosts": measured, "inventories": loaded}, sys.stdout, indent=1, default=asdict)
         return
-    for count, costs in found.items():
+    for count, costs in measured.items():
         print(table(count, costs, (PEER, FLOOR)))
-    if len(found) > 1:
-        print(rise(found))
+    if len(measured) > 1:
+        print(rise(measured))
     print(inventory_table(loaded))
 
 

@@ -1,4 +1,4 @@
-"""How a tool logs in to an SSH server: as pyinfra and as Ansible are told it."""
+"""How a tool logs in to an SSH server: the settings of pyinfra and of Ansible."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ most of the time. Then every host is a name for one SSH server on this machine, 
 settled node whose own work is next to nothing. So what is measured is the tool. In each round every tool runs once, in
 turn, as a whole process, and its own words must show that every host was visited and nothing changed. Hosts and
 controller share this machine's processors, so that wall time holds the work of both; the processor time of each side is
-told apart. What counts is the ratio of the medians to Ansible's, and how the cost of a host rises with their number.
+distinguished. What counts is the ratio of the medians to Ansible's, and how the cost of a host rises with their number.
 
 Ansible's side is in settle.py, with what it does less. For pyinfra, what goes through the SSH connection to the node's
 Postgres is answered by a stand-in, on the port of 127.0.0.1 that the node's has; all other ports are closed.
@@ -53,7 +53,7 @@ _PERSIST = 3600
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A command, its environment, and what is wrong with what it said, if it must visit these hosts and change none."""
+    """A command, its environment, and what is wrong with its output, if it must visit these hosts and change none."""
 
     words: tuple[str, ...]
     environment: Mapping[str, str]
@@ -90,12 +90,12 @@ _VERIFIED = re.compile(r"What was verified on (\S+):$", re.M)
 _RECAP = re.compile(r"^(\S+) +: ok=(\d+) +changed=(\d+) +unreachable=(\d+) +failed=(\d+) +skipped=(\d+)", re.M)
 
 
-def wrong_with_pyinfra(said: str, hosts: Collection[str]) -> str | None:
+def wrong_with_pyinfra(output: str, hosts: Collection[str]) -> str | None:
     """Why this is not the output of a deploy that visited just these hosts and changed none; `None` when it is.
 
     A host of which anything is wrong has ended it with another exit code.
     """
-    rows = _RESULT.findall(said.partition("--> Results:")[2])
+    rows = _RESULT.findall(output.partition("--> Results:")[2])
     if not rows or rows[-1][0] != "Grand total":
         return "there is no table of results"
     for name, visited, success, error, unchanged in rows:
@@ -103,20 +103,20 @@ def wrong_with_pyinfra(said: str, hosts: Collection[str]) -> str | None:
             return f"{name}: of {visited} hosts {success} changed, {error} failed, {unchanged} did not change"
         if name != "Grand total" and visited != str(len(hosts)):
             return f"{name}: {visited} hosts of {len(hosts)}"
-    return _missing(_VERIFIED.findall(said), hosts)
+    return _missing(_VERIFIED.findall(output), hosts)
 
 
-def wrong_with_ansible(said: str, hosts: Collection[str]) -> str | None:
+def wrong_with_ansible(output: str, hosts: Collection[str]) -> str | None:
     """The same of a playbook's output."""
-    recap = _RECAP.findall(said.partition("PLAY RECAP")[2])
+    recap = _RECAP.findall(output.partition("PLAY RECAP")[2])
     for name, ok, *others in recap:
         if ok == "0" or any(each != "0" for each in others):
             return f"{name}: {ok} ok; changed, unreachable, failed, skipped: {', '.join(others)}"
     return _missing([name for name, *_ in recap], hosts)
 
 
-def _missing(found: Collection[str], hosts: Collection[str]) -> str | None:
-    missing = sorted(set(hosts) ^ set(found))
+def _missing(present: Collection[str], hosts: Collection[str]) -> str | None:
+    missing = sorted(set(hosts) ^ set(present))
     return f"not every host was visited: {', '.join(missing)}" if missing else None
 
 
@@ -132,18 +132,18 @@ def prepare(directory: Path, hosts: list[str], login: Login, node: Settled, data
 
 
 def live(
-    heard: Recorder, node: Settled, ansible: Path, directory: Path, say: Progress
+    recorded: Recorder, node: Settled, ansible: Path, directory: Path, say: Progress
 ) -> tuple[dict[str, list[Cost]], dict[str, Record]]:
     """What each tool costs on the real node, and what it was answered there. Raises RuntimeError for a change."""
-    host = heard.machine.name
-    prepare(directory, [host], heard.login, node, {})
+    host = recorded.machine.name
+    prepare(directory, [host], recorded.login, node, {})
     costs: dict[str, list[Cost]] = {}
     records: dict[str, Record] = {}
     for name, way in ways(ansible, directory, 1).items():
         say(f"one real host: {name}")
-        spent = cost(way.words, way.environment, directory / "said")
-        _check(name, way, directory / "said", [host])
-        records[name] = heard.take(directory / f"record-{len(records)}")
+        spent = cost(way.words, way.environment, directory / "output")
+        _check(name, way, directory / "output", [host])
+        records[name] = recorded.take(directory / f"record-{len(records)}")
         costs[name] = [replace(spent, commands=records[name].commands, connections=records[name].connections)]
     return costs, records
 
@@ -161,7 +161,7 @@ def measure(
     """What each tool cost in each round, for so many hosts. Raises RuntimeError when one was not visited or changed."""
     hosts = names.numbered(count)
     directory = reached.directory
-    found: dict[str, list[Cost]] = {}
+    costs: dict[str, list[Cost]] = {}
     with closed_port() as closed:
         ports = dict.fromkeys(node.data["gevulot_probe_ports"], closed)
         prepare(directory, hosts, reached.login, node, {"gevulot_probe_ports": ports})
@@ -169,16 +169,16 @@ def measure(
             for name, way in ways(ansible, directory, count).items():
                 say(f"{plural(count)}: round {number + 1} of {rounds}, {name}")
                 with player.playing(records[name]):
-                    spent = reached.cost_of(way.words, way.environment, directory / "said")
-                _check(name, way, directory / "said", hosts)
+                    spent = reached.cost_of(way.words, way.environment, directory / "output")
+                _check(name, way, directory / "output", hosts)
                 if spent.connections != count:
                     raise RuntimeError(f"{name}: {spent.connections} logins; expected one for each of {plural(count)}")
-                found.setdefault(name, []).append(spent)
-    return found
+                costs.setdefault(name, []).append(spent)
+    return costs
 
 
-def _check(name: str, way: Way, said: Path, hosts: Collection[str]) -> None:
-    text = said.read_text(errors="replace")
+def _check(name: str, way: Way, output: Path, hosts: Collection[str]) -> None:
+    text = output.read_text(errors="replace")
     if problem := way.wrong(text, hosts):
         raise RuntimeError(f"{name}: {problem}\n{text[-3000:]}")
 
@@ -210,25 +210,25 @@ def main() -> None:
         directory.mkdir()
         with settled(arguments.machine, say) as machine:
             node = read_back(machine, Path(temporary, "files"))
-            with recorder(machine, once) as heard:
-                real, records = live(heard, node, ansible, once, say)
+            with recorder(machine, once) as recorded:
+                real, records = live(recorded, node, ansible, once, say)
         player = Player(Path(temporary, "player"))
         with (
             postgres.server(node.settings.postgres_port, node.database),
             server(directory, answers.replay(player.directory)) as reached,
         ):
-            found = {
+            measured = {
                 count: measure(reached, player, records, node, ansible, count, arguments.rounds, say)
                 for count in map(int, arguments.hosts.split(","))
             }
     if arguments.json:
-        json.dump({"live": real, "hosts": found}, sys.stdout, indent=1, default=asdict)
+        json.dump({"live": real, "hosts": measured}, sys.stdout, indent=1, default=asdict)
         return
     print(table(1, real, (PEER,), "one real host, emulated, once"))
-    for count, costs in found.items():
+    for count, costs in measured.items():
         print(table(count, costs, (PEER,)))
-    if len(found) > 1:
-        print(rise(found))
+    if len(measured) > 1:
+        print(rise(measured))
 
 
 if __name__ == "__main__":

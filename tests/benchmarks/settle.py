@@ -231,5 +231,5 @@ def _database(settings: Settings) -> list[str]:
 
 def _says(what: str, expected: str, command: str) -> str:
     """Lines of shell that fail, with what was found, unless a command prints just what is expected."""
-    told = quote(f"{what}: expected {expected or 'nothing'}, found")
-    return f'found=$({command}) || :\n[ "$found" = {quote(expected)} ] || {{ echo {told} "$found" >&2; exit 1; }}'
+    message = quote(f"{what}: expected {expected or 'nothing'}, found")
+    return f'found=$({command}) || :\n[ "$found" = {quote(expected)} ] || {{ echo {message} "$found" >&2; exit 1; }}'

@@ -85,11 +85,11 @@ class Server:
             time.sleep(0.01)
 
     def cost_of(
-        self, words: Sequence[str], environment: Mapping[str, str], said: Path, codes: Sequence[int] = (0,)
+        self, words: Sequence[str], environment: Mapping[str, str], log: Path, codes: Sequence[int] = (0,)
     ) -> Cost:
         """What a command costs, what it asks here included. Raises as `cost` and `settle` do."""
         before = self.commands(), self.connections(), self.processor()
-        spent = cost(words, environment, said, codes)
+        spent = cost(words, environment, log, codes)
         self.settle()
         return replace(
             spent,

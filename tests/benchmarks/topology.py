@@ -118,10 +118,10 @@ started() {{ while read -r word value rest; do [ "$word" = processes ] && return
 started; first=$value
 before=$(date +%s%N)
 {{ {command}
-}} >/root/said 2>/root/errors || {{ cat /root/errors >&2; exit 1; }}
+}} >/root/output 2>/root/errors || {{ cat /root/errors >&2; exit 1; }}
 after=$(date +%s%N)
 started; count=$((value - first - 2))
-echo $(((after - before) / 1000)) $count $(wc -c </root/said)
+echo $(((after - before) / 1000)) $count $(wc -c </root/output)
 """
 
 
@@ -157,11 +157,11 @@ def look(machine: Machine, command: str) -> Look:
 
 def read(machine: Machine, functions: int) -> float:
     """Seconds of processor time that the controller takes to understand the answer, which has to be complete."""
-    said = machine.ssh(f"sh -c {quote(topology_text.COMMAND)}").stdout
+    printed = machine.ssh(f"sh -c {quote(topology_text.COMMAND)}").stdout
     start = time.process_time()
-    found = PciTopology().process(said.splitlines())
+    topology = PciTopology().process(printed.splitlines())
     spent = time.process_time() - start
-    assert len(found.functions) == functions, f"{len(found.functions)} functions of {functions} were read"
+    assert len(topology.functions) == functions, f"{len(topology.functions)} functions of {functions} were read"
     return spent
 
 
@@ -216,7 +216,7 @@ def measure(machine: Machine, ansible: Path, directory: Path, rounds: int, say: 
     functions = int(machine.ssh("set -- /sys/bus/pci/devices/*; echo $#").stdout)
     looks: dict[str, list[Look]] = {}
     reading: list[float] = []
-    found: dict[str, list[Cost]] = {}
+    costs: dict[str, list[Cost]] = {}
     commands = whole(machine, ansible, directory)
     for command in ways().values():
         look(machine, command)
@@ -226,8 +226,8 @@ def measure(machine: Machine, ansible: Path, directory: Path, rounds: int, say: 
             looks.setdefault(name, []).append(look(machine, command))
         reading.append(read(machine, functions))
         for name, (words, environment) in commands.items():
-            found.setdefault(name, []).append(cost(words, environment, directory / "said"))
-    return Figures(functions, looks, reading, found)
+            costs.setdefault(name, []).append(cost(words, environment, directory / "output"))
+    return Figures(functions, looks, reading, costs)
 
 
 def median(looks: Sequence[Look]) -> Look:
@@ -267,10 +267,10 @@ def table(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def rise(found: Sequence[Figures]) -> str:
+def rise(costs: Sequence[Figures]) -> str:
     """What each further function costs, from each machine to the next."""
     lines = []
-    for fewer, more in itertools.pairwise(found):
+    for fewer, more in itertools.pairwise(costs):
         further = more.functions - fewer.functions
         lines.append(f"from {fewer.functions} to {more.functions} functions, each further one costs:")
         for name in (OURS, LSPCI, UDEVADM, SETUP):
@@ -295,20 +295,20 @@ def main() -> None:
         parser.error(str(error))
     say = Printer()
     ansible = install_ansible(say)
-    found = []
+    results = []
     with tempfile.TemporaryDirectory(prefix="topology-") as temporary:
         for each in sorted(crowds, key=lambda topology: sum(topology.behind)):
             # Nothing else starts from these: a snapshot of each would only fill the cache.
             with Machine.start(each, preparation=IOMMU, warm=False, progress=say) as machine:
                 machine.wait_running()
                 install_setup(machine, ansible)
-                found.append(measure(machine, ansible, Path(temporary), arguments.rounds, say))
+                results.append(measure(machine, ansible, Path(temporary), arguments.rounds, say))
     if arguments.json:
-        json.dump([asdict(figures) for figures in found], sys.stdout, indent=1)
+        json.dump([asdict(figures) for figures in results], sys.stdout, indent=1)
         return
-    for figures in found:
+    for figures in results:
         print(table(figures))
-    print(rise(found))
+    print(rise(results))
 
 
 if __name__ == "__main__":

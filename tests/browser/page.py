@@ -11,7 +11,7 @@ from deploys.fleet.page import render
 # What WebDriver (W3C, "Keyboard actions") calls the keys that have no character.
 BACKSPACE, TAB, ENTER, SPACE = "\ue003", "\ue004", "\ue007", "\ue00d"
 
-# Every text that is seen, with its colour and what is painted behind it, as the browser itself mixes them.
+# Every visible text, with its colour and what is painted behind it, as the browser itself mixes them.
 _CONTRASTS = """
 const pixel = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
 const mixed = (colors) => {
@@ -74,7 +74,7 @@ class Page:
         return self.driver.execute_script(script, *arguments)
 
     def texts(self, selector: str) -> list[str]:
-        """The text of all elements that are not hidden, as it is seen or spoken, with one blank for any white space."""
+        """The text of all elements that are not hidden, shown or spoken, with one blank for any white space."""
         return list(
             self.run(
                 """return [...document.querySelectorAll(arguments[0])].filter((each) => each.checkVisibility())
@@ -137,11 +137,11 @@ class Page:
         return str(self.run("return location.hash"))
 
     def contrasts(self) -> list[tuple[float, str, str]]:
-        """The contrast (WCAG 2) of all text that is seen to what is behind it: ratio, text and colour."""
+        """The contrast (WCAG 2) of all visible text to what is behind it: ratio, text and colour."""
         return [(ratio, text, color) for ratio, text, color in self.run(_CONTRASTS)]
 
     def accessible_roles(self) -> list[str]:
-        """The roles of all that a screen reader is told of."""
+        """The roles of all that a screen reader announces."""
         tree = self._command("Accessibility.getFullAXTree")
         return [node["role"]["value"] for node in tree["nodes"] if not node["ignored"]]
 

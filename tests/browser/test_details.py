@@ -21,7 +21,7 @@ def opened(page: Page, host: documents.Json, width: int = 1400) -> documents.Jso
 
 def card(page: Page, text: str) -> str:
     """The text of the first board that has this in it."""
-    return next(found for found in page.texts(".board") if text in found)
+    return next(shown for shown in page.texts(".board") if text in shown)
 
 
 def unfold_all(page: Page) -> None:
@@ -30,7 +30,7 @@ def unfold_all(page: Page) -> None:
         page.click('.unfold[aria-expanded="false"]')
 
 
-def test_findings_and_facts_are_told(page: Page) -> None:
+def test_the_details_show_findings_and_facts(page: Page) -> None:
     opened(page, documents.lab(severity="wrong", reasons=["it broke"], drift=["a file"], lint=["a key"], podman=None))
     assert page.texts(".details h2") == [
         "Reasons",
@@ -57,10 +57,10 @@ def test_boards_are_a_table(page: Page) -> None:
 
 
 def test_a_drawing_leaves_out_what_nobody_asks_about(page: Page) -> None:
-    """Of two hundred functions the boards, networks and disks are seen; all are there once everything is unfolded."""
+    """Of two hundred functions the boards, networks and disks are shown; all are there once everything is unfolded."""
     host = opened(page, SERVER)
-    seen = page.texts(".function code")
-    assert len(seen) == 16 + 4 + 8 + 4
+    addresses = page.texts(".function code")
+    assert len(addresses) == 16 + 4 + 8 + 4
     unfold_all(page)
     everything = page.texts(".function code") + [
         f"0000:{match[0]}"

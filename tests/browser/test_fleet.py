@@ -13,9 +13,9 @@ SORT = "table.fleet > thead button"
 
 
 def host(name: str) -> documents.Json:
-    """A host of the fleet, by what its name begins with."""
-    found: documents.Json = next(each for each in FLEET["hosts"] if each["name"].startswith(name))
-    return found
+    """A host of the fleet, by the start of its name."""
+    chosen: documents.Json = next(each for each in FLEET["hosts"] if each["name"].startswith(name))
+    return chosen
 
 
 def names_of(severity: str) -> list[str]:
@@ -29,7 +29,7 @@ def test_the_worst_hosts_are_first_and_then_it_goes_by_name(page: Page) -> None:
     assert page.hosts() == [each["name"] for each in expected]
 
 
-def test_severities_are_counted_and_the_documents_time_is_told(page: Page) -> None:
+def test_the_page_counts_severities_and_shows_the_documents_time(page: Page) -> None:
     page.open(FLEET)
     chips = [f"{len(names_of(severity))} {severity}" for severity in RANK]
     assert [text.split(maxsplit=1)[1] for text in page.texts(".chip")] == chips
@@ -76,7 +76,7 @@ def test_a_node_that_is_busy_is_nothing_to_mark(page: Page) -> None:
     assert page.cells("lab-01")["activity"] == "busy, 1 program"
 
 
-def test_of_a_host_that_is_down_only_the_reason_is_told(page: Page) -> None:
+def test_a_host_that_is_down_shows_its_reason_alone(page: Page) -> None:
     old = documents.lab("gpu-01", severity="down", reasons=["SSH: no route to host"])
     page.open(documents.document(old))
     cells = page.cells("gpu-01")
@@ -194,7 +194,7 @@ def test_a_click_anywhere_in_a_row_opens_it(page: Page) -> None:
     assert page.count(".details") == 1
 
 
-def test_a_link_leads_to_what_was_seen(page: Page) -> None:
+def test_a_link_restores_the_view(page: Page) -> None:
     page.open(FLEET)
     page.click(SORT, "Verified")
     page.click(".chip", "attention")
@@ -203,10 +203,10 @@ def test_a_link_leads_to_what_was_seen(page: Page) -> None:
     page.press("gpu &")
     page.press(BACKSPACE, BACKSPACE)
     page.click("tr.host button")
-    seen = page.hosts(), page.texts("tr.opened"), page.attributes("thead th", "aria-sort")
+    state = page.hosts(), page.texts("tr.opened"), page.attributes("thead th", "aria-sort")
     fragment = page.fragment()
     page.open(FLEET, fragment)
-    assert (page.hosts(), page.texts("tr.opened"), page.attributes("thead th", "aria-sort")) == seen
+    assert (page.hosts(), page.texts("tr.opened"), page.attributes("thead th", "aria-sort")) == state
     assert page.fragment() == fragment
     assert page.run("return document.getElementById('query').value") == "gpu"
 

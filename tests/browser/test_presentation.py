@@ -1,4 +1,4 @@
-"""How the page looks: telephones, paper, the dark, and what a screen reader is told."""
+"""How the page looks: telephones, paper, the dark, and what a screen reader announces."""
 
 from __future__ import annotations
 

@@ -45,10 +45,10 @@ class CollectionError(ValueError):
 
 
 class Collected(NamedTuple):
-    """One host's file: `source` is what messages call it, `seen` all that it says, `topology` its PCI functions."""
+    """One host's file. `source` is what messages call it, `observed` its contents, `topology` its PCI functions."""
 
     source: str
-    seen: CollectedHost
+    observed: CollectedHost
     topology: Topology
 
 
@@ -60,7 +60,7 @@ class Machine(NamedTuple):
 
 
 def read(path: str | os.PathLike[str]) -> Collected:
-    """Read a file. Raises CollectionError, also when it cannot be read at all."""
+    """Read a file. Raises CollectionError, also when it cannot be read."""
     source = os.fspath(path)
     try:
         return parse(Path(path).read_bytes(), source)
@@ -80,16 +80,16 @@ def parse(data: bytes, source: str = "collection") -> Collected:
         kind = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise _error(source, f"the format {kind!r}", repr(FORMAT), _AGAIN)
     if document.get("version") != VERSION:
-        found = document.get("version")
+        version = document.get("version")
         advice = f"read it with the release of this project that wrote it, or {_AGAIN}"
-        raise _error(source, f"version {found!r}", f"version {VERSION}", advice)
-    seen = CollectedHost(**{part: _strings(source, document, part) for part in PARTS})
+        raise _error(source, f"version {version!r}", f"version {VERSION}", advice)
+    host = CollectedHost(**{part: _strings(source, document, part) for part in PARTS})
     try:
-        topology = topology_text.parse(list(seen.topology))
+        topology = topology_text.parse(list(host.topology))
     except ValueError as error:
         advice = f"report it, or {_AGAIN}"
         raise _error(source, f"a topology that cannot be read ({error})", "pcibind's text", advice) from None
-    return Collected(source, seen, topology)
+    return Collected(source, host, topology)
 
 
 def machine(collected: Collected) -> Machine:
@@ -137,13 +137,13 @@ def machine(collected: Collected) -> Machine:
 
 
 def _functions(collected: Collected) -> Iterator[PciDevice]:
-    targets = {match[1]: match[2] for line in collected.seen.topology if (match := _TARGET.fullmatch(line))}
+    targets = {match[1]: match[2] for line in collected.observed.topology if (match := _TARGET.fullmatch(line))}
     for function in collected.topology.functions:
         slot = str(function.address)
         path = targets.get(slot, "")
         if _PATH.fullmatch(path) is None or not path.endswith(f"/{slot}"):
-            found = f"{path!r} as the path of {slot}"
-            raise _error(collected.source, found, f"a path of sysfs that ends with {slot}", _AGAIN)
+            place = f"{path!r} as the path of {slot}"
+            raise _error(collected.source, place, f"a path of sysfs that ends with {slot}", _AGAIN)
         if function.driver is not None and _DRIVER.fullmatch(function.driver) is None:
             raise _error(collected.source, f"{function.driver!r} as the driver of {slot}", "a driver's name", _AGAIN)
         yield PciDevice(
@@ -159,7 +159,7 @@ def _functions(collected: Collected) -> Iterator[PciDevice]:
 
 def _devices(collected: Collected, paths: dict[str, str]) -> Iterator[tuple[str, str, str]]:
     """Each interface and disk that hangs on a function: what it is, of which kind or bus, and of which function."""
-    for line in collected.seen.devices:
+    for line in collected.observed.devices:
         match = _DEVICE.fullmatch(line)
         slots = match[3].split() if match else []
         if match is None or not set(slots) <= paths.keys():
@@ -170,23 +170,23 @@ def _devices(collected: Collected, paths: dict[str, str]) -> Iterator[tuple[str,
 
 def _uses(collected: Collected, paths: dict[str, str]) -> dict[str, list[str]]:
     """The functions by what they are used for."""
-    found: dict[str, list[str]] = {}
-    for line in collected.seen.uses:
+    uses: dict[str, list[str]] = {}
+    for line in collected.observed.uses:
         match = _USE.fullmatch(line)
         if match is None or (match[2] and match[2] not in paths):
             raise _error(collected.source, repr(line), "what a function of the topology is used for", _AGAIN)
         if match[2]:
-            found.setdefault(match[1], []).append(match[2])
-    return found
+            uses.setdefault(match[1], []).append(match[2])
+    return uses
 
 
 def _strings(source: str, document: dict[str, Any], part: str) -> tuple[str, ...]:
-    found = document.get(part)
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        what = "nothing" if part not in document else f"{type(found).__name__} that is no array of strings"
+    values = document.get(part)
+    if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+        what = "nothing" if part not in document else f"{type(values).__name__} that is no array of strings"
         raise _error(source, f"{what} as {part!r}", "an array of strings", _AGAIN)
-    return tuple(found)
+    return tuple(values)
 
 
-def _error(source: str, found: str, expected: str, advice: str) -> CollectionError:
-    return CollectionError(f"{source}: found {found}, expected {expected}; {advice}")
+def _error(source: str, problem: str, expected: str, advice: str) -> CollectionError:
+    return CollectionError(f"{source}: found {problem}, expected {expected}; {advice}")

@@ -71,7 +71,7 @@ class Dump(NamedTuple):
     """What one dump says, each kind in the dump's order; `truncated` when its end was cut off.
 
     `firmware_framebuffer` says that the console was on the framebuffer that the firmware had set up, on a card that is
-    not told.
+    unknown.
     """
 
     source: str
@@ -95,13 +95,13 @@ def parse(data: bytes, source: str = "dump") -> Dump:
     not udevadm's, for a PCI function without the properties that the kernel gives to every one, and for a device that
     is there twice.
     """
-    found, truncated = records.parse(data, source)
+    parsed, truncated = records.parse(data, source)
     pci: list[PciDevice] = []
     interfaces: list[Interface] = []
     blocks: list[BlockDevice] = []
     nvme: list[NvmeController] = []
-    seen: set[tuple[str, str]] = set()
-    for record in found:
+    known: set[tuple[str, str]] = set()
+    for record in parsed:
         name = record.path.rpartition("/")[2]
         keys = [name]
         match subsystem := record.properties.get("SUBSYSTEM", record.letters.get("U")):
@@ -118,10 +118,10 @@ def parse(data: bytes, source: str = "dump") -> Dump:
             case _:
                 continue
         for key in keys:
-            if (subsystem, key) in seen:
+            if (subsystem, key) in known:
                 raise record.error(f"{key} is there twice; expected one dump of one machine")
-            seen.add((subsystem, key))
-    framebuffer = any(_FRAMEBUFFER.fullmatch(record.path) for record in found)
+            known.add((subsystem, key))
+    framebuffer = any(_FRAMEBUFFER.fullmatch(record.path) for record in parsed)
     return Dump(source, tuple(pci), tuple(interfaces), tuple(blocks), tuple(nvme), framebuffer, truncated)
 
 
@@ -171,7 +171,7 @@ def _subsystem(record: Record, modalias: str) -> tuple[int, int]:
 
 
 def _boot_vga(record: Record) -> bool | None:
-    """What a property of that name says, whoever set it; udev itself sets none."""
+    """What a property of that name says, whatever set it; udev itself sets none."""
     values = [value for name, value in record.properties.items() if name.lower().endswith("boot_vga")]
     return values[0] == "1" if values else None
 
@@ -187,10 +187,10 @@ def _block(record: Record, name: str) -> BlockDevice:
 
 
 def _names(record: Record, names: Iterable[str]) -> tuple[str, ...]:
-    found = tuple(names)
-    if not {"", ".", ".."}.isdisjoint(found):
-        raise record.error(f"its members are {found}, expected names of block devices")
-    return found
+    unique = tuple(names)
+    if not {"", ".", ".."}.isdisjoint(unique):
+        raise record.error(f"its members are {unique}, expected names of block devices")
+    return unique
 
 
 def _number(record: Record, name: str) -> int | None:

@@ -42,7 +42,7 @@ def parse(data: bytes, source: str) -> Records:
     V, J too. All are taken. Lines may end with CRLF. Bytes that are not UTF-8 are kept as surrogate escapes, as
     Python keeps them in file names. A record without the blank line after it is not complete and is left out.
     Raises ValueError, naming the file and the line, for a line that udevadm does not print, and when there is no
-    complete record at all.
+    complete record.
     """
     text = data.removeprefix(_BYTE_ORDER_MARK).decode("utf-8", "surrogateescape")
     # Not str.splitlines: names and serial numbers may hold the other characters that it takes for line ends.

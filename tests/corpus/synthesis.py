@@ -98,12 +98,12 @@ def synthesised_framebuffer(dump: Dump) -> str | None:
     """
     if not dump.firmware_framebuffer:
         return None
-    told = next((device.slot for device in dump.pci if device.boot_vga), None)
-    return told or synthesised_boot_display(dump)
+    slot = next((device.slot for device in dump.pci if device.boot_vga), None)
+    return slot or synthesised_boot_display(dump)
 
 
 def synthesised_root_disk(dump: Dump) -> str | None:
-    """The first block device below a PCI function with a file system of Linux, or else the first there at all."""
+    """The first block device below a PCI function with a file system of Linux, or else the first one there."""
     below = [block for block in dump.blocks if block.path.startswith("/devices/pci") and block.number]
     likely = [block for block in below if block.filesystem in _ROOT_FILESYSTEMS]
     return next((block.name for block in [*likely, *below]), None)

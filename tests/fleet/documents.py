@@ -30,7 +30,7 @@ MARKUP = '</script><img src=x onerror="document.title=1"><!--&amp;\u2028'
 
 
 def fleet(count: int = 100, seed: int = 22) -> Json:
-    """A fleet of hosts in all severities, most of them well: desktop machines, and some servers of eight GPUs."""
+    """A fleet of hosts in all severities, most of them ok: desktop machines, and some servers of eight GPUs."""
     chance = random.Random(seed)
     return document(*(_host(chance, number) for number in range(1, count + 1)))
 

@@ -1,4 +1,4 @@
-"""Parts of documents of schema `gevulot-fleet/1`: hosts, boards, functions, links; all well unless told."""
+"""Parts of documents of schema `gevulot-fleet/1`: hosts, boards, functions, links; all ok by default."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def unknown(name: str, severity: str = "down", reasons: Sequence[str] = ()) -> J
 
 
 def host(name: str, functions: Sequence[Json] = (), boards: Sequence[Json] = (), **changes: Any) -> Json:
-    """A host on which all is well, but for what `changes` says."""
+    """A host without problems, but for what `changes` says."""
     return {
         "name": name,
         "severity": "ok",

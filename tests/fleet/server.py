@@ -42,8 +42,8 @@ def eight_gpu_server(name: str = "gpu-server", **changes: Any) -> Json:
     made = eight_gpu_server_in_order(name)
     boards = made["boards"]["list"]
     gpus = [
-        [each for each in made["topology"]["functions"] if each["path"].rpartition(".")[0] == found["path"]]
-        for found in boards
+        [each for each in made["topology"]["functions"] if each["path"].rpartition(".")[0] == placed["path"]]
+        for placed in boards
     ]
     gpus[2][0]["link"] = gpus[2][1]["link"] = link(5, 8, 5, 16)
     gpus[4][1].update(driver="snd_hda_intel", driver_override=None)

@@ -135,12 +135,12 @@ def _up(options: argparse.Namespace, progress: Progress) -> int:
 def _imitation(path: Path, progress: Progress) -> Topology:
     from tests.lab import collected
 
-    found = collected.load(path)
-    for address, what, stand_in in found.stand_ins:
+    host = collected.load(path)
+    for address, what, stand_in in host.stand_ins:
         progress(f"{address} ({what}) is {stand_in}")
-    for difference in found.differences:
+    for difference in host.differences:
         progress(difference)
-    return found.topology
+    return host.topology
 
 
 def _registry(progress: Progress) -> Path | None:

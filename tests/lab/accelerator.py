@@ -83,11 +83,11 @@ def choose(progress: Progress = silent) -> Accelerator:
         if not path.exists():
             progress("trying this machine's own virtualisation (up to half a minute)")
             disk = image.ensure(progress)
-            found = next((each for each in CANDIDATES if trial(disk, each)), EMULATION)
+            accelerator = next((each for each in CANDIDATES if trial(disk, each)), EMULATION)
             half = path.with_suffix(".new")
-            half.write_text(json.dumps([found.accel, found.cpu]))
+            half.write_text(json.dumps([accelerator.accel, accelerator.cpu]))
             half.replace(path)
-            progress("it does not work: emulating" if found.emulated else "it works")
+            progress("it does not work: emulating" if accelerator.emulated else "it works")
     accel, cpu = json.loads(path.read_text())
     return Accelerator(accel, cpu)
 

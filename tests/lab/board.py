@@ -1,4 +1,4 @@
-"""A board: a card of several functions, each a device model of QEMU, and how QEMU is told of it."""
+"""A board: a card of several functions, each a device model of QEMU, and its arguments of QEMU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ BOOT_DISPLAY = Board(("VGA", "intel-hda", "qemu-xhci", "pci-serial"))
 """The display that the firmware uses (`boot_vga`). Must be there at power-on."""
 
 VIRTUAL_FUNCTIONS = Board(("igb",))
-"""A network card (8086:10c9) that offers seven virtual functions. QEMU's nvme does as well, but cannot be saved."""
+"""A network card (8086:10c9) that offers seven virtual functions. QEMU's nvme does too, but cannot be saved."""
 
 BOARDS: Mapping[str, Board] = {
     "gpu": GPU,
@@ -77,13 +77,13 @@ def pluggable(board: Board) -> Board:
     """Return the board in the form in which it can be put in and taken out, again and again.
 
     QEMU never frees bochs-display's memory and aborts at the second one in the same place;
-    secondary-vga is the same to its driver and to whoever reads its identity (1234:1111).
+    secondary-vga is the same to its driver and to programs that read its identity (1234:1111).
     """
     return Board(tuple(each.replace("bochs-display", "secondary-vga") for each in board.functions))
 
 
 def devices(board: Board, bus: str) -> tuple[tuple[str, ...], ...]:
-    """Return for each function what QEMU's `-device` and `device_add` are told, its own bus last.
+    """Return for each function what QEMU's `-device` and `device_add` get, its own bus last.
 
     `bus` is QEMU's name of the bus behind the board's port.
     """

@@ -79,11 +79,11 @@ def claims(platform: Platform) -> Mapping[str, str]:
 
 def differences(platform: Platform, answers: str) -> list[str]:
     """Return the claims that do not hold by what the machine printed, each with what was found and expected."""
-    found = dict(line.partition("=")[::2] for line in answers.splitlines() if "=" in line)
+    values = dict(line.partition("=")[::2] for line in answers.splitlines() if "=" in line)
     return [
-        f"{name}: found {found.get(name, 'no answer')!r}, expected {expected!r}"
+        f"{name}: found {values.get(name, 'no answer')!r}, expected {expected!r}"
         for name, expected in claims(platform).items()
-        if not re.fullmatch(expected, found.get(name, ""))
+        if not re.fullmatch(expected, values.get(name, ""))
     ]
 
 

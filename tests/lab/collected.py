@@ -128,7 +128,7 @@ def _merged(boards: list[HostBoard], main: str) -> list[str]:
 
 def _shared(host: HostTopology, boards: list[HostBoard]) -> list[str]:
     """The boards that are not alone in their IOMMU groups on the host: in the lab each is."""
-    found = []
+    shared = []
     for board in boards:
         own = {each.address for each in board.functions}
         others = [
@@ -138,5 +138,7 @@ def _shared(host: HostTopology, boards: list[HostBoard]) -> list[str]:
             if each.address not in own and each.is_in_the_way
         ]
         if others:
-            found.append(f"{board.address} shares its IOMMU group with {', '.join(others)}; here it has one of its own")
-    return found
+            shared.append(
+                f"{board.address} shares its IOMMU group with {', '.join(others)}; here it has one of its own"
+            )
+    return shared

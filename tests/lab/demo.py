@@ -160,15 +160,15 @@ class _Steps:
     def __init__(self) -> None:
         self._name = ""
         self._open = ExitStack()
-        self._begin("connecting, reading facts, planning")
+        self._start_step("connecting, reading facts, planning")
 
     def see(self, line: str) -> None:
         """Begin a new phase with the first operation of another step."""
         operation = _OPERATION.match(line)
         if operation is not None and operation["step"] != self._name:
-            self._begin(operation["step"])
+            self._start_step(operation["step"])
 
-    def _begin(self, name: str) -> None:
+    def _start_step(self, name: str) -> None:
         self.end()
         self._name = name
         self._open.enter_context(phase(name))

@@ -1,7 +1,7 @@
 """The emulator: one QEMU for every computer, extracted from Debian's packages into the cache and run from there.
 
 What a guest does must not depend on the QEMU of the computer's own distribution: before 8.1 it panics guests of several
-processors (QEMU commit deba78709a), and which devices can be saved in a snapshot differs between releases as well.
+processors (QEMU commit deba78709a), and which devices can be saved in a snapshot also differs between releases.
 """
 
 import os

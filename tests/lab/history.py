@@ -18,7 +18,7 @@ class History:
     """Files, then a shell script; both once, as root, in a bare machine that is then switched off.
 
     `purpose` is the line that `list-worlds` prints. `question` is a command for the booted machine, `answer` a text
-    that it then prints: by it the machine, which needs the boards of a topology for it, is seen to be what the history
+    that it then prints: by it the machine, which needs the boards of a topology for it, is known to be what the history
     says.
     """
 

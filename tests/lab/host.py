@@ -18,7 +18,7 @@ from tests.lab.topology import Topology
 BOOT_SECONDS = 600
 """How long a boot may take, emulated, without a snapshot and beside two other machines included.
 
-One that panics, stops or shows its login without SSH is told much sooner.
+One that panics, stops or shows its login without SSH is reported much sooner.
 """
 
 _SSH_FAILED: Final = 255
@@ -163,7 +163,7 @@ class VirtualHost:
             self._guard = None
 
     def power_cut(self) -> None:
-        """Take its power away at once. What the guest had flushed is on its disk, no more."""
+        """Take its power away at once. What the guest had flushed is on its disk, nothing else."""
         LIVING.pop(self.name, None)
         # First, so that nobody who watches takes this end for a breakdown.
         process, self._process = self._process, None
@@ -239,7 +239,7 @@ class VirtualHost:
     def wait(self, *, other_than: str | None = None, timeout: float = BOOT_SECONDS) -> None:
         """Wait until SSH answers, in another boot than `other_than` (a boot identifier) if given.
 
-        Raises Breakdown: at once when the machine is seen to be broken, `LOGIN_SECONDS` after it showed its login
+        Raises Breakdown: at once when the machine is known to be broken, `LOGIN_SECONDS` after it showed its login
         without an answer over SSH, and after `timeout` seconds.
         """
         start = time.monotonic()
@@ -268,8 +268,8 @@ class VirtualHost:
         """Wait until systemd has finished booting; return its state: `running`, `degraded`, …"""
         end = time.monotonic() + timeout
         while True:
-            said = self.ssh("systemctl is-system-running --wait", check=False, timeout=timeout)
-            state = said.stdout.strip()
+            answer = self.ssh("systemctl is-system-running --wait", check=False, timeout=timeout)
+            state = answer.stdout.strip()
             # SSH may answer before systemd itself does; then there is no state to wait for yet.
             if state not in ("", "offline", "unknown", "initializing", "starting") or time.monotonic() > end:
                 return state
@@ -278,7 +278,7 @@ class VirtualHost:
     # Health checks.
 
     def check(self) -> None:
-        """Raise Breakdown when the machine is seen to be broken. Asks the guest nothing, and takes no time.
+        """Raise Breakdown when the machine is known to be broken. Asks the guest nothing, and takes no time.
 
         A machine that was given no power, or whose power was taken on purpose, is not broken.
         """

@@ -106,7 +106,7 @@ def _program(name: str) -> str | None:
 
 def program(name: str) -> str:
     """Return the absolute path of a program, sbin included; HostPackageError when not there."""
-    found = _program(name)
-    if found is None:
+    path = _program(name)
+    if path is None:
         raise HostPackageError(f"{name} is not installed")
-    return found
+    return path

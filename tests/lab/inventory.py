@@ -33,7 +33,7 @@ def data(machine: Machine, *, user: str = "root") -> dict[str, Any]:
     release = os.environ.get("GEVULOT_LAB_POSTGRES", "16")
     if release not in ("15", "16"):
         raise MachineError(f"GEVULOT_LAB_POSTGRES is {release!r}; expected 15 or 16, the releases that the lab has")
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "ssh_hostname": machine.host,
         "ssh_port": machine.port,
         "ssh_user": user,
@@ -50,8 +50,8 @@ def data(machine: Machine, *, user: str = "root") -> dict[str, Any]:
         "gevulot_probe_ports": dict(machine.forwards),
     }
     if user != "root":
-        found["_sudo"] = True
-    return found
+        values["_sudo"] = True
+    return values
 
 
 def source(machine: Machine, *, user: str = "root") -> str:
@@ -71,12 +71,12 @@ def hosts() -> list[tuple[str, dict[str, Any]]]:
     """
     user = os.environ.get("GEVULOT_LAB_USER", "root")
     chosen = os.environ.get("GEVULOT_LAB_MACHINES")
-    found = []
+    entries = []
     for name in machines():
         if chosen is None or name in chosen.split(","):
             # One of another run may end between two looks.
             with suppress(MachineError):
                 machine = Machine.attach(name)
                 if machine.running:
-                    found.append((name, data(machine, user=user)))
-    return found
+                    entries.append((name, data(machine, user=user)))
+    return entries

@@ -80,7 +80,7 @@ class Machine(VirtualHost):
         machine = cls(name or record.fresh("lab"), hardware, registry=registry)
         with machine.made():
             put_disk(image, hardware, preparation, machine.disk, progress)
-            machine._begin(forwards, None, detached)
+            machine._launch(forwards, None, detached)
         return machine
 
     @classmethod
@@ -104,10 +104,10 @@ class Machine(VirtualHost):
             disk.copy(saved, machine.disk)
             if snapshot is not None:
                 machine.snapshots[snapshot] = hardware.topology
-            machine._begin(forwards, snapshot, detached)
+            machine._launch(forwards, snapshot, detached)
         return machine
 
-    def _begin(self, forwards: Sequence[int], snapshot: str | None, detached: bool) -> None:
+    def _launch(self, forwards: Sequence[int], snapshot: str | None, detached: bool) -> None:
         self.launch([(0, 22), *((0, port) for port in forwards)], snapshot=snapshot)
         self.wait()
         self._settle(f"{_SET_CLOCK}; {_SET_NAME}")
@@ -120,15 +120,15 @@ class Machine(VirtualHost):
 
         Raises MachineError when there is none.
         """
-        found = record.find(name)
-        machine = cls(name, found.hardware, registry=Path(found.registry) if found.registry else None)
-        machine.forwards = {inside: host for host, inside in found.forwards}
-        machine.snapshots = dict(found.snapshots)
-        process = Process(found.pid, found.start)
+        running = record.find(name)
+        machine = cls(name, running.hardware, registry=Path(running.registry) if running.registry else None)
+        machine.forwards = {inside: host for host, inside in running.forwards}
+        machine.snapshots = dict(running.snapshots)
+        process = Process(running.pid, running.start)
         machine._process = process if process.alive else None
-        machine._owner = Process(*found.owner) if found.owner else None
+        machine._owner = Process(*running.owner) if running.owner else None
         machine._detached = True
-        machine._printed.start = found.console
+        machine._printed.start = running.console
         return machine
 
     def __enter__(self) -> Self:

@@ -67,13 +67,13 @@ def _fetch(platform: Platform, script: str, home: Path) -> None:
         done = subprocess.run(
             privileged(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        found = sorted((half / "archives").glob("linux-*.deb"))
-        if done.returncode != 0 or not found:
+        packages = sorted((half / "archives").glob("linux-*.deb"))
+        if done.returncode != 0 or not packages:
             tail = "\n".join(done.stdout.splitlines()[-25:])
             raise NewerKernelError(f"{platform.next_kernel} of {platform.next_suite} could not be fetched:\n{tail}")
         kept = half / "kept"
         kept.mkdir()
-        for each in found:
+        for each in packages:
             shutil.copy(each, kept)
         kept.rename(home)
     finally:

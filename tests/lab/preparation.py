@@ -17,7 +17,7 @@ from tests.lab.topology import Topology
 class Preparation:
     """A shell script that runs once in the guest as root, without a network; its effect is on the disk.
 
-    The machine is off between the script and whoever uses the disk. `name` is part of file names.
+    The machine is off between the script and the next use of the disk. `name` is part of file names.
     """
 
     name: str
@@ -40,7 +40,7 @@ sed -i 's/intel_iommu=off/intel_iommu=on iommu=pt/' /etc/default/grub /boot/grub
 apt-get -q install --yes --no-download python3-click python3-pyudev
 """,
 )
-"""What pcibind needs of a host, and no more: the IOMMU on at every boot, and the Python packages.
+"""What pcibind needs of a host, and nothing else: the IOMMU on at every boot, and the Python packages.
 
 Neither is vfio-pci loaded nor anything of pcibind there.
 """

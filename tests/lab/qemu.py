@@ -85,7 +85,7 @@ class Hardware:
         sockets = self.topology.sockets
         if sockets == 1:
             return ["-smp", str(self.cpus), "-m", str(self.memory_mib)]
-        # A single processor leaves the other node with memory alone, which a host may have as well.
+        # A single processor leaves the other node with memory alone, which a host may also have.
         words = [
             "-smp",
             f"{self.cpus},sockets={sockets if self.cpus % sockets == 0 else 1}",
@@ -156,7 +156,7 @@ def card_drive(disk: Path) -> list[str]:
 
 
 def started_at(pid: int) -> int | None:
-    """Return a process's start in clock ticks since the host's boot; None when it is no more.
+    """Return a process's start in clock ticks since the host's boot; None when it has ended.
 
     With the process number it names one process for ever: numbers are used again.
     """

@@ -73,7 +73,7 @@ class Record:
         return cls(**data)
 
     def save(self, directory: Path) -> None:
-        """Write it into the machine's directory: whole, or not at all."""
+        """Write it into the machine's directory: whole or not."""
         path = directory / _FILE
         half = path.with_suffix(".new")
         half.write_text(json.dumps(asdict(self), indent=1))
@@ -90,12 +90,12 @@ class Record:
 
 def _ports(data: list[dict[str, Any]]) -> tuple[Port, ...]:
     """Return the ports that `dataclasses.asdict` and JSON turned into dictionaries and lists."""
-    found = []
+    ports = []
     for each in data:
         held = None if each["board"] is None else Board(tuple(each["board"]["functions"]))
         switch = tuple(Board(tuple(board["functions"])) for board in each.get("switch", ()))
-        found.append(Port(**each | {"board": held, "conventional": tuple(each["conventional"]), "switch": switch}))
-    return tuple(found)
+        ports.append(Port(**each | {"board": held, "conventional": tuple(each["conventional"]), "switch": switch}))
+    return tuple(ports)
 
 
 def myself() -> tuple[int, int]:
@@ -155,7 +155,7 @@ def machines() -> list[str]:
 
 
 def sweep() -> None:
-    """End machines whose owner died without ending them, and remove what they left; old logs as well."""
+    """End machines whose owner died without ending them, and remove what they left, and old logs."""
     for directory in (each for each in home().iterdir() if each.is_dir()):
         # Its owner may remove it at this moment; and one of another user is that user's to remove.
         with suppress(OSError), cache.locked_if_free(directory) as free:
@@ -188,21 +188,21 @@ def _emulators_in(directory: Path) -> list[Process]:
 
     One that was killed between QEMU's start and its own record leaves no other trace of it.
     """
-    found = []
+    processes = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (folder / "cmdline").read_bytes().split(b"\0")
             if emulator.SYSTEM.encode() in words and (folder / "cwd").readlink() == directory.resolve():
-                found.append(Process(int(folder.name), qemu.started_at(int(folder.name)) or -1))
-    return found
+                processes.append(Process(int(folder.name), qemu.started_at(int(folder.name)) or -1))
+    return processes
 
 
 def registries() -> list[Path]:
     """Return the directories of container images that machines serve."""
-    found = []
+    directories = []
     for name in machines():
         with suppress(MachineError):
             served = find(name).registry
             if served is not None:
-                found.append(Path(served))
-    return found
+                directories.append(Path(served))
+    return directories

@@ -68,7 +68,7 @@ def environment(machines: Sequence[Machine] = ()) -> dict[str, str]:
 def command(machines: Sequence[Machine], words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run a program of this repository that needs these machines, and wait for its end.
 
-    Raises Breakdown as soon as one of them is seen to be broken, and TimeoutExpired after half an hour.
+    Raises Breakdown as soon as one of them is known to be broken, and TimeoutExpired after half an hour.
     """
 
     def check() -> None:

@@ -30,7 +30,7 @@ class Ssh:
     """One machine's SSH server, as this computer reaches it.
 
     `key` is the operator's private key, `known_hosts` the file that names the server's own;
-    `directory` is the machine's, by which its shared connections are told from all others.
+    `directory` is the machine's, which its shared connections are named by.
     """
 
     name: str

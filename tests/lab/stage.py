@@ -52,7 +52,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Kept:
-    """A stage that was reached: its disk, its hardware, what was seen on the way, and when, as of `time.time`.
+    """A stage that was reached: its disk, its hardware, the records of the way, and when, as of `time.time`.
 
     Its disk holds the snapshot `SNAPSHOT`; where the hardware cannot be saved it boots instead.
     """
@@ -60,7 +60,7 @@ class Kept:
     name: str
     disk: Path
     hardware: Hardware
-    seen: dict[str, Any]
+    records: dict[str, Any]
     snapshot: str | None
     at: float
 
@@ -124,7 +124,7 @@ def _play(stage: Stage, home: Path, registry: Path, progress: Progress) -> None:
     with Machine.start(
         stage.topology, name=name, memory_mib=_MEMORY_MIB, registry=registry, progress=progress
     ) as machine:
-        seen = stage.play(machine, progress)
+        records = stage.play(machine, progress)
         snapshot: str | None = SNAPSHOT
         try:
             machine.snapshot(SNAPSHOT)
@@ -138,7 +138,7 @@ def _play(stage: Stage, home: Path, registry: Path, progress: Progress) -> None:
             machine.power_cut()
         half = cache.unfinished(home)
         half.mkdir()
-        (half / _NOTES).write_text(json.dumps({"seen": seen, "snapshot": snapshot, "at": time.time()}))
+        (half / _NOTES).write_text(json.dumps({"records": records, "snapshot": snapshot, "at": time.time()}))
         machine.disk.rename(half / _DISK)
         half.rename(home)
         shutil.rmtree(machine.directory, ignore_errors=True)

@@ -149,19 +149,19 @@ class Topology:
         The firmware numbers a root bus's buses in the order of the ports, an empty port taking one
         too, one more for a bridge behind it, and for a switch one and one for each of its ports.
         """
-        found: dict[str, tuple[str, ...]] = {}
+        addresses: dict[str, tuple[str, ...]] = {}
         buses = [0, SECOND_SOCKET]
         for port in self.ports:
             buses[port.socket] += 1
             if port.board is not None:
-                found[port.address] = _addresses(buses[port.socket], port.board)
+                addresses[port.address] = _addresses(buses[port.socket], port.board)
             if port.conventional or port.switch:
                 buses[port.socket] += 1
             inner = buses[port.socket]
             for number, board in enumerate(port.switch):
                 buses[port.socket] += 1
-                found[f"0000:{inner:02x}:{number:02x}.0"] = _addresses(buses[port.socket], board)
-        return found
+                addresses[f"0000:{inner:02x}:{number:02x}.0"] = _addresses(buses[port.socket], board)
+        return addresses
 
 
 def _addresses(bus: int, board: Board) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ class Answer:
         return {board["path"]: (board["verdict"], board["state"]) for board in self.report["boards"]}
 
     def detail(self, path: str) -> str:
-        """What is said of the board at a path."""
+        """What is reported of the board at a path."""
         return next(str(board["detail"]) for board in self.report["boards"] if board["path"] == path)
 
     def guards(self) -> set[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The evidence: which checks were seen to hold on which platform, kept as a table in `docs/evidence.md`."""
+"""The evidence: which checks passed on which platform, kept as a table in `docs/evidence.md`."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def code() -> str:
 
 def rows(text: str) -> dict[str, dict[str, str]]:
     """Return the rows of a table by their platform, each by its columns."""
-    found = {}
+    rows_by_machine = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and len(cells) == len(_HEAD) and cells[0] in PLATFORMS:
-            found[cells[0]] = dict(zip(_HEAD, cells, strict=True))
-    return found
+            rows_by_machine[cells[0]] = dict(zip(_HEAD, cells, strict=True))
+    return rows_by_machine
 
 
-def document(found: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the document with a row for each platform that was seen, in the order of the platforms."""
+def document(platforms: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the document with a row for each platform with a run, in the order of the platforms."""
     lines = [_HEAD, tuple("---" for _ in _HEAD)]
-    lines += [tuple(found[name].get(each, "-") for each in _HEAD) for name in PLATFORMS if name in found]
+    lines += [tuple(platforms[name].get(each, "-") for each in _HEAD) for name in PLATFORMS if name in platforms]
     return _TEXT.format(table="\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
@@ -60,9 +60,9 @@ def support(text: str) -> str:
     lines = ["| booted in the lab | versions | checks that passed | on |", "|---|---|---|---|"]
     for name, row in rows(text).items():
         passed = [check for check in CHECKS if row[check] == "yes"]
-        said = "all" if len(passed) == len(CHECKS) else ", ".join(passed) or "none"
+        passed_checks = "all" if len(passed) == len(CHECKS) else ", ".join(passed) or "none"
         kinds = f"kernel {row['kernel']}, systemd {row['systemd']}, Podman {row['Podman']}"
-        lines.append(f"| `{name}`: {PLATFORMS[name].purpose} | {kinds} | {said} | {row['date']} |")
+        lines.append(f"| `{name}`: {PLATFORMS[name].purpose} | {kinds} | {passed_checks} | {row['date']} |")
     return "\n".join(lines)
 
 
@@ -76,10 +76,10 @@ def versions(machine: Machine) -> dict[str, str]:
 
 def note(platform: str, machine_says: Mapping[str, str], passed: tuple[str, ...], path: Path = PATH) -> None:
     """Write a platform's row: the checks that passed, on this day, with this code."""
-    found = rows(path.read_text()) if path.exists() else {}
+    noted = rows(path.read_text()) if path.exists() else {}
     row = {"platform": platform, **machine_says, "date": time.strftime("%Y-%m-%d"), "code": code()}
-    found[platform] = row | {check: "yes" if check in passed else "-" for check in CHECKS}
-    path.write_text(document(found))
+    noted[platform] = row | {check: "yes" if check in passed else "-" for check in CHECKS}
+    path.write_text(document(noted))
     renew_support(path.parent)
 
 
@@ -94,18 +94,18 @@ def renew_support(docs: Path) -> None:
 
 def missing(text: str) -> list[str]:
     """Return the platforms without a row."""
-    found = rows(text)
-    return [name for name in PLATFORMS if name not in found]
+    noted = rows(text)
+    return [name for name in PLATFORMS if name not in noted]
 
 
 def gaps(text: str) -> dict[str, list[str]]:
-    """Return for each platform with a row those checks that were not seen to pass."""
+    """Return for each platform with a row those checks that did not pass."""
     open_ = {name: [check for check in CHECKS if row[check] != "yes"] for name, row in rows(text).items()}
     return {name: checks for name, checks in open_.items() if checks}
 
 
 def stale(text: str) -> list[str]:
-    """Return the platforms that were seen with other code than that of today."""
+    """Return the platforms whose run was of other code than that of today."""
     return [name for name, row in rows(text).items() if row["code"] != code()]
 
 

@@ -31,10 +31,10 @@ def kill_at(machine: Machine, operation: str, after: float, *, may_be_done: bool
         start_new_session=True,
     )
     assert process.stderr is not None
-    seen = []
+    states = []
     try:
         for line in process.stderr:
-            seen.append(line)
+            states.append(line)
             if line.startswith("--> Starting operation:") and operation in line:
                 time.sleep(after)
                 return
@@ -42,4 +42,4 @@ def kill_at(machine: Machine, operation: str, after: float, *, may_be_done: bool
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if not may_be_done:
-        raise NeverReached(f"{operation} was never reached:\n{''.join(seen)[-3000:]}")
+        raise NeverReached(f"{operation} was never reached:\n{''.join(states)[-3000:]}")

@@ -70,8 +70,8 @@ class Story:
     @classmethod
     def of(cls, kept: Kept) -> Self:
         """Read what was kept with the stage."""
-        runs = {name: Run(**kept.seen[name]) for name in ("plan", "never", "first")}
-        return cls(**{**kept.seen, **runs})
+        runs = {name: Run(**kept.records[name]) for name in ("plan", "never", "first")}
+        return cls(**{**kept.records, **runs})
 
 
 def host_state(machine: Machine) -> dict[str, str]:

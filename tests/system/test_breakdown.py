@@ -1,4 +1,4 @@
-"""A machine that breaks, in each of the ways in which one can: it is said at once, with the console's last lines."""
+"""A machine that breaks in each possible way: it is reported at once, with the console's last lines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def machine(started: Machine) -> Machine:
     return started
 
 
-def test_a_panic_ends_what_is_being_asked_and_is_told_with_the_consoles_last_lines(machine: Machine) -> None:
+def test_a_panic_ends_the_command_and_is_reported_with_the_consoles_last_lines(machine: Machine) -> None:
     start = time.monotonic()
     with pytest.raises(Breakdown, match="its kernel panicked: Kernel panic - not syncing: sysrq") as raised:
         machine.ssh("echo c >/proc/sysrq-trigger; sleep 600")
@@ -55,14 +55,14 @@ def test_a_program_that_needs_a_machine_ends_with_it(machine: Machine) -> None:
         command([machine], ["sleep", "600"])
 
 
-def test_an_emulator_that_ends_is_told_as_that(machine: Machine) -> None:
+def test_an_emulator_that_ends_is_reported(machine: Machine) -> None:
     assert machine.pid is not None
     os.kill(machine.pid, signal.SIGKILL)
     with pytest.raises(Breakdown, match="QEMU ended"):
         machine.ssh("true")
 
 
-def test_a_machine_that_no_longer_answers_is_told_as_that(machine: Machine) -> None:
+def test_a_machine_that_no_longer_answers_is_reported(machine: Machine) -> None:
     machine.ssh("systemd-run --quiet sh -c 'sleep 1; systemctl stop ssh; pkill sshd'")
     time.sleep(6)
     with pytest.raises(Breakdown, match=r"SSH stopped answering \(waited 10 s\): no SSH server"):

@@ -120,13 +120,13 @@ def hosts(say: Progress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
 
 def public() -> dict[str, list[str]]:
     """All public facts, as pyinfra's command line names them → their arguments there."""
-    found = {}
+    options = {}
     for module in (import_module(f"facts.{each.name}") for each in pkgutil.iter_modules(facts.__path__)):
         for name, kind in inspect.getmembers(module, inspect.isclass):
             if issubclass(kind, FactBase) and kind.__module__ == module.__name__ and name not in QUESTIONS:
                 arguments = ARGUMENTS.get(name, {})
-                found[f"{module.__name__}.{name}"] = [f"{key}={json.dumps(each)}" for key, each in arguments.items()]
-    return found
+                options[f"{module.__name__}.{name}"] = [f"{key}={json.dumps(each)}" for key, each in arguments.items()]
+    return options
 
 
 def test_every_fact_works_alone_and_gives_json(hosts: Hosts) -> None:
@@ -158,13 +158,13 @@ def test_the_whole_topology_is_read_in_the_kernels_own_words(hosts: Hosts) -> No
     assert topology["unreadable"] == []
 
 
-def test_what_the_host_needs_is_told_by_name(hosts: Hosts) -> None:
+def test_the_status_names_what_the_host_needs(hosts: Hosts) -> None:
     usage = hosts.facts("facts.pci.PciUsage")["facts.pci.PciUsage"]
     nic = f"0000:00:{NETWORK_SLOT:02x}.0"
     assert {each["address"] for each in usage["route_nics"] + usage["ssh_nics"]} == {nic}
 
 
-def test_without_root_the_topology_is_the_same_and_what_it_could_not_read_is_told(hosts: Hosts) -> None:
+def test_without_root_the_topology_is_the_same_and_unreadable_parts_are_listed(hosts: Hosts) -> None:
     (root,) = hosts.facts("facts.pci.PciTopology").values()
     (mere,) = hosts.facts("facts.pci.PciTopology", limit="mere").values()
     assert [each["address"] for each in mere["functions"]] == [each["address"] for each in root["functions"]]
@@ -173,18 +173,18 @@ def test_without_root_the_topology_is_the_same_and_what_it_could_not_read_is_tol
 
 def test_one_look_shows_a_host_that_is_down_and_one_that_was_never_deployed(hosts: Hosts) -> None:
     before = hosts.machine.ssh("systemctl is-system-running; find /etc /usr/local /var/lib/gevulot -newer /etc | sort")
-    code, seen = hosts.fleet()
+    code, status = hosts.fleet()
     assert code == 5
-    assert next(iter(seen)) == "gone"
-    assert (seen["gone"]["severity"], seen["gone"]["topology"]) == ("down", None)
-    assert "port 1 on 127.0.0.1" in seen["gone"]["reasons"][0]
+    assert next(iter(status)) == "gone"
+    assert (status["gone"]["severity"], status["gone"]["topology"]) == ("down", None)
+    assert "port 1 on 127.0.0.1" in status["gone"]["reasons"][0]
     for name in ("root", "sudoer"):
-        assert seen[name]["severity"] == "wrong"
-        assert (seen[name]["boards"]["wanted"], seen[name]["boards"]["bound"]) == (2, 0)
-        assert seen[name]["unreadable"] == []
-        assert any(each.startswith("no node is deployed") for each in seen[name]["reasons"])
-    assert any("needs root" in each for each in seen["mere"]["unreadable"])
-    assert seen["mere"]["boards"] == seen["root"]["boards"]
+        assert status[name]["severity"] == "wrong"
+        assert (status[name]["boards"]["wanted"], status[name]["boards"]["bound"]) == (2, 0)
+        assert status[name]["unreadable"] == []
+        assert any(each.startswith("no node is deployed") for each in status[name]["reasons"])
+    assert any("needs root" in each for each in status["mere"]["unreadable"])
+    assert status["mere"]["boards"] == status["root"]["boards"]
     after = hosts.machine.ssh("systemctl is-system-running; find /etc /usr/local /var/lib/gevulot -newer /etc | sort")
     assert after.stdout == before.stdout
 
@@ -195,11 +195,11 @@ def test_a_podman_that_hangs_hides_nothing_else(hosts: Hosts, say: Progress) -> 
         "printf '#!/bin/sh\\nexec sleep 1000\\n' >/usr/local/bin/podman && chmod 755 /usr/local/bin/podman"
     )
     with step(say, "looking at a host whose Podman hangs", takes="about two minutes"):
-        code, seen = hosts.fleet("--limit", "root")
+        code, status = hosts.fleet("--limit", "root")
     hosts.machine.ssh("rm /usr/local/bin/podman")
-    assert (code, seen["root"]["severity"]) == (4, "wrong")
-    assert seen["root"]["boards"]["wanted"] == 2
-    assert {each.partition(":")[0] for each in seen["root"]["unreadable"]} == {
+    assert (code, status["root"]["severity"]) == (4, "wrong")
+    assert status["root"]["boards"]["wanted"] == 2
+    assert {each.partition(":")[0] for each in status["root"]["unreadable"]} == {
         *("access", "container", "schema", "secrets")
     }
 
@@ -216,7 +216,7 @@ def test_a_collected_host_tells_nobody_whose_it_is_and_starts_in_the_lab(
     assert len(text) < 20_000
     uuid = hosts.machine.ssh("findmnt -no UUID /").stdout.strip()
     for secret in (name, uuid, *hosts.machine.ssh("cat /sys/class/net/*/address /etc/machine-id").stdout.split()):
-        assert secret not in text or set(secret) <= set("0:"), f"{secret} is told"
+        assert secret not in text or set(secret) <= set("0:"), f"{secret} is shown"
     imitation = collected.load(path)
     with (
         step(say, "booting a collected host", takes="about a minute"),

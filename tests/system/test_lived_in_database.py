@@ -77,7 +77,7 @@ def test_a_node_that_is_stopped_while_its_migration_waits_stays_stopped(machine:
     assert states.split() == ["inactive", "inactive"]
 
 
-def test_a_database_that_comes_later_is_waited_for(machine: Machine) -> None:
+def test_the_node_waits_for_a_database_that_is_not_up_yet(machine: Machine) -> None:
     machine.ssh("podman stop elsewhere && systemctl start --no-block gevulot-node.service && sleep 20")
     assert machine.ssh("systemctl is-active gevulot-migrate.service", check=False).stdout.strip() == "activating"
     machine.ssh(f"podman start elsewhere && {ACTIVE.format(seconds=120)}", timeout=150)

@@ -25,19 +25,19 @@ PACKAGES = ("/etc/containers", "/etc/cni", "/etc/nftables.conf")
 def test_files_of_others_hold_what_they_held_and_an_undo_restores_the_host(
     history: str, registry: Path, say: Progress
 ) -> None:
-    past = HISTORIES[history]
+    described = HISTORIES[history]
     with Machine.start(
-        "two-boards", preparation=past.preparation, warm=False, registry=registry, progress=say
+        "two-boards", preparation=described.preparation, warm=False, registry=registry, progress=say
     ) as machine:
         machine.wait_running()
-        assert_history(machine, past)
+        assert_history(machine, described)
         machine.ssh("update-grub 2>/dev/null; update-initramfs -u -k all", timeout=600)
         before = host_state(machine)
         with step(say, f"{history}: deploying", takes="about six minutes"):
             first = pyinfra([machine], "-y")
         assert first.code == 0, first.output[-5000:]
         wait_for_node(machine)
-        assert_history(machine, past)
+        assert_history(machine, described)
         blacklist = machine.ssh("! test -L {0} && cat {0}".format("/etc/modprobe.d/gpu-host-boards.conf")).stdout
         assert "blacklist bochs\n" in blacklist
         assert not [name for name in ("snd_", "xhci_", "virtio_") if f"blacklist {name}" in blacklist]
@@ -48,7 +48,7 @@ def test_files_of_others_hold_what_they_held_and_an_undo_restores_the_host(
         with step(say, f"{history}: undoing", takes="about four minutes"):
             undone = pyinfra([machine], "-y", deploy="deploys/undo.py")
         assert undone.code == 0, undone.output[-5000:]
-        assert_history(machine, past)
+        assert_history(machine, described)
         after = host_state(machine)
         assert {name: after[name] for name in HOST if name not in FILES} == {
             name: before[name] for name in HOST if name not in FILES

@@ -101,13 +101,13 @@ def drivers(machine: Machine, board: str) -> list[str]:
     """The driver of each function of the board at a bridge-relative path."""
     root, *bridges, slot = board.split("/")
     domain = root.split(":")[0]
-    found = []
+    names = []
     for line in machine.ssh(DRIVERS).stdout.splitlines():
         path, _, driver = line.partition(" ")
         parts = [part for part in path.split("/") if part.startswith(f"{domain}:")]
         if [part.split(":")[2] for part in parts[:-1]] == bridges and parts[-1].split(":")[2].split(".")[0] == slot:
-            found.append(driver)
-    return found
+            names.append(driver)
+    return names
 
 
 def address(machine: Machine, board: str) -> str:
@@ -179,7 +179,7 @@ def test_without_permission_to_reboot_nothing_that_runs_is_changed(story: Story)
     assert story.after_never == story.bare
 
 
-def test_without_permission_to_reboot_the_pending_reboot_is_told(story: Story) -> None:
+def test_without_permission_to_reboot_the_pending_reboot_is_reported(story: Story) -> None:
     assert "a reboot is pending: the kernel does not run with intel_iommu=on iommu=pt" in story.never.output
 
 
@@ -231,11 +231,11 @@ def test_the_key_is_the_nodes_own_and_nobody_else_can_read_it(host: testinfra.ho
 
 
 def test_the_node_gives_its_key_to_nobody_by_any_spelling(machine: Machine) -> None:
-    seen = exposure(machine)
-    assert seen.works, "no file was given, so this shows nothing"
-    assert any(target.startswith("//proc/1/fd/") for target in seen.descriptors), "the init was not looked at"
-    assert seen.asked > 50
-    assert seen.given == []
+    exposed = exposure(machine)
+    assert exposed.works, "no file was given, so this shows nothing"
+    assert any(target.startswith("//proc/1/fd/") for target in exposed.descriptors), "the init was not looked at"
+    assert exposed.asked > 50
+    assert exposed.given == []
 
 
 def test_nothing_of_the_hand_over_is_left(host: testinfra.host.Host) -> None:
@@ -248,8 +248,8 @@ def test_nothing_of_the_hand_over_is_left(host: testinfra.host.Host) -> None:
 
 def test_the_tables_and_the_record_of_migrations_exist(host: testinfra.host.Host) -> None:
     query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-    found = host.check_output("podman exec gevulot-postgres psql -U gevulot -d gevulot -Atc %s", query).split()
-    assert set(found) == TABLES | {MIGRATIONS}
+    tables = host.check_output("podman exec gevulot-postgres psql -U gevulot -d gevulot -Atc %s", query).split()
+    assert set(tables) == TABLES | {MIGRATIONS}
     assert len(TABLES) == 12
 
 
@@ -274,12 +274,12 @@ def test_the_node_has_no_database_password_in_its_environment(machine: Machine) 
     password, _ = secrets_of(machine)
     pid = machine.ssh("podman container inspect --format '{{.State.Pid}}' gevulot-node").stdout.strip()
     # The pattern is matched by the shell itself, so that it is in no process's arguments.
-    found = machine.ssh(
+    search = machine.ssh(
         f'read -r pattern; case "$(tr "\\0" "\\n" </proc/{pid}/environ)" in *"$pattern"*) echo there ;; '
         "*GEVULOT_DB_URL=*) echo none ;; esac",
         stdin=f"{password}\n",
     )
-    assert found.stdout.strip() == "none"
+    assert search.stdout.strip() == "none"
     assert "gevulot-db-url" not in machine.ssh("podman secret ls --format '{{.Name}}'").stdout.split()
 
 
@@ -298,8 +298,8 @@ def test_a_program_proves_vsock_its_workspace_and_exactly_the_listed_boards(mach
     displays = [address(machine, board) for board in BOARDS]
     assert report["devices"] == displays
     # As the kernel of the program's machine sees them: where the real node's program saw them too.
-    seen = [(each["host"], each["address"], each["id"]) for each in report["functions"]]
-    assert seen == [(displays[0], "00:06.0", "1234:1111"), (displays[1], "00:07.0", "1234:1111")]
+    functions = [(each["host"], each["address"], each["id"]) for each in report["functions"]]
+    assert functions == [(displays[0], "00:06.0", "1234:1111"), (displays[1], "00:07.0", "1234:1111")]
     assert all(bar["address"] for function in report["functions"] for bar in function["bars"])
     # Its task came over vsock, and its result through the workspace.
     assert report["guest_cid"] >= 4
@@ -328,11 +328,11 @@ def test_an_image_that_lacks_a_rom_is_shown_in_qemus_own_words(machine: Machine)
     rom, away = "/usr/lib/ipxe/qemu/efi-e1000e.rom", "/usr/lib/ipxe/away.rom"
     machine.ssh(f"podman exec gevulot-node mv {rom} {away}")
     try:
-        seen = trial(machine)
+        machine_trial = trial(machine)
     finally:
         machine.ssh(f"podman exec gevulot-node mv {away} {rom}")
-    assert (seen.accelerator, seen.version) == (None, None)
-    assert seen.reason.endswith('failed to find romfile "efi-e1000e.rom"')
+    assert (machine_trial.accelerator, machine_trial.version) == (None, None)
+    assert machine_trial.reason.endswith('failed to find romfile "efi-e1000e.rom"')
     assert trial(machine).accelerator == "kvm"
 
 
@@ -345,8 +345,8 @@ def test_nothing_of_a_virtual_machine_that_hangs_is_left_in_the_container(machin
         "podman exec -i gevulot-node sh -c 'cat >/tmp/hanging; chmod 755 /tmp/hanging'",
         stdin="#!/bin/sh\nwhile :; do read -r line || sleep 1; done\n",
     )
-    seen = fact.process(machine.ssh(hanging, timeout=180).stdout.splitlines())
-    assert seen.reason.startswith("no answer within")
+    result = fact.process(machine.ssh(hanging, timeout=180).stdout.splitlines())
+    assert result.reason.startswith("no answer within")
     running = machine.ssh("podman top gevulot-node args").stdout
     assert "/gevulot" in running
     assert "/tmp/hanging" not in running
@@ -368,7 +368,7 @@ def test_no_secret_is_in_what_pyinfra_printed(story: Story, machine: Machine) ->
 
 def test_no_secret_is_in_the_journal_or_in_any_process_arguments(machine: Machine) -> None:
     pattern = "\n".join(secrets_of(machine))
-    found = machine.ssh(
+    search = machine.ssh(
         "cat >/run/patterns; chmod 600 /run/patterns; "
         "journalctl --no-pager -o export | grep -c -a -F -f /run/patterns; "
         "grep -c -a -F -f /run/patterns /root/arguments; grep -c -a gevulot-postgres /root/arguments; "
@@ -376,20 +376,20 @@ def test_no_secret_is_in_the_journal_or_in_any_process_arguments(machine: Machin
         stdin=pattern,
         check=False,
     )
-    journal, arguments, recorded = (int(count) for count in found.stdout.split())
+    journal, arguments, recorded = (int(count) for count in search.stdout.split())
     assert recorded > 0, "no arguments were recorded, so nothing is shown"
     assert (journal, arguments) == (0, 0)
 
 
 def test_no_secret_is_in_a_file_that_others_can_read(machine: Machine) -> None:
-    found = machine.ssh(
+    search = machine.ssh(
         "cat >/tmp/patterns; grep -r -l -a -F -f /tmp/patterns --exclude=patterns --exclude-dir=proc --exclude-dir=sys "
         "/etc /home /opt /root /run /srv /tmp /usr/local /var 2>/dev/null; rm /tmp/patterns",
         stdin="\n".join(secrets_of(machine)),
         user="operator",
         check=False,
     )
-    assert found.stdout == ""
+    assert search.stdout == ""
 
 
 def secrets_of(machine: Machine) -> list[str]:
@@ -434,7 +434,7 @@ def fleet(machine: Machine, *arguments: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, host
 
 
-def test_the_status_of_a_verified_node_is_well_and_looking_changes_nothing(machine: Machine, kept: Path) -> None:
+def test_the_status_of_a_verified_node_is_ok_and_reading_it_changes_nothing(machine: Machine, kept: Path) -> None:
     before = treasure(machine), running_state(machine)
     code, host = fleet(machine, "--known", str(kept), "--keep")
     assert (code, host["severity"], host["reasons"]) == (0, "ok", [])
@@ -514,8 +514,8 @@ def test_a_stop_takes_a_moment_and_is_no_failure(machine: Machine) -> None:
 
 def has_its_key(machine: Machine) -> bool:
     """Whether the node that runs now read the key that is its own."""
-    said = machine.ssh("podman logs gevulot-node 2>&1; echo own $(cat /etc/gevulot/node-key.public)").stdout
-    return f"node public key {said.rpartition('own ')[2].strip()}" in said
+    output = machine.ssh("podman logs gevulot-node 2>&1; echo own $(cat /etc/gevulot/node-key.public)").stdout
+    return f"node public key {output.rpartition('own ')[2].strip()}" in output
 
 
 def test_each_of_two_starts_in_a_row_gets_the_key(machine: Machine) -> None:
@@ -560,11 +560,11 @@ def policy(machine: Machine) -> str:
 def vsock_trial(machine: Machine, *options: str) -> dict[str, Any]:
     """What a container of the host says of a vsock socket, under the node's options or these."""
     words = " ".join(("/usr/local/libexec/gevulot/allow-vsock check", *options))
-    found: dict[str, Any] = json.loads(machine.ssh(words).stdout)
-    return found
+    trial_result: dict[str, Any] = json.loads(machine.ssh(words).stdout)
+    return trial_result
 
 
-def test_a_node_survives_that_its_hosts_podman_begins_to_refuse_vsock(machine: Machine) -> None:
+def test_a_node_keeps_working_when_its_hosts_podman_starts_to_refuse_vsock(machine: Machine) -> None:
     assert "seccomp" not in policy(machine)
     machine.ssh("python3 - /etc/containers/seccomp.json", stdin=REFUSE_VSOCK)
     refused = vsock_trial(machine)
@@ -584,10 +584,10 @@ def test_a_stopped_node_leaves_no_profile(machine: Machine) -> None:
     wait_for_node(machine)
 
 
-def test_an_operators_profile_that_refuses_vsock_is_seen(machine: Machine) -> None:
+def test_an_operators_profile_that_refuses_vsock_is_reported(machine: Machine) -> None:
     machine.ssh("python3 - /root/own.json", stdin=REFUSE_VSOCK)
-    found = vsock_trial(machine, "--security-opt=seccomp=/root/own.json")
-    assert found == {"opens": False, "reason": "Operation not permitted", "options": ["seccomp=/root/own.json"]}
+    result = vsock_trial(machine, "--security-opt=seccomp=/root/own.json")
+    assert result == {"opens": False, "reason": "Operation not permitted", "options": ["seccomp=/root/own.json"]}
 
 
 @pytest.mark.soak
@@ -622,7 +622,7 @@ def test_a_node_that_does_not_stay_up_says_why(machine: Machine, say: Progress) 
 
 
 @pytest.fixture(scope="module")
-def later_deploy(machine: Machine, say: Progress) -> Run:
+def next_deploy(machine: Machine, say: Progress) -> Run:
     """A deploy over an earlier one, without the address that nobody answers and with another database password."""
     machine.ssh(AS_BEFORE)
     wait_for_node(machine)
@@ -633,26 +633,26 @@ def later_deploy(machine: Machine, say: Progress) -> Run:
 
 
 @pytest.mark.soak
-def test_a_node_comes_up_again_when_what_kept_it_down_is_gone(machine: Machine, later_deploy: Run) -> None:
-    assert later_deploy.code == 0, later_deploy.output[-3000:]
+def test_a_node_comes_up_again_when_what_kept_it_down_is_gone(machine: Machine, next_deploy: Run) -> None:
+    assert next_deploy.code == 0, next_deploy.output[-3000:]
     assert fleet(machine)[1]["node"]["unit"] == "active"
 
 
-def test_a_node_of_an_earlier_deploy_is_converted_and_its_operator_warned(machine: Machine, later_deploy: Run) -> None:
-    assert later_deploy.code == 0, later_deploy.output[-3000:]
-    assert later_deploy.output.count("the node's key was readable at port 9995") == 1
+def test_a_node_of_an_earlier_deploy_is_converted_and_its_operator_warned(machine: Machine, next_deploy: Run) -> None:
+    assert next_deploy.code == 0, next_deploy.output[-3000:]
+    assert next_deploy.output.count("the node's key was readable at port 9995") == 1
     assert exposure(machine).given == []
     machine.ssh("! grep -q /etc/gevulot-key /etc/containers/systemd/gevulot-node.container")
 
 
-def test_a_changed_password_reaches_the_server(later_deploy: Run) -> None:
-    assert "Start Postgres | Reconcile the database's password" in changes_of(later_deploy.report)
-    assert "reachable, release 16 (psycopg, through SSH)" in later_deploy.output
-    assert "an/other" not in later_deploy.output
+def test_a_changed_password_reaches_the_server(next_deploy: Run) -> None:
+    assert "Start Postgres | Reconcile the database's password" in changes_of(next_deploy.report)
+    assert "reachable, release 16 (psycopg, through SSH)" in next_deploy.output
+    assert "an/other" not in next_deploy.output
 
 
-def test_no_machine_is_started_where_that_is_switched_off(later_deploy: Run) -> None:
-    assert "virtual machine from the node's image" not in later_deploy.output
+def test_no_machine_is_started_where_that_is_switched_off(next_deploy: Run) -> None:
+    assert "virtual machine from the node's image" not in next_deploy.output
 
 
 @pytest.mark.soak

@@ -131,7 +131,7 @@ def test_a_board_is_known_by_its_place_and_by_what_it_is(binder: Binder) -> None
     binder.machine.plug(0x6, "driverless")
     assert binder.run("status").states()[path(6)] == ("extra-function", "unbound")
 
-    # A board that is gone is taken out of the configuration, and all is well.
+    # A board that is gone is taken out of the configuration, and the status is ok.
     binder.machine.unplug(0x5)
     binder.machine.unplug(0x6)
     binder.choose(4)
@@ -164,7 +164,7 @@ def test_a_driver_that_comes_back_at_once_does_not_get_the_board(binder: Binder)
     assert binder.run("apply").code == 0
     assert binder.bound() == {4}
     assert binder.run("release").code == 0
-    # One that takes the override away too wins; then the board is the host's as a whole, and that is said.
+    # One that takes the override away too wins; then the board is the host's as a whole, and that is reported.
     # Who wins a race of loops is chance; an override that never reaches the kernel was taken away in time.
     before = binder.board(4)
     override = f"/sys/bus/pci/devices/{address}/driver_override"

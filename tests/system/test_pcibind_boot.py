@@ -91,8 +91,8 @@ def test_no_driver_of_a_module_touches_a_board_though_udev_takes_one_event_at_a_
 
 
 def test_only_what_is_built_in_is_left_for_the_unit(binder: Binder) -> None:
-    said = binder.machine.ssh("journalctl -b -u pcibind.service -o cat --no-pager").stdout
-    assert said.count("present, bound") == 2
+    journal = binder.machine.ssh("journalctl -b -u pcibind.service -o cat --no-pager").stdout
+    assert journal.count("present, bound") == 2
     # The serial port's driver had its console's messages; the display's never did.
     assert re.search(r"0000:01:00\.3.*ttyS", kernel_log(binder.machine))
 
@@ -102,9 +102,9 @@ def test_the_unit_is_well_formed_and_confined_and_comes_before_what_uses_gpus(bi
     verify = machine.ssh("systemd-analyze verify --man=no pcibind.service")
     assert verify.stdout + verify.stderr == ""
     exposure = machine.ssh("systemd-analyze security --no-pager pcibind.service").stdout
-    found = re.search(r"exposure level for pcibind\.service: ([0-9.]+)", exposure)
-    assert found, exposure[-500:]
-    assert float(found[1]) <= 2.1
+    level = re.search(r"exposure level for pcibind\.service: ([0-9.]+)", exposure)
+    assert level, exposure[-500:]
+    assert float(level[1]) <= 2.1
     before = machine.ssh("systemctl show -P Before pcibind.service").stdout.split()
     assert {"sysinit.target", "display-manager.service", "nvidia-persistenced.service"} <= set(before)
 
@@ -141,7 +141,7 @@ def test_a_board_that_was_let_go_is_the_hosts_after_the_next_boot(binder: Binder
 
 @pytest.mark.soak
 @pytest.mark.parametrize("write", [2, 3, 6, 11, 20, 28, 31])
-def test_a_power_cut_before_any_write_is_mended_by_the_next_boot(binder: Binder, write: int) -> None:
+def test_the_next_boot_repairs_a_power_cut_before_any_write(binder: Binder, write: int) -> None:
     machine = binder.machine
     binder.run("release")
     # As pcibind says after a release: the list of a boot before must not act at this one.

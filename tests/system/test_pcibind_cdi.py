@@ -72,7 +72,7 @@ def test_a_board_that_was_released_cannot_be_asked_for(binder: Binder) -> None:
     assert inside(binder, "all") == {"/dev/vfio/vfio", group(binder, 5)}
 
 
-def test_the_unit_hands_over_to_containers_as_well(binder: Binder) -> None:
+def test_the_unit_also_hands_over_to_containers(binder: Binder) -> None:
     machine = binder.machine
     machine.ssh("rm -r /run/cdi && systemctl start pcibind.service")
     assert inside(binder, "all") == {"/dev/vfio/vfio", group(binder, 5)}

@@ -48,10 +48,10 @@ def binder(say: Progress) -> Iterator[Binder]:
 
 def behind(binder: Binder, slot: int) -> list[str]:
     """The addresses of the devices on the conventional bus behind a port."""
-    found = binder.machine.ssh(
+    directories = binder.machine.ssh(
         f"ls -d /sys/bus/pci/devices/0000:00:{slot:02x}.0/0000:??:00.0/0000:??:0[1-9].0"
     ).stdout.split()
-    return [each.rpartition("/")[2] for each in found]
+    return [each.rpartition("/")[2] for each in directories]
 
 
 def test_what_the_host_needs_is_refused_by_name_outside_and_inside_the_units_sandbox(binder: Binder) -> None:

@@ -56,8 +56,8 @@ def until(binder: Binder, reached: Callable[[], bool]) -> None:
     """Wait for what the unit does; fail with what it says."""
     end = time.monotonic() + 90
     while not reached():
-        said = "journalctl -b -u pcibind-hotplug.service -u pcibind-hotplug.path -o cat --no-pager | tail -n 40"
-        assert time.monotonic() < end, binder.machine.ssh(said).stdout
+        journal = "journalctl -b -u pcibind-hotplug.service -u pcibind-hotplug.path -o cat --no-pager | tail -n 40"
+        assert time.monotonic() < end, binder.machine.ssh(journal).stdout
         time.sleep(1)
 
 

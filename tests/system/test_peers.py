@@ -198,9 +198,9 @@ def test_a_table_of_that_name_which_a_saved_ruleset_left_is_replaced(machine: Ma
 
 def test_a_saved_ruleset_with_the_nodes_table_is_named(machine: Machine) -> None:
     machine.ssh("cp -p /etc/nftables.conf /root/ && nft list ruleset >/etc/nftables.conf")
-    found = NodeFirewall().process(machine.ssh(NodeFirewall().command("gevulot")).stdout.splitlines())
+    firewall = NodeFirewall().process(machine.ssh(NodeFirewall().command("gevulot")).stdout.splitlines())
     machine.ssh("cp -p /root/nftables.conf /etc/")
-    assert found.saved == ("/etc/nftables.conf",)
+    assert firewall.saved == ("/etc/nftables.conf",)
 
 
 @pytest.mark.soak

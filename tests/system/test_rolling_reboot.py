@@ -38,7 +38,7 @@ def fleet(registry: Path, say: Progress) -> Iterator[list[Machine]]:
         ]
 
 
-def test_a_host_that_does_not_come_back_right_stops_every_later_reboot(fleet: list[Machine], say: Progress) -> None:
+def test_a_host_that_fails_its_reboot_stops_all_further_reboots(fleet: list[Machine], say: Progress) -> None:
     first = fleet[0]
     # Whatever is asked for, this host boots without an IOMMU.
     first.ssh(f"cat >/etc/systemd/system/{BROKEN} <<'END'\n{BREAK}END\nsystemctl enable --now {BROKEN}", timeout=120)

@@ -109,10 +109,10 @@ LIFE: dict[str, Callable[[Machine, Platform], None]] = dict(zip(evidence.CHECKS,
 
 @pytest.mark.parametrize("history", HISTORIES)
 def test_a_history_reads_as_described(history: str, say: Progress) -> None:
-    past = HISTORIES[history]
-    with Machine.start(past.topology, preparation=past.preparation, warm=False, progress=say) as machine:
+    described = HISTORIES[history]
+    with Machine.start(described.topology, preparation=described.preparation, warm=False, progress=say) as machine:
         machine.wait_running()
-        assert_history(machine, past)
+        assert_history(machine, described)
 
 
 @pytest.mark.parametrize("topology", ["two-sockets", "eight-boards-on-two-sockets", "switch", "virtual-functions"])

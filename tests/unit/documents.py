@@ -38,12 +38,12 @@ def section(page: str, heading: str) -> str:
 
 def links(page: Path) -> list[tuple[Path, str]]:
     """Return the files that a page links to, each with the anchor or an empty text. Pictures are among them."""
-    found = []
+    targets = []
     for link in re.findall(r"\]\(([^)\s]+)\)", text(page)):
         if not link.startswith("http"):
             path, _, anchor = link.partition("#")
-            found.append(((page.parent / path).resolve() if path else page, anchor))
-    return found
+            targets.append(((page.parent / path).resolve() if path else page, anchor))
+    return targets
 
 
 def anchors(page: Path) -> set[str]:
@@ -76,28 +76,28 @@ def blocks(of: str, language: str = "") -> list[list[str]]:
 
 def rows(of: str) -> list[list[str]]:
     """Return the cells of each row of the tables in a text, without their heads."""
-    found: list[list[str]] = []
+    cells: list[list[str]] = []
     for line in of.splitlines():
         if line.startswith("|---"):
-            found.pop()
+            cells.pop()
         elif line.startswith("|"):
-            found.append([cell.strip() for cell in line.strip("|").split("|")])
-    return found
+            cells.append([cell.strip() for cell in line.strip("|").split("|")])
+    return cells
 
 
 @functools.cache
 def strings() -> tuple[str, ...]:
     """Return every string of the programs that an operator runs; a NUL stands for what is filled in."""
     tops = (ROOT / top for top in ("deploys", "facts", "inventories"))
-    found = []
+    texts = []
     for file in (ROOT / "config.py", *(path for top in tops for path in top.rglob("*.py"))):
         for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
+                texts.append(node.value)
             elif isinstance(node, ast.JoinedStr):
                 parts = [each.value if isinstance(each, ast.Constant) else "\0" for each in node.values]
-                found.append("".join(str(part) for part in parts))
-    return tuple(found)
+                texts.append("".join(str(part) for part in parts))
+    return tuple(texts)
 
 
 def is_printed(sentence: str) -> bool:

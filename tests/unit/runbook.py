@@ -37,10 +37,10 @@ def steps(script: str) -> list[str]:
     """
     tree = ast.parse((ROOT / script).read_bytes())
     shared = {each.name: each for each in _shared().body if isinstance(each, ast.FunctionDef)}
-    found = []
+    names = []
     for name in _called(tree):
-        found += [name] if name in _names() else _called(shared[name]) if name in shared else []
-    return [_names()[name] for name in found if name in _names()]
+        names += [name] if name in _names() else _called(shared[name]) if name in shared else []
+    return [_names()[name] for name in names if name in _names()]
 
 
 def _shared() -> ast.Module:

@@ -17,7 +17,7 @@ from deploys.assessment.legacy_files import FORMER
 from deploys.assessment.status_document import Severity
 from deploys.fleet.output import Options
 from deploys.inputs import execution
-from deploys.inputs.addresses import port_of
+from deploys.inputs.addresses import Endpoint
 from deploys.settings import HostSettings, Settings
 from deploys.transport.heartbeat import Heartbeat
 from pcibind.commands.cli import cli
@@ -42,7 +42,7 @@ MADE = {
     *manifest.FILES,
 }
 # An operator makes these.
-OPERATORS = {"inventories/group_data/nodes.py", "inventories/mine.py"}
+OPERATORS = {"inventories/group_data/nodes.py", "inventories/hosts.py"}
 # Refusals without an override, and the one guard that has none.
 FIXED_GUARDS = {"foreign-device", "shared-group", "stale-initramfs", "vfio-open"}
 pages = pytest.mark.parametrize("page", documents.pages(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -197,7 +197,7 @@ def test_the_arguments_that_are_refused_defeat_a_node() -> None:
 
 def test_the_ports_are_the_defaults() -> None:
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    ports = {port_of(value) for name, value in defaults.items() if name.endswith("_listen") and value is not None}
+    ports = {value.port for value in defaults.values() if isinstance(value, Endpoint)}
     ports |= {value for name, value in defaults.items() if name.endswith("_port")}
     shown = section("docs/explanation/security.md", "What listens")
     assert ports <= {int(number) for row in rows(shown) for number in re.findall(r"\b\d{4}\b", row[0])}
@@ -268,7 +268,7 @@ def test_a_failed_row_is_shown_as_it_is_printed() -> None:
 
 def test_a_wait_is_shown_as_it_is_printed() -> None:
     hosts = [f"gpu{number}" for number in range(1, 301)]
-    said = section("docs/connections.md", "Long waits")
+    sample = section("docs/connections.md", "Long waits")
     for names, what, limit, seconds in (
         (hosts[:2], "Pull images | Pull the image of the node", None, 90),
         (hosts[2:3], "an answer over SSH after the reboot", 900, 150),
@@ -278,17 +278,17 @@ def test_a_wait_is_shown_as_it_is_printed() -> None:
         for name in names:
             heartbeat.add(name, name, what, limit)
         (line,) = heartbeat.lines(time.monotonic() + seconds)
-        assert f"    {line}\n" in said
+        assert f"    {line}\n" in sample
 
 
 def test_the_demo_is_shown_as_it_is_printed() -> None:
     (sample,) = documents.blocks(section("docs/lab.md", "The demo"), "console")
-    begin, end = sample.index("What was verified on demo:"), len(sample) - 1
-    table = [re.fullmatch(r"  (ok  |FAIL|    ) (.+?)  +(.+)", line) for line in sample[begin + 1 : end - 1]]
+    first, end = sample.index("What was verified on demo:"), len(sample) - 1
+    table = [re.fullmatch(r"  (ok  |FAIL|    ) (.+?)  +(.+)", line) for line in sample[first + 1 : end - 1]]
     marks = {"ok  ": True, "FAIL": False, "    ": None}
     assert all(table)
     made = [checks.Check(row[2], row[3], marks[row[1]]) for row in table if row]
-    assert checks.table("demo", made) == sample[begin:end]
+    assert checks.table("demo", made) == sample[first:end]
     for check in made:
         assert runbook.is_row(check.name), check.name
 

@@ -91,8 +91,21 @@ def test_the_url_of_a_database_is_read_from_the_environment(tmp_path: Path) -> N
 
 def test_the_jump_host_is_in_the_ssh_configuration(tmp_path: Path) -> None:
     ((name, data),) = edited(ROOT / "examples/jump_host.py", tmp_path)
-    found = SSHConfig.from_path(data["ssh_config_file"]).lookup(name)
-    assert found["proxyjump"] in SSHConfig.from_path(data["ssh_config_file"]).get_hostnames()
+    options = SSHConfig.from_path(data["ssh_config_file"]).lookup(name)
+    assert options["proxyjump"] in SSHConfig.from_path(data["ssh_config_file"]).get_hostnames()
+
+
+def test_the_tracked_inventory_has_the_hosts_of_a_file_that_git_ignores(tmp_path: Path) -> None:
+    tracked = tmp_path / "prod.py"
+    tracked.write_text(text("inventories/prod.py"))
+    with pytest.raises(
+        PyinfraError, match=r"hosts\.py is missing; .* cp examples/quick_start\.py inventories/hosts\.py"
+    ):
+        runpy.run_path(str(tracked))
+    hosts = edited(ROOT / "examples/quick_start.py", tmp_path)
+    (tmp_path / "quick_start.py").rename(tmp_path / "hosts.py")
+    assert runpy.run_path(str(tracked))["nodes"] == hosts
+    assert "/inventories/hosts.py" in text(".gitignore").splitlines()
 
 
 def test_every_example_is_listed() -> None:

@@ -28,12 +28,13 @@ def test_the_readme_shows_twelve_lines_of_the_demo() -> None:
     assert all(line in lines for line in shown), "in the order of the whole output"
 
 
-def test_the_quick_start_has_five_steps_and_the_inventory_that_is_tracked() -> None:
+def test_the_quick_start_has_five_steps_and_the_inventory_to_copy() -> None:
     steps = section("README.md", "Quick start")
     assert re.findall(r"^(\d)\. ", steps, re.MULTILINE) == ["1", "2", "3", "4", "5"]
     assert "Back up each node's key" in steps
     (shown,) = documents.blocks(steps, "python")
-    assert "\n".join(line.removeprefix("   ") for line in shown) in (ROOT / "inventories/prod.py").read_text()
+    assert "\n".join(line.removeprefix("   ") for line in shown) in text("examples/quick_start.py")
+    assert "cp examples/quick_start.py inventories/hosts.py" in steps
 
 
 @pytest.mark.filterwarnings("default")

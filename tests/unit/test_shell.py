@@ -26,10 +26,10 @@ def scripts() -> list[Path]:
         ROOT / "helpers/pcibind/debian",
         ROOT / "tests/lab",
     )
-    found = [
+    paths = [
         path for place in places for path in place.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
     ]
-    return [ROOT / ".ci/run", *(path for path in found if path.suffix == ".sh" or is_shell(path.read_bytes()))]
+    return [ROOT / ".ci/run", *(path for path in paths if path.suffix == ".sh" or is_shell(path.read_bytes()))]
 
 
 def is_shell(text: bytes) -> bool:
@@ -44,7 +44,7 @@ def generated() -> dict[str, str]:
 
 def findings(paths: list[Path]) -> list[str]:
     """What ShellCheck finds, one line each. A file that names no interpreter is for a POSIX shell."""
-    found = []
+    lines = []
     for options, group in (
         ((), [path for path in paths if path.read_bytes().startswith(b"#!")]),
         (("--shell=sh",), [path for path in paths if not path.read_bytes().startswith(b"#!")]),
@@ -52,8 +52,8 @@ def findings(paths: list[Path]) -> list[str]:
         if group:
             done = subprocess.run([SHELLCHECK, *OPTIONS, *options, *group], capture_output=True, text=True)
             assert done.stderr == ""
-            found += done.stdout.splitlines()
-    return found
+            lines += done.stdout.splitlines()
+    return lines
 
 
 def test_shellcheck_finds_nothing_in_our_scripts_and_commands(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 // The columns of the fleet's table: what each says of a host, and how bad that is.
 
-/** What a cell says, what it is sorted by, and, where it is not as it should be, how bad that is. */
+/** What a cell says, what it is sorted by, and, where it is wrong, how bad that is. */
 const cell = (text, order = text, severity = "ok") => ({ text: String(text), order, severity });
 
 /** From the best to the worst; a severity that this page does not know is worst of all. */

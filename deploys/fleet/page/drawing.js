@@ -66,7 +66,7 @@ function drawHop(node, drawing) {
     node.children.length === 0 && element("span", {}, nameOf(bridge)),
   );
   if (isRootPort || !node.children.some((child) => child.kind === "bridge")) return hop;
-  // A port may well be wider than what is plugged into it; the way into a switch narrows everything behind it.
+  // A port may be wider than what is plugged into it; the way into a switch narrows everything behind it.
   const { link } = bridge;
   return [hop, element("small", {}, "switch ", link && (isSlow(link) || isNarrow(link)) && drawLink(link))];
 }
@@ -78,11 +78,11 @@ function drawBoard(board, drawing) {
   const gpu = functions.find(isGpu);
   const name = entry?.model_name ?? (first ? nameOf(gpu ?? first) : entry.model ?? "board");
   const product = entry || gpu ? productOf(name) : null;
-  // All functions of a card have its link: it is said once.
+  // All functions of a card have its link: it is shown once.
   const shared = product !== null && functions.every((each) => linkText(each.link) === linkText(first.link));
   const isFolded = (each) => each.physical_function && each.driver !== VFIO && !entry;
-  const list = (shown, said) =>
-    element("ul", { class: "functions" }, shown.map((each) => drawFunction(each, said, drawing)));
+  const list = (shown, given) =>
+    element("ul", { class: "functions" }, shown.map((each) => drawFunction(each, given, drawing)));
   const folded = functions.filter(isFolded);
   const isBad = entry && (entry.verdict !== "present" || entry.state !== "bound");
   const kinds = [entry && "wanted", isBad && "bad", product !== null && "gpu", !first && "absent"];
@@ -169,7 +169,7 @@ function drawGroup({ iommu_group: group }, { hues }) {
 }
 
 function drawLink(link) {
-  // Lanes are lost for good; the speed is lower also while a device saves power.
+  // Lost lanes do not come back; the speed is lower also while a device saves power.
   const kind = isNarrow(link) ? "narrow" : isSlow(link) ? "slow" : null;
   const mark = kind && ["▼ ", spoken("below its maximum: ")];
   return element("span", { class: `link ${kind ?? ""}` }, mark, linkText(link));

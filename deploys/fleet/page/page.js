@@ -55,11 +55,11 @@ function searchable(host) {
 function selected({ query, severities: chosen, sort, descending }) {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
   const sorting = COLUMNS.find((each) => each.key === sort);
-  const found = hosts
+  const matching = hosts
     .filter(({ severity }) => chosen.size === 0 || chosen.has(severity))
     .filter((host) => words.every((word) => searchable(host).includes(word)));
-  const orders = new Map(found.map((host) => [host, cellOf(host, sorting, asOf)?.order ?? null]));
-  return found.sort((a, b) => compared(orders.get(a), orders.get(b), descending) || byText(a.name, b.name));
+  const orders = new Map(matching.map((host) => [host, cellOf(host, sorting, asOf)?.order ?? null]));
+  return matching.sort((a, b) => compared(orders.get(a), orders.get(b), descending) || byText(a.name, b.name));
 }
 
 /** What is not known comes last in either direction. */
@@ -149,8 +149,8 @@ function change(changes) {
 }
 
 function show() {
-  const found = selected(view);
-  const shown = found.flatMap((host) => {
+  const matching = selected(view);
+  const shown = matching.flatMap((host) => {
     const { row, button } = rows.get(host);
     const open = view.open.has(host.name);
     button.setAttribute("aria-expanded", String(open));
@@ -169,7 +169,7 @@ function show() {
   if (query.value !== view.query) query.value = view.query;
   const filtered = Boolean(view.query) || view.severities.size > 0;
   document.getElementById("reset").hidden = !filtered;
-  document.getElementById("shown").value = filtered ? `${found.length} of ${counted(hosts.length, "host")}` : "";
+  document.getElementById("shown").value = filtered ? `${matching.length} of ${counted(hosts.length, "host")}` : "";
 }
 
 function start() {

@@ -10,7 +10,7 @@ const GPU_CLASSES = new Set(["03", "12"]);
 // ASPEED and Matrox: their displays are those of management controllers, no GPUs.
 const MANAGEMENT_VENDORS = new Set(["1a03", "102b"]);
 
-// Ten hues that can be told apart, ordered so that neighbours are far from each other.
+// Ten hues that people can distinguish, ordered so that neighbours are far from each other.
 const HUES = [250, 55, 150, 325, 100, 285, 25, 195, 350, 125];
 
 const withoutLast = (path, separator) => path.slice(0, path.lastIndexOf(separator));
@@ -34,7 +34,7 @@ function pciTree(functions, boards) {
   for (const node of [...nodes.values()].sort(byPath)) {
     node.functions.sort(byPath);
     let above = withoutLast(node.path, "/");
-    // Where a bridge has gone, what is said to be below it hangs on the next one that is there.
+    // Where a bridge has gone, what was below it hangs on the next one that is there.
     while (above.includes("/") && !nodes.has(above)) above = withoutLast(above, "/");
     node.above = at("bus", above);
     node.above.children.push(node);

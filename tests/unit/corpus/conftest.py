@@ -77,8 +77,8 @@ def evidence(build: Callable[[str], Tree]) -> Callable[[str], Evidence]:
 @pytest.fixture(params=machines.names() or ("absent",))
 def name(request: pytest.FixtureRequest) -> str:
     """The name of every machine of the corpus in turn."""
-    found: str = request.param
-    return found
+    machine_name: str = request.param
+    return machine_name
 
 
 @pytest.fixture

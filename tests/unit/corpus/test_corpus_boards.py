@@ -95,10 +95,10 @@ def test_a_board_is_at_its_place(topology: Callable[[str], Topology], name: str,
 @pytest.mark.parametrize("name", NVIDIA)
 def test_no_other_board_is_of_nvidia(topology: Callable[[str], Topology], name: str) -> None:
     boards = topology(name).boards()
-    found = [board for board in boards if any(each.vendor == 0x10DE for each in board.functions)]
-    assert len(found) == NVIDIA[name]
+    of_nvidia = [board for board in boards if any(each.vendor == 0x10DE for each in board.functions)]
+    assert len(of_nvidia) == NVIDIA[name]
     # Found by what is displayed, so a board without a display function would be missed.
-    assert all(board.display_functions for board in found)
+    assert all(board.display_functions for board in of_nvidia)
 
 
 def test_twins_differ_in_nothing_but_their_place(topology: Callable[[str], Topology]) -> None:
@@ -127,10 +127,10 @@ def test_the_way_to_a_board_leads_through_its_bridges(
 
 
 def test_every_endpoint_belongs_to_one_board(topology: Callable[[str], Topology], name: str) -> None:
-    found = topology(name)
-    members = [each.address for board in found.boards() for each in board.functions]
-    assert sorted(members) == [each.address for each in found.functions if not each.is_bridge]
-    assert len({board.path for board in found.boards()}) == len(found.boards())
+    machine = topology(name)
+    members = [each.address for board in machine.boards() for each in board.functions]
+    assert sorted(members) == [each.address for each in machine.functions if not each.is_bridge]
+    assert len({board.path for board in machine.boards()}) == len(machine.boards())
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_an_interface_is_on_its_board(
     build: Callable[[str], Tree], topology: Callable[[str], Topology], name: str, interface: str, path: str
 ) -> None:
     machine = build(name).dump
-    (found,) = [each for each in machine.interfaces if each.name == interface]
-    assert board_on_the_way(machine, topology(name), found.path) == path
+    (nic,) = [each for each in machine.interfaces if each.name == interface]
+    assert board_on_the_way(machine, topology(name), nic.path) == path
 
 
 @pytest.mark.parametrize(

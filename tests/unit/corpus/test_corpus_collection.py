@@ -20,7 +20,7 @@ from tests.corpus.synthesis import synthesise
 from tests.corpus.sysfs_tree import Tree
 
 
-def seen(root: str) -> CollectedHost:
+def collect(root: str) -> CollectedHost:
     """What the fact sees of the machine below `root`."""
     environment = {
         "PATH": os.environ["PATH"],
@@ -38,41 +38,41 @@ def seen(root: str) -> CollectedHost:
 def collected(tree: Tree, directory: str) -> Collected:
     """The machine by way of a file."""
     path = Path(directory) / "host.collected.json"
-    path.write_text(seen(tree.root).text())
+    path.write_text(collect(tree.root).text())
     return collection.read(path)
 
 
-def again(found: Collected, root: str) -> Tree:
+def again(host: Collected, root: str) -> Tree:
     """The machine, laid out by what was collected of it."""
-    machine = collection.machine(found)
+    machine = collection.machine(host)
     return sysfs_tree.build(machine.dump, root, machine.synthesis)
 
 
 def uses(root: str) -> tuple[set[Address], ...]:
     """The functions that the host uses, by what for."""
-    found = readers.evidence(root)
-    named = (found.route_nics, found.disks, found.framebuffers)
-    return *({use.address for use in each} for each in named), set(found.boot_displays)
+    evidence = readers.evidence(root)
+    named = (evidence.route_nics, evidence.disks, evidence.framebuffers)
+    return *({use.address for use in each} for each in named), set(evidence.boot_displays)
 
 
 def test_a_real_machine_is_the_same_after_it_was_collected(machine: Tree, room: str) -> None:
-    found = collected(machine, room)
-    tree = again(found, f"{room}/again")
+    host = collected(machine, room)
+    tree = again(host, f"{room}/again")
     before, after = readers.shell(machine.root), readers.shell(tree.root)
     # Identities, paths, drivers and groups; then NUMA nodes and the rest; then what the guards decide by.
-    assert found.topology == before
+    assert host.topology == before
     assert after.functions == before.functions
     assert readers.direct(tree.root).boards() == before.boards()
-    assert after.details == before.details == found.topology.details
+    assert after.details == before.details == host.topology.details
     assert uses(tree.root) == uses(machine.root)
 
 
 def test_a_real_machine_is_collected_into_one_small_file_whose_like_it_gives_again(machine: Tree, room: str) -> None:
-    found = collected(machine, room)
-    assert len(found.seen.text()) < 2_000 + 600 * len(found.topology.functions)
-    once_more = seen(again(found, f"{room}/again").root)
-    assert (once_more.topology, once_more.uses) == (found.seen.topology, found.seen.uses)
-    assert once_more.devices == found.seen.devices
+    host = collected(machine, room)
+    assert len(host.observed.text()) < 2_000 + 600 * len(host.topology.functions)
+    once_more = collect(again(host, f"{room}/again").root)
+    assert (once_more.topology, once_more.uses) == (host.observed.topology, host.observed.uses)
+    assert once_more.devices == host.observed.devices
 
 
 def functions_of(dump: Dump, devices: Iterable[Interface | BlockDevice]) -> set[str]:
@@ -88,7 +88,7 @@ def test_interfaces_and_disks_hang_on_the_functions_that_they_hung_on(machine: T
 
 
 def test_no_name_of_an_interface_or_a_disk_is_in_the_file(machine: Tree, room: str) -> None:
-    words = set(collected(machine, room).seen.text().replace("/", " ").replace('"', " ").split())
+    words = set(collected(machine, room).observed.text().replace("/", " ").replace('"', " ").split())
     named = {each.name for each in machine.dump.interfaces} | {each.name for each in machine.dump.blocks}
     assert not words & (named - {"lo"})
 
@@ -124,12 +124,12 @@ def small(root: str) -> Tree:
     return sysfs_tree.build(SMALL, root, made_up)
 
 
-def test_groups_and_nodes_are_those_that_were_seen(room: str) -> None:
-    found = collected(small(f"{room}/once"), room)
-    synthesis = collection.machine(found).synthesis
+def test_groups_and_nodes_are_those_that_the_host_reported(room: str) -> None:
+    host = collected(small(f"{room}/once"), room)
+    synthesis = collection.machine(host).synthesis
     assert synthesis.groups == {PORT: 7, NIC: 7, FIRST: 3}
     assert synthesis.nodes == {FIRST: 0, SECOND: 1}
-    assert readers.shell(again(found, f"{room}/again").root).details == found.topology.details
+    assert readers.shell(again(host, f"{room}/again").root).details == host.topology.details
 
 
 def test_every_function_that_has_a_disk_in_use_has_one_again(room: str) -> None:
@@ -142,8 +142,8 @@ def test_every_function_that_has_a_disk_in_use_has_one_again(room: str) -> None:
 
 
 def document(room: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(seen(small(f"{room}/once").root).text())
-    return found
+    fields: dict[str, Any] = json.loads(collect(small(f"{room}/once").root).text())
+    return fields
 
 
 def refusal(data: bytes) -> str:
@@ -153,7 +153,7 @@ def refusal(data: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("data", "found"),
+    ("data", "problem"),
     [
         (b"", "found it is empty, expected"),
         (b"\xff\xfe\x00", "found no JSON, or half of it"),
@@ -167,11 +167,11 @@ def refusal(data: bytes) -> str:
         (b'{"format": "gevulot-collection", "version": 1}', "found nothing as 'unreadable', expected an array of"),
     ],
 )
-def test_what_is_no_collection_is_refused_with_what_was_found_and_what_to_do(data: bytes, found: str) -> None:
-    said = refusal(data)
-    assert said.startswith("gpu1.collected.json: ")
-    assert found in said
-    assert "collect the host again: pyinfra INVENTORY deploys/collect.py" in said
+def test_a_file_that_is_no_collection_is_refused_with_the_problem_and_the_next_step(data: bytes, problem: str) -> None:
+    message = refusal(data)
+    assert message.startswith("gpu1.collected.json: ")
+    assert problem in message
+    assert "collect the host again: pyinfra INVENTORY deploys/collect.py" in message
 
 
 def test_half_a_file_is_refused_wherever_it_ends(room: str) -> None:
@@ -181,7 +181,7 @@ def test_half_a_file_is_refused_wherever_it_ends(room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "value", "found"),
+    ("part", "value", "problem"),
     [
         ("acpi", "DMAR", "str that is no array of strings as 'acpi'"),
         ("acpi", ["DMAR", 1], "list that is no array of strings as 'acpi'"),
@@ -197,22 +197,24 @@ def test_half_a_file_is_refused_wherever_it_ends(room: str) -> None:
         ("uses", ["DISK"], "'DISK', expected what a function of the topology is used for"),
     ],
 )
-def test_a_part_that_is_wrong_is_named(room: str, part: str, value: Any, found: str) -> None:
-    assert found in refusal(json.dumps(document(room) | {part: value}).encode())
+def test_a_part_that_is_wrong_is_named(room: str, part: str, value: Any, problem: str) -> None:
+    assert problem in refusal(json.dumps(document(room) | {part: value}).encode())
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "found"),
+    ("old", "new", "problem"),
     [
         ("../../../devices/pci0000:00", "../../../devices/../../../tmp/pci0000:00", "as the path of"),
         ("../../../devices/pci0000:00", "../../../devices/.hidden/pci0000:00", "as the path of"),
         ("bus/pci/drivers/nvme", "bus/pci/drivers/..", "'..' as the driver of 0000:00:02.0, expected a driver's name"),
     ],
 )
-def test_no_path_of_a_file_leads_out_of_the_directory_of_its_machine(room: str, old: str, new: str, found: str) -> None:
+def test_no_path_of_a_file_leads_out_of_the_directory_of_its_machine(
+    room: str, old: str, new: str, problem: str
+) -> None:
     whole = document(room)
     whole["topology"] = [line.replace(old, new) for line in whole["topology"]]
-    assert found in refusal(json.dumps(whole).encode())
+    assert problem in refusal(json.dumps(whole).encode())
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -221,5 +223,5 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_the_same_machine_after_another_boot_gives_the_same_lines(build: Callable[[str], Tree]) -> None:
-    before, after = (seen(build(f"SHUTTLE_DH170_WITH_USB_DISK{boot}").root) for boot in ("", "_REBOOTED"))
+    before, after = (collect(build(f"SHUTTLE_DH170_WITH_USB_DISK{boot}").root) for boot in ("", "_REBOOTED"))
     assert before.topology == after.topology

@@ -182,7 +182,7 @@ def test_a_class_has_no_leading_zeros() -> None:
     assert parsed(OLD.replace("=30000", "=C0330")).pci[0].class_code == 0x0C0330
 
 
-def test_the_boot_display_is_told_only_by_a_property() -> None:
+def test_only_a_property_marks_the_boot_display() -> None:
     assert parsed(OLD).pci[0].boot_vga is None
     assert parsed(OLD.replace("E: DRIVER", "E: BOOT_VGA=1\nE: DRIVER")).pci[0].boot_vga is True
     assert parsed(OLD.replace("E: DRIVER", "E: ID_BOOT_VGA=0\nE: DRIVER")).pci[0].boot_vga is False
@@ -238,8 +238,8 @@ def test_a_dump_that_was_cut_anywhere_loses_its_last_record_only() -> None:
         cut = dump.parse(data[:length])
         assert cut.truncated == (not data[:length].endswith(b"\n\n")), length
         for kind in ("pci", "blocks", "interfaces", "nvme"):
-            found, there = getattr(cut, kind), getattr(whole, kind)
-            assert found == there[: len(found)], length
+            records, there = getattr(cut, kind), getattr(whole, kind)
+            assert records == there[: len(records)], length
 
 
 @pytest.mark.parametrize("name", machines.names() or ("absent",))

@@ -101,7 +101,7 @@ def test_the_gpus_but_the_boot_display_are_free(
         ]
 
 
-def test_a_disk_that_is_not_mounted_is_free_for_whoever_names_its_address(
+def test_a_disk_that_is_not_mounted_is_free_when_its_address_is_named(
     topology: Callable[[str], Topology], evidence: Callable[[str], Evidence]
 ) -> None:
     name = "DELL_POWEREDGE_R820_NVME"

@@ -24,29 +24,29 @@ COUNTS = {
     "SHUTTLE_DH170_WITH_USB_DISK_REBOOTED": (15, 4, 24),
 }
 
-Seen = dict[str, tuple[str, str, int, str | None]]
+Functions = dict[str, tuple[str, str, int, str | None]]
 
 
-def told(text: str) -> Seen:
+def read_functions(text: str) -> Functions:
     """Ids, subsystem's ids, class and driver by slot name, looked up in the dump's text itself."""
-    found: Seen = {}
+    functions: Functions = {}
     for record in text.split("\n\n"):
         properties = dict(re.findall(r"^E: (\w+)=(.*)$", record, re.MULTILINE))
         if properties.get("SUBSYSTEM") == "pci":
-            found[properties["PCI_SLOT_NAME"]] = (
+            functions[properties["PCI_SLOT_NAME"]] = (
                 properties["PCI_ID"].lower(),
                 properties["PCI_SUBSYS_ID"].lower(),
                 int(properties["PCI_CLASS"], 16),
                 properties.get("DRIVER"),
             )
-    return found
+    return functions
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_all_devices_of_the_dump_are_read(build: Callable[[str], Tree], name: str) -> None:
-    found = build(name).dump
-    assert (len(found.pci), len(found.interfaces), len(found.blocks)) == COUNTS[name]
-    assert not found.truncated
+    dump = build(name).dump
+    assert (len(dump.pci), len(dump.interfaces), len(dump.blocks)) == COUNTS[name]
+    assert not dump.truncated
 
 
 def test_directly_and_through_the_shell_a_machine_has_the_same_topology(
@@ -60,7 +60,7 @@ def test_ids_classes_and_drivers_are_those_of_the_dump(
     machine: Tree, topology: Callable[[str], Topology], name: str
 ) -> None:
     with open(machine.dump.source, encoding="utf-8") as file:
-        expected = told(file.read())
+        expected = read_functions(file.read())
     assert expected == {
         str(each.address): (
             each.model,

@@ -35,9 +35,9 @@ def chosen(*selectors: str) -> Config:
 
 def picked(topology: Topology, *selectors: str) -> list[str]:
     """The paths of the boards that a configuration means."""
-    found = resolve(topology, chosen(*selectors), None)
-    assert {each.verdict for each in found} == {Verdict.PRESENT}
-    return [each.board.path for each in found if each.board is not None]
+    resolutions = resolve(topology, chosen(*selectors), None)
+    assert {each.verdict for each in resolutions} == {Verdict.PRESENT}
+    return [each.board.path for each in resolutions if each.board is not None]
 
 
 @pytest.mark.parametrize("path", GPUS)
@@ -53,14 +53,14 @@ def test_the_model_picks_all_four(dgx: Topology) -> None:
 
 @pytest.mark.parametrize("model", ["10de:10f2", "10b5:8747"])
 def test_the_model_of_an_audio_function_or_of_a_switch_picks_nothing(dgx: Topology, model: str) -> None:
-    (found,) = resolve(dgx, chosen(model), None)
-    assert found.verdict is Verdict.ABSENT
+    (resolution,) = resolve(dgx, chosen(model), None)
+    assert resolution.verdict is Verdict.ABSENT
 
 
 def test_a_switch_is_no_board(dgx: Topology) -> None:
-    (found,) = resolve(dgx, chosen("0000:06:08.0"), None)
-    assert found.verdict is Verdict.ABSENT
-    assert "is a bridge" in found.detail
+    (resolution,) = resolve(dgx, chosen("0000:06:08.0"), None)
+    assert resolution.verdict is Verdict.ABSENT
+    assert "is a bridge" in resolution.detail
 
 
 def test_the_plan_for_one_gpu_takes_its_audio_and_nothing_else(dgx: Topology) -> None:
@@ -79,9 +79,9 @@ def test_the_plan_for_one_gpu_takes_its_audio_and_nothing_else(dgx: Topology) ->
 def test_all_four_gpus_are_four_plans_that_touch_their_own_functions(dgx: Topology) -> None:
     first, second, third, fourth = GPUS
     boards = [
-        found.board
-        for found in resolve(dgx, chosen(first, GPUS[second][0], third, GPUS[fourth][1]), None)
-        if found.board is not None
+        resolution.board
+        for resolution in resolve(dgx, chosen(first, GPUS[second][0], third, GPUS[fourth][1]), None)
+        if resolution.board is not None
     ]
     made = plan(dgx, boards)
     assert made.refusals == ()
@@ -95,18 +95,18 @@ def test_all_four_gpus_are_four_plans_that_touch_their_own_functions(dgx: Topolo
 def test_every_board_of_every_machine_is_its_own_closure(topology: Callable[[str], Topology], name: str) -> None:
     # As long as each slot is isolated, which is what the groups are synthesised to be. An ISA or host bridge that has
     # a driver is in the way of its slot, as it is for the kernel.
-    found = topology(name)
-    for board in found.boards():
-        more = [function for function in closure(found, board) if function not in board.functions]
+    machine = topology(name)
+    for board in machine.boards():
+        more = [function for function in closure(machine, board) if function not in board.functions]
         assert all(function.is_bridge and function.driver for function in more)
-        assert [str(refusal.address) for refusal in plan(found, [board]).refusals] == [str(f.address) for f in more]
+        assert [str(refusal.address) for refusal in plan(machine, [board]).refusals] == [str(f.address) for f in more]
 
 
 def test_the_isa_bridge_keeps_the_board_that_it_is_on(topology: Callable[[str], Topology]) -> None:
-    found = topology(DGX)
-    board = found.board_at("0000:00/1f")
+    machine = topology(DGX)
+    board = machine.board_at("0000:00/1f")
     assert board
-    (refusal,) = plan(found, [board]).refusals
+    (refusal,) = plan(machine, [board]).refusals
     assert "0000:00:1f.0" in refusal.found
     assert "lpc_ich" in refusal.found
 

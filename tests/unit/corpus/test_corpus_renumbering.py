@@ -39,14 +39,14 @@ def test_every_board_is_found_again_at_its_place(
         each.path: each.identity for each in before.functions
     }
     assert [board.path for board in after.boards()] == [board.path for board in before.boards()]
-    for found in follow(after, recorded(*before.boards())):
-        assert found.verdict is Verdict.PRESENT
-        assert found.board is not None
-        assert found.recorded is not None
-        assert found.board.path == found.recorded.path
+    for followed in follow(after, recorded(*before.boards())):
+        assert followed.verdict is Verdict.PRESENT
+        assert followed.board is not None
+        assert followed.recorded is not None
+        assert followed.board.path == followed.recorded.path
         # A board behind a bridge moved, one on a root bus did not.
-        moved = found.board.path.count("/") > 1
-        assert found.board.address.bus == found.recorded.address.bus + (16 if moved else 0)
+        moved = followed.board.path.count("/") > 1
+        assert followed.board.address.bus == followed.recorded.address.bus + (16 if moved else 0)
 
 
 def test_an_address_that_now_is_a_twins_still_means_the_board_that_was_chosen(
@@ -62,9 +62,9 @@ def test_an_address_that_now_is_a_twins_still_means_the_board_that_was_chosen(
     (twin,) = [board for board in after.boards() if selector.value == str(board.address)]
     assert twin.path == "0000:00/02.0/00.0/08.0/00"
     assert twin.identities == wanted.identities
-    (found,) = resolve(after, Config(boards=(BoardRequest(selector=selector),)), record)
-    assert found.board is not None
-    assert (found.board.path, str(found.board.address)) == (wanted.path, "0000:09:00.0")
+    (resolution,) = resolve(after, Config(boards=(BoardRequest(selector=selector),)), record)
+    assert resolution.board is not None
+    assert (resolution.board.path, str(resolution.board.address)) == (wanted.path, "0000:09:00.0")
 
 
 def test_a_card_in_a_lower_slot_moves_only_what_is_behind_it(
@@ -75,8 +75,8 @@ def test_a_card_in_a_lower_slot_moves_only_what_is_behind_it(
     after = laid_out(renumbered(machine.dump, shifted(machine.dump, 3, first=0x0C)), room)
     addresses = [str(board.address) for board in after.boards() if board.model == "10de:1db2"]
     assert addresses == ["0000:07:00.0", "0000:08:00.0", "0000:11:00.0", "0000:12:00.0"]
-    found = follow(after, recorded(*before.boards()))
-    assert {each.verdict for each in found} == {Verdict.PRESENT}
+    followed = follow(after, recorded(*before.boards()))
+    assert {each.verdict for each in followed} == {Verdict.PRESENT}
 
 
 @pytest.mark.parametrize("by", [0, 1])

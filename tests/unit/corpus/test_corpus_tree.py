@@ -83,8 +83,8 @@ def test_a_boot_display_that_the_dump_tells_is_not_synthesised(room: str) -> Non
     machine = functions("0000:00:02.0 30000", "0000:00:03.0 30000", "0000:00:04.0 30200")
     assert synthesised_boot_display(machine) == "0000:00:02.0"
     first, second, third = machine.pci
-    told = machine._replace(pci=(first._replace(boot_vga=False), second._replace(boot_vga=True), third))
-    tree = sysfs_tree.build(told, room)
+    recorded = machine._replace(pci=(first._replace(boot_vga=False), second._replace(boot_vga=True), third))
+    tree = sysfs_tree.build(recorded, room)
     assert tree.synthesised.boot_display is None
     assert [each.boot_vga for each in readers.shell(tree.root).functions] == [False, True, False]
     # 3D functions have no such attribute.
@@ -109,7 +109,7 @@ def test_a_disk_behind_a_volume_management_device_is_on_both(room: str) -> None:
     ]
 
 
-def test_the_controllers_of_a_multipath_disk_are_told_by_its_hidden_paths(room: str) -> None:
+def test_hidden_paths_name_the_controllers_of_a_multipath_disk(room: str) -> None:
     machine = functions("0000:00:04.0 10802 nvme", "0000:00:05.0 10802 nvme", "0000:00:06.0 10802 nvme")
     paths = (
         "0000:00:04.0/nvme/nvme0/nvme0c0n1",

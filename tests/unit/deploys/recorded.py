@@ -266,7 +266,7 @@ def recorded_boards(*functions: Pci) -> list[str]:
 
 @dataclass
 class Recorded:
-    """A host that answers; ``rebooted`` is set when it is told to reboot, and may change what it says."""
+    """A host that answers; ``rebooted`` is set when it gets the command to reboot, and may change what it says."""
 
     distribution: Distribution
     functions: tuple[Pci, ...] = (*gpu(1, 1), NIC, NVME)
@@ -661,7 +661,7 @@ NODE = "gevulot-node.service"
 
 
 def shown(unit: str = NODE, **properties: str) -> str:
-    """One unit as ``systemctl show`` prints it; a node runs and requires its database unless told otherwise."""
+    """One unit as ``systemctl show`` prints it; a node runs and requires its database by default."""
     values = {
         **{"Id": unit, "LoadState": "loaded", "ActiveState": "active", "SubState": "running", "Result": "success"},
         **{"NRestarts": "0", "InvocationID": "1" * 32, "ExecMainStatus": "0", "StateChangeTimestampMonotonic": "0"},
@@ -695,7 +695,7 @@ QUIT = (
 
 
 def loop() -> list[str]:
-    """A node that nobody of its network answers, seen in the pause before its next start."""
+    """A node without an answer of its network, in the pause before its next start."""
     starts = [line for number in range(7) for line in started(1000 + 12 * number, by_itself=number > 0)]
     waiting = shown(ActiveState="activating", SubState="auto-restart", Result="exit-code", NRestarts="6")
     return ["now 1084.00", *waiting.splitlines(), *starts, wrote(QUIT)]

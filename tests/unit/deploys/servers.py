@@ -103,12 +103,12 @@ def server(
     # In this order, since older ones do not know the option.
     if subprocess.run([str(SSHD), "-t", "-f", str(directory / "sshd_config")], capture_output=True).returncode != 0:
         (directory / "sshd_config").write_text(text)
-    found = Server(address, port, directory, start(directory / "sshd_config", namespace))
+    running = Server(address, port, directory, start(directory / "sshd_config", namespace))
     try:
         _wait_for(address, port)
-        yield found
+        yield running
     finally:
-        stop(found.process)
+        stop(running.process)
 
 
 def start(configuration: Path, namespace: str = "") -> subprocess.Popen[bytes]:
@@ -162,15 +162,15 @@ def _wait_for(address: str, port: int) -> None:
 def forward(target: tuple[str, int], idle: float | None = None) -> Iterator[int]:
     """A port of 127.0.0.1 that leads to another one; a connection is cut that is silent for ``idle`` seconds."""
 
-    def carry(source: socket.socket, sink: socket.socket, heard: list[float]) -> None:
+    def carry(source: socket.socket, sink: socket.socket, received: list[float]) -> None:
         source.settimeout(0.2)
         while True:
             try:
                 data = source.recv(65536)
-                heard[0] = time.monotonic()
+                received[0] = time.monotonic()
                 sink.sendall(data)
             except TimeoutError:
-                if idle is None or time.monotonic() - heard[0] < idle:
+                if idle is None or time.monotonic() - received[0] < idle:
                     continue
                 break
             except OSError:
@@ -186,9 +186,9 @@ def forward(target: tuple[str, int], idle: float | None = None) -> Iterator[int]
             while True:
                 client, _ = listening.accept()
                 remote = socket.create_connection(target)
-                heard = [time.monotonic()]
+                received = [time.monotonic()]
                 for pair in ((client, remote), (remote, client)):
-                    threading.Thread(target=carry, args=(*pair, heard), daemon=True).start()
+                    threading.Thread(target=carry, args=(*pair, received), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=accept, daemon=True).start()

@@ -22,7 +22,7 @@ EXTERNAL = settings.read(
 )
 
 
-def seen(listed: set[str] | None, recorded: set[str]) -> AccessKeys:
+def access_keys(listed: set[str] | None, recorded: set[str]) -> AccessKeys:
     return AccessKeys(OWN, None if listed is None else frozenset(listed), frozenset(recorded))
 
 
@@ -31,49 +31,49 @@ def wanted(*keys: str) -> frozenset[str]:
 
 
 def test_a_new_list_gets_the_nodes_own_key_and_the_operators() -> None:
-    found = access.change(seen(set(), set()), wanted(OPERATOR))
-    assert (found.add, found.deny, found.recorded) == ((OWN, OPERATOR), (), {OWN, OPERATOR})
+    change = access.change(access_keys(set(), set()), wanted(OPERATOR))
+    assert (change.add, change.deny, change.recorded) == ((OWN, OPERATOR), (), {OWN, OPERATOR})
 
 
 def test_a_list_as_it_should_be_is_left_alone() -> None:
-    found = access.change(seen({OWN, OTHER}, {OWN}), wanted())
-    assert (found.add, found.deny, found.recorded) == ((), (), {OWN})
+    change = access.change(access_keys({OWN, OTHER}, {OWN}), wanted())
+    assert (change.add, change.deny, change.recorded) == ((), (), {OWN})
 
 
 def test_a_key_that_is_taken_out_of_the_setting_is_denied_and_forgotten() -> None:
-    found = access.change(seen({OWN, FORMER}, {OWN, FORMER}), wanted())
-    assert (found.add, found.deny, found.recorded) == ((), (FORMER,), {OWN})
+    change = access.change(access_keys({OWN, FORMER}, {OWN, FORMER}), wanted())
+    assert (change.add, change.deny, change.recorded) == ((), (FORMER,), {OWN})
 
 
 def test_a_key_that_others_put_there_is_never_denied() -> None:
     """Not even when the setting named it for a while: it was there before, so no deploy added it."""
-    named = access.change(seen({OWN, OTHER}, {OWN}), wanted(OTHER))
+    named = access.change(access_keys({OWN, OTHER}, {OWN}), wanted(OTHER))
     assert (named.add, named.recorded) == ((), {OWN})
-    assert access.change(seen({OWN, OTHER}, set(named.recorded)), wanted()).deny == ()
+    assert access.change(access_keys({OWN, OTHER}, set(named.recorded)), wanted()).deny == ()
 
 
 def test_an_emptied_list_is_filled_again() -> None:
-    assert access.change(seen(set(), {OWN, OPERATOR}), wanted(OPERATOR)).add == (OWN, OPERATOR)
+    assert access.change(access_keys(set(), {OWN, OPERATOR}), wanted(OPERATOR)).add == (OWN, OPERATOR)
 
 
 def test_another_key_of_the_node_takes_the_place_of_its_former() -> None:
-    found = access.change(seen({FORMER}, {FORMER}), wanted())
-    assert (found.add, found.deny, found.recorded) == ((OWN,), (FORMER,), {OWN})
+    change = access.change(access_keys({FORMER}, {FORMER}), wanted())
+    assert (change.add, change.deny, change.recorded) == ((OWN,), (FORMER,), {OWN})
 
 
 def test_a_key_that_is_gone_already_is_only_forgotten() -> None:
-    found = access.change(seen({OWN}, {OWN, FORMER}), wanted())
-    assert (found.add, found.deny, found.recorded) == ((), (), {OWN})
+    change = access.change(access_keys({OWN}, {OWN, FORMER}), wanted())
+    assert (change.add, change.deny, change.recorded) == ((), (), {OWN})
 
 
 def test_a_list_that_cannot_be_read_is_taken_to_be_as_recorded() -> None:
-    assert access.change(seen(None, {OWN}), wanted()).add == ()
-    found = access.change(seen(None, {FORMER}), wanted())
-    assert (found.add, found.deny, found.recorded) == ((OWN,), (FORMER,), {OWN})
+    assert access.change(access_keys(None, {OWN}), wanted()).add == ()
+    change = access.change(access_keys(None, {FORMER}), wanted())
+    assert (change.add, change.deny, change.recorded) == ((OWN,), (FORMER,), {OWN})
 
 
-def commands(found: AccessKeys, *keys: str, asked: settings.Settings = SETTINGS) -> list[str]:
-    return list(access.commands(found, access.change(found, wanted(*keys)), asked))
+def commands(listed: AccessKeys, *keys: str, asked: settings.Settings = SETTINGS) -> list[str]:
+    return list(access.commands(listed, access.change(listed, wanted(*keys)), asked))
 
 
 def kind(command: str) -> str:
@@ -82,8 +82,8 @@ def kind(command: str) -> str:
 
 
 def test_a_run_that_is_killed_anywhere_forgets_no_key_that_it_added() -> None:
-    found = commands(seen({OTHER, FORMER}, {FORMER}), OPERATOR)
-    assert [kind(each) for each in found] == [
+    lines = commands(access_keys({OTHER, FORMER}, {FORMER}), OPERATOR)
+    assert [kind(each) for each in lines] == [
         "record abc",
         "whitelist 04a",
         "whitelist 04b",
@@ -93,18 +93,18 @@ def test_a_run_that_is_killed_anywhere_forgets_no_key_that_it_added() -> None:
 
 
 def test_the_record_is_not_written_when_only_the_list_changed() -> None:
-    assert [kind(each) for each in commands(seen(set(), {OWN}))] == ["whitelist 04a"]
+    assert [kind(each) for each in commands(access_keys(set(), {OWN}))] == ["whitelist 04a"]
 
 
 def test_the_nodes_own_command_reaches_the_own_database_by_its_socket() -> None:
-    (command,) = commands(seen(set(), {OWN}))
+    (command,) = commands(access_keys(set(), {OWN}))
     assert "--volume=/run/gevulot-postgres/socket:/run/postgresql:ro,z" in command
     assert "GEVULOT_DB_URL=postgres://gevulot@localhost:5432/gevulot?host=/run/postgresql" in command
     assert "secret" not in command
 
 
 def test_no_password_of_an_external_database_is_in_a_command() -> None:
-    (command,) = commands(seen(set(), {OWN}), asked=EXTERNAL)
+    (command,) = commands(access_keys(set(), {OWN}), asked=EXTERNAL)
     assert "--secret=gevulot-db-url,type=env,target=GEVULOT_DB_URL" in command
     assert "hunter2" not in command
     assert "/run/gevulot-postgres" not in command
@@ -149,9 +149,9 @@ def test_own_key_record_and_list_are_read_in_one_command(tmp_path: Path) -> None
     (tmp_path / "sum").write_text("digest\n")
     (tmp_path / "public").write_text(f"{OWN}\n")
     (tmp_path / "record").write_text(f"{OWN}\n{FORMER}\n")
-    assert ask(tmp_path, f"{OWN}\n{OTHER}") == seen({OWN, OTHER}, {OWN, FORMER})
-    assert ask(tmp_path, None) == seen(None, {OWN, FORMER})
-    assert ask(tmp_path, f"{OWN}", port=None) == seen(None, {OWN, FORMER})
+    assert ask(tmp_path, f"{OWN}\n{OTHER}") == access_keys({OWN, OTHER}, {OWN, FORMER})
+    assert ask(tmp_path, None) == access_keys(None, {OWN, FORMER})
+    assert ask(tmp_path, f"{OWN}", port=None) == access_keys(None, {OWN, FORMER})
 
 
 def test_an_empty_list_is_another_answer_than_none(tmp_path: Path) -> None:
@@ -169,12 +169,12 @@ def test_a_public_key_from_before_another_key_was_recorded_is_not_taken_for_its_
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(f"{OTHER}\n{OWN.upper()}\n", "has"), (OTHER, "lacks"), (None, "unreachable")]
+    ("content", "status"), [(f"{OTHER}\n{OWN.upper()}\n", "has"), (OTHER, "lacks"), (None, "unreachable")]
 )
-def test_a_published_list_is_fetched_and_searched(tmp_path: Path, content: str | None, said: str) -> None:
+def test_a_published_list_is_fetched_and_searched(tmp_path: Path, content: str | None, status: str) -> None:
     path = tmp_path / "list"
     if content is not None:
         path.write_text(content)
     command = PublishedAccess().command(url=f"file://{path}", key=OWN)
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
-    assert PublishedAccess().process(done.stdout.splitlines()) == said
+    assert PublishedAccess().process(done.stdout.splitlines()) == status

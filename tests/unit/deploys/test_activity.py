@@ -22,7 +22,7 @@ UNREAD = "the container's processes were not read"
 
 
 @pytest.mark.parametrize(
-    ("found", "state", "text"),
+    ("activity", "state", "text"),
     [
         (Activity(200), ActivityState.IDLE, "idle (200)"),
         (Activity(204), ActivityState.IDLE, "idle (204)"),
@@ -39,14 +39,14 @@ UNREAD = "the container's processes were not read"
         (None, ActivityState.UNKNOWN, "unknown: not read"),
     ],
 )
-def test_what_is_right_or_not_known_has_no_reason(found: Activity | None, state: ActivityState, text: str) -> None:
-    doing = judge(found, executes=True)
+def test_what_is_right_or_not_known_has_no_reason(activity: Activity | None, state: ActivityState, text: str) -> None:
+    doing = judge(activity, executes=True)
     assert (doing.state, doing.text, doing.reasons, doing.has_failed) == (state, text, (), False)
     assert check(doing).passed is (None if state is ActivityState.UNKNOWN else True)
 
 
 @pytest.mark.parametrize(
-    ("found", "state", "reason"),
+    ("activity", "state", "reason"),
     [
         (Activity(None, age=900), ActivityState.UNKNOWN, "the health check says nothing"),
         (Activity(None, machines=None), ActivityState.UNKNOWN, "the health check says nothing"),
@@ -60,9 +60,9 @@ def test_what_is_right_or_not_known_has_no_reason(found: Activity | None, state:
     ],
 )
 def test_what_has_failed_has_its_reason_and_fails_the_verification(
-    found: Activity, state: ActivityState, reason: str
+    activity: Activity, state: ActivityState, reason: str
 ) -> None:
-    doing = judge(found, executes=True)
+    doing = judge(activity, executes=True)
     assert (doing.state, doing.has_failed) == (state, True)
     assert reason in doing.reasons[0]
     row = check(doing)
@@ -77,9 +77,9 @@ def test_a_node_that_has_just_started_is_not_wrong_yet_but_not_verified() -> Non
     assert check(doing).passed is False
 
 
-@pytest.mark.parametrize("found", [None, Activity(None), Activity(None, age=900, machines=())])
-def test_a_node_without_execution_has_no_health_check_and_is_right(found: Activity | None) -> None:
-    doing = judge(found, executes=False)
+@pytest.mark.parametrize("activity", [None, Activity(None), Activity(None, age=900, machines=())])
+def test_a_node_without_execution_has_no_health_check_and_is_right(activity: Activity | None) -> None:
+    doing = judge(activity, executes=False)
     assert (doing.state, doing.reasons) == (ActivityState.NO_EXECUTION, ())
     assert check(doing).passed
 
@@ -110,7 +110,7 @@ def test_a_program_that_cannot_start_is_named_with_its_tries_and_qemus_words() -
         ('qemu: failed to find romfile "efi-e1000e.rom"', "ipxe-qemu"),
         ("Could not access KVM kernel module: No such file or directory", "/dev/kvm"),
         ("qemu: failed to initialize kvm: Permission denied", "/dev/kvm"),
-        ("qemu: what nobody has seen before", "*/stderr.log in gevulot_storage_directory"),
+        ("qemu: an unknown error", "*/stderr.log in gevulot_storage_directory"),
     ],
 )
 def test_known_words_of_qemu_have_a_next_step(line: str, step: str) -> None:

@@ -97,7 +97,7 @@ class Node:
         wanted = read(*gpu(1, 1)).boards()
         units = {each.name: each for each in self.units}
         boards = checks.verdict_boards(self.topology, Verdict((), (), boards=wanted))
-        found = [
+        rows = [
             *checks.kernel(self.lines, ARGUMENTS, self.remapping),
             checks.modules({each.name: each for each in self.modules}, ("vfio_pci",)),
             *checks.board(self.topology, wanted[0]),
@@ -116,24 +116,24 @@ class Node:
             checks.initramfs(self.stale, Contents(images={"/boot/i": self.held})),
             checks.enabled(self.binder),
         ]
-        return [check for check in found if check.passed is False]
+        return [check for check in rows if check.passed is False]
 
 
 @pytest.mark.parametrize(
-    ("lines", "ok", "found"),
+    ("lines", "ok", "expected"),
     [
         ((), True, "each function answers, all memory has an address"),
         ((f"config 0000:01:00.0 {' '.join(['ffffffff'] * 16)}",), False, "0000:01:00.0 does not answer"),
         (("memory 0000:01:00.0 1 0x0 0x1ffffffff 0x2014220c",), False, "memory range 1 of 0000:01:00.0 has no address"),
     ],
 )
-def test_the_firmware_s_work_on_a_board_has_a_row(lines: tuple[str, ...], ok: bool, found: str) -> None:
+def test_the_firmware_s_work_on_a_board_has_a_row(lines: tuple[str, ...], ok: bool, expected: str) -> None:
     usage = evidence()
-    seen = PciUsage().process([*usage[:-1], *lines, usage[-1]])
+    usage_read = PciUsage().process([*usage[:-1], *lines, usage[-1]])
     boards = read(*gpu(1, 1, drivers=BOUND, group=12)).boards()
-    (check,) = checks.firmware(seen, boards, ())
-    assert (check.passed, found in check.actual) == (ok, True)
-    (accepted,) = checks.firmware(seen, boards, ("no-response", "unassigned-memory"))
+    (check,) = checks.firmware(usage_read, boards, ())
+    assert (check.passed, expected in check.actual) == (ok, True)
+    (accepted,) = checks.firmware(usage_read, boards, ("no-response", "unassigned-memory"))
     assert accepted.passed
     (unread,) = checks.firmware(None, boards, ())
     assert unread.passed is None
@@ -342,7 +342,7 @@ def test_the_named_networks_alone_reach_the_ports_when_the_kernels_table_says_so
 
 
 @pytest.mark.parametrize(
-    ("changes", "found"),
+    ("changes", "actual"),
     [
         ({'"198.51.100.7",': ""}, "other networks: 203.0.113.0/24, 2001:db8::/32"),
         ({'"len":24': '"len":23', '"203.0.113.0"': '"203.0.112.0"'}, "other networks"),
@@ -354,14 +354,14 @@ def test_the_named_networks_alone_reach_the_ports_when_the_kernels_table_says_so
         ({'"==","left":{"payload":{"protocol":"ip",': '"!=","left":{"payload":{"protocol":"ip",'}, "other rules"),
     ],
 )  # fmt: skip
-def test_a_table_that_is_not_as_it_was_asked_for_is_wrong(changes: dict[str, str], found: str) -> None:
+def test_a_table_that_is_not_as_it_was_asked_for_is_wrong(changes: dict[str, str], actual: str) -> None:
     check = checks.peers(table(**changes), PEERS)
     assert check.passed is False
-    assert found in check.actual
+    assert actual in check.actual
 
 
 @pytest.mark.parametrize(
-    ("seen", "asked", "ok", "found"),
+    ("shown", "asked", "ok", "actual"),
     [
         (NO_TABLE, PEERS, False, "everybody: the nftables table inet gevulot is missing"),
         (Firewall(None, frozenset()), PEERS, False, "everybody: the nftables table inet gevulot is missing"),
@@ -374,11 +374,11 @@ def test_a_table_that_is_not_as_it_was_asked_for_is_wrong(changes: dict[str, str
     ],
 )
 def test_who_may_reach_the_ports_is_what_the_host_shows(
-    seen: Firewall | None, asked: Settings, ok: bool | None, found: str
+    shown: Firewall | None, asked: Settings, ok: bool | None, actual: str
 ) -> None:
-    check = checks.peers(seen, asked)
+    check = checks.peers(shown, asked)
     assert check.passed is ok
-    assert found in check.actual
+    assert actual in check.actual
 
 
 def test_a_database_that_gives_no_answer_is_not_called_closed_to_others() -> None:

@@ -105,9 +105,9 @@ def probe(
         "-y",
         environment={"PROBED": str(directory), **(environment or {})},
     )
-    found = {path.name: json.loads(path.read_text()) for path in directory.iterdir()}
-    assert found, run.stdout + run.stderr
-    return found
+    results = {path.name: json.loads(path.read_text()) for path in directory.iterdir()}
+    assert results, run.stdout + run.stderr
+    return results
 
 
 def words(run: subprocess.CompletedProcess[str]) -> str:
@@ -129,7 +129,7 @@ def reached(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 @pytest.mark.parametrize("way", ["alias", "jumped", "jumped-twice", "proxied", "forwarded", "given"])
 def test_programs_of_a_shell_run_whichever_way_the_host_is_reached(reached: dict[str, Any], way: str) -> None:
-    assert reached[way]["said"] == 'it\'s "42" of $(id -u)'
+    assert reached[way]["text"] == 'it\'s "42" of $(id -u)'
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_a_host_that_is_reached_directly_is_looked_at_where_ssh_goes_to(site: Si
         (tmp_path / "config").write_text(
             _alias("direct", direct, site.directory).replace(f"{site.directory}/known", f"{tmp_path}/known")
         )
-        found = probe(tmp_path, f"nodes = [('direct', {{'ssh_config_file': {str(tmp_path / 'config')!r}}})]\n")
-    assert (found["direct"]["address"], found["direct"]["doubt"]) == (address, "")
+        results = probe(tmp_path, f"nodes = [('direct', {{'ssh_config_file': {str(tmp_path / 'config')!r}}})]\n")
+    assert (results["direct"]["address"], results["direct"]["doubt"]) == (address, "")
 
 
 def test_every_hop_is_kept_alive(reached: dict[str, Any]) -> None:
-    assert {way: found["hops"] for way, found in reached.items()} == {
+    assert {way: result["hops"] for way, result in reached.items()} == {
         "alias": ["TCP"],
         "forwarded": ["TCP"],
         "given": ["TCP"],
@@ -183,8 +183,8 @@ def test_a_silent_command_outlives_a_router_that_forgets_idle_connections(site: 
 
 
 def test_without_keep_alives_such_a_router_ends_it(site: Site, tmp_path: Path) -> None:
-    found = probe(tmp_path, site.inventory("dropping", prepared=False), "silence")
-    assert found["dropping"] != ["answered"]
+    results = probe(tmp_path, site.inventory("dropping", prepared=False), "silence")
+    assert results["dropping"] != ["answered"]
 
 
 def test_a_host_that_is_away_leaves_no_connections_on_its_jump_host(site: Site, tmp_path: Path) -> None:
@@ -203,10 +203,10 @@ def test_a_host_that_is_away_leaves_no_connections_on_its_jump_host(site: Site, 
             "CONFIGURATION": str(target.configuration),
             "JUMP": str(site.jump.process.pid),
         }
-        found = probe(tmp_path, inventory, "returning", environment)["leaving"]
-    assert (found["up"], found["down"], found["back"]) == ([True] * 3, [False] * 5, True)
-    assert found["answer"] == ["answered"]
-    assert max(found["counts"]) <= found["counts"][0], found["counts"]
+        result = probe(tmp_path, inventory, "returning", environment)["leaving"]
+    assert (result["up"], result["down"], result["back"]) == ([True] * 3, [False] * 5, True)
+    assert result["answer"] == ["answered"]
+    assert max(result["counts"]) <= result["counts"][0], result["counts"]
 
 
 @pytest.mark.parametrize("way", ["alias", "jumped"])
@@ -215,20 +215,20 @@ def test_a_dry_run_reads_the_host_with_a_sudo_password(site: Site, tmp_path: Pat
     profile = {"gevulot_seccomp_profile": "/nowhere/profile.json"}
     data = {"_sudo": True, "_sudo_password": PASSWORD, "gevulot_psk_passphrase": PASSPHRASE, **profile}
     run = servers.pyinfra(tmp_path, site.inventory(way, **data), str(ROOT / "deploys/node.py"), "--dry")
-    found = words(run)
+    output = words(run)
     assert run.returncode != 0
-    assert f"{way}: gevulot_seccomp_profile is /nowhere/profile.json" in found
-    assert PASSWORD not in found
+    assert f"{way}: gevulot_seccomp_profile is /nowhere/profile.json" in output
+    assert PASSWORD not in output
 
 
 def test_a_sudo_password_that_sudo_refuses_is_one_sentence(site: Site, tmp_path: Path) -> None:
     data = {"_sudo": True, "_sudo_password": "another password", "gevulot_psk_passphrase": PASSPHRASE}
     run = servers.pyinfra(tmp_path, site.inventory("alias", **data), str(ROOT / "deploys/node.py"), "--dry")
-    found = words(run)
+    output = words(run)
     assert run.returncode != 0
-    assert "alias: commands cannot be run as root" in found, found
-    assert "sudo: 1 incorrect password attempt" in found, found
-    assert "another password" not in found
+    assert "alias: commands cannot be run as root" in output, output
+    assert "sudo: 1 incorrect password attempt" in output, output
+    assert "another password" not in output
 
 
 def test_status_and_collect_read_a_host_behind_a_jump_host(site: Site, tmp_path: Path) -> None:
@@ -248,11 +248,11 @@ def test_arguments_that_break_commands_are_refused_for_all_hosts_before_one_is_a
     data = {"_use_sudo_login": True, "_sudo": True, "_sudo_password": PASSWORD, "gevulot_psk_passphrase": PASSPHRASE}
     inventory = site.inventory("alias", "jumped", **data)
     for deploy in ("node", "undo"):
-        found = words(servers.pyinfra(tmp_path, inventory, str(ROOT / f"deploys/{deploy}.py"), "-y"))
+        output = words(servers.pyinfra(tmp_path, inventory, str(ROOT / f"deploys/{deploy}.py"), "-y"))
         for way in ("alias", "jumped"):
-            assert f"{way}: _use_sudo_login is True: a login shell reads the command a second time" in found
-        assert "no host was changed" in found
-        assert PASSWORD not in found
+            assert f"{way}: _use_sudo_login is True: a login shell reads the command a second time" in output
+        assert "no host was changed" in output
+        assert PASSWORD not in output
     status = words(servers.pyinfra(tmp_path, inventory, str(ROOT / "deploys/status.py"), "-y"))
     assert status.count("_use_sudo_login is True") == 2
     assert log.read_text().count("Starting session") == before
@@ -282,11 +282,11 @@ def test_a_host_key_that_is_not_the_known_one_is_one_sentence(site: Site, tmp_pa
         ("alias", {"ssh_config_file": str(site.config), "ssh_known_hosts_file": str(aliased)}),
     ]
     run = servers.pyinfra(tmp_path, f"nodes = {hosts!r}\n", "-y", "exec", "--", "true")
-    found = words(run)
-    assert f"[changed] SSH host key error (Host key for {site.host.address} does not match.)" in found
-    assert f"ssh-keygen -R {name}" in found
-    assert f"[unknown] SSH error (StrictPolicy: No host key for {name} found in known_hosts)" in found
-    assert "[new] Connected" in found
-    assert "[alias] Connected" in found
+    output = words(run)
+    assert f"[changed] SSH host key error (Host key for {site.host.address} does not match.)" in output
+    assert f"ssh-keygen -R {name}" in output
+    assert f"[unknown] SSH error (StrictPolicy: No host key for {name} found in known_hosts)" in output
+    assert "[new] Connected" in output
+    assert "[alias] Connected" in output
     assert new.read_text().strip() == site.host.host_key().strip()
     assert unknown.read_text() == ""

@@ -85,7 +85,7 @@ def test_a_restart_that_has_not_started_yet_is_no_loop() -> None:
     assert trouble.problem.endswith("; it is activating (auto-restart-queued)")
 
 
-def test_a_loop_is_seen_without_the_journals_starts_too() -> None:
+def test_a_loop_is_also_detected_without_the_journals_starts() -> None:
     trouble = diagnose(read("now 40.0", shown(**CRASHED, NRestarts="4")), SETTINGS)
     assert trouble is not None
     assert trouble.problem.endswith("; restarted 4 times by systemd")
@@ -98,7 +98,7 @@ def test_a_loop_is_seen_without_the_journals_starts_too() -> None:
         "DEBUG gevulot: pool timed out once, waiting for the database",
     ],
 )
-def test_what_went_well_is_no_cause_of_an_error_that_is_not_known(routine: str) -> None:
+def test_a_routine_line_is_no_cause_of_an_unknown_error(routine: str) -> None:
     trouble = ended(routine, "Error: the disk is full")
     assert trouble.problem == 'not up: "Error: the disk is full"; it is activating (auto-restart)'
     # Without any error it is the best that there is.
@@ -106,7 +106,7 @@ def test_what_went_well_is_no_cause_of_an_error_that_is_not_known(routine: str) 
     assert ended(routine).problem != ended("INFO gevulot: running").problem
 
 
-def test_a_node_that_still_starts_is_not_said_to_have_ended() -> None:
+def test_a_node_that_still_starts_is_not_reported_as_ended() -> None:
     trouble = diagnose(read("now 100.0", shown(ActiveState="activating", SubState="start-pre")), SETTINGS)
     assert trouble is not None
     assert trouble.problem == "not up: it wrote nothing yet; it is activating (start-pre)"
@@ -199,13 +199,13 @@ def test_the_cause_is_what_the_node_wrote_last_with_the_next_step(
     assert "\n" not in trouble.problem
 
 
-def test_a_port_that_the_line_does_not_name_is_found_by_who_listens_while_the_node_does_not() -> None:
+def test_a_port_that_the_line_does_not_name_is_found_by_its_listener_while_the_node_is_down() -> None:
     line = 'Error: Os { code: 98, kind: AddrInUse, message: "Address already in use" }'
     listener = 'listen LISTEN 0 511 127.0.0.1:9944 0.0.0.0:* users:(("nginx",pid=7,fd=6))'
     trouble = diagnose(read("now 100.0", shown(**CRASHED), wrote(line), listener), SETTINGS)
     assert trouble is not None
     assert "port 9944 (nginx) is taken" in trouble.problem
-    assert "one of its ports 9999, 9944, 8888, 9995 is taken" in ended(line).problem
+    assert "one of its ports 8888, 9944, 9995, 9999 is taken" in ended(line).problem
 
 
 def test_an_unknown_cause_is_the_error_line_itself_and_a_long_one_is_cut() -> None:
@@ -246,7 +246,7 @@ def test_an_earlier_run_that_ended_for_another_reason_is_not_quoted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "changed", "text", "found"),
+    ("unit", "changed", "text", "problem"),
     [
         (
             "gevulot-key.service",
@@ -281,13 +281,13 @@ def test_an_earlier_run_that_ended_for_another_reason_is_not_quoted() -> None:
     ],
 )  # fmt: skip
 def test_a_unit_that_the_node_requires_is_named_when_it_is_the_reason(
-    unit: str, changed: dict[str, str], text: str, found: str
+    unit: str, changed: dict[str, str], text: str, problem: str
 ) -> None:
     lines = [wrote(text, unit=unit, CONTAINER_NAME=unit.removesuffix(".service"))] if text else []
     runs = read("now 100.0", shown(**DONE), "", shown(unit, Requires="", BindsTo="", **changed), *lines)
     trouble = diagnose(runs, SETTINGS)
     assert trouble is not None
-    assert trouble.problem.startswith(f"not up: {found}")
+    assert trouble.problem.startswith(f"not up: {problem}")
     assert (trouble.unit, trouble.lines) == (unit, (text,) if text else ())
 
 
@@ -317,11 +317,11 @@ def test_a_unit_that_the_node_does_not_require_is_not_blamed() -> None:
 
 
 def test_a_node_that_waits_for_a_mount_that_failed_is_not_called_stopped() -> None:
-    said = "Dependency failed for gevulot-node.service - Gevulot node."
-    line = wrote(said, _PID="1", UNIT=NODE, INVOCATION_ID="")
+    message = "Dependency failed for gevulot-node.service - Gevulot node."
+    line = wrote(message, _PID="1", UNIT=NODE, INVOCATION_ID="")
     trouble = diagnose(read("now 100.0", shown(**DONE), wrote(QUIT), line), SETTINGS)
     assert trouble is not None
-    assert trouble.problem.startswith(f'not up: a unit that it requires failed ("{said}")')
+    assert trouble.problem.startswith(f'not up: a unit that it requires failed ("{message}")')
 
 
 def test_what_could_not_be_read_or_is_not_deployed_is_not_judged() -> None:
@@ -336,14 +336,14 @@ def test_the_cause_is_the_first_row_and_what_follows_from_it_is_not_judged() -> 
         Check("container gevulot-node", "not running", False, "running"),
         Check("health check", "no answer", False, "200 or 204"),
     ]
-    found = explained(rows, diagnose(UnitRuns().process(loop()), SETTINGS))
-    assert [(each.name, each.passed) for each in found] == [
+    table = explained(rows, diagnose(UnitRuns().process(loop()), SETTINGS))
+    assert [(each.name, each.passed) for each in table] == [
         (NODE, False),
         ("kernel modules", False),
         ("container gevulot-node", None),
         ("health check", None),
     ]
-    assert found[0].expected.startswith("active; correct gevulot_p2p_discovery")
+    assert table[0].expected.startswith("active; correct gevulot_p2p_discovery")
     assert explained(rows, None) == rows
 
 

@@ -36,11 +36,11 @@ def host(
 
 
 def test_every_driver_that_offers_itself_for_a_display_function_is_kept_off_with_what_needs_it() -> None:
-    found = select_drivers(
+    drivers = select_drivers(
         host(offers(nouveau=(CHOSEN,), nvidia_current=(CHOSEN,)), nvidia_drm=("nvidia_current",)), CARD
     )
-    assert found.blacklist == ("nouveau", "nvidia_current", "nvidia_drm")
-    assert found.spared == ()
+    assert drivers.blacklist == ("nouveau", "nvidia_current", "nvidia_drm")
+    assert drivers.spared == ()
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def test_every_driver_that_offers_itself_for_a_display_function_is_kept_off_with
     [TWIN, f"{ROOT}/0000:00:14.0/usb1/1-1", "/devices/platform/57000000.gpu", f"{ROOT}/0000:00:01.0/0000:01:01.0"],
 )
 def test_a_driver_that_offers_itself_for_another_device_of_the_host_is_not(other: str) -> None:
-    found = select_drivers(host(offers(nouveau=(CHOSEN, other), nvidia=(CHOSEN,))), CARD)
-    assert (found.blacklist, found.spared) == (("nvidia",), ("nouveau",))
-    assert found.others == (other.rpartition("/")[2],)
+    drivers = select_drivers(host(offers(nouveau=(CHOSEN, other), nvidia=(CHOSEN,))), CARD)
+    assert (drivers.blacklist, drivers.spared) == (("nvidia",), ("nouveau",))
+    assert drivers.others == (other.rpartition("/")[2],)
 
 
 def test_a_driver_that_another_device_has_is_not_whatever_it_offers_itself_for() -> None:
-    found = select_drivers(host(offers(nvidia=(CHOSEN,)), offers(nvidia=(TWIN,))), CARD)
-    assert (found.blacklist, found.spared) == ((), ("nvidia",))
+    drivers = select_drivers(host(offers(nvidia=(CHOSEN,)), offers(nvidia=(TWIN,))), CARD)
+    assert (drivers.blacklist, drivers.spared) == ((), ("nvidia",))
 
 
 def test_what_is_below_a_chosen_function_is_no_other_device() -> None:
@@ -70,8 +70,8 @@ def test_a_chosen_twin_is_no_other_device() -> None:
 
 def test_what_a_spared_module_needs_and_what_needs_one_is_spared_with_it() -> None:
     aliases = host(offers(nvidia=(CHOSEN,), nvidia_drm=(TWIN,)), nvidia_drm=("nvidia",), nvidia_uvm=("nvidia",))
-    found = select_drivers(aliases, CARD)
-    assert (found.blacklist, found.spared) == ((), ("nvidia", "nvidia_drm", "nvidia_uvm"))
+    drivers = select_drivers(aliases, CARD)
+    assert (drivers.blacklist, drivers.spared) == ((), ("nvidia", "nvidia_drm", "nvidia_uvm"))
 
 
 @pytest.mark.parametrize("aliases", [None, host({}), host(offers(amdgpu=(TWIN,)))])
@@ -84,10 +84,10 @@ def test_nothing_is_kept_off_where_nothing_offers_itself(aliases: DriverAliases 
 
 
 def judged(users: DriverUsage, *, driver: bool = True, offered: tuple[str, ...] = (CHOSEN,)) -> Findings:
-    found = Findings()
+    findings = Findings()
     aliases = host(offers(nvidia=offered), offers(nvidia=(CHOSEN,)) if driver else {}, nvidia_uvm=("nvidia",))
-    judge_drivers(aliases, users, CARD, found)
-    return found
+    judge_drivers(aliases, users, CARD, findings)
+    return findings
 
 
 def unit(program: str, name: str = "gpu-power.service", runs: bool = True) -> DriverUsage:
@@ -105,9 +105,9 @@ def test_an_enabled_unit_that_would_fail_is_refused_with_the_command_that_helps(
 
 
 def test_a_unit_that_may_fail_is_warned_of() -> None:
-    found = judged(unit("/opt/monitor", name="nvidia-monitor.service"))
-    assert found.refusals == []
-    assert "nvidia-monitor.service (/opt/monitor) seems to use the driver nvidia" in found.warnings[0]
+    findings = judged(unit("/opt/monitor", name="nvidia-monitor.service"))
+    assert findings.refusals == []
+    assert "nvidia-monitor.service (/opt/monitor) seems to use the driver nvidia" in findings.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_a_unit_that_may_fail_is_warned_of() -> None:
     ],
 )
 def test_a_unit_from_which_nothing_is_taken_is_not_mentioned(users: DriverUsage, driver: bool) -> None:
-    found = judged(users, driver=driver)
-    assert (found.refusals, found.warnings) == ([], [])
+    findings = judged(users, driver=driver)
+    assert (findings.refusals, findings.warnings) == ([], [])
 
 
 def test_where_a_board_of_that_driver_stays_its_units_stay() -> None:
-    found = judged(unit("/usr/bin/nvidia-persistenced"), offered=(CHOSEN, TWIN))
-    assert found.refusals == []
-    assert "0000:02:00.0 stays with the host" in found.warnings[0]
+    findings = judged(unit("/usr/bin/nvidia-persistenced"), offered=(CHOSEN, TWIN))
+    assert findings.refusals == []
+    assert "0000:02:00.0 stays with the host" in findings.warnings[0]
 
 
 def test_a_line_that_loads_a_blacklisted_module_is_named() -> None:
@@ -140,7 +140,7 @@ def test_a_graphical_login_without_a_display_is_named() -> None:
     assert "systemctl set-default multi-user.target" in warning
 
 
-def test_without_any_table_it_is_said_that_the_override_alone_protects() -> None:
-    found = Findings()
-    assert judge_drivers(DriverAliases(), DriverUsage({}), CARD, found) == ()
-    assert "no /lib/modules/*/modules.alias could be read" in found.warnings[0]
+def test_without_any_table_a_warning_says_that_the_override_alone_protects() -> None:
+    findings = Findings()
+    assert judge_drivers(DriverAliases(), DriverUsage({}), CARD, findings) == ()
+    assert "no /lib/modules/*/modules.alias could be read" in findings.warnings[0]

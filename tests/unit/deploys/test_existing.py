@@ -27,9 +27,9 @@ def asked(**keys: Any) -> settings.Settings:
 
 
 def refusals(existing: ExistingNode, *, data: bool = False, key: bool = False, **keys: Any) -> list[str]:
-    found = Findings()
-    judge_existing(existing, asked(**keys), data, key, found)
-    return found.refusals
+    findings = Findings()
+    judge_existing(existing, asked(**keys), data, key, findings)
+    return findings.refusals
 
 
 def unit(name: str, file: str, **more: Any) -> ExistingNode:
@@ -139,7 +139,7 @@ def test_a_container_of_another_unit_is_not_replaced() -> None:
     assert "systemctl stop mine.service" in text
 
 
-def test_the_container_of_our_unit_is_ours_and_that_of_a_unit_by_hand_is_told_once() -> None:
+def test_the_container_of_our_unit_is_ours_and_that_of_a_unit_by_hand_is_reported_once() -> None:
     own = container("gevulot-node", NODE)
     assert refusals(replace(unit(NODE, "ours"), containers=(own,))) == []
     assert len(refusals(replace(unit(NODE, "other"), containers=(own,)))) == 1
@@ -204,8 +204,8 @@ def test_a_file_is_ours_when_a_deploy_was_here_and_it_has_what_ours_have(tmp_pat
     (tmp_path / "deploy/before.json").write_text("{}")
     assert read(tmp_path, asked).units[0].file == "ours"
     file.write_text("[Container]\nImage=x\nVolume=/srv/node:/var/lib/gevulot:z\nEnvironment=PASSWORD=hunter2\n")
-    found = read(tmp_path, asked).units[0]
-    assert (found.file, found.volumes) == ("other", ("/srv/node:/var/lib/gevulot:z",))
+    known = read(tmp_path, asked).units[0]
+    assert (known.file, known.volumes) == ("other", ("/srv/node:/var/lib/gevulot:z",))
     (tmp_path / "elsewhere").write_text("EnvironmentFile=/etc/gevulot/node.env\n")
     file.unlink()
     file.symlink_to(tmp_path / "elsewhere")
@@ -244,17 +244,17 @@ printf 'FragmentPath=/etc/systemd/system/my-node.service\\nSourcePath=\\n\\nId=g
 printf 'Names=gevulot-postgres.service\\nLoadState=not-found\\nActiveState=inactive\\n'
 """
     monkeypatch.setattr(f"{__name__}.SYSTEMCTL", alias)
-    found = read(tmp_path, (NODE, str(tmp_path / "n"), "x"), (POSTGRES, str(tmp_path / "p"), "x"))
-    (text,) = refusals(replace(found, containers=()))
+    known = read(tmp_path, (NODE, str(tmp_path / "n"), "x"), (POSTGRES, str(tmp_path / "p"), "x"))
+    (text,) = refusals(replace(known, containers=()))
     assert text.startswith(f"{NODE} is made from /etc/systemd/system/my-node.service, which no deploy wrote")
 
 
 def test_units_containers_and_volumes_are_read(tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/PG_VERSION").write_text("16")
-    found = read(tmp_path, (NODE, "/etc/n", "x"), (POSTGRES, "/etc/p", "x"))
-    node, postgres = found.units
+    state = read(tmp_path, (NODE, "/etc/n", "x"), (POSTGRES, "/etc/p", "x"))
+    node, postgres = state.units
     assert (node.load, node.active, node.source) == ("loaded", "active", "/etc/x")
     assert (postgres.load, postgres.source) == ("masked", "/etc/p")
-    assert found.containers == (container("gevulot-node", NODE, ("/var/lib/gevulot", "/srv/node")),)
-    assert found.data == (("gevulot-db", str(tmp_path / "volume"), "database"),)
+    assert state.containers == (container("gevulot-node", NODE, ("/var/lib/gevulot", "/srv/node")),)
+    assert state.data == (("gevulot-db", str(tmp_path / "volume"), "database"),)

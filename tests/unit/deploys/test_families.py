@@ -121,7 +121,7 @@ _RUNS = {
         """
     ("@fake/cut", r.saying({"": {"success": False, "stderr": "sudo: a password is required"}},
         r.data(r.Recorded(r.DEBIAN)))),
-    ("@fake/well", r.data(r.Recorded(r.DEBIAN))),
+    ("@fake/ready", r.data(r.Recorded(r.DEBIAN))),
 """,
         ("-y",),
     ),
@@ -252,7 +252,7 @@ _RUNS = {
         "file gevulot-postgres.service other /etc/containers/systemd/gevulot-postgres.container",
         "volume gevulot-postgres.service /srv/postgres:/var/lib/postgresql/data", "end"]},
         r.data(r.Recorded(r.DEBIAN)))),
-    ("@fake/well", r.data(r.Recorded(r.DEBIAN))),
+    ("@fake/ready", r.data(r.Recorded(r.DEBIAN))),
 """,
         ("--dry", "-y"),
     ),
@@ -297,8 +297,8 @@ def plans(runs: dict[str, Run], tmp_path_factory: pytest.TempPathFactory) -> Ite
     assert runs["settle"].sent
     path = str(runs["settle"].directory / "sent.jsonl")
     wanted: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for name, (keys, said) in _CHANGES.items():
-        answers = f"r.settled({path!r}, '@fake/settled'{said})"
+    for name, (keys, names) in _CHANGES.items():
+        answers = f"r.settled({path!r}, '@fake/settled'{names})"
         wanted[name] = (
             _SETTLED.format(answers=answers, keys=keys),
             ("-y",) if name == "applied" else ("--dry", "--json"),
@@ -421,7 +421,7 @@ def test_a_refused_host_stops_the_run_before_any_host_is_changed(runs: dict[str,
         ("hand", "gevulot-postgres.service is made from /etc/containers/systemd/gevulot-postgres.container, which no"),
     ],
 )
-def test_a_dry_run_refuses_all_hosts_at_once_for_what_would_fail_later(
+def test_a_dry_run_refuses_all_hosts_at_once_for_what_would_fail_in_the_run(
     runs: dict[str, Run], host: str, words: str
 ) -> None:
     run = runs["early"]
@@ -429,7 +429,7 @@ def test_a_dry_run_refuses_all_hosts_at_once_for_what_would_fail_later(
     assert [each for each in run.sent if each.kind != "question"] == []
     assert f"@fake/{host}: {words}" in run.output
     assert run.output.count(f"\n@fake/{host}: ") == 1
-    assert "@fake/well: " not in run.output
+    assert "@fake/ready: " not in run.output
     assert "Traceback" not in run.output
 
 
@@ -451,7 +451,7 @@ def test_a_storage_that_is_a_link_is_used_by_its_own_path(runs: dict[str, Run]) 
     assert not re.search("/var/lib/gevulot/(key|data|postgres)", commands)
 
 
-def test_a_key_where_the_guide_puts_it_is_said_and_taken_over(runs: dict[str, Run]) -> None:
+def test_a_key_where_the_guide_puts_it_is_reported_and_taken_over(runs: dict[str, Run]) -> None:
     assert "/var/lib/gevulot/node.key is a key of a node that was set up before" in runs["degraded"].output
     assert any("node_key.sh adopt /var/lib/gevulot/key" in each for each in runs["degraded"].commands("guide"))
 
@@ -528,7 +528,7 @@ def test_no_reboot_allowed_holds_nobody_back_who_needs_none(runs: dict[str, Run]
     assert "Start the node | Start the node" in runs["never"].operations("settled")
 
 
-def test_a_host_that_comes_back_wrong_stops_every_later_reboot(runs: dict[str, Run]) -> None:
+def test_a_host_that_fails_its_check_after_a_reboot_stops_all_further_reboots(runs: dict[str, Run]) -> None:
     run = runs["rolling"]
     assert [each.host for each in run.sent if "systemctl reboot" in each.text] == ["@fake/one"]
     assert "[@fake/one] the reboot failed: units failed that had not before: gpu-power.service" in run.output
@@ -556,7 +556,7 @@ def test_hosts_one_after_the_other_reboot_when_it_is_their_turn(runs: dict[str, 
     assert f"[{other}] not rebooted because {first} failed" in run.output
 
 
-def test_a_host_whose_boot_cannot_be_told_apart_is_not_rebooted(runs: dict[str, Run]) -> None:
+def test_a_host_whose_boots_cannot_be_distinguished_is_not_rebooted(runs: dict[str, Run]) -> None:
     run = runs["unreadable"]
     assert not any("systemctl reboot" in each.text for each in run.sent)
     assert "[@fake/one] the reboot failed: its boot identifier could not be read, so it was not" in run.output
@@ -585,7 +585,7 @@ def test_files_of_those_names_on_a_host_without_a_record_are_not_touched(runs: d
     assert _TAKEN_BACK not in runs["former"].operations("strange")
 
 
-def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_told(runs: dict[str, Run]) -> None:
+def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_reported(runs: dict[str, Run]) -> None:
     assert _TAKEN_BACK not in runs["former"].operations("through")
     assert "an earlier deploy wrote through it into /etc/nvidia/a.conf" in runs["former"].output
 
@@ -594,7 +594,7 @@ def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_told(runs: di
     ("host", "expected"),
     [
         ("left", ["--args='intel_iommu=on iommu=pt' --remove-args=vfio-pci.ids=10de:2684"]),
-        # Of an earlier version, which kept no record: told by the models of the host's display boards.
+        # Of an earlier version, which kept no record: recognized by the models of the host's display boards.
         ("former", ["--args='intel_iommu=on iommu=pt' --remove-args=vfio-pci.ids=10de:2684"]),
         # The operator's, before the first deploy and since.
         ("own", []),
@@ -675,7 +675,7 @@ def test_the_files_of_a_step_are_asked_for_in_one_command(plans: dict[str, Run])
     assert [len(re.findall(r"/\S+", text.rpartition("' files ")[2])) for text in asked] == [1, 4, 8, 3, 4, 7]
 
 
-def test_a_host_that_can_be_asked_nothing_is_said_once(runs: dict[str, Run]) -> None:
+def test_a_host_that_answers_nothing_is_reported_once(runs: dict[str, Run]) -> None:
     run = runs["no sudo"]
     assert run.exit_code != 0
     assert len(re.findall("sudo: a password is required", run.output)) == 1
@@ -790,8 +790,8 @@ def test_no_run_prints_the_passphrase(runs: dict[str, Run], name: str) -> None:
     assert PASSPHRASE not in runs[name].output
 
 
-def test_the_template_inventory_says_that_it_is_unedited(tmp_path: Path) -> None:
-    run = start(tmp_path, str(ROOT / "inventories/prod.py"), str(ROOT / "deploys/node.py"), "--dry")
+def test_an_unedited_example_is_refused_as_the_template(tmp_path: Path) -> None:
+    run = start(tmp_path, str(ROOT / "examples/quick_start.py"), str(ROOT / "deploys/node.py"), "--dry")
     assert run.exit_code != 0
     assert "the inventory is still the template" in run.output
     assert "Traceback" not in run.output

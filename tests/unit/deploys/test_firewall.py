@@ -169,29 +169,29 @@ class Namespaces:
 
 @pytest.fixture
 def namespaces() -> Iterator[Namespaces]:
-    found = Namespaces(f"gevulot-node-{os.getpid()}", f"gevulot-outside-{os.getpid()}")
+    pair = Namespaces(f"gevulot-node-{os.getpid()}", f"gevulot-outside-{os.getpid()}")
     with ExitStack() as stack:
-        for name in (found.node, found.outside):
+        for name in (pair.node, pair.outside):
             subprocess.run(["ip", "netns", "add", name], check=True)
             stack.callback(subprocess.run, ["ip", "netns", "delete", name], check=True)
             subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-        cable = ["ip", "-n", found.node, "link", "add", "near", "type", "veth", "peer", "name", "far"]
-        subprocess.run([*cable, "netns", found.outside], check=True)
+        cable = ["ip", "-n", pair.node, "link", "add", "near", "type", "veth", "peer", "name", "far"]
+        subprocess.run([*cable, "netns", pair.outside], check=True)
         for name, device, addresses in (
-            (found.node, "near", [*INSIDE.values(), *OUTSIDE.values()]),
-            (found.outside, "far", [*INSIDE, *OUTSIDE]),
+            (pair.node, "near", [*INSIDE.values(), *OUTSIDE.values()]),
+            (pair.outside, "far", [*INSIDE, *OUTSIDE]),
         ):
             for address in addresses:
                 length = ["/64", "nodad"] if ":" in address else ["/24"]
                 words = [address + length[0], "dev", device, *length[1:]]
                 subprocess.run(["ip", "-n", name, "address", "add", *words], check=True)
             subprocess.run(["ip", "-n", name, "link", "set", device, "up"], check=True)
-        server = found.start(sys.executable, "-c", SERVER)
+        server = pair.start(sys.executable, "-c", SERVER)
         stack.callback(server.wait)
         stack.callback(server.kill)
         assert server.stdout is not None
         assert server.stdout.readline() == "listening\n"
-        yield found
+        yield pair
 
 
 @dataclass
@@ -279,8 +279,8 @@ def test_others_cannot_take_the_table_away(namespaces: Namespaces, words: tuple[
 @on_this_kernel
 @pytest.mark.usefixtures("holder")
 def test_the_kernels_table_is_read_back_as_what_was_asked_for(namespaces: Namespaces) -> None:
-    said = namespaces.run(namespaces.node, "sh", "-c", NodeFirewall().command("gevulot")).stdout.splitlines()
-    assert checks.peers(NodeFirewall().process(said), asked()).passed
+    printed = namespaces.run(namespaces.node, "sh", "-c", NodeFirewall().command("gevulot")).stdout.splitlines()
+    assert checks.peers(NodeFirewall().process(printed), asked()).passed
 
 
 @pytest.mark.kernel
@@ -436,13 +436,13 @@ def cgroup(holder: Holder) -> Iterator[Cgroup]:
             place.stop()
 
 
-def said_of(cgroup: Cgroup) -> tuple[bool | None, str]:
+def qmp_row(cgroup: Cgroup) -> tuple[bool | None, str]:
     """What the table at the end of a deploy says of the QMP ports."""
-    said = cgroup.namespaces.run(
+    printed = cgroup.namespaces.run(
         cgroup.namespaces.node, "sh", "-c", NodeFirewall().command("gevulot")
     ).stdout.splitlines()
     node = Unit("gevulot-node.service", "loaded", "active", "running", "success", False, "generated", 1)
-    row = qmp.check(NodeFirewall().process(said), asked(), node, cgroup.name)
+    row = qmp.check(NodeFirewall().process(printed), asked(), node, cgroup.name)
     return row.passed, row.actual
 
 
@@ -453,7 +453,7 @@ def test_only_the_node_reaches_its_qmp_ports(cgroup: Cgroup) -> None:
     assert cgroup.connects(QMP, SERVICE, OTHER) == at(QMP, SERVICE, OTHER)
     for user in (0, 65534):
         assert reached(cgroup.namespaces, ports=(QMP, SERVICE, OTHER), user=user) == at(SERVICE, OTHER)
-    assert said_of(cgroup) == (True, "the node only")
+    assert qmp_row(cgroup) == (True, "the node only")
 
 
 @pytest.mark.kernel
@@ -469,8 +469,8 @@ def test_the_nodes_packet_mark_helps_nobody_else(cgroup: Cgroup) -> None:
 @with_cgroups
 def test_neighbours_do_not_reach_the_qmp_ports_either(cgroup: Cgroup) -> None:
     namespaces, addresses = cgroup.namespaces, tuple(INSIDE.values())
-    found = reached(namespaces, ports=(QMP, SERVICE, OTHER), where=namespaces.outside, addresses=addresses)
-    assert found == at(SERVICE, OTHER, addresses=addresses)
+    answers = reached(namespaces, ports=(QMP, SERVICE, OTHER), where=namespaces.outside, addresses=addresses)
+    assert answers == at(SERVICE, OTHER, addresses=addresses)
 
 
 @pytest.mark.kernel
@@ -502,8 +502,8 @@ def test_a_neighbour_may_use_the_ports_of_an_ended_connection_to_a_service_again
     other = listening(namespaces, ports=(QMP + 1,))
     try:
         for _ in range(3):
-            found = reached(namespaces, ports=(QMP + 1,), where=namespaces.outside, addresses=addresses, source=40000)
-            assert found == at(QMP + 1, addresses=addresses)
+            answers = reached(namespaces, ports=(QMP + 1,), where=namespaces.outside, addresses=addresses, source=40000)
+            assert answers == at(QMP + 1, addresses=addresses)
     finally:
         other.kill()
         other.wait()
@@ -517,11 +517,11 @@ def test_a_node_that_starts_again_is_guarded_after_a_reload_and_its_old_rules_ar
 ) -> None:
     cgroup.stop()
     cgroup.start()
-    ok, found = said_of(cgroup)
-    assert ok is False
-    assert "of an earlier start of the node" in found
+    passed, actual = qmp_row(cgroup)
+    assert passed is False
+    assert "of an earlier start of the node" in actual
     holder.reload()
-    assert said_of(cgroup) == (True, "the node only")
+    assert qmp_row(cgroup) == (True, "the node only")
     assert reached(cgroup.namespaces, ports=(QMP, SERVICE, OTHER)) == at(SERVICE, OTHER)
     assert cgroup.connects(QMP) == at(QMP)
 

@@ -5,7 +5,6 @@ from the names of earlier versions.
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +18,9 @@ from deploys.assessment.kernel_arguments import defeats
 from deploys.assessment.verdict import Verdict
 from deploys.preflight import HostState
 from deploys.preflight.services import Services
-from deploys.preflight.state import FilesState
 from deploys.settings import HostSettings, read, read_host
-from deploys.steps import baseline, passthrough
-from facts import state_directory
+from deploys.steps import passthrough
 from facts.barred_modules import ModuleBar
-from facts.baseline import Baseline, BaselineRecord
-from facts.file import FileText, FileTexts
 from facts.kernel import CommandLines, KernelModules
 from facts.platform import parse
 from facts.secret_store import SecretStoreState
@@ -60,10 +55,10 @@ def bare(distribution: r.Distribution, **settings: Any) -> dict[str, Any]:
 
 def of_earlier_version(*texts: str, script: str, archived: tuple[str, ...] = ()) -> dict[str, Any]:
     """A host that an earlier version deployed, and that needs no reboot."""
-    begin, *rest = r.before(deployed="", archived=archived)
+    first, *rest = r.before(deployed="", archived=archived)
     known = [line for line in rest if not line.startswith("deployed")]
     answers: dict[str | re.Pattern[str], Any] = {
-        "echo privileged": [begin, f"place {FORMER}", "former", *known],
+        "echo privileged": [first, f"place {FORMER}", "former", *known],
         f"existing {manifest.RECORD} ": f"{FORMER}/before.json",
         "existing /etc/modules-load.d/gevulot-node.conf": manifest.NODE_MODULES_LOAD.path,
         "texts /etc": texts or r.FORMER_NAMED,
@@ -101,7 +96,7 @@ _RUNS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ("@fake/table", t.r.without_node(t.r.data(t.Recorded(t.r.DEBIAN, changes={"iommu_table": None})))),
     ("@fake/place", t.r.saying(
         {"places /etc": ["root", "place /etc/pcibind/gpu-host.toml", "mount /", "directory"]}, t.bare(t.r.DEBIAN))),
-    ("@fake/well", t.bare(t.r.DEBIAN)),
+    ("@fake/ready", t.bare(t.r.DEBIAN)),
 """,
         ("--dry", "-y"),
     ),
@@ -117,8 +112,8 @@ _RUNS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "deploys/status.py",
         """
     *((f"@fake/{name}", t.r.saying(
-        {"id -u": "0", "cat /var/lib/gpu-host/deploy": said}, t.bare(t.r.DEBIAN, http_port="x")))
-      for name, said in (("host", "gpu_host"), ("node", "node"))),
+        {"id -u": "0", "cat /var/lib/gpu-host/deploy": word}, t.bare(t.r.DEBIAN, http_port="x")))
+      for name, word in (("host", "gpu_host"), ("node", "node"))),
 """,
         ("-y",),
     ),
@@ -161,9 +156,9 @@ _AFTER: dict[str, tuple[str, str, str, str]] = {
     "node again": (NODE, "node settle", "node", "{}"),
     **{
         f"host after {what}, by a word that nobody wrote": (
-            GPU_HOST, f"{what} settle", "n0de", f'{{"existing /etc/modules-load.d/gevulot-node.conf": "{found}"}}',
+            GPU_HOST, f"{what} settle", "n0de", f'{{"existing /etc/modules-load.d/gevulot-node.conf": "{path}"}}',
         )
-        for what, found in (("node", manifest.NODE_MODULES_LOAD.path), ("host", ""))
+        for what, path in (("node", manifest.NODE_MODULES_LOAD.path), ("host", ""))
     },
     "node after host": (NODE, "host settle", "gpu_host", "{}"),
     "node after host, where files were made since": (
@@ -278,7 +273,7 @@ def test_a_host_is_refused_in_the_dry_run_with_all_others(runs: dict[str, Run]) 
     assert run.exit_code != 0
     assert "@fake/table: the firmware has no IOMMU table" in run.output
     assert "@fake/place: /etc/pcibind/gpu-host.toml is a directory; expected a file of the deploy" in run.output
-    assert "@fake/well: " not in run.output
+    assert "@fake/ready: " not in run.output
     assert [each for each in run.sent if each.kind != "question"] == []
 
 
@@ -298,7 +293,7 @@ def verdicts(
     more: dict[str, Any] | None = None,
     **keys: Any,
 ) -> tuple[Verdict, Verdict]:
-    """What is said of a machine that is to be a GPU host, and of the same one that is to be a node."""
+    """What is reported of a machine that is to be a GPU host, and of the same one that is to be a node."""
     state = HostState(
         parse(r.platform(distribution, **(changes or {}))),
         KernelModules().process(r.modules(missing)),
@@ -347,7 +342,7 @@ def test_what_a_host_cannot_do_is_refused_in_the_same_words_for_it_and_for_a_nod
     assert len(host.refusals) == 1
     (refusal,) = host.refusals
     same = refusal.replace("defeats the host", "defeats the node")
-    # The modules that are expected are more for a node, and said after what is missing.
+    # The modules that are expected are more for a node, and reported after what is missing.
     assert any(
         each.partition("; expected all of")[0] == same.partition("; expected all of")[0] for each in node.refusals
     )
@@ -361,7 +356,7 @@ def test_what_only_a_node_cannot_do_without_is_no_refusal_of_a_host(what: dict[s
     assert len(node.refusals) == 1
 
 
-def test_what_is_found_out_about_a_host_is_the_same_without_a_node() -> None:
+def test_the_facts_of_a_host_are_the_same_without_a_node() -> None:
     host, node = verdicts()
     assert (host.warnings, node.warnings) == ((), ())
     assert (host.of_node, node.of_node) == (False, True)
@@ -369,7 +364,7 @@ def test_what_is_found_out_about_a_host_is_the_same_without_a_node() -> None:
     assert host.all_modules == ("vfio", "vfio_pci", "vfio_iommu_type1")
 
 
-def test_a_host_without_a_board_to_hand_over_is_told() -> None:
+def test_a_host_without_a_board_to_hand_over_is_reported() -> None:
     host, _ = verdicts(functions=(r.NIC, r.NVME))
     assert host.refusals == ()
     assert host.warnings[0].startswith("no supported GPU (RTX 3090, 4090) was found, so no board is handed over;")
@@ -428,10 +423,10 @@ def test_a_node_on_a_gpu_host_finds_the_hosts_part_done(runs: dict[str, Run]) ->
 def test_what_was_put_into_a_nodes_places_since_is_archived_before_the_host_becomes_one(runs: dict[str, Run]) -> None:
     commands = runs["node after host, where files were made since"].commands("settled")
     archived = next(number for number, each in enumerate(commands) if f"-rf {manifest.ARCHIVE}.new" in each)
-    said = next(number for number, each in enumerate(commands) if each.startswith("echo node >"))
+    place_of_word = next(number for number, each in enumerate(commands) if each.startswith("echo node >"))
     written = next(number for number, each in enumerate(commands) if "put_file.sh" in each)
     assert " etc/gevulot/firewall.nft " in commands[archived]
-    assert archived < said < written
+    assert archived < place_of_word < written
 
 
 @commands_only
@@ -512,48 +507,6 @@ def test_a_file_of_others_with_a_name_of_todays_is_archived_before_the_record_mo
     assert " mv -T " in moved
 
 
-@pytest.mark.parametrize(
-    "made",
-    [(), ("failed-units",), ("failed-units.new",), ("failed-units", "failed-units.new"), ("failed-units", "mine")],
-)
-def test_the_directory_moves_as_a_whole_and_over_nothing_of_others(tmp_path: Path, made: tuple[str, ...]) -> None:
-    """The command itself, with other paths."""
-    former, current = tmp_path / "former", tmp_path / "current"
-    former.mkdir()
-    for name in ("before.json", "before.tar", "access-0a1b"):
-        (former / name).write_text(name)
-    for name in made:
-        current.mkdir(exist_ok=True)
-        (current / name).write_text(name)
-    text = baseline.MOVE.replace(FORMER, str(former)).replace(manifest.STATE_DIRECTORY, str(current))
-    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True)
-    if "mine" in made:
-        assert (done.returncode != 0, "not empty" in done.stderr) == (True, True)
-        assert f"{current} is in the way of the record in {former}" in done.stderr
-        assert f"mv {current} {current}.old" in done.stderr
-        assert (former / "before.json").exists()
-        return
-    assert (done.returncode, done.stderr, former.exists()) == (0, "", False)
-    moved = {"before.json", "before.tar", "access-0a1b", "renaming", *made} - {"failed-units.new"}
-    assert {each.name for each in current.iterdir()} == moved
-
-
-@pytest.mark.parametrize("what", ["a file", "a link to a directory", "a link to nothing"])
-def test_what_is_no_directory_is_in_the_way_of_the_move_and_stays(tmp_path: Path, what: str) -> None:
-    former, current = tmp_path / "former", tmp_path / "current"
-    former.mkdir()
-    (former / "before.json").write_text("{}")
-    if what == "a file":
-        current.write_text("mine")
-    else:
-        current.symlink_to(tmp_path if what == "a link to a directory" else tmp_path / "nothing")
-    text = baseline.MOVE.replace(FORMER, str(former)).replace(manifest.STATE_DIRECTORY, str(current))
-    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert f"mv {current} {current}.old" in done.stderr
-    assert (current.is_symlink(), (former / "before.json").exists()) == (what != "a file", True)
-
-
 @commands_only
 def test_files_from_before_the_first_deploy_come_back_at_their_former_places(runs: dict[str, Run]) -> None:
     commands = runs["earlier, with files of before"].commands("settled")
@@ -575,114 +528,14 @@ def test_a_link_in_place_of_the_former_configuration_is_refused_since_each_board
     assert run.commands("settled") == []
 
 
-RENDERED = "\n".join(line.removeprefix("text ") for line in REQUEST[1:]) + "\n"
-
-
-def test_a_file_of_the_operators_that_pcibind_refuses_beside_ours_is_refused_before_ours_is_written() -> None:
-    for mine, said in (
-        (RENDERED, "model 10de:2684 is also chosen at /etc/pcibind/gevulot.toml"),
-        ("[[cards]]", "/etc/pcibind/gevulot.toml:1: cards: unknown key"),
-    ):
-        more = {"files": FilesState(requests={legacy_files.REQUEST: mine})}
-        for verdict in verdicts(more=more, boards=["10de:2684"]):
-            (refusal,) = verdict.refusals
-            assert said in refusal
-            assert "move it out of /etc/pcibind" in refusal
-
-
-def test_files_that_agree_with_ours_and_those_that_this_run_takes_away_are_no_refusal() -> None:
-    own = {manifest.PCIBIND_BOARDS.path: RENDERED, "/etc/pcibind/mine.toml": '[[board]]\nmodel = "10de:2204"\n'}
-    former = {legacy_files.REQUEST: RENDERED}
-    for requests in (own, former, {}):
-        files = FilesState(
-            requests=requests, past=PAST, texts=texts(legacy_files.REQUEST) if requests is former else {}
-        )
-        assert [each.refusals for each in verdicts(more={"files": files}, boards=["10de:2684"])] == [(), ()]
-
-
-def texts(*paths: str) -> dict[str, FileText]:
-    found: dict[str, FileText] = FileTexts().process(list(r.FORMER_NAMED))
-    return {path: found[path] for path in paths or found}
-
-
-PAST = Baseline((), (), "running", ())
-NAMED = tuple(manifest.FORMER_NAMES.values())
-
-
-def test_what_an_earlier_version_wrote_is_told_by_its_text_wherever_the_record_is() -> None:
-    for directory in (manifest.STATE_DIRECTORY, FORMER):
-        assert set(
-            legacy_files.ours(texts(), replace(PAST, directory=directory, is_former=directory == FORMER))
-        ) == set(NAMED)
-    assert legacy_files.ours(texts(), None) == (), "there is no record"
-
-
-@pytest.mark.parametrize("path", NAMED)
-def test_a_file_that_somebody_changed_is_ours_only_where_nobody_but_an_earlier_version_was(path: str) -> None:
-    changed = {path: FileText(f"{texts(path)[path].content}# mine\nsomething\n")}
-    assert legacy_files.ours(changed, PAST) == ()
-    assert legacy_files.ours(changed, replace(PAST, directory=FORMER, is_former=True)) == (path,)
-    linked = {path: replace(texts(path)[path], link="/srv/mine")}
-    assert legacy_files.ours(linked, replace(PAST, directory=FORMER, is_former=True)) == ()
-
-
-@pytest.mark.parametrize("path", NAMED)
-def test_what_a_killed_move_left_is_ours_as_it_was_before_the_move(path: str) -> None:
-    changed = {path: FileText("# mine\n")}
-    begin, *rest = r.before(deployed="node")
-    half = baseline_of([begin, "renaming", *rest])
-    assert (half.is_former, half.renaming) == (False, True)
-    assert legacy_files.ours(changed, half) == (path,)
-    assert legacy_files.ours(changed, baseline_of([begin, *rest])) == ()
-
-
-def baseline_of(lines: list[str]) -> Baseline:
-    past = BaselineRecord().process(lines).past
-    assert past is not None
-    return past
-
-
 @commands_only
 @pytest.mark.parametrize("name", ["earlier, node", "earlier, host"])
 def test_a_move_ends_when_no_file_has_a_former_name(runs: dict[str, Run], name: str) -> None:
     commands = runs[name].commands("settled")
-    assert f"touch {FORMER}/renaming && mv -T" in commands[0], "it begins before the record is moved"
+    assert f"touch {FORMER}/renaming && mv -T" in commands[0], "it starts before the record is moved"
     ended = commands.index(f"rm -f {manifest.RENAMING}")
     gone = [commands.index(f"rm -f {path}") for path in _REMOVED]
     assert max(*gone, commands.index("mv -fT /etc/pcibind/gevulot.toml /etc/pcibind/gpu-host.toml")) < ended
-
-
-def test_names_of_others_are_left_alone_once_any_later_name_was_written() -> None:
-    rule = "/etc/udev/rules.d/99-vfio.rules"
-    text = FileText('SUBSYSTEM=="vfio", OWNER="root", GROUP="kvm"\n')
-    assert legacy_files.ours({rule: text}, PAST) == (rule,)
-    for later in ("/etc/modprobe.d/gevulot-boards.conf", manifest.BLACKLIST.path):
-        assert rule not in legacy_files.ours({rule: text, later: FileText("")}, PAST)
-
-
-def test_the_record_is_read_where_it_is_and_the_present_place_wins(tmp_path: Path) -> None:
-    current, former = tmp_path / "current", tmp_path / "former"
-    script = f"{state_directory.CHOSEN}\necho $directory"
-
-    def chosen() -> str:
-        words = ["sh", "-c", script, "x", str(current), str(former)]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-
-    assert chosen() == str(current), "none yet"
-    former.mkdir()
-    (former / "before.json").write_text("{}")
-    assert chosen() == str(former)
-    current.mkdir()
-    assert chosen() == str(former), "a directory alone is no record"
-    (current / "before.json").write_text("{}")
-    assert chosen() == str(current)
-
-
-def test_a_file_of_the_directory_has_its_former_place_and_no_other_has_one() -> None:
-    assert manifest.former_path(f"{manifest.STATE_DIRECTORY}/access-0a1b") == "/var/lib/gevulot-deploy/access-0a1b"
-    assert manifest.former_path(manifest.STATE_DIRECTORY) == FORMER
-    for other in ("/var/lib/gpu-hosts", "/tmp/before.tar"):
-        assert manifest.former_path(other) == other
 
 
 def test_the_settings_of_a_host_know_nothing_of_a_node() -> None:

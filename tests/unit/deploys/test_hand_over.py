@@ -36,7 +36,7 @@ class HandOver:
                 [sys.executable, "-I", str(PROGRAM), str(self.key), str(self.fifo), str(seconds)],
                 env={"NOTIFY_SOCKET": str(address)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
-            self.said = notify.recv(100)
+            self.message = notify.recv(100)
 
     def end(self) -> tuple[int, str]:
         """The exit code and what was printed."""
@@ -49,16 +49,16 @@ class HandOver:
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Callable[..., HandOver]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., HandOver]]:
     (tmp_path / "node.key").write_bytes(KEY)
-    begun = []
+    runs = []
 
-    def begin(seconds: int = 20) -> HandOver:
-        begun.append(HandOver(tmp_path, seconds))
-        return begun[-1]
+    def start(seconds: int = 20) -> HandOver:
+        runs.append(HandOver(tmp_path, seconds))
+        return runs[-1]
 
-    yield begin
-    for each in begun:
+    yield start
+    for each in runs:
         each.process.kill()
         each.process.communicate()
 
@@ -91,31 +91,31 @@ def read_all(descriptors: list[int]) -> list[bytes]:
     return list(content.values())
 
 
-def test_the_node_starts_only_when_the_fifo_is_there_for_root_alone(begin: Callable[..., HandOver]) -> None:
-    run = begin()
-    assert run.said == b"READY=1"
+def test_the_node_starts_only_when_the_fifo_is_there_for_root_alone(start: Callable[..., HandOver]) -> None:
+    run = start()
+    assert run.message == b"READY=1"
     mode = run.fifo.stat().st_mode
     assert stat.S_ISFIFO(mode)
     assert stat.S_IMODE(mode) == 0o600
 
 
-def test_one_reader_gets_the_key_and_nothing_is_left(begin: Callable[..., HandOver]) -> None:
-    run = begin()
+def test_one_reader_gets_the_key_and_nothing_is_left(start: Callable[..., HandOver]) -> None:
+    run = start()
     assert run.fifo.read_bytes() == KEY
     assert run.end() == (0, "")
     assert not run.fifo.exists()
 
 
-def test_the_fifo_is_gone_before_the_key_is_in_it(begin: Callable[..., HandOver]) -> None:
-    run = begin()
+def test_the_fifo_is_gone_before_the_key_is_in_it(start: Callable[..., HandOver]) -> None:
+    run = start()
     with run.fifo.open("rb") as reader:
         first = reader.read(1)
         assert not run.fifo.exists()
         assert first + reader.read() == KEY
 
 
-def test_of_two_readers_one_gets_all_and_the_other_nothing(begin: Callable[..., HandOver]) -> None:
-    run = begin()
+def test_of_two_readers_one_gets_all_and_the_other_nothing(start: Callable[..., HandOver]) -> None:
+    run = start()
     # Held, so that both have the FIFO open before anything is written.
     run.process.send_signal(signal.SIGSTOP)
     wait_for(lambda: run.state() == "T")
@@ -127,40 +127,40 @@ def test_of_two_readers_one_gets_all_and_the_other_nothing(begin: Callable[..., 
     assert run.end() == (0, "")
 
 
-def test_a_late_node_is_not_given_the_key(begin: Callable[..., HandOver]) -> None:
-    run = begin(seconds=1)
-    code, said = run.end()
-    assert (code, said) == (0, "the node did not read its key within 1 s; its next start is given the key again\n")
+def test_a_late_node_is_not_given_the_key(start: Callable[..., HandOver]) -> None:
+    run = start(seconds=1)
+    code, message = run.end()
+    assert (code, message) == (0, "the node did not read its key within 1 s; its next start is given the key again\n")
     assert not run.fifo.exists()
 
 
-def test_a_slow_node_is_given_the_key_within_the_limit(begin: Callable[..., HandOver]) -> None:
-    run = begin()
+def test_a_slow_node_is_given_the_key_within_the_limit(start: Callable[..., HandOver]) -> None:
+    run = start()
     wait_for(lambda: run.state() == "S")
     time.sleep(1)
     assert run.process.poll() is None
     assert run.fifo.read_bytes() == KEY
 
 
-def test_a_stop_ends_the_wait_at_once(begin: Callable[..., HandOver]) -> None:
-    run = begin()
+def test_a_stop_ends_the_wait_at_once(start: Callable[..., HandOver]) -> None:
+    run = start()
     run.process.terminate()
     assert run.end() == (-signal.SIGTERM, "")
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_after_a_killed_run_the_next_one_gives_the_key(begin: Callable[..., HandOver], end: signal.Signals) -> None:
-    killed = begin()
+def test_after_a_killed_run_the_next_one_gives_the_key(start: Callable[..., HandOver], end: signal.Signals) -> None:
+    killed = start()
     killed.process.send_signal(end)
     killed.end()
     assert killed.fifo.exists()
-    run = begin()
+    run = start()
     assert run.fifo.read_bytes() == KEY
     assert run.end() == (0, "")
 
 
-def test_a_node_that_ends_after_it_opened_the_fifo_leaves_no_failure(begin: Callable[..., HandOver]) -> None:
-    run = begin()
+def test_a_node_that_ends_after_it_opened_the_fifo_leaves_no_failure(start: Callable[..., HandOver]) -> None:
+    run = start()
     with run.fifo.open("rb"):
         pass
     code, _ = run.end()

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deploys.inputs import passphrases, secret_sources
-from deploys.inputs.values import is_listen, release_of_image
+from deploys.inputs.values import release_of_image
 from deploys.settings import PREFIX, Settings, SettingsError, read, read_all
 
 PASSPHRASE = "our own passphrase"
@@ -71,22 +71,22 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 @pytest.mark.parametrize("key", Settings.model_fields)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(VALUES)
-def test_whatever_is_given_for_a_key_is_taken_or_refused_by_host_and_key(key: str, value: Any) -> None:
-    said = outcome({f"{PREFIX}{key}": value})
-    assert PASSPHRASE not in said
-    if said.startswith("gpu1: "):
-        lines = said.splitlines()
+def test_any_value_of_a_key_is_taken_or_refused_by_host_and_key(key: str, value: Any) -> None:
+    message = outcome({f"{PREFIX}{key}": value})
+    assert PASSPHRASE not in message
+    if message.startswith("gpu1: "):
+        lines = message.splitlines()
         assert all(line.startswith("gpu1: gevulot_") for line in lines)
         assert any(f"{PREFIX}{key}" in line for line in lines)
-        assert len(said) < 2000
-        said.encode()
+        assert len(message) < 2000
+        message.encode()
 
 
 @given(st.dictionaries(st.one_of(st.text(max_size=12), st.integers(), st.none(), st.binary()), VALUES, max_size=4))
 def test_whatever_keys_host_data_has_they_are_taken_or_refused_by_host(data: dict[Any, Any]) -> None:
-    said = outcome(data)
-    assert said.startswith("Settings(") or all(line.startswith("gpu1: ") for line in said.splitlines())
-    said.encode()
+    message = outcome(data)
+    assert message.startswith("Settings(") or all(line.startswith("gpu1: ") for line in message.splitlines())
+    message.encode()
 
 
 @given(key=st.sampled_from(SECRETS), before=st.text(max_size=10), after=st.text(max_size=10), kind=st.integers(0, 4))
@@ -228,7 +228,7 @@ def _fails(error: BaseException) -> Callable[[], str]:
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "expected"),
     [
         (_fails(subprocess.CalledProcessError(3, ["pass", HUNTER], HUNTER)), "CalledProcessError (exit status 3)"),
         (_fails(RuntimeError(HUNTER)), "RuntimeError"),
@@ -253,11 +253,11 @@ def _fails(error: BaseException) -> Callable[[], str]:
 )
 @pytest.mark.parametrize("key", SECRETS)
 def test_a_function_that_gives_no_secret_is_named_without_its_own_words(
-    key: str, function: Callable[..., object], said: str
+    key: str, function: Callable[..., object], expected: str
 ) -> None:
     text = refusal(**{key: function})
     assert text.startswith(f"gpu1: gevulot_{key} is (hidden): ")
-    assert said in text
+    assert expected in text
     assert HUNTER not in text
     assert "\n" not in text
 
@@ -468,7 +468,6 @@ def test_an_address_that_nothing_can_listen_on_is_refused(key: str, listen: str)
 
 @pytest.mark.parametrize("name", ["localhost:9999", "gpu1.example.org:9999", "gpu1:9999"])
 def test_a_name_is_no_address_to_listen_on_since_the_node_resolves_none(name: str) -> None:
-    assert not is_listen(name)
     assert "expected IP:PORT" in refusal(p2p_listen=name, peers=["10.0.0.0/8"])
     read("gpu1", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_p2p_discovery": [name]})
 
@@ -498,7 +497,7 @@ def test_a_seccomp_profile_is_an_absolute_path(profile: str) -> None:
     )
 
 
-def test_all_that_does_not_fit_together_is_said_at_once() -> None:
+def test_all_settings_that_do_not_fit_together_are_reported_at_once() -> None:
     text = refusal(p2p_advertised="203.0.113.7:9999", http_port=9999, boards=[], vfio_ids=True)
     assert [line.split(" ")[1] for line in text.splitlines()] == [
         "gevulot_http_port",

@@ -33,7 +33,7 @@ def run(cwd: Path, inventory: Path | str, *arguments: str, **environment: str) -
     return done
 
 
-def said(done: subprocess.CompletedProcess[str]) -> str:
+def output_of(done: subprocess.CompletedProcess[str]) -> str:
     return re.sub(r"\s+", " ", done.stdout + done.stderr)
 
 
@@ -62,10 +62,10 @@ def test_an_inventory_without_hosts_is_no_success_wherever_it_is_and_is_run(tmp_
     path.write_text(text)
     done = run(ROOT, path)
     assert done.returncode == 1
-    assert f"{path}: it has no host; expected a list of hosts" in said(done)
+    assert f"{path}: it has no host; expected a list of hosts" in output_of(done)
     done = run(tmp_path, project(tmp_path, text))
     assert done.returncode == 1
-    assert "prod.py: it has no host; expected a list of hosts" in said(done)
+    assert "prod.py: it has no host; expected a list of hosts" in output_of(done)
 
 
 @pytest.mark.commands
@@ -76,14 +76,14 @@ def test_a_limit_that_leaves_no_host_is_no_success(tmp_path: Path, arguments: tu
     path = project(tmp_path, "nodes = ['gpu1', 'gpu2']")
     done = run(tmp_path, path, *arguments)
     assert done.returncode == 1
-    assert f"{' '.join(arguments)} leaves none of the hosts of the inventory (gpu1, gpu2)" in said(done)
+    assert f"{' '.join(arguments)} leaves none of the hosts of the inventory (gpu1, gpu2)" in output_of(done)
 
 
 @pytest.mark.commands
 def test_an_inventory_that_does_not_exist_is_no_success() -> None:
     done = run(ROOT, "nosuch.py")
     assert done.returncode == 1
-    assert "nosuch.py: it has no host" in said(done)
+    assert "nosuch.py: it has no host" in output_of(done)
 
 
 @pytest.mark.commands
@@ -91,9 +91,9 @@ def test_a_list_that_is_no_group_of_hosts_is_refused_before_anything_is_connecte
     path = project(tmp_path, f"nodes = [{FAKE}]\ndiscovery = ['8.8.8.8:9999']\n")
     done = run(tmp_path, path)
     assert done.returncode == 1
-    assert "'8.8.8.8:9999' in the list 'discovery' is no host's name" in said(done)
-    assert "move the list to gevulot_p2p_discovery" in said(done)
-    assert "Connecting" not in said(done)
+    assert "'8.8.8.8:9999' in the list 'discovery' is no host's name" in output_of(done)
+    assert "move the list to gevulot_p2p_discovery" in output_of(done)
+    assert "Connecting" not in output_of(done)
 
 
 @pytest.mark.commands
@@ -101,9 +101,9 @@ def test_host_data_that_pyinfra_ignores_is_refused_before_anything_is_connected(
     path = project(tmp_path, "nodes = [('gpu1', {'sudo': True, 'ssh_usr': 'root'})]\n")
     done = run(tmp_path, path)
     assert done.returncode == 1
-    assert "gpu1: sudo: pyinfra ignores this key; did you mean _sudo?" in said(done)
-    assert "gpu1: ssh_usr: pyinfra ignores this key; did you mean ssh_user?" in said(done)
-    assert "Connecting" not in said(done)
+    assert "gpu1: sudo: pyinfra ignores this key; did you mean _sudo?" in output_of(done)
+    assert "gpu1: ssh_usr: pyinfra ignores this key; did you mean ssh_user?" in output_of(done)
+    assert "Connecting" not in output_of(done)
 
 
 @pytest.mark.commands
@@ -113,11 +113,11 @@ def test_group_data_of_no_group_is_named_and_no_host_is_changed(tmp_path: Path) 
     (tmp_path / "group_data/nodes.yml").write_text("gevulot_boards: []\n")
     done = run(tmp_path, path, GEVULOT_PSK_PASSPHRASE=PASSPHRASE)
     assert done.returncode == 1
-    assert "group_data/node.py is of no group of the inventory, so pyinfra ignores it" in said(done)
-    assert "did you mean nodes?" in said(done)
-    assert "nodes.yml is not read by pyinfra; expected Python: write it as nodes.py" in said(done)
+    assert "group_data/node.py is of no group of the inventory, so pyinfra ignores it" in output_of(done)
+    assert "did you mean nodes?" in output_of(done)
+    assert "nodes.yml is not read by pyinfra; expected Python: write it as nodes.py" in output_of(done)
     # Inventories that lie beside one another share their group data.
-    assert "group_data/lab.py" not in said(done)
+    assert "group_data/lab.py" not in output_of(done)
 
 
 @pytest.mark.commands
@@ -127,21 +127,21 @@ def test_an_inventory_anywhere_takes_the_exported_passphrase_from_any_directory(
                     f"one = r.data(r.Recorded(r.DEBIAN))\ndel one['gevulot_psk_passphrase']\n"
                     f"r.watch({str(tmp_path / 'sent')!r})\nnodes = [('@fake/one', one)]\n")  # fmt: skip
     done = run(tmp_path, path, GEVULOT_PSK_PASSPHRASE=PASSPHRASE)
-    assert done.returncode == 0, said(done)
-    assert PASSPHRASE not in said(done)
+    assert done.returncode == 0, output_of(done)
+    assert PASSPHRASE not in output_of(done)
 
 
 @pytest.mark.commands
 @pytest.mark.parametrize("script", ["node", "status", "undo", "collect"])
 def test_the_scripts_run_in_any_directory(tmp_path: Path, script: str) -> None:
-    words = [sys.executable, "-m", "pyinfra", "-y", str(ROOT / "inventories/prod.py")]
+    words = [sys.executable, "-m", "pyinfra", "-y", str(ROOT / "examples/quick_start.py")]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "helpers/pcibind/src")}
     done = subprocess.run(
         [*words, str(ROOT / f"deploys/{script}.py")],
         cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
-    assert "the inventory is still the template" in said(done)
-    assert "ModuleNotFoundError" not in said(done)
+    assert "the inventory is still the template" in output_of(done)
+    assert "ModuleNotFoundError" not in output_of(done)
 
 
 # --- the template's own check

@@ -1,4 +1,4 @@
-"""Logins that cannot be used are told apart before anything else is asked, each with what to change."""
+"""Logins that cannot be used are distinguished before anything else is asked, each with what to change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program that migrates, run for real against a Podman that says what it is told to, and a server that may come."""
+"""The program that migrates, run for real against a Podman that prints what a test sets, and a server that may come."""
 
 from __future__ import annotations
 
@@ -137,22 +137,22 @@ def test_an_applied_migration_in_the_log_does_not_make_a_lost_connection_final(m
 
 
 def test_what_time_does_not_heal_after_all_ends_too(migration: Migration) -> None:
-    begin = time.monotonic()
+    started = time.monotonic()
     code, output = migration.run(always="Error: pool timed out while waiting for an open connection")
     assert code == 1
-    assert SECONDS <= time.monotonic() - begin < SECONDS + 10
+    assert SECONDS <= time.monotonic() - started < SECONDS + 10
     assert len(migration.tries) > 3
     assert f"the migration still fails after {SECONDS} s, with exit code 1" in output
 
 
-def test_a_server_that_comes_later_is_waited_for_with_its_reason(migration: Migration) -> None:
+def test_the_migration_waits_for_a_server_and_prints_the_reason(migration: Migration) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = migration.port = server.getsockname()[1]
-    later = threading.Timer(1.5, lambda: waiting.append(socket.create_server(("127.0.0.1", port))))
+    timer = threading.Timer(1.5, lambda: waiting.append(socket.create_server(("127.0.0.1", port))))
     waiting: list[socket.socket] = []
-    later.start()
+    timer.start()
     code, output = migration.run()
-    later.join()
+    timer.join()
     waiting[0].close()
     assert code == 0
     assert output.count(f"waiting for the database at 127.0.0.1:{port}: [Errno 111] Connection refused") == 1

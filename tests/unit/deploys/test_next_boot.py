@@ -36,16 +36,22 @@ def lines(
     """A host whose menu has one entry with these words. ``made`` is what its variables come to: by default the same."""
     text = f"{f'### BEGIN {script} ###' if script else '#'}\nmenuentry 'Debian' {{\n{command} {words}\n}}\n"
     variables = [] if planned is None else [f"made {words if made is None else made}", f"planned {planned}"]
-    said = [f"live {live} ro", f"menu {MENU}", f"file {MENU}", *(f"|{each}" for each in text.splitlines()), *variables]
-    return replace(KernelCommandLine().process([*said, *more]), sources=sources)
+    printed = [
+        f"live {live} ro",
+        f"menu {MENU}",
+        f"file {MENU}",
+        *(f"|{each}" for each in text.splitlines()),
+        *variables,
+    ]
+    return replace(KernelCommandLine().process([*printed, *more]), sources=sources)
 
 
-def refusals(found: CommandLines, wanted: tuple[str, ...] = WANTED) -> list[str]:
-    return next_boot.refusals(found, wanted, HOST)
+def refusals(configured: CommandLines, wanted: tuple[str, ...] = WANTED) -> list[str]:
+    return next_boot.refusals(configured, wanted, HOST)
 
 
-def problems(found: CommandLines, kernels: BootableKernels | None = None) -> list[str]:
-    return next_boot.problems(found, WANTED, HOST, kernels)
+def problems(configured: CommandLines, kernels: BootableKernels | None = None) -> list[str]:
+    return next_boot.problems(configured, WANTED, HOST, kernels)
 
 
 # --- before anything is changed
@@ -99,9 +105,9 @@ def test_a_file_that_assigns_both_variables_after_ours_is_refused_by_its_lines()
 
 
 def test_an_argument_that_was_taken_out_of_the_variables_is_not_refused_though_the_menu_has_it_still() -> None:
-    found = lines("intremap=off", made="quiet", planned="quiet gpu-host.here")
-    assert refusals(found) == []
-    assert "still has intremap=off" in next_boot.outdated(found)[0]
+    configured = lines("intremap=off", made="quiet", planned="quiet gpu-host.here")
+    assert refusals(configured) == []
+    assert "still has intremap=off" in next_boot.outdated(configured)[0]
 
 
 def test_an_entry_that_no_variable_reaches_is_refused_with_the_script_that_has_it() -> None:
@@ -111,7 +117,7 @@ def test_an_entry_that_no_variable_reaches_is_refused_with_the_script_that_has_i
     assert refusals(lines(made="", script="/etc/grub.d/40_custom")) == []
 
 
-def test_a_host_without_grubs_variables_is_told_the_command_of_grubby() -> None:
+def test_a_host_without_grubs_variables_gets_the_command_of_grubby() -> None:
     (refusal,) = refusals(lines("iommu=off", planned=None))
     assert f"It is set in {MENU}:3. Remove it" not in refusal
     assert "grubby --update-kernel=ALL --remove-args=iommu=off" in refusal
@@ -129,13 +135,13 @@ def test_a_host_without_grubs_variables_is_told_the_command_of_grubby() -> None:
         ({"command": "linux /boot/vmlinuz root=UUID=0a1b single"}, "starts a rescue shell"),
     ],
 )
-def test_an_entry_that_is_no_normal_boot_of_this_system_is_refused_and_never_said_to_lack_arguments(
+def test_an_entry_that_is_no_normal_boot_of_this_system_is_refused_and_not_for_missing_arguments(
     changes: dict[str, str], reason: str
 ) -> None:
-    found = lines(script="/etc/grub.d/40_custom", **changes)  # type: ignore[arg-type]
-    for (said,) in (refusals(found), problems(found)):
-        assert reason in said
-        assert "lacks" not in said
+    configured = lines(script="/etc/grub.d/40_custom", **changes)  # type: ignore[arg-type]
+    for (messages,) in (refusals(configured), problems(configured)):
+        assert reason in messages
+        assert "lacks" not in messages
 
 
 def test_a_node_without_boards_needs_no_iommu() -> None:
@@ -168,8 +174,8 @@ def test_an_entry_that_lacks_an_argument_is_named_with_its_line() -> None:
 
 
 def test_a_menu_without_entries_could_not_be_matched() -> None:
-    found = KernelCommandLine().process(["live root=UUID=1", f"menu {MENU}", f"file {MENU}", "|set timeout=5"])
-    (problem,) = problems(found)
+    configured = KernelCommandLine().process(["live root=UUID=1", f"menu {MENU}", f"file {MENU}", "|set timeout=5"])
+    (problem,) = problems(configured)
     assert "could not match an entry" in problem
 
 
@@ -217,7 +223,7 @@ def test_the_kernel_that_boots_next_has_the_modules_or_is_named() -> None:
         ("/boot/bzImage", None),
     ],
 )
-def test_the_release_of_a_menus_kernel_is_told(kernel: str, release: str | None) -> None:
+def test_the_release_of_a_menus_kernel_is_read_from_its_name(kernel: str, release: str | None) -> None:
     assert KERNELS.release_of(kernel) == release
 
 
@@ -230,16 +236,18 @@ def test_a_kernel_without_its_files_is_named_and_an_unknown_one_is_not_judged() 
 @pytest.mark.parametrize(("free", "fits"), [(80, False), (114, True), (None, True)])
 def test_boot_has_room_for_the_largest_new_image(free: int | None, fits: bool) -> None:
     images = {f"/boot/initrd.img-{number}": 90 * 1024 for number in range(2)}
-    found = next_boot.shortage(BootableKernels(images=images, boot_free_kib=free and free * 1024))
-    assert (found is None) is fits
-    assert fits or (found or "").startswith("/boot has 80 MiB free; expected 113, to rebuild 2 initramfs images of up")
+    shortage = next_boot.shortage(BootableKernels(images=images, boot_free_kib=free and free * 1024))
+    assert (shortage is None) is fits
+    assert fits or (shortage or "").startswith(
+        "/boot has 80 MiB free; expected 113, to rebuild 2 initramfs images of up"
+    )
 
 
 def test_kernels_are_read_from_their_lines() -> None:
-    found = InstalledKernels().process(
+    kernels = InstalledKernels().process(
         ["free 5", "link /vmlinuz 6.1", "image 2048 17 /boot/initrd.img-6.1", "kernel 6.1", "kernel 6.2 vfio kvm"]
     )
-    assert found == BootableKernels(
+    assert kernels == BootableKernels(
         {"6.1": (), "6.2": ("vfio", "kvm")}, {"/boot/initrd.img-6.1": 3}, {"/boot/initrd.img-6.1": "2048 17"},
         {"/vmlinuz": "6.1"}, 5,
     )  # fmt: skip
@@ -250,16 +258,16 @@ def test_kernels_are_read_from_their_lines() -> None:
 REASONS = ["the kernel does not run with intel_iommu=on iommu=pt"]
 
 
-def last(found: CommandLines, boot: str) -> RebootHistory:
+def last(state: CommandLines, boot: str) -> RebootHistory:
     """The record of a reboot that was to end the boot "first"; the host runs ``boot`` now."""
-    digest = reboot_attempt.digest(found, WANTED, ("0000:00/01.0/00",), KERNELS)
+    digest = reboot_attempt.digest(state, WANTED, ("0000:00/01.0/00",), KERNELS)
     return RebootAttempts().process([f"boot {boot}", "deployed", reboot_attempt.render(REASONS, digest, "first")])
 
 
 def again(
-    found: CommandLines, reasons: list[str] = REASONS, kernels: BootableKernels = KERNELS, boot: str = "second"
+    state: CommandLines, reasons: list[str] = REASONS, kernels: BootableKernels = KERNELS, boot: str = "second"
 ) -> str | None:
-    digest = reboot_attempt.digest(found, WANTED, ("0000:00/01.0/00",), kernels)
+    digest = reboot_attempt.digest(state, WANTED, ("0000:00/01.0/00",), kernels)
     return reboot_attempt.refusal(last(lines(), boot), reasons, digest)
 
 

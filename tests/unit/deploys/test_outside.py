@@ -1,4 +1,4 @@
-"""Ports seen from outside, over real connections."""
+"""Ports probed from outside, over real connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deploys.transport.connection import Peer
 
 @contextmanager
 def server(behave: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port on loopback whose one visitor is treated as told."""
+    """A port on loopback; ``behave`` serves its one visitor."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -75,19 +75,19 @@ def test_a_port_that_accepts_and_resets_is_closed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("greeting", "said"),
+    ("greeting", "answer"),
     [(ports.POSTGRES_GREETING, b"N"), (ports.HTTP_GREETING, b"HTTP/1.0 404 Not Found\r\n\r\n")],
 )
-def test_a_port_that_answers_its_greeting_is_open(greeting: bytes, said: bytes) -> None:
-    heard = []
+def test_a_port_that_answers_its_greeting_is_open(greeting: bytes, answer: bytes) -> None:
+    received = []
 
     def talk(connection: socket.socket) -> None:
-        heard.append(connection.recv(64))
-        connection.sendall(said)
+        received.append(connection.recv(64))
+        connection.sendall(answer)
 
     with server(talk) as port:
         assert ports.probe_port("127.0.0.1", port, greeting) == "open"
-    assert heard == [greeting]
+    assert received == [greeting]
 
 
 def test_a_port_that_keeps_silent_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,17 +114,15 @@ def test_no_port_is_judged_where_another_machine_carries_the_connection(doubt: s
 def test_behind_a_port_forward_only_the_ports_are_judged_that_the_inventory_names() -> None:
     with server(lambda connection: connection.sendall(b"N")) as port:
         asked = settings(gevulot_probe_ports={5432: port})
-        found = ports.check_ports(Peer("127.0.0.1", "127.0.0.1:2222 is forwarded to the host's port 22"), asked)
-    assert found[0] == Check("port 5432 from outside", "open", False, "closed")
-    rest = {(check.name, check.passed) for check in found[1:]}
+        rows = ports.check_ports(Peer("127.0.0.1", "127.0.0.1:2222 is forwarded to the host's port 22"), asked)
+    assert rows[0] == Check("port 5432 from outside", "open", False, "closed")
+    rest = {(check.name, check.passed) for check in rows[1:]}
     assert rest == {("port 8888 from outside", None), ("port 9944 from outside", None)}
-    assert all("name its port there in gevulot_probe_ports" in check.actual for check in found[1:])
+    assert all("name its port there in gevulot_probe_ports" in check.actual for check in rows[1:])
 
 
 def test_a_host_that_is_reached_itself_is_judged() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = free.getsockname()[1]
-    found = ports.check_ports(
-        Peer("127.0.0.1"), settings(gevulot_probe_ports=dict.fromkeys((5432, 8888, 9944), closed))
-    )
-    assert [(check.actual, check.passed) for check in found] == [("closed", True)] * 3
+    rows = ports.check_ports(Peer("127.0.0.1"), settings(gevulot_probe_ports=dict.fromkeys((5432, 8888, 9944), closed)))
+    assert [(check.actual, check.passed) for check in rows] == [("closed", True)] * 3

@@ -109,7 +109,7 @@ def test_a_registry_that_never_answers_is_given_up_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "found"),
+    ("says", "answer"),
     [
         ("Error: reading manifest lates in quay.io/gevulot/node: manifest unknown", "correct gevulot_node_image"),
         ("Error: name unknown: Repository not found", "correct gevulot_node_image"),
@@ -122,8 +122,8 @@ def test_a_registry_that_never_answers_is_given_up_on(tmp_path: Path) -> None:
         ("Error: tls: failed to verify certificate: x509: certificate signed by unknown authority", "cannot be pulled"),
     ],
 )
-def test_an_answer_that_would_be_the_same_again_ends_the_pull(tmp_path: Path, says: str, found: str) -> None:
+def test_an_answer_that_would_be_the_same_again_ends_the_pull(tmp_path: Path, says: str, answer: str) -> None:
     code, output = run(tmp_path, PULL, says)
     assert (code, tries(tmp_path)) == (100, 1)
     assert says in output
-    assert found in output
+    assert answer in output

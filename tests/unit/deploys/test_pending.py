@@ -33,7 +33,7 @@ def test_a_kernel_without_the_arguments_is_a_reason() -> None:
     assert reasons(OFF, *BOUND) == ["the kernel does not run with intel_iommu=on iommu=pt"]
 
 
-def test_an_argument_that_is_overruled_later_is_a_reason() -> None:
+def test_an_argument_that_a_following_one_overrules_is_a_reason() -> None:
     lines = CommandLines((*ON.live, "intel_iommu=off"), ())
     assert reasons(lines, *BOUND) == ["the kernel does not run with intel_iommu=on iommu=pt"]
 
@@ -47,7 +47,7 @@ def test_a_driver_that_holds_on_is_a_reason(driver: str) -> None:
     assert reasons(ON, driver, "snd_hda_intel") == [f"0000:01:00.0 is held by {driver}"]
 
 
-def test_all_reasons_are_told() -> None:
+def test_all_reasons_are_listed() -> None:
     assert len(reasons(OFF, "nouveau", None, group=None)) == 3
 
 

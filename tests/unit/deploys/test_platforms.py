@@ -231,7 +231,9 @@ def test_a_distribution_that_nobody_tried_goes_on_with_one_warning_that_says_wha
         (replace(APT, release=UNNAMED, tools=f"{APT.tools} dnf"), "has both apt-get and dnf"),
     ],
 )
-def test_what_cannot_work_is_refused_with_what_was_found_expected_and_next(recorded: Recorded, words: str) -> None:
+def test_a_platform_that_cannot_work_is_refused_with_the_actual_value_the_expected_one_and_the_next_step(
+    recorded: Recorded, words: str
+) -> None:
     reason = refused(recorded)
     assert words in reason
     assert "expected" in reason

@@ -13,7 +13,7 @@ from deploys import settings
 from deploys.assessment import reboot_attempt
 from deploys.assessment.boards import request_boards
 from deploys.manifest import MODULES, NODE_MODULES
-from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, release_of, warn_of_lost_reach
+from deploys.preflight import NFTABLES_MODULES, HostState, Verdict, judge, parse_release, warn_of_lost_reach
 from deploys.preflight.services import Services
 from deploys.settings import Settings
 from facts.attempt import RebootAttempt, RebootHistory
@@ -86,9 +86,9 @@ def recorded(*functions: Pci, selector: str = "10de:2684") -> Record:
 
 @pytest.mark.parametrize("distribution", [FEDORA, DEBIAN, DEBIAN_DRACUT, UBUNTU])
 def test_each_family_is_accepted_without_a_warning(distribution: Distribution) -> None:
-    found = verdict(distribution)
-    assert found.family is not None
-    assert (found.refusals, found.warnings) == ((), ())
+    outcome = verdict(distribution)
+    assert outcome.family is not None
+    assert (outcome.refusals, outcome.warnings) == ((), ())
 
 
 def test_a_distribution_that_nobody_tried_is_warned_of_once() -> None:
@@ -130,8 +130,8 @@ def test_a_podman_that_hangs_is_refused() -> None:
 
 def test_a_fedora_that_offers_a_podman_which_is_new_enough_is_accepted() -> None:
     without = tuple(tool for tool in FEDORA.tools if tool != "podman")
-    found = verdict(replace(FEDORA, podman="", offered="5.3.1", tools=without))
-    assert (found.refusals, found.warnings) == ((), ())
+    outcome = verdict(replace(FEDORA, podman="", offered="5.3.1", tools=without))
+    assert (outcome.refusals, outcome.warnings) == ((), ())
 
 
 def test_a_missing_module_is_refused_by_its_name() -> None:
@@ -148,8 +148,8 @@ def test_a_kernel_whose_nftables_cannot_tell_the_nodes_sockets_is_refused() -> N
 @pytest.mark.parametrize("name", NFTABLES_MODULES)
 def test_a_kernel_without_a_module_of_nftables_is_refused_by_its_name(name: str) -> None:
     known = KernelModules().process([*modules(), f"{name} missing -"])
-    host, found = parse(platform(DEBIAN)), topology_text.parse(topology(*gpu(1, 1), NIC, NVME))
-    (text,) = judge(HostState(host, known, found, evidence_text.parse(evidence())), asked()).refusals
+    host, state = parse(platform(DEBIAN)), topology_text.parse(topology(*gpu(1, 1), NIC, NVME))
+    (text,) = judge(HostState(host, known, state, evidence_text.parse(evidence())), asked()).refusals
     assert f"no module {name}; expected" in text
 
 
@@ -227,8 +227,8 @@ def test_a_display_that_the_console_uses_is_refused_unless_that_is_allowed() -> 
 
 def test_a_board_that_is_named_by_its_address_is_taken_whatever_its_class() -> None:
     second_nic = replace(NIC, place="pci0000:00/0000:00:1d.0")
-    found = verdict(functions=(NIC, NVME, second_nic), boards=["0000:00:1d.0"], gpu_functions="all")
-    assert found.refusals == ()
+    outcome = verdict(functions=(NIC, NVME, second_nic), boards=["0000:00:1d.0"], gpu_functions="all")
+    assert outcome.refusals == ()
 
 
 def test_a_board_without_a_display_function_is_refused_when_only_display_functions_are_listed() -> None:
@@ -246,8 +246,8 @@ def test_a_board_of_a_class_that_hosts_need_is_refused_when_only_its_model_is_na
 
 def test_a_use_that_cannot_be_read_is_refused() -> None:
     known, there = KernelModules().process(modules()), topology_text.parse(topology(*gpu(1, 1)))
-    found = judge(HostState(parse(platform(DEBIAN)), known, there, None), asked())
-    assert any("whether the host uses it could not be read" in each for each in found.refusals)
+    outcome = judge(HostState(parse(platform(DEBIAN)), known, there, None), asked())
+    assert any("whether the host uses it could not be read" in each for each in outcome.refusals)
 
 
 def test_a_board_that_is_handed_over_already_is_not_questioned() -> None:
@@ -274,10 +274,10 @@ def test_a_key_that_is_not_the_nodes_is_refused_before_anything_is_changed(state
     assert any(word in refusal.lower() for word in ("restore", "mount"))
 
 
-@pytest.mark.parametrize(("state", "told"), [("legacy", 1), ("unrecorded", 1), ("missing", 0), ("ok", 0), ("mode", 0)])
-def test_a_key_that_is_taken_over_is_told_and_not_refused(state: str, told: int) -> None:
-    found = verdict(services=Services(key_state=state))
-    assert (found.refusals, len(found.warnings)) == ((), told)
+@pytest.mark.parametrize(("state", "notes"), [("legacy", 1), ("unrecorded", 1), ("missing", 0), ("ok", 0), ("mode", 0)])
+def test_a_key_that_is_taken_over_is_reported_and_not_refused(state: str, notes: int) -> None:
+    outcome = verdict(services=Services(key_state=state))
+    assert (outcome.refusals, len(outcome.warnings)) == ((), notes)
 
 
 @pytest.mark.parametrize(
@@ -299,15 +299,15 @@ def test_a_host_below_the_minimum_is_warned_of_and_refused_on_request(
 
 
 def test_a_model_that_the_guide_does_not_support_is_warned_of() -> None:
-    found = verdict(functions=tuple(gpu(1, 1, RTX_2080)), boards=["10de:1e87"])
-    assert found.refusals == ()
-    assert "board 0000:01:00.0 (10de:1e87) is not a model that the guide supports." in found.warnings
+    outcome = verdict(functions=tuple(gpu(1, 1, RTX_2080)), boards=["10de:1e87"])
+    assert outcome.refusals == ()
+    assert "board 0000:01:00.0 (10de:1e87) is not a model that the guide supports." in outcome.warnings
 
 
 def test_a_host_without_supported_boards_is_warned_of() -> None:
-    found = verdict(functions=(NIC, NVME))
-    assert found.refusals == ()
-    assert any("no supported GPU (RTX 3090, 4090) was found" in warning for warning in found.warnings)
+    outcome = verdict(functions=(NIC, NVME))
+    assert outcome.refusals == ()
+    assert any("no supported GPU (RTX 3090, 4090) was found" in warning for warning in outcome.warnings)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_the_kernel_that_boots_next_is_judged_beside_the_one_that_runs() -> None
     assert "vhost_vsock" in refusal
 
 
-def test_a_full_boot_is_refused_on_a_new_host_and_told_on_a_node() -> None:
+def test_a_full_boot_is_refused_on_a_new_host_and_reported_on_a_node() -> None:
     full = BootableKernels(images={"/boot/initrd.img-1": 90_000}, boot_free_kib=10_000)
     assert "/boot has 9 MiB free" in verdict(more={"kernels": full}).refusals[0]
     there = verdict(more={"kernels": full, "attempts": RebootHistory(deployed=True)})
@@ -357,7 +357,7 @@ def test_a_reboot_in_vain_is_refused_unless_no_reboot_is_allowed_or_a_board_chan
     assert verdict(more=more, functions=(*gpu(2, 1), NIC, NVME)).refusals == ()
 
 
-def test_a_second_whole_menu_of_grub_is_told() -> None:
+def test_a_second_whole_menu_of_grub_is_reported() -> None:
     two = replace(DEBIAN, boot=("grub", "grub-efi"))
     assert any("/boot/efi/EFI/*/grub.cfg" in each for each in verdict(two, more={"lines": LINES}).warnings)
 
@@ -373,35 +373,35 @@ def test_all_supported_boards_are_chosen_by_default() -> None:
 
 
 def test_the_default_keeps_what_the_node_follows_already() -> None:
-    found = request_boards(topology_text.parse(topology(*gpu(2, 2, RTX_3090))), asked(), recorded(*gpu(1, 1)))
-    assert [str(board.selector) for board in found.boards] == ["model 10de:2204", "model 10de:2684"]
+    config = request_boards(topology_text.parse(topology(*gpu(2, 2, RTX_3090))), asked(), recorded(*gpu(1, 1)))
+    assert [str(board.selector) for board in config.boards] == ["model 10de:2204", "model 10de:2684"]
 
 
 @pytest.mark.parametrize("selector", ["0000:01:00.0", "0000:00/01.0/00"])
 def test_the_default_does_not_name_a_board_twice_that_was_recorded_by_its_place(selector: str) -> None:
     functions = gpu(1, 1)
-    found = verdict(functions=tuple(functions), record=recorded(*functions, selector=selector))
-    assert found.refusals == ()
-    assert [str(board.address) for board in found.boards] == ["0000:01:00.0"]
-    assert [str(board.selector) for board in found.config.boards] == ["model 10de:2684"]
+    outcome = verdict(functions=tuple(functions), record=recorded(*functions, selector=selector))
+    assert outcome.refusals == ()
+    assert [str(board.address) for board in outcome.boards] == ["0000:01:00.0"]
+    assert [str(board.selector) for board in outcome.config.boards] == ["model 10de:2684"]
 
 
 def test_the_default_keeps_an_unsupported_board_that_was_recorded_by_its_place() -> None:
     functions = (*gpu(1, 1), *gpu(2, 2, RTX_2080))
-    found = verdict(functions=functions, record=recorded(*gpu(2, 2, RTX_2080), selector="0000:02:00.0"))
-    assert found.refusals == ()
-    assert {str(board.address) for board in found.boards} == {"0000:01:00.0", "0000:02:00.0"}
+    outcome = verdict(functions=functions, record=recorded(*gpu(2, 2, RTX_2080), selector="0000:02:00.0"))
+    assert outcome.refusals == ()
+    assert {str(board.address) for board in outcome.boards} == {"0000:01:00.0", "0000:02:00.0"}
 
 
 def test_a_recorded_board_that_is_gone_is_missed_aloud() -> None:
-    found = verdict(functions=tuple(gpu(2, 2, RTX_3090)), record=recorded(*gpu(1, 1)))
-    assert any("0000:00/01.0/00 is absent" in refusal for refusal in found.refusals)
+    outcome = verdict(functions=tuple(gpu(2, 2, RTX_3090)), record=recorded(*gpu(1, 1)))
+    assert any("0000:00/01.0/00 is absent" in refusal for refusal in outcome.refusals)
 
 
 def test_a_recorded_board_is_followed_when_its_bus_is_numbered_anew() -> None:
-    found = verdict(functions=(*gpu(1, 5), NIC), record=recorded(*gpu(1, 1)))
-    assert found.refusals == ()
-    assert [str(board.address) for board in found.boards] == ["0000:05:00.0"]
+    outcome = verdict(functions=(*gpu(1, 5), NIC), record=recorded(*gpu(1, 1)))
+    assert outcome.refusals == ()
+    assert [str(board.address) for board in outcome.boards] == ["0000:05:00.0"]
 
 
 def test_a_board_that_is_named_twice_is_refused() -> None:
@@ -414,20 +414,20 @@ def test_a_board_that_is_named_twice_is_refused() -> None:
      ("", (0, 0)), ("unknown", (0, 0))],
 )  # fmt: skip
 def test_a_version_is_read_up_to_its_minor_number(version: str, release: tuple[int, int]) -> None:
-    assert release_of(version) == release
+    assert parse_release(version) == release
 
 
 @given(st.text(max_size=20))
 def test_no_version_text_breaks_the_reading(version: str) -> None:
-    assert len(release_of(version)) == 2
+    assert len(parse_release(version)) == 2
 
 
 def test_discovery_addresses_that_do_not_answer_are_a_warning_with_each_reason() -> None:
     silent = {"a.example.net:9999": "its name is not found", "203.0.113.7:9999": "connection refused"}
-    found = verdict(discovery=silent)
-    (warning,) = found.warnings
+    outcome = verdict(discovery=silent)
+    (warning,) = outcome.warnings
     assert "a.example.net:9999: its name is not found; 203.0.113.7:9999: connection refused" in warning
-    assert found.refusals == ()
+    assert outcome.refusals == ()
 
 
 def test_one_discovery_address_that_answers_is_enough() -> None:

@@ -84,14 +84,14 @@ ON_NVIDIA = gpu(1, 1, drivers=("nvidia", "snd_hda_intel"), group=12)
 
 
 def test_a_device_of_the_host_in_the_boards_group_is_refused_by_name() -> None:
-    found = verdict(*gpu(1, 1, group=12), DISK_BESIDE, NIC, NVME)
-    (refusal,) = found.refusals
+    outcome = verdict(*gpu(1, 1, group=12), DISK_BESIDE, NIC, NVME)
+    (refusal,) = outcome.refusals
     assert "IOMMU group 12 also holds 0000:00:0a.0 144d:a80a" in refusal
     assert "choose that board too in gevulot_boards" in refusal
-    assert found.of_host == found.refusals
+    assert outcome.of_host == outcome.refusals
 
 
-def test_boards_that_share_a_group_go_together_or_not_at_all() -> None:
+def test_boards_that_share_a_group_are_taken_together_or_not() -> None:
     pair = (*gpu(1, 1, group=12), *gpu(2, 2, group=12))
     assert verdict(*pair, NIC, NVME).refusals == ()
     settings = asked(boards=["0000:01:00.0"])
@@ -99,15 +99,15 @@ def test_boards_that_share_a_group_go_together_or_not_at_all() -> None:
     assert any("also holds 0000:02:00.0" in refusal for refusal in refusals)
 
 
-def test_what_a_stale_initramfs_took_is_refused_when_chosen_and_told_when_not() -> None:
+def test_a_board_that_a_stale_initramfs_took_is_refused_when_chosen_and_reported_when_not() -> None:
     early = ("early 0000:01:00.0",)
     functions = gpu(1, 1, group=12)
     (refusal,) = verdict(*functions, more=early, overridden=("0000:01:00.0",)).refusals
     assert "stale-initramfs: 0000:01:00.0 is not on record" in refusal
     assert refusal.endswith("Rebuild the initramfs, reboot the host, then run again.")
-    found = verdict(*functions, more=early, overridden=("0000:01:00.0",), settings=asked(boards=[]))
-    assert found.refusals == ()
-    assert any("is not chosen, but an older list in the initramfs" in warning for warning in found.warnings)
+    outcome = verdict(*functions, more=early, overridden=("0000:01:00.0",), settings=asked(boards=[]))
+    assert outcome.refusals == ()
+    assert any("is not chosen, but an older list in the initramfs" in warning for warning in outcome.warnings)
     known = recorded(*functions)
     assert verdict(*functions, more=early, overridden=("0000:01:00.0",), record=known).refusals == ()
 
@@ -117,9 +117,9 @@ def test_what_a_stale_initramfs_took_is_refused_when_chosen_and_told_when_not() 
 
 @pytest.mark.parametrize("reboot", ["when-needed", "never"])
 def test_a_program_that_has_the_board_open_is_named_and_refuses_nothing_that_the_reboot_binds(reboot: str) -> None:
-    found = verdict(*ON_NVIDIA, NIC, NVME, more=OPEN, settings=asked(reboot=reboot))
-    assert found.refusals == ()
-    (warning,) = [each for each in found.warnings if "nvidia-open" in each]
+    outcome = verdict(*ON_NVIDIA, NIC, NVME, more=OPEN, settings=asked(reboot=reboot))
+    assert outcome.refusals == ()
+    (warning,) = [each for each in outcome.warnings if "nvidia-open" in each]
     assert "/dev/nvidia0 is open: process 900 (python3)" in warning
     assert "Nothing is unbound before the reboot, which ends this use." in warning
 
@@ -149,8 +149,8 @@ def test_a_board_that_hangs_in_the_kernel_is_refused_unless_a_reboot_comes_first
         if not line.startswith("./0000:01:00.0/driver_override") and line != "pcibind-topology end"
     ]
     known, usage = KernelModules().process(modules()), evidence_text.parse(evidence())
-    found = topology_text.parse([*there, "pcibind-topology late", "pcibind-topology end"])
-    state = HostState(parse(platform(DEBIAN)), known, found, usage, lines=RUNS)
+    partial = topology_text.parse([*there, "pcibind-topology late", "pcibind-topology end"])
+    state = HostState(parse(platform(DEBIAN)), known, partial, usage, lines=RUNS)
     (refusal,) = judge(state, asked()).of_host
     assert "is blocked by a kernel operation that does not end" in refusal
     assert judge(replace(state, lines=CommandLines((), ())), asked()).refusals == ()
@@ -159,11 +159,11 @@ def test_a_board_that_hangs_in_the_kernel_is_refused_unless_a_reboot_comes_first
 def test_a_host_that_was_booted_without_its_boards_is_refused_alone_until_it_is_rebooted() -> None:
     there = (*gpu(1, 1), NIC, NVME)
     off = replace(RUNS, live=(*RUNS.live, "pcibind=off"))
-    found = verdict(*there, lines=off)
-    (refusal,) = found.of_host
+    outcome = verdict(*there, lines=off)
+    (refusal,) = outcome.of_host
     assert refusal.startswith("this host was booted with pcibind=off")
     assert "Reboot it without that argument, then run again." in refusal
-    assert found.refusals == found.of_host
+    assert outcome.refusals == outcome.of_host
     assert verdict(*there, lines=off, settings=asked(boards=[])).refusals == ()
 
 
@@ -203,8 +203,8 @@ def test_an_absent_board_on_a_new_host_sends_nobody_to_a_program_that_is_not_ins
 
 
 def test_a_recorded_board_that_is_gone_is_refused_with_the_way_to_go_on_without_it() -> None:
-    found = verdict(*gpu(2, 2, group=13), NIC, NVME, record=recorded(*gpu(1, 1), *gpu(2, 2)))
-    (refusal,) = found.of_host
+    outcome = verdict(*gpu(2, 2, group=13), NIC, NVME, record=recorded(*gpu(1, 1), *gpu(2, 2)))
+    (refusal,) = outcome.of_host
     assert "0000:00/01.0/00 is absent: nothing is there, last seen as 0000:01:00.0" in refusal
     assert "run `pcibind release 0000:00/01.0/00` on the host" in refusal
 
@@ -225,17 +225,17 @@ def test_a_recorded_board_that_is_gone_is_refused_with_the_way_to_go_on_without_
 def test_hardware_that_no_guest_could_have_is_refused_for_its_host_only(
     more: tuple[str, ...], drivers: tuple[str, ...]
 ) -> None:
-    found = verdict(*gpu(1, 1, drivers=drivers, group=12), NIC, NVME, more=more)
-    assert len(found.refusals) == 1
-    assert found.of_host == found.refusals
+    outcome = verdict(*gpu(1, 1, drivers=drivers, group=12), NIC, NVME, more=more)
+    assert len(outcome.refusals) == 1
+    assert outcome.of_host == outcome.refusals
 
 
 def test_what_contradicts_in_the_inventory_is_refused_for_all_hosts() -> None:
     twice = verdict(*gpu(1, 1), settings=asked(boards=["0000:01:00.0", "0000:00/01.0/00"]))
     nothing = verdict(NIC, NVME, replace(NIC, place="pci0000:00/0000:00:1d.0"), settings=asked(boards=["0000:00:1d.0"]))
-    for found in (twice, nothing):
-        assert found.refusals
-        assert set(found.refusals) - set(found.of_host)
+    for outcome in (twice, nothing):
+        assert outcome.refusals
+        assert set(outcome.refusals) - set(outcome.of_host)
 
 
 def test_one_dead_board_keeps_no_other_from_the_node_at_a_boot() -> None:
@@ -261,8 +261,8 @@ def claim(kind: ClaimKind, source: str, **changes: object) -> Claim:
     ],
 )
 def test_who_takes_a_chosen_board_away_is_refused_for_its_host(rival: Claim, words: str) -> None:
-    found = verdict(*gpu(1, 1), NIC, NVME, claims=(rival,))
-    (refusal,) = found.of_host
+    outcome = verdict(*gpu(1, 1), NIC, NVME, claims=(rival,))
+    (refusal,) = outcome.of_host
     assert rival.source in refusal
     assert words in refusal
     assert "0000:01:00.0" in refusal
@@ -280,9 +280,9 @@ def test_who_takes_a_chosen_board_away_is_refused_for_its_host(rival: Claim, wor
     ],
 )
 def test_who_may_take_a_chosen_board_is_named_in_a_warning(rival: Claim) -> None:
-    found = verdict(*gpu(1, 1), NIC, NVME, claims=(rival,))
-    assert found.refusals == ()
-    (warning,) = [each for each in found.warnings if rival.source in each]
+    outcome = verdict(*gpu(1, 1), NIC, NVME, claims=(rival,))
+    assert outcome.refusals == ()
+    (warning,) = [each for each in outcome.warnings if rival.source in each]
     assert "of board 0000:01:00.0" in warning
     elsewhere = verdict(*gpu(1, 5), NIC, NVME, claims=(replace(rival, models=frozenset()),))
     assert not any(rival.source in each for each in elsewhere.warnings if rival.places)

@@ -16,10 +16,10 @@ from facts.packages import HeldPackages
 
 
 def refusals(*held: str) -> list[str]:
-    found = Findings()
+    findings = Findings()
     state: Any = SimpleNamespace(held_packages=held)
-    judge_packages(state, found)
-    return list(found.refusals)
+    judge_packages(state, findings)
+    return list(findings.refusals)
 
 
 def test_packages_that_apt_would_refuse_are_named_with_the_way_out() -> None:

@@ -129,8 +129,8 @@ def test_a_file_that_was_only_touched_is_what_it_was(tmp_path: Path, archive: Pa
 
 
 def test_every_template_but_grubs_lands_on_a_path_of_the_manifest() -> None:
-    found = {f"/{path.relative_to(TEMPLATES)}"[:-3] for path in TEMPLATES.rglob("*.j2")}
-    assert {path for path in found if not path.startswith("/etc/default/grub.d/")} <= set(FILES)
+    templates = {f"/{path.relative_to(TEMPLATES)}"[:-3] for path in TEMPLATES.rglob("*.j2")}
+    assert {path for path in templates if not path.startswith("/etc/default/grub.d/")} <= set(FILES)
 
 
 def test_nobody_else_has_a_file_of_our_names_where_everybodys_files_are() -> None:
@@ -188,7 +188,7 @@ def test_a_host_that_was_converted_has_no_former_files_of_ours() -> None:
     assert legacy_files.ours({path: FileText(WRITTEN[path]), BLACKLIST.path: FileText("")}, PAST) == ()
 
 
-def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_told() -> None:
+def test_a_link_that_an_earlier_version_wrote_through_stays_and_is_reported() -> None:
     path = "/etc/modprobe.d/nvidia.conf"
     texts = {path: FileText(WRITTEN[path], "/etc/nvidia/current/nvidia-modprobe.conf")}
     assert legacy_files.ours(texts, PAST) == ()

@@ -239,7 +239,7 @@ def test_another_key_than_the_recorded_one_is_named(node: Node) -> None:
     assert node.state() == "changed"
 
 
-def test_a_key_that_others_may_read_is_named_and_mended(node: Node) -> None:
+def test_a_key_that_others_may_read_is_named_and_its_mode_fixed(node: Node) -> None:
     node.make()
     node.key.chmod(0o644)
     assert node.state() == "mode"
@@ -247,7 +247,7 @@ def test_a_key_that_others_may_read_is_named_and_mended(node: Node) -> None:
     assert node.state() == "ok"
 
 
-def test_a_key_of_another_owner_is_mended_too(node: Node) -> None:
+def test_the_owner_of_a_key_is_fixed_too(node: Node) -> None:
     node.make()
     os.chown(node.key, 65534, 65534)
     assert node.state() == "mode"
@@ -410,13 +410,13 @@ def test_a_secret_that_somebody_else_made_stays(node: Node, value: bytes) -> Non
 
 
 def test_no_secret_is_an_argument_or_printed(node: Node) -> None:
-    said = node.secret("apply", "db", "stdin", stdin=b"hunter2\n")
-    said += node.secret("apply", "made", "generated")
-    said += node.secret("check", "db", "none")
+    output = node.secret("apply", "db", "stdin", stdin=b"hunter2\n")
+    output += node.secret("apply", "made", "generated")
+    output += node.secret("check", "db", "none")
     made = node.stored("made")
     assert made is not None
     for secret in ("hunter2", made.decode()):
-        assert secret not in said
+        assert secret not in output
         assert secret not in node.argv()
 
 

@@ -48,9 +48,9 @@ def read(
 
 
 def refusals(store: SecretStoreState) -> list[str]:
-    found = Findings()
-    judge_secrets(store, found)
-    return found.refusals
+    findings = Findings()
+    judge_secrets(store, findings)
+    return findings.refusals
 
 
 @pytest.mark.parametrize("secrets", [(), NAMES, ("other",), (*NAMES, "other")])
@@ -71,7 +71,9 @@ def test_a_secret_of_others_whose_data_is_gone_keeps_nobody_from_a_deploy(tmp_pa
 
 
 @pytest.mark.parametrize("secrets", [("gevulot-db-url",), ("other",)])
-def test_data_that_is_no_json_is_refused_whoever_has_secrets_there(tmp_path: Path, secrets: tuple[str, ...]) -> None:
+def test_data_that_is_no_json_is_refused_also_where_others_have_secrets(
+    tmp_path: Path, secrets: tuple[str, ...]
+) -> None:
     (text,) = refusals(read(tmp_path, secrets=secrets, marks=("no-json",)))
     assert "which cannot be read" in text
 

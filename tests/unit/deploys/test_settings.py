@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from deploys import settings
 from deploys.inputs import secret_sources
+from deploys.inputs.addresses import Endpoint
 from deploys.settings import PREFIX, HostSettings, Settings, SettingsError, read, read_all, read_host
 from pcibind.model.request import Selector
 from tests.unit.deploys.recorded import PUBLIC_KEY
@@ -39,12 +40,12 @@ DEFAULTS: dict[str, Any] = {
     "postgres_password": None,
     "postgres_port": 5432,
     "rust_log": "warn,gevulot=debug,sqlx=error",
-    "p2p_listen": "127.0.0.1:9999",
+    "p2p_listen": Endpoint.parse("127.0.0.1:9999"),
     "p2p_advertised": None,
     "peers": (),
     "p2p_discovery": (),
-    "json_rpc_listen": "127.0.0.1:9944",
-    "healthcheck_listen": "127.0.0.1:8888",
+    "json_rpc_listen": Endpoint.parse("127.0.0.1:9944"),
+    "healthcheck_listen": Endpoint.parse("127.0.0.1:8888"),
     "metrics_listen": None,
     "http_port": 9995,
     "vsock_listen_port": 8080,
@@ -160,7 +161,7 @@ def test_a_wrong_value_is_refused_with_host_key_value_and_expectation(key: str, 
         ("storage_directory", "gevulot_storage_directory"),
     ],
 )
-def test_a_slip_in_a_key_is_answered_with_what_was_meant(key: str, meant: str) -> None:
+def test_a_typo_in_a_key_is_answered_with_the_intended_key(key: str, meant: str) -> None:
     with pytest.raises(SettingsError, match=rf"gpu1: {key}: unknown key.* {meant}\b"):
         read("gpu1", {"gevulot_psk_passphrase": PASSPHRASE, key: "x"})
 
@@ -195,16 +196,16 @@ def test_no_part_of_a_secret_url_is_shown(password: str) -> None:
 
 
 def test_checked_secrets_print_as_stars() -> None:
-    found = checked(postgres_password="hunter2")
-    assert PASSPHRASE not in repr(found)
-    assert "hunter2" not in repr(found)
-    assert found.postgres_password == SecretStr("hunter2")
+    node = checked(postgres_password="hunter2")
+    assert PASSPHRASE not in repr(node)
+    assert "hunter2" not in repr(node)
+    assert node.postgres_password == SecretStr("hunter2")
 
 
 def test_a_secret_may_be_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEVULOT_TEST_SECRET", PASSPHRASE)
-    found = checked(psk_passphrase=secret_sources.from_environment("GEVULOT_TEST_SECRET"))
-    assert found.psk_passphrase.get_secret_value() == PASSPHRASE
+    node = checked(psk_passphrase=secret_sources.from_environment("GEVULOT_TEST_SECRET"))
+    assert node.psk_passphrase.get_secret_value() == PASSPHRASE
 
 
 def test_a_secret_whose_variable_is_not_set_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +271,7 @@ def test_a_passphrase_that_can_be_guessed_is_refused() -> None:
     assert checked(psk_passphrase="8 signs!").psk_passphrase.get_secret_value() == "8 signs!"
 
 
-def test_a_passphrase_that_only_begins_like_the_public_one_is_taken_as_it_stands() -> None:
+def test_a_passphrase_that_only_starts_like_the_public_one_is_accepted() -> None:
     own = "Pack my box with our forty purple reeds and a lamp."
     assert checked(psk_passphrase=own).psk_passphrase.get_secret_value() == own
 
@@ -306,7 +307,7 @@ def test_what_is_no_database_url_is_refused(url: str) -> None:
         "postgres://gevulot:x@[::1/gevulot",
     ],
 )
-def test_a_database_url_that_later_steps_could_not_take_apart_is_refused(url: str) -> None:
+def test_a_database_url_that_its_readers_parse_differently_is_refused(url: str) -> None:
     assert "gevulot_postgres_url is (hidden): expected postgres://user:password@host:port/name" in refusal(
         postgres_url=url
     )
@@ -331,7 +332,7 @@ def test_a_directory_of_its_own_is_taken_for_the_storage(directory: str) -> None
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8888", "[::1]:8888", "127.3.2.1:8889"])
 def test_the_health_check_may_listen_on_loopback(address: str) -> None:
-    assert checked(healthcheck_listen=address).healthcheck_listen == address
+    assert checked(healthcheck_listen=address).healthcheck_listen == Endpoint.parse(address)
 
 
 def test_ids_for_vfio_without_a_board_are_refused() -> None:
@@ -357,8 +358,8 @@ def test_the_problems_of_all_hosts_and_keys_are_reported_at_once() -> None:
 
 
 def test_right_data_gives_the_settings_of_each_host() -> None:
-    found = read_all([("one", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_http_port": 1})], read)
-    assert found["one"].http_port == 1
+    by_host = read_all([("one", {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_http_port": 1})], read)
+    assert by_host["one"].http_port == 1
 
 
 @pytest.mark.parametrize(
@@ -377,7 +378,7 @@ def test_listening_outside_of_loopback_needs_the_networks_of_peers(listen: str) 
     text = refusal(p2p_listen=listen)
     assert f"gevulot_peers is not set, but gevulot_p2p_listen is '{listen}'" in text
     assert "expected the networks that may reach ports 9999 and 9995: set gevulot_peers" in text
-    assert checked(p2p_listen=listen, peers=["192.0.2.0/24"]).p2p_listen == listen
+    assert checked(p2p_listen=listen, peers=["192.0.2.0/24"]).p2p_listen == Endpoint.parse(listen)
 
 
 def test_an_advertised_address_needs_one_that_peers_can_reach() -> None:
@@ -393,19 +394,19 @@ def test_networks_of_peers_without_an_address_that_they_can_reach_are_refused() 
 
 
 def test_everybody_is_written_out_and_alone() -> None:
-    found = checked(p2p_listen="0.0.0.0:9999", peers=("any",))
-    assert found.open_to_any
-    assert found.peer_networks == ()
+    node = checked(p2p_listen="0.0.0.0:9999", peers=("any",))
+    assert node.open_to_any
+    assert node.peer_networks == ()
     assert "expected ('any',) alone" in refusal(p2p_listen="0.0.0.0:9999", peers=("any", "192.0.2.0/24"))
     halves = ("0.0.0.0/1", "128.0.0.0/1")
     assert "names networks that together are everybody" in refusal(p2p_listen="0.0.0.0:9999", peers=halves)
 
 
 def test_networks_are_read_as_networks_and_those_inside_of_others_are_left_out() -> None:
-    found = checked(
+    node = checked(
         p2p_listen="[::]:9999", peers=["2001:db8::/32", "10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "192.0.2.7"]
     )
-    assert [str(each) for each in found.peer_networks] == ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]
+    assert [str(each) for each in node.peer_networks] == ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]
 
 
 @given(
@@ -414,11 +415,10 @@ def test_networks_are_read_as_networks_and_those_inside_of_others_are_left_out()
 )
 def test_every_address_with_a_port_can_be_listened_on(address: Any, port: int) -> None:
     text = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
-    peers = () if settings.is_loopback(text) else ("192.0.2.0/24",)
     reached = getattr(address, "ipv4_mapped", None) or address
     assume(not reached.is_multicast and str(reached) != "255.255.255.255")
-    assert checked(p2p_listen=text, peers=peers).p2p_listen == text
-    assert settings.port_of(text) == port
+    listen = checked(p2p_listen=text, peers=() if reached.is_loopback else ("192.0.2.0/24",)).p2p_listen
+    assert (listen.address, listen.port, str(listen)) == (reached, port, text)
 
 
 @given(st.text(max_size=40))
@@ -486,8 +486,8 @@ def test_the_environment_has_what_is_set_and_nothing_that_is_not() -> None:
 
 
 def test_the_environment_holds_no_secret() -> None:
-    found = checked(postgres_password="hunter2").environment()
-    assert not {PASSPHRASE, "hunter2"} & set(found.values())
+    environment = checked(postgres_password="hunter2").environment()
+    assert not {PASSPHRASE, "hunter2"} & set(environment.values())
 
 
 def test_ports_that_only_the_node_may_reach_are_closed_outside() -> None:
@@ -496,9 +496,9 @@ def test_ports_that_only_the_node_may_reach_are_closed_outside() -> None:
 
 
 def test_the_key_lies_outside_of_what_the_node_serves() -> None:
-    found = checked(storage_directory="/srv/node")
-    assert not found.key_directory.startswith(found.data_directory)
-    assert (found.data_directory, found.key_directory, found.postgres_directory) == (
+    node = checked(storage_directory="/srv/node")
+    assert not node.key_directory.startswith(node.data_directory)
+    assert (node.data_directory, node.key_directory, node.postgres_directory) == (
         "/srv/node/data",
         "/srv/node/key",
         "/srv/node/postgres",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploys import scripts, settings
+from deploys.inputs.addresses import Endpoint
 from deploys.manifest import NODE_UNIT
 from deploys.operations import units
 
@@ -120,16 +121,14 @@ def test_a_node_that_runs_must_answer_again_after_the_restart_of_what_it_require
     [("127.0.0.1:8888", "127.0.0.1 8888"), ("[::1]:8888", "::1 8888"), ("0.0.0.0:9944", "0.0.0.0 9944")],
 )
 def test_an_answer_is_a_connection_to_where_the_program_listens(address: str, words: str) -> None:
-    assert units.expect_listener(address, 5).command.endswith(f" {words}")
+    assert units.expect_listener(Endpoint.parse(address), 5).command.endswith(f" {words}")
 
 
-def test_a_program_that_listens_is_seen_to_answer() -> None:
+def test_the_check_of_a_listener_passes_while_it_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert subprocess.run(units.expect_listener(address, 5).command, shell=True).returncode == 0
-    assert (
-        subprocess.run(units.expect_listener(address, 5).command, shell=True, stderr=subprocess.DEVNULL).returncode != 0
-    )
+        command = units.expect_listener(Endpoint.parse(f"127.0.0.1:{server.getsockname()[1]}"), 5).command
+        assert subprocess.run(command, shell=True).returncode == 0
+    assert subprocess.run(command, shell=True, stderr=subprocess.DEVNULL).returncode != 0
 
 
 def test_a_node_that_executes_nothing_is_asked_where_it_listens_for_calls() -> None:

@@ -34,9 +34,9 @@ def asked(directory: str = OWN, **keys: Any) -> settings.Settings:
 
 
 def refusals(storage: Storage, directory: str = OWN, key_state: str = "missing", **keys: Any) -> list[str]:
-    found = Findings()
-    judge_storage(storage, asked(directory, **keys), key_state, found)
-    return found.refusals
+    findings = Findings()
+    judge_storage(storage, asked(directory, **keys), key_state, findings)
+    return findings.refusals
 
 
 def test_a_directory_that_is_not_there_yet_is_accepted() -> None:
@@ -132,7 +132,7 @@ def test_a_volume_that_cannot_keep_the_nodes_data_is_refused(change: dict[str, A
      ("ext4 rw,relatime /", "ActiveState=active\nFragmentPath=", False),
      ("ext4 rw,relatime /data", "", False)],
 )  # fmt: skip
-def test_a_volume_that_no_boot_mounts_is_told_from_the_others(
+def test_a_volume_that_no_boot_mounts_is_distinguished_from_the_others(
     place: Path, monkeypatch: pytest.MonkeyPatch, volume: str, shown: str, by_hand: bool
 ) -> None:
     programs = {"findmnt": volume, "systemd-escape": "data.mount", "systemctl": shown, "dpkg-query": ""}
@@ -188,24 +188,24 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_path_that_is_not_there_yet_is_read_with_its_parents_and_its_volume(place: Path) -> None:
-    found = read(place / "a/b")
-    assert found.real == f"{place}/a/b"
-    assert (found.parents[f"{place}/a/b"], found.parents[str(place)]) == ("missing", "directory")
-    assert found.file_system
-    assert "rw" in found.options
-    assert not found.used
+    storage = read(place / "a/b")
+    assert storage.real == f"{place}/a/b"
+    assert (storage.parents[f"{place}/a/b"], storage.parents[str(place)]) == ("missing", "directory")
+    assert storage.file_system
+    assert "rw" in storage.options
+    assert not storage.used
 
 
 def test_what_lies_in_it_is_read_unless_the_deployed_node_uses_it(place: Path) -> None:
     (place / "s/some thing").mkdir(parents=True)
     assert read(place / "s").entries == ("some thing",)
     (place / "quadlet").write_text(f"[Unit]\nRequiresMountsFor={place}/s\n")
-    found = read(place / "s", place / "quadlet")
-    assert (found.used, found.entries) == (True, ())
+    storage = read(place / "s", place / "quadlet")
+    assert (storage.used, storage.entries) == (True, ())
     assert not read(place / "s/some", place / "quadlet").used
 
 
-def test_links_are_told_from_directories_and_from_links_to_nothing(place: Path) -> None:
+def test_links_are_distinguished_from_directories_and_from_links_to_nothing(place: Path) -> None:
     (place / "disk").mkdir()
     (place / "s").symlink_to(place / "disk")
     (place / "gone").symlink_to(place / "nothing")
@@ -215,12 +215,12 @@ def test_links_are_told_from_directories_and_from_links_to_nothing(place: Path) 
     assert read(place / "plain/x").parents[f"{place}/plain"] == "file"
 
 
-def test_a_database_is_told_from_other_files_and_who_works_in_it_is_found(place: Path) -> None:
+def test_a_database_is_distinguished_from_other_files_and_its_users_are_found(place: Path) -> None:
     (place / "postgres/base").mkdir(parents=True)
     assert read(place).foreign
     (place / "postgres/PG_VERSION").write_text("16\n")
-    found = read(place)
-    assert (found.foreign, found.users) == (False, ())
+    storage = read(place)
+    assert (storage.foreign, storage.users) == (False, ())
     with subprocess.Popen(["sleep", "60"], cwd=place / "postgres") as process:
         users = read(place).users
         process.kill()

@@ -23,6 +23,7 @@ FIREWALL = "etc/systemd/system/gevulot-firewall.service"
 NODE: dict[str, Any] = {
     "socket": "/run/gevulot-postgres/socket",
     "image": IMAGE, "auto_update": False, "own_postgres": True, "gpu": "display",
+    "devices": "/run/pcibind/devices.env",
     "seccomp_profile": "", "allow_vsock": True, "storage": "/srv/node", "data": "/srv/node/data", "start_timeout": 1800,
 }  # fmt: skip
 MIGRATE: dict[str, Any] = {
@@ -70,8 +71,8 @@ def keys(text: str) -> list[str]:
 
 
 def test_every_template_is_rendered_here() -> None:
-    found = {str(path.relative_to(TEMPLATES))[:-3] for path in TEMPLATES.rglob("*.j2")}
-    assert found == set(VARIABLES)
+    templates = {str(path.relative_to(TEMPLATES))[:-3] for path in TEMPLATES.rglob("*.j2")}
+    assert templates == set(VARIABLES)
 
 
 @pytest.mark.parametrize("path", [path for path in VARIABLES if path not in (PROGRAM, ALLOW_VSOCK)])
@@ -173,7 +174,7 @@ def test_the_container_has_the_directory_of_the_hand_over_and_not_the_keys() -> 
     ]
 
 
-def test_each_start_of_the_node_begins_a_hand_over_of_its_own_and_each_end_ends_it() -> None:
+def test_each_start_of_the_node_starts_its_own_hand_over_and_each_end_ends_it() -> None:
     lines = keys(render(f"{SYSTEMD}/gevulot-node.container"))
     assert "ExecStartPre=/usr/bin/systemctl restart gevulot-key.service" in lines
     assert "ExecStopPost=-/usr/bin/systemctl stop gevulot-key.service" in lines
@@ -312,7 +313,7 @@ def test_a_migration_that_failed_is_tried_again_after_a_long_pause_and_starts_th
     lines = keys(render(MIGRATION))
     assert {"Restart=on-failure", "RestartSec=180", "StartLimitIntervalSec=0"} <= set(lines)
     assert "ExecStartPost=-/usr/bin/systemctl start --no-block gevulot-node.service" in lines
-    # With Wants= systemd starts the node, and with it the migration, at once when the pause begins: a loop.
+    # With Wants= systemd starts the node, and with it the migration, at once when the pause starts: a loop.
     assert not any(line.startswith(("Wants=gevulot-node", "OnSuccess=")) for line in lines)
 
 

@@ -110,13 +110,13 @@ def deployed(
         if former
         else ["deployed node" if has_node else "deployed gpu_host"]
     )
-    said = [line for line in remains or before(*functions, archived=archived) if line != "deployed node"]
+    recorded_lines = [line for line in remains or before(*functions, archived=archived) if line != "deployed node"]
 
     # What was done to the host so far, by the words of the commands that did it.
     done: set[str] = set()
 
-    def does(word: str, said: str = "") -> r.Answer:
-        return r.Answer(lambda: done.add(word) or said)
+    def does(word: str, printed: str = "") -> r.Answer:
+        return r.Answer(lambda: done.add(word) or printed)
 
     def command_line() -> list[str]:
         live = "" if host.rebooted else r.ARGUMENTS
@@ -131,7 +131,7 @@ def deployed(
         return lines
 
     answers: dict[str | re.Pattern[str], Any] = {
-        "echo privileged": [*said[:1], *known_as, *said[1:]],
+        "echo privileged": [*recorded_lines[:1], *known_as, *recorded_lines[1:]],
         "/etc/pcibind/*.toml": toml,
         "pcibind release": {"success": False, "stderr": PCIBIND_SAYS} if refuses else does("release"),
         "systemctl stop": does("stop"),
@@ -217,7 +217,7 @@ _RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "again": ('("@fake/done", t.undone(t.r.DEBIAN)), ("@fake/grubby", t.undone(t.r.FEDORA))', ("--dry", "--json")),
     "again applied": ('("@fake/done", t.undone(t.r.DEBIAN)),', ("-y",)),
     "refusing": (
-        '("@fake/held", t.deployed(t.r.DEBIAN, refuses=True)), ("@fake/well", t.deployed(t.r.DEBIAN))', ("-y",)
+        '("@fake/held", t.deployed(t.r.DEBIAN, refuses=True)), ("@fake/ready", t.deployed(t.r.DEBIAN))', ("-y",)
     ),
     "never deployed": ('("@fake/bare", t.never_deployed("privileged")),', ("-y",)),
     "no record": ('("@fake/lost", t.never_deployed("privileged", "trace /usr/local/lib/pcibind")),', ("-y",)),
@@ -275,8 +275,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
 
 
 def index(commands: list[str], part: str) -> int:
-    (found,) = [number for number, each in enumerate(commands) if part in each]
-    return found
+    (places,) = [number for number, each in enumerate(commands) if part in each]
+    return places
 
 
 @pytest.mark.parametrize("name", _RUNS)
@@ -303,7 +303,7 @@ def test_every_operation_that_ran_was_in_the_plan(runs: dict[str, Run], host: st
 
 
 @pytest.mark.parametrize("host", FAMILIES)
-def test_the_plan_names_what_is_decided_only_later(runs: dict[str, Run], host: str) -> None:
+def test_the_plan_names_what_the_run_decides(runs: dict[str, Run], host: str) -> None:
     assert {
         "Return the boards to their drivers | Give the boards back to their drivers",
         "Remove pcibind | Reload systemd",
@@ -368,7 +368,7 @@ def test_nothing_of_the_data_is_touched(runs: dict[str, Run]) -> None:
     assert [command for command in commands if any(word in command for word in kept)] == []
 
 
-def test_at_the_end_it_is_said_what_stays_and_how_it_is_removed(runs: dict[str, Run]) -> None:
+def test_the_end_lists_what_stays_and_how_to_remove_it(runs: dict[str, Run]) -> None:
     output = runs["apply"].output
     assert "What stays on @fake/debian" in output
     for part in ("/var/lib/gevulot/key", "Only a backup can restore a lost key", "podman secret rm", "packages"):
@@ -389,8 +389,8 @@ def test_when_pcibind_refuses_its_words_are_quoted_and_nothing_of_it_is_removed(
 
 def test_a_host_that_pcibind_refused_stops_the_reboots_of_the_others(runs: dict[str, Run]) -> None:
     run = runs["refusing"]
-    assert not any("systemctl reboot" in command for command in run.commands("well"))
-    assert "[@fake/well] not rebooted because @fake/held failed" in run.output
+    assert not any("systemctl reboot" in command for command in run.commands("ready"))
+    assert "[@fake/ready] not rebooted because @fake/held failed" in run.output
 
 
 def test_a_host_that_was_never_deployed_has_nothing_to_undo(runs: dict[str, Run]) -> None:
@@ -447,7 +447,7 @@ def test_pcibind_stays_for_boards_of_the_operators_own(runs: dict[str, Run]) -> 
     assert [command for command in commands if any(path in command for path in kept)] == []
 
 
-def test_without_permission_the_reboot_is_told_and_nothing_is_compared(runs: dict[str, Run]) -> None:
+def test_without_permission_the_pending_reboot_is_reported_and_nothing_is_compared(runs: dict[str, Run]) -> None:
     run = runs["never"]
     assert run.exit_code == 0, run.output
     assert not any("systemctl reboot" in command for command in run.commands("one"))
@@ -490,7 +490,7 @@ def test_a_host_that_an_earlier_version_deployed_goes_back_from_its_files(runs: 
     assert not [each for each in commands if "modules-load.d/vfio.conf" in each], "somebody else's"
 
 
-def test_a_board_that_is_gone_is_told_and_is_no_error(runs: dict[str, Run]) -> None:
+def test_a_board_that_is_gone_is_reported_and_is_no_error(runs: dict[str, Run]) -> None:
     run = runs["board gone"]
     assert run.exit_code == 0, run.output
     assert "[@fake/one] board 0000:00/02.0/00 (10de:2684 10de:22ba) was there before the first deploy" in run.output
@@ -503,7 +503,7 @@ def test_only_a_drop_in_with_a_deploys_own_text_is_taken_away(runs: dict[str, Ru
 
 
 @pytest.mark.parametrize("host", ["one", "two"])
-def test_a_host_without_a_node_goes_back_by_the_same_steps_and_nothing_is_said_of_a_node(
+def test_a_host_without_a_node_is_undone_by_the_same_steps_and_no_node_is_mentioned(
     runs: dict[str, Run], host: str
 ) -> None:
     run = runs["gpu host"]
@@ -514,10 +514,10 @@ def test_a_host_without_a_node_goes_back_by_the_same_steps_and_nothing_is_said_o
     assert "pcibind release" in commands[index(commands, "pcibind release")]
     assert any(manifest.PCIBIND_BOARDS.path in each for each in commands)
     assert f"rm -rf {manifest.DEPLOYED}" in commands or f"rm -f {manifest.DEPLOYED}" in commands
-    said = run.output[run.output.index("What stays on") :]
-    assert "so that a deploy gives the same host again" in said
-    assert "the record of the host as it was, in /var/lib/gpu-host" in said
-    assert "node" not in said.partition("Results")[0]
+    remains = run.output[run.output.index("What stays on") :]
+    assert "so that a deploy gives the same host again" in remains
+    assert "the record of the host as it was, in /var/lib/gpu-host" in remains
+    assert "node" not in remains.partition("Results")[0]
 
 
 def test_a_host_that_only_an_earlier_version_deployed_goes_back_under_its_names(runs: dict[str, Run]) -> None:

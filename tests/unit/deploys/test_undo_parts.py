@@ -41,7 +41,7 @@ def read(*functions: Pci) -> Topology:
     return topology_text.parse(topology(*functions))
 
 
-def past(*functions: Pci, **changes: Any) -> Baseline:
+def baseline(*functions: Pci, **changes: Any) -> Baseline:
     known = [FunctionBaseline(each.path, each.model, each.driver, None) for each in read(*functions).functions]
     return replace(PAST, functions=tuple(known), **changes)
 
@@ -137,7 +137,7 @@ def test_a_deploys_argument_that_is_left_is_wrong() -> None:
     assert marks(CommandLines(OFF, ())) == [True, False]
 
 
-def test_what_others_changed_on_the_command_line_is_only_told() -> None:
+def test_what_others_changed_on_the_command_line_is_reported_and_no_failure() -> None:
     lines = CommandLines((*OFF, "hugepages=9"), ((*OFF, "hugepages=9"),))
     live, configured = comparison.command_lines(PAST, lines)
     assert (live.passed, configured.passed) == (None, None)
@@ -156,22 +156,22 @@ def test_what_others_changed_on_the_command_line_is_only_told() -> None:
     ],
 )
 def test_every_function_has_the_driver_that_it_had(now: list[Pci], right: list[bool | None]) -> None:
-    assert [check.passed for check in comparison.functions(past(*gpu(1, 1)), read(*now))] == right
+    assert [check.passed for check in comparison.functions(baseline(*gpu(1, 1)), read(*now))] == right
 
 
 def test_an_override_that_was_not_there_is_wrong() -> None:
     now = read(*gpu(1, 1))
     functions = tuple(each._replace(driver_override="vfio-pci") for each in now.functions)
-    assert comparison.functions(past(*gpu(1, 1)), Topology(functions))[0].passed is False
+    assert comparison.functions(baseline(*gpu(1, 1)), Topology(functions))[0].passed is False
 
 
-def test_a_board_that_its_operator_keeps_bound_is_told() -> None:
-    rows = comparison.functions(past(*gpu(1, 1)), read(*gpu(1, 1, drivers=BOUND)), kept=("0000:00/01.0/00",))
+def test_a_board_that_its_operator_keeps_bound_is_reported() -> None:
+    rows = comparison.functions(baseline(*gpu(1, 1)), read(*gpu(1, 1, drivers=BOUND)), kept=("0000:00/01.0/00",))
     assert [row.passed for row in rows] == [True, None]
 
 
 def test_a_board_that_is_gone_is_a_sentence() -> None:
-    assert comparison.hardware(past(*gpu(1, 1), *gpu(2, 2)), read(*gpu(1, 1), gpu(2, 2)[0])) == [
+    assert comparison.hardware(baseline(*gpu(1, 1), *gpu(2, 2)), read(*gpu(1, 1), gpu(2, 2)[0])) == [
         "board 0000:00/02.0/00 (10de:2684 10de:22ba) was there before the first deploy and is not there now"
     ]
 
@@ -210,13 +210,13 @@ def test_only_host_data_that_an_undo_needs_is_read_mistyped_keys_included() -> N
 
 def test_a_host_that_no_deploy_supports_any_more_can_still_be_left() -> None:
     sealed = replace(recorded.DEBIAN, boot=("grub", "uki"))
-    found = tools_of(platform.parse(recorded.platform(sealed)))
-    assert isinstance(found, Family)
-    assert (found.initramfs, found.boot) == ("initramfs-tools", "grub")
+    tools = tools_of(platform.parse(recorded.platform(sealed)))
+    assert isinstance(tools, Family)
+    assert (tools.initramfs, tools.boot) == ("initramfs-tools", "grub")
     both = replace(recorded.DEBIAN, tools=(*recorded.DEBIAN.tools, "dracut"), hooks=("dracut",))
-    found = tools_of(platform.parse(recorded.platform(both)))
-    assert isinstance(found, Family)
-    assert found.initramfs == "initramfs-tools"
+    tools = tools_of(platform.parse(recorded.platform(both)))
+    assert isinstance(tools, Family)
+    assert tools.initramfs == "initramfs-tools"
 
 
 @pytest.mark.parametrize(
@@ -337,6 +337,6 @@ def test_a_failed_release_quotes_pcibind_and_says_what_to_do(tmp_path: Path) -> 
     assert "then run the undo again" in second
 
 
-def test_a_release_that_succeeds_says_what_pcibind_said(tmp_path: Path) -> None:
+def test_a_release_that_succeeds_prints_the_output_of_pcibind(tmp_path: Path) -> None:
     done = sh(stand_in(tmp_path, "echo released"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "released\n", "")

@@ -1,4 +1,4 @@
-"""The models that vfio-pci is told of: the operator's stay, ours come and go."""
+"""The models that vfio-pci gets: the operator's stay, ours come and go."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lines(*arguments: str) -> CommandLines:
 
 
 @pytest.mark.parametrize(
-    ("past", "found"),
+    ("baseline", "ids"),
     [
         (None, []),  # never deployed: a hand-made argument for the same card is the operator's
         (PAST, [OURS]),
@@ -33,12 +33,12 @@ def lines(*arguments: str) -> CommandLines:
         (replace(PAST, arguments=None, configured=(("ro", OURS),)), []),
     ],
 )
-def test_an_argument_is_ours_where_the_record_says_so(past: Baseline | None, found: list[str]) -> None:
-    assert vfio_ids.ours(("ro", OURS, THEIRS), past, BOARDS) == found
+def test_an_argument_is_ours_where_the_record_says_so(baseline: Baseline | None, ids: list[str]) -> None:
+    assert vfio_ids.ours(("ro", OURS, THEIRS), baseline, BOARDS) == ids
 
 
 @pytest.mark.parametrize(
-    ("found", "past", "options", "own"),
+    ("ids", "baseline", "options", "own"),
     [
         (lines(), None, {}, ()),
         (lines(THEIRS), None, {}, ("1000:0072",)),
@@ -54,9 +54,9 @@ def test_an_argument_is_ours_where_the_record_says_so(past: Baseline | None, fou
     ],
 )  # fmt: skip
 def test_the_operators_own_models_are_found_wherever_they_are_set(
-    found: CommandLines | None, past: Baseline | None, options: dict[str, tuple[str, ...]], own: tuple[str, ...]
+    ids: CommandLines | None, baseline: Baseline | None, options: dict[str, tuple[str, ...]], own: tuple[str, ...]
 ) -> None:
-    assert vfio_ids.own(found, past, options, BOARDS) == own
+    assert vfio_ids.own(ids, baseline, options, BOARDS) == own
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_an_undo_takes_away_what_is_on_record_and_nothing_else() -> None:
 
 
 def test_the_record_of_the_arguments_is_read_beside_that_of_the_host() -> None:
-    found = parse(r.before(f"iommu=pt {OURS}")).past
-    assert found is not None
-    assert found.arguments == ("iommu=pt", OURS)
+    record = parse(r.before(f"iommu=pt {OURS}")).past
+    assert record is not None
+    assert record.arguments == ("iommu=pt", OURS)
     former = parse(r.before(None)).past
     assert former is not None
     assert former.arguments is None

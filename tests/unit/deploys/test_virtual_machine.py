@@ -182,15 +182,15 @@ def start(directory: Path, qemu: str, seconds: int) -> subprocess.Popen[str]:
 
 def left(directory: Path) -> list[str]:
     """The processes that have a program of this directory among their arguments."""
-    found = []
+    remains = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
         if str(directory / "qemu") in words and "-c" not in words:
-            found.append(" ".join(words))
-    return found
+            remains.append(" ".join(words))
+    return remains
 
 
 def test_every_question_is_asked_while_the_input_is_open(tmp_path: Path) -> None:

@@ -195,14 +195,14 @@ except ValueError as error:
 if profile:
     syscall_filter.apply(profile, frozenset())
 words = sys.argv[sys.argv.index("--rootfs") + 3:]
-said = subprocess.run([{python!r}, *words], stdout=subprocess.PIPE, text=True, check=True).stdout
+output = subprocess.run([{python!r}, *words], stdout=subprocess.PIPE, text=True, check=True).stdout
 if host["apparmor"] and options.get("apparmor") != "unconfined":
-    said = "{eacces} " + said.partition(" ")[2]
-print(said, end="")
+    output = "{eacces} " + output.partition(" ")[2]
+print(output, end="")
 """
 
 
-class Host:
+class PodmanHost:
     """A host with a Podman, whose policy can be set; and the program on it."""
 
     def __init__(self, root: Path) -> None:
@@ -223,9 +223,9 @@ class Host:
         self._program.write_text(text.replace('dir="/run"', f'dir="{root}"'))
         self.enforce(OLD)
 
-    def enforce(self, found: Profile | str, apparmor: bool = False) -> None:
+    def enforce(self, profile: Profile | str, apparmor: bool = False) -> None:
         """Let Podman apply a profile (or the text of its file), and AppArmor refuse vsock sockets."""
-        self.profile.write_text(found if isinstance(found, str) else json.dumps(found))
+        self.profile.write_text(profile if isinstance(profile, str) else json.dumps(profile))
         self.say(str(self.profile), apparmor)
 
     def say(self, path: str, apparmor: bool = False) -> None:
@@ -263,13 +263,15 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host(tmp_path)
+def host(tmp_path: Path) -> PodmanHost:
+    return PodmanHost(tmp_path)
 
 
 @kernel
 @pytest.mark.parametrize("acting", ["", "unconfined", None])
-def test_where_the_host_refuses_nothing_the_node_gets_the_hosts_own_policy(host: Host, acting: str | None) -> None:
+def test_where_the_host_refuses_nothing_the_node_gets_the_hosts_own_policy(
+    host: PodmanHost, acting: str | None
+) -> None:
     if acting is not None:
         host.say(acting)
     assert host.start().returncode == 0
@@ -278,7 +280,9 @@ def test_where_the_host_refuses_nothing_the_node_gets_the_hosts_own_policy(host:
 
 
 @kernel
-def test_where_the_host_refuses_the_node_gets_the_hosts_profile_without_that_refusal(host: Host, program: Any) -> None:
+def test_where_the_host_refuses_the_node_gets_the_hosts_profile_without_that_refusal(
+    host: PodmanHost, program: Any
+) -> None:
     host.enforce(NEW)
     done = host.start()
     assert done.returncode == 0, done.stderr
@@ -292,7 +296,7 @@ def test_where_the_host_refuses_the_node_gets_the_hosts_profile_without_that_ref
 
 
 @kernel
-def test_the_next_start_follows_an_update_of_the_hosts_profile(host: Host, program: Any) -> None:
+def test_the_next_start_follows_an_update_of_the_hosts_profile(host: PodmanHost, program: Any) -> None:
     host.start()
     assert host.options == []
     for now in (NEW, REFUSING["alternatives"]):
@@ -305,7 +309,7 @@ def test_the_next_start_follows_an_update_of_the_hosts_profile(host: Host, progr
 
 
 @kernel
-def test_with_a_broken_profile_of_the_host_the_node_is_left_to_podman_and_the_reason_is_named(host: Host) -> None:
+def test_with_a_broken_profile_of_the_host_the_node_is_left_to_podman_and_the_reason_is_named(host: PodmanHost) -> None:
     host.enforce("{ broken")
     done = host.start()
     assert (done.returncode, host.options) == (0, [])
@@ -315,7 +319,7 @@ def test_with_a_broken_profile_of_the_host_the_node_is_left_to_podman_and_the_re
 
 @kernel
 @pytest.mark.parametrize("acting", [OLD, NEW])
-def test_apparmor_is_left_out_only_where_it_refuses_too(host: Host, acting: Profile) -> None:
+def test_apparmor_is_left_out_only_where_it_refuses_too(host: PodmanHost, acting: Profile) -> None:
     host.enforce(acting, apparmor=True)
     assert host.start().returncode == 0
     seccomp = [f"--security-opt=seccomp={host.made}"] if acting is NEW else []
@@ -323,7 +327,7 @@ def test_apparmor_is_left_out_only_where_it_refuses_too(host: Host, acting: Prof
 
 
 @kernel
-def test_where_no_option_helps_the_node_does_not_start_and_the_next_step_is_named(host: Host) -> None:
+def test_where_no_option_helps_the_node_does_not_start_and_the_next_step_is_named(host: PodmanHost) -> None:
     host.enforce(profile(rule(errno.EPERM)))
     done = host.start()
     assert done.returncode == 1
@@ -333,7 +337,7 @@ def test_where_no_option_helps_the_node_does_not_start_and_the_next_step_is_name
 
 
 @kernel
-def test_options_that_open_other_sockets_too_are_refused(host: Host) -> None:
+def test_options_that_open_other_sockets_too_are_refused(host: PodmanHost) -> None:
     # The program's own rule is the only one that could: here it stands for a runtime that reads rules otherwise.
     program = host.root / "allow-vsock"
     text = program.read_text().replace('"op": "SCMP_CMP_EQ"}]', '"op": "SCMP_CMP_GE"}]')
@@ -345,7 +349,7 @@ def test_options_that_open_other_sockets_too_are_refused(host: Host) -> None:
 
 
 @kernel
-def test_podman_cannot_report_the_node_as_started_and_runs_under_the_units_options(host: Host) -> None:
+def test_podman_cannot_report_the_node_as_started_and_runs_under_the_units_options(host: PodmanHost) -> None:
     host.start()
     calls = [json.loads(line) for line in host.log.read_text().splitlines()]
     ((words, environment),) = calls
@@ -355,18 +359,18 @@ def test_podman_cannot_report_the_node_as_started_and_runs_under_the_units_optio
 
 
 @kernel
-def test_a_check_says_whether_a_socket_opens_under_the_operators_profile(host: Host, tmp_path: Path) -> None:
+def test_a_check_says_whether_a_socket_opens_under_the_operators_profile(host: PodmanHost, tmp_path: Path) -> None:
     own = tmp_path / "own.json"
     for acting, opens in ((NEW, False), (OLD, True)):
         own.write_text(json.dumps(acting))
-        found = VsockTrial().process(host.run("check", f"--security-opt=seccomp={own}").stdout.splitlines())
+        trial = VsockTrial().process(host.run("check", f"--security-opt=seccomp={own}").stdout.splitlines())
         reason = "" if opens else "Operation not permitted"
-        assert found == VsockTrialResult(opens, reason, (f"seccomp={own}",))
+        assert trial == VsockTrialResult(opens, reason, (f"seccomp={own}",))
     assert not list(tmp_path.glob("gevulot-vsock-*"))
 
 
 @kernel
-def test_a_check_takes_the_options_of_the_node_that_runs(host: Host) -> None:
+def test_a_check_takes_the_options_of_the_node_that_runs(host: PodmanHost) -> None:
     host.enforce(NEW)
     refused = VsockTrial().process(host.run("check").stdout.splitlines())
     assert (refused.opens, refused.options) == (False, ())
@@ -376,15 +380,15 @@ def test_a_check_takes_the_options_of_the_node_that_runs(host: Host) -> None:
 
 
 @kernel
-def test_a_check_that_could_not_be_made_says_why(host: Host) -> None:
+def test_a_check_that_could_not_be_made_says_why(host: PodmanHost) -> None:
     host.enforce("{ broken")
-    found = VsockTrial().process(host.run("check").stdout.splitlines())
-    assert not found.opens
-    assert found.reason.startswith("not tried: podman run: Error: loading seccomp profile")
+    trial = VsockTrial().process(host.run("check").stdout.splitlines())
+    assert not trial.opens
+    assert trial.reason.startswith("not tried: podman run: Error: loading seccomp profile")
 
 
 @kernel
-def test_the_container_runs_the_python_that_alternatives_choose(host: Host) -> None:
+def test_the_container_runs_the_python_that_alternatives_choose(host: PodmanHost) -> None:
     link = host.root / "python3"
     link.symlink_to("/usr/bin/python3")
     program = host.root / "allow-vsock"
@@ -407,7 +411,7 @@ REFUSING_PODMAN = "if [ \"$1\" = run ]; then echo 1 0 22; else echo '{answer}'; 
     ],
 )
 def test_a_podman_that_gives_no_answer_leaves_the_node_as_it_is_and_the_check_with_a_reason(
-    host: Host, podman: str, reason: str
+    host: PodmanHost, podman: str, reason: str
 ) -> None:
     program = host.root / "allow-vsock"
     program.write_text(program.read_text().replace("LIMIT, CHECK_LIMIT = 120, 90", "LIMIT, CHECK_LIMIT = 1, 1"))
@@ -420,7 +424,7 @@ def test_a_podman_that_gives_no_answer_leaves_the_node_as_it_is_and_the_check_wi
 
 
 @pytest.mark.parametrize("answer", ["null", '{"host": null}', '{"host": {"security": {"seccompProfilePath": null}}}'])
-def test_a_podman_that_names_no_profile_is_named_as_the_reason(host: Host, answer: str) -> None:
+def test_a_podman_that_names_no_profile_is_named_as_the_reason(host: PodmanHost, answer: str) -> None:
     (host.root / "bin/podman").write_text(f"#!/bin/sh\n{REFUSING_PODMAN.format(answer=answer)}\n")
     done = host.start()
     assert done.returncode == 1
@@ -463,7 +467,7 @@ def test_the_check_tries_the_operators_profile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "row"),
+    ("trial", "row"),
     [
         (VsockTrialResult(True, "", ()), ("yes", True)),
         (VsockTrialResult(True, "", ("seccomp=/run/a.json",)), ("yes, with seccomp=/run/a.json", True)),
@@ -472,8 +476,8 @@ def test_the_check_tries_the_operators_profile() -> None:
         (None, ("not tried: there is no Podman", False)),
     ],
 )  # fmt: skip
-def test_the_row_says_what_was_tried(found: VsockTrialResult | None, row: tuple[str, bool]) -> None:
-    made = vsock.check(found, asked(), unit("active"))
+def test_the_row_says_what_was_tried(trial: VsockTrialResult | None, row: tuple[str, bool]) -> None:
+    made = vsock.check(trial, asked(), unit("active"))
     assert (made.name, made.actual, made.passed) == ("the container can open a vsock socket", *row)
 
 

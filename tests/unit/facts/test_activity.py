@@ -29,7 +29,7 @@ INFO = "qemu-system-x86_64: -qmp tcp:localhost:1028,server: info: QEMU waiting f
 UPTIME = 1000
 
 
-class Host:
+class NodeFiles:
     """A host's /proc and /sys below a directory, and the node's logs. The container's group has a group below it."""
 
     def __init__(self, root: Path) -> None:
@@ -70,18 +70,18 @@ class Host:
 
     def look(self, listen: str = NOBODY, pid: str | None = NODE) -> Activity:
         """As the operator's side gets it: through JSON."""
-        found = reader.activity(listen, pid, str(self.logs), VERIFICATION, str(self.root), wait=0)
-        return parse([json.dumps(found)])
+        activity = reader.activity(listen, pid, str(self.logs), VERIFICATION, str(self.root), wait=0)
+        return parse([json.dumps(activity)])
 
     @property
     def failure(self) -> Failure:
-        (found,) = self.look().failures
-        return found
+        (activity,) = self.look().failures
+        return activity
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host(tmp_path)
+def host(tmp_path: Path) -> NodeFiles:
+    return NodeFiles(tmp_path)
 
 
 Answering = Callable[..., str]
@@ -114,13 +114,13 @@ def answering() -> Iterator[Answering]:
         server.server_close()
 
 
-def test_a_log_with_a_time_to_come_is_no_recent_failure(host: Host) -> None:
+def test_a_log_with_a_time_to_come_is_no_recent_failure(host: NodeFiles) -> None:
     host.log(ROM, ROM, ROM, ago=-3600)
     host.log(ROM, ROM, transaction="cd" * 32, ago=-2)
     assert [each.transaction for each in host.look().failures] == ["cd" * 32]
 
 
-def test_a_control_group_that_ends_meanwhile_hides_no_other(host: Host) -> None:
+def test_a_control_group_that_ends_meanwhile_hides_no_other(host: NodeFiles) -> None:
     host.machine("11", seconds=60)
     # As one whose processes the kernel does not list any more.
     (host.group / "gone").mkdir()
@@ -129,12 +129,12 @@ def test_a_control_group_that_ends_meanwhile_hides_no_other(host: Host) -> None:
     assert [each.seconds for each in machines] == [60]
 
 
-def test_a_health_check_that_nobody_answers_has_no_status(host: Host) -> None:
+def test_a_health_check_that_nobody_answers_has_no_status(host: NodeFiles) -> None:
     assert host.look() == Activity(None, age=500, machines=())
 
 
 def test_a_proxy_of_the_environment_is_not_asked_for_the_health(
-    host: Host, answering: Answering, monkeypatch: pytest.MonkeyPatch
+    host: NodeFiles, answering: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", f"http://{NOBODY}")
     assert host.look(answering(204)).health == 204
@@ -150,7 +150,7 @@ def test_a_proxy_of_the_environment_is_not_asked_for_the_health(
     ],
 )
 def test_a_stranger_at_the_health_checks_port_gives_no_status_and_costs_little_time(
-    host: Host, answer: list[bytes], monkeypatch: pytest.MonkeyPatch
+    host: NodeFiles, answer: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "HEALTH_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -171,18 +171,20 @@ def test_a_stranger_at_the_health_checks_port_gives_no_status_and_costs_little_t
         thread.join(10)
 
 
-def test_a_status_of_503_without_a_machine_is_looked_at_twice(host: Host, answering: Answering) -> None:
+def test_a_status_of_503_without_a_machine_is_looked_at_twice(host: NodeFiles, answering: Answering) -> None:
     assert host.look(answering(503, 200)).health == 200
     assert host.look(answering(503)).health == 503
     assert host.look(answering(200, 503)).health == 200
 
 
-def test_a_status_of_503_beside_a_machine_that_has_started_is_looked_at_once(host: Host, answering: Answering) -> None:
+def test_a_status_of_503_beside_a_machine_that_has_started_is_looked_at_once(
+    host: NodeFiles, answering: Answering
+) -> None:
     host.machine("11", seconds=60)
     assert host.look(answering(503, 200)).health == 503
 
 
-def test_machines_have_their_age_guest_cid_and_boards(host: Host) -> None:
+def test_machines_have_their_age_guest_cid_and_boards(host: NodeFiles) -> None:
     host.machine(
         "11", "-drive", "file=/a/secret", "-device", "vhost-vsock-pci,guest-cid=3735928559",
         "-device", "vfio-pci,rombar=0,host=0000:01:00.0", "-device", "vfio-pci,rombar=0,host=0000:02:00.0",
@@ -192,17 +194,17 @@ def test_machines_have_their_age_guest_cid_and_boards(host: Host) -> None:
     assert host.look().machines == (Machine(90, 3735928559, 2),)
 
 
-def test_no_argument_of_a_machine_is_printed_but_numbers(host: Host) -> None:
+def test_no_argument_of_a_machine_is_printed_but_numbers(host: NodeFiles) -> None:
     host.machine("11", "-drive", "file=/a/secret", "-device", "vhost-vsock-pci,guest-cid=secret", seconds=1)
     assert "secret" not in json.dumps(reader.activity(NOBODY, NODE, str(host.logs), VERIFICATION, str(host.root)))
 
 
-def test_a_machine_of_the_verification_is_known_by_its_name(host: Host) -> None:
+def test_a_machine_of_the_verification_is_known_by_its_name(host: NodeFiles) -> None:
     host.machine("11", "-name", f"{VERIFICATION}-1", seconds=1)
     assert host.look().machines == (Machine(1, None, 0, check=True),)
 
 
-def test_a_process_of_this_kernel_is_read_as_one_of_the_tree(host: Host) -> None:
+def test_a_process_of_this_kernel_is_read_as_one_of_the_tree(host: NodeFiles) -> None:
     log = host.log(ROM)
     program = shutil.copy(Path("/bin/sh").resolve(), host.root / "qemu-system-x86_64")
     words = [program, "-c", "read line", "-device", "vhost-vsock-pci,guest-cid=4", "-device", "vfio-pci,host=0"]
@@ -211,32 +213,32 @@ def test_a_process_of_this_kernel_is_read_as_one_of_the_tree(host: Host) -> None
         (host.root / "proc/uptime").symlink_to("/proc/uptime")
         (host.root / "proc" / str(process.pid)).symlink_to(f"/proc/{process.pid}")
         (host.group / "cgroup.procs").write_text(f"{process.pid}\n")
-        found = host.look()
+        activity = host.look()
         process.kill()
-    assert found.machines is not None
-    (machine,) = found.machines
+    assert activity.machines is not None
+    (machine,) = activity.machines
     assert (machine.guest_cid, machine.boards, machine.seconds < 60) == (4, 1, True)
-    assert found.failures[0].machine == machine.seconds
+    assert activity.failures[0].machine == machine.seconds
 
 
-def test_a_process_that_ends_while_it_is_looked_at_is_none(host: Host) -> None:
+def test_a_process_that_ends_while_it_is_looked_at_is_none(host: NodeFiles) -> None:
     host.machine("11", seconds=1)
     shutil.rmtree(host.root / "proc/11")
     assert host.look().machines == ()
 
 
 @pytest.mark.parametrize("group", ["0::/\n", "1:name=systemd:/a\n", "0::/gone\n", ""])
-def test_processes_outside_of_a_group_of_the_containers_own_are_unknown(host: Host, group: str) -> None:
+def test_processes_outside_of_a_group_of_the_containers_own_are_unknown(host: NodeFiles, group: str) -> None:
     (host.root / f"proc/{NODE}/cgroup").write_text(group)
     assert host.look().machines is None
 
 
-def test_without_a_container_only_the_health_is_known(host: Host, answering: Answering) -> None:
+def test_without_a_container_only_the_health_is_known(host: NodeFiles, answering: Answering) -> None:
     assert host.look(answering(200), pid=None) == Activity(200, machines=None)
     assert host.look(pid="99").machines is None
 
 
-def test_a_failure_has_its_tries_and_the_error_without_hints_and_warnings(host: Host) -> None:
+def test_a_failure_has_its_tries_and_the_error_without_hints_and_warnings(host: NodeFiles) -> None:
     group = "qemu-system-x86_64: -device vfio-pci,host=0000:01:00.0: vfio 0000:01:00.0: group 12 is not viable"
     hint = "Please ensure all devices within the iommu_group are bound to their vfio bus driver."
     warning = "qemu-system-x86_64: warning: TCG doesn't support requested feature"
@@ -245,40 +247,40 @@ def test_a_failure_has_its_tries_and_the_error_without_hints_and_warnings(host: 
     assert host.failure.last < 60
 
 
-def test_tries_with_other_guest_cids_are_tries_of_one_kind(host: Host) -> None:
+def test_tries_with_other_guest_cids_are_tries_of_one_kind(host: NodeFiles) -> None:
     host.log(*(f"qemu: guest-cid={cid}: Address already in use" for cid in (8, 9, 10)))
     assert host.failure.tries == 3
 
 
-def test_a_failure_of_long_ago_is_none(host: Host) -> None:
+def test_a_failure_of_long_ago_is_none(host: NodeFiles) -> None:
     host.log(ROM, ago=reader.RECENT + 5)
     host.log(transaction="empty")
     assert host.look().failures == ()
 
 
-def test_a_machine_that_writes_to_the_log_is_known_by_the_file(host: Host) -> None:
+def test_a_machine_that_writes_to_the_log_is_known_by_the_file(host: NodeFiles) -> None:
     host.machine("11", seconds=30, errors=host.log(ROM))
     assert host.failure.machine == 30
 
 
-def test_of_a_long_log_only_the_end_is_read(host: Host) -> None:
+def test_of_a_long_log_only_the_end_is_read(host: NodeFiles) -> None:
     host.log(*[ROM] * 3000)
     assert host.failure.more
     assert host.failure.tries == reader.TAIL // (len(ROM) + 1)
 
 
-def test_a_line_that_is_longer_than_what_is_read_is_cut(host: Host) -> None:
+def test_a_line_that_is_longer_than_what_is_read_is_cut(host: NodeFiles) -> None:
     host.log("x" * 200_000)
     assert (host.failure.tries, len(host.failure.line)) == (1, 200)
 
 
-def test_only_some_of_the_logs_are_read_the_newest_first(host: Host) -> None:
+def test_only_some_of_the_logs_are_read_the_newest_first(host: NodeFiles) -> None:
     for number in range(20):
         host.log(ROM, transaction=f"{number}", ago=number)
     assert [each.transaction for each in host.look().failures] == ["0", "1", "2", "3", "4"]
 
 
-def test_links_and_files_of_other_kinds_are_not_read(host: Host, tmp_path: Path) -> None:
+def test_links_and_files_of_other_kinds_are_not_read(host: NodeFiles, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "stderr.log").write_text("secret\n")
@@ -292,14 +294,14 @@ def test_links_and_files_of_other_kinds_are_not_read(host: Host, tmp_path: Path)
     assert host.look().failures == ()
 
 
-def test_a_link_in_place_of_all_logs_is_not_followed(host: Host, tmp_path: Path) -> None:
+def test_a_link_in_place_of_all_logs_is_not_followed(host: NodeFiles, tmp_path: Path) -> None:
     host.log("secret")
     host.logs.rename(tmp_path / "elsewhere")
     host.logs.symlink_to(tmp_path / "elsewhere")
     assert host.look().failures == ()
 
 
-def test_hostile_names_and_lines_are_plain_text_of_one_line(host: Host) -> None:
+def test_hostile_names_and_lines_are_plain_text_of_one_line(host: NodeFiles) -> None:
     host.log(b"qemu: \x1b[31mred\x1b[0m\x07 \xff\xc3\xa4\r\x9b2J" + b"x" * 2_000, transaction=b"a\n\x1b]0;t\x07\xffb")
     assert host.failure.transaction == "a �b"
     assert host.failure.line.startswith("qemu: red �ä")

@@ -19,7 +19,7 @@ HOST_SOUND = "devices/pci0000:00/0000:00:1f.3"
 BOARD = "devices/platform/tegra gpu"
 
 
-class Host:
+class HostTables:
     """A /sys and a /lib/modules to which devices and tables are added."""
 
     def __init__(self, root: Path) -> None:
@@ -56,12 +56,12 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    found = Host(tmp_path)
-    found.device(GPU, "pci:v000010DEd00002684sv00001043sd000088E2bc03sc00i00", "nouveau")
-    found.device(SOUND, "pci:v000010DEd000022BAsv00001043sd000088E2bc04sc03i00", "snd_hda_intel")
-    found.device(HOST_SOUND, "pci:v00008086d00007AD0sv00001043sd00008769bc04sc03i00", "snd_hda_intel")
-    return found
+def host(tmp_path: Path) -> HostTables:
+    machine = HostTables(tmp_path)
+    machine.device(GPU, "pci:v000010DEd00002684sv00001043sd000088E2bc03sc00i00", "nouveau")
+    machine.device(SOUND, "pci:v000010DEd000022BAsv00001043sd000088E2bc04sc03i00", "snd_hda_intel")
+    machine.device(HOST_SOUND, "pci:v00008086d00007AD0sv00001043sd00008769bc04sc03i00", "snd_hda_intel")
+    return machine
 
 
 NOUVEAU = "pci:v000010DEd*sv*sd*bc03sc*i* nouveau"
@@ -69,8 +69,8 @@ NVIDIA = "pci:v000010DEd*sv*sd*bc03sc0[02]i00* nvidia_current"
 SOUND_CLASS = "pci:v*d*sv*sd*bc04sc03i* snd_hda_intel"
 
 
-@pytest.mark.parametrize("awk", [found for name in ("mawk", "gawk", "original-awk") if (found := shutil.which(name))])
-def test_what_any_installed_kernel_offers_for_a_display_function_is_named(host: Host, awk: str) -> None:
+@pytest.mark.parametrize("awk", [offers for name in ("mawk", "gawk", "original-awk") if (offers := shutil.which(name))])
+def test_what_any_installed_kernel_offers_for_a_display_function_is_named(host: HostTables, awk: str) -> None:
     host.kernel("6.12", NOUVEAU, SOUND_CLASS)
     host.kernel(
         "6.13",
@@ -80,28 +80,28 @@ def test_what_any_installed_kernel_offers_for_a_display_function_is_named(host: 
             "updates/dkms/nvidia-current-drm.ko.xz: updates/dkms/nvidia-current.ko.xz kernel/drm.ko",
         ),
     )
-    found = host.read(awk)
-    assert found.tables == 2
-    assert found.offers == {"nouveau": {f"/{GPU}"}, "nvidia_current": {f"/{GPU}"}}
-    assert found.needs == {"nvidia_current_drm": {"nvidia_current"}}
-    assert found.drives == {"nouveau": {f"/{GPU}"}}
+    offers = host.read(awk)
+    assert offers.tables == 2
+    assert offers.offers == {"nouveau": {f"/{GPU}"}, "nvidia_current": {f"/{GPU}"}}
+    assert offers.needs == {"nvidia_current_drm": {"nvidia_current"}}
+    assert offers.drives == {"nouveau": {f"/{GPU}"}}
 
 
-def test_a_module_of_other_functions_of_a_board_is_not_among_them(host: Host) -> None:
+def test_a_module_of_other_functions_of_a_board_is_not_among_them(host: HostTables) -> None:
     host.kernel("6.12", NOUVEAU, SOUND_CLASS)
     assert "snd_hda_intel" not in host.read().offers
 
 
-def test_it_is_said_which_other_devices_a_module_offers_itself_for_and_has(host: Host) -> None:
+def test_a_module_is_listed_with_the_other_devices_that_it_offers_itself_for_and_has(host: HostTables) -> None:
     host.device(TWIN, "pci:v000010DEd00002684sv00001458sd000040BFbc03sc00i00", "nvidia-current")
     host.device("devices/platform/57000000.gpu", "of:NgpuT(null)Cnvidia,gm20b")
     host.kernel("6.12", NOUVEAU, NVIDIA, "of:N*T*Cnvidia,gm20b nouveau")
-    found = host.read()
-    assert found.offers["nouveau"] == {f"/{GPU}", f"/{TWIN}", "/devices/platform/57000000.gpu"}
-    assert found.drives["nvidia_current"] == {f"/{TWIN}"}
+    aliases = host.read()
+    assert aliases.offers["nouveau"] == {f"/{GPU}", f"/{TWIN}", "/devices/platform/57000000.gpu"}
+    assert aliases.drives["nvidia_current"] == {f"/{TWIN}"}
 
 
-def test_a_name_of_one_model_alone_is_matched_as_a_pattern(host: Host) -> None:
+def test_a_name_of_one_model_alone_is_matched_as_a_pattern(host: HostTables) -> None:
     host.kernel(
         "6.12",
         "pci:v000010DEd00002684sv*sd*bc*sc*i* own",
@@ -112,7 +112,7 @@ def test_a_name_of_one_model_alone_is_matched_as_a_pattern(host: Host) -> None:
     assert set(host.read().offers) == {"own", "any"}
 
 
-def test_without_tables_nothing_is_known(host: Host) -> None:
+def test_without_tables_nothing_is_known(host: HostTables) -> None:
     assert host.read() == DriverAliases(drives={})
 
 

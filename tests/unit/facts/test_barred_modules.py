@@ -23,9 +23,9 @@ def read(root: Path, **files: str) -> tuple[ModuleBar, ...]:
 
 
 def refusals(*bars: ModuleBar, modules: dict[str, Module] | None = None, boards: bool = True) -> list[str]:
-    found = Findings()
-    judge_barred(bars, modules or {}, "vmx", boards, found)
-    return found.refusals
+    findings = Findings()
+    judge_barred(bars, modules or {}, "vmx", boards, findings)
+    return findings.refusals
 
 
 def test_lines_that_keep_a_module_off_are_read_with_their_place(tmp_path: Path) -> None:

@@ -67,23 +67,23 @@ def part(name: str, text: str, fact: type[Echo] = Echo) -> Part:
 
 
 def test_each_part_has_its_own_output() -> None:
-    found = run(part("one", "echo a; echo; echo b"), part("two", "printf without"), part("three", "cd /; exit 0"))
-    assert found == {"one": ["a", "", "b"], "two": ["without"], "three": ["nothing"]}
+    answers = run(part("one", "echo a; echo; echo b"), part("two", "printf without"), part("three", "cd /; exit 0"))
+    assert answers == {"one": ["a", "", "b"], "two": ["without"], "three": ["nothing"]}
 
 
 def test_one_that_fails_takes_no_other_with_it() -> None:
-    found = run(part("bad", "echo half; exit 7"), part("odd", "echo x", Refusing), part("good", "echo a"))
-    assert found["bad"] == Unreadable("its command ended with 7")
-    assert found["odd"] == Unreadable("this is no answer")
-    assert found["good"] == ["a"]
+    answers = run(part("bad", "echo half; exit 7"), part("odd", "echo x", Refusing), part("good", "echo a"))
+    assert answers["bad"] == Unreadable("its command ended with 7")
+    assert answers["odd"] == Unreadable("this is no answer")
+    assert answers["good"] == ["a"]
 
 
-def test_what_a_failed_one_said_last_is_told() -> None:
+def test_the_last_line_of_a_failed_part_is_reported() -> None:
     talk = "echo out; echo 'a warning' >&2; echo >&2; echo 'Error: no such \\001 thing' >&2; echo >&2"
-    found = run(part("bad", f"{talk}; exit 125"), part("good", f"{talk}"), part("quiet", "exit 1"))
-    assert found["bad"] == Unreadable("its command ended with 125: Error: no such \x01 thing")
-    assert found["good"] == ["out"]
-    assert found["quiet"] == Unreadable("its command ended with 1")
+    answers = run(part("bad", f"{talk}; exit 125"), part("good", f"{talk}"), part("quiet", "exit 1"))
+    assert answers["bad"] == Unreadable("its command ended with 125: Error: no such \x01 thing")
+    assert answers["good"] == ["out"]
+    assert answers["quiet"] == Unreadable("its command ended with 1")
     long = run(part("bad", "seq -s ' ' 1000 >&2; exit 1"), part("good", "echo a"))
     assert len(long["bad"].reason) < 400
     assert long["good"] == ["a"]
@@ -94,11 +94,11 @@ def test_a_program_that_is_not_there_gives_the_default() -> None:
 
 
 @pytest.mark.parametrize("lines", [0, 1, 2])
-def test_an_answer_that_was_cut_short_is_told(lines: int) -> None:
-    found = run(part("one", "echo a; echo b"), part("two", "echo c"), lines=lines)
-    assert isinstance(found["one"], Unreadable)
-    assert isinstance(found["two"], Unreadable)
-    assert "the connection ended" in found["two"].reason
+def test_an_answer_that_was_cut_short_is_reported(lines: int) -> None:
+    answers = run(part("one", "echo a; echo b"), part("two", "echo c"), lines=lines)
+    assert isinstance(answers["one"], Unreadable)
+    assert isinstance(answers["two"], Unreadable)
+    assert "the connection ended" in answers["two"].reason
 
 
 def test_what_is_no_text_in_any_encoding_is_left_out() -> None:
@@ -106,15 +106,15 @@ def test_what_is_no_text_in_any_encoding_is_left_out() -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
     together = FactBatch()
     together.command(parts=(part("one", ""), part("two", "")))
-    found = together.process(done.stdout.decode("utf-8").splitlines())
-    assert found["one"][0] in ("ab", "a?b")
-    assert found["two"] == ["c"]
+    answers = together.process(done.stdout.decode("utf-8").splitlines())
+    assert answers["one"][0] in ("ab", "a?b")
+    assert answers["two"] == ["c"]
 
 
 def test_what_is_asked_for_together_takes_one_command() -> None:
     host = Shell()
-    found = ask(cast(Host, host), part("one", "echo a"), part("two", "echo b"))
-    assert found == {"one": ["a"], "two": ["b"]}
+    answers = ask(cast(Host, host), part("one", "echo a"), part("two", "echo b"))
+    assert answers == {"one": ["a"], "two": ["b"]}
     assert host.asked == [FactBatch]
 
 

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import string
-import subprocess
-import sys
 from collections.abc import Mapping
 from ipaddress import IPv6Address
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -19,16 +14,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pyinfra.api.exceptions import FactProcessError
 
-from facts.collection import PARTS, CollectedHost, Collection, parse
+from facts.collection import PARTS, Collection, parse
 from facts.redaction import REDACTED, Redaction
 from pcibind.remote import topology_text
-from tests.corpus import sysfs_tree
-from tests.corpus.dump import BlockDevice, Dump, Interface, PciDevice
 from tests.unit.deploys import recorded
 
-MODULES = ("vfio", "vfio-pci", "kvm", "nouveau")
-UNITS = ("gevulot-node.service", "pcibind.service")
-COMMAND = Collection().command(modules=MODULES, units=UNITS, hidden=("it's.example.com",))
 PCI = (*recorded.gpu(1, 1, group=12), recorded.NIC, recorded.NVME)
 
 # --- a host that answers
@@ -45,13 +35,13 @@ def answer(
 ) -> list[str]:
     """What the command prints on a recorded host, with more lines in each of its sections."""
     first, *middle, last = recorded.topology(*PCI)
-    begin, *uses, end = recorded.evidence()
+    head, *uses, end = recorded.evidence()
     return [
         "gevulot-collection 1",
         "=== topology",
         *(first, *middle, *topology, last),
         "=== evidence",
-        *(begin, *uses, *evidence, end),
+        *(head, *uses, *evidence, end),
         "=== host",
         f"hide {name}",
         f"uname {name} {release} x86_64",
@@ -73,27 +63,27 @@ def arguments(line: str, *hidden: str) -> list[str]:
     return list(Redaction(hidden).arguments(line))
 
 
-def test_a_host_is_told_part_by_part() -> None:
-    seen = parse(answer())
-    assert seen.platform == (
+def test_a_host_is_read_part_by_part() -> None:
+    host = parse(answer())
+    assert host.platform == (
         "id=debian",
         "version=13",
         "name=Debian GNU/Linux 13 (trixie)",
         "kernel=6.12.48+deb13-amd64",
         "architecture=x86_64",
     )
-    assert seen.unreadable == ()
-    assert seen.arguments == ("ro", "intel_iommu=on")
-    assert seen.acpi == ("APIC", "DMAR")
-    assert seen.modules == ("vfio built-in loaded", "vfio_pci module loaded", "kvm missing -", "nouveau missing -")
-    assert seen.units == (
+    assert host.unreadable == ()
+    assert host.arguments == ("ro", "intel_iommu=on")
+    assert host.acpi == ("APIC", "DMAR")
+    assert host.modules == ("vfio built-in loaded", "vfio_pci module loaded", "kvm missing -", "nouveau missing -")
+    assert host.units == (
         "systemd Version=257 (257.8-1~deb13u1) SystemState=degraded NFailedUnits=1",
         "gevulot-node.service LoadState=loaded ActiveState=active",
         "pcibind.service LoadState=not-found ActiveState=inactive",
     )
-    assert seen.devices == ("disk nvme 0000:00:1e.0", "network ethernet 0000:00:1f.0")
-    assert seen.uses == ("default-route 0000:00:1f.0", "disk 0000:00:1e.0")
-    assert topology_text.parse(list(seen.topology)) == topology_text.parse(recorded.topology(*PCI))
+    assert host.devices == ("disk nvme 0000:00:1e.0", "network ethernet 0000:00:1f.0")
+    assert host.uses == ("default-route 0000:00:1f.0", "disk 0000:00:1e.0")
+    assert topology_text.parse(list(host.topology)) == topology_text.parse(recorded.topology(*PCI))
 
 
 def test_a_file_has_one_string_a_line_and_the_same_order_for_every_look() -> None:
@@ -133,11 +123,11 @@ def test_a_function_keeps_the_order_of_its_modules() -> None:
         ("virtual/block/loop0", None),
     ],
 )
-def test_a_disk_is_told_by_how_it_is_connected_and_to_what(target: str, expected: str | None) -> None:
+def test_a_disk_is_described_by_its_bus_and_its_controller(target: str, expected: str | None) -> None:
     name = target.rpartition("/")[2]
     lines = (f"link dev/block/9:1 ../../devices/{target}", f"link dev/block/9:2 ../../devices/{target}/{name}p1")
-    found = set(parse(answer(evidence=lines)).devices) - {"disk nvme 0000:00:1e.0", "network ethernet 0000:00:1f.0"}
-    assert found == ({expected} if expected else set())
+    devices = set(parse(answer(evidence=lines)).devices) - {"disk nvme 0000:00:1e.0", "network ethernet 0000:00:1f.0"}
+    assert devices == ({expected} if expected else set())
 
 
 def test_a_disk_with_several_controllers_names_all_of_them() -> None:
@@ -149,7 +139,7 @@ def test_a_disk_with_several_controllers_names_all_of_them() -> None:
     assert "disk nvme 0000:00:05.0 0000:00:06.0" in parse(answer(evidence=lines)).devices
 
 
-def test_an_interface_is_told_by_its_kind() -> None:
+def test_an_interface_is_described_by_its_kind() -> None:
     links = tuple(
         f"link class/net/{name} ../../devices/pci0000:00/0000:00:0{slot}.0/net/{name}"
         for slot, name in enumerate(("wlp1s0", "ib0", "odd0"), start=1)
@@ -159,7 +149,7 @@ def test_an_interface_is_told_by_its_kind() -> None:
     assert {"network wlan 0000:00:01.0", "network infiniband 0000:00:02.0", "network other 0000:00:03.0"} <= {*devices}
 
 
-def test_what_functions_are_used_for_is_told_without_by_whom() -> None:
+def test_the_use_of_a_function_is_described_without_its_user() -> None:
     lines = (
         "ssh 198.51.100.7 50000 192.168.1.5 22",
         "tcp 0501A8C0:0016 076433C6:C350 31415",
@@ -174,7 +164,7 @@ def test_what_functions_are_used_for_is_told_without_by_whom() -> None:
         "open 4713/fd/9 /dev/dri/card1 acme-desktop",
         "node 4713/fd/9 21b0 e2:1",
     )
-    seen = parse(answer(evidence=lines))
+    host = parse(answer(evidence=lines))
     assert {
         "ssh 0000:00:1f.0",
         "virtual-functions 0000:00:1f.0",
@@ -183,12 +173,12 @@ def test_what_functions_are_used_for_is_told_without_by_whom() -> None:
         "vfio-open group 12",
         "network 0000:00:05.0",
         "device-open 0000:00:06.0",
-    } <= {*seen.uses}
-    assert not any(word in seen.text() for word in ("acme", "4711", "nvme0n1", "eno1", "192.168"))
+    } <= {*host.uses}
+    assert not any(word in host.text() for word in ("acme", "4711", "nvme0n1", "eno1", "192.168"))
 
 
-def test_what_could_not_be_read_is_said_in_words_that_name_nobody() -> None:
-    seen = parse(
+def test_unreadable_parts_are_described_in_words_that_name_nobody() -> None:
+    host = parse(
         answer(
             topology=("unreadable /lib/modules/6.12-acme1/modules.alias, so no module is known",),
             evidence=(
@@ -199,7 +189,7 @@ def test_what_could_not_be_read_is_said_in_words_that_name_nobody() -> None:
             name="acme1",
         )
     )
-    assert seen.unreadable == (
+    assert host.unreadable == (
         "kernel arguments: /proc/cmdline cannot be read",
         f"/lib/modules/6.12-{REDACTED}/modules.alias, so no module is known",
         "for the guard vfio-open: the open files of other processes cannot be read",
@@ -211,18 +201,18 @@ def test_what_could_not_be_read_is_said_in_words_that_name_nobody() -> None:
 
 
 def test_a_host_that_pcibind_cannot_read_is_collected_all_the_same() -> None:
-    seen = parse(answer(topology=("./0000:00:1f.0/vendor:blue",), evidence=("mount our-customer",)))
-    assert seen.unreadable == (
+    host = parse(answer(topology=("./0000:00:1f.0/vendor:blue",), evidence=("mount our-customer",)))
+    assert host.unreadable == (
         "the topology: PCI device 0000:00:1f.0: vendor reads 'blue', expected a hexadecimal number up to 0xffff",
         "the use of the PCI devices: pcibind cannot understand it, at mount",
     )
-    assert "./0000:00:1f.0/vendor:blue" in seen.topology
+    assert "./0000:00:1f.0/vendor:blue" in host.topology
 
 
 def test_modules_are_unknown_where_the_kernels_list_is_not_there() -> None:
     lines = [line for line in answer() if not line.startswith("module ")]
-    seen = parse([*lines[:-1], "unreadable modules: /lib/modules/6/modules.dep cannot be read", lines[-1]])
-    assert seen.modules[:2] == ("vfio unknown -", "vfio_pci unknown loaded")
+    host = parse([*lines[:-1], "unreadable modules: /lib/modules/6/modules.dep cannot be read", lines[-1]])
+    assert host.modules[:2] == ("vfio unknown -", "vfio_pci unknown loaded")
 
 
 def test_an_answer_that_was_cut_short_is_refused_wherever_it_was_cut() -> None:
@@ -261,7 +251,7 @@ def test_no_answer_however_mangled_ends_a_run(data: st.DataObject) -> None:
         json.loads(parse(lines).text())
 
 
-# --- what must not be told
+# --- what must not be collected
 
 
 @pytest.mark.parametrize(
@@ -456,228 +446,3 @@ def test_what_tells_whose_host_it_is_never_survives(
     assert [each.identity for each in left.functions] == [
         each.identity for each in topology_text.parse(recorded.topology(*PCI)).functions
     ]
-
-
-# --- the command, run here
-
-
-def run(environment: Mapping[str, str] | None = None, user: int | None = None) -> CollectedHost:
-    """Run the command as pyinfra does, and expect it to succeed and to complain of nothing."""
-    variables = {"PATH": os.environ["PATH"], **(environment or {})}
-    done = subprocess.run(["sh", "-c", COMMAND], capture_output=True, text=True, env=variables, user=user)
-    assert (done.returncode, done.stderr) == (0, "")
-    return Collection().process(done.stdout.splitlines())
-
-
-@pytest.mark.parametrize("shell", [shell for shell in ("dash", "bash", "sh") if shutil.which(shell)])
-@pytest.mark.parametrize("command", [COMMAND, Collection().command()])
-def test_every_posix_shell_can_read_the_command(command: str, shell: str) -> None:
-    done = subprocess.run([shell, "-n"], input=command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_this_machine_can_be_collected() -> None:
-    seen = run()
-    assert f"kernel={Redaction((os.uname().nodename,)).release(os.uname().release)}" in seen.platform
-    assert len(seen.arguments) >= 1
-    assert [line.split()[0] for line in seen.modules] == ["vfio", "vfio_pci", "kvm", "nouveau"]
-    assert seen.acpi == tuple(sorted(seen.acpi))
-
-
-def test_it_can_be_collected_without_root_too_and_says_so() -> None:
-    seen = run(user=65534 if os.geteuid() == 0 else None)
-    assert seen.unreadable[0] == "what is for root alone: the login is another user's"
-    assert topology_text.parse(list(seen.topology)).functions == topology_text.parse(list(run().topology)).functions
-
-
-def test_names_and_modules_are_read_from_the_hosts_files(tmp_path: Path) -> None:
-    etc, modules, proc = (tmp_path / name for name in ("etc", "modules/6.12.0", "proc/sys/kernel"))
-    for directory in (etc, modules, proc):
-        directory.mkdir(parents=True)
-    (etc / "hostname").write_text("acme1.example.com\n")
-    (etc / "passwd").write_text("root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\nodd\n")
-    # It is data: no line of it is run.
-    (etc / "os-release").write_text(
-        f"touch {tmp_path}/run\nID=debian\nVERSION_ID=13\nPRETTY_NAME='Debian 13, as alice has it on acme1'\n"
-    )
-    (proc / "osrelease").write_text("6.12.0\n")
-    (tmp_path / "proc/cmdline").write_text("ro root=LABEL=acme1\nfor=alice iommu=pt")
-    (modules / "modules.dep").write_text(
-        "kernel/drivers/vfio/pci/vfio-pci.ko.xz: kernel/drivers/vfio/vfio.ko.xz kernel/virt/kvm.ko.xz\n"
-        "updates/dkms/nouveau.ko: kernel/drivers/other.ko\n"
-    )
-    (modules / "modules.builtin").write_text("kernel/drivers/vfio/vfio.ko\n")
-    (modules / "modules.alias").write_text("")
-    sysfs = tmp_path / "sys"
-    for name in ("bus/pci/devices", "class/net", "dev/block", "class/block", "module/nouveau"):
-        (sysfs / name).mkdir(parents=True)
-    (sysfs / "firmware/acpi/tables/data").mkdir(parents=True)
-    (sysfs / "firmware/acpi/tables/DMAR").write_text("")
-    seen = run(
-        {
-            "PCIBIND_SYS": str(sysfs),
-            "PCIBIND_PROC": str(tmp_path / "proc"),
-            "PCIBIND_MODULES": str(tmp_path / "modules"),
-            "PCIBIND_ETC": str(etc),
-        }
-    )
-    assert seen.platform[:3] == ("id=debian", "version=13", f"name=Debian 13, as {REDACTED} has it on {REDACTED}")
-    assert not (tmp_path / "run").exists()
-    assert seen.arguments == ("ro", "root=LABEL=REDACTED", "for=REDACTED", "iommu=pt")
-    assert seen.acpi == ("DMAR",)
-    assert seen.modules == ("vfio built-in loaded", "vfio_pci module -", "kvm missing -", "nouveau module loaded")
-
-
-_SYSTEMCTL = """#!/bin/sh
-case "$*" in
-*Version*) printf 'Version=257\nSystemState=running\nNFailedUnits=0\n' ;;
-*" gevulot-node.service pcibind.service") printf 'Id=%s\nLoadState=loaded\n\n' gevulot-node.service pcibind.service ;;
-*) exit 1 ;;
-esac
-"""
-
-
-def test_units_are_asked_for_all_at_once(tmp_path: Path) -> None:
-    (tmp_path / "systemctl").write_text(_SYSTEMCTL)
-    (tmp_path / "systemctl").chmod(0o755)
-    assert run({"PATH": f"{tmp_path}:{os.environ['PATH']}"}).units == (
-        "systemd Version=257 SystemState=running NFailedUnits=0",
-        "gevulot-node.service LoadState=loaded",
-        "pcibind.service LoadState=loaded",
-    )
-
-
-def large(count: int) -> Dump:
-    """A machine of so many boards, each behind a port, each with a disk and an interface."""
-    pci: list[PciDevice] = []
-    for number in range(count):
-        port = f"0000:{number // 32 * 64:02x}:{number % 32:02x}.0"
-        board = f"0000:{number // 32 * 64 + number % 32 + 1:02x}:00.0"
-        place = f"/devices/pci{port[:7]}/{port}"
-        pci.append(PciDevice(place, port, 0x8086, 0x4C01, 0, 0, 0x060400, "pcieport"))
-        pci.append(PciDevice(f"{place}/{board}", board, 0x10DE, 0x2684, 0x1458, 0x40BF, 0x030000, "nouveau"))
-    boards = [each.path for each in pci[1::2]]
-    return Dump(
-        "large",
-        tuple(pci),
-        tuple(Interface(f"{path}/net/e{number}", f"e{number}") for number, path in enumerate(boards)),
-        tuple(
-            BlockDevice(f"{path}/block/b{number}", f"b{number}", f"9:{number}") for number, path in enumerate(boards)
-        ),
-    )
-
-
-def full(dump: Dump, root: Path) -> dict[str, str]:
-    """Lay a machine out with everything that a server's kernel tells; return the environment to read it by."""
-    tree = sysfs_tree.build(dump, str(root))
-    more = {
-        "current_link_speed": "16.0 GT/s PCIe",
-        "current_link_width": "16",
-        "max_link_speed": "16.0 GT/s PCIe",
-        "max_link_width": "16",
-        "sriov_totalvfs": "16",
-        "reset_method": "flr pm bus",
-    }
-    slots = root / "sys/bus/pci/slots"
-    for number, device in enumerate(dump.pci):
-        for name, value in more.items():
-            Path(f"{root}/sys{device.path}/{name}").write_text(f"{value}\n")
-        (slots / str(number)).mkdir(parents=True)
-        (slots / str(number) / "address").write_text(f"{device.slot.partition('.')[0]}\n")
-    for group in set(tree.synthesised.groups.values()):
-        (root / f"sys/kernel/iommu_groups/{group}/type").write_text("DMA-FQ\n")
-    aliases = [f"alias pci:v000010DEd*sv*sd*bc03sc{number:02X}i00* module_{number}\n" for number in range(100)]
-    (root / "modules/6.12.0").mkdir(parents=True)
-    (root / "modules/6.12.0/modules.alias").write_text("".join(aliases))
-    (root / "modules/6.12.0/modules.dep").write_text("kernel/vfio.ko:\n")
-    (root / "modules/6.12.0/modules.builtin.modinfo").write_text("")
-    (root / "proc/sys/kernel").mkdir(parents=True)
-    (root / "proc/sys/kernel/osrelease").write_text("6.12.0\n")
-    (root / "proc/cmdline").write_text("ro\n")
-    return {"PCIBIND_SYS": f"{root}/sys", "PCIBIND_PROC": f"{root}/proc", "PCIBIND_MODULES": f"{root}/modules"}
-
-
-def test_a_host_of_two_hundred_functions_fits_into_a_report(tmp_path: Path) -> None:
-    seen = run(full(large(100), tmp_path))
-    assert len(topology_text.parse(list(seen.topology)).functions) == 200
-    assert len(seen.devices) == 200
-    assert len(seen.text()) < 200_000
-
-
-def test_as_many_processes_are_run_however_many_devices_there_are(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name in ("cat", "find", "grep", "id", "readlink", "sed", "sort", "systemctl", "timeout", "tr", "uname"):
-        real = shutil.which(name) or "/bin/false"
-        (tools / name).write_text(f'#!/bin/sh\necho {name} >>{log}\nexec {real} "$@"\n')
-        (tools / name).chmod(0o755)
-    counts = []
-    for count in (1, 60):
-        run(full(large(count), tmp_path / str(count)) | {"PATH": f"{tools}:{os.environ['PATH']}"})
-        counts.append(sorted(log.read_text().split()))
-        log.unlink()
-    assert counts[0] == counts[1]
-    assert len(counts[0]) < 50
-
-
-# --- the deploy, as an operator runs it
-
-ROOT = Path(__file__).parents[3]
-
-
-def collect(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the deploy; what pyinfra says is one text."""
-    return subprocess.run(
-        [str(Path(sys.executable).with_name("pyinfra")), *words],
-        cwd=ROOT,
-        env=os.environ | {"PYINFRA_PROGRESS": "off"} | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def test_a_host_that_fails_says_why_and_does_not_stop_the_others(tmp_path: Path) -> None:
-    inventory, out = tmp_path / "inventory.py", tmp_path / "not/there/yet"
-    garbage = {"fake_responses": {"gevulot-collection": ["motd"]}, "fake_delay": 0, "fake_delay_jitter": 0}
-    whole = garbage | {"fake_responses": {"gevulot-collection": answer(name="gpu/1", host=("hide @fake/gpu1",))}}
-    inventory.write_text(f"hosts = [('@fake/broken', {garbage!r}), ('@fake/gpu1', {whole!r})]\n")
-    done = collect("-y", str(inventory), "deploys/collect.py", "--data", f"collect_directory={out}")
-    assert done.returncode == 1, done.stdout
-    assert "found 'motd', expected the line 'gevulot-collection 1' first" in done.stdout
-    assert "not collected: it gave no answer within 180 s, or one that cannot be read" in done.stdout
-    assert f"collected: {out}/@fake%2Fgpu1.collected.json" in done.stdout
-    # Nothing is left of the way that the file was written.
-    assert [path.name for path in out.iterdir()] == ["@fake%2Fgpu1.collected.json"]
-    assert json.loads(next(out.iterdir()).read_text())["format"] == "gevulot-collection"
-
-
-def test_the_environment_names_the_directory_too_and_a_dry_run_writes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "@local.collected.json"
-    path.write_text("of another day")
-    dry = collect("--dry", "@local", "deploys/collect.py", GEVULOT_COLLECT_DIRECTORY=str(tmp_path))
-    assert (dry.returncode, path.read_text()) == (0, "of another day")
-    done = collect("-y", "@local", "deploys/collect.py", GEVULOT_COLLECT_DIRECTORY=str(tmp_path))
-    assert done.returncode == 0, done.stdout
-    assert json.loads(path.read_text())["platform"] == list(run().platform)
-
-
-def test_a_slip_does_not_send_the_files_elsewhere(tmp_path: Path) -> None:
-    for words, environment in (
-        (("--data", f"colect_directory={tmp_path}"), {}),
-        ((), {"GEVULOT_COLLECT_DIR": str(tmp_path)}),
-    ):
-        done = collect("-y", "@local", "deploys/collect.py", *words, **environment)
-        assert done.returncode == 1
-        assert "unknown; did you mean" in done.stdout
-        assert "Traceback" not in done.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    done = collect("-y", "@local", "deploys/collect.py", "--data", f"collect_directory={tmp_path}/file")
-    assert done.returncode == 1
-    assert f"not collected: {tmp_path}/file/@local.collected.json cannot be written: File exists" in done.stdout

@@ -21,13 +21,13 @@ def test_each_address_answers_or_says_why_not_in_a_few_seconds() -> None:
         # The only place of its queue is taken, so the kernel answers nobody else.
         held = [socket.create_connection(full.getsockname())]
         began = time.monotonic()
-        found = ask(good, silent, "127.0.0.1:1", "host.invalid:9999")
+        answers = ask(good, silent, "127.0.0.1:1", "host.invalid:9999")
         took = time.monotonic() - began
         held[0].close()
-    assert found[good] == "answers"
-    assert found[silent] == "no answer within 3 s"
-    assert found["127.0.0.1:1"] == "connection refused"
-    assert found["host.invalid:9999"] in ("its name is not found", "no answer within 5 s")
+    assert answers[good] == "answers"
+    assert answers[silent] == "no answer within 3 s"
+    assert answers["127.0.0.1:1"] == "connection refused"
+    assert answers["host.invalid:9999"] in ("its name is not found", "no answer within 5 s")
     assert took < 10
 
 

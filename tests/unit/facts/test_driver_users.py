@@ -53,12 +53,12 @@ def test_enabled_units_of_a_driver_are_read_without_their_arguments(tmp_path: Pa
         capture_output=True, text=True, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    found = DriverUsers().process(done.stdout.splitlines())
-    assert found.units == (
+    users = DriverUsers().process(done.stdout.splitlines())
+    assert users.units == (
         DriverService("nvidia-persistenced.service", True, ("/usr/bin/nvidia-persistenced",)),
         DriverService("limits.service", False, ("/bin/true", "/usr/bin/nvidia-smi")),
     )
-    assert found.display == "lightdm.service"
+    assert users.display == "lightdm.service"
 
 
 def test_modules_are_named_with_underscores_by_the_file_that_loads_them() -> None:

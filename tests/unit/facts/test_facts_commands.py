@@ -154,9 +154,9 @@ def test_the_platform_of_this_machine_is_read(tmp_path: Path) -> None:
 
 
 def test_a_module_that_no_kernel_has_is_missing() -> None:
-    found = KernelModules().process(sh(KernelModules().command(modules=("no-such-module", "vsock"))))
-    assert list(found) == ["no_such_module", "vsock"]
-    assert (found["no_such_module"].exists, found["no_such_module"].loaded) == (False, False)
+    modules = KernelModules().process(sh(KernelModules().command(modules=("no-such-module", "vsock"))))
+    assert list(modules) == ["no_such_module", "vsock"]
+    assert (modules["no_such_module"].exists, modules["no_such_module"].loaded) == (False, False)
 
 
 def test_the_live_command_line_of_this_machine_is_read() -> None:
@@ -174,8 +174,8 @@ def test_the_initramfs_question_succeeds_whatever_boot_holds() -> None:
 
 
 def test_the_initramfs_contents_are_asked_for_whatever_boot_holds() -> None:
-    found = InitramfsContents().process(sh(InitramfsContents().command(files=INITRAMFS_FILES)))
-    assert all(image.startswith("/boot/") for image in (*found.images, *found.unlisted, *found.damaged))
+    contents = InitramfsContents().process(sh(InitramfsContents().command(files=INITRAMFS_FILES)))
+    assert all(image.startswith("/boot/") for image in (*contents.images, *contents.unlisted, *contents.damaged))
 
 
 def test_files_modes_owners_and_contents_are_read_in_one_command(tmp_path: Path) -> None:
@@ -183,9 +183,9 @@ def test_files_modes_owners_and_contents_are_read_in_one_command(tmp_path: Path)
     for path, mode in zip(paths, (0o640, 0o4755), strict=True):
         Path(path).write_text(f"{path}\n")
         Path(path).chmod(mode)
-    found = PlainFiles().process(sh(PlainFiles().command(paths=(paths[0], str(tmp_path), paths[1]))))
-    assert [(path, state.mode) for path, state in found.items()] == [(paths[0], "640"), (paths[1], "4755")]
-    for path, state in found.items():
+    files = PlainFiles().process(sh(PlainFiles().command(paths=(paths[0], str(tmp_path), paths[1]))))
+    assert [(path, state.mode) for path, state in files.items()] == [(paths[0], "640"), (paths[1], "4755")]
+    for path, state in files.items():
         assert state.digest == hashlib.sha256(f"{path}\n".encode()).hexdigest()
         assert state.owner.count(":") == 1
 
@@ -263,7 +263,7 @@ def test_files_and_secrets_that_changed_after_the_start_are_named(tmp_path: Path
 
 
 def system_state(tmp_path: Path, body: str) -> str:
-    """What the system's state is where systemctl does as told when it is asked to wait."""
+    """What the system's state is where systemctl waits when it is asked to."""
     (tmp_path / "systemctl").write_text(
         f"#!/bin/sh\ncase $1 in\nis-system-running) {body} ;;\n"
         "list-jobs) echo ' 71 x.service  start running' ;;\nesac\n"
@@ -273,15 +273,15 @@ def system_state(tmp_path: Path, body: str) -> str:
     return SystemState().process(sh(command, PATH=f"{tmp_path}:{os.environ['PATH']}"))
 
 
-def test_a_boot_that_does_not_end_is_told_in_time_with_what_it_waits_for(tmp_path: Path) -> None:
-    begin = time.monotonic()
+def test_a_boot_that_does_not_end_is_reported_in_time_with_the_job_that_it_waits_for(tmp_path: Path) -> None:
+    started = time.monotonic()
     assert system_state(tmp_path, "sleep 60") == "starting, waiting for 71 x.service start running"
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - started < 10
 
 
-@pytest.mark.parametrize(("said", "code"), [("running", 0), ("degraded", 1), ("maintenance", 1)])
-def test_a_boot_that_ended_is_told_by_its_state_alone(tmp_path: Path, said: str, code: int) -> None:
-    assert system_state(tmp_path, f"echo {said}; exit {code}") == said
+@pytest.mark.parametrize(("printed", "code"), [("running", 0), ("degraded", 1), ("maintenance", 1)])
+def test_a_boot_that_ended_is_described_by_its_state_alone(tmp_path: Path, printed: str, code: int) -> None:
+    assert system_state(tmp_path, f"echo {printed}; exit {code}") == printed
 
 
 _GRUBBY = """#!/bin/sh

@@ -69,9 +69,9 @@ def test_one_of_two_firmware_tables_counts() -> None:
 
 
 def test_modules_are_files_built_in_or_missing() -> None:
-    found = KernelModules().process(["vfio_pci built-in loaded", "vsock module -", "vfio_mdev missing -"])
-    assert found["vfio_pci"] == Module("vfio_pci", "built-in", True)
-    assert [found[name].exists for name in ("vfio_pci", "vsock", "vfio_mdev")] == [True, True, False]
+    modules = KernelModules().process(["vfio_pci built-in loaded", "vsock module -", "vfio_mdev missing -"])
+    assert modules["vfio_pci"] == Module("vfio_pci", "built-in", True)
+    assert [modules[name].exists for name in ("vfio_pci", "vsock", "vfio_mdev")] == [True, True, False]
 
 
 SYSTEMCTL = """Id=gevulot-node.service
@@ -161,9 +161,9 @@ ROWS = ["release 160004", *(f"table {name}" for name in sorted(TABLES)), f"table
 
 
 def test_a_database_tells_its_release_and_tables() -> None:
-    found = PostgresSchema().process(ROWS)
-    assert found == Schema(16, TABLES | {MIGRATIONS})
-    assert found.missing == []
+    schema = PostgresSchema().process(ROWS)
+    assert schema == Schema(16, TABLES | {MIGRATIONS})
+    assert schema.missing == []
 
 
 def test_a_database_that_is_not_migrated_misses_its_tables() -> None:
@@ -183,8 +183,8 @@ def test_the_pci_facts_read_what_pcibind_prints() -> None:
 
 @pytest.mark.parametrize(("code", "bound"), [("0", True), ("1", False)])
 def test_a_binding_is_judged_by_the_exit_code(code: str, bound: bool) -> None:
-    found = PciBinding().process(["{", '"boards": []', "}", code])
-    assert (found.bound, found.report) == (bound, {"boards": []})
+    binding = PciBinding().process(["{", '"boards": []', "}", code])
+    assert (binding.bound, binding.report) == (bound, {"boards": []})
 
 
 @pytest.mark.parametrize("state", ["unbound", "failed", "stuck", "refused", "recorded"])
@@ -196,7 +196,7 @@ def test_enough_boards_for_pcibind_are_not_every_board(state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fact", "output", "found"),
+    ("fact", "output", "answer"),
     [
         (InterruptRemapping(), ["yes"], True),
         (InterruptRemapping(), ["no"], False),
@@ -232,8 +232,8 @@ def test_enough_boards_for_pcibind_are_not_every_board(state: str) -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, FactBase) else None,
 )
-def test_a_short_answer_is_read(fact: FactBase[Any], output: list[str], found: object) -> None:
-    assert fact.process(output) == found
+def test_a_short_answer_is_read(fact: FactBase[Any], output: list[str], answer: object) -> None:
+    assert fact.process(output) == answer
 
 
 @pytest.mark.parametrize(

@@ -169,9 +169,9 @@ BLS = {
 
 def test_bls_entries_are_sorted_by_their_versions_and_their_variables_are_filled_in() -> None:
     text = 'load_env\nset default=0\nset tuned_params="isolcpus=1 nohz=on"\ninsmod blscfg\nblscfg\n'
-    found = menu(text, "kernelopts=root=UUID=0a1b ro rhgb", **BLS)
-    assert [each.title for each in found.entries] == ["New", "Old"]
-    assert found.boots == MenuEntry(
+    entries = menu(text, "kernelopts=root=UUID=0a1b ro rhgb", **BLS)
+    assert [each.title for each in entries.entries] == ["New", "Old"]
+    assert entries.boots == MenuEntry(
         "New", "/boot/loader/entries/m-6.17.2-300.fc43.x86_64.conf:4", "/vmlinuz-6.17.2",
         ("root=UUID=0a1b", "ro", "rhgb", "isolcpus=1", "nohz=on"),
         "/boot/loader/entries/m-6.17.2-300.fc43.x86_64.conf",
@@ -213,7 +213,7 @@ def test_no_menu_breaks_the_reading(text: str) -> None:
     menu(text)
 
 
-def said(text: str, *more: str) -> list[str]:
+def lines_of_fact(text: str, *more: str) -> list[str]:
     return [LIVE, f"menu {MENU}", f"file {MENU}", *(f"|{line}" for line in text.splitlines()), *more]
 
 
@@ -222,20 +222,20 @@ def test_only_entries_of_this_system_that_are_no_rescue_are_its_command_lines() 
         "menuentry 'Other' {\nlinux /vmlinuz root=UUID=beef ro\n}\nmenuentry 'Memory' {\nlinux16 /memtest.bin\n}\n"
         "menuentry 'Windows' {\nchainloader +1\n}\n"
     )
-    lines = KernelCommandLine().process(said(HEADER % "Other" + LINUX + others))
+    lines = KernelCommandLine().process(lines_of_fact(HEADER % "Other" + LINUX + others))
     assert [each[-1] for each in lines.configured] == ["quiet", "quiet", "quiet", "mine"]
     assert lines.boots is not None
     assert not lines.is_own(lines.boots)
 
 
 def test_an_entry_that_update_grub_wrote_is_of_this_system_however_it_names_the_root() -> None:
-    lines = KernelCommandLine().process(said(LINUX.replace("root=UUID=0a1b", "root=PARTUUID=9")))
+    lines = KernelCommandLine().process(lines_of_fact(LINUX.replace("root=UUID=0a1b", "root=PARTUUID=9")))
     assert len(lines.configured) == 3
 
 
 def test_a_root_on_zfs_is_recognised_by_its_unquoted_name() -> None:
     text = 'menuentry x {\nlinux /BOOT/x@/vmlinuz root=ZFS="rpool/ROOT/x" ro\n}\n'
-    lines = KernelCommandLine().process(["live root=ZFS=rpool/ROOT/x ro", *said(text)[1:]])
+    lines = KernelCommandLine().process(["live root=ZFS=rpool/ROOT/x ro", *lines_of_fact(text)[1:]])
     assert lines.configured == (("root=ZFS=rpool/ROOT/x", "ro"),)
 
 

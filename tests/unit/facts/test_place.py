@@ -27,9 +27,9 @@ def read(*paths: Path, before: str = "") -> dict[str, Place]:
 
 
 def judged(places: dict[str, Place], *files: Path | str) -> Findings:
-    found = Findings()
-    judge_places(places, tuple(map(str, files)), found)
-    return found
+    findings = Findings()
+    judge_places(places, tuple(map(str, files)), findings)
+    return findings
 
 
 @root
@@ -41,10 +41,10 @@ def test_what_is_in_a_files_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to("gone")
     (tmp_path / "directory").mkdir()
     os.mkfifo(tmp_path / "fifo")
-    found = read(*(tmp_path / name for name in names))
-    kinds = [found[str(tmp_path / name)].kind for name in names]
+    places = read(*(tmp_path / name for name in names))
+    kinds = [places[str(tmp_path / name)].kind for name in names]
     assert kinds == ["file", "link", "link", "link", "directory", "special", ""]
-    refusals = judged(found, *(tmp_path / name for name in names)).refusals
+    refusals = judged(places, *(tmp_path / name for name in names)).refusals
     assert [text.partition(";")[0] for text in refusals] == [
         f"{tmp_path}/directory is a directory",
         f"{tmp_path}/fifo is a device, socket or FIFO",
@@ -62,7 +62,7 @@ def test_what_stands_in_a_directorys_place_is_refused_once_for_all_its_files(tmp
 
 
 @root
-def test_a_file_with_several_names_is_told(tmp_path: Path) -> None:
+def test_a_file_with_several_names_is_reported(tmp_path: Path) -> None:
     (tmp_path / "one").touch()
     (tmp_path / "two").hardlink_to(tmp_path / "one")
     (warning,) = judged(read(tmp_path / "one"), tmp_path / "one").warnings
@@ -74,8 +74,8 @@ def test_a_file_with_several_names_is_told(tmp_path: Path) -> None:
 def test_a_file_system_that_is_mounted_read_only_is_refused_once(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     paths = [tmp_path / "there/one", tmp_path / "there/new/two"]
-    found = read(*paths, before=f"mount -t tmpfs -o ro none {tmp_path}/there")
-    (refusal,) = judged(found, *paths).refusals
+    places = read(*paths, before=f"mount -t tmpfs -o ro none {tmp_path}/there")
+    (refusal,) = judged(places, *paths).refusals
     assert f"the file system at {tmp_path}/there is mounted read-only" in refusal
 
 
@@ -100,8 +100,8 @@ def test_where_the_storage_lies_is_not_judged_here(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to("gone")
     assert judged(read(*(tmp_path / name for name in ("file", "file/key", "dangling", "dangling/key")))).refusals == []
     (tmp_path / "there").mkdir()
-    found = read(tmp_path / "there/gevulot", before=f"mount -t tmpfs -o ro none {tmp_path}/there")
-    assert judged(found).refusals == []
+    places = read(tmp_path / "there/gevulot", before=f"mount -t tmpfs -o ro none {tmp_path}/there")
+    assert judged(places).refusals == []
 
 
 def test_a_protected_parent_of_a_storage_that_does_not_exist_yet_is_refused() -> None:

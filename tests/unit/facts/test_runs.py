@@ -55,10 +55,10 @@ def test_the_starts_of_other_units_do_not_count() -> None:
     assert read("now 50.0", shown(NRestarts="1"), *other).units[NODE].starts == ()
 
 
-def test_units_are_told_apart_and_the_required_ones_known() -> None:
-    found = read("now 50.0", shown(), "", shown("pcibind.service", ActiveState="failed", BindsTo=""))
-    assert {name: unit.active for name, unit in found.units.items()} == {NODE: "active", "pcibind.service": "failed"}
-    assert "gevulot-firewall.service" in found.units[NODE].requires
+def test_units_are_distinguished_and_the_required_ones_known() -> None:
+    runs = read("now 50.0", shown(), "", shown("pcibind.service", ActiveState="failed", BindsTo=""))
+    assert {name: unit.active for name, unit in runs.units.items()} == {NODE: "active", "pcibind.service": "failed"}
+    assert "gevulot-firewall.service" in runs.units[NODE].requires
 
 
 def test_lines_have_no_escapes_and_podmans_own_talk_is_left_out() -> None:
@@ -77,16 +77,16 @@ def test_lines_have_no_escapes_and_podmans_own_talk_is_left_out() -> None:
 
 
 def test_who_listens_is_known_by_port() -> None:
-    found = read(
+    runs = read(
         *("now 1", shown(), 'listen LISTEN 0 511 127.0.0.1:9944 0.0.0.0:* users:(("nginx",pid=7,fd=6))'),
         "listen LISTEN 0 128 [::]:22 [::]:*",
     )
-    assert found.listeners == {9944: "nginx", 22: ""}
+    assert runs.listeners == {9944: "nginx", 22: ""}
 
 
 def test_a_program_that_listens_steers_no_terminal_by_its_name() -> None:
-    found = read("now 1", shown(), 'listen LISTEN 0 9 127.0.0.1:9999 0.0.0.0:* users:(("\x1b[2Jx\x07",pid=7,fd=6))')
-    assert found.listeners == {9999: "x"}
+    runs = read("now 1", shown(), 'listen LISTEN 0 9 127.0.0.1:9999 0.0.0.0:* users:(("\x1b[2Jx\x07",pid=7,fd=6))')
+    assert runs.listeners == {9999: "x"}
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_a_program_that_listens_steers_no_terminal_by_its_name() -> None:
     ],
 )
 def test_an_entry_of_the_journal_that_is_no_line_takes_no_other_with_it(entry: str) -> None:
-    found = read("now 1", shown(), *started(10, by_itself=False), entry, wrote("kept"))
-    assert ([line.text for line in found.lines], found.units[NODE].starts) == (["kept"], (10.0,))
+    runs = read("now 1", shown(), *started(10, by_itself=False), entry, wrote("kept"))
+    assert ([line.text for line in runs.lines], runs.units[NODE].starts) == (["kept"], (10.0,))
 
 
 def test_something_else_than_an_answer_is_an_error() -> None:

@@ -45,7 +45,7 @@ def test_nothing_changed_is_nothing() -> None:
     assert drift.changes(state, state) == ()
 
 
-def test_a_board_that_moved_is_told_by_its_slots() -> None:
+def test_a_board_that_moved_is_described_by_its_slots() -> None:
     old, new = kept(*board("0000:00/01.0/00", slot="4")), kept(*board("0000:00/02.0/00", slot="6"))
     assert drift.changes(old, new) == ("board gpu1 moved from slot 4 to slot 6",)
 
@@ -59,7 +59,7 @@ def test_a_board_that_is_gone_and_one_that_is_new_are_two() -> None:
     )
 
 
-def test_another_driver_is_told_by_the_address_now() -> None:
+def test_another_driver_is_reported_at_the_present_address() -> None:
     old = kept(*board("0000:00/01.0/00"))
     changed = board("0000:00/01.0/00")
     changed[1]["driver"] = "xhci_hcd"
@@ -72,7 +72,7 @@ def test_renumbered_buses_are_no_change() -> None:
     assert drift.changes(old, new) == ()
 
 
-def test_values_are_told_with_what_they_were() -> None:
+def test_values_are_reported_with_their_previous_values() -> None:
     platform = Platform("Debian GNU/Linux 13", "6.12.1", 64, 1)
     old = drift.kept(HostStatus("host", platform=platform, podman="5.4.2", image=Image("r", "sha256:a")))
     new = drift.kept(HostStatus("host", platform=platform, podman="5.5.0", image=Image("r", "sha256:b")))

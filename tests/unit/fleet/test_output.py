@@ -17,7 +17,7 @@ from deploys.settings import SettingsError
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 HOSTS = (
-    HostStatus("b-well", verified="2026-01-02T09:00:00Z"),
+    HostStatus("b-ok", verified="2026-01-02T09:00:00Z"),
     HostStatus("a-wrong", Severity.WRONG, ("the IOMMU is off",)),
     down("c-down", "no route to host"),
     HostStatus("d-attention", Severity.ATTENTION, drift=("Podman is 5.5, was 5.4",)),
@@ -27,7 +27,7 @@ HOSTS = (
 def test_the_worst_come_first_with_their_reasons() -> None:
     lines = [click.unstyle(line) for line in table.render(HOSTS, NOW)]
     rows = [line.split()[0] for line in lines[1:-1] if not line.startswith(" ")]
-    assert rows == ["c-down", "a-wrong", "d-attention", "b-well"]
+    assert rows == ["c-down", "a-wrong", "d-attention", "b-ok"]
     assert lines[2] == "    no route to host"
     assert "    since the state that was kept: Podman is 5.5, was 5.4" in lines
     assert "3 h ago" in lines[-2]
@@ -49,9 +49,9 @@ def test_control_characters_of_a_host_do_not_reach_the_terminal() -> None:
 
 
 def test_the_document_is_worst_first_and_has_its_schema() -> None:
-    found = document(HOSTS, NOW)
-    assert (found["schema"], found["generated"]) == ("gevulot-fleet/1", "2026-01-02T12:00:00Z")
-    assert [host["severity"] for host in found["hosts"]] == ["down", "wrong", "attention", "ok"]
+    written = document(HOSTS, NOW)
+    assert (written["schema"], written["generated"]) == ("gevulot-fleet/1", "2026-01-02T12:00:00Z")
+    assert [host["severity"] for host in written["hosts"]] == ["down", "wrong", "attention", "ok"]
 
 
 def test_the_exit_code_is_the_worst_ones() -> None:
@@ -70,12 +70,12 @@ def test_options_that_cannot_be_used_are_named(data: dict[str, object]) -> None:
         output.options(data)
 
 
-def test_a_wrong_value_is_told_with_what_is_expected() -> None:
+def test_a_wrong_value_is_reported_with_the_expected_one() -> None:
     with pytest.raises(SettingsError, match=r"^status_keep is 'perhaps': .*; expected .*status_keep \(yes or no\)$"):
         output.options({"status_keep": "perhaps"})
 
 
-def test_a_slip_is_told_with_what_it_was_meant_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_typo_is_reported_with_the_intended_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match=r"^staus_output: unknown; did you mean status_output\?; expected "):
         output.options({"staus_output": "json"})
     monkeypatch.setenv("GEVULOT_STATUS_OUTPT", "json")
@@ -94,13 +94,13 @@ def test_each_output_can_go_to_a_file(tmp_path: Path, kind: str) -> None:
         assert len(json.loads(text)["hosts"]) == 4
 
 
-def test_drift_makes_a_well_host_want_attention_and_keeps_it_when_asked(tmp_path: Path) -> None:
+def test_drift_makes_an_ok_host_want_attention_and_keeps_it_when_asked(tmp_path: Path) -> None:
     asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
     first = HostStatus("host", podman="5.4", topology={"functions": []})
     assert output.with_drift([first], asked) == [first]
     second = HostStatus("host", podman="5.5", topology={"functions": []})
-    (found,) = output.with_drift([second], asked)
-    assert (found.severity, found.drift) == (Severity.ATTENTION, ("Podman is 5.5, was 5.4",))
+    (status,) = output.with_drift([second], asked)
+    assert (status.severity, status.drift) == (Severity.ATTENTION, ("Podman is 5.5, was 5.4",))
     (again,) = output.with_drift([second], asked)
     assert again.drift == ()
 
@@ -119,10 +119,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_script_answers_when_no_host_can_be_reached() -> None:
     done = run("@ssh/host.invalid,@ssh/other.invalid", "--output", "json")
-    found = json.loads(done.stdout)
+    written = json.loads(done.stdout)
     assert done.returncode == 5
-    assert [host["severity"] for host in found["hosts"]] == ["down", "down"]
-    assert all(host["reasons"] for host in found["hosts"])
+    assert [host["severity"] for host in written["hosts"]] == ["down", "down"]
+    assert all(host["reasons"] for host in written["hosts"])
 
 
 def test_the_script_looks_at_a_host_that_answers_beside_one_that_does_not() -> None:
@@ -134,7 +134,7 @@ def test_the_script_looks_at_a_host_that_answers_beside_one_that_does_not() -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("nowhere.py",), "no such inventory"),
         (("@local", "--limit", "x"), "no such host or group"),
@@ -142,10 +142,10 @@ def test_the_script_looks_at_a_host_that_answers_beside_one_that_does_not() -> N
         (("@local", "--data", "x"), "expected KEY=VALUE"),
     ],
 )
-def test_the_script_names_what_it_cannot_use(arguments: tuple[str, ...], said: str) -> None:
+def test_the_script_names_what_it_cannot_use(arguments: tuple[str, ...], message: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -164,23 +164,23 @@ def test_a_host_that_was_not_read_wholly_keeps_its_state(tmp_path: Path) -> None
     asked = output.options({"status_known": str(tmp_path), "status_keep": "yes"})
     output.with_drift([HostStatus("host", podman="5.4", topology={"functions": []})], asked)
     half = HostStatus("host", topology={"functions": []}, unreadable=("units: no answer within 40 s",))
-    (found,) = output.with_drift([half], asked)
-    assert found.drift == ()
-    assert found.reasons[0].startswith("its state was not kept")
+    (status,) = output.with_drift([half], asked)
+    assert status.drift == ()
+    assert status.reasons[0].startswith("its state was not kept")
     assert "5.4" in (tmp_path / "host.json").read_text()
 
 
 def test_a_host_of_which_no_state_is_kept_says_so(tmp_path: Path) -> None:
     asked = output.options({"status_known": str(tmp_path)})
-    (found,) = output.with_drift([HostStatus("host", topology={"functions": []})], asked)
-    assert (found.severity, found.reasons) == (Severity.ATTENTION, (f"no state of it is kept in {tmp_path}",))
+    (status,) = output.with_drift([HostStatus("host", topology={"functions": []})], asked)
+    assert (status.severity, status.reasons) == (Severity.ATTENTION, (f"no state of it is kept in {tmp_path}",))
 
 
 def test_a_directory_that_cannot_be_written_is_a_reason_and_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     asked = output.options({"status_known": str(tmp_path / "file/known"), "status_keep": "yes"})
-    (found,) = output.with_drift([HostStatus("host", topology={"functions": []})], asked)
-    assert found.reasons
+    (status,) = output.with_drift([HostStatus("host", topology={"functions": []})], asked)
+    assert status.reasons
 
 
 def test_what_a_host_says_is_printable_and_narrow_in_every_cell() -> None:
@@ -204,7 +204,7 @@ def test_an_inventory_without_hosts_is_no_success(tmp_path: Path) -> None:
     assert (done.returncode, "no host" in done.stderr) == (2, True)
 
 
-def test_a_mistake_in_the_data_of_a_host_that_is_down_is_told_beside_it(tmp_path: Path) -> None:
+def test_a_mistake_in_the_data_of_a_host_that_is_down_is_reported_beside_it(tmp_path: Path) -> None:
     data = {"ssh_hostname": "127.0.0.1", "ssh_port": 1, "gevulot_bords": []}
     (tmp_path / "nodes.py").write_text(f"nodes = [('gone', {data!r})]\n")
     done = run(str(tmp_path / "nodes.py"), "--output", "json")
@@ -221,9 +221,11 @@ def test_an_inventory_that_is_no_python_is_one_line(tmp_path: Path) -> None:
     assert "nodes.py: the inventory cannot be read: SyntaxError" in done.stderr
 
 
-@pytest.mark.parametrize(("key", "said"), [("known", "is no directory"), ("file", "there is no directory")])
-def test_places_that_cannot_be_written_are_told_before_any_host_is_asked(tmp_path: Path, key: str, said: str) -> None:
+@pytest.mark.parametrize(("key", "message"), [("known", "is no directory"), ("file", "there is no directory")])
+def test_places_that_cannot_be_written_are_reported_before_any_host_is_asked(
+    tmp_path: Path, key: str, message: str
+) -> None:
     (tmp_path / "plain").write_text("")
     path = tmp_path / "plain" if key == "known" else tmp_path / "none" / "x.html"
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         output.options({f"status_{key}": str(path)})

@@ -78,7 +78,7 @@ def test_the_policy_lets_no_text_become_markup(lab: Reader) -> None:
 
 def test_elements_carry_no_styles_and_no_handlers(lab: Reader) -> None:
     """The policy would not let them work."""
-    attributes = {name for _, found in lab.elements for name in found}
+    attributes = {name for _, element in lab.elements for name in element}
     assert not {name for name in attributes if name == "style" or name.startswith("on")}
 
 

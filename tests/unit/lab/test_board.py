@@ -1,4 +1,4 @@
-"""Boards: what QEMU is told of their functions, at power-on and while a machine runs."""
+"""Boards: the arguments that QEMU gets for their functions, at power-on and while a machine runs."""
 
 import pytest
 
@@ -18,8 +18,8 @@ def test_a_single_function_does_not_say_that_there_are_others() -> None:
 
 
 def test_a_function_keeps_its_properties() -> None:
-    ((told,),) = devices(Board(("virtio-gpu-pci,max_outputs=2",)), "port06")
-    assert told == "virtio-gpu-pci,max_outputs=2,id=port06.0,bus=port06,addr=0.0"
+    ((device,),) = devices(Board(("virtio-gpu-pci,max_outputs=2",)), "port06")
+    assert device == "virtio-gpu-pci,max_outputs=2,id=port06.0,bus=port06,addr=0.0"
 
 
 def test_what_sits_on_a_functions_own_bus_comes_after_it() -> None:

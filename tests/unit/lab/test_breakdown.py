@@ -1,4 +1,4 @@
-"""A broken machine is seen by its console, its process and the room on the disk."""
+"""A broken machine is detected by its console, its process and the room on the disk."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LOGIN = "\x1b[?2004h\r\nDebian GNU/Linux 13 lab ttyS0\r\n\r\nlab login: "
 
 def console(tmp_path: Path, text: str) -> Console:
     path = tmp_path / "console.log"
-    found = Console(path)
+    read = Console(path)
     path.write_text(text)
-    return found
+    return read
 
 
-def test_a_panic_is_seen_with_its_reason(tmp_path: Path) -> None:
-    seen = console(tmp_path, f"[    2.3] Oops: int3: 0000 [#1] SMP\r\n{PANIC}")
-    assert seen.panic() == "Kernel panic - not syncing: Fatal exception in interrupt ]---"
+def test_a_panic_is_detected_with_its_reason(tmp_path: Path) -> None:
+    panicked = console(tmp_path, f"[    2.3] Oops: int3: 0000 [#1] SMP\r\n{PANIC}")
+    assert panicked.panic() == "Kernel panic - not syncing: Fatal exception in interrupt ]---"
 
 
 @pytest.mark.parametrize("text", ["", "[    1.0] WARNING: CPU: 0 PID: 1\r\n", "[  9.0] watchdog: BUG: soft lockup\r\n"])
@@ -36,15 +36,15 @@ def test_what_a_kernel_survives_is_no_panic(tmp_path: Path, text: str) -> None:
 
 
 def test_a_panic_before_the_power_cut_is_forgotten(tmp_path: Path) -> None:
-    seen = console(tmp_path, PANIC)
-    seen.forget()
-    assert seen.panic() is None
+    panicked = console(tmp_path, PANIC)
+    panicked.forget()
+    assert panicked.panic() is None
     with (tmp_path / "console.log").open("a") as log:
         log.write(PANIC)
-    assert seen.panic()
+    assert panicked.panic()
 
 
-def test_a_login_prompt_is_seen_through_its_escapes(tmp_path: Path) -> None:
+def test_a_login_prompt_is_detected_through_its_escapes(tmp_path: Path) -> None:
     assert console(tmp_path, LOGIN).login()
     assert not console(tmp_path, "systemd[1]: Last login: never\r\n").login()
 

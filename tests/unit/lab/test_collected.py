@@ -1,4 +1,4 @@
-"""Collected hosts in the lab: which of their boards it has, of what, and what is said of the rest."""
+"""Collected hosts in the lab: which of their boards it has, of what, and what is reported of the rest."""
 
 from __future__ import annotations
 
@@ -85,44 +85,44 @@ def test_a_display_of_another_model_is_of_another_model_in_the_lab(other: list[F
     assert sorted(boards(host(board(4, GPU, AUDIO), other))) == [("bochs-display", "intel-hda"), ("virtio-gpu-pci",)]
 
 
-def test_a_third_model_is_said_to_be_the_second() -> None:
-    found = imitate(host(board(1, GPU), board(2, GPU), board(3, BMC), board(4, ACCELERATOR)), "x.json")
-    assert found.differences == ("10de:20b0, 1a03:2000 are all virtio-gpu-pci, so one model",)
+def test_a_third_model_is_imitated_as_the_second() -> None:
+    imitation = imitate(host(board(1, GPU), board(2, GPU), board(3, BMC), board(4, ACCELERATOR)), "x.json")
+    assert imitation.differences == ("10de:20b0, 1a03:2000 are all virtio-gpu-pci, so one model",)
 
 
 def test_virtual_functions_are_left_out() -> None:
     one = host(board(1, ACCELERATOR, ACCELERATOR))
     virtual, physical = Address.parse("0000:01:00.1"), Address.parse("0000:01:00.0")
-    found = Topology(one.functions, {virtual: Detail(physical_function=physical)})
-    assert boards(found) == [("bochs-display",)]
+    imitation = Topology(one.functions, {virtual: Detail(physical_function=physical)})
+    assert boards(imitation) == [("bochs-display",)]
 
 
 def test_of_too_many_boards_those_of_the_main_model_stay_and_the_others_are_named() -> None:
-    found = imitate(host(board(1, BMC), *(board(bus, GPU, AUDIO) for bus in range(2, 11))), "x.json")
-    assert len(found.topology.boards) == HOLDS
-    assert {port.board.functions for port in found.topology.ports if port.board} == {("bochs-display", "intel-hda")}
-    assert found.differences == (
+    imitation = imitate(host(board(1, BMC), *(board(bus, GPU, AUDIO) for bus in range(2, 11))), "x.json")
+    assert len(imitation.topology.boards) == HOLDS
+    assert {port.board.functions for port in imitation.topology.ports if port.board} == {("bochs-display", "intel-hda")}
+    assert imitation.differences == (
         "0000:0a:00.0 (10de:2684) is left out: a machine has room for 8 boards",
         "0000:01:00.0 (1a03:2000) is left out: a machine has room for 8 boards",
     )
 
 
-def test_a_group_that_a_board_shared_is_told_and_bridges_do_not_count() -> None:
+def test_a_group_that_a_board_shared_is_reported_and_bridges_do_not_count() -> None:
     shared = imitate(host(board(1, GPU, AUDIO, group=5), board(2, NIC, group=5)), "x.json")
     assert shared.differences == ("0000:01:00.0 shares its IOMMU group with 0000:02:00.0; here it has one of its own",)
     assert imitate(host(board(1, GPU, AUDIO, group=5), board(2, NIC, group=6)), "x.json").differences == ()
 
 
-def test_every_function_is_told_with_what_stands_for_it() -> None:
+def test_every_function_is_listed_with_its_stand_in() -> None:
     assert imitate(host(board(1, GPU, AUDIO)), "x.json").stand_ins == (
         ("0000:01:00.0", "10de:2684, class 030000", "bochs-display"),
         ("0000:01:00.1", "10de:22ba, class 040300", "intel-hda"),
     )
 
 
-def test_qemu_is_told_of_every_board_on_a_port_of_its_own() -> None:
-    found = imitate(host(*(board(bus, GPU, AUDIO, USB, UCSI, boot=bus == 1) for bus in range(1, 12))), "x.json")
-    words = Hardware(found.topology, 4096, 2, Accelerator("tcg", "max")).arguments()
+def test_qemu_gets_every_board_on_a_port_of_its_own() -> None:
+    imitation = imitate(host(*(board(bus, GPU, AUDIO, USB, UCSI, boot=bus == 1) for bus in range(1, 12))), "x.json")
+    words = Hardware(imitation.topology, 4096, 2, Accelerator("tcg", "max")).arguments()
     assert sum("pcie-root-port" in word for word in words) == HOLDS
     assert sum(word.startswith("VGA,") for word in words) == 1
     assert len({word.split("addr=")[0] for word in words if "addr=0.0" in word}) == HOLDS
@@ -148,23 +148,23 @@ TEXT = (
 
 def written(path: Path, topology: tuple[str, ...] = TEXT) -> Path:
     nothing: tuple[str, ...] = ()
-    seen = CollectedHost(nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, topology)
-    path.write_text(seen.text())
+    read = CollectedHost(nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing, topology)
+    path.write_text(read.text())
     return path
 
 
 def test_a_file_becomes_a_topology(tmp_path: Path) -> None:
-    found = collected.load(written(tmp_path / "gpu1.collected.json"))
-    assert found.topology.name == "collected"
-    assert dict(found.topology.boards) == {"0000:00:04.0": ("0000:01:00.0",)}
+    imitation = collected.load(written(tmp_path / "gpu1.collected.json"))
+    assert imitation.topology.name == "collected"
+    assert dict(imitation.topology.boards) == {"0000:00:04.0": ("0000:01:00.0",)}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [(None, "No such file or directory"), ("", "it is empty"), ("{", "no JSON"), ("{}", "the format None")],
 )
 def test_a_file_that_is_none_starts_nothing_and_says_why(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, message: str
 ) -> None:
     path = tmp_path / "gpu1.collected.json"
     if text is not None:
@@ -172,7 +172,7 @@ def test_a_file_that_is_none_starts_nothing_and_says_why(
     assert command_line.main(["up", "--collected", str(path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"{path}: ")
-    assert said in error
+    assert message in error
     assert "pyinfra INVENTORY deploys/collect.py" in error
 
 

@@ -105,9 +105,9 @@ def test_a_layout_that_is_there_is_not_built_again(tmp_path: Path) -> None:
     there = tmp_path / "containers" / build.recipe()
     there.mkdir(parents=True)
     (there / "index.json").write_text("{}")
-    said: list[str] = []
-    assert build.ensure(tmp_path, said.append) == there
-    assert said == []
+    progress: list[str] = []
+    assert build.ensure(tmp_path, progress.append) == there
+    assert progress == []
 
 
 def test_a_build_that_fails_says_why_and_leaves_no_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

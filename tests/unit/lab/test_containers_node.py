@@ -135,7 +135,7 @@ def get(server: tuple[str, int], target: str) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("target", "found"),
+    ("target", "status"),
     [
         ("/a%20file", b"inside"),
         ("/a%20file?query", b"inside"),
@@ -150,9 +150,9 @@ def get(server: tuple[str, int], target: str) -> tuple[int, bytes]:
     ],
 )
 def test_the_file_server_gives_every_file_as_the_real_one(
-    file_server: tuple[str, int], tmp_path: Path, target: str, found: bytes
+    file_server: tuple[str, int], tmp_path: Path, target: str, status: bytes
 ) -> None:
-    assert get(file_server, target.format(root=tmp_path)) == (200, found)
+    assert get(file_server, target.format(root=tmp_path)) == (200, status)
 
 
 def test_the_file_server_gives_files_of_proc_whose_size_is_0(file_server: tuple[str, int]) -> None:
@@ -169,15 +169,15 @@ def test_generating_into_a_missing_directory_fails(tmp_path: Path) -> None:
 
 
 def test_defaults_are_the_real_node_s() -> None:
-    found = settings.read({}, {})
-    assert found.json_rpc_listen_addr == ("127.0.0.1", 9944)
-    assert found.p2p_listen_addr == ("127.0.0.1", 9999)
-    assert found.healthcheck_listen_addr == ("127.0.0.1", 8888)
-    assert (found.http_download_port, found.vsock_listen_port) == (9995, 8080)
-    assert found.node_key_file == Path("/var/lib/gevulot/node.key")
-    assert found.gpu_devices is None
-    assert found.p2p_discovery_addrs == ()
-    assert not found.no_execution
+    chosen = settings.read({}, {})
+    assert chosen.json_rpc_listen_addr == ("127.0.0.1", 9944)
+    assert chosen.p2p_listen_addr == ("127.0.0.1", 9999)
+    assert chosen.healthcheck_listen_addr == ("127.0.0.1", 8888)
+    assert (chosen.http_download_port, chosen.vsock_listen_port) == (9995, 8080)
+    assert chosen.node_key_file == Path("/var/lib/gevulot/node.key")
+    assert chosen.gpu_devices is None
+    assert chosen.p2p_discovery_addrs == ()
+    assert not chosen.no_execution
 
 
 @pytest.mark.parametrize(
@@ -215,14 +215,14 @@ def test_a_value_of_the_wrong_form_names_its_variable(variable: str, text: str) 
 
 
 def test_settings_do_not_show_their_secrets() -> None:
-    found = settings.read({}, {"GEVULOT_PSK_PASSPHRASE": "hush", "GEVULOT_DB_URL": "postgres://u:hush@h/d"})
-    assert "hush" not in repr(found)
+    chosen = settings.read({}, {"GEVULOT_PSK_PASSPHRASE": "hush", "GEVULOT_DB_URL": "postgres://u:hush@h/d"})
+    assert "hush" not in repr(chosen)
 
 
 def test_a_database_url_is_percent_decoded() -> None:
-    found = database.parameters("postgres://gevulot:p%20w%25@db.example:5433/gevulot")
-    assert found["password"] == "p w%"
-    assert (found["host"], found["port"], found["dbname"]) == ("db.example", "5433", "gevulot")
+    parameters = database.parameters("postgres://gevulot:p%20w%25@db.example:5433/gevulot")
+    assert parameters["password"] == "p w%"
+    assert (parameters["host"], parameters["port"], parameters["dbname"]) == ("db.example", "5433", "gevulot")
 
 
 @pytest.mark.parametrize(
@@ -233,14 +233,14 @@ def test_a_database_url_is_percent_decoded() -> None:
     ],
 )
 def test_a_database_url_may_name_the_directory_of_a_socket(url: str) -> None:
-    found = database.parameters(url)
-    assert (found["host"], found["port"], found["user"], found["dbname"]) == (
+    parameters = database.parameters(url)
+    assert (parameters["host"], parameters["port"], parameters["user"], parameters["dbname"]) == (
         "/run/postgresql",
         "5433",
         "gevulot",
         "gevulot",
     )
-    assert "password" not in found
+    assert "password" not in parameters
 
 
 def test_a_directory_keeps_its_capitals() -> None:

@@ -1,4 +1,4 @@
-"""The table of what was seen on each platform: a row is written, replaced and read back; a gap is named."""
+"""The table of the checks that passed on each platform: a row is written, replaced and read back; a gap is named."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def test_a_row_is_written_and_replaced_by_the_next_run(tmp_path: Path) -> None:
     evidence.note("debian14", SAYS, ("bare",), path)
     evidence.note("debian13", SAYS, evidence.CHECKS, path)
     evidence.note("debian14", SAYS, ("bare", "deployed"), path)
-    found = evidence.rows(path.read_text())
-    assert list(found) == ["debian13", "debian14"], "in the order of the platforms"
-    assert [found["debian14"][check] for check in evidence.CHECKS] == ["yes", "yes", *["-"] * 5]
-    assert (found["debian14"]["kernel"], found["debian14"]["code"]) == (SAYS["kernel"], evidence.code())
+    rows = evidence.rows(path.read_text())
+    assert list(rows) == ["debian13", "debian14"], "in the order of the platforms"
+    assert [rows["debian14"][check] for check in evidence.CHECKS] == ["yes", "yes", *["-"] * 5]
+    assert (rows["debian14"]["kernel"], rows["debian14"]["code"]) == (SAYS["kernel"], evidence.code())
 
 
 def test_a_platform_without_a_row_or_with_a_gap_is_named(tmp_path: Path) -> None:
@@ -31,15 +31,15 @@ def test_a_platform_without_a_row_or_with_a_gap_is_named(tmp_path: Path) -> None
     assert evidence.gaps(path.read_text()) == {"debian14": list(evidence.CHECKS[1:])}
 
 
-def test_every_platform_was_seen_and_the_support_page_says_what_passed() -> None:
+def test_every_platform_has_a_row_and_the_support_page_lists_what_passed() -> None:
     """`make worlds` writes the rows and the table of docs/support.md."""
     text = evidence.PATH.read_text()
     assert evidence.missing(text) == []
     assert evidence.support(text) in (evidence.stage.ROOT / "docs/support.md").read_text()
     if gaps := evidence.gaps(text):
-        warnings.warn(f"not every check was seen to pass: {gaps}", stacklevel=1)
+        warnings.warn(f"not every check passed: {gaps}", stacklevel=1)
     if stale := evidence.stale(text):
-        warnings.warn(f"the code has changed since these platforms were seen: {', '.join(stale)}", stacklevel=1)
+        warnings.warn(f"the code has changed since the runs of these platforms: {', '.join(stale)}", stacklevel=1)
 
 
 def test_a_note_renews_the_table_of_platforms_and_nothing_else_of_its_page(tmp_path: Path) -> None:

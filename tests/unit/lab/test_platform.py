@@ -16,8 +16,8 @@ ALL = pytest.mark.parametrize("platform", PLATFORMS.values(), ids=PLATFORMS)
 
 
 def text(platform: Platform, path: str) -> str:
-    (found,) = (file.text for file in guest.files(platform, "", "", "") if file.path == path)
-    return found
+    (contents,) = (file.text for file in guest.files(platform, "", "", "") if file.path == path)
+    return contents
 
 
 def test_every_platform_is_another_image_or_other_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,7 @@ def test_debian14_all_differs_from_debian13_in_everything() -> None:
 
 
 @ALL
-def test_one_generator_is_installed_and_told_what_the_root_needs(platform: Platform) -> None:
+def test_one_generator_is_installed_and_configured_for_the_root(platform: Platform) -> None:
     generators = {each.value for each in Generator} & set(guest.packages(platform))
     assert generators == {platform.generator.value}
     path = {

@@ -1,4 +1,4 @@
-"""Preparations: what they are told apart by, and what the binder's does to the kernel's arguments."""
+"""Preparations: what distinguishes them, and what the binder's does to the kernel's arguments."""
 
 import subprocess
 from pathlib import Path

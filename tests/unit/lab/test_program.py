@@ -324,8 +324,8 @@ def test_no_two_tasks_are_the_same(tmp_path: Path) -> None:
 
 
 def test_ports_are_reported_as_such() -> None:
-    (found,) = functions(list(REPORT[:2])).values()
-    assert found["bars"] == [{"bar": 2, "type": "io", "address": 0xC040, "size": 32}]
+    (function,) = functions(list(REPORT[:2])).values()
+    assert function["bars"] == [{"bar": 2, "type": "io", "address": 0xC040, "size": 32}]
 
 
 @pytest.mark.parametrize(
@@ -376,21 +376,21 @@ def status(server: tuple[str, int], path: str) -> int:
 @pytest.fixture
 def listeners(world: World) -> Iterator[dict[str, tuple[str, int]]]:
     with ExitStack() as held:
-        found = {}
+        addresses = {}
         for handler in (services.Health, services.Rpc):
             server = held.enter_context(services.Server(("127.0.0.1", 0), handler))
             server.state = services.State(world.settings, world.scheduler)
             threading.Thread(target=server.serve_forever, daemon=True).start()
             held.callback(server.shutdown)
-            found[handler.__name__] = ("127.0.0.1", server.server_address[1])
-        yield found
+            addresses[handler.__name__] = ("127.0.0.1", server.server_address[1])
+        yield addresses
 
 
 def call(server: tuple[str, int], method: str, **numbers: float) -> dict[str, Any]:
     data = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": numbers}).encode()
     with urllib.request.urlopen(f"http://{server[0]}:{server[1]}/", data, timeout=LIMIT) as answer:
-        found: dict[str, Any] = json.loads(answer.read())
-        return found
+        reply: dict[str, Any] = json.loads(answer.read())
+        return reply
 
 
 def test_a_scheduler_that_stands_makes_the_node_unhealthy_within_two_seconds(
@@ -429,7 +429,7 @@ def test_a_caller_that_waits_no_longer_leaves_its_transaction_waiting(
 def test_a_node_that_executes_nothing_has_no_listener_for_its_health() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         health = free.getsockname()[1]
-    found = settings.read(
+    chosen = settings.read(
         {},
         {
             "GEVULOT_NODE_NO_EXECUTION": "true",
@@ -440,7 +440,7 @@ def test_a_node_that_executes_nothing_has_no_listener_for_its_health() -> None:
         },
     )
     with ExitStack() as held:
-        cli.start(found, KEY, held)
+        cli.start(chosen, KEY, held)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", health), timeout=LIMIT)
 
@@ -472,7 +472,7 @@ def test_a_passed_function_behind_a_bridge_has_an_address_too() -> None:
 
 
 def test_the_monitor_passes_over_events_and_raises_what_qemu_refuses() -> None:
-    said = [
+    answers = [
         {"QMP": {"version": {}}},
         {"return": {}},
         {"event": "RESUME"},
@@ -481,7 +481,7 @@ def test_the_monitor_passes_over_events_and_raises_what_qemu_refuses() -> None:
     ]
     ours, theirs = socket.socketpair()
     with theirs:
-        theirs.sendall(b"".join(json.dumps(each).encode() + b"\n" for each in said))
+        theirs.sendall(b"".join(json.dumps(each).encode() + b"\n" for each in answers))
         monitor = program.Monitor(ours)
         assert monitor.execute("query-pci") == [1]
         with pytest.raises(program.ProgramError, match="no such command"):

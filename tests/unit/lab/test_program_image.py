@@ -32,7 +32,7 @@ def module(*needed: str) -> bytes:
 
 def files(modules: Mapping[str, tuple[str, ...]] = KERNEL_MODULES) -> dict[str, bytes | str]:
     """Content by path; a text is where a symbolic link leads."""
-    found: dict[str, bytes | str] = {
+    contents: dict[str, bytes | str] = {
         "boot/vmlinuz-6.1.0-1-amd64": b"kernel",
         "boot/core.img": b"core",
         "boot/libraries": b"/lib/libc.so.6\n/lib64/ld.so\n",
@@ -44,8 +44,8 @@ def files(modules: Mapping[str, tuple[str, ...]] = KERNEL_MODULES) -> dict[str, 
         "lib64/ld.so": "/lib/libc.so.6",
     }
     for name, needed in modules.items():
-        found[f"lib/modules/6.1/kernel/{name.replace('_', '-')}.ko"] = module(*needed)
-    return found
+        contents[f"lib/modules/6.1/kernel/{name.replace('_', '-')}.ko"] = module(*needed)
+    return contents
 
 
 def packages(content: Mapping[str, bytes | str]) -> tarfile.TarFile:
@@ -65,7 +65,7 @@ def packages(content: Mapping[str, bytes | str]) -> tarfile.TarFile:
 
 def unpacked(archive: bytes) -> dict[str, bytes]:
     """Name and content of the entries of a cpio archive, read by the kernel's own description of the format."""
-    found, at = {}, 0
+    entries, at = {}, 0
     while True:
         assert archive[at : at + 6] == b"070701"
         fields = [int(archive[at + 6 + 8 * number : at + 14 + 8 * number], 16) for number in range(13)]
@@ -73,8 +73,8 @@ def unpacked(archive: bytes) -> dict[str, bytes]:
         name = archive[at + 110 : at + 110 + length - 1].decode()
         content = at + 110 + length + -(110 + length) % 4
         if name == "TRAILER!!!":
-            return found
-        found[name] = archive[content : content + size]
+            return entries
+        entries[name] = archive[content : content + size]
         at = content + size + -size % 4
 
 
@@ -107,12 +107,12 @@ def test_the_same_content_makes_the_same_disk() -> None:
 
 
 def test_the_initramfs_has_the_program_s_tools_and_their_libraries_through_links() -> None:
-    found = unpacked(program_image.initramfs(packages(files()), b"init"))
-    assert found["bin/socat"] == b"socat's program"
-    assert found["bin/sh"] == b"busybox"
-    assert found["lib/libc.so.6"] == found["lib64/ld.so"] == b"libc"
-    assert {"proc", "sys", "dev", "workspace", "bin", "lib", "lib64", "modules"} <= found.keys()
-    names = list(found)
+    entries = unpacked(program_image.initramfs(packages(files()), b"init"))
+    assert entries["bin/socat"] == b"socat's program"
+    assert entries["bin/sh"] == b"busybox"
+    assert entries["lib/libc.so.6"] == entries["lib64/ld.so"] == b"libc"
+    assert {"proc", "sys", "dev", "workspace", "bin", "lib", "lib64", "modules"} <= entries.keys()
+    names = list(entries)
     assert all(names.index(str(Path(name).parent)) < names.index(name) for name in names if "/" in name)
 
 

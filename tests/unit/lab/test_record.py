@@ -65,9 +65,9 @@ def test_a_record_without_ports_means_those_of_its_topology(tmp_path: Path) -> N
     data = json.loads(path.read_text())
     del data["ports"], data["snapshots"]
     path.write_text(json.dumps(data))
-    found = Record.load(path)
-    assert found == replace(record(named("two-boards")), ports=None, snapshots=())
-    assert found.hardware.topology == named("two-boards")
+    loaded = Record.load(path)
+    assert loaded == replace(record(named("two-boards")), ports=None, snapshots=())
+    assert loaded.hardware.topology == named("two-boards")
 
 
 @pytest.fixture

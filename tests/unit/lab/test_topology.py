@@ -1,4 +1,4 @@
-"""Topologies: what QEMU is told, and what the guest will see."""
+"""Topologies: the arguments that QEMU gets, and what the guest will see."""
 
 import pytest
 
@@ -20,11 +20,11 @@ def devices(topology: Topology) -> list[dict[str, str]]:
     """Read QEMU's arguments back: one mapping a device, its model under `model`."""
     words = topology.arguments()
     assert words[::2] == ["-device"] * (len(words) // 2)
-    found = []
+    options = []
     for line in words[1::2]:
         model, _, rest = line.partition(",")
-        found.append({"model": model} | dict(pair.split("=", 1) for pair in rest.split(",")))
-    return found
+        options.append({"model": model} | dict(pair.split("=", 1) for pair in rest.split(",")))
+    return options
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)

@@ -45,5 +45,5 @@ def test_the_volume_has_all_extents_that_the_partition_holds() -> None:
     assert f"extent_count = {count}\n".encode() in HEADER
 
 
-def test_it_ends_where_the_first_extent_begins() -> None:
+def test_it_ends_where_the_first_extent_starts() -> None:
     assert len(HEADER) == volume.START

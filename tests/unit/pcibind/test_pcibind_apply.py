@@ -56,7 +56,7 @@ def test_apply_binds_whole_boards_and_nothing_else(both: Machine) -> None:
 
 
 @pytest.mark.parametrize("next_boot", [False, True])
-def test_the_first_apply_names_the_original_drivers_as_every_later_one(both: Machine, next_boot: bool) -> None:
+def test_the_first_apply_names_the_original_drivers_as_every_other_one(both: Machine, next_boot: bool) -> None:
     before = both.drivers()
     for report in (apply(both.host, next_boot=next_boot), status(both.host), apply(both.host)):
         functions = [function for board in json.loads(report.to_json())["boards"] for function in board["functions"]]
@@ -276,7 +276,7 @@ def test_a_refusal_of_vfio_pci_names_its_reason(both: Machine) -> None:
     assert both.drivers() == before
 
 
-def test_a_missing_module_is_told(both: Machine) -> None:
+def test_a_missing_module_is_reported(both: Machine) -> None:
     both.faults["modprobe", "vfio-pci"] = OSError(1, "modprobe vfio-pci: not found")
     report = apply(both.host)
     assert report.exit_code is ExitCode.NOT_BOUND
@@ -332,7 +332,7 @@ def test_status_tells_wanted_from_bound(both: Machine) -> None:
     assert "but not handed over" in describe(status(both.host))
 
 
-def test_what_is_bound_is_not_said_to_be_bound_at_the_next_boot_only(both: Machine) -> None:
+def test_a_bound_board_is_not_announced_for_the_next_boot(both: Machine) -> None:
     assert "bound at the next boot" in describe(apply(unused(both), next_boot=True))
     assert apply(unused(both)).exit_code is ExitCode.OK
     report = apply(unused(both), next_boot=True)
@@ -547,7 +547,7 @@ def test_the_hosts_own_twin_is_never_taken_for_a_board_that_moved(machine: Machi
     assert RIGHT not in board.detail
 
 
-def test_a_further_function_is_told_even_beside_a_twin(machine: Machine) -> None:
+def test_a_further_function_is_reported_even_beside_a_twin(machine: Machine) -> None:
     machine.configure('[[board]]\nname = "left"\npath = "0000:00/01.0/00"\n')
     apply(machine.host)
     machine.function("pci0000:00/0000:00:01.0/0000:01:00.3", **NIC, group=12)

@@ -141,19 +141,19 @@ def test_a_child_that_is_killed_is_an_error_and_not_the_end(
 def have_open(path: Path) -> list[int]:
     """Which processes that this one started have a file open."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    found = []
+    processes = []
     for child in children:
         with contextlib.suppress(OSError):
             links = [os.readlink(each) for each in Path(f"/proc/{child}/fd").iterdir()]
-            found += [int(child)] * links.count(str(path))
-    return found
+            processes += [int(child)] * links.count(str(path))
+    return processes
 
 
 def test_what_a_task_keeps_open_is_open_until_it_ends(kernel: BoundedKernel, tmp_path: Path) -> None:
     nodes = [tmp_path / "12", tmp_path / "13"]
     for node in nodes:
         node.touch()
-    seen = []
+    opened = []
 
     def task() -> Task[None]:
         for node in nodes:
@@ -161,10 +161,10 @@ def test_what_a_task_keeps_open_is_open_until_it_ends(kernel: BoundedKernel, tmp
         with pytest.raises(FileNotFoundError):
             yield keep_open(str(tmp_path / "14"))
         yield write(str(tmp_path / "12"), "x")
-        seen.extend(len(have_open(node)) for node in nodes)
+        opened.extend(len(have_open(node)) for node in nodes)
 
     kernel.carry_out([task()])
-    assert seen == [1, 1]
+    assert opened == [1, 1]
     assert [have_open(node) for node in nodes] == [[], []]
 
 

@@ -29,7 +29,7 @@ def chosen(machine: Machine) -> list[str]:
     return [str(request.selector) for request in configuration.read(machine.paths.configuration).boards]
 
 
-def test_list_shows_every_board_and_by_whom_it_is_seen_to_be_used(machine: Machine) -> None:
+def test_list_shows_every_board_and_its_known_users(machine: Machine) -> None:
     machine.configure(HAND_WRITTEN)
     machine.open("/dev/nvidia0")
     report = show(machine.host)
@@ -113,7 +113,7 @@ def test_the_class_guard_asks_and_says_how_to_allow(machine: Machine) -> None:
     assert chosen(machine) == [f"path {NIC}"]
 
 
-def test_boards_of_one_group_are_added_together_or_not_at_all(machine: Machine) -> None:
+def test_boards_of_one_group_are_added_together_or_not(machine: Machine) -> None:
     machine.function("pci0000:00/0000:00:05.0", **AUDIO, driver="snd_hda_intel", group=12)
     assert add(machine.host, ["01:00.0"]).exit_code is ExitCode.REFUSED
     assert add(machine.host, ["01:00.0", "00:05.0"]).exit_code is ExitCode.OK
@@ -131,7 +131,7 @@ def test_boards_of_one_group_are_added_together_or_not_at_all(machine: Machine) 
         (["01:00.0", "02:00.0"], "two", "--name is for one board"),
     ],
 )
-def test_what_cannot_be_added_is_said_and_nothing_written(
+def test_a_board_that_cannot_be_added_is_reported_and_nothing_is_written(
     machine: Machine, words: list[str], name: str | None, message: str
 ) -> None:
     machine.configure(HAND_WRITTEN)
@@ -210,7 +210,9 @@ def test_a_short_address_names_a_board_in_a_file_and_for_release(machine: Machin
 
 
 @pytest.mark.parametrize(("word", "there"), [("10de:2684", f"{LEFT} (.*), {RIGHT} (.*)"), ("00:01.0", "none")])
-def test_what_is_not_one_board_is_named_with_what_was_found(machine: Machine, word: str, there: str) -> None:
+def test_a_word_that_does_not_name_one_board_is_refused_with_what_it_names(
+    machine: Machine, word: str, there: str
+) -> None:
     with pytest.raises(ConfigError, match=f"expected one board, found {there}; see `pcibind list`"):
         add(unused(machine), [word])
     assert not (machine.root / "etc/pcibind/added.toml").exists()

@@ -1,4 +1,4 @@
-"""The configuration: what is understood, and how errors are told."""
+"""The configuration: what is understood, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_several_files_are_one_configuration(tmp_path: Path) -> None:
     assert read.boards[0].name == "left"
 
 
-def test_text_that_was_read_elsewhere_may_begin_with_the_mark_of_an_editor() -> None:
+def test_text_that_was_read_elsewhere_may_start_with_a_byte_order_mark() -> None:
     (board,) = configuration.parse([("x.toml", '\ufeff[[board]]\nmodel = "10de:2684"\n')]).boards
     assert str(board.selector) == "model 10de:2684"
 

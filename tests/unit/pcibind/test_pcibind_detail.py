@@ -63,7 +63,7 @@ def kernel(machine: Machine) -> Machine:
     return machine
 
 
-def test_link_node_reset_methods_and_slot_are_told(kernel: Machine) -> None:
+def test_link_node_reset_methods_and_slot_are_read(kernel: Machine) -> None:
     attributes(
         kernel,
         "0000:01:00.0",
@@ -87,7 +87,7 @@ def test_link_node_reset_methods_and_slot_are_told(kernel: Machine) -> None:
     assert topology == kernel.host.topology()
 
 
-def test_a_link_that_is_down_and_a_node_that_is_not_told_are_none(kernel: Machine) -> None:
+def test_a_link_that_is_down_and_an_unknown_node_are_none(kernel: Machine) -> None:
     attributes(kernel, "0000:01:00.0", numa_node="-1", current_link_speed="Unknown", current_link_width="63")
     assert look(kernel).details[LEFT]._replace(modules=()) == Detail()
 
@@ -128,8 +128,8 @@ def test_a_host_without_pci_says_so(tmp_path: Path) -> None:
 def test_a_modalias_is_as_the_kernel_writes_it(machine: Machine) -> None:
     machine.function("pci0000:00/0000:00:05.0", **{**DISPLAY, "class_code": 0x030200})
     machine.function("pci0000:00/0000:00:05.1", **AUDIO)
-    (found,) = [f for f in machine.host.topology().functions if str(f.address) == "0000:00:05.0"]
-    assert modalias(found) == "pci:v000010DEd00002684sv000010DEsd000016F4bc03sc02i00"
+    (function,) = [f for f in machine.host.topology().functions if str(f.address) == "0000:00:05.0"]
+    assert modalias(function) == "pci:v000010DEd00002684sv000010DEsd000016F4bc03sc02i00"
 
 
 def test_a_thousand_functions_are_read(tmp_path: Path) -> None:

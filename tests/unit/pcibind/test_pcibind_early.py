@@ -243,10 +243,10 @@ def test_the_hook_is_that_of_the_program_that_makes_the_images(
 ) -> None:
     for path, text in programs.items():
         machine.file(path, text)
-    said = setup.install(machine.paths)
+    messages = setup.install(machine.paths)
     hooks = (early_files.INITRAMFS_HOOK_PATH, early_files.DRACUT_PATH)
     assert [path for path in hooks if Path(f"{machine.root}{path}").exists()] == ([hook] if hook else [])
-    assert any("warning: neither" in line for line in said) == (hook is None)
+    assert any("warning: neither" in line for line in messages) == (hook is None)
 
 
 def run_pcibind(*words: str) -> subprocess.CompletedProcess[str]:

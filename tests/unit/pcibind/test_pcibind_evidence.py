@@ -331,7 +331,7 @@ def test_no_half_bound_board_whose_group_is_open_in_secret_is_bound_anew(
     assert machine.driver("0000:01:00.1") == "vfio-pci"
 
 
-def test_what_the_processes_show_is_not_told_twice(machine: Machine) -> None:
+def test_a_use_that_the_processes_show_is_not_reported_twice(machine: Machine) -> None:
     half_bound(machine)
     machine.busy.add("12")
     machine.open("/dev/vfio/12")
@@ -356,7 +356,7 @@ def test_a_group_that_cannot_be_asked_is_left_as_it_is(machine: Machine) -> None
 
 
 @pytest.mark.parametrize("hidden", [False, True])
-def test_a_device_that_is_open_by_its_own_node_keeps_its_board_as_far_as_it_is_seen(
+def test_a_device_that_is_open_by_its_own_node_keeps_its_board_where_that_is_visible(
     machine: Machine, hidden: bool
 ) -> None:
     machine.has_cdevs = True
@@ -435,8 +435,8 @@ ON_NVIDIA = Board(
 @pytest.mark.parametrize("allowed", OVERRIDABLE_GUARDS)
 @pytest.mark.parametrize("guard", [*OVERRIDABLE_GUARDS, "vfio-open"])
 def test_an_override_silences_its_own_guard_and_no_other(evidence: Evidence, allowed: str, guard: str) -> None:
-    found = {refusal.guard for refusal in guards.check(ON_NVIDIA, evidence, {allowed})}
-    assert (guard in found) == (guard != allowed)
+    refused = {refusal.guard for refusal in guards.check(ON_NVIDIA, evidence, {allowed})}
+    assert (guard in refused) == (guard != allowed)
 
 
 @pytest.mark.parametrize("evidence", [ALL_AGAINST, NOTHING_SEEN], ids=["all against", "nothing seen"])
@@ -544,7 +544,7 @@ BARRING: dict[str, Callable[[Path], None]] = {
 }
 # What each guard reads, and how that may be barred. Attributes that the kernel writes are not barred but by the kernel,
 # and what only some hosts have (multipath, other processes' environments) may be missing.
-# That the guard refuses as long as nothing is barred was seen of these.
+# That the guard refuses as long as nothing is barred was observed of these.
 CONFIRMED: set[tuple[str, str]] = set()
 SIGHTS: list[tuple[str, str, str]] = []
 for _line in """
@@ -612,10 +612,10 @@ def test_a_guard_that_cannot_see_refuses(machine: Machine, guard: str, path: str
 
 
 @pytest.mark.parametrize(
-    "said", ["1 2", "a b c d", "192.0.2.9 50000 192.0.2.1 22\nlink class/net/eth0 ../../devices/virtual/net/eth0"]
+    "value", ["1 2", "a b c d", "192.0.2.9 50000 192.0.2.1 22\nlink class/net/eth0 ../../devices/virtual/net/eth0"]
 )
-def test_no_process_makes_evidence_by_its_environment(machine: Machine, said: str) -> None:
-    machine.file("proc/900/environ", f"HOME=/root\0SSH_CONNECTION={said}\0")
+def test_no_process_makes_evidence_by_its_environment(machine: Machine, value: str) -> None:
+    machine.file("proc/900/environ", f"HOME=/root\0SSH_CONNECTION={value}\0")
     assert [str(use.address) for use in look(machine.root).route_nics] == ["0000:00:03.0"]
 
 

@@ -41,8 +41,8 @@ def specification(machine: Machine) -> dict[str, Any]:
 
 
 def devices(machine: Machine) -> dict[str, list[str]]:
-    found = specification(machine)["devices"]
-    return {each["name"]: [node["path"] for node in each["containerEdits"]["deviceNodes"]] for each in found}
+    listed = specification(machine)["devices"]
+    return {each["name"]: [node["path"] for node in each["containerEdits"]["deviceNodes"]] for each in listed}
 
 
 LEFTS, RIGHTS = ([f"/dev/vfio/devices/vfio{number}" for number in range(first, first + 3)] for first in (0, 3))
@@ -51,11 +51,11 @@ LEFTS, RIGHTS = ([f"/dev/vfio/devices/vfio{number}" for number in range(first, f
 def test_device_nodes_are_handed_over_beside_those_of_groups(machine: Machine) -> None:
     with_cdevs(machine, groups=True)
     assert apply(unused(machine)).exit_code is ExitCode.OK
-    said = environment(machine)
-    assert said["PCIBIND_GROUP_DEVICES"] == "/dev/vfio/12 /dev/vfio/13"
-    assert said["PCIBIND_CDEVS"].split() == [*LEFTS, *RIGHTS]
+    variables = environment(machine)
+    assert variables["PCIBIND_GROUP_DEVICES"] == "/dev/vfio/12 /dev/vfio/13"
+    assert variables["PCIBIND_CDEVS"].split() == [*LEFTS, *RIGHTS]
     nodes = ["/dev/vfio/vfio", "/dev/iommu", "/dev/vfio/12", "/dev/vfio/13", *LEFTS, *RIGHTS]
-    assert said["PCIBIND_PODMAN_DEVICES"].split() == [f"--device={node}" for node in nodes]
+    assert variables["PCIBIND_PODMAN_DEVICES"].split() == [f"--device={node}" for node in nodes]
     document = json.loads((machine.root / "run/pcibind/devices.json").read_text())
     assert [(board["name"], board["cdevs"]) for board in document["boards"]] == [("left", LEFTS), (None, RIGHTS)]
     assert status(unused(machine)).exit_code is ExitCode.OK
@@ -64,9 +64,9 @@ def test_device_nodes_are_handed_over_beside_those_of_groups(machine: Machine) -
 def test_a_kernel_without_group_nodes_hands_over_device_nodes_alone_and_says_so(machine: Machine) -> None:
     with_cdevs(machine, groups=False)
     assert apply(unused(machine)).exit_code is ExitCode.OK
-    said = environment(machine)
-    assert said["PCIBIND_GROUP_DEVICES"] == ""
-    assert said["PCIBIND_PODMAN_DEVICES"].split() == [f"--device={n}" for n in ("/dev/iommu", *LEFTS, *RIGHTS)]
+    variables = environment(machine)
+    assert variables["PCIBIND_GROUP_DEVICES"] == ""
+    assert variables["PCIBIND_PODMAN_DEVICES"].split() == [f"--device={n}" for n in ("/dev/iommu", *LEFTS, *RIGHTS)]
     report = status(unused(machine))
     assert report.exit_code is ExitCode.OK
     assert "no VFIO group nodes (CONFIG_VFIO_GROUP)" in describe(report)
@@ -96,13 +96,13 @@ def test_containers_can_ask_for_a_board_by_name_path_or_for_all(machine: Machine
         "0000:00-02.0-00": ["/dev/vfio/vfio", "/dev/vfio/13"],
         "all": ["/dev/vfio/vfio", "/dev/vfio/12", "/dev/vfio/13"],
     }
-    found = specification(machine)
-    assert found["cdiVersion"] == "0.6.0"
+    written = specification(machine)
+    assert written["cdiVersion"] == "0.6.0"
     # As ParseQualifiedName of the CDI's own package checks a name.
     for name in devices(machine):
-        qualified = f"{found['kind']}={name}"
+        qualified = f"{written['kind']}={name}"
         assert re.fullmatch(r"[a-zA-Z][\w.-]*[a-zA-Z0-9]/[a-zA-Z][\w.-]*=[a-zA-Z0-9]([\w.:-]*[a-zA-Z0-9])?", qualified)
-    assert found["kind"] == handover.CDI_KIND
+    assert written["kind"] == handover.CDI_KIND
 
 
 @pytest.mark.parametrize("name", ["all", "-", "..", "Ä"])

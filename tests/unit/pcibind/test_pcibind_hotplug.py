@@ -146,17 +146,17 @@ def test_while_a_board_is_bound_the_other_stays_handed_over(applied: Machine) ->
     remove(applied)
     apply_arrived(unused(applied))
     rescan(applied, loaded=True)
-    seen: list[list[str]] = []
+    published: list[list[str]] = []
     write = applied.write
 
     def watched(path: Path, text: str) -> None:
-        seen.append(list_published(applied))
+        published.append(list_published(applied))
         write(path, text)
 
     applied.write = watched  # type: ignore[method-assign]
     assert apply_arrived(unused(applied)).exit_code is ExitCode.OK
-    assert seen
-    assert all(each == [RIGHT] for each in seen)
+    assert published
+    assert all(each == [RIGHT] for each in published)
 
 
 def test_a_board_that_is_unbound_by_hand_is_left_so_and_leaves_the_hand_over(applied: Machine) -> None:
@@ -241,16 +241,16 @@ def test_a_release_takes_out_what_it_gives_back_while_another_board_is_away(mach
     assert apply(unused(machine)).exit_code is ExitCode.OK
     remove(machine)
     apply_arrived(unused(machine))
-    seen: list[list[str]] = []
+    published: list[list[str]] = []
     write = machine.write
 
     def watched(path: Path, text: str) -> None:
-        seen.append(list_published(machine))
+        published.append(list_published(machine))
         write(path, text)
 
     machine.write = watched  # type: ignore[method-assign]
     assert release(unused(machine), [third]).exit_code is ExitCode.OK
-    assert all(each == [RIGHT] for each in seen)
+    assert all(each == [RIGHT] for each in published)
     assert list_published(machine) == [RIGHT]
 
 
@@ -298,7 +298,7 @@ def test_killed_while_it_binds_the_next_run_goes_on(applied: Machine) -> None:
     assert list_published(applied) == [LEFT, RIGHT]
 
 
-def test_a_boot_has_seen_what_happened_before_it_looked(applied: Machine) -> None:
+def test_a_boot_takes_up_what_happened_before_it(applied: Machine) -> None:
     happen(applied, "bind", RIGHTS)
     assert apply_recorded(unused(applied)).exit_code is ExitCode.OK
     assert events(applied) == []
@@ -324,7 +324,7 @@ def test_a_directory_among_the_events_stays_but_wakes_nobody_and_stops_no_boot(a
     assert apply_recorded(unused(applied)).exit_code is ExitCode.OK
 
 
-def test_a_board_that_has_appeared_is_not_said_not_to_have_where_the_configuration_is_wrong(applied: Machine) -> None:
+def test_a_board_that_has_appeared_is_not_reported_absent_where_the_configuration_is_wrong(applied: Machine) -> None:
     remove(applied)
     apply_arrived(unused(applied))
     rescan(applied, loaded=True)
@@ -352,7 +352,7 @@ def test_where_nobody_can_tell_what_is_in_use_a_board_that_is_gone_leaves_the_ha
     assert list_published(applied) == []
 
 
-def test_an_event_that_found_no_record_makes_no_board_new_later(applied: Machine) -> None:
+def test_an_event_without_a_record_makes_no_board_new_afterwards(applied: Machine) -> None:
     happen(applied, "add")
     kept = Path(applied.paths.record).read_text()
     Path(applied.paths.record).unlink()

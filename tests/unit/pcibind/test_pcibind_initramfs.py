@@ -64,10 +64,10 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 def held(path: Path, image: bytes) -> dict[str, str]:
     """What the reader finds in an image of these bytes."""
     path.write_bytes(image)
-    found: dict[str, str] = {}
+    contents: dict[str, str] = {}
     with path.open("rb") as file:
-        initramfs.archives(file, (RULE, LIST), found)
-    return found
+        initramfs.archives(file, (RULE, LIST), contents)
+    return contents
 
 
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -81,7 +81,7 @@ def test_files_behind_plain_archives_are_found_in_the_compressed_one(packer: str
     assert held(tmp_path / "image", image) == digests(FILES)
 
 
-def test_an_image_that_is_not_compressed_is_read_and_names_may_begin_with_a_dot(tmp_path: Path) -> None:
+def test_an_image_that_is_not_compressed_is_read_and_names_may_start_with_a_dot(tmp_path: Path) -> None:
     assert held(tmp_path / "image", archive({f"./{name}": data for name, data in FILES.items()})) == digests(FILES)
 
 
@@ -124,9 +124,9 @@ def test_of_many_images_those_are_read_that_may_boot_next(tmp_path: Path) -> Non
     (boot / "vmlinuz-99999.2-new").touch()
     (boot / "initrd.img-99999.11-removed").write_bytes(archive({}))
     (boot / f"initrd.img-{RUNNING}.bak").write_bytes(archive({}))
-    found = initramfs.look((RULE, LIST), root=str(tmp_path))
-    assert set(found.images) == {f"{boot}/initrd.img-{each}" for each in (RUNNING, "99999.2-new", "99999.10-newest")}
-    assert all(held == digests(FILES) for held in found.images.values())
+    images = initramfs.look((RULE, LIST), root=str(tmp_path))
+    assert set(images.images) == {f"{boot}/initrd.img-{each}" for each in (RUNNING, "99999.2-new", "99999.10-newest")}
+    assert all(held == digests(FILES) for held in images.images.values())
     other = initramfs.look((RULE,), ("0.1-old",), root=str(tmp_path))
     assert f"{boot}/initrd.img-0.1-old" in other.images
 
@@ -136,10 +136,10 @@ def test_other_layouts_a_damaged_image_and_a_kernel_without_one(tmp_path: Path) 
     (boot / "machine/99999.1").mkdir(parents=True)
     (boot / "machine/99999.1/initrd").write_bytes(archive(FILES)[:-100].rstrip(b"\0"))
     (boot / "initrd.img-99999.1").rename(boot / "initramfs-99999.1.img")
-    found = initramfs.look((LIST,), root=str(tmp_path))
-    assert found.without == RUNNING
-    assert list(found.images) == [f"{boot}/initramfs-99999.1.img"]
-    assert found.damaged == {f"{boot}/machine/99999.1/initrd": "it ends before its archive does"}
+    images = initramfs.look((LIST,), root=str(tmp_path))
+    assert images.without == RUNNING
+    assert list(images.images) == [f"{boot}/initramfs-99999.1.img"]
+    assert images.damaged == {f"{boot}/machine/99999.1/initrd": "it ends before its archive does"}
 
 
 def test_the_text_alone_prints_the_contents_as_json() -> None:
@@ -155,10 +155,10 @@ def test_an_image_is_read_again_only_when_it_is_another(tmp_path: Path) -> None:
     image, cache = boot / f"initrd.img-{RUNNING}", tmp_path / "cache.json"
     first = initramfs.look((RULE, LIST), root=str(tmp_path), cache=str(cache))
     # The same size and time: only what was kept can still tell what it held.
-    seen = image.stat()
+    before = image.stat()
     with image.open("r+b") as file:
-        file.write(bytes(seen.st_size))
-    os.utime(image, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        file.write(bytes(before.st_size))
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert initramfs.look((RULE, LIST), root=str(tmp_path), cache=str(cache)) == first
     assert initramfs.look((RULE,), root=str(tmp_path), cache=str(cache)).images[str(image)] == {}
     image.write_bytes(archive({}))
@@ -170,11 +170,11 @@ def test_a_cache_that_is_garbage_is_written_anew(tmp_path: Path, text: str) -> N
     cache = tmp_path / "cache.json"
     cache.write_text(text)
     boot = host_with(tmp_path, RUNNING)
-    found = initramfs.look((LIST,), root=str(tmp_path), cache=str(cache))
-    assert list(json.loads(cache.read_text())) == list(found.images) == [f"{boot}/initrd.img-{RUNNING}"]
+    images = initramfs.look((LIST,), root=str(tmp_path), cache=str(cache))
+    assert list(json.loads(cache.read_text())) == list(images.images) == [f"{boot}/initrd.img-{RUNNING}"]
 
 
-def test_files_of_a_package_take_a_board_early_as_well() -> None:
+def test_files_of_a_package_also_take_a_board_early() -> None:
     host = {paths[-1]: str(number) for number, paths in enumerate(initramfs.EARLY)}
     assert initramfs.Contents(host, {"/boot/i": host}).differences == ()
     rule = initramfs.EARLY[0][1]
@@ -201,6 +201,6 @@ def test_apply_and_status_name_the_initramfs_that_does_not_hold_the_list(machine
     assert apply(machine.host).notes == status(machine.host).notes == ()
 
 
-def test_a_host_without_an_image_is_told_to_rebuild_when_the_list_changes(machine: Machine) -> None:
+def test_a_host_without_an_image_is_asked_to_rebuild_when_the_list_changes(machine: Machine) -> None:
     machine.configure(CHOSEN)
     assert f"no initramfs of the running kernel {RUNNING} was found in /boot" in apply(machine.host).notes

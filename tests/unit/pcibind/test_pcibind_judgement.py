@@ -37,8 +37,8 @@ def judged(
     return judge(machine.host.topology(), evidence, wanting(*paths), known, next_boot=next_boot)
 
 
-def standings(found: Judgement) -> list[Standing]:
-    return [board.standing for board in found.boards]
+def standings(judgement: Judgement) -> list[Standing]:
+    return [board.standing for board in judgement.boards]
 
 
 def take(machine: Machine, bus: int) -> None:
@@ -52,9 +52,9 @@ def test_each_board_has_a_standing_of_its_own(machine: Machine) -> None:
     take(machine, 2)
     paths = (LEFT, RIGHT, "0000:00/09.0/00", "0000:00/03")
     evidence = Evidence(silent=frozenset({Address(0, 0, 3, 0)}))
-    found = judged(machine, evidence, *paths)
-    assert standings(found) == [Standing.LIVE, Standing.BOUND, Standing.MISSING, Standing.REFUSED]
-    assert [refusal.guard for refusal in found.boards[3].refusals] == ["no-response", "class"]
+    judgement = judged(machine, evidence, *paths)
+    assert standings(judgement) == [Standing.LIVE, Standing.BOUND, Standing.MISSING, Standing.REFUSED]
+    assert [refusal.guard for refusal in judgement.boards[3].refusals] == ["no-response", "class"]
     assert standings(judged(machine, evidence, *paths, next_boot=True))[0] is Standing.BOOT
 
 
@@ -87,8 +87,8 @@ def test_a_use_that_comes_back_with_the_reboot_refuses_all_the_same(machine: Mac
         "boot-display": Evidence(boot_displays=frozenset({FIRST})),
         "framebuffer": Evidence(framebuffers=(NEEDED,)),
     }
-    found = judged(machine, uses[guard], LEFT, next_boot=True)
-    assert [refusal.guard for refusal in found.refusals] == [guard]
+    judgement = judged(machine, uses[guard], LEFT, next_boot=True)
+    assert [refusal.guard for refusal in judgement.refusals] == [guard]
 
 
 def test_a_group_that_vfio_does_not_have_is_open_to_nobody(machine: Machine) -> None:
@@ -112,17 +112,17 @@ def test_a_foreign_device_is_found_without_any_evidence(machine: Machine) -> Non
         "pci0000:00/0000:00:09.0", vendor=1, device=2, subsystem=(3, 4), class_code=0x010601, driver="ahci", group=12
     )
     for evidence in (None, Evidence()):
-        found = judged(machine, evidence, LEFT, RIGHT)
-        assert standings(found) == [Standing.REFUSED, Standing.LIVE]
-        assert {refusal.guard for refusal in found.refusals} == {"foreign-device"}
+        judgement = judged(machine, evidence, LEFT, RIGHT)
+        assert standings(judgement) == [Standing.REFUSED, Standing.LIVE]
+        assert {refusal.guard for refusal in judgement.refusals} == {"foreign-device"}
 
 
 def test_what_the_initramfs_took_without_a_record_is_refused_when_chosen_and_named_when_not(machine: Machine) -> None:
     machine.file("sys/bus/pci/devices/0000:01:00.0/driver_override", "vfio-pci\n")
     evidence = Evidence(early=frozenset({FIRST}))
     assert [r.guard for r in judged(machine, evidence, LEFT).refusals] == ["stale-initramfs"]
-    found = judged(machine, evidence, RIGHT)
-    assert ([board.path for board in found.taken], found.refusals) == ([LEFT], ())
+    judgement = judged(machine, evidence, RIGHT)
+    assert ([board.path for board in judgement.taken], judgement.refusals) == ([LEFT], ())
 
 
 def test_every_command_sees_what_the_early_script_took(machine: Machine) -> None:
@@ -260,7 +260,7 @@ def test_what_is_on_record_and_waits_for_the_boot_is_not_judged_again(machine: M
     assert refused == ({"boot-display"} if iommu else set())
 
 
-def test_a_board_that_is_leaving_and_chosen_again_is_judged(machine: Machine) -> None:
+def test_a_board_that_is_to_be_given_back_and_is_chosen_again_is_judged(machine: Machine) -> None:
     machine.configure(f'[[board]]\npath = "{LEFT}"\n')
     apply(machine.host, next_boot=True)
     known = read_record(machine.paths)
@@ -270,20 +270,20 @@ def test_a_board_that_is_leaving_and_chosen_again_is_judged(machine: Machine) ->
     assert {refusal.guard for refusal in apply(machine.host, next_boot=True).refusals} == {"boot-display"}
 
 
-class Seen(System):
-    """A host that is seen to be used like this."""
+class UsedHost(System):
+    """A host with this evidence of use."""
 
-    def __init__(self, machine: Machine, seen: Evidence) -> None:
+    def __init__(self, machine: Machine, evidence: Evidence) -> None:
         super().__init__(machine.paths, machine, node_seconds=0.05)
-        self._seen = seen
+        self._evidence = evidence
 
-    def gathering(self) -> Seen:  # type: ignore[override]
+    def gathering(self) -> UsedHost:  # type: ignore[override]
         return self
 
     def evidence(self) -> Evidence:
-        return self._seen
+        return self._evidence
 
-    def __enter__(self) -> Seen:
+    def __enter__(self) -> UsedHost:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -311,8 +311,8 @@ def test_status_is_content_where_apply_was(
     allow = ", ".join(f'"{guard}"' for guard in OVERRIDABLE_GUARDS) if allowed else ""
     machine.configure(f'require_boards = "{require}"\n[[board]]\nmodel = "10de:2684"\nallow = [{allow}]\n')
     if bound:
-        assert apply(Seen(machine, Evidence())).exit_code is ExitCode.OK
-    host = Seen(machine, UNKIND[what])
+        assert apply(UsedHost(machine, Evidence())).exit_code is ExitCode.OK
+    host = UsedHost(machine, UNKIND[what])
     code = apply(host).exit_code
     if code is ExitCode.OK:
         assert status(host).exit_code is ExitCode.OK
@@ -347,8 +347,8 @@ def test_what_others_are_configured_to_bind_is_reported_of_chosen_boards_only(
     (note,) = [note for note in command(machine.host).notes if "driverctl" in note]
     assert "0000:01:00.0: driverctl gives it to nouveau at each boot" in note
     machine.configure(f'[[board]]\npath = "{RIGHT}"\n')
-    found = [note for note in command(machine.host).notes if "initramfs" not in note]
-    assert any("0000:02:00.1: libvirt's machine windows has it with managed='yes'" in note for note in found)
+    notes = [note for note in command(machine.host).notes if "initramfs" not in note]
+    assert any("0000:02:00.1: libvirt's machine windows has it with managed='yes'" in note for note in notes)
 
 
 @pytest.mark.parametrize("managed", ["", " managed='no'"])

@@ -1,4 +1,4 @@
-"""A function whose lock somebody holds for good: whoever reads its override hangs, so nobody touches its board."""
+"""A function whose lock somebody holds forever: each reader of its override hangs, so nobody touches its board."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_renumbered_buses_do_not_change_a_path(way: list[Address], buses: list[i
     assert parse_board_path(board_path(first)) == board_path(first)
 
 
-def test_a_path_begins_at_the_last_root_on_the_way() -> None:
+def test_a_path_starts_at_the_last_root_on_the_way() -> None:
     behind_a_volume_management_device = "/sys/devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0/10000:e1:00.0"
     assert function_path(behind_a_volume_management_device) == "10000:e0/06.0/00.0"
 

@@ -12,7 +12,7 @@ def test_what_is_there_is_not_waited_for(tmp_path: Path) -> None:
     assert wait([str(tmp_path)], 3600) == []
 
 
-def test_what_is_still_missing_at_the_end_is_told(tmp_path: Path) -> None:
+def test_nodes_that_are_still_missing_at_the_end_are_reported(tmp_path: Path) -> None:
     missing = str(tmp_path / "12")
     assert wait([str(tmp_path), missing], 0.3) == [missing]
 

@@ -91,8 +91,8 @@ def test_the_man_page_has_every_option_of_all_commands() -> None:
 
 
 def test_the_man_page_has_every_exit_code_with_its_meaning() -> None:
-    found = re.findall(r"^\.It (\d+)\n(.*)", section("EXIT STATUS"), re.MULTILINE)
-    assert {int(code): meaning for code, meaning in found} == {int(code): text for code, text in MEANINGS.items()}
+    codes = re.findall(r"^\.It (\d+)\n(.*)", section("EXIT STATUS"), re.MULTILINE)
+    assert {int(code): meaning for code, meaning in codes} == {int(code): text for code, text in MEANINGS.items()}
 
 
 # Completion
@@ -165,28 +165,28 @@ def set_up(machine: Machine) -> dict[str, Path]:
 def test_what_setup_left_in_etc_does_not_shadow_a_package(machine: Machine) -> None:
     files = set_up(machine)
     assert all(path.exists() for path in files.values())
-    said = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
+    messages = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
     assert [path for path in files.values() if path.exists()] == []
     assert not (machine.root / "etc/systemd/system/sysinit.target.wants" / unit_files.NAME).is_symlink()
-    assert said[:-1] == [f"removed {path}: the package provides it" for path in files]
-    assert said[-1].startswith("next: update-initramfs")
+    assert messages[:-1] == [f"removed {path}: the package provides it" for path in files]
+    assert messages[-1].startswith("next: update-initramfs")
     assert setup.install(machine.paths, setup.PACKAGE_LIBRARY) == ["the package provides all boot files"]
 
 
 def test_what_a_former_version_left_does_not_shadow_a_package(machine: Machine) -> None:
     rule = early_files.rule().splitlines(keepends=True)
     machine.file(early_files.RULE_PATH[1:], "".join(rule[:5]))
-    said = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
-    assert said[0] == f"removed {early_files.RULE_PATH}: the package provides it"
+    messages = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
+    assert messages[0] == f"removed {early_files.RULE_PATH}: the package provides it"
 
 
 def test_a_boot_file_that_was_changed_stays_and_is_named(machine: Machine) -> None:
     files = set_up(machine)
     rule = files[early_files.RULE_PATH]
     rule.write_text(rule.read_text() + "# mine\n")
-    said = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
+    messages = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
     assert [path for path in files.values() if path.exists()] == [rule]
-    assert f"{early_files.RULE_PATH} was edited: it is kept, and overrides the package's" in said
+    assert f"{early_files.RULE_PATH} was edited: it is kept, and overrides the package's" in messages
 
 
 def test_another_installations_boot_files_stay_and_are_named(machine: Machine) -> None:

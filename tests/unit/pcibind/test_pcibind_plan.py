@@ -23,21 +23,21 @@ def wanted(*texts: str) -> Config:
 
 
 def recorded(machine: Machine, *texts: str) -> Record:
-    found = resolve(machine.host.topology(), wanted(*texts), None)
-    return Record(tuple(RecordedBoard.of(r.board, r.selector, r.name) for r in found if r.board))
+    resolutions = resolve(machine.host.topology(), wanted(*texts), None)
+    return Record(tuple(RecordedBoard.of(r.board, r.selector, r.name) for r in resolutions if r.board))
 
 
 def test_a_model_selects_every_board_with_such_a_display(machine: Machine) -> None:
-    found = resolve(machine.host.topology(), wanted("10de:2684"), None)
-    assert [r.board.path for r in found if r.board] == [LEFT, RIGHT]
+    resolutions = resolve(machine.host.topology(), wanted("10de:2684"), None)
+    assert [r.board.path for r in resolutions if r.board] == [LEFT, RIGHT]
 
 
 def test_an_address_or_a_path_tells_twins_apart(machine: Machine) -> None:
     topology = machine.host.topology()
     for text in ("0000:02:00.0", "0000:02:00.2", RIGHT):
-        (found,) = resolve(topology, wanted(text), None)
-        assert found.board is not None
-        assert found.board.path == RIGHT
+        (resolution,) = resolve(topology, wanted(text), None)
+        assert resolution.board is not None
+        assert resolution.board.path == RIGHT
 
 
 def test_two_selectors_of_one_board_contradict_each_other(machine: Machine) -> None:
@@ -49,9 +49,9 @@ def test_two_selectors_of_one_board_contradict_each_other(machine: Machine) -> N
 
 
 def test_what_is_not_there_is_absent_and_says_so(machine: Machine) -> None:
-    found = resolve(machine.host.topology(), wanted("0000:09:00.0", "0000:00:01.0"), None)
-    assert [r.verdict for r in found] == [Verdict.ABSENT, Verdict.ABSENT]
-    assert "is a bridge" in found[1].detail
+    resolutions = resolve(machine.host.topology(), wanted("0000:09:00.0", "0000:00:01.0"), None)
+    assert [r.verdict for r in resolutions] == [Verdict.ABSENT, Verdict.ABSENT]
+    assert "is a bridge" in resolutions[1].detail
 
 
 def test_a_recorded_address_is_followed_through_a_renumbering(tmp_path: Path) -> None:
@@ -59,15 +59,15 @@ def test_a_recorded_address_is_followed_through_a_renumbering(tmp_path: Path) ->
     after = Machine(tmp_path / "after")
     board(after, "01", 2, 5)
     board(after, "02", 1, 6)
-    found = resolve(after.host.topology(), wanted("0000:01:00.0", "0000:02:00.0"), record)
-    assert [(r.verdict, r.board and r.board.path) for r in found] == [
+    resolutions = resolve(after.host.topology(), wanted("0000:01:00.0", "0000:02:00.0"), record)
+    assert [(r.verdict, r.board and r.board.path) for r in resolutions] == [
         (Verdict.PRESENT, LEFT),
         (Verdict.PRESENT, RIGHT),
     ]
-    assert str(found[0].board and found[0].board.address) == "0000:02:00.0"
+    assert str(resolutions[0].board and resolutions[0].board.address) == "0000:02:00.0"
 
 
-def test_moved_replaced_absent_and_extra_are_told_apart(tmp_path: Path) -> None:
+def test_moved_replaced_absent_and_extra_are_distinguished(tmp_path: Path) -> None:
     record = recorded(gpu_host(tmp_path / "before"), LEFT)
 
     def verdict(name: str, change: str) -> Verdict:
@@ -85,10 +85,10 @@ def test_moved_replaced_absent_and_extra_are_told_apart(tmp_path: Path) -> None:
         elif change == "extra":
             board(machine, "01", 1, 1)
             machine.function(f"{port}/0000:01:00.3", **AUDIO)
-        (found,) = follow(machine.host.topology(), record)
-        assert found.board is None
-        assert found.detail
-        return found.verdict
+        (resolutions,) = follow(machine.host.topology(), record)
+        assert resolutions.board is None
+        assert resolutions.detail
+        return resolutions.verdict
 
     assert verdict("a", "moved") is Verdict.MOVED
     assert verdict("b", "replaced") is Verdict.REPLACED
@@ -103,8 +103,8 @@ def test_a_moved_board_does_not_come_in_again_through_its_model(tmp_path: Path) 
     machine = Machine(tmp_path / "after")
     board(machine, "01", 1, 1)
     board(machine, "05", 2, 2)
-    found = resolve(machine.host.topology(), wanted("10de:2684"), record)
-    assert sorted((str(r.verdict), r.board.path if r.board else "") for r in found) == [
+    resolutions = resolve(machine.host.topology(), wanted("10de:2684"), record)
+    assert sorted((str(r.verdict), r.board.path if r.board else "") for r in resolutions) == [
         ("moved", ""),
         ("present", LEFT),
     ]
@@ -113,8 +113,8 @@ def test_a_moved_board_does_not_come_in_again_through_its_model(tmp_path: Path) 
 def test_a_third_board_of_the_model_is_taken_too(machine: Machine) -> None:
     record = recorded(machine, "10de:2684")
     board(machine, "05", 5, 20)
-    found = resolve(machine.host.topology(), wanted("10de:2684"), record)
-    assert [(r.verdict, r.recorded is None) for r in found] == [
+    resolutions = resolve(machine.host.topology(), wanted("10de:2684"), record)
+    assert [(r.verdict, r.recorded is None) for r in resolutions] == [
         (Verdict.PRESENT, False),
         (Verdict.PRESENT, False),
         (Verdict.PRESENT, True),

@@ -141,7 +141,7 @@ def test_an_ipv6_address_that_the_kernel_made_up_itself_is_none(
 CONNECTION = "192.0.2.9 50000 192.0.2.1 22"
 
 
-def test_the_login_behind_sudo_is_seen(machine: Machine) -> None:
+def test_the_login_behind_sudo_is_recognized(machine: Machine) -> None:
     machine.login(CONNECTION)
     assert [str(use.address) for use in look(machine).ssh_nics] == ["0000:00:03.0"]
 
@@ -151,7 +151,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of t
 
 @as_root
 @pytest.mark.parametrize(
-    ("program", "inode", "seen"),
+    ("program", "inode", "expected"),
     [
         ("/usr/sbin/sshd", 31415, True),
         ("/usr/lib/openssh/sshd-session", 31415, True),
@@ -159,12 +159,12 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of t
         ("/usr/sbin/sshd", 27182, False),
     ],
 )
-def test_anybodys_login_is_seen_by_the_server_that_has_it(
-    machine: Machine, program: str, inode: int, seen: bool
+def test_any_login_is_recognized_by_the_server_that_has_it(
+    machine: Machine, program: str, inode: int, expected: bool
 ) -> None:
     machine.connection(CONNECTION)
     machine.ssh_server(600, inode, program)
-    assert [str(use.address) for use in look(machine).ssh_nics] == ["0000:00:03.0"] * seen
+    assert [str(use.address) for use in look(machine).ssh_nics] == ["0000:00:03.0"] * expected
 
 
 @as_root

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from tree import AUDIO, DISPLAY, NIC, NVME, USB, Machine
 
@@ -277,17 +278,17 @@ def choices(topology: Topology, most: int = 3) -> st.SearchStrategy[tuple[Board,
 
 def groups_with(topology: Topology, board: Board) -> set[str]:
     """The paths of all boards that share groups with one, directly or by way of others."""
-    found = {board.path}
+    paths = {board.path}
     while True:
-        numbers = {f.iommu_group for f in topology.functions if board_path(f.path) in found and not f.is_bridge}
+        numbers = {f.iommu_group for f in topology.functions if board_path(f.path) in paths and not f.is_bridge}
         more = {
             board_path(f.path)
             for f in topology.functions
             if not f.is_bridge and f.iommu_group is not None and f.iommu_group in numbers
         }
-        if more <= found:
-            return found
-        found |= more
+        if more <= paths:
+            return paths
+        paths |= more
 
 
 class _Nothing:
@@ -331,3 +332,10 @@ def somewhere() -> Iterator[Path]:
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=memory) as directory:
         yield Path(directory)
+
+
+def some(examples: int) -> settings:
+    """hypothesis with this number of examples, and without its limits of time."""
+    return settings(
+        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    )

@@ -64,7 +64,7 @@ class Machine:
     blacklist: set[str] = field(default_factory=set)
     # Called before each access, with its position.
     watchers: list[Callable[[int], None]] = field(default_factory=list)
-    # Functions whose lock somebody holds for good: every access that takes it hangs.
+    # Functions whose lock somebody holds forever: every access that takes it hangs.
     locked: set[str] = field(default_factory=set)
     # Every access so far, and what those at some positions fail with.
     asked: list[Access] = field(default_factory=list)
@@ -421,7 +421,7 @@ class Machine:
         (directory / str(len(list(directory.iterdir())))).symlink_to(node)
 
     def login(self, claimed: str, *, established: bool = True, ancestor: bool = True) -> None:
-        """Let a process have an SSH_CONNECTION in its environment: of whoever runs pcibind, or of anybody."""
+        """Let a process have an SSH_CONNECTION in its environment: of the user who runs pcibind, or of another."""
         self.file("proc/self/status", f"Name:\tsh\nPPid:\t{900 if ancestor else 1}\n")
         self.file("proc/900/status", "Name:\tbash\nPPid:\t1\n")
         self.file("proc/900/environ", f"HOME=/root\0SSH_CONNECTION={claimed}\0")

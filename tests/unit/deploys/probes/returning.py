@@ -36,8 +36,8 @@ def go_and_come(state, host):  # type: ignore[no-untyped-def]
         answer = remote.run(host, "echo answered", timeout=10)[1]
     finally:
         server.terminate()
-    found = {"up": up, "down": down, "back": back, "answer": answer, "counts": counts}
-    Path(os.environ["PROBED"], host.name).write_text(json.dumps(found))
+    result = {"up": up, "down": down, "back": back, "answer": answer, "counts": counts}
+    Path(os.environ["PROBED"], host.name).write_text(json.dumps(result))
     return True
 
 

@@ -16,10 +16,10 @@ if host.data.prepared:
 
 def wait(state, host):  # type: ignore[no-untyped-def]
     try:
-        found = remote.run(host, "sleep 6; echo answered", timeout=12)[1]
+        outcome = remote.run(host, "sleep 6; echo answered", timeout=12)[1]
     except Exception as error:
-        found = [type(error).__name__]
-    Path(os.environ["PROBED"], host.name).write_text(json.dumps(found))
+        outcome = [type(error).__name__]
+    Path(os.environ["PROBED"], host.name).write_text(json.dumps(outcome))
     return True
 
 

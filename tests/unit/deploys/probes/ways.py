@@ -29,10 +29,10 @@ while connected is not None:
     else:
         hops.append("channel" if isinstance(sock, paramiko.Channel) else "program")
     connected = sock.transport if isinstance(sock, paramiko.Channel) else None
-found = {
+result = {
     "address": reached.address,
     "doubt": reached.doubt,
-    "said": host.get_fact(FirstLine, program=PROGRAM),
+    "text": host.get_fact(FirstLine, program=PROGRAM),
     "hops": hops,
 }
-Path(os.environ["PROBED"], host.name).write_text(json.dumps(found))
+Path(os.environ["PROBED"], host.name).write_text(json.dumps(result))

@@ -1,4 +1,4 @@
-"""Boards that are chosen no more, but not back on their drivers yet."""
+"""Boards that are no longer chosen, but not back on their drivers yet."""
 
 from __future__ import annotations
 
@@ -291,9 +291,7 @@ def test_a_refusal_to_give_a_board_back_is_no_success(applied: Machine, require:
 
 @pytest.mark.parametrize("require", ["all", "any"])
 @pytest.mark.parametrize("text", [ONLY_RIGHT, ""], ids=["the other stays", "none stays"])
-def test_a_plan_to_give_a_board_back_that_is_seen_in_use_is_no_success(
-    applied: Machine, require: str, text: str
-) -> None:
+def test_a_plan_to_give_back_a_board_that_is_in_use_is_no_success(applied: Machine, require: str, text: str) -> None:
     applied.open("/dev/vfio/12")
     applied.configure(f'require_boards = "{require}"\n{text}')
     assert show(applied.host).exit_code is ExitCode.REFUSED
@@ -411,7 +409,7 @@ def test_killed_while_it_is_given_back_the_next_boot_goes_on(applied: Machine) -
     assert left_of(applied) == REBOOTED
 
 
-def test_a_record_that_knows_of_no_leaving_is_read(applied: Machine) -> None:
+def test_a_record_without_boards_to_give_back_is_read(applied: Machine) -> None:
     before = known(applied)
     document = json.loads(Path(applied.paths.record).read_text())
     assert document["version"] == 1
@@ -423,10 +421,12 @@ def test_a_record_that_knows_of_no_leaving_is_read(applied: Machine) -> None:
     assert applied.writes == []
 
 
-@pytest.mark.parametrize("leaving", [[{}], "x", [None], 1, None])
-def test_a_leaving_that_is_garbage_makes_the_record_unreadable(applied: Machine, leaving: object) -> None:
+@pytest.mark.parametrize("garbage", [[{}], "x", [None], 1, None])
+def test_garbage_in_the_list_of_boards_to_give_back_makes_the_record_unreadable(
+    applied: Machine, garbage: object
+) -> None:
     document = json.loads(Path(applied.paths.record).read_text())
-    document["leaving"] = leaving
+    document["leaving"] = garbage
     with pytest.raises(record.RecordError):
         record.parse(json.dumps(document))
 
