@@ -173,9 +173,18 @@ def test_what_setup_left_in_etc_does_not_shadow_a_package(machine: Machine) -> N
     assert setup.install(machine.paths, setup.PACKAGE_LIBRARY) == ["the package provides all boot files"]
 
 
+RULE_OF_0_1_0 = """\
+# The first PCI event runs the script that sets the driver overrides of all chosen functions.
+# PROGRAM is run while the rules are read, so before the module of this device, or of any later
+# one, is loaded: modules are loaded by RUN, after the last rule. One rule for each device would
+# come too late, since an earlier device's event loads the module that takes the later ones.
+ACTION=="add", SUBSYSTEM=="pci", TEST=="/etc/pcibind/early.list", TEST!="/run/pcibind/early.done", \
+PROGRAM="/usr/local/lib/pcibind/early"
+"""
+
+
 def test_what_a_former_version_left_does_not_shadow_a_package(machine: Machine) -> None:
-    rule = early_files.rule().splitlines(keepends=True)
-    machine.file(early_files.RULE_PATH[1:], "".join(rule[:5]))
+    machine.file(early_files.RULE_PATH[1:], RULE_OF_0_1_0)
     messages = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
     assert messages[0] == f"removed {early_files.RULE_PATH}: the package provides it"
 
