@@ -250,7 +250,7 @@ def test_no_file_of_a_host_names_gevulot() -> None:
     texts = [path.read_text() for path in templates if path.exists()]
     assert len(texts) == 4
     texts += [*(content.decode() for content in passthrough.library().values()), passthrough.WRAPPER]
-    texts += [early_files.rule(), early_files.dracut(), early_files.initramfs_hook(), unit_files.render()]
+    texts += [early_files.rule(), early_files.dracut(), early_files.initramfs_hook(), *unit_files.files().values()]
     assert [text for text in (*texts, *(file.path for file in manifest.HOST)) if "gevulot" in text.lower()] == []
     assert "gevulot" not in manifest.STATE_DIRECTORY
 

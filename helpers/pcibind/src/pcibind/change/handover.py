@@ -199,6 +199,14 @@ def write(paths: Paths, boards: Sequence[Board]) -> None:
         raise
 
 
+def publish(paths: Paths, boards: Sequence[Board]) -> None:
+    """Hand these boards over, or where there are none, remove the hand-over. Raises OSError."""
+    if boards:
+        write(paths, boards)
+    else:
+        remove(paths)
+
+
 def remove(paths: Paths) -> None:
     """Remove the hand-over. Raises OSError."""
     for path in (_environment(paths), _document(paths), _cdi(paths)):

@@ -117,17 +117,13 @@ KeyringMode=private
 """
 
 
-def render(command: str = COMMAND) -> str:
-    """The text of pcibind.service; `command` is how pcibind is run, quoted for systemd.
-
-    It comes before sysinit.target, so before every ordinary unit; what it comes after is early
-    itself, so that there is no cycle. The time-out is far above the sum of the bounded accesses.
-    """
-    return _TEXT.replace("@SANDBOX@", _SANDBOX).replace("@COMMAND@", command)
-
-
 def files(command: str = COMMAND) -> dict[str, str]:
-    """The text of every unit, by its path. pcibind.service pulls the others in."""
+    """The text of every unit, by its path; `command` is how pcibind is run, quoted for systemd.
+
+    pcibind.service pulls the others in. It comes before sysinit.target, so before every ordinary
+    unit; what it comes after is early itself, so that there is no cycle. The time-out is far above
+    the sum of the bounded accesses.
+    """
     # It loads the modules that a blacklist keeps away.
     off = (
         _SANDBOX.replace("=CAP_SYS_PTRACE", "=CAP_SYS_MODULE CAP_SYS_PTRACE")
@@ -135,7 +131,7 @@ def files(command: str = COMMAND) -> dict[str, str]:
         .replace("@resources\n", "@resources\nSystemCallFilter=@module\n")
     )
     texts = {
-        "pcibind.service": render(command),
+        "pcibind.service": _TEXT.replace("@SANDBOX@", _SANDBOX),
         "pcibind-hotplug.path": _HOTPLUG_PATH,
         "pcibind-hotplug.service": _HOTPLUG.replace("@SANDBOX@", _SANDBOX),
         "pcibind-off.service": _OFF.replace("@SANDBOX@", off),

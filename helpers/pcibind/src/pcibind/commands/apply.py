@@ -61,8 +61,8 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
         paths = {board.path: board for board in wanted}
         binding = [_on_record(r, paths) for r in judgement.resolutions if r not in refused]
         # Before the first write to a driver: whatever happens next, the original is on disk.
+        files.write_record(system.paths, left._replace(leaving=(*left.leaving, *leaving)))
         if next_boot:
-            files.write_record(system.paths, left._replace(leaving=(*left.leaving, *leaving)))
             given_back = [
                 boot.report_unwanted(topology, board, BoardState.LEAVING)._replace(
                     detail="its drivers are restored at the next boot"

@@ -140,7 +140,7 @@ def give_back(
     record that cannot be written is no failure, and in the first run of a boot, functions that
     their drivers have not reached yet are left to them. Raises OSError.
     """
-    if booting and not going:
+    if not going:
         return Outcome([], (), topology)
     unwritable = (OSError,) if booting else ()
     # Killed from here on, the next boot gives back what is left.
@@ -213,10 +213,7 @@ def hand_over(system: System, proven: Iterable[Board], require: str, *, complete
     if not complete and require == "all":
         already = handover.list_published(system.paths)
         boards = [board for board in boards if board.path in already]
-    if boards:
-        handover.write(system.paths, boards)
-    else:
-        handover.remove(system.paths)
+    handover.publish(system.paths, boards)
 
 
 def report_unwanted(topology: Topology, recorded: RecordedBoard, state: BoardState) -> BoardReport:
@@ -303,10 +300,8 @@ def withdraw(paths: Paths, topology: Topology, going: Sequence[Board] = ()) -> N
     published = handover.list_published(paths)
     left = published - {board.path for board in going}
     stay = [b for path in left if (b := topology.board_at(path)) and not handover.prove(paths, b)]
-    if not stay:
-        handover.remove(paths)
-    elif len(stay) < len(published):
-        handover.write(paths, stay)
+    if not stay or len(stay) < len(published):
+        handover.publish(paths, stay)
 
 
 def _choose_target(

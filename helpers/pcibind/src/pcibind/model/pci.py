@@ -274,7 +274,7 @@ class Function(NamedTuple):
 
     @property
     def is_in_the_way(self) -> bool:
-        """Whether its group cannot go to VFIO while it has the driver that it has.
+        """Whether its group can go to VFIO only if this function goes too.
 
         That is every function but PCI-to-PCI bridges, and other bridges (host, ISA) that no
         driver has; see iommu_device_claim_dma_owner() in drivers/iommu/iommu.c.
