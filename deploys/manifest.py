@@ -41,6 +41,9 @@ NODE_ACCOUNT = "gevulot"
 NODE_TABLE = "gevulot"
 """The node's nftables table, of the family inet."""
 
+HAND_OVER = f"{Paths().run}/devices.env"
+"""The boards that the node may use."""
+
 PASSPHRASE_SECRET = "gevulot-psk-passphrase"
 PASSWORD_SECRET = "gevulot-db-password"
 URL_SECRET = "gevulot-db-url"
@@ -183,6 +186,8 @@ FAILED_UNITS = f"{STATE_DIRECTORY}/failed-units"
 ACCESS_RECORD = f"{STATE_DIRECTORY}/access"
 # Its time says when all checks last passed. Of this boot: after the next one nobody has looked yet.
 VERIFIED = "/run/gpu-host/verified"
+# A file a unit: with what content of its files it runs.
+UNIT_INPUTS = "/run/gpu-host/inputs"
 AS_GPU_HOST = "gpu_host"
 AS_NODE = "node"
 

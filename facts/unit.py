@@ -81,6 +81,7 @@ class Units(FactBase[dict[str, Unit]]):
 class ChangedSince(FactBase[list[str]]):
     """Which of a unit's inputs changed after it last became active: files by change time, secrets by update time.
 
+    A file whose content is that of the ``note`` that a deploy made of this start of the unit did not change.
     With ``image``, also whether the unit's container runs another image than the one of that reference now.
     ``moment`` is another of systemd's times to compare with.
     This asks the machine, not the last run: the next deploy completes one that was killed between a change and its
@@ -98,13 +99,17 @@ class ChangedSince(FactBase[list[str]]):
         secrets: tuple[str, ...] = (),
         image: str = "",
         moment: str = "ActiveEnterTimestamp",
+        note: str = "",
     ) -> str:
         script = r"""
 export LC_ALL=C
-unit=$1 image=$2 moment=$3; shift 3
+unit=$1 image=$2 moment=$3 note=$4; shift 4
 echo "since $(systemctl show --timestamp=us+utc -p "$moment" --value "$unit")"
+start=$([ ! -e "$note" ] || systemctl show -p InvocationID --value "$unit")
+[ -n "$start" ] && [ "$(head -n1 "$note")" = "$start" ] || note=/dev/null
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
-  [ ! -e "$1" ] || echo "file $(stat -c %.9Z "$1") $1"; shift; done
+  [ ! -e "$1" ] || sha256sum -- "$1" 2>/dev/null | grep -Fxqf "$note" ||
+    echo "file $(stat -c %.9Z "$1") $1"; shift; done
 [ $# -gt 0 ] && shift
 for secret in "$@"; do
   changed=$(podman secret inspect --format '{{.UpdatedAt.UnixNano}}' "$secret" 2>/dev/null) &&
@@ -116,7 +121,7 @@ if [ -n "$image" ]; then
 fi
 echo end
 """
-        words = " ".join(quote(word) for word in (unit, image, moment, *files, "--", *secrets))
+        words = " ".join(quote(word) for word in (unit, image, moment, note, *files, "--", *secrets))
         return f"sh -c {quote(script)} changed {words}"
 
     def process(self, output: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from pyinfra.connectors.util import CommandOutput
 from deploys import scripts
 from deploys.assessment import diagnosis
 from deploys.inputs.addresses import Endpoint
-from deploys.manifest import MIGRATION_UNIT, NODE_REQUIRES, NODE_UNIT
+from deploys.manifest import HAND_OVER, MIGRATION_UNIT, NODE_REQUIRES, NODE_UNIT, UNIT_INPUTS, consumed_by
 from deploys.operations import rollout
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_AT_RUN_TIME, will_follow
@@ -58,6 +58,24 @@ class Readiness:
     seconds: int = 0
 
 
+def inputs_of(unit: str, settings: Settings) -> tuple[str, ...]:
+    """The paths of the files that a unit reads when it starts."""
+    own = (HAND_OVER, f"{settings.key_directory}/node.key") if unit == NODE_UNIT else ()
+    return (*consumed_by(unit), *own)
+
+
+def note_inputs(unit: str, settings: Settings) -> str:
+    """The command that notes with what content a unit runs, when that is known to be the present one.
+
+    A file that is touched, linked or restored later asks for no restart then.
+    """
+    return scripts.shell("note_inputs.sh", _note_of(unit), unit, *inputs_of(unit, settings))
+
+
+def _note_of(unit: str) -> str:
+    return f"{UNIT_INPUTS}/{unit}"
+
+
 def expect_listener(endpoint: Endpoint, seconds: int) -> Readiness:
     """Expect a TCP connection to succeed. ``endpoint`` is where the program is configured to listen."""
     program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
@@ -73,11 +91,10 @@ def run_unit(
     settings: Settings,
     timeout: int,
     readiness: Readiness = Readiness(),
-    files: tuple[str, ...] = (),
     secrets: tuple[str, ...] = (),
     image: str = "",
 ) -> Generator[PyinfraCommand | str, None, None]:
-    """Start a unit, or restart it when one of its inputs changed after it last started; and wait until it answers.
+    """Start a unit, or restart it when it runs with other inputs than are there now; and wait until it answers.
 
     Where the unit or the node runs already, this waits for the host's turn: see ``deploys.operations.rollout``.
 
@@ -87,7 +104,6 @@ def run_unit(
     + settings: the host's settings, to explain a failure
     + timeout: seconds that the unit, and what it waits for, may take
     + readiness: how to check that it works
-    + files: paths whose change asks for a restart
     + secrets: Podman secrets whose change asks for a restart
     + image: reference of the image that the unit's container should run
     """
@@ -98,7 +114,7 @@ def run_unit(
     state = states.get(unit)
     runs = tuple(name for name in dict.fromkeys((unit, NODE_UNIT)) if name in states and states[name].running)
     restart = _Start("restart", unit, timeout, settings, readiness, runs)
-    changed = {"files": files, "secrets": secrets}
+    changed = {"files": inputs_of(unit, settings), "secrets": secrets}
     if state is None or not state.running:
         stale = unit == NODE_UNIT and _is_stale(states.get(MIGRATION_UNIT), changed)
         # A start would wait for systemd's next attempt, and its counter of attempts would continue.
@@ -107,7 +123,7 @@ def run_unit(
         else:
             yield _Start("start", unit, timeout, settings, readiness)
         return
-    newer: list[str] = host.get_fact(ChangedSince, unit=unit, image=image, **changed)
+    newer: list[str] = host.get_fact(ChangedSince, unit=unit, image=image, note=_note_of(unit), **changed)
     if newer or (state.restarts and _did_change(inputs)):
         yield restart
     else:
@@ -140,6 +156,7 @@ class _Start(StringCommand):
     ) -> None:
         self._unit, self._settings, self._timeout, self._runs = unit, settings, timeout, runs
         commands = [_command(verb, unit, timeout, readiness)]
+        commands.append(note_inputs(unit, settings))
         if NODE_UNIT in runs and unit != NODE_UNIT:
             commands.append(_command("await", NODE_UNIT, settings.start_timeout, expect_node(settings)))
         super().__init__(" && ".join(commands))

@@ -8,7 +8,7 @@ from typing import Any
 from pyinfra.api.operation import OperationMeta
 
 from deploys.assessment import qmp
-from deploys.manifest import FIREWALL_PROGRAM, FIREWALL_RULES, FIREWALL_SERVICE, FIREWALL_UNIT, QMP_RULES, consumed_by
+from deploys.manifest import FIREWALL_PROGRAM, FIREWALL_RULES, FIREWALL_SERVICE, FIREWALL_UNIT, QMP_RULES
 from deploys.operations import units
 from deploys.operations.files import Files
 from deploys.operations.pending_reboot import PendingReboot
@@ -50,5 +50,4 @@ def start_firewall(settings: Settings, reboot: PendingReboot, after: list[Operat
         inputs=after,
         settings=settings,
         timeout=_TIMEOUT,
-        files=consumed_by(FIREWALL_UNIT),
     )

@@ -6,6 +6,7 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import systemd
 
 from deploys.manifest import (
+    HAND_OVER,
     KEY_PROGRAM,
     KEY_SERVICE,
     KEY_UNIT,
@@ -20,7 +21,6 @@ from deploys.manifest import (
     POSTGRES_UNIT,
     UPDATE_TIMER,
     URL_SECRET,
-    consumed_by,
 )
 from deploys.operations import secrets, timer, units
 from deploys.operations.files import Files
@@ -29,13 +29,11 @@ from deploys.operations.planning import step
 from deploys.settings import Settings
 from deploys.steps import postgres, vsock
 from deploys.steps.preflight import Node
-from pcibind.read.files import Paths
 
 # The same path on the host and in the container; gone as soon as the node has read it.
 KEY_FIFO = "/run/gevulot-key/node.key"
 # Seconds between the container's start and the key's reading: an older node waits for its database first.
 _KEY_READ = 60
-HAND_OVER = f"{Paths().run}/devices.env"
 
 
 def database_address(settings: Settings) -> tuple[str, int]:
@@ -123,7 +121,6 @@ def start_node(settings: Settings, reboot: PendingReboot, after: list[OperationM
         timeout=settings.start_timeout,
         readiness=units.expect_node(settings),
         image=settings.node_image,
-        files=(*consumed_by(NODE_UNIT), HAND_OVER, f"{settings.key_directory}/node.key"),
         secrets=(PASSPHRASE_SECRET, *(() if settings.own_postgres else (URL_SECRET,))),
     )
     if settings.own_postgres:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 
 from pyinfra import host
 from pyinfra.api import Host, operation
@@ -68,15 +68,14 @@ def system(state: str, failed_units: list[str], verdict: Verdict) -> Check:
     return failures.check(state, failed, verdict.failed_before)
 
 
-def conclude(rows: list[Check]) -> Generator[PyinfraCommand, None, None]:
-    """Print the table, and fail the host when a check failed; else record when it was verified."""
+def conclude(rows: list[Check], notes: Iterable[str] = ()) -> Generator[PyinfraCommand, None, None]:
+    """Print the table, and fail the host when a check failed; else run ``notes``, commands that record what runs."""
     if failure := table.show_table(rows):
         yield failure
         return
     # Of this boot only, so that it changes nothing that lasts; deploys/status.py shows when it was.
-    remote.run(
-        host, f"mkdir -p {posixpath.dirname(manifest.VERIFIED)} && touch {manifest.VERIFIED}; {failures.remember(())}"
-    )
+    touch = f"mkdir -p {posixpath.dirname(manifest.VERIFIED)} && touch {manifest.VERIFIED}"
+    remote.run(host, "; ".join((touch, failures.remember(()), *notes)))
 
 
 def _read(host: Host, gpu_host: GpuHost) -> list[Check]:

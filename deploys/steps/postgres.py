@@ -21,7 +21,6 @@ from deploys.manifest import (
     POSTGRES_UNIT,
     STATE_DIRECTORIES,
     URL_SECRET,
-    consumed_by,
 )
 from deploys.operations import secrets, units
 from deploys.operations.files import Files
@@ -144,7 +143,6 @@ def start_postgres(settings: Settings, reboot: PendingReboot, after: list[Operat
             f"podman exec {POSTGRES_LOGIN.container} pg_isready -q -h 127.0.0.1 -p {settings.postgres_port}", _SECONDS
         ),
         image=settings.postgres_image,
-        files=consumed_by(POSTGRES_UNIT),
         secrets=(PASSWORD_SECRET,),
     )
     password_reconciled(

@@ -15,6 +15,7 @@ from deploys import manifest, scripts
 from deploys.assessment import activity, checks, diagnosis, qmp, virtual_machine
 from deploys.assessment.checks import Check
 from deploys.assessment.observations import Observations
+from deploys.operations import units
 from deploys.operations.pending_reboot import PendingReboot
 from deploys.operations.planning import DECIDED_AT_RUN_TIME, is_planning, step
 from deploys.preflight import Verdict, key
@@ -54,7 +55,11 @@ def verified(node: Node, reboot: PendingReboot) -> Generator[PyinfraCommand | st
         else:
             host.noop("this only checks")
         return
-    yield from host_table.conclude(_read(host, node))
+    running = [manifest.NODE_UNIT, manifest.FIREWALL_UNIT]
+    if node.settings.own_postgres:
+        running.append(manifest.POSTGRES_UNIT)
+    notes = [units.note_inputs(unit, node.settings) for unit in running]
+    yield from host_table.conclude(_read(host, node), notes)
 
 
 def _read(host: Host, node: Node) -> list[Check]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from pyinfra.api.exceptions import FactProcessError
 
+from deploys import scripts
 from deploys.manifest import GRUB_DROP_IN, INITRAMFS_FILES, INITRAMFS_INPUTS, MODULES, POSTGRES_LOGIN
 from facts.access import AccessList, PublishedAccess
 from facts.activity import NodeActivity
@@ -233,12 +234,13 @@ def test_a_path_with_a_blank_fails_its_host_only(tmp_path: Path) -> None:
 _SYSTEMCTL = """#!/bin/sh
 case "$*" in
 *"show --timestamp=us+utc -p ActiveEnterTimestamp --value"*) echo "$SINCE" ;;
+*"show -p InvocationID --value x.service"*) echo "$INVOCATION" ;;
 *) exit 1 ;;
 esac
 """
 
 
-def changed(tmp_path: Path, since: str, *files: str) -> list[str]:
+def changed(tmp_path: Path, since: str, *files: str, start: str = "") -> list[str]:
     """Ask which files changed, of a systemctl that says when the unit started and a Podman that knows no secret."""
     (tmp_path / "bin").mkdir(exist_ok=True)
     for name, text in (
@@ -247,8 +249,11 @@ def changed(tmp_path: Path, since: str, *files: str) -> list[str]:
     ):
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
-    command = ChangedSince().command(unit="x.service", files=files, secrets=("fresh", "gone"))
-    return ChangedSince().process(sh(command, SINCE=since, PATH=f"{tmp_path}/bin:{os.environ['PATH']}"))
+    note = f"{tmp_path}/run/inputs/x.service"
+    command = ChangedSince().command(unit="x.service", files=files, secrets=("fresh", "gone"), note=note)
+    return ChangedSince().process(
+        sh(command, SINCE=since, INVOCATION=start, PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    )
 
 
 def test_files_and_secrets_that_changed_after_the_start_are_named(tmp_path: Path) -> None:
@@ -260,6 +265,25 @@ def test_files_and_secrets_that_changed_after_the_start_are_named(tmp_path: Path
     )
     assert changed(tmp_path, before, str(file), "/no/such") == [str(file), "secret fresh"]
     assert changed(tmp_path, after, str(file)) == ["secret fresh"]
+
+
+def test_a_file_with_the_content_that_a_unit_started_with_did_not_change(tmp_path: Path) -> None:
+    same, other = tmp_path / "a file", tmp_path / "other"
+    same.write_text("a")
+    other.write_text("b")
+    files = (str(same), str(other))
+    since = f"{datetime.fromtimestamp(same.stat().st_ctime, UTC) - timedelta(days=1):%a %Y-%m-%d %H:%M:%S.%f} UTC"
+    assert changed(tmp_path, since, *files, start="01ab")[:-1] == list(files), "nothing was noted"
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    note = scripts.shell("note_inputs.sh", f"{tmp_path}/run/inputs/x.service", "x.service", *files, "/no/such")
+    assert sh(note, INVOCATION="01ab", PATH=path) == []
+    assert (tmp_path / "run/inputs/x.service").stat().st_mode & 0o777 == 0o600
+    os.utime(same)
+    other.write_text("c")
+    assert changed(tmp_path, since, *files, start="01ab")[:-1] == [str(other)]
+    other.write_text("b")
+    assert changed(tmp_path, since, *files, start="01ab")[:-1] == []
+    assert changed(tmp_path, since, *files, start="02cd")[:-1] == list(files), "a later start"
 
 
 def system_state(tmp_path: Path, body: str) -> str:
