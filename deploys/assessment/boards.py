@@ -5,7 +5,7 @@ from __future__ import annotations
 from deploys.settings import HostSettings
 from pcibind.model.pci import Board, Topology
 from pcibind.model.record import Record, Resolution, Verdict
-from pcibind.model.request import BoardRequest, Config, Refusal, Selector
+from pcibind.model.request import BoardRequest, Configuration, Refusal, Selector
 
 # Display functions of the supported models, as in the pci.ids database.
 SUPPORTED_MODELS = {
@@ -19,7 +19,7 @@ def is_supported(board: Board) -> bool:
     return any(function.model in SUPPORTED_MODELS for function in board.display_functions)
 
 
-def request_boards(topology: Topology, settings: HostSettings, record: Record | None) -> Config:
+def request_boards(topology: Topology, settings: HostSettings, record: Record | None) -> Configuration:
     """What the settings ask of pcibind on this host.
 
     The default selects the supported models that are present, and keeps the recorded boards: one that is gone must be
@@ -35,7 +35,7 @@ def request_boards(topology: Topology, settings: HostSettings, record: Record | 
     else:
         selectors = list(settings.boards)
     # A dead board must not prevent the handover of the others at boot.
-    return Config(tuple(BoardRequest(selector, allow=allow) for selector in selectors), "any")
+    return Configuration(tuple(BoardRequest(selector, allow=allow) for selector in selectors), "any")
 
 
 def explain_refusal(refusal: Refusal) -> str:

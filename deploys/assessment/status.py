@@ -22,7 +22,7 @@ from pcibind.decide.judgement import BoardJudgement, Judgement, Standing
 from pcibind.model.errors import ConfigError
 from pcibind.model.pci import DRIVER
 from pcibind.model.record import Verdict
-from pcibind.model.request import Config
+from pcibind.model.request import Configuration
 
 
 def judge(name: str, settings: HostSettings, observed: Observations) -> HostStatus:
@@ -123,7 +123,7 @@ def _judge_boards(settings: HostSettings, observed: Observations, reasons: Reaso
     topology = observed.topology
     if not observed.knows("topology", "record"):
         # All boards would seem to be gone.
-        return Judgement(Config(()), topology)
+        return Judgement(Configuration(()), topology)
     record = observed.record.record
     config = selection.request_boards(topology, settings, record)
     try:

@@ -8,7 +8,7 @@ from deploys.assessment.platforms import Family
 from facts.baseline import Baseline
 from facts.storage import Storage
 from pcibind.model.pci import Board
-from pcibind.model.request import Config
+from pcibind.model.request import Configuration
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Verdict:
     of_node: bool = True
     family: Family | None = None
     boards: tuple[Board, ...] = ()
-    config: Config = field(default_factory=lambda: Config(()))
+    config: Configuration = field(default_factory=lambda: Configuration(()))
     kernel_arguments: tuple[str, ...] = ()
     # Those that deploys set until now, and the host before the first of them.
     set_arguments: tuple[str, ...] = ()

@@ -15,11 +15,11 @@ from pcibind.decide import judgement, plan
 from pcibind.decide.judgement import Standing
 from pcibind.model.errors import ConfigError
 from pcibind.model.pci import Board, Topology
-from pcibind.model.request import Config
+from pcibind.model.request import Configuration
 
 
 def judge_boards(
-    state: HostState, settings: HostSettings, config: Config, findings: Findings, *, node: bool = True
+    state: HostState, settings: HostSettings, config: Configuration, findings: Findings, *, node: bool = True
 ) -> tuple[Board, ...]:
     """Return the chosen boards that are present. ``node``: they are for a node."""
     topology, usage, waits = state.topology, state.usage, False

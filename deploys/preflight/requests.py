@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from deploys.assessment.verdict import Findings
 from deploys.manifest import PCIBIND_BOARDS
 from pcibind.model.errors import ConfigError
-from pcibind.model.request import Config
+from pcibind.model.request import Configuration
 from pcibind.read import configuration
 from pcibind.read.files import Paths
 
 
-def judge_requests(texts: Mapping[str, str], former: Iterable[str], config: Config, findings: Findings) -> None:
+def judge_requests(texts: Mapping[str, str], former: Iterable[str], config: Configuration, findings: Findings) -> None:
     """Refuse files that pcibind would refuse beside the one of ``config``, before that one is written.
 
     ``texts`` are the files that are there; those of ``former`` go in this run.

@@ -32,7 +32,7 @@ from facts.pci import PciBinding, PciRecord
 from facts.tree import TreeDigest
 from pcibind.change import early_files, unit_files
 from pcibind.model.record import Record
-from pcibind.model.request import Config
+from pcibind.model.request import Configuration
 from pcibind.read import configuration
 
 GROUP_DEVICE = re.compile(r"/dev/vfio/[0-9]+")
@@ -119,7 +119,7 @@ def renaming_ended(past: Baseline | None) -> Generator[PyinfraCommand | str, Non
 
 @operation()
 def boards_recorded(
-    wanted: Config, boards: tuple[str, ...], reboot: PendingReboot
+    wanted: Configuration, boards: tuple[str, ...], reboot: PendingReboot
 ) -> Generator[PyinfraCommand | str, None, None]:
     """Let pcibind pass its guards and record the chosen boards with their identity.
 

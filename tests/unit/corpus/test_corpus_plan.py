@@ -9,7 +9,7 @@ import pytest
 from pcibind.decide.plan import closure, plan, resolve, select
 from pcibind.model.pci import Topology
 from pcibind.model.record import Verdict
-from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.model.request import BoardRequest, Configuration, Selector
 from tests.corpus import readers, sysfs_tree
 from tests.corpus.sysfs_tree import Tree
 
@@ -29,8 +29,8 @@ def dgx(topology: Callable[[str], Topology]) -> Topology:
     return topology(DGX)
 
 
-def chosen(*selectors: str) -> Config:
-    return Config(boards=tuple(BoardRequest(selector=Selector.parse(text)) for text in selectors))
+def chosen(*selectors: str) -> Configuration:
+    return Configuration(boards=tuple(BoardRequest(selector=Selector.parse(text)) for text in selectors))
 
 
 def picked(topology: Topology, *selectors: str) -> list[str]:

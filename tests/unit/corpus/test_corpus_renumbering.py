@@ -9,7 +9,7 @@ import pytest
 from pcibind.decide.plan import follow, resolve
 from pcibind.model.pci import Board, Topology
 from pcibind.model.record import Record, RecordedBoard, Verdict, early_list
-from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.model.request import BoardRequest, Configuration, Selector
 from tests.corpus import dump, readers, sysfs_tree
 from tests.corpus.dump import Dump
 from tests.corpus.renumbering import renumbered, shifted
@@ -62,7 +62,7 @@ def test_an_address_that_now_is_a_twins_still_means_the_board_that_was_chosen(
     (twin,) = [board for board in after.boards() if selector.value == str(board.address)]
     assert twin.path == "0000:00/02.0/00.0/08.0/00"
     assert twin.identities == wanted.identities
-    (resolution,) = resolve(after, Config(boards=(BoardRequest(selector=selector),)), record)
+    (resolution,) = resolve(after, Configuration(boards=(BoardRequest(selector=selector),)), record)
     assert resolution.board is not None
     assert (resolution.board.path, str(resolution.board.address)) == (wanted.path, "0000:09:00.0")
 

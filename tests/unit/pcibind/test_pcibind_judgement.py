@@ -19,7 +19,7 @@ from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model.pci import Address
 from pcibind.model.record import Record
 from pcibind.model.report import BoardState, Report
-from pcibind.model.request import OVERRIDABLE_GUARDS, BoardRequest, Config, Selector
+from pcibind.model.request import OVERRIDABLE_GUARDS, BoardRequest, Configuration, Selector
 from pcibind.read.files import read_record, write_record
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
@@ -27,8 +27,8 @@ FIRST = Address(0, 1, 0, 0)
 NEEDED = Use(FIRST, "needed")
 
 
-def wanting(*paths: str, allow: frozenset[str] = frozenset()) -> Config:
-    return Config(tuple(BoardRequest(Selector("path", path), allow=allow) for path in paths))
+def wanting(*paths: str, allow: frozenset[str] = frozenset()) -> Configuration:
+    return Configuration(tuple(BoardRequest(Selector("path", path), allow=allow) for path in paths))
 
 
 def judged(

@@ -13,13 +13,13 @@ from pcibind.decide.plan import Action, closure, follow, plan, resolve
 from pcibind.model.errors import ConfigError
 from pcibind.model.pci import Address, Function, Topology, board_path
 from pcibind.model.record import Record, RecordedBoard, Verdict, dump, early_list, parse
-from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.model.request import BoardRequest, Configuration, Selector
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 
 
-def wanted(*texts: str) -> Config:
-    return Config(tuple(BoardRequest(Selector.parse(text)) for text in texts))
+def wanted(*texts: str) -> Configuration:
+    return Configuration(tuple(BoardRequest(Selector.parse(text)) for text in texts))
 
 
 def recorded(machine: Machine, *texts: str) -> Record:

@@ -15,7 +15,7 @@ from pcibind.decide.plan import Action, closure, follow, plan, resolve
 from pcibind.model.pci import Board, Topology, board_path
 from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict
 from pcibind.model.report import BoardReport, BoardState, Report
-from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.model.request import BoardRequest, Configuration, Selector
 from pcibind.remote import topology_text
 
 PLACE, OTHER_PLACE = "0000:00/1e.0/00", "0000:00/1d.0/00"
@@ -109,7 +109,7 @@ def test_counting_the_buses_anew_changes_no_path_and_loses_no_board(plant: Plant
         assert followed.verdict is Verdict.PRESENT
         assert followed.board == now.board_at(followed.recorded.path if followed.recorded else "")
     # What was asked for by address is followed too, whatever has that address now.
-    wanted = Config(tuple(BoardRequest(board.selector) for board in known.boards))
+    wanted = Configuration(tuple(BoardRequest(board.selector) for board in known.boards))
     assert [r.board and r.board.path for r in resolve(now, wanted, known)] == [board.path for board in chosen]
 
 

@@ -12,7 +12,7 @@ from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board, Topology
 from pcibind.model.record import Record, Resolution, Verdict, compare
 from pcibind.model.report import BoardReport, BoardState, Report
-from pcibind.model.request import BoardRequest, Config, Selector
+from pcibind.model.request import BoardRequest, Configuration, Selector
 from pcibind.read import configuration, files
 from pcibind.read.files import Paths
 
@@ -154,7 +154,7 @@ def remove(system: System, words: Sequence[str]) -> Report:
 
 
 def _chosen(
-    topology: Topology, config: Config, known: Record | None
+    topology: Topology, config: Configuration, known: Record | None
 ) -> dict[str, tuple[Resolution, str]]:
     """The wanted boards that are there: path -> resolution, and where it was asked for."""
     sources = {request.selector: request.source for request in config.boards}
@@ -200,7 +200,7 @@ def _texts(paths: Paths) -> dict[str, str]:
     return texts
 
 
-def _own(paths: Paths, config: Config) -> list[BoardRequest]:
+def _own(paths: Paths, config: Configuration) -> list[BoardRequest]:
     """The requests of added.toml. A source is FILE:LINE, or FILE where the line is not found."""
     own = _file(paths)
     return [

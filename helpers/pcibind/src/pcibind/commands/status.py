@@ -16,7 +16,7 @@ from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board, Topology
 from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict
 from pcibind.model.report import BoardReport, BoardState, Report
-from pcibind.model.request import Config, Refusal, Selector
+from pcibind.model.request import Configuration, Refusal, Selector
 from pcibind.read import claims, configuration, files, sysfs
 from pcibind.read.files import Paths
 
@@ -80,7 +80,7 @@ def _judge(
 ) -> tuple[Judgement, Evidence, list[PcibindError]]:
     """Judge the boards by what can be read of evidence and configuration; and what cannot be."""
     failures: list[PcibindError] = []
-    wanted = Config(())
+    wanted = Configuration(())
     evidence = Evidence()
     try:
         with system.gathering() as gathering:
@@ -94,7 +94,7 @@ def _judge(
     except ConfigError as error:
         failures.append(error)
         # Boards that contradict each other are left out; how many are required is still known.
-        judged = judge(topology, evidence, Config(()), known)._replace(config=wanted)
+        judged = judge(topology, evidence, Configuration(()), known)._replace(config=wanted)
     return judged, evidence, failures
 
 

@@ -15,7 +15,7 @@ from pcibind.decide.plan import BoardPlan, Plan, plan, resolve
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import DRIVER, Address, Board, Topology, blocks_group
 from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict
-from pcibind.model.request import VFIO_OPEN, Config, Refusal
+from pcibind.model.request import VFIO_OPEN, Configuration, Refusal
 
 CLOSED_BY_REBOOT = frozenset({VFIO_OPEN, "nvidia-open", "device-open", "virtual-functions"})
 """Guards against a use that ends with a reboot, where nothing is unbound before it."""
@@ -53,7 +53,7 @@ class Judgement(NamedTuple):
     but were taken by the initramfs. `refusals` are those of all boards, removed ones too.
     """
 
-    config: Config
+    config: Configuration
     topology: Topology
     boards: tuple[BoardJudgement, ...] = ()
     removed: tuple[RecordedBoard, ...] = ()
@@ -86,7 +86,7 @@ class Judgement(NamedTuple):
 def judge(
     topology: Topology,
     evidence: Evidence | None,
-    config: Config,
+    config: Configuration,
     record: Record | None,
     *,
     next_boot: bool = False,

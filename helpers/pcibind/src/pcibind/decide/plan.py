@@ -12,10 +12,12 @@ from typing import NamedTuple
 from pcibind.model.errors import ConfigError
 from pcibind.model.pci import DRIVER, Address, Board, Function, Identity, Topology, board_path
 from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict, compare
-from pcibind.model.request import BoardRequest, Config, Refusal, Selector
+from pcibind.model.request import BoardRequest, Configuration, Refusal, Selector
 
 
-def resolve(topology: Topology, config: Config, record: Record | None) -> tuple[Resolution, ...]:
+def resolve(
+    topology: Topology, config: Configuration, record: Record | None
+) -> tuple[Resolution, ...]:
     """Find the board or boards of every request.
 
     A request that is on record is followed by identity, never by its selector alone: an address

@@ -83,7 +83,7 @@ class BoardRequest(NamedTuple):
     source: str = "request"
 
 
-class Config(NamedTuple):
+class Configuration(NamedTuple):
     """All requests. `require_boards` says whether every board must be bound, or one is enough."""
 
     boards: tuple[BoardRequest, ...]

@@ -13,7 +13,7 @@ from pcibind.model.request import (
     OVERRIDABLE_GUARDS,
     SELECTOR_KINDS,
     BoardRequest,
-    Config,
+    Configuration,
     RequireBoards,
     Selector,
 )
@@ -23,7 +23,7 @@ _SAVE = "save the file as UTF-8"
 _NAME = re.compile(r"[\w.-]+")
 
 
-def read(directory: str) -> Config:
+def read(directory: str) -> Configuration:
     """Read every *.toml of a directory, in the order of the names.
 
     Raises ConfigError, naming file, line and expectation, when there is no file, when one cannot
@@ -74,7 +74,7 @@ def _decode(path: str, content: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def parse(texts: Iterable[tuple[str, str]]) -> Config:
+def parse(texts: Iterable[tuple[str, str]]) -> Configuration:
     """Read (file name, content) pairs as one configuration; raises ConfigError as `read` does."""
     # Not needed at boot, and a third of the start-up time.
     import tomllib
@@ -107,7 +107,7 @@ def parse(texts: Iterable[tuple[str, str]]) -> Config:
             raise file.error("board", "expected an array of tables, each headed [[board]]")
         requests.extend(_request(file, index, table) for index, table in enumerate(tables))
     _refuse_repetition(requests)
-    return Config(tuple(requests), require[0] if require else "all")
+    return Configuration(tuple(requests), require[0] if require else "all")
 
 
 def parse_name(value: object) -> str:
