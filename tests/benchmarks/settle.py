@@ -29,7 +29,7 @@ from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.manifest import MODULE_FILES
 from deploys.preflight import key
 from deploys.settings import Settings
-from deploys.steps import gevulot, packages, passthrough
+from deploys.steps import packages, passthrough
 from facts.database import MIGRATIONS, TABLES, PostgresOpenToLoopback, PostgresSchema
 from facts.initramfs import StaleInitramfs
 from facts.kernel import KernelModules
@@ -192,7 +192,7 @@ def _podman(settings: Settings) -> list[str]:
             manifest.MIGRATION_SERVICE.path,
             manifest.MIGRATION_PROGRAM.path,
             manifest.NODE_ENVIRONMENT.path,
-            gevulot.HAND_OVER,
+            manifest.HAND_OVER,
         ),
         f"{settings.key_directory}/node.key",
     )
