@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.unit.facts.test_collection import answer
 from tests.unit.facts.test_collection_command import run
+
+pytestmark = pytest.mark.commands
 
 ROOT = Path(__file__).parents[3]
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from deploys.transport.heartbeat import EVERY, Heartbeat
 from tests.unit.deploys import servers
+
+pytestmark = pytest.mark.commands
 
 
 def test_a_run_says_what_it_waits_for_while_an_operation_lasts(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ import pytest
 
 from tests.unit.deploys.test_templates import render
 
+pytestmark = pytest.mark.commands
+
 # Seconds for which what time heals is tried here.
 SECONDS = 3
 # Each line of $SAYS is what one try says and then fails; after the last one the migration succeeds.

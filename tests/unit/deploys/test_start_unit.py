@@ -14,6 +14,8 @@ from deploys.inputs.addresses import Endpoint
 from deploys.manifest import NODE_UNIT
 from deploys.operations import units
 
+pytestmark = pytest.mark.commands
+
 # Each line of `states` is what systemctl shows in one second: NRestarts, Job and ActiveState. The last one stays.
 _SYSTEMCTL = r"""#!/bin/sh
 cd "$STORE"

@@ -15,6 +15,8 @@ from deploys.assessment.verdict import Findings
 from deploys.preflight.storage import judge_storage, list_directories, resolve_links
 from facts.storage import Storage, StorageState
 
+pytestmark = pytest.mark.commands
+
 OWN = "/var/lib/gevulot"
 EMPTY = Storage(
     real=OWN,

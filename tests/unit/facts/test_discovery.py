@@ -6,7 +6,11 @@ import socket
 import subprocess
 import time
 
+import pytest
+
 from facts.discovery import DiscoveryPeers
+
+pytestmark = pytest.mark.commands
 
 
 def ask(*addresses: str) -> dict[str, str]:

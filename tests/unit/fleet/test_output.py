@@ -15,6 +15,8 @@ from deploys.assessment.status_document import Activity, HostStatus, Program, Se
 from deploys.fleet import output, table
 from deploys.settings import SettingsError
 
+pytestmark = pytest.mark.commands
+
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 HOSTS = (
     HostStatus("b-ok", verified="2026-01-02T09:00:00Z"),

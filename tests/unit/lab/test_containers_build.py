@@ -15,6 +15,8 @@ import pytest
 from tests.lab.containers import build
 from tests.lab.containers.node.stand_in import keys, program
 
+pytestmark = pytest.mark.commands
+
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:

@@ -26,6 +26,8 @@ from tests.lab.containers.node.stand_in import (
     settings,
 )
 
+pytestmark = pytest.mark.commands
+
 # Scalars and their points as "Test vectors for secp256k1" publishes them for k = 1 and k = 2.
 ONE = "04" + f"{keys.BASE[0]:064x}{keys.BASE[1]:064x}"
 TWO = (

@@ -23,6 +23,8 @@ from tests.lab.containers.node.stand_in import calls, cli, database, program, sc
 from tests.lab.containers.node.stand_in.scheduler import Scheduler, Transaction
 from tests.lab.containers.node.stand_in.task import INPUT, Task, TaskError, functions
 
+pytestmark = pytest.mark.commands
+
 KEY = "04" + "1" * 128
 LIMIT = 60.0
 TRANSACTION = "ab" * 32

@@ -12,6 +12,8 @@ import pytest
 
 from tests.lab.ssh import Door
 
+pytestmark = pytest.mark.commands
+
 
 @contextmanager
 def server(*, banner: bytes, after: float, deaf: int = 0) -> Iterator[int]:

@@ -10,6 +10,8 @@ import pytest
 from tests.lab import watch
 from tests.lab.breakdown import Breakdown
 
+pytestmark = pytest.mark.commands
+
 
 def test_what_a_program_printed_and_ended_with_is_returned() -> None:
     done = watch.run(["sh", "-c", "cat; echo wrong >&2; exit 3"], watch.unwatched, timeout=10, stdin="text")

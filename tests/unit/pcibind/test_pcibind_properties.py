@@ -121,12 +121,14 @@ def test_release_undoes_what_apply_did(plant: Plant, data: st.DataObject) -> Non
             check_report(again)
             assert again.exit_code is ExitCode.OK or not bindable
         check_report(status(host))
+        expected = restored(machine.drivers(), before, addresses(chosen)) if bindable else {}
         given_back = release(host)
         check_report(given_back)
         assert given_back.exit_code is ExitCode.OK, describe(given_back)
-        touched = addresses(chosen) if bindable else set()
         for address, standing in machine.drivers().items():
-            if address in touched or how in ("at once", "for the next boot"):
+            if address in expected:
+                assert standing == expected[address]
+            elif how in ("at once", "for the next boot"):
                 assert standing == before[address]
         assert end_of(machine)[1] == [None] * 4
 

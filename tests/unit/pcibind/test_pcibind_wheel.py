@@ -15,6 +15,8 @@ from tree import Machine
 
 import pcibind
 
+pytestmark = pytest.mark.commands
+
 HOME = Path(__file__).parents[3] / "helpers/pcibind"
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -10,6 +10,8 @@ import pytest
 from tests.lab import journal
 from tests.lab.progress import silent, step
 
+pytestmark = pytest.mark.commands
+
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[3]
