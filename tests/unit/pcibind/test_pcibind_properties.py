@@ -247,7 +247,8 @@ failures = st.builds(
 
 def staged(plant: Plant, chosen: Iterable[Board], scene: Scene, directory: Path, *, has_cdevs: bool = False) -> Machine:
     machine = prepared(plant, chosen, directory)
-    machine.has_cdevs = has_cdevs
+    if has_cdevs:
+        machine.add_cdevs()
     for each in scene.before:
         each(machine)
     machine.asked.clear()

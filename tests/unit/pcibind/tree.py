@@ -347,9 +347,18 @@ class Machine:
             number = next(name for name in (f"vfio{n}" for n in count()) if name not in used)
             (directory / "vfio-dev" / number).mkdir(parents=True)
             if self.has_cdevs:
-                (directory / "vfio-dev" / number / "dev").write_text("511:0\n")
-                self.file(f"dev/vfio/devices/{number}", "")
-                self.file("dev/iommu", "")
+                self._add_cdev(directory / "vfio-dev" / number)
+
+    def _add_cdev(self, device: Path) -> None:
+        (device / "dev").write_text("511:0\n")
+        self.file(f"dev/vfio/devices/{device.name}", "")
+        self.file("dev/iommu", "")
+
+    def add_cdevs(self) -> None:
+        """Be a machine whose kernel makes device nodes of functions, of those too that are bound already."""
+        self.has_cdevs = True
+        for device in (self.root / "sys/bus/pci/devices").glob("*/vfio-dev/*"):
+            self._add_cdev(device)
 
     def leave(self, address: str) -> None:
         directory = self.root / "sys/bus/pci/devices" / address
