@@ -53,13 +53,12 @@ bench: $(VENV)/ready ## the peers, run beside us; about two hours
 	@$(RUN)/python -m tests.benchmarks.fleet
 	@$(RUN)/python -m tests.benchmarks.node
 
-# More workers than processors: many of these tests wait.
 check: $(VENV)/ready ## format, lint, spelling, types, imports, shell and unit tests; under a minute
 	@$(RUN)/ruff format --check $(CODE)
 	@$(RUN)/ruff check $(CODE)
 	@$(RUN)/codespell $(CODE) docs *.md
 	@$(RUN)/mypy deploys facts inventories/template.py helpers/pcibind/src tests/lab tests/plugins tests/corpus tests/fleet tests/browser tests/benchmarks tests/system/binder.py
-	@$(RUN)/python -m pytest -q -m "not kernel and not commands" -n 4 --dist loadfile tests/unit
+	@$(RUN)/python -m pytest -q -m "not kernel and not commands" -n 2 --dist loadfile tests/unit
 
 lock: ## resolve the locked packages anew (needs uv)
 	$(PYTHON) -m uv pip compile -q --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate \

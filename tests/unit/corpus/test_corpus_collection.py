@@ -19,6 +19,8 @@ from tests.corpus.dump import BlockDevice, Dump, Interface, PciDevice
 from tests.corpus.synthesis import synthesise
 from tests.corpus.sysfs_tree import Tree
 
+pytestmark = pytest.mark.commands
+
 
 def collect(root: str) -> CollectedHost:
     """What the fact sees of the machine below `root`."""

@@ -17,6 +17,8 @@ import pytest
 
 from deploys.operations.files import TEMPLATES
 
+pytestmark = pytest.mark.commands
+
 PROGRAM = TEMPLATES / "usr/local/libexec/gevulot/hand-over-key.j2"
 KEY = bytes(range(32))
 

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from deploys import scripts
 
+pytestmark = pytest.mark.commands
+
 BAKED = b"b" * 32
 PUBLIC = "04" + "5a" * 64
 IMAGE = "quay.io/gevulot/node:latest"

@@ -15,6 +15,8 @@ from facts.virtual_machine import SECONDS, VirtualMachine, parse
 from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import BOUND, gpu, topology
 
+pytestmark = pytest.mark.commands
+
 STARTED = (
     "out memlock unlimited",
     *(f"out device {device} opened" for device in ("/dev/kvm", "/dev/vsock", "/dev/vhost-vsock")),

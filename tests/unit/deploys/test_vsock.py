@@ -26,6 +26,8 @@ from facts.vsock import VsockTrial, VsockTrialResult
 from tests.unit.deploys import syscall_filter
 from tests.unit.deploys.syscall_filter import Profile, Socket
 
+pytestmark = pytest.mark.commands
+
 PROGRAM = TEMPLATES / f"{manifest.ALLOW_VSOCK.path[1:]}.j2"
 VSOCK: Socket = (socket.AF_VSOCK, socket.SOCK_STREAM, 0)
 # Netlink's protocol 9 is the audit log, and family 38 the kernel's cryptography.

@@ -16,6 +16,8 @@ from pcibind.remote import topology_text
 from tests.corpus import sysfs_tree
 from tests.corpus.dump import BlockDevice, Dump, Interface, PciDevice
 
+pytestmark = pytest.mark.commands
+
 MODULES = ("vfio", "vfio-pci", "kvm", "nouveau")
 UNITS = ("gevulot-node.service", "pcibind.service")
 COMMAND = Collection().command(modules=MODULES, units=UNITS, hidden=("it's.example.com",))

@@ -14,6 +14,8 @@ import pytest
 from pcibind.model.errors import StuckError
 from pcibind.read.kernel import PATIENCE, Access, BoundedKernel, Task, Worker, keep_open, read, read_all, write
 
+pytestmark = pytest.mark.commands
+
 
 @pytest.fixture
 def kernel() -> Iterator[BoundedKernel]:

@@ -18,6 +18,8 @@ from pcibind.commands.text import DEBUG, attempt
 from pcibind.model.errors import MEANINGS, ExitCode
 from pcibind.model.report import Report
 
+pytestmark = pytest.mark.commands
+
 SOURCE = Path(pcibind.__file__).parent.parent
 
 
