@@ -640,6 +640,7 @@ def test_a_node_comes_up_again_when_what_kept_it_down_is_gone(machine: Machine, 
     assert fleet(machine)[1]["node"]["unit"] == "active"
 
 
+@pytest.mark.soak
 def test_a_node_of_an_earlier_deploy_is_converted_and_its_operator_warned(machine: Machine, next_deploy: Run) -> None:
     assert next_deploy.code == 0, next_deploy.output[-3000:]
     assert next_deploy.output.count("the node's key was readable at port 9995") == 1
@@ -647,12 +648,14 @@ def test_a_node_of_an_earlier_deploy_is_converted_and_its_operator_warned(machin
     machine.ssh("! grep -q /etc/gevulot-key /etc/containers/systemd/gevulot-node.container")
 
 
+@pytest.mark.soak
 def test_a_changed_password_reaches_the_server(next_deploy: Run) -> None:
     assert "Start Postgres | Reconcile the database's password" in changes_of(next_deploy.report)
     assert "reachable, release 16 (psycopg, through SSH)" in next_deploy.output
     assert "an/other" not in next_deploy.output
 
 
+@pytest.mark.soak
 def test_no_machine_is_started_where_that_is_switched_off(next_deploy: Run) -> None:
     assert "virtual machine from the node's image" not in next_deploy.output
 

@@ -109,6 +109,7 @@ def test_the_unit_is_well_formed_and_confined_and_comes_before_what_uses_gpus(bi
     assert {"sysinit.target", "display-manager.service", "nvidia-persistenced.service"} <= set(before)
 
 
+@pytest.mark.soak
 def test_undone_and_booted_the_host_is_as_it_was_before(binder: Binder, say: Progress) -> None:
     machine = binder.machine
     assert binder.run("release").code == 0
