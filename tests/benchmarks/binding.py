@@ -113,7 +113,8 @@ def measure(binder: Binder, boards: int, rounds: int, say: Progress) -> dict[str
     def timed(name: str, command: str) -> None:
         times.setdefault(name, []).append(int(machine.ssh(_TIMED.format(command=command)).stdout))
 
-    machine.ssh("rm -rf /var/lib/pcibind")
+    # Boards that are bound without a record would be refused, as an initramfs's are.
+    machine.ssh("pcibind release && rm -rf /var/lib/pcibind")
     binder.choose(*slots)
     machine.ssh("pcibind apply")
     for number in range(rounds):
