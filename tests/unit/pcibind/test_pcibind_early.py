@@ -273,3 +273,12 @@ def test_an_override_that_somebody_else_set_is_the_hosts_own(machine: Machine) -
     machine.file("sys/bus/pci/devices/0000:01:00.0/driver_override", "vfio-pci\n")
     choose(machine)
     assert '"original_driver_override": "vfio-pci"' in Path(machine.paths.record).read_text()
+
+
+def test_setup_that_cannot_lock_says_so_and_writes_nothing(machine: Machine) -> None:
+    (machine.root / "run/pcibind").write_text("a file in place of the directory")
+    done = run_pcibind("--root", str(machine.root), "setup")
+    assert done.returncode == 1
+    assert "cannot be locked" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (machine.root / early_files.RULE_PATH[1:]).exists()

@@ -18,21 +18,29 @@ def children(parent):  # type: ignore[no-untyped-def]
     return [int(each) for each in listed]
 
 
+def count_left(expected):  # type: ignore[no-untyped-def]
+    """The jump host's connections, once those that are being closed have ended."""
+    end = time.monotonic() + 5
+    while (count := len(children(JUMP))) > expected and time.monotonic() < end:
+        time.sleep(0.1)
+    return count
+
+
 def go_and_come(state, host):  # type: ignore[no-untyped-def]
     way = connection.Reconnection(host)
     counts = [len(children(JUMP))]
     up = [way.reconnect() for _ in range(3)]
-    counts.append(len(children(JUMP)))
+    counts.append(count_left(counts[0]))
     for each in (*children(PID), int(PID)):
         os.kill(each, 9)
     down = [way.reconnect() for _ in range(5)]
-    counts.append(len(children(JUMP)))
+    counts.append(count_left(counts[0]))
     server = subprocess.Popen([SSHD, "-f", CONFIGURATION, "-D"], stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 60
         while not (back := way.reconnect()) and time.monotonic() < end:
             time.sleep(0.1)
-        counts.append(len(children(JUMP)))
+        counts.append(count_left(counts[0]))
         answer = remote.run(host, "echo answered", timeout=10)[1]
     finally:
         server.terminate()
