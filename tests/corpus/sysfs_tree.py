@@ -94,6 +94,9 @@ def _function(root: str, device: PciDevice, made_up: Synthesis) -> None:
         "class": f"{device.class_code:#08x}",
         "driver_override": "(null)",
         "numa_node": str(made_up.nodes.get(device.slot, -1)),
+        "modalias": f"pci:v{device.vendor:08X}d{device.device:08X}"
+        f"sv{device.subsystem_vendor:08X}sd{device.subsystem_device:08X}bc{device.class_code >> 16:02X}"
+        f"sc{device.class_code >> 8 & 0xFF:02X}i{device.class_code & 0xFF:02X}",
     }
     if device.modalias is not None:
         attributes["modalias"] = device.modalias

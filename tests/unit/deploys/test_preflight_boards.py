@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 
@@ -13,7 +12,7 @@ from facts.claims import Claim, ClaimKind
 from facts.kernel import CommandLines, KernelModules
 from facts.platform import parse
 from pcibind.model.record import Record, RecordedBoard
-from pcibind.model.request import OVERRIDABLE_GUARDS, Guard, Selector
+from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
 from pcibind.read import evidence_text
 from pcibind.remote import topology_text
 from tests.unit.deploys.recorded import (
@@ -171,10 +170,9 @@ def test_a_host_that_was_booted_without_its_boards_is_refused_alone_until_it_is_
 
 
 @pytest.mark.parametrize("guard", OVERRIDABLE_GUARDS)
-def test_every_guard_of_pcibind_can_be_allowed_by_the_inventory(guard: Guard) -> None:
+def test_every_guard_of_pcibind_can_be_allowed_by_the_inventory(guard: str) -> None:
     data = {"gevulot_psk_passphrase": PASSPHRASE, "gevulot_board_guards_allowed": [guard]}
     assert read("host", data).board_guards_allowed == (guard,)
-    assert guard in get_args(Guard)
 
 
 def test_a_guard_that_pcibind_does_not_have_is_refused_with_those_that_it_has() -> None:

@@ -147,7 +147,7 @@ def test_what_the_unit_runs_imports_neither_click_nor_pyudev(tmp_path: Path, arg
         f"system.System.__init__.__defaults__ = (Paths({str(tmp_path)!r}), None);"
         f"sys.argv = ['pcibind', 'apply', *{arguments!r}];"
         "from pcibind.__main__ import main\ntry: main()\nexcept SystemExit as end: assert end.code == 0\n"
-        "heavy = {'click', 'pyudev', 'tomllib', 'subprocess', 'dataclasses', 'pathlib', 'socket'};"
+        "heavy = {'click', 'pyudev', 'typing', 'tomllib', 'subprocess', 'dataclasses', 'pathlib', 'socket'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(

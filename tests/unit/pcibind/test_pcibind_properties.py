@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import assume, event, given
@@ -30,7 +30,10 @@ from pcibind.model.pci import Board, Topology
 from pcibind.model.record import Record
 from pcibind.model.report import BoardState, Report
 from pcibind.read.files import read_record
-from pcibind.read.kernel import Access, T, Task
+from pcibind.read.kernel import Access
+
+if TYPE_CHECKING:
+    from pcibind.read.kernel import T, Task
 
 Drivers = dict[str, tuple[str | None, str]]
 Command = Callable[[System], Report]

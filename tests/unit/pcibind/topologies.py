@@ -208,7 +208,7 @@ def plants(draw: st.DrawFn, *, iommu: bool | None = None, half_bound: bool = Tru
                     standing += [(default, "vfio-pci")] + ([("vfio-pci", None)] if on else [])
                 driver, override = draw(st.sampled_from(standing))
             apart = shared == -1 and of is None and number
-            is_first = kind.class_code >> 16 == 0x03 and draw(st.integers(0, 7)) == 7
+            is_first = kind.class_code >> 8 == 0x0300 and draw(st.integers(0, 7)) == 7
             parts.append(
                 Part(f"{path}.{number}", kind, default, driver, override, group(0) if apart else common, is_first)
             )

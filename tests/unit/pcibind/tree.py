@@ -13,13 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pcibind.commands.system import System
 from pcibind.model.errors import StuckError
 from pcibind.model.pci import Address
 from pcibind.read.files import Paths
-from pcibind.read.kernel import Access, T, Task
+from pcibind.read.kernel import Access
+
+if TYPE_CHECKING:
+    from pcibind.read.kernel import T, Task
 
 DISPLAY = dict(vendor=0x10DE, device=0x2684, subsystem=(0x10DE, 0x16F4), class_code=0x030000)
 AUDIO = dict(vendor=0x10DE, device=0x22BA, subsystem=(0x10DE, 0x16F4), class_code=0x040300)
@@ -163,7 +166,8 @@ class Machine:
             "subsystem_device": f"{subsystem[1]:#06x}",
             "class": f"{class_code:#08x}",
             "driver_override": "(null)",
-            "modalias": f"pci:v{vendor:08X}d{device:08X}",
+            "modalias": f"pci:v{vendor:08X}d{device:08X}sv{subsystem[0]:08X}sd{subsystem[1]:08X}"
+            f"bc{class_code >> 16:02X}sc{class_code >> 8 & 0xFF:02X}i{class_code & 0xFF:02X}",
         }
         if boot_vga is not None:
             attributes["boot_vga"] = str(int(boot_vga))

@@ -10,16 +10,18 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from pcibind.change import handover
 from pcibind.decide.plan import Action, BoardPlan, Step
 from pcibind.model.errors import InUseError, NoNodeError, NotBoundError, StuckError
 from pcibind.model.pci import DRIVER, Address, Board, Function, function_path
 from pcibind.model.report import BoardState
+from pcibind.model.values import TYPE_CHECKING, NamedTuple
 from pcibind.read import files, kernel, sysfs
 from pcibind.read.files import Paths
-from pcibind.read.kernel import Task
+
+if TYPE_CHECKING:
+    from pcibind.read.kernel import Task
 
 NODE_SECONDS = 5.0
 

@@ -12,13 +12,16 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from itertools import chain
 
 from pcibind.model.errors import RecordError, StuckError
 from pcibind.model.pci import DRIVER, Address, Board, blocks_group
+from pcibind.model.values import TYPE_CHECKING, NamedTuple
 from pcibind.read import files, kernel, sysfs
 from pcibind.read.files import Paths
-from pcibind.read.kernel import Task
+
+if TYPE_CHECKING:
+    from pcibind.read.kernel import Task
 
 VERSION = 1
 
@@ -39,6 +42,12 @@ class Nodes(NamedTuple):
     cdevs: list[str]
     common: list[str]
 
+    @classmethod
+    def join(cls, several: Iterable[Nodes]) -> Nodes:
+        """All of them together, each once."""
+        columns = zip(*several, strict=True)
+        return cls(*(list(dict.fromkeys(chain.from_iterable(column))) for column in columns))
+
     def own(self, root: str) -> list[str]:
         """The nodes that the kernel makes for the boards, as paths below `root`."""
         return [root + node for node in (*self.groups, *self.cdevs)]
@@ -48,10 +57,31 @@ class Nodes(NamedTuple):
         return [*self.common, *self.groups, *self.cdevs]
 
 
-def list_nodes(paths: Paths, boards: Sequence[Board]) -> Nodes:
-    """The nodes through which VFIO gives these boards, as processes see them."""
-    groups = sysfs.group_nodes(paths, boards)
-    cdevs = [node for board in boards for node in sysfs.cdevs(paths, board)]
+class Offer(NamedTuple):
+    """What is handed over of a board: its name, if it has one, and its nodes."""
+
+    board: Board
+    name: str | None
+    nodes: Nodes
+
+
+def list_offers(paths: Paths, boards: Iterable[Board]) -> list[Offer]:
+    """Describe boards, in the order of their addresses."""
+    try:
+        known = files.read_record(paths)
+    except RecordError:
+        known = None
+    names = {board.path: board.name for board in known.boards} if known else {}
+    return [
+        Offer(board, names.get(board.path), list_nodes(paths, board))
+        for board in sorted(boards, key=lambda board: board.address)
+    ]
+
+
+def list_nodes(paths: Paths, board: Board) -> Nodes:
+    """The nodes through which VFIO gives a board, as processes see them."""
+    groups = sysfs.group_nodes(paths, board)
+    cdevs = sysfs.cdevs(paths, board)
     # A kernel without VFIO's container, or without iommufd, has not both.
     common = [("/dev/vfio/vfio", groups), ("/dev/iommu", cdevs)]
     there = [node for node, used in common if used and os.path.exists(paths.root + node)]
@@ -64,7 +94,7 @@ def prove(paths: Paths, board: Board) -> list[str]:
     Every function is on vfio-pci, every endpoint of its groups is out of the host's hands, and
     each group has its device node.
     """
-    wanted = list_nodes(paths, [board]).own(paths.root)
+    wanted = list_nodes(paths, board).own(paths.root)
     missing = [node for node in wanted if not os.path.exists(node)]
     problems = _check_drivers(paths, board)
     if not wanted and not problems:
@@ -76,7 +106,7 @@ def prove_soon(paths: Paths, boards: Iterable[Board], seconds: float) -> Task[li
     """Prove several boards at once; give udev `seconds` to make the device nodes."""
     boards = tuple(boards)
     problems = [problem for board in boards for problem in _check_drivers(paths, board)]
-    wanted = list_nodes(paths, boards).own(paths.root)
+    wanted = Nodes.join(list_nodes(paths, board) for board in boards).own(paths.root)
     if problems or not wanted:
         return problems or [_NO_NODES]
     if all(os.path.exists(node) for node in wanted):
@@ -106,13 +136,13 @@ def _check_drivers(paths: Paths, board: Board) -> list[str]:
     return problems
 
 
-def render_environment(paths: Paths, boards: Iterable[Board]) -> str:
+def render_environment(offers: Sequence[Offer]) -> str:
     """The text of devices.env, for EnvironmentFile= of systemd.
 
     Lists of options and nodes are separated by blanks, lists of addresses by commas.
     """
-    boards = _in_order(boards)
-    nodes = list_nodes(paths, boards)
+    boards = [each.board for each in offers]
+    nodes = Nodes.join(each.nodes for each in offers)
     podman = " ".join(f"--device={node}" for node in nodes.all())
     functions = ",".join(str(f.address) for board in boards for f in board.functions)
     displays = ",".join(str(f.address) for board in boards for f in board.display_functions)
@@ -126,13 +156,11 @@ def render_environment(paths: Paths, boards: Iterable[Board]) -> str:
     )
 
 
-def render_document(paths: Paths, boards: Iterable[Board]) -> str:
+def render_document(offers: Sequence[Offer]) -> str:
     """The text of devices.json: the same, board by board."""
-    names = _names(paths)
-    nodes_of = [(board, list_nodes(paths, [board])) for board in _in_order(boards)]
-    described = [
+    document = [
         {
-            "name": names.get(board.path),
+            "name": name,
             "path": board.path,
             "model": board.model,
             "group_devices": own.groups,
@@ -140,26 +168,24 @@ def render_document(paths: Paths, boards: Iterable[Board]) -> str:
             "functions": [str(f.address) for f in board.functions],
             "display_functions": [str(f.address) for f in board.display_functions],
         }
-        for board, own in nodes_of
+        for board, name, own in offers
     ]
-    return json.dumps({"version": VERSION, "boards": described}, indent=2) + "\n"
+    return json.dumps({"version": VERSION, "boards": document}, indent=2) + "\n"
 
 
-def render_cdi(paths: Paths, boards: Iterable[Board]) -> str:
+def render_cdi(offers: Sequence[Offer]) -> str:
     """A specification of the Container Device Interface: a device for each board, and `all`.
 
     A device is called as its board, or else by its path. Form and names are those of the CDI's
     SPEC.md, version 0.6.0: names have letters, digits, `_`, `-`, `.` and `:`, not at their ends.
     """
-    boards = _in_order(boards)
-    names = _names(paths)
     devices: dict[str, Nodes] = {}
-    for board in boards:
-        device = _cdi_name(names.get(board.path) or board.path)
+    for board, name, own in offers:
+        device = _cdi_name(name or board.path)
         if device in ("", "all", *devices):
             device = _cdi_name(board.path)
-        devices[device] = list_nodes(paths, [board])
-    devices["all"] = list_nodes(paths, boards)
+        devices[device] = own
+    devices["all"] = Nodes.join(each.nodes for each in offers)
     specification = {
         "cdiVersion": "0.6.0",
         "kind": CDI_KIND,
@@ -181,17 +207,18 @@ def write(paths: Paths, boards: Sequence[Board]) -> None:
 
     Raises OSError when that cannot be; then nothing is handed over, where that can be.
     """
+    offers = list_offers(paths, boards)
     try:
-        files.write_atomically(_document(paths), render_document(paths, boards))
+        files.write_atomically(_document(paths), render_document(offers))
         try:
-            files.write_atomically(_cdi(paths), render_cdi(paths, boards))
+            files.write_atomically(_cdi(paths), render_cdi(offers))
         except OSError:
             # The unit of an older version may not write there: the boards are usable all the same,
             # and `is_in_cdi` checks it.
             with contextlib.suppress(OSError):
                 files.remove(_cdi(paths))
         # Last, since units wait for this one.
-        files.write_atomically(_environment(paths), render_environment(paths, boards))
+        files.write_atomically(_environment(paths), render_environment(offers))
     except OSError:
         # What is there names other boards; and on a full disk it can still be removed.
         with contextlib.suppress(OSError):
@@ -228,16 +255,12 @@ def list_published(paths: Paths) -> frozenset[str]:
 
 def is_published(paths: Paths, boards: Iterable[Board]) -> bool:
     """Whether exactly these boards are handed over."""
-    return _holds(_environment(paths), render_environment(paths, boards))
+    return _holds(_environment(paths), render_environment(list_offers(paths, boards)))
 
 
 def is_in_cdi(paths: Paths, boards: Iterable[Board]) -> bool:
     """Whether containers can ask for exactly these boards by their names."""
-    return _holds(_cdi(paths), render_cdi(paths, boards))
-
-
-def _in_order(boards: Iterable[Board]) -> list[Board]:
-    return sorted(boards, key=lambda board: board.address)
+    return _holds(_cdi(paths), render_cdi(list_offers(paths, boards)))
 
 
 def _holds(path: str, text: str) -> bool:
@@ -259,14 +282,6 @@ def _cdi(paths: Paths) -> str:
     return f"{paths.root}/run/cdi/pcibind.json"
 
 
-def _names(paths: Paths) -> dict[str, str | None]:
-    try:
-        known = files.read_record(paths)
-    except RecordError:
-        return {}
-    return {board.path: board.name for board in known.boards} if known else {}
-
-
 def _cdi_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.:-]", "-", text).strip("_.:-")
 
@@ -280,12 +295,13 @@ def _check_group(paths: Paths, group: int) -> list[str]:
     for member in members:
         try:
             address = Address.parse(member)
-            with open(f"{paths.device(address)}/class", encoding="ascii") as file:
-                class_code = int(file.read(), 16)
+            driver = sysfs.driver_of(paths, address)
+            if driver == DRIVER:
+                continue
+            class_code = int(files.read_attribute(f"{paths.device(address)}/class"), 16)
         except (ValueError, OSError):
             # Not a PCI device, or gone since.
             continue
-        driver = sysfs.driver_of(paths, address)
         if blocks_group(class_code, driver):
             problems.append(f"IOMMU group {group} is not viable: {address} is on {driver}")
     return problems

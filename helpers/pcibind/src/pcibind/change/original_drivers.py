@@ -14,9 +14,12 @@ from pcibind.model.errors import StuckError
 from pcibind.model.pci import DRIVER, Address, Board, Function, Topology, addresses
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction
 from pcibind.model.request import Selector
+from pcibind.model.values import TYPE_CHECKING
 from pcibind.read import files, kernel
 from pcibind.read.files import Paths
-from pcibind.read.kernel import Task
+
+if TYPE_CHECKING:
+    from pcibind.read.kernel import Task
 
 
 def read_notes(paths: Paths) -> frozenset[Address]:

@@ -11,9 +11,9 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from pcibind.change import early_files, unit_files
+from pcibind.model.values import NamedTuple
 from pcibind.read import files
 from pcibind.read.files import Paths
 

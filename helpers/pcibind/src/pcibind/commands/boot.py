@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from pcibind.change import drivers, handover
 from pcibind.change.drivers import BindResult, RestoreTarget
@@ -20,9 +19,12 @@ from pcibind.model.pci import DRIVER, Board, Function, Topology
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction, Resolution, compare
 from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.model.request import Refusal
+from pcibind.model.values import TYPE_CHECKING, NamedTuple
 from pcibind.read import files, sysfs
 from pcibind.read.files import Paths
-from pcibind.read.kernel import Task
+
+if TYPE_CHECKING:
+    from pcibind.read.kernel import Task
 
 
 class Outcome(NamedTuple):

@@ -67,7 +67,7 @@ def _complete_recorded(context: click.Context, _: click.Parameter, word: str) ->
 @click.pass_context
 def cli(context: click.Context, root: str) -> None:
     """Bind whole PCI boards to vfio-pci, check the result, and publish the devices to use."""
-    context.obj = System(Paths(root), udev=True)
+    context.obj = System(Paths(root))
 
 
 @cli.command(epilog=_CODES)

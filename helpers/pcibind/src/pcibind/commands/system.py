@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Container, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from pcibind.change.drivers import NODE_SECONDS
 from pcibind.model.errors import BusyError, PcibindError
@@ -16,12 +15,14 @@ from pcibind.model.pci import Topology
 from pcibind.model.record import REBUILD
 from pcibind.model.report import INITRAMFS_NOTE
 from pcibind.model.request import OFF
+from pcibind.model.values import TYPE_CHECKING
 from pcibind.read import files, sysfs
 from pcibind.read.files import Paths
-from pcibind.read.kernel import BoundedKernel, Kernel, T, Task
+from pcibind.read.kernel import BoundedKernel
 
 if TYPE_CHECKING:
     from pcibind.read.evidence_text import Gathering
+    from pcibind.read.kernel import Kernel, T, Task
 
 
 LOCK_SECONDS = 60.0
@@ -30,21 +31,19 @@ _OFF_NOTE = f"the kernel command line has {OFF}: no unit binds a board at this b
 
 
 class System:
-    """A system below `paths.root`; with `udev`, pyudev enumerates devices where it can."""
+    """A system below `paths.root`."""
 
     def __init__(
         self,
         paths: Paths | None = None,
         kernel: Kernel | None = None,
         *,
-        udev: bool = False,
         node_seconds: float = NODE_SECONDS,
         lock_seconds: float = LOCK_SECONDS,
         queue_seconds: float = QUEUE_SECONDS,
     ) -> None:
         self.paths = paths or Paths()
         self.kernel = kernel or BoundedKernel()
-        self.udev = udev
         self.node_seconds = node_seconds
         self.lock_seconds = lock_seconds
         self.queue_seconds = queue_seconds
@@ -55,7 +54,7 @@ class System:
 
     def topology(self) -> Topology:
         """The PCI functions as they are now."""
-        return self.carry_out([sysfs.read(self.paths, udev=self.udev, boards=self.overrides_of)])[0]
+        return self.carry_out([sysfs.read(self.paths, boards=self.overrides_of)])[0]
 
     def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
         """Run tasks that need accesses which may hang; return their results, in their order."""

@@ -10,11 +10,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import NoReturn
 
 from pcibind.model.errors import ExitCode, PcibindError
 from pcibind.model.pci import Function, Topology, class_name
 from pcibind.model.report import BoardReport, BoardState, Report
+from pcibind.model.values import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 DEBUG = "PCIBIND_DEBUG"
 """Set in the environment, it makes an unexpected error print its traceback on standard error."""

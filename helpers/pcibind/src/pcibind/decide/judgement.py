@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from enum import StrEnum
-from typing import NamedTuple
 
 from pcibind.decide import guards
 from pcibind.decide.plan import BoardPlan, Plan, plan, resolve
@@ -16,6 +15,7 @@ from pcibind.model.evidence import Evidence
 from pcibind.model.pci import DRIVER, Address, Board, Topology, blocks_group
 from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict
 from pcibind.model.request import VFIO_OPEN, Configuration, Refusal
+from pcibind.model.values import NamedTuple
 
 CLOSED_BY_REBOOT = frozenset({VFIO_OPEN, "nvidia-open", "device-open", "virtual-functions"})
 """Guards against a use that ends with a reboot, where nothing is unbound before it."""

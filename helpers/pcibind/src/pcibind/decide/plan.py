@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import NamedTuple
 
 from pcibind.model.errors import ConfigError
 from pcibind.model.pci import DRIVER, Address, Board, Function, Identity, Topology, board_path
 from pcibind.model.record import Record, RecordedBoard, Resolution, Verdict, compare
 from pcibind.model.request import BoardRequest, Configuration, Refusal, Selector
+from pcibind.model.values import NamedTuple
 
 
 def resolve(

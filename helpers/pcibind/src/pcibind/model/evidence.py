@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pcibind.model.pci import Address, Board
+from pcibind.model.values import NamedTuple
 
 
 class Use(NamedTuple):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING, NamedTuple
+
+from pcibind.model.values import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,6 +38,9 @@ ATTRIBUTES = (
     "boot_vga",
 )
 """sysfs attributes that are read of each device, none of which takes the device's lock."""
+
+VGA_CLASSES = ("0300", "0001")
+"""How the class code begins where the kernel shows `boot_vga`; see pci_is_vga() of linux/pci.h."""
 
 LOCKED_ATTRIBUTE = "driver_override"
 """Reading this takes the device lock, and waits behind a stuck unbind."""
@@ -346,6 +350,7 @@ class Topology:
         self.functions = functions
         self.details = details or {}
         self.unreadable = unreadable
+        self._boards: tuple[Board, ...] | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Topology) and self.functions == other.functions
@@ -358,14 +363,16 @@ class Topology:
 
     def boards(self) -> tuple[Board, ...]:
         """The endpoints of each slot as a board, ordered by address."""
-        slots: dict[str, list[Function]] = {}
-        for function in self.functions:
-            if not function.is_bridge:
-                slots.setdefault(function.board, []).append(function)
-        return tuple(
-            Board(path, tuple(sorted(functions, key=lambda function: function.address)))
-            for path, functions in slots.items()
-        )
+        if self._boards is None:
+            slots: dict[str, list[Function]] = {}
+            for function in self.functions:
+                if not function.is_bridge:
+                    slots.setdefault(function.board, []).append(function)
+            self._boards = tuple(
+                Board(path, tuple(sorted(functions, key=lambda function: function.address)))
+                for path, functions in slots.items()
+            )
+        return self._boards
 
     def board_at(self, path: str) -> Board | None:
         """The board at a bridge-relative path, or None."""
@@ -408,6 +415,23 @@ def build_topology(devices: Iterable[RawDevice]) -> Topology:
     """
     functions = [function for raw in devices if (function := _function(raw)) is not None]
     return Topology(tuple(sorted(functions, key=lambda function: function.address)))
+
+
+def parse_modalias(name: str, text: str) -> dict[str, str]:
+    """The numbers in the modalias of the device of that name, by the names of its attributes.
+
+    All have a fixed width; see modalias_show() of drivers/pci/pci-sysfs.c. Raises ValueError for
+    another form.
+    """
+    if not (text.startswith("pci:v") and len(text) == 53):
+        raise ValueError(f"PCI device {name}: modalias reads {text!r}, expected 'pci:v...'")
+    return {
+        "vendor": text[5:13],
+        "device": text[14:22],
+        "subsystem_vendor": text[24:32],
+        "subsystem_device": text[34:42],
+        "class": text[44:46] + text[48:50] + text[51:53],
+    }
 
 
 def parse_override(text: str) -> str | None:

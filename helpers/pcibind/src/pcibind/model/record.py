@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from enum import StrEnum
-from typing import NamedTuple
 
 from pcibind.model.errors import RecordError
 from pcibind.model.pci import Address, Board, Function, Identity, Topology
-from pcibind.model.request import SELECTOR_KINDS, RequireBoards, Selector
+from pcibind.model.request import SELECTOR_KINDS, Selector
+from pcibind.model.values import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pcibind.model.request import RequireBoards
 
 VERSION = 1
 

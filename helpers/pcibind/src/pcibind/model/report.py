@@ -39,12 +39,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import NamedTuple
 
 from pcibind.model.errors import ExitCode
 from pcibind.model.pci import DRIVER, Board, Function, Topology
 from pcibind.model.record import REBUILD, RecordedBoard, Resolution, Verdict
-from pcibind.model.request import Refusal, RequireBoards, Selector
+from pcibind.model.request import Refusal, Selector
+from pcibind.model.values import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pcibind.model.request import RequireBoards
 
 SCHEMA = "pcibind/1"
 

@@ -5,16 +5,18 @@ Boards by selector, overridden guards, how many must be present; and why a board
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
-
 from pcibind.model.pci import Address, parse_board_path, parse_model
+from pcibind.model.values import TYPE_CHECKING, NamedTuple
 
-SelectorKind = Literal["address", "path", "model"]
-RequireBoards = Literal["all", "any"]
+if TYPE_CHECKING:
+    from typing import Literal
+
+    SelectorKind = Literal["address", "path", "model"]
+    RequireBoards = Literal["all", "any"]
 
 SELECTOR_KINDS: tuple[SelectorKind, ...] = ("address", "path", "model")
 
-Guard = Literal[
+OVERRIDABLE_GUARDS = (
     "default-route",
     "ssh",
     "network",
@@ -28,8 +30,7 @@ Guard = Literal[
     "no-response",
     "reserved-memory",
     "unassigned-memory",
-]
-OVERRIDABLE_GUARDS: tuple[Guard, ...] = get_args(Guard)
+)
 """The guards that `allow` may name. An open VFIO group is not among them."""
 
 

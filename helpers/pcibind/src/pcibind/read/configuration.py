@@ -6,7 +6,6 @@ import codecs
 import os
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from pcibind.model.errors import ConfigError
 from pcibind.model.request import (
@@ -14,9 +13,12 @@ from pcibind.model.request import (
     SELECTOR_KINDS,
     BoardRequest,
     Configuration,
-    RequireBoards,
     Selector,
 )
+from pcibind.model.values import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pcibind.model.request import RequireBoards
 
 _SAVE = "save the file as UTF-8"
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
 
 from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model.pci import Address
+from pcibind.model.values import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address

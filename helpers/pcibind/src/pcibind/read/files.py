@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import NamedTuple
 
 from pcibind.model import record
 from pcibind.model.errors import RecordError
 from pcibind.model.pci import Address, board_path
 from pcibind.model.record import REBUILD, Record
+from pcibind.model.values import NamedTuple
 
 
 class Paths(NamedTuple):

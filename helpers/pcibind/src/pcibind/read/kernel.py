@@ -9,9 +9,8 @@ an access is a generator, a task, that yields it:
 The answer is sent in; an OSError is thrown in as the access raised it; and StuckError when it did
 not come back in time.
 
-Child processes make the accesses. Tasks run one after the other, since the kernel's work is the
-processor's; but as soon as all that run are waiting for something else (a driver, a device), the
-next one starts. A child that does not answer in time is left behind.
+Child processes make the accesses, of all tasks at the same time: most of an unbind is waiting for a
+driver or for other processors. A child that does not answer in time is left behind.
 """
 
 from __future__ import annotations
@@ -23,14 +22,27 @@ import os
 import select
 import time
 from collections.abc import Generator, Iterable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pcibind.model.errors import StuckError
+from pcibind.model.values import TYPE_CHECKING, NamedTuple
 from pcibind.read import files
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing import Any, Literal, Protocol, TypeVar
 
-Kind = Literal["read", "read-all", "write", "keep-open", "modprobe", "modules", "wait"]
+    T = TypeVar("T")
+
+    Kind = Literal["read", "read-all", "write", "keep-open", "modprobe", "modules", "wait"]
+
+    Task = Generator["Access", str, T]
+    """Work that needs such accesses and returns a T."""
+
+    class Kernel(Protocol):
+        """What answers accesses: the one seam between decisions and the machine."""
+
+        def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
+            """Run the tasks; return their results, in their order. Raises what a task raises."""
+
 
 SECONDS = 30.0
 """How long a write may take before its device counts as stuck."""
@@ -40,9 +52,6 @@ READ_SECONDS = 30.0
 
 OPEN_SECONDS = 5.0
 """How long opening a device node may take."""
-
-PATIENCE = 0.25
-"""How many seconds an access takes before the next task starts beside it."""
 
 _LENGTH = 4
 _KILL = 9  # signal.SIGKILL; importing `signal` costs more than all the rest of this module.
@@ -73,10 +82,6 @@ class Access(NamedTuple):
                 return f"opening {target}"
             case "read":
                 return f"reading {target}"
-
-
-Task = Generator[Access, str, T]
-"""Work that needs such accesses and returns a T."""
 
 
 def read(path: str, seconds: float = READ_SECONDS) -> Access:
@@ -115,13 +120,6 @@ def wait(files: Iterable[str], seconds: float) -> Access:
     return Access("wait", tuple(files), str(seconds), seconds + SECONDS)
 
 
-class Kernel(Protocol):
-    """What answers accesses: the one seam between decisions and the machine."""
-
-    def carry_out(self, tasks: Sequence[Task[T]]) -> list[T]:
-        """Run the tasks; return their results, in their order. Raises what a task raises."""
-
-
 class _Run:
     """A task that waits for an answer."""
 
@@ -158,21 +156,13 @@ class BoundedKernel:
         """Run the tasks; return their results, in their order. Raises what a task raises."""
         results: dict[int, T] = {}
         running: list[_Run] = []
-        following = 0
         try:
-            while following < len(tasks) or running:
-                now = time.monotonic()
-                if following < len(tasks) and all(run.since + PATIENCE <= now for run in running):
-                    self._resume(tasks, following, None, results, running)
-                    following += 1
-                    continue
-                limits = [run.deadline for run in running]
-                if following < len(tasks):
-                    limits += [
-                        run.since + PATIENCE for run in running if run.since + PATIENCE > now
-                    ]
+            for number in range(len(tasks)):
+                self._resume(tasks, number, None, results, running)
+            while running:
+                left = min(run.deadline for run in running) - time.monotonic()
                 readable = select.select(
-                    [run.worker.descriptor for run in running], [], [], max(min(limits) - now, 0)
+                    [run.worker.descriptor for run in running], [], [], max(left, 0)
                 )[0]
                 now = time.monotonic()
                 for run in list(running):

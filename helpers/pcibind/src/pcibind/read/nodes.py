@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
 
+from pcibind.model.values import TYPE_CHECKING
 from pcibind.read.files import Paths
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _RETRY_SECONDS = 0.1
 # With events too: a udevd that hangs sends none.

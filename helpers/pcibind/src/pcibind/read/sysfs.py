@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 
 from pcibind.model.errors import StuckError
 from pcibind.model.pci import (
-    ATTRIBUTES,
     LOCKED_ATTRIBUTE,
+    VGA_CLASSES,
     Address,
     Board,
     Function,
@@ -22,31 +22,31 @@ from pcibind.model.pci import (
     board_path,
     build_topology,
     function_path,
+    parse_modalias,
     parse_override,
 )
+from pcibind.model.values import TYPE_CHECKING
 from pcibind.read import files, kernel
 from pcibind.read.files import Paths
-from pcibind.read.kernel import Task
+
+if TYPE_CHECKING:
+    from pcibind.read.kernel import Task
 
 STUCK_DETAIL = "an earlier kernel operation on it is still blocked; reboot to recover"
 
 
-def read(
-    paths: Paths, *, udev: bool = False, boards: Container[str] | None = None
-) -> Task[Topology]:
+def read(paths: Paths, *, boards: Container[str] | None = None) -> Task[Topology]:
     """Read all PCI functions of a host.
 
-    With `udev`, pyudev enumerates them where it is installed and the root is /; else the directory
-    of PCI devices is listed. Both find the same; the second starts faster, for boot.
     With `boards`, their paths, only the overrides of their functions are read: another device's
     probe, which holds its lock for as long as it takes, is not waited for.
     A device that vanishes during the read is left out; one whose override cannot be read in time is
     `locked`. Raises ValueError when sysfs holds what no kernel writes.
     """
-    enumerated = _udev_devices() if udev and not paths.root else None
-    devices = [_device(path) for path in (enumerated or _listed_devices(paths.devices))]
+    devices = [_device(f"{paths.devices}/{name}") for name in files.names(paths.devices)]
+    marks = files.names(_marks(paths))
     for raw in devices:
-        raw.locked = _is_marked(paths, raw.name)
+        raw.locked = raw.name in marks and _is_marked(paths, raw.name)
     left = [
         raw
         for raw in devices
@@ -78,11 +78,9 @@ def has_group_nodes(paths: Paths) -> bool:
     return os.path.isdir(f"{classes}/vfio") or not os.path.isdir(f"{classes}/vfio-dev")
 
 
-def group_nodes(paths: Paths, boards: Iterable[Board]) -> list[str]:
-    """The device nodes of the boards' groups, as processes see them; none where there are none."""
-    if not has_group_nodes(paths):
-        return []
-    groups = dict.fromkeys(group for board in boards for group in board.groups)
+def group_nodes(paths: Paths, board: Board) -> list[str]:
+    """The device nodes of a board's groups, as processes see them; none where there are none."""
+    groups = board.groups if has_group_nodes(paths) else ()
     return [f"/dev/vfio/{group}" for group in groups]
 
 
@@ -112,7 +110,7 @@ def mark_stuck(paths: Paths, address: Address, error: StuckError) -> None:
     if error.process is not None:
         with contextlib.suppress(OSError):
             started = _start_time(paths, error.process)
-            files.write_atomically(f"{paths.run}/stuck/{address}", f"{error.process} {started}\n")
+            files.write_atomically(f"{_marks(paths)}/{address}", f"{error.process} {started}\n")
 
 
 def is_stuck(paths: Paths, function: Function) -> bool:
@@ -140,34 +138,17 @@ def _read_one_by_one(paths: Paths, devices: Sequence[RawDevice]) -> Task[None]:
             raw.locked = os.path.lexists(f"{paths.devices}/{raw.name}")
 
 
-def _udev_devices() -> list[str] | None:
-    try:
-        import pyudev  # type: ignore[import-untyped, unused-ignore]
-
-        context = pyudev.Context()
-        return [str(device.sys_path) for device in context.list_devices(subsystem="pci")] or None
-    except (ImportError, OSError):
-        return None
-
-
-def _listed_devices(directory: str) -> list[str]:
-    with contextlib.suppress(FileNotFoundError):
-        return [f"{directory}/{name}" for name in sorted(os.listdir(directory))]
-    return []
-
-
 def _device(path: str) -> RawDevice:
     raw = RawDevice(os.path.basename(path))
-    try:
-        raw.target = os.readlink(path) if os.path.islink(path) else path
-    except OSError:
-        return raw
-    raw.driver = _link_name(f"{path}/driver")
-    raw.iommu_group = _link_name(f"{path}/iommu_group")
-    raw.physfn = _link_name(f"{path}/physfn")
-    for name in ATTRIBUTES:
-        with contextlib.suppress(OSError):
-            raw.attributes[name] = files.read_attribute(f"{path}/{name}")
+    with contextlib.suppress(OSError):
+        raw.target = os.readlink(path)
+        # One file for five: at boot, each of a hundred devices counts.
+        raw.attributes = parse_modalias(raw.name, files.read_attribute(f"{path}/modalias"))
+        raw.driver = _link_name(f"{path}/driver")
+        raw.iommu_group = _link_name(f"{path}/iommu_group")
+        raw.physfn = _link_name(f"{path}/physfn")
+        if raw.attributes["class"].startswith(VGA_CLASSES):
+            raw.attributes["boot_vga"] = files.read_attribute(f"{path}/boot_vga")
     return raw
 
 
@@ -178,10 +159,14 @@ def _link_name(path: str) -> str | None:
         return None
 
 
+def _marks(paths: Paths) -> str:
+    return f"{paths.run}/stuck"
+
+
 def _is_marked(paths: Paths, address: str) -> bool:
     """Whether an access of ours to the function at an address is known to wait still."""
     try:
-        process, started = (files.read(f"{paths.run}/stuck/{address}") or "").split()
+        process, started = (files.read(f"{_marks(paths)}/{address}") or "").split()
         return started != "gone" and _start_time(paths, int(process)) == started
     except (OSError, ValueError):
         return False

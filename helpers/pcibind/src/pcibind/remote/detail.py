@@ -8,9 +8,9 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from pcibind.model.pci import Address, Function
+from pcibind.model.values import NamedTuple
 
 ATTRIBUTES = (
     "numa_node",
