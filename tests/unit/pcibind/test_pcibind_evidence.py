@@ -645,3 +645,25 @@ def test_a_process_may_be_called_what_the_shell_would_interpret(machine: Machine
 def test_a_mount_point_may_be_called_anything(machine: Machine, point: str) -> None:
     machine.mount("0:50", point, "source", "fuse")
     assert [str(use.address) for use in look(machine.root).disks] == ["0000:00:04.0"]
+
+
+GONE, SHORT, WHOLE = "gone", "short", "whole"
+
+
+@pytest.mark.parametrize("first", [GONE, SHORT, WHOLE])
+@pytest.mark.parametrize("last", [GONE, SHORT, WHOLE])
+def test_a_header_that_cannot_be_read_is_not_taken_for_anothers(machine: Machine, first: str, last: str) -> None:
+    functions = [str(f.address) for board in machine.host.topology().boards() for f in board.functions]
+    header = [0x268410DE, 0x00100007, 0x030000A1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    for address in functions:
+        machine.firmware(address, header=header)
+    machine.firmware("0000:01:00.1", header=[0xFFFFFFFF] * 16, ranges=[(0, 0xFFFF, 0x20040200)])
+    for address, how in ((functions[0], first), (functions[-1], last)):
+        config = machine.root / "sys/bus/pci/devices" / address / "config"
+        if how == GONE:
+            config.unlink()
+        elif how == SHORT:
+            config.write_bytes(b"\xff" * 32)
+    seen = look(machine.root)
+    assert seen.silent == {Address.parse("0000:01:00.1")}
+    assert [use.what for use in seen.unassigned] == ["memory range 0 of 0000:01:00.1 has no address"]

@@ -23,6 +23,11 @@ _KILL = 9
 _BEGIN = "pcibind-evidence 1"
 _END = "pcibind-evidence end"
 
+# Line 1 of `resource` is range 0; the first six have registers in the header.
+_NUMBER_RANGES = "; ".join(
+    rf"s|^\./(.*)/resource:{number + 1}:|memory \1 {number} |p" for number in range(6)
+)
+
 # One process for each kind of question, however many devices there are. `_sort` reads the lines,
 # each by its first word.
 _LINES = "; ".join(
@@ -112,17 +117,20 @@ _LINES = "; ".join(
         '[ $k = node ] || { t=?; read -r t 2>/dev/null <"$d/comm"; }; '
         'printf \'%s %s %s %s\\n\' $k "${f#"$p"/}" "$n" "$t"; done; '
         'else echo "unreadable vfio-open the open files of other processes cannot be read"; fi',
-        # The standard header of the configuration space, and the ranges that the kernel gave: of
-        # endpoints that may be chosen. To read it may hang where a device does.
+        # Of endpoints that may be chosen: the memory ranges that have no address, or are marked so
+        # (IORESOURCE_UNSET), and the standard header of the configuration space, which may hang
+        # where a device does. All headers are read at once, unless one is cut short.
         '( cd "$s/bus/pci/devices" 2>/dev/null || exit 0; '
-        "{ for d in ./*; do c=; read -r c 2>/dev/null <$d/class; "
-        "case $c in 0x06*|0x08*|0x11*) continue;; esac; "
-        "echo config ${d#./} $(od -An -v -tx4 -N64 $d/config); "
-        "n=0; while [ $n -lt 6 ] && read -r w; do "
-        # Only those that have no address, or are marked so (IORESOURCE_UNSET).
-        "case $w in 0x0000000000000000\\ *|*\\ 0x00000000[2367abef]*) "
-        "echo memory ${d#./} $n $w;; esac; n=$((n+1)); done <$d/resource; "
-        "done 2>/dev/null & } | timeout 10 cat )",
+        "{ d=; r=; n=0; for c in $(grep -LsE '^0x(06|08|11)' ./*/class); do "
+        'd="$d ${c%class}config"; r="$r ${c%class}resource"; n=$((n+16)); done; '
+        "grep -HnsE '^0x0{16} | 0x0{8}[2367abef][0-9a-f]*$' $r </dev/null | "
+        f"sed -nE '{_NUMBER_RANGES}'; "
+        "set -- $(head -qc 64 $d 2>/dev/null </dev/null | od -An -v -tx4); "
+        "a=; [ $# = $n ] || a=apart; for c in $d; do "
+        '[ -z "$a" ] || set -- $(od -An -v -tx4 -N64 "$c" 2>/dev/null); '
+        '[ $# -ge 16 ] || continue; c=${c#./}; l="config ${c%/config}"; n=0; '
+        'while [ $n -lt 16 ]; do l="$l $1"; shift; n=$((n+1)); done; echo "$l"; '
+        "done & } | timeout 10 cat )",
         f"echo '{_END}'",
     )
 )
