@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import lzma
 import os
@@ -70,19 +69,19 @@ def held(path: Path, image: bytes) -> dict[str, str]:
     return contents
 
 
-def digests(files: Mapping[str, bytes]) -> dict[str, str]:
-    return {f"/{name}": hashlib.sha256(data).hexdigest() for name, data in files.items()}
+def texts(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {f"/{name}": data.decode() for name, data in files.items()}
 
 
 @pytest.mark.parametrize("packer", PACKERS)
 def test_files_behind_plain_archives_are_found_in_the_compressed_one(packer: str, tmp_path: Path) -> None:
     microcode = archive({"kernel/x86/microcode/GenuineIntel.bin": bytes(70_000)})
     image = microcode + bytes(1024) + archive({"early": b"more"}) + PACKERS[packer](archive(FILES | {"init": b"x" * 9}))
-    assert held(tmp_path / "image", image) == digests(FILES)
+    assert held(tmp_path / "image", image) == texts(FILES)
 
 
 def test_an_image_that_is_not_compressed_is_read_and_names_may_start_with_a_dot(tmp_path: Path) -> None:
-    assert held(tmp_path / "image", archive({f"./{name}": data for name, data in FILES.items()})) == digests(FILES)
+    assert held(tmp_path / "image", archive({f"./{name}": data for name, data in FILES.items()})) == texts(FILES)
 
 
 def test_a_link_in_the_place_of_a_file_is_not_the_file(tmp_path: Path) -> None:
@@ -126,7 +125,7 @@ def test_of_many_images_those_are_read_that_may_boot_next(tmp_path: Path) -> Non
     (boot / f"initrd.img-{RUNNING}.bak").write_bytes(archive({}))
     images = initramfs.look((RULE, LIST), root=str(tmp_path))
     assert set(images.images) == {f"{boot}/initrd.img-{each}" for each in (RUNNING, "99999.2-new", "99999.10-newest")}
-    assert all(held == digests(FILES) for held in images.images.values())
+    assert all(held == texts(FILES) for held in images.images.values())
     other = initramfs.look((RULE,), ("0.1-old",), root=str(tmp_path))
     assert f"{boot}/initrd.img-0.1-old" in other.images
 

@@ -7,51 +7,66 @@ import sys
 from pcibind.model.values import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pcibind.commands.system import System
     from pcibind.model.report import Report
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # Importing click takes longer than all else, so what a unit runs is recognised without it.
-    unit_commands = {
-        "apply --recorded": _apply_recorded,
-        "apply --arrived": _apply_arrived,
-        "release --this-boot": _release_for_this_boot,
-    }
     options = {"--json", "--debug"} & set(sys.argv[1:])
     words = [word for word in sys.argv[1:] if word not in options]
-    run = unit_commands.get(" ".join(words))
-    if run is None:
+    command = _command_without_arguments(" ".join(words))
+    if command is None:
         from pcibind.commands import cli
 
         cli.main()
         return
+    from pcibind.commands.system import System
     from pcibind.commands.text import answer, attempt, print_tracebacks
 
     if "--debug" in options:
         print_tracebacks()
-    answer(attempt(words[0], run), as_json="--json" in options)
+    answer(attempt(words[0], lambda: command(System())), as_json="--json" in options)
 
 
-def _apply_recorded() -> Report:
-    from pcibind.commands.boot import apply_recorded
-    from pcibind.commands.system import System
+def _command_without_arguments(line: str) -> Callable[[System], Report] | None:
+    """What a line runs that has nothing to parse; None for any other line.
 
-    return apply_recorded(System())
+    Importing click takes longer than all else, so these go without: the lines of the units, and
+    those that people and deploys use most.
+    """
+    match line:
+        case "apply --recorded":
+            from pcibind.commands.boot import apply_recorded
 
+            return apply_recorded
+        case "apply --arrived":
+            from pcibind.commands.hotplug import apply_arrived
 
-def _apply_arrived() -> Report:
-    from pcibind.commands.hotplug import apply_arrived
-    from pcibind.commands.system import System
+            return apply_arrived
+        case "release --this-boot":
+            from pcibind.commands.release import release_for_this_boot
 
-    return apply_arrived(System())
+            return release_for_this_boot
+        case "apply":
+            from pcibind.commands.apply import apply
 
+            return apply
+        case "plan":
+            from pcibind.commands.plan import show
 
-def _release_for_this_boot() -> Report:
-    from pcibind.commands.release import release_for_this_boot
-    from pcibind.commands.system import System
+            return show
+        case "status":
+            from pcibind.commands.status import status
 
-    return release_for_this_boot(System())
+            return status
+        case "list":
+            from pcibind.commands.selection import show as list_boards
+
+            return list_boards
+    return None
 
 
 if __name__ == "__main__":

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import json
 import os
 import re
 import stat
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 LIST = "/etc/pcibind/early.list"
 EARLY = (
@@ -37,8 +35,8 @@ The first of a line that is there acts. initramfs-tools copies a rule of /etc to
 """
 _PLACES = {path: paths for paths in EARLY for path in paths}
 
-_EMPTY = hashlib.sha256(b"").hexdigest()
-
+# The first kept digests.
+CACHE_FORMAT = 2
 # Of how many kernels older than the newest the images are read: each takes a second or two.
 OLDER = 3
 HEADER = 110
@@ -55,28 +53,27 @@ PACKERS = (
 )
 
 
-@dataclass(frozen=True)
-class Contents:
-    """Path -> SHA-256 of the files that are there, on the host and in each image.
+class Contents(NamedTuple):
+    """Path -> text of the files that are there, on the host and in each image.
 
     `damaged` are images that nothing can boot from, `unlisted` those that could not be read: image
     -> reason. `without` is the release of the running kernel when it has no image.
     """
 
-    host: Mapping[str, str] = field(default_factory=dict)
-    images: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    damaged: Mapping[str, str] = field(default_factory=dict)
-    unlisted: Mapping[str, str] = field(default_factory=dict)
+    host: Mapping[str, str] = {}
+    images: Mapping[str, Mapping[str, str]] = {}
+    damaged: Mapping[str, str] = {}
+    unlisted: Mapping[str, str] = {}
     without: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain objects."""
-        return asdict(self)
+        return self._asdict()
 
     @property
     def differences(self) -> tuple[str, ...]:
         """How an image differs from the host, a sentence each; an empty list needs no rule."""
-        needed = EARLY if self.host.get(LIST, _EMPTY) != _EMPTY else ()
+        needed = EARLY if self.host.get(LIST) else ()
         acting = [_acting(self.host, paths) for paths in needed]
         sentences = [
             f"the host lacks {paths[0]}"
@@ -116,14 +113,14 @@ class Contents:
 
 
 def _differences(image: str, held: Mapping[str, str], host: Mapping[str, str]) -> Iterator[str]:
-    for path, digest in held.items():
+    for path, text in held.items():
         paths = _PLACES.get(path, (path,))
         if path != _acting(held, paths):
             continue
         own = _acting(host, paths)
         if own is None:
             yield f"{image} still holds {path}, which the host does not have"
-        elif digest != host[own]:
+        elif text != host[own]:
             yield f"{image} holds another {path} than the host has"
 
 
@@ -192,7 +189,7 @@ def archive(file: IO[bytes], start: bytes, wanted: Collection[str], held: dict[s
             return
         padded = -(-size // 4) * 4
         if path in wanted and stat.S_ISREG(mode):
-            held[path] = hashlib.sha256(read(file, padded)[:size]).hexdigest()
+            held[path] = decode(read(file, padded)[:size])
         else:
             while padded:
                 padded -= len(read(file, min(padded, 1 << 20)))
@@ -205,6 +202,11 @@ def read(file: IO[bytes], size: int) -> bytes:
     if len(data) < size:
         raise Damaged("it ends before its archive does")
     return data
+
+
+def decode(data: bytes) -> str:
+    """Text that differs where the bytes do."""
+    return data.decode(errors="surrogateescape")
 
 
 def order(version: str) -> list[tuple[int, str]]:
@@ -253,7 +255,7 @@ def look(
     host = {}
     for path in wanted:
         with contextlib.suppress(OSError), open(root + path, "rb") as file:
-            host[path] = hashlib.sha256(file.read()).hexdigest()
+            host[path] = decode(file.read())
     paths, there = images(f"{root}/boot", f"{root}/lib/modules", others)
     known = _known(cache)
     images_held: dict[str, dict[str, str]] = {}
@@ -263,7 +265,8 @@ def look(
         try:
             with open(path, "rb") as file:
                 seen = os.fstat(file.fileno())
-                identity = [seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, *wanted]
+                file_id = [seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns]
+                identity = [CACHE_FORMAT, *file_id, *wanted]
                 if known.get(path, {}).get("identity") == identity:
                     held = known[path]["held"]
                 else:
