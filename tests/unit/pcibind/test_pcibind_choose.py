@@ -123,7 +123,7 @@ def test_boards_of_one_group_are_added_together_or_not(machine: Machine) -> None
     ("words", "name", "message"),
     [
         (["02:00.0"], None, r"chosen already, at .*boards.toml:2"),
-        (["00:01.0"], None, "see `pcibind list`"),
+        (["00:1f.7"], None, "see `pcibind list`"),
         (["09:00.0"], None, "found none"),
         (["left"], None, "names no board"),
         (["01:00.0"], "right", "the name 'right' is also given"),
@@ -209,10 +209,17 @@ def test_a_short_address_names_a_board_in_a_file_and_for_release(machine: Machin
     assert machine.drivers() == before
 
 
-@pytest.mark.parametrize(("word", "there"), [("10de:2684", f"{LEFT} (.*), {RIGHT} (.*)"), ("00:01.0", "none")])
+@pytest.mark.parametrize(("word", "there"), [("10de:2684", f"{LEFT} (.*), {RIGHT} (.*)"), ("00:1f.7", "none")])
 def test_a_word_that_does_not_name_one_board_is_refused_with_what_it_names(
     machine: Machine, word: str, there: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"expected one board, found {there}; see `pcibind list`"):
+        add(unused(machine), [word])
+    assert not (machine.root / "etc/pcibind/added.toml").exists()
+
+
+@pytest.mark.parametrize("word", ["00:01.0", "0000:00/01"])
+def test_a_bridge_is_refused_with_the_boards_behind_it(machine: Machine, word: str) -> None:
+    with pytest.raises(ConfigError, match=rf"is a bridge \(8086:4c01\), .* the boards behind it: {LEFT}$"):
         add(unused(machine), [word])
     assert not (machine.root / "etc/pcibind/added.toml").exists()

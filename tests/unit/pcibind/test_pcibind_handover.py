@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from tree import Machine
 
 from pcibind.change import handover
 from pcibind.commands.apply import apply
+from pcibind.commands.boot import apply_recorded
 from pcibind.commands.release import release
 from pcibind.commands.status import status
+from pcibind.commands.system import System
 from pcibind.commands.text import describe
 from pcibind.model.errors import ExitCode
-from pcibind.model.report import BoardState
+from pcibind.model.report import BoardState, Report
+from pcibind.read import files
 
 BOTH = '[[board]]\nname = "left"\npath = "0000:00/01.0/00"\n[[board]]\npath = "0000:00/02.0/00"\n'
 
@@ -155,8 +159,7 @@ def test_a_hand_over_that_cannot_be_written_offers_nothing_that_was_offered_befo
     machine.unplug("0000:00:01.0")
     # A directory in the place of the new file: even root cannot write there.
     Path(machine.paths.run, f".{name}.new").mkdir()
-    with pytest.raises(IsADirectoryError):
-        apply(unused(machine))
+    assert apply(unused(machine)).exit_code is ExitCode.UNEXPECTED
     assert list(Path(machine.paths.run).glob("devices.*")) == []
     assert list((machine.root / "run/cdi").iterdir()) == []
 
@@ -185,3 +188,48 @@ def test_a_board_that_is_gone_before_the_others_are_bound_is_not_handed_over(mac
     assert [board.state for board in report.boards] == [BoardState.FAILED, BoardState.BOUND]
     assert "0000:01:00.0: expected driver vfio-pci, found none" in report.boards[0].detail
     assert environment(machine)["PCIBIND_FUNCTIONS"] == "0000:02:00.0,0000:02:00.1,0000:02:00.2"
+
+
+# A hand-over that cannot be written once the boards have changed.
+
+
+def full_disk(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first change of a driver on, nothing can be written to the hand-over."""
+    really = files.write_atomically
+    before = machine.drivers()
+
+    def write(path: str, text: str, mode: int = 0o644) -> bool:
+        if path.endswith("devices.json") and machine.drivers() != before:
+            raise OSError(28, "No space left on device", path)
+        return really(path, text, mode)
+
+    monkeypatch.setattr(files, "write_atomically", write)
+
+
+@pytest.mark.parametrize("command", [apply, apply_recorded])
+def test_boards_that_were_bound_are_reported_though_they_cannot_be_handed_over(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, command: Callable[[System], Report]
+) -> None:
+    machine.configure('[[board]]\nmodel = "10de:2684"\n')
+    apply(machine.host, next_boot=True)
+    full_disk(machine, monkeypatch)
+    report = command(machine.host)
+    assert report.exit_code is ExitCode.UNEXPECTED
+    assert [board.state for board in report.boards] == [BoardState.BOUND, BoardState.BOUND]
+    assert report.errors == (
+        f"the hand-over cannot be written: [Errno 28] No space left on device: '{machine.paths.run}/devices.json'",
+    )
+    assert not Path(machine.paths.run, "devices.env").exists()
+
+
+def test_a_release_of_one_board_is_reported_though_the_other_cannot_be_handed_over(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.configure('[[board]]\nmodel = "10de:2684"\n')
+    apply(machine.host)
+    full_disk(machine, monkeypatch)
+    report = release(machine.host, ["01:00.0"])
+    assert report.exit_code is ExitCode.UNEXPECTED
+    assert [board.state for board in report.boards] == [BoardState.RELEASED]
+    assert [error.partition(":")[0] for error in report.errors] == ["the hand-over cannot be written"]
+    assert not Path(machine.paths.run, "devices.env").exists()

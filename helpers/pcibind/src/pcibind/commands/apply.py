@@ -69,8 +69,7 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
                 )
                 for board in leaving
             ]
-            if leaving:
-                boot.hand_over_remaining(system, topology, left)
+            failed = boot.hand_over_remaining(system, topology, left) if leaving else ()
             reports += [
                 plan.report_wanted(judgement, resolution, BoardState.RECORDED)
                 for resolution in binding
@@ -79,6 +78,7 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
             restored = boot.give_back(system, topology, known, leaving, left)
             bound = boot.bind_boards(system, restored.topology, binding, judgement.plan, require)
             topology = bound.topology
+            failed = bound.errors
             reports += bound.reports
             given_back = restored.reports
             refusals += restored.refusals + bound.refusals
@@ -88,8 +88,8 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
             require,
             (*reports, *kept, *given_back),
             refusals,
-            errors,
-            code,
+            (*errors, *failed),
+            ExitCode.UNEXPECTED if failed else code,
             topology,
             (
                 *system.boot_notes(),

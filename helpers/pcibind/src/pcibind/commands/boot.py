@@ -14,7 +14,7 @@ from pcibind.change import drivers, handover
 from pcibind.change.drivers import BindResult, RestoreTarget
 from pcibind.commands.system import System
 from pcibind.decide.plan import Action, Plan, follow, plan, sharing_groups
-from pcibind.model.errors import InUseError, NoNodeError
+from pcibind.model.errors import ExitCode, InUseError, NoNodeError, PcibindError
 from pcibind.model.pci import DRIVER, Board, Function, Topology
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction, Resolution, compare
 from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
@@ -28,11 +28,19 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """Reports on boards, refusals of those that were left alone, and the topology afterwards."""
+    """Reports on boards, refusals of those that were left alone, and the topology afterwards.
+
+    `errors` say what failed beside the boards.
+    """
 
     reports: list[BoardReport]
     refusals: tuple[Refusal, ...]
     topology: Topology
+    errors: tuple[str, ...] = ()
+
+    def choose_code(self, otherwise: ExitCode = ExitCode.OK) -> ExitCode:
+        """The code of its errors, or another one where it has none."""
+        return ExitCode.UNEXPECTED if self.errors else otherwise
 
 
 def apply_recorded(system: System) -> Report:
@@ -68,6 +76,8 @@ def apply_recorded(system: System) -> Report:
             require,
             (*reports, *bound.reports, *given_back.reports),
             (*planned.refusals, *bound.refusals, *given_back.refusals),
+            bound.errors,
+            bound.choose_code(),
             topology=bound.topology,
             # A board that cannot be restored must not stop users of the wanted boards.
             wanted_only=True,
@@ -85,8 +95,8 @@ def bind_boards(
 ) -> Outcome:
     """Bind each board that is present, and hand over what is proven.
 
-    `complete` is false when a wanted board was left out of `resolutions`. Raises OSError when the
-    hand-over cannot be written.
+    `complete` is false when a wanted board was left out of `resolutions`. Raises PcibindError when
+    the hand-over cannot be changed before a board is, and OSError.
     """
     if any(each.steps for each in plan.boards):
         # What is changed must not be handed over, should this run be killed; what is not, stays.
@@ -95,7 +105,8 @@ def bind_boards(
             for p in plan.boards
             if not p.rebinds and not handover.prove(system.paths, p.board)
         ]
-        hand_over(system, stay, require, complete=False)
+        if failed := hand_over(system, stay, require, complete=False):
+            raise PcibindError(f"nothing was touched: {failed[0]}")
         # Should the record be lost, it is still known whose overrides are not the host's own.
         # Nothing is written to a board with a stuck function.
         written = [s for p in plan.boards if not p.board.is_locked for s in p.steps]
@@ -119,11 +130,12 @@ def bind_boards(
         if result.proven
         or (result.state is BoardState.REFUSED and not handover.prove(system.paths, result.board))
     ]
-    hand_over(system, proven, require, complete=complete and len(proven) == len(resolutions))
+    complete = complete and len(proven) == len(resolutions)
+    errors = hand_over(system, proven, require, complete=complete)
     reports = [
         _report(r, results.get(r.board.path if r.board else ""), topology) for r in resolutions
     ]
-    return Outcome(reports, list_use_refusals(reports), topology)
+    return Outcome(reports, list_use_refusals(reports), topology, errors)
 
 
 def give_back(
@@ -197,25 +209,32 @@ def restore_boards(
     return [ended.get(old.path) or report_unwanted(topology, old, BoardState.GONE) for old in going]
 
 
-def hand_over_remaining(system: System, topology: Topology, left: Record) -> None:
-    """Hand over the bound boards of a record from which boards were removed. Raises OSError."""
+def hand_over_remaining(system: System, topology: Topology, left: Record) -> tuple[str, ...]:
+    """Hand over the bound boards of a record from which boards were removed, as `hand_over`."""
     stay = [r.board for r in follow(topology, left) if r.board]
     proven = [board for board in stay if not handover.prove(system.paths, board)]
     complete = len(proven) == len(left.boards)
-    hand_over(system, proven, left.require_boards, complete=complete)
+    return hand_over(system, proven, left.require_boards, complete=complete)
 
 
-def hand_over(system: System, proven: Iterable[Board], require: str, *, complete: bool) -> None:
-    """Publish which boards may be used, or remove the published files. Raises OSError.
+def hand_over(
+    system: System, proven: Iterable[Board], require: str, *, complete: bool
+) -> tuple[str, ...]:
+    """Publish which boards may be used, or remove the published files; return what failed.
 
-    Where all are required and one is not there, nothing new is handed over; but what is handed over
-    already stays so, board by board, for as long as it is proven.
+    What was done to the boards is to be reported all the same, so that nothing is raised. Where all
+    are required and one is not there, nothing new is handed over; but what is handed over already
+    stays so, board by board, for as long as it is proven.
     """
     boards = list(proven)
     if not complete and require == "all":
         already = handover.list_published(system.paths)
         boards = [board for board in boards if board.path in already]
-    handover.publish(system.paths, boards)
+    try:
+        handover.publish(system.paths, boards)
+    except OSError as error:
+        return (f"the hand-over cannot be written: {error}",)
+    return ()
 
 
 def report_unwanted(topology: Topology, recorded: RecordedBoard, state: BoardState) -> BoardReport:

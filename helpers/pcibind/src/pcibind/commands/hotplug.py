@@ -95,8 +95,8 @@ def apply_arrived(system: System) -> Report:
             known.require_boards,
             tuple(reports),
             (*against, *bound.refusals),
-            errors,
-            code,
+            (*errors, *bound.errors),
+            bound.choose_code(code),
             bound.topology,
             left_alone=frozenset(alone - new - refused),
         )

@@ -56,9 +56,10 @@ def release(system: System, names: Sequence[str] = ()) -> Report:
         back = {report.path for report in given_back.reports if report.is_good}
         errors = original_drivers.explain_taken(board for board in taken if board.path not in back)
         topology = given_back.topology
+        failed: tuple[str, ...] = ()
         if going:
             left = files.read_record(system.paths) or Record()
-            boot.hand_over_remaining(system, topology, left)
+            failed = boot.hand_over_remaining(system, topology, left)
         elif not known.boards:
             handover.remove(system.paths)
         listed = files.read(system.paths.early_list) != before
@@ -68,8 +69,8 @@ def release(system: System, names: Sequence[str] = ()) -> Report:
             known.require_boards,
             (*reports, *given_back.reports),
             (*refusals, *given_back.refusals),
-            errors,
-            ExitCode.TAKEN if errors else ExitCode.OK,
+            (*errors, *failed),
+            ExitCode.UNEXPECTED if failed else ExitCode.TAKEN if errors else ExitCode.OK,
             topology,
             (INITRAMFS_NOTE,) if listed else (),
         )

@@ -9,7 +9,7 @@ from pcibind.decide.judgement import judge
 from pcibind.decide.plan import resolve, select
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.evidence import Evidence
-from pcibind.model.pci import Board, Topology
+from pcibind.model.pci import Board, Function, Topology, board_path
 from pcibind.model.record import Record, Resolution, Verdict, compare
 from pcibind.model.report import BoardReport, BoardState, Report
 from pcibind.model.request import BoardRequest, Configuration, Selector
@@ -168,10 +168,22 @@ def _board(topology: Topology, word: str) -> Board:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     boards = select(topology, selector)
+    if bridge := next((f for f in topology.functions if f.is_bridge and _is(f, selector)), None):
+        behind = ", ".join(
+            b.path for b in topology.boards() if b.path.startswith(f"{bridge.path}/")
+        )
+        raise ConfigError(
+            f"{selector} is a bridge ({bridge.model}), which stays with the host; expected one of "
+            f"the boards behind it: {behind or 'none'}"
+        )
     if len(boards) != 1:
         listed = ", ".join(f"{board.path} ({board.address})" for board in boards) or "none"
         raise ConfigError(f"{selector}: expected one board, found {listed}; see `pcibind list`")
     return boards[0]
+
+
+def _is(function: Function, selector: Selector) -> bool:
+    return selector.value in (str(function.address), function.path, board_path(function.path))
 
 
 def _matches(resolution: Resolution, word: str) -> bool:
