@@ -13,6 +13,7 @@ from topologies import unused
 from tree import Machine
 
 import pcibind
+from pcibind.__main__ import main
 from pcibind.commands.apply import apply
 from pcibind.commands.text import DEBUG, attempt
 from pcibind.model.errors import MEANINGS, ExitCode
@@ -201,3 +202,16 @@ def test_what_the_terminal_cannot_show_is_no_traceback(machine: Machine, encodin
         done = subprocess.run([*command, *arguments], env=environment, capture_output=True, check=False)
         assert (done.returncode, done.stderr) == (2, b"")
         assert b"\\udcff" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["apply"], ["status", "--json"], ["apply", "--next-boot"]])
+def test_an_interrupted_command_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pcibind.commands.system.System.topology", interrupted)
+    monkeypatch.setattr("pcibind.commands.system.System.locked", interrupted)
+    monkeypatch.setattr(sys, "argv", ["pcibind", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130

@@ -233,3 +233,19 @@ def test_a_release_of_one_board_is_reported_though_the_other_cannot_be_handed_ov
     assert [board.state for board in report.boards] == [BoardState.RELEASED]
     assert [error.partition(":")[0] for error in report.errors] == ["the hand-over cannot be written"]
     assert not Path(machine.paths.run, "devices.env").exists()
+
+
+@pytest.mark.parametrize("command", [apply, apply_recorded])
+def test_no_board_is_touched_where_the_hand_over_cannot_be_removed_before(
+    machine: Machine, command: Callable[[System], Report]
+) -> None:
+    machine.configure(BOTH)
+    apply(machine.host, next_boot=True)
+    before = machine.drivers()
+    Path(machine.paths.run, "devices.env").mkdir(parents=True)
+    report = command(machine.host)
+    assert report.exit_code is ExitCode.UNEXPECTED
+    assert [(board.state, board.changed) for board in report.boards] == [(BoardState.FAILED, False)] * 2
+    assert all("the hand-over cannot be changed" in board.detail for board in report.boards)
+    assert len(report.errors) == 1
+    assert machine.drivers() == before

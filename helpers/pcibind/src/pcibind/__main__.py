@@ -28,7 +28,11 @@ def main() -> None:
 
     if "--debug" in options:
         print_tracebacks()
-    answer(attempt(words[0], lambda: command(System())), as_json="--json" in options)
+    try:
+        answer(attempt(words[0], lambda: command(System())), as_json="--json" in options)
+    except KeyboardInterrupt:
+        # As click has it.
+        sys.exit(130)
 
 
 def _command_without_arguments(line: str) -> Callable[[System], Report] | None:

@@ -8,13 +8,13 @@ load them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pcibind.change import drivers, handover
 from pcibind.change.drivers import BindResult, RestoreTarget
 from pcibind.commands.system import System
-from pcibind.decide.plan import Action, Plan, follow, plan, sharing_groups
-from pcibind.model.errors import ExitCode, InUseError, NoNodeError, PcibindError
+from pcibind.decide.plan import Action, BoardPlan, Plan, follow, plan, sharing_groups
+from pcibind.model.errors import ExitCode, InUseError, NoNodeError
 from pcibind.model.pci import DRIVER, Board, Function, Topology
 from pcibind.model.record import Record, RecordedBoard, RecordedFunction, Resolution, compare
 from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
@@ -95,8 +95,8 @@ def bind_boards(
 ) -> Outcome:
     """Bind each board that is present, and hand over what is proven.
 
-    `complete` is false when a wanted board was left out of `resolutions`. Raises PcibindError when
-    the hand-over cannot be changed before a board is, and OSError.
+    `complete` is false when a wanted board was left out of `resolutions`. Where the hand-over
+    cannot be changed, no board is. Raises OSError.
     """
     if any(each.steps for each in plan.boards):
         # What is changed must not be handed over, should this run be killed; what is not, stays.
@@ -106,7 +106,8 @@ def bind_boards(
             if not p.rebinds and not handover.prove(system.paths, p.board)
         ]
         if failed := hand_over(system, stay, require, complete=False):
-            raise PcibindError(f"nothing was touched: {failed[0]}")
+            results = {p.board.path: _leave_alone(p, proven=p.board in stay) for p in plan.boards}
+            return Outcome(_report_all(resolutions, results, topology), (), topology, failed)
         # Should the record be lost, it is still known whose overrides are not the host's own.
         # Nothing is written to a board with a stuck function.
         written = [s for p in plan.boards if not p.board.is_locked for s in p.steps]
@@ -132,9 +133,7 @@ def bind_boards(
     ]
     complete = complete and len(proven) == len(resolutions)
     errors = hand_over(system, proven, require, complete=complete)
-    reports = [
-        _report(r, results.get(r.board.path if r.board else ""), topology) for r in resolutions
-    ]
+    reports = _report_all(resolutions, results, topology)
     return Outcome(reports, list_use_refusals(reports), topology, errors)
 
 
@@ -352,6 +351,19 @@ def list_use_refusals(reports: Iterable[BoardReport]) -> tuple[Refusal, ...]:
         for report in reports
         if report.state is BoardState.REFUSED
     )
+
+
+def _leave_alone(plan: BoardPlan, *, proven: bool) -> BindResult:
+    if proven and not plan.steps:
+        return BindResult(plan.board, BoardState.BOUND)
+    detail = "left alone, since the hand-over cannot be changed"
+    return BindResult(plan.board, BoardState.FAILED, detail=detail)
+
+
+def _report_all(
+    resolutions: Iterable[Resolution], results: Mapping[str, BindResult], topology: Topology
+) -> list[BoardReport]:
+    return [_report(r, results.get(r.board.path if r.board else ""), topology) for r in resolutions]
 
 
 def _report(resolution: Resolution, result: BindResult | None, topology: Topology) -> BoardReport:
