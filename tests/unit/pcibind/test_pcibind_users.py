@@ -18,7 +18,6 @@ from pcibind.model.errors import ExitCode
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Address, Board
 from pcibind.model.request import Selector
-from pcibind.read import evidence_text
 from pcibind.read.files import Paths
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
@@ -126,39 +125,6 @@ def test_an_interface_with_an_address_refuses_though_no_route_leads_out_by_it(ma
     assert refusing(machine, "0000:00/03") == []
     machine.route("eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0")
     assert refusing(machine, "0000:00/03") == ["network"]
-
-
-def show_addresses(machine: Machine, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """Let `ip` print this, and the command ask it though the machine is one of files."""
-    program = machine.root / "bin/ip"
-    machine.file("bin/ip", f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    asked = evidence_text.COMMAND.replace('[ "$p" != /proc ]', '[ "$p" = "" ]')
-    assert asked != evidence_text.COMMAND
-    monkeypatch.setattr(evidence_text, "COMMAND", asked)
-
-
-@pytest.mark.parametrize(
-    ("address", "refused"), [("198.51.100.7/24", ["network"]), ("169.254.3.4/16", []), ("127.0.0.2/8", [])]
-)
-def test_an_interface_refuses_whose_routes_are_not_in_the_main_table(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, address: str, refused: list[str]
-) -> None:
-    machine.file("proc/net/route", "Iface\tDestination\n")
-    show_addresses(
-        machine, monkeypatch, f"2: eth0    inet {address} brd 198.51.100.255 scope global eth0\\   valid_lft"
-    )
-    assert refusing(machine, "0000:00/03") == refused
-
-
-def test_a_login_to_an_address_of_another_table_is_found(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine.file("proc/net/route", "Iface\tDestination\n")
-    show_addresses(machine, monkeypatch, "1: lo    inet 127.0.0.1/8\n2: eth0    inet 192.0.2.1/24 scope global eth0")
-    machine.login(CONNECTION)
-    seen = look(machine)
-    assert [str(use.address) for use in seen.ssh_nics] == ["0000:00:03.0"]
-    assert not [why for guard, why in seen.unreadable if guard == "ssh"]
 
 
 @pytest.mark.parametrize(("scope", "refused"), [("00", ["network"]), ("40", ["network"]), ("20", []), ("10", [])])

@@ -60,7 +60,6 @@ class Tables:
         self.boot_displays: list[Address] = []
         self.routes4: list[list[str]] = []
         self.routes6: list[list[str]] = []
-        self.addresses4: list[tuple[str, IPv4Address | IPv6Address]] = []
         self.addresses6: list[list[str]] = []
         self.mounts: list[list[str]] = []
         self.swaps: list[list[str]] = []
@@ -220,11 +219,8 @@ def _ssh_interfaces(tables: Tables) -> Iterator[str]:
 def _configured_interfaces(tables: Tables) -> Iterator[str]:
     """The interfaces with a configured address.
 
-    Where `ip` is not installed, IPv4's are known by the routes that come with them.
+    IPv4's are known by the routes that come with them: /proc does not list those by interface.
     """
-    for interface, address in tables.addresses4:
-        if not address.is_loopback and not address.is_link_local:
-            yield interface
     for interface, destination, _flags, _mask in tables.routes4:
         # In the byte order of the machine: 169.254.0.0/16, and multicast.
         if interface != "lo" and destination[4:] != "FEA9" and destination[6] != "E":
@@ -235,10 +231,10 @@ def _configured_interfaces(tables: Tables) -> Iterator[str]:
 
 
 def _interfaces_of_ipv4(tables: Tables, local: IPv4Address) -> set[str]:
-    """The interfaces that have an address, and those of the narrowest routes to it.
+    """The interfaces of the narrowest routes to an address.
 
-    An address brings the route to its own network along, on its interface; a lone address (/32),
-    which may lie on a dummy interface, is reached through the default route.
+    /proc has no table of IPv4 addresses by interface. An address brings the route to its own
+    network along, on its interface; a lone address (/32) is reached through the default route.
     """
     narrowest = -1
     interfaces: set[str] = set()
@@ -254,7 +250,7 @@ def _interfaces_of_ipv4(tables: Tables, local: IPv4Address) -> set[str]:
                 narrowest, interfaces = bits, set()
             if bits == narrowest:
                 interfaces.add(interface)
-    return interfaces | {name for name, address in tables.addresses4 if address == local}
+    return interfaces
 
 
 def _nics(tables: Tables, interfaces: Iterable[str], what: str, guard: str) -> tuple[Use, ...]:

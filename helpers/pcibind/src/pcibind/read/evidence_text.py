@@ -62,10 +62,6 @@ _LINES = "; ".join(
         # Without IPv6 in the kernel the file is not there, and there is no IPv6 route either.
         'if [ -e "$p/net/ipv6_route" ]; then sed \'s/^/route6 /\' "$p/net/ipv6_route" 2>/dev/null '
         '|| echo "unreadable default-route $p/net/ipv6_route cannot be read"; fi',
-        # /proc has no table of IPv4 addresses by interface, and only the routes of the main table:
-        # not those of a VRF, or of other policies.
-        '[ "$p" != /proc ] || PATH="$PATH:/usr/sbin:/sbin" ip -o -4 address show 2>/dev/null | '
-        "sed -nE 's/^[0-9]+: *([^ @]+)[^ ]* +inet ([0-9.]+).*/address4 \\1 \\2/p'",
         'if [ -e "$p/net/if_inet6" ]; then sed \'s/^/address6 /\' "$p/net/if_inet6" 2>/dev/null '
         '|| echo "unreadable network $p/net/if_inet6 cannot be read"; fi',
         "sed 's/^/mount /' \"$p/self/mountinfo\" 2>/dev/null || "
@@ -249,8 +245,6 @@ def _sort(tables: Tables, line: str) -> None:
                 tables.routes4.append([words[0], words[1], words[3], words[7]])
         case "route6":
             tables.routes6.append([words[9], words[0], words[1], words[8]])
-        case "address4":
-            tables.addresses4.append((words[0], parse_ip(words[1])))
         case "address6":
             tables.addresses6.append([words[5], words[0], words[3]])
         case "mount" | "mounted":
