@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pcibind.model.errors import StuckError
-from pcibind.read.kernel import Access, BoundedKernel, Worker, keep_open, read, read_all, write
+from pcibind.read.kernel import AT_ONCE, Access, BoundedKernel, Worker, keep_open, read, read_all, write
 
 if TYPE_CHECKING:
     from pcibind.read.kernel import Task
@@ -226,3 +226,23 @@ def test_it_is_closed_when_the_program_is_killed(tmp_path: Path) -> None:
     while Path(f"/proc/{child}/fd").exists() and any(Path(f"/proc/{child}/fd").iterdir()):
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_however_many_tasks_there_are_few_run_at_the_same_time(kernel: BoundedKernel, tmp_path: Path) -> None:
+    count = 4 * AT_ONCE
+    most = 0
+    under_way = 0
+
+    def task(number: int) -> Task[int]:
+        nonlocal most, under_way
+        under_way += 1
+        most = max(most, under_way)
+        path = tmp_path / str(number)
+        path.touch()
+        yield keep_open(str(path))
+        yield write(str(path), "x")
+        under_way -= 1
+        return number
+
+    assert kernel.carry_out([task(number) for number in range(count)]) == list(range(count))
+    assert most == AT_ONCE

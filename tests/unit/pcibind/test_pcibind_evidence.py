@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from pcibind.model.evidence import Evidence, OpenNvidia, OpenVfio, Use
 from pcibind.model.pci import Address, Board, Function
 from pcibind.model.report import Report
 from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
-from pcibind.read import configuration
+from pcibind.read import configuration, evidence_text
 from pcibind.read.files import Paths
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
@@ -667,3 +669,26 @@ def test_a_header_that_cannot_be_read_is_not_taken_for_anothers(machine: Machine
     seen = look(machine.root)
     assert seen.silent == {Address.parse("0000:01:00.1")}
     assert [use.what for use in seen.unassigned] == ["memory range 0 of 0000:01:00.1 has no address"]
+
+
+def test_a_header_that_hangs_ends_the_look_in_time_and_hides_none_before_it(machine: Machine) -> None:
+    functions = [str(f.address) for board in machine.host.topology().boards() for f in board.functions]
+    for address in functions:
+        machine.firmware(address, header=[0xFFFFFFFF] * 16)
+    hanging = machine.root / "sys/bus/pci/devices" / functions[-1] / "config"
+    hanging.unlink()
+    os.mkfifo(hanging)
+    # As a deploy reads it: until both streams end.
+    environment = {"PCIBIND_SYS": "sys", "PCIBIND_PROC": "proc", "PCIBIND_RUN": "run"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", evidence_text.COMMAND],
+        env=os.environ | {name: f"{machine.root}/{place}" for name, place in environment.items()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    seen = evidence_text.parse(done.stdout.splitlines())
+    assert {str(address) for address in seen.silent} == set(functions[:-1])
+    assert done.stderr == ""

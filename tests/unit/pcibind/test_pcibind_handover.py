@@ -249,3 +249,8 @@ def test_no_board_is_touched_where_the_hand_over_cannot_be_removed_before(
     assert all("the hand-over cannot be changed" in board.detail for board in report.boards)
     assert len(report.errors) == 1
     assert machine.drivers() == before
+
+
+def test_of_no_boards_nothing_is_handed_over(machine: Machine) -> None:
+    assert not handover.is_published(machine.paths, [])
+    assert not handover.is_in_cdi(machine.paths, [])

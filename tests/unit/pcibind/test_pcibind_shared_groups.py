@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from topologies import somewhere, unused
@@ -242,3 +243,27 @@ def test_one_of_two_in_a_group_is_not_released_alone(machine: Machine) -> None:
     assert status(unused(machine)).exit_code is ExitCode.OK
     assert release(unused(machine), [LEFT, RIGHT]).exit_code is ExitCode.OK
     assert machine.driver(SHARED[0]) == machine.driver(SHARED[3]) == "nouveau"
+
+
+def test_boards_that_share_groups_by_way_of_a_third_are_released_by_one_task(machine: Machine) -> None:
+    """Two tasks would open the same groups, and each would be refused because of the other."""
+    for bus in ("06", "07"):
+        board(machine, bus, int(bus), 20 + int(bus))
+    choose(machine, "0000:00/06.0/00", "0000:00/07.0/00")
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    bridge = "pci0000:00/0000:00:08.0"
+    machine.function(bridge, **PORT, driver="pcieport", group=28)
+    for number in (0, 1):
+        machine.function(f"{bridge}/0000:08:00.{number}", **NIC, group=26 + number)
+    host = unused(machine)
+    together = []
+    carry_out = host.carry_out
+
+    def count(tasks: Sequence[Any]) -> list[Any]:
+        together.append(len(tasks))
+        return carry_out(tasks)
+
+    host.carry_out = count  # type: ignore[method-assign]
+    report = release(host)
+    assert report.exit_code is ExitCode.OK, describe(report)
+    assert max(together) == 1

@@ -91,3 +91,9 @@ def test_output_that_was_cut_short_is_refused(machine: Machine) -> None:
         topology_text.parse(lines[:-1])
     with pytest.raises(ValueError, match="nothing"):
         topology_text.parse([])
+
+
+def test_marks_that_cannot_be_listed_are_none(machine: Machine) -> None:
+    before = machine.host.topology()
+    machine.file("run/pcibind/stuck", "a file in the place of the directory")
+    assert machine.host.topology() == before

@@ -45,7 +45,7 @@ class Nodes(NamedTuple):
     @classmethod
     def join(cls, several: Iterable[Nodes]) -> Nodes:
         """All of them together, each once."""
-        columns = zip(*several, strict=True)
+        columns = zip(cls([], [], []), *several, strict=True)
         return cls(*(list(dict.fromkeys(chain.from_iterable(column))) for column in columns))
 
     def own(self, root: str) -> list[str]:

@@ -196,13 +196,14 @@ def restore_boards(
     system: System, topology: Topology, going: Sequence[RecordedBoard], *, booting: bool = False
 ) -> list[BoardReport]:
     """Restore boards without a look at the record; those that share groups together."""
-    there = [board for old in going if (board := topology.board_at(old.path))]
-    sets = [{board.path for board in sharing} for sharing in sharing_groups(there)]
+    # By all boards that are there: two that go may share groups by way of one that does not.
+    sets = [{board.path for board in sharing} for sharing in sharing_groups(topology.boards())]
     tasks = [
         _restore_sharing(
             system.paths, topology, [b for b in going if b.path in paths], booting=booting
         )
         for paths in sets
+        if any(old.path in paths for old in going)
     ]
     ended = {report.path: report for reports in system.carry_out(tasks) for report in reports}
     return [ended.get(old.path) or report_unwanted(topology, old, BoardState.GONE) for old in going]

@@ -119,18 +119,19 @@ _LINES = "; ".join(
         'else echo "unreadable vfio-open the open files of other processes cannot be read"; fi',
         # Of endpoints that may be chosen: the memory ranges that have no address, or are marked so
         # (IORESOURCE_UNSET), and the standard header of the configuration space, which may hang
-        # where a device does. All headers are read at once, unless one is cut short.
+        # where a device does. All headers are read at once, unless one is cut short or hangs: then
+        # one after the other, so that those before it are known.
         '( cd "$s/bus/pci/devices" 2>/dev/null || exit 0; '
-        "{ d=; r=; n=0; for c in $(grep -LsE '^0x(06|08|11)' ./*/class); do "
+        "{ { d=; r=; n=0; for c in $(grep -LsE '^0x(06|08|11)' ./*/class); do "
         'd="$d ${c%class}config"; r="$r ${c%class}resource"; n=$((n+16)); done; '
         "grep -HnsE '^0x0{16} | 0x0{8}[2367abef][0-9a-f]*$' $r </dev/null | "
         f"sed -nE '{_NUMBER_RANGES}'; "
-        "set -- $(head -qc 64 $d 2>/dev/null </dev/null | od -An -v -tx4); "
+        "set -- $({ head -qc 64 $d </dev/null | od -An -v -tx4 & } | timeout 4 cat); "
         "a=; [ $# = $n ] || a=apart; for c in $d; do "
-        '[ -z "$a" ] || set -- $(od -An -v -tx4 -N64 "$c" 2>/dev/null); '
+        '[ -z "$a" ] || set -- $(od -An -v -tx4 -N64 "$c"); '
         '[ $# -ge 16 ] || continue; c=${c#./}; l="config ${c%/config}"; n=0; '
         'while [ $n -lt 16 ]; do l="$l $1"; shift; n=$((n+1)); done; echo "$l"; '
-        "done & } | timeout 10 cat )",
+        "done; } 2>/dev/null & } | timeout 10 cat )",
         f"echo '{_END}'",
     )
 )

@@ -9,8 +9,8 @@ an access is a generator, a task, that yields it:
 The answer is sent in; an OSError is thrown in as the access raised it; and StuckError when it did
 not come back in time.
 
-Child processes make the accesses, of all tasks at the same time: most of an unbind is waiting for a
-driver or for other processors. A child that does not answer in time is left behind.
+Child processes make the accesses, of many tasks at the same time: most of an unbind is waiting for
+a driver or for other processors. A child that does not answer in time is left behind.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ SECONDS = 30.0
 
 READ_SECONDS = 30.0
 """How long reading a driver override may take: a probe holds the device's lock."""
+
+AT_ONCE = 64
+"""How many tasks run at the same time: each has up to four pipe ends; select() takes 1024."""
 
 OPEN_SECONDS = 5.0
 """How long opening a device node may take."""
@@ -156,10 +159,13 @@ class BoundedKernel:
         """Run the tasks; return their results, in their order. Raises what a task raises."""
         results: dict[int, T] = {}
         running: list[_Run] = []
+        following = 0
         try:
-            for number in range(len(tasks)):
-                self._resume(tasks, number, None, results, running)
-            while running:
+            while following < len(tasks) or running:
+                if following < len(tasks) and len(running) < AT_ONCE:
+                    self._resume(tasks, following, None, results, running)
+                    following += 1
+                    continue
                 left = min(run.deadline for run in running) - time.monotonic()
                 readable = select.select(
                     [run.worker.descriptor for run in running], [], [], max(left, 0)
