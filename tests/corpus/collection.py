@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from facts.collection import FORMAT, PARTS, VERSION, CollectedHost
 from pcibind.model.pci import Topology
-from pcibind.remote import detail, topology_text
+from pcibind.remote import topology_text
 from tests.corpus.dump import BlockDevice, Dump, Interface, PciDevice
 from tests.corpus.synthesis import Synthesis
 
@@ -151,7 +151,7 @@ def _functions(collected: Collected) -> Iterator[PciDevice]:
             slot,
             *function.identity,
             function.driver,
-            detail.modalias(function),
+            function.identity.modalias,
             # The kernel tells it of VGA functions only, and of all of them.
             function.boot_vga if function.class_code >> 8 == _VGA else None,
         )

@@ -10,6 +10,7 @@ import os
 import re
 from typing import NamedTuple
 
+from pcibind.model.pci import Identity
 from tests.corpus.dump import BlockDevice, Dump, PciDevice
 from tests.corpus.synthesis import Synthesis, synthesise
 
@@ -83,6 +84,11 @@ def _check(dump: Dump, made_up: Synthesis) -> None:
             raise ValueError(f"{dump.source}: has no {kind} {', '.join(map(str, unknown))}")
 
 
+def _identity(device: PciDevice) -> Identity:
+    subsystem = (device.subsystem_vendor, device.subsystem_device)
+    return Identity(device.vendor, device.device, *subsystem, device.class_code)
+
+
 def _function(root: str, device: PciDevice, made_up: Synthesis) -> None:
     directory = f"{root}/sys{device.path}"
     os.makedirs(directory, exist_ok=True)
@@ -94,12 +100,8 @@ def _function(root: str, device: PciDevice, made_up: Synthesis) -> None:
         "class": f"{device.class_code:#08x}",
         "driver_override": "(null)",
         "numa_node": str(made_up.nodes.get(device.slot, -1)),
-        "modalias": f"pci:v{device.vendor:08X}d{device.device:08X}"
-        f"sv{device.subsystem_vendor:08X}sd{device.subsystem_device:08X}bc{device.class_code >> 16:02X}"
-        f"sc{device.class_code >> 8 & 0xFF:02X}i{device.class_code & 0xFF:02X}",
+        "modalias": device.modalias or _identity(device).modalias,
     }
-    if device.modalias is not None:
-        attributes["modalias"] = device.modalias
     # The kernel shows it for VGA functions only, not for 3D and other displays.
     if device.class_code >> 8 == _VGA:
         boot = device.slot == made_up.boot_display if device.boot_vga is None else device.boot_vga

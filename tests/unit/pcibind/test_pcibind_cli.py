@@ -204,6 +204,19 @@ def test_what_the_terminal_cannot_show_is_no_traceback(machine: Machine, encodin
         assert b"\\udcff" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--json", "list"], ["--json", "--debug", "status"], ["--json", "status", "--all"]]
+)
+def test_an_option_before_the_command_is_refused_whether_there_is_more_to_parse_or_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pcibind", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == ExitCode.CONFIGURATION
+    assert "No such option" in json.loads(capsys.readouterr().out)["errors"][0]
+
+
 @pytest.mark.parametrize("arguments", [["apply"], ["status", "--json"], ["apply", "--next-boot"]])
 def test_an_interrupted_command_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     def interrupted(*_: object, **__: object) -> None:

@@ -11,7 +11,7 @@ from tree import AUDIO, DISPLAY, NIC, Machine
 
 from pcibind.model.pci import Address, Topology
 from pcibind.remote import topology_text
-from pcibind.remote.detail import Detail, Link, Module, Sriov, modalias
+from pcibind.remote.detail import Detail, Link, Module, Sriov
 
 LEFT = Address.parse("0000:01:00.0")
 ALIASES = """\
@@ -59,7 +59,7 @@ def kernel(machine: Machine) -> Machine:
         "xhci_pci.alias=pci:v*d*sv*sd*bc0Csc03i30*\0xhci_pci.license=GPL\0",
     )
     for function in machine.host.topology().functions:
-        attributes(machine, str(function.address), modalias=modalias(function))
+        attributes(machine, str(function.address), modalias=function.identity.modalias)
     return machine
 
 
@@ -129,7 +129,7 @@ def test_a_modalias_is_as_the_kernel_writes_it(machine: Machine) -> None:
     machine.function("pci0000:00/0000:00:05.0", **{**DISPLAY, "class_code": 0x030200})
     machine.function("pci0000:00/0000:00:05.1", **AUDIO)
     (function,) = [f for f in machine.host.topology().functions if str(f.address) == "0000:00:05.0"]
-    assert modalias(function) == "pci:v000010DEd00002684sv000010DEsd000016F4bc03sc02i00"
+    assert function.identity.modalias == "pci:v000010DEd00002684sv000010DEsd000016F4bc03sc02i00"
 
 
 def test_a_thousand_functions_are_read(tmp_path: Path) -> None:

@@ -217,7 +217,8 @@ def test_boards_that_were_bound_are_reported_though_they_cannot_be_handed_over(
     assert report.exit_code is ExitCode.UNEXPECTED
     assert [board.state for board in report.boards] == [BoardState.BOUND, BoardState.BOUND]
     assert report.errors == (
-        f"the hand-over cannot be written: [Errno 28] No space left on device: '{machine.paths.run}/devices.json'",
+        f"the hand-over cannot be written: [Errno 28] No space left on device: '{machine.paths.run}/devices.json'; "
+        "repair that, then apply again",
     )
     assert not Path(machine.paths.run, "devices.env").exists()
 

@@ -78,7 +78,13 @@ def test_a_device_that_loses_a_file_meanwhile_is_no_error(machine: Machine, file
     assert ("0000:01:00.0" in addresses) == (file == "boot_vga")
 
 
-@pytest.mark.parametrize("text", ["", "usb:v1D6Bp0002", "pci:v000010DEd00002684", "pci:v" + "z" * 48])
+WRONG_SEPARATOR = "pci:v000010DEx00002684sv000010DEsd000016F4bc03sc00i00"
+WRONG_NUMBER = "pci:v0000_0DEd00002684sv000010DEsd000016F4bc03sc00i00"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "usb:v1D6Bp0002", "pci:v000010DEd00002684", "pci:v" + "z" * 48, WRONG_SEPARATOR, WRONG_NUMBER]
+)
 def test_a_modalias_of_another_form_is_refused_by_the_devices_name(machine: Machine, text: str) -> None:
     machine.file("sys/bus/pci/devices/0000:01:00.0/modalias", f"{text}\n")
     with pytest.raises(ValueError, match=r"PCI device 0000:01:00\.0"):

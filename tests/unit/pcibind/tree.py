@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pcibind.commands.system import System
 from pcibind.model.errors import StuckError
-from pcibind.model.pci import Address
+from pcibind.model.pci import Address, Identity
 from pcibind.read.files import Paths
 from pcibind.read.kernel import Access
 
@@ -166,8 +166,7 @@ class Machine:
             "subsystem_device": f"{subsystem[1]:#06x}",
             "class": f"{class_code:#08x}",
             "driver_override": "(null)",
-            "modalias": f"pci:v{vendor:08X}d{device:08X}sv{subsystem[0]:08X}sd{subsystem[1]:08X}"
-            f"bc{class_code >> 16:02X}sc{class_code >> 8 & 0xFF:02X}i{class_code & 0xFF:02X}",
+            "modalias": Identity(vendor, device, *subsystem, class_code).modalias,
         }
         if boot_vga is not None:
             attributes["boot_vga"] = str(int(boot_vga))

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    options = {"--json", "--debug"} & set(sys.argv[1:])
-    words = [word for word in sys.argv[1:] if word not in options]
-    command = _command_without_arguments(" ".join(words))
+    # --debug may stand anywhere, --json after the command.
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    count = len(words)
+    while words and words[-1] == "--json":
+        words.pop()
+    command = _find_command(" ".join(words))
     if command is None:
         from pcibind.commands import cli
 
@@ -26,16 +29,16 @@ def main() -> None:
     from pcibind.commands.system import System
     from pcibind.commands.text import answer, attempt, print_tracebacks
 
-    if "--debug" in options:
+    if "--debug" in sys.argv:
         print_tracebacks()
     try:
-        answer(attempt(words[0], lambda: command(System())), as_json="--json" in options)
+        answer(attempt(words[0], lambda: command(System())), as_json=len(words) < count)
     except KeyboardInterrupt:
         # As click has it.
         sys.exit(130)
 
 
-def _command_without_arguments(line: str) -> Callable[[System], Report] | None:
+def _find_command(line: str) -> Callable[[System], Report] | None:
     """What a line runs that has nothing to parse; None for any other line.
 
     Importing click takes longer than all else, so these go without: the lines of the units, and

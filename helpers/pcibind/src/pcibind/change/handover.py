@@ -66,7 +66,7 @@ class Offer(NamedTuple):
 
 
 def list_offers(paths: Paths, boards: Iterable[Board]) -> list[Offer]:
-    """Describe boards, in the order of their addresses."""
+    """What is handed over of these boards, in the order of their addresses."""
     try:
         known = files.read_record(paths)
     except RecordError:

@@ -233,7 +233,7 @@ def hand_over(
     try:
         handover.publish(system.paths, boards)
     except OSError as error:
-        return (f"the hand-over cannot be written: {error}",)
+        return (f"the hand-over cannot be written: {error}; repair that, then apply again",)
     return ()
 
 

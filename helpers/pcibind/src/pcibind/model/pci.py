@@ -29,15 +29,8 @@ PCI_BRIDGES = frozenset({0x0604, 0x0607, 0x0609})
 
 _VIABLE = frozenset({None, DRIVER, "pci-stub"})
 
-ATTRIBUTES = (
-    "vendor",
-    "device",
-    "subsystem_vendor",
-    "subsystem_device",
-    "class",
-    "boot_vga",
-)
-"""sysfs attributes that are read of each device, none of which takes the device's lock."""
+# As modalias_show() of drivers/pci/pci-sysfs.c prints it: all numbers have a fixed width.
+_MODALIAS = "pci:v{}d{}sv{}sd{}bc{}sc{}i{}"
 
 VGA_CLASSES = ("0300", "0001")
 """How the class code begins where the kernel shows `boot_vga`; see pci_is_vga() of linux/pci.h."""
@@ -207,6 +200,13 @@ class Identity(NamedTuple):
             "subsystem_device": f"{self.subsystem_device:04x}",
             "class": f"{self.class_code:06x}",
         }
+
+    @property
+    def modalias(self) -> str:
+        """The text by which the kernel looks for a function's module (MODULE_DEVICE_TABLE)."""
+        numbers = (self.vendor, self.device, self.subsystem_vendor, self.subsystem_device)
+        code = self.class_code.to_bytes(3, "big")
+        return _MODALIAS.format(*(f"{n:08X}" for n in numbers), *(f"{n:02X}" for n in code))
 
     def __str__(self) -> str:
         return (
@@ -392,8 +392,8 @@ class RawDevice:
     """One entry of /sys/bus/pci/devices, filled bit by bit.
 
     `target` is the path that the entry links to, `driver`, `iommu_group` and `physfn` the last
-    parts of the links of those names, `attributes` the text of the files in ATTRIBUTES and of
-    LOCKED_ATTRIBUTE; `locked` says that reading the latter hung.
+    parts of the links of those names, `attributes` the text of other files (hexadecimal numbers,
+    also out of `modalias`), and of LOCKED_ATTRIBUTE; `locked` says that reading the latter hung.
     """
 
     def __init__(self, name: str) -> None:
@@ -420,18 +420,15 @@ def build_topology(devices: Iterable[RawDevice]) -> Topology:
 def parse_modalias(name: str, text: str) -> dict[str, str]:
     """The numbers in the modalias of the device of that name, by the names of its attributes.
 
-    All have a fixed width; see modalias_show() of drivers/pci/pci-sysfs.c. Raises ValueError for
-    another form.
+    Raises ValueError for another form.
     """
-    if not (text.startswith("pci:v") and len(text) == 53):
-        raise ValueError(f"PCI device {name}: modalias reads {text!r}, expected 'pci:v...'")
-    return {
-        "vendor": text[5:13],
-        "device": text[14:22],
-        "subsystem_vendor": text[24:32],
-        "subsystem_device": text[34:42],
-        "class": text[44:46] + text[48:50] + text[51:53],
-    }
+    ids = (text[5:13], text[14:22], text[24:32], text[34:42])
+    code = (text[44:46], text[48:50], text[51:])
+    numbers = (*ids, "".join(code))
+    if text != _MODALIAS.format(*ids, *code) or not all(number.isalnum() for number in numbers):
+        raise ValueError(f"PCI device {name}: modalias reads {text!r}, expected {_MODALIAS!r}")
+    names = ("vendor", "device", "subsystem_vendor", "subsystem_device", "class")
+    return dict(zip(names, numbers, strict=True))
 
 
 def parse_override(text: str) -> str | None:

@@ -100,7 +100,7 @@ _LINES = "; ".join(
         # The firmware's screen, also after a driver has taken it over; without sysfb, no
         # framebuffer claims it at the next boot.
         "grep -qsE 'initcall_blacklist=[^ ]*sysfb_init|video=efifb:off' \"$p/cmdline\" || "
-        "od -An -v -tx1 -N62 \"$s/kernel/boot_params/data\" 2>/dev/null | sed 's/^/screen/'",
+        'echo screen $(od -An -v -tx1 -N62 "$s/kernel/boot_params/data" 2>/dev/null)',
         "grep -Hs 'Device Minor' \"$p\"/driver/nvidia/gpus/*/information | sed 's/^/nvidia /'",
         "sed -nE 's/.* ([0-9]+:[0-9]+)$/console \\1/p; "
         's/^(Character| *[0-9]+ (nvidia|vfio))/major &/p\' "$p/consoles" "$p/devices" 2>/dev/null',
@@ -122,8 +122,9 @@ _LINES = "; ".join(
         # where a device does. All headers are read at once, unless one is cut short or hangs: then
         # one after the other, so that those before it are known.
         '( cd "$s/bus/pci/devices" 2>/dev/null || exit 0; '
-        "{ { d=; r=; n=0; for c in $(grep -LsE '^0x(06|08|11)' ./*/class); do "
-        'd="$d ${c%class}config"; r="$r ${c%class}resource"; n=$((n+16)); done; '
+        "{ { d=; r=; n=0; for c in ./*; do k=; read -r k <$c/class; "
+        "case $k in 0x06*|0x08*|0x11*) continue;; esac; "
+        'd="$d $c/config"; r="$r $c/resource"; n=$((n+16)); done; '
         "grep -HnsE '^0x0{16} | 0x0{8}[2367abef][0-9a-f]*$' $r </dev/null | "
         f"sed -nE '{_NUMBER_RANGES}'; "
         "set -- $({ head -qc 64 $d </dev/null | od -An -v -tx4 & } | timeout 4 cat); "

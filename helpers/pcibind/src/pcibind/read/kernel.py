@@ -50,11 +50,11 @@ SECONDS = 30.0
 READ_SECONDS = 30.0
 """How long reading a driver override may take: a probe holds the device's lock."""
 
-AT_ONCE = 64
-"""How many tasks run at the same time: each has up to four pipe ends; select() takes 1024."""
-
 OPEN_SECONDS = 5.0
 """How long opening a device node may take."""
+
+AT_ONCE = 64
+"""How many tasks run at the same time: each has up to four pipe ends; select() takes 1024."""
 
 _LENGTH = 4
 _KILL = 9  # signal.SIGKILL; importing `signal` costs more than all the rest of this module.

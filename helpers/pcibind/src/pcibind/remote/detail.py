@@ -126,15 +126,6 @@ def _detail(function: Function, texts: Mapping[str, str], around: Surroundings) 
     )
 
 
-def modalias(function: Function) -> str:
-    """The text by which the kernel looks for a function's module (MODULE_DEVICE_TABLE)."""
-    base, sub, interface = function.class_code.to_bytes(3, "big")
-    return (
-        f"pci:v{function.vendor:08X}d{function.device:08X}sv{function.subsystem_vendor:08X}"
-        f"sd{function.subsystem_device:08X}bc{base:02X}sc{sub:02X}i{interface:02X}"
-    )
-
-
 def _alias(line: str) -> tuple[re.Pattern[str], Module] | None:
     in_file = _IN_FILE.fullmatch(line)
     match = in_file or _IN_KERNEL.fullmatch(line)
@@ -149,7 +140,7 @@ def _alias(line: str) -> tuple[re.Pattern[str], Module] | None:
 def _modules(
     function: Function, patterns: Iterable[tuple[re.Pattern[str], Module]]
 ) -> tuple[Module, ...]:
-    text = modalias(function)
+    text = function.identity.modalias
     return tuple(dict.fromkeys(module for pattern, module in patterns if pattern.fullmatch(text)))
 
 

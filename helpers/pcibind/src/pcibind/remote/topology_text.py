@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 
 from pcibind.model.pci import (
-    ATTRIBUTES,
     LOCKED_ATTRIBUTE,
     Address,
     RawDevice,
@@ -20,7 +19,16 @@ from pcibind.remote import detail
 _BEGIN = "pcibind-topology 2"
 _LATE = "pcibind-topology late"
 _END = "pcibind-topology end"
-_FILES = (*ATTRIBUTES, *detail.ATTRIBUTES)
+# None of these takes the device's lock.
+_FILES = (
+    "vendor",
+    "device",
+    "subsystem_vendor",
+    "subsystem_device",
+    "class",
+    "boot_vga",
+    *detail.ATTRIBUTES,
+)
 _LATE_FILES = (LOCKED_ATTRIBUTE, detail.LATE_ATTRIBUTE)
 
 # What may block is read apart, by a process that is not waited for: such a read blocks behind a
