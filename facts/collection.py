@@ -42,7 +42,7 @@ for n in @HIDDEN@ "$USER" "$LOGNAME" "$SUDO_USER" "$HOSTNAME"; do printf 'hide %
 [ "$(id -u)" = 0 ] || echo "unreadable what is for root alone: the login is another user's"
 printf 'uname %s\n' "$(uname -nrm)"
 if [ -r "$e/os-release" ]; then
-  grep -a -E '^ *(ID|VERSION_ID|PRETTY_NAME)=' "$e/os-release" | tr -d '\000' | sed 's/^/os /'
+  sed -nE 's/^ *(ID|VERSION_ID|PRETTY_NAME)=/os &/p' "$e/os-release" | tr -d '\000'
 else echo "unreadable distribution: $e/os-release cannot be read"; fi
 if [ -r "$p/cmdline" ]; then printf 'arguments %s\n' "$(tr '\n' ' ' <"$p/cmdline")"
 else echo "unreadable kernel arguments: $p/cmdline cannot be read"; fi

@@ -23,9 +23,29 @@ _KILL = 9
 _BEGIN = "pcibind-evidence 1"
 _END = "pcibind-evidence end"
 
-# Line 1 of `resource` is range 0; the first six have registers in the header.
-_NUMBER_RANGES = "; ".join(
-    rf"s|^\./(.*)/resource:{number + 1}:|memory \1 {number} |p" for number in range(6)
+# What `grep` printed begins with the name of the file: what kind of line each is. Line 1 of
+# `resource` is range 0, and the first six have registers in the header.
+_KIND_BY_FILE = "; ".join(
+    (
+        r"s/^(taken|early\.initramfs|early\.done):/early /",
+        r"s|^iommu_groups/.*/reserved_regions:|reserved &|",
+        r"s|^\./.*/boot_vga:|boot_vga &|",
+        *(rf"s|^\./(.*)/resource:{number + 1}:|memory \1 {number} |" for number in range(6)),
+        r"/^\.\//d",
+        "s|^driver/nvidia/|nvidia &|",
+        "s|^net/route:|route4 |",
+        "s|^net/ipv6_route:|route6 |",
+        "s|^net/if_inet6:|address6 |",
+        "s|^self/mountinfo:|mount |",
+        "s/^swaps:/swap /",
+        # All ranges, one inside the other, as indentation tells: without those between, one would
+        # look to be inside of the last one printed.
+        "s/^iomem:/iomem /",
+        "s/^consoles:.* ([0-9]+:[0-9]+)$/console \\1/; /^consoles:/d",
+        "s/^devices:(Character| *[0-9]+ (nvidia|vfio))/major \\1/; /^devices:/d",
+        # What users call their processes and mounts need not be text in any encoding.
+        "s/[^[:cntrl:][:print:]]/?/g",
+    )
 )
 
 # One process for each kind of question, however many devices there are. `_sort` reads the lines,
@@ -39,10 +59,9 @@ _LINES = "; ".join(
         'p="${PCIBIND_PROC:-/proc}"',
         # What the early script took at this boot (early.*: that of earlier versions), or pcibind.
         '( cd "${PCIBIND_RUN:-/run/pcibind}" 2>/dev/null && '
-        "sed 's/^/early /' taken early.initramfs early.done 2>/dev/null )",
+        "grep -aHs '' taken early.initramfs early.done )",
         # Memory that the firmware keeps mapped for itself; of another kind it is given up.
-        "( cd \"$s/kernel\" 2>/dev/null && grep -Hs ' direct$' iommu_groups/*/reserved_regions "
-        "| sed 's/^/reserved /' )",
+        "( cd \"$s/kernel\" 2>/dev/null && grep -Hs ' direct$' iommu_groups/*/reserved_regions )",
         # Interfaces and what they are made of; block devices and what they lie on; character
         # devices by number. Link targets hold the way through the PCI tree.
         '( cd "$s" && find class/net class/net/*/lower_* dev/block class/block/*/slaves/* '
@@ -55,24 +74,22 @@ _LINES = "; ".join(
         '[ -d "$s/class/net" ] || echo "unreadable default-route $s/class/net is not there"',
         '[ -d "$s/dev/block" ] && [ -d "$s/class/block" ] || '
         'echo "unreadable disk $s/dev/block and $s/class/block are not there"',
-        '( cd "$s/bus/pci/devices" 2>/dev/null && '
-        "grep -Hs '^[1-9]' ./*/boot_vga | sed 's/^/boot_vga /' )",
-        "sed 's/^/route4 /' \"$p/net/route\" 2>/dev/null || "
-        'echo "unreadable default-route $p/net/route cannot be read"',
-        # Without IPv6 in the kernel the file is not there, and there is no IPv6 route either.
-        'if [ -e "$p/net/ipv6_route" ]; then sed \'s/^/route6 /\' "$p/net/ipv6_route" 2>/dev/null '
-        '|| echo "unreadable default-route $p/net/ipv6_route cannot be read"; fi',
-        'if [ -e "$p/net/if_inet6" ]; then sed \'s/^/address6 /\' "$p/net/if_inet6" 2>/dev/null '
-        '|| echo "unreadable network $p/net/if_inet6 cannot be read"; fi',
-        "sed 's/^/mount /' \"$p/self/mountinfo\" 2>/dev/null || "
-        'echo "unreadable disk $p/self/mountinfo cannot be read"',
+        "( cd \"$s/bus/pci/devices\" 2>/dev/null && grep -Hs '^[1-9]' ./*/boot_vga )",
+        # Without IPv6, or terminals, in the kernel their files are not there.
+        '( cd "$p" 2>/dev/null && '
+        "set -- net/route self/mountinfo swaps iomem devices; "
+        'for f in net/ipv6_route net/if_inet6 consoles; do [ ! -e $f ] || set -- "$@" $f; done; '
+        "grep -aHs '' \"$@\"; [ $? -lt 2 ] || "
+        "for f; do cat $f >/dev/null 2>&1 || { case $f in "
+        "net/if_inet6) g=network;; net/*) g=default-route;; iomem) g=framebuffer;; "
+        "devices) g=nvidia-open;; consoles) g=device-open;; *) g=disk;; esac; "
+        'echo "unreadable $g $p/$f cannot be read"; }; done; '
+        "grep -Hs 'Device Minor' driver/nvidia/gpus/*/information )",
         # The disks in other mount namespaces, each read once. Nobody but root can mount one there.
         "set -- $(find \"$p\"/[0-9]*/ns -maxdepth 1 -name mnt -printf '%l %H/../mountinfo\\n' "
         "2>/dev/null | sort -u -k1,1)",
         "[ $# = 0 ] || sed -nE 's/^[0-9]+ [0-9]+ ([1-9]|0:[0-9]+ .* - (btrfs|zfs|bcachefs) )"
         '/mounted &/p\' "$@" 2>/dev/null',
-        "sed 's/^/swap /' \"$p/swaps\" 2>/dev/null || "
-        'echo "unreadable disk $p/swaps cannot be read"',
         # The connections of servers that run as root; only root has processes of that owner.
         'set -- $(find "$p"/[0-9]*/exe -maxdepth 0 -user 0 '
         "'(' -lname '*/sshd*' -o -lname '*/dropbear*' ')' -printf '%h/fd ' 2>/dev/null)",
@@ -86,24 +103,16 @@ _LINES = "; ".join(
         'set -- "$@" "$p/$b/environ"; i=$b; done',
         "{ printf 'SSH_CONNECTION=%s\\n' \"${SSH_CONNECTION-}\"; [ $# = 0 ] || "
         "grep -azhs '^SSH_CONNECTION=' \"$@\" | tr '\\000' '\\n'; } | "
-        "sort -u | sed -n 's/^SSH_CONNECTION=\\(.\\)/ssh \\1/p'",
+        "sed -n 's/^SSH_CONNECTION=\\(.\\)/ssh \\1/p'",
         # Local end, remote end and inode of what is established.
         "sed -n 's/^ *[0-9]*: \\([0-9A-F:]*\\) \\([0-9A-F:]*\\) 01 "
         "[^ ]* [^ ]* [^ ]* *[0-9]* *[0-9]* \\([0-9]*\\).*/tcp \\1 \\2 \\3/p' "
         '"$p/net/tcp" "$p/net/tcp6" 2>/dev/null; [ -f "$p/net/tcp" ] && [ -r "$p/net/tcp" ] || '
         'echo "unreadable ssh $p/net/tcp cannot be read"',
-        # What of a function's memory the firmware's framebuffer owns: the ranges, one inside the
-        # other, as indentation tells.
-        # All of them: without those between, one would look to be inside of the last one printed.
-        "sed 's/^/iomem /' \"$p/iomem\" 2>/dev/null || "
-        'echo "unreadable framebuffer $p/iomem cannot be read"',
         # The firmware's screen, also after a driver has taken it over; without sysfb, no
         # framebuffer claims it at the next boot.
         "grep -qsE 'initcall_blacklist=[^ ]*sysfb_init|video=efifb:off' \"$p/cmdline\" || "
         'echo screen $(od -An -v -tx1 -N62 "$s/kernel/boot_params/data" 2>/dev/null)',
-        "grep -Hs 'Device Minor' \"$p\"/driver/nvidia/gpus/*/information | sed 's/^/nvidia /'",
-        "sed -nE 's/.* ([0-9]+:[0-9]+)$/console \\1/p; "
-        's/^(Character| *[0-9]+ (nvidia|vfio))/major &/p\' "$p/consoles" "$p/devices" 2>/dev/null',
         # A process that can read the links of process 1 can read those of all processes. Any user
         # can choose names in a mount namespace, and a descriptor opened with O_PATH, whose link
         # has no permissions, opens no device: so the number of the open device counts.
@@ -125,8 +134,7 @@ _LINES = "; ".join(
         "{ { d=; r=; n=0; for c in ./*; do k=; read -r k <$c/class; "
         "case $k in 0x06*|0x08*|0x11*) continue;; esac; "
         'd="$d $c/config"; r="$r $c/resource"; n=$((n+16)); done; '
-        "grep -HnsE '^0x0{16} | 0x0{8}[2367abef][0-9a-f]*$' $r </dev/null | "
-        f"sed -nE '{_NUMBER_RANGES}'; "
+        "grep -HnsE '^0x0{16} | 0x0{8}[2367abef][0-9a-f]*$' $r </dev/null; "
         "set -- $({ head -qc 64 $d </dev/null | od -An -v -tx4 & } | timeout 4 cat); "
         "a=; [ $# = $n ] || a=apart; for c in $d; do "
         '[ -z "$a" ] || set -- $(od -An -v -tx4 -N64 "$c"); '
@@ -136,8 +144,7 @@ _LINES = "; ".join(
         f"echo '{_END}'",
     )
 )
-# What users call their processes and mounts need not be text in any encoding.
-COMMAND = f"{{ {_LINES}; }} | LC_ALL=C tr '\\200-\\377' '?'"
+COMMAND = f"{{ {_LINES}; }} | LC_ALL=C sed -E '{_KIND_BY_FILE}'"
 """A POSIX shell line that prints the evidence; it sees everything only as root.
 
 The environment variables PCIBIND_SYS, PCIBIND_PROC and PCIBIND_RUN replace /sys, /proc and
