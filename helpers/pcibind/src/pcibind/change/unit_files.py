@@ -24,6 +24,8 @@ Conflicts=shutdown.target
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=@COMMAND@ apply --recorded
+# The network is for guards alone, and none is asked.
+PrivateNetwork=yes
 @SANDBOX@
 [Install]
 WantedBy=sysinit.target
@@ -75,6 +77,8 @@ Conflicts=shutdown.target
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=@COMMAND@ release --this-boot
+# The network is for guards alone, and none is asked.
+PrivateNetwork=yes
 @SANDBOX@"""
 
 _SANDBOX = """\
