@@ -12,6 +12,8 @@ from tests.lab.progress import Progress, step
 from tests.lab.run import changes_of, plan_of, pyinfra
 from tests.system.killing import kill_at
 
+pytestmark = pytest.mark.soak
+
 
 @pytest.fixture(scope="module")
 def machine(registry: Path, say: Progress) -> Iterator[Machine]:
@@ -29,12 +31,12 @@ def as_operator(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("operation", "after"),
     [
-        pytest.param("Install packages with apt", 4, marks=pytest.mark.soak),
-        pytest.param("Write /etc/modprobe.d/gpu-host-boards.conf", 0.2, marks=pytest.mark.soak),
-        pytest.param("Pull the image of Postgres", 6, marks=pytest.mark.soak),
+        ("Install packages with apt", 4),
+        ("Write /etc/modprobe.d/gpu-host-boards.conf", 0.2),
+        ("Pull the image of Postgres", 6),
         ("Make the node's key", 3),
-        pytest.param("Start Postgres | Start Postgres", 3, marks=pytest.mark.soak),
-        pytest.param("Start the node | Start the node", 2, marks=pytest.mark.soak),
+        ("Start Postgres | Start Postgres", 3),
+        ("Start the node | Start the node", 2),
     ],
 )
 def test_a_run_is_killed(machine: Machine, operation: str, after: float, say: Progress) -> None:

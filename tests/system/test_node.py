@@ -520,6 +520,7 @@ def has_its_key(machine: Machine) -> bool:
     return f"node public key {output.rpartition('own ')[2].strip()}" in output
 
 
+@pytest.mark.soak
 def test_each_of_two_starts_in_a_row_gets_the_key(machine: Machine) -> None:
     machine.ssh("systemctl restart gevulot-node.service && systemctl restart gevulot-node.service")
     wait_for_node(machine)
@@ -527,6 +528,7 @@ def test_each_of_two_starts_in_a_row_gets_the_key(machine: Machine) -> None:
     machine.ssh("test ! -e /run/gevulot-key")
 
 
+@pytest.mark.soak
 def test_a_start_that_is_stopped_before_the_key_was_read_leaves_nothing_and_the_next_one_works(
     machine: Machine,
 ) -> None:

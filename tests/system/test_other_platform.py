@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.lab.claims import assert_world
 from tests.lab.machine import Machine
 from tests.lab.platform import PLATFORMS
@@ -10,6 +12,7 @@ from tests.lab.progress import Progress
 PLATFORM = PLATFORMS["debian14-all"]
 
 
+@pytest.mark.worlds
 def test_the_platform_that_differs_most_is_what_it_says(say: Progress) -> None:
     with Machine.start(platform=PLATFORM, progress=say) as machine:
         assert machine.wait_running() == "running", machine.ssh("systemctl --failed", check=False).stdout

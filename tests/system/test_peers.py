@@ -168,7 +168,9 @@ def test_only_the_node_reaches_its_qmp_ports_and_others_its_services(machine: Ma
     assert reached_locally(machine) == GUARDED
 
 
-@pytest.mark.parametrize("command", ["systemctl restart", "systemctl kill --signal=SIGKILL"])
+@pytest.mark.parametrize(
+    "command", [pytest.param("systemctl restart", marks=pytest.mark.soak), "systemctl kill --signal=SIGKILL"]
+)
 def test_the_qmp_ports_are_the_nodes_alone_after(machine: Machine, command: str) -> None:
     before = invocations(machine)[1]
     machine.ssh(f"{command} gevulot-node.service", timeout=300)
@@ -215,9 +217,9 @@ def test_a_second_run_changes_nothing(machine: Machine, say: Progress) -> None:
     "command",
     [
         "nft flush ruleset",
-        "nft delete table inet gevulot",
+        pytest.param("nft delete table inet gevulot", marks=pytest.mark.soak),
         "systemctl restart nftables.service",
-        "systemctl stop nftables.service",
+        pytest.param("systemctl stop nftables.service", marks=pytest.mark.soak),
     ],
 )
 def test_the_ports_stay_closed_to_strangers_after(machine: Machine, command: str) -> None:
