@@ -92,7 +92,7 @@ def prove(paths: Paths, board: Board) -> list[str]:
     """Return what keeps `board` from being usable through VFIO; empty when nothing does.
 
     Every function is on vfio-pci, every endpoint of its groups is out of the host's hands, and
-    each group has its device node.
+    each group and each device of VFIO's has its node.
     """
     wanted = list_nodes(paths, board).own(paths.root)
     missing = [node for node in wanted if not os.path.exists(node)]

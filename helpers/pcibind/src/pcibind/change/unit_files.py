@@ -24,8 +24,6 @@ Conflicts=shutdown.target
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=@COMMAND@ apply --recorded
-# The network is for guards alone, and none is asked.
-PrivateNetwork=yes
 @SANDBOX@
 [Install]
 WantedBy=sysinit.target
@@ -77,7 +75,7 @@ Conflicts=shutdown.target
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=@COMMAND@ release --this-boot
-# The network is for guards alone, and none is asked.
+# Guards look at the network, and none is asked about what goes back to the host.
 PrivateNetwork=yes
 @SANDBOX@"""
 

@@ -1,4 +1,4 @@
-"""The command line, as people use it. What a unit runs is in `__main__`."""
+"""The command line. Lines without anything to parse, as those of units, are run by `__main__`."""
 
 from __future__ import annotations
 
@@ -168,6 +168,7 @@ def release(system: System, board: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command(epilog=_CODES)
 @click.option("--remove", is_flag=True, help="Remove these files.")
+@_debug
 @click.pass_obj
 def setup(system: System, remove: bool) -> None:
     """Install the boot files, and print what to run next.

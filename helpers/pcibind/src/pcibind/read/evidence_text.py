@@ -48,7 +48,7 @@ _KIND_BY_FILE = "; ".join(
     )
 )
 
-# One process for each kind of question, however many devices there are. `_sort` reads the lines,
+# As many processes however many devices there are. `_sort` reads the lines,
 # each by its first word.
 _LINES = "; ".join(
     (

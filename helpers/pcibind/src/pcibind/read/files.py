@@ -117,7 +117,7 @@ def read(path: str, errors: str = "replace") -> str | None:
 def read_attribute(path: str) -> str:
     """The text of an attribute of sysfs, which has a page at most. Raises OSError.
 
-    Without the layers of open(): a look at the topology reads six for each device.
+    Without the layers of open(): a look at the topology reads one of each device.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
