@@ -43,6 +43,7 @@ for n in @HIDDEN@ "$USER" "$LOGNAME" "$SUDO_USER" "$HOSTNAME"; do printf 'hide %
 printf 'uname %s\n' "$(uname -nrm)"
 if [ -r "$e/os-release" ]; then
   sed -nE 's/^ *(ID|VERSION_ID|PRETTY_NAME)=/os &/p' "$e/os-release" | tr -d '\000'
+  echo # Its last line need not end.
 else echo "unreadable distribution: $e/os-release cannot be read"; fi
 if [ -r "$p/cmdline" ]; then printf 'arguments %s\n' "$(tr '\n' ' ' <"$p/cmdline")"
 else echo "unreadable kernel arguments: $p/cmdline cannot be read"; fi

@@ -60,7 +60,7 @@ def test_names_and_modules_are_read_from_the_hosts_files(tmp_path: Path) -> None
     (etc / "passwd").write_text("root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\nodd\n")
     # It is data: no line of it is run.
     (etc / "os-release").write_text(
-        f"touch {tmp_path}/run\nID=debian\nVERSION_ID=13\nPRETTY_NAME='Debian 13, as alice has it on acme1'\n"
+        f"touch {tmp_path}/run\nID=debian\nVERSION_ID=13\nPRETTY_NAME='Debian 13, as alice has it on acme1'"
     )
     (proc / "osrelease").write_text("6.12.0\n")
     (tmp_path / "proc/cmdline").write_text("ro root=LABEL=acme1\nfor=alice iommu=pt")

@@ -79,11 +79,13 @@ _LINES = "; ".join(
         '( cd "$p" 2>/dev/null && '
         "set -- net/route self/mountinfo swaps iomem devices; "
         'for f in net/ipv6_route net/if_inet6 consoles; do [ ! -e $f ] || set -- "$@" $f; done; '
-        "grep -aHs '' \"$@\"; [ $? -lt 2 ] || "
-        "for f; do cat $f >/dev/null 2>&1 || { case $f in "
+        # A grep that fails names no file: where none fails by itself, any may have been cut short.
+        "grep -aHs '' \"$@\"; e=$?; [ $e -lt 2 ] || { b=; "
+        'for f; do cat $f >/dev/null 2>&1 || b="$b $f"; done; '
+        '[ $e = 2 ] && [ -n "$b" ] || b="$*"; for f in $b; do case $f in '
         "net/if_inet6) g=network;; net/*) g=default-route;; iomem) g=framebuffer;; "
         "devices) g=nvidia-open;; consoles) g=device-open;; *) g=disk;; esac; "
-        'echo "unreadable $g $p/$f cannot be read"; }; done; '
+        'echo "unreadable $g $p/$f cannot be read"; done; }; '
         "grep -Hs 'Device Minor' driver/nvidia/gpus/*/information )",
         # The disks in other mount namespaces, each read once. Nobody but root can mount one there.
         "set -- $(find \"$p\"/[0-9]*/ns -maxdepth 1 -name mnt -printf '%l %H/../mountinfo\\n' "
