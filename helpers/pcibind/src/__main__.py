@@ -17,7 +17,7 @@ if __name__ == "__main__":
     try:
         main()
     except SystemExit as end:
-        # Whoever exits has flushed what it printed.
+        # All output is flushed by now.
         if not isinstance(end.code, int):
             raise
         os._exit(end.code)

@@ -48,8 +48,7 @@ _KIND_BY_FILE = "; ".join(
     )
 )
 
-# As many processes however many devices there are. `_sort` reads the lines,
-# each by its first word.
+# As many processes however many devices there are. `_sort` reads the lines, each by its first word.
 _LINES = "; ".join(
     (
         f"echo '{_BEGIN}'",
