@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facts.database import PostgresLogin
-from pcibind.change import early_files, unit_files
+from pcibind.change import boot_files
 from pcibind.read import initramfs
 from pcibind.read.files import Paths
 
@@ -22,7 +22,7 @@ MIGRATION_UNIT = "gevulot-migrate.service"
 KEY_UNIT = "gevulot-key.service"
 FIREWALL_UNIT = "gevulot-firewall.service"
 POSTGRES_UNIT = "gevulot-postgres.service"
-PCIBIND_UNIT = unit_files.NAME
+PCIBIND_UNIT = boot_files.UNIT
 UPDATE_TIMER = "podman-auto-update.timer"
 
 # The order in which they start: what the node's unit requires.
@@ -80,12 +80,12 @@ MODULES_LOAD = ManagedFile("/etc/modules-load.d/gpu-host.conf", INITRAMFS)
 VFIO_RULE = ManagedFile("/etc/udev/rules.d/99-gpu-host-vfio.rules", INITRAMFS)
 GRUB_DROP_IN = ManagedFile("/etc/default/grub.d/zz-gpu-host.cfg", BOOT_MENU)
 
-EARLY_RULE = ManagedFile(early_files.RULE_PATH, INITRAMFS)
-INITRAMFS_HOOK = ManagedFile(early_files.INITRAMFS_HOOK_PATH, INITRAMFS, "755")
-DRACUT_CONF = ManagedFile(early_files.DRACUT_PATH, INITRAMFS)
+EARLY_RULE = ManagedFile(boot_files.RULE_PATH, INITRAMFS)
+INITRAMFS_HOOK = ManagedFile(boot_files.INITRAMFS_HOOK_PATH, INITRAMFS, "755")
+DRACUT_CONF = ManagedFile(boot_files.DRACUT_PATH, INITRAMFS)
 PCIBIND = ManagedFile("/usr/local/sbin/pcibind", COMMAND, "755")
 PCIBIND_BOARDS = ManagedFile(f"{Paths().configuration}/gpu-host.toml", COMMAND)
-PCIBIND_UNITS = tuple(ManagedFile(path, unit_files.NAME) for path in unit_files.PATHS)
+PCIBIND_UNITS = tuple(ManagedFile(path, boot_files.UNIT) for path in boot_files.UNIT_PATHS)
 
 NODE_MODULES_LOAD = ManagedFile("/etc/modules-load.d/gevulot-node.conf", INITRAMFS)
 
@@ -152,7 +152,7 @@ INITRAMFS_INPUTS = (
     "/etc/initramfs-tools/hooks",
     "/etc/dracut.conf.d",
     initramfs.LIST,
-    early_files.SCRIPT_PATH,
+    boot_files.SCRIPT_PATH,
 )
 
 # The node's units, with the file that each is made from, in the order in which they stop.

@@ -13,7 +13,7 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 from facts.untrusted import printable
-from pcibind.change import early_files, unit_files
+from pcibind.change import boot_files
 from pcibind.read import claims
 
 _BEGIN, _END = "claims 1", "claims end"
@@ -35,11 +35,11 @@ _TREES = (
 )
 _OURS = frozenset(
     {
-        early_files.RULE_PATH,
-        early_files.SCRIPT_PATH,
-        early_files.INITRAMFS_HOOK_PATH,
-        early_files.DRACUT_PATH,
-        *unit_files.PATHS,
+        boot_files.RULE_PATH,
+        boot_files.SCRIPT_PATH,
+        boot_files.INITRAMFS_HOOK_PATH,
+        boot_files.DRACUT_PATH,
+        *boot_files.UNIT_PATHS,
     }
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from deploys.assessment import next_boot
 from deploys.assessment.observations import Observations
 from deploys.assessment.status_document import KernelArguments
-from pcibind.change import unit_files
+from pcibind.change import boot_files
 from pcibind.model.pci import Board
 
 
@@ -18,7 +18,7 @@ def lint(observed: Observations, arguments: KernelArguments, boards: list[Board]
     problems += next_boot.outdated(observed.lines)
     if arguments.wanted and arguments.live and arguments.configured is False:
         problems.append(f"the next boot would be without {' '.join(arguments.wanted)}: not in the entry that boots")
-    binder = observed.units.get(unit_files.NAME)
+    binder = observed.units.get(boot_files.UNIT)
     if observed.record.record and observed.knows("units"):
         if binder is None or binder.enabled != "enabled":
             problems.append("pcibind.service is not enabled: the next boot binds no board")

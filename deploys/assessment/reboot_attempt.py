@@ -6,14 +6,13 @@ import json
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
 
 from deploys.manifest import STATE_DIRECTORY, TEMPLATES
 from facts.attempt import RebootHistory
 from facts.installed_kernels import BootableKernels
 from facts.kernel import CommandLines
 from facts.untrusted import printable
-from pcibind.change import early_files
+from pcibind.change import boot_files
 
 FILE = f"{STATE_DIRECTORY}/reboot.json"
 _LENGTH = 300
@@ -24,7 +23,8 @@ def _of_this_deploy() -> str:
     """The digest of what this version of the deploy gives to a boot."""
     files = [path for name in ("default", "modprobe.d", "modules-load.d", "udev")
              for path in sorted((TEMPLATES / "etc" / name).rglob("*.j2"))]  # fmt: skip
-    return sha256(b"".join(path.read_bytes() for path in (*files, Path(early_files.__file__)))).hexdigest()
+    ours = (boot_files.rule(), boot_files.script(), boot_files.initramfs_hook(), boot_files.dracut())
+    return sha256(b"".join((*(path.read_bytes() for path in files), *(text.encode() for text in ours)))).hexdigest()
 
 
 def digest(

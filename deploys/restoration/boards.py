@@ -22,7 +22,7 @@ from deploys.steps.passthrough import LIBRARY
 from facts.paths import ExistingPaths
 from facts.pci import PciRecord
 from facts.unit import Units
-from pcibind.change import unit_files
+from pcibind.change import boot_files
 from pcibind.model.record import Record, RecordedBoard
 from pcibind.read.files import Paths
 
@@ -91,15 +91,15 @@ def boards_released(undo: Undo) -> Generator[PyinfraCommand | str, None, None]:
 @operation()
 def unit_disabled() -> Generator[PyinfraCommand | str, None, None]:
     """Take pcibind's unit out of the boot."""
-    state = host.get_fact(Units, units=(unit_files.NAME,)).get(unit_files.NAME)
+    state = host.get_fact(Units, units=(boot_files.UNIT,)).get(boot_files.UNIT)
     if state is None or (not state.enabled.startswith("enabled") and state.active == "inactive"):
-        host.noop(f"{unit_files.NAME} is not enabled")
+        host.noop(f"{boot_files.UNIT} is not enabled")
         return
     # The others are pulled in by it: they are not enabled.
-    rest = " ".join(PurePath(path).name for path in unit_files.PATHS if path != unit_files.PATH)
+    rest = " ".join(PurePath(path).name for path in boot_files.UNIT_PATHS if path != boot_files.UNIT_PATH)
     yield (
-        f"systemctl disable --now {unit_files.NAME} && {{ systemctl stop {rest} 2>/dev/null; "
-        f"systemctl reset-failed {unit_files.NAME} {rest} 2>/dev/null; true; }}"
+        f"systemctl disable --now {boot_files.UNIT} && {{ systemctl stop {rest} 2>/dev/null; "
+        f"systemctl reset-failed {boot_files.UNIT} {rest} 2>/dev/null; true; }}"
     )
 
 
@@ -133,7 +133,7 @@ def remove_pcibind(undo: Undo, after: list[OperationMeta]) -> Removal:
     """Only after the boards were given back; and only what an operator does not use for boards of his own."""
     if undo.others:
         return Removal([restore_or_remove(undo.past, path) for path in host.loop(undo.requests)], [])
-    removed = [unit_disabled(name=f"Disable {unit_files.NAME}")]
+    removed = [unit_disabled(name=f"Disable {boot_files.UNIT}")]
     early_files = []
     for path in host.loop(tuple(dict.fromkeys((*undo.requests, *map(undo.path, FILES))))):
         gone = restore_or_remove(undo.past, path)
@@ -145,7 +145,7 @@ def remove_pcibind(undo: Undo, after: list[OperationMeta]) -> Removal:
     inputs = [*after, *removed]
     cleared = [
         remove_empty_directories(name="Remove pcibind's empty directories", directories=DIRECTORIES, inputs=inputs),
-        forgotten(name="Reload systemd", units=(unit_files.NAME,), inputs=removed),
+        forgotten(name="Reload systemd", units=(boot_files.UNIT,), inputs=removed),
         run_cleared(name=f"Remove {RUN}", inputs=inputs),
     ]
     return Removal([*removed, *cleared], early_files)

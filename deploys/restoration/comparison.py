@@ -24,7 +24,7 @@ from facts.node import NodeParts
 from facts.paths import ExistingPaths
 from facts.pci import PciRecord, PciTopology
 from facts.unit import FailedUnits, SystemState, Units
-from pcibind.change import unit_files
+from pcibind.change import boot_files
 
 
 @operation()
@@ -49,7 +49,7 @@ def _read(undo: Undo) -> list[Check]:
     topology = host.get_fact(PciTopology)
     record = host.get_fact(PciRecord).record if others else None
     kept = [board.path for board in record.boards] if record else []
-    names = (*node.units_of_deploy(past), *(() if others else (unit_files.NAME,)))
+    names = (*node.units_of_deploy(past), *(() if others else (boot_files.UNIT,)))
     paths = (
         *node.FILES,
         *undo.paths(MODULE_FILES),

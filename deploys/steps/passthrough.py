@@ -30,13 +30,13 @@ from facts.file import FileText, FileTexts
 from facts.node import NodeParts
 from facts.pci import PciBinding, PciRecord
 from facts.tree import TreeDigest
-from pcibind.change import early_files, unit_files
+from pcibind.change import boot_files
 from pcibind.model.record import Record
 from pcibind.model.request import Configuration
 from pcibind.read import configuration
 
 GROUP_DEVICE = re.compile(r"/dev/vfio/[0-9]+")
-LIBRARY = str(Path(early_files.SCRIPT_PATH).parent)
+LIBRARY = str(Path(boot_files.SCRIPT_PATH).parent)
 WRAPPER = f'#!/bin/sh\nexec /usr/bin/python3 -I {LIBRARY}/__main__.py "$@"\n'
 
 
@@ -49,7 +49,7 @@ def library() -> dict[str, bytes]:
         if path.is_file() and path.suffix != ".pyc"
     }
     main = (package.parent / "__main__.py").read_bytes()
-    return {"__main__.py": main, "early": early_files.script().encode(), **tree}
+    return {"__main__.py": main, "early": boot_files.script().encode(), **tree}
 
 
 def digest(tree: dict[str, bytes]) -> str:
@@ -157,16 +157,16 @@ def prepare_passthrough(gpu_host: GpuHost, reboot: PendingReboot) -> Passthrough
     request_renamed(name="Rename the configuration of earlier versions", past=gpu_host.verdict.past)
     renaming_ended(name="End the move from the names of earlier versions", past=gpu_host.verdict.past)
     files.text(manifest.PCIBIND_BOARDS, configuration.render(*wanted.boards, require_boards=wanted.require_boards))
-    inputs.append(files.text(manifest.EARLY_RULE, early_files.rule()))
+    inputs.append(files.text(manifest.EARLY_RULE, boot_files.rule()))
     if gpu_host.family.initramfs == "dracut":
-        inputs.append(files.text(manifest.DRACUT_CONF, early_files.dracut()))
+        inputs.append(files.text(manifest.DRACUT_CONF, boot_files.dracut()))
     else:
-        inputs.append(files.text(manifest.INITRAMFS_HOOK, early_files.initramfs_hook()))
-    texts = unit_files.files()
+        inputs.append(files.text(manifest.INITRAMFS_HOOK, boot_files.initramfs_hook()))
+    texts = boot_files.units()
     for file in manifest.PCIBIND_UNITS:
         files.text(file, texts[file.path])
     systemd.service(
-        name=f"Enable {unit_files.NAME}", service=unit_files.NAME, enabled=True, running=None, daemon_reload=False
+        name=f"Enable {boot_files.UNIT}", service=boot_files.UNIT, enabled=True, running=None, daemon_reload=False
     )
     recorded = boards_recorded(
         name="Record the chosen boards",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from pcibind.change import early_files
+from pcibind.change import boot_files
 from tests.lab.machine import Machine
 from tests.lab.preparation import IOMMU
 from tests.lab.progress import Printer
@@ -54,7 +54,7 @@ def main() -> None:
                 drivers = ", ".join(f"{driver} {count}" for driver, count in touched.items())
                 print(f"{way}: all proven {proven:.1f} s after the kernel's start, the unit took {unit:.2f} s")
                 print(f"  chosen functions that a module's driver touched, by the kernel's log: {drivers}", flush=True)
-            machine.ssh(f"rm -f {early_files.RULE_PATH} {early_files.INITRAMFS_HOOK_PATH} && update-initramfs -u")
+            machine.ssh(f"rm -f {boot_files.RULE_PATH} {boot_files.INITRAMFS_HOOK_PATH} && update-initramfs -u")
 
 
 if __name__ == "__main__":

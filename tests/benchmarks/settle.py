@@ -35,7 +35,7 @@ from facts.initramfs import StaleInitramfs
 from facts.kernel import KernelModules
 from facts.tree import TreeDigest
 from facts.unit import ChangedSince, SystemState
-from pcibind.change import early_files
+from pcibind.change import boot_files
 from pcibind.read.initramfs import LIST
 
 TREE_DIGEST = TreeDigest().command(directory=passthrough.LIBRARY)
@@ -45,8 +45,8 @@ FILES = (
     "/etc/default/grub.d/zz-gpu-host.cfg",
     "/usr/local/sbin/pcibind",
     "/etc/pcibind/gpu-host.toml",
-    early_files.RULE_PATH,
-    early_files.INITRAMFS_HOOK_PATH,
+    boot_files.RULE_PATH,
+    boot_files.INITRAMFS_HOOK_PATH,
     "/etc/systemd/system/pcibind.service",
     manifest.HBA.path,
     manifest.POSTGRES_QUADLET.path,

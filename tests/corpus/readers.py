@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from pcibind.change import early_files
+from pcibind.change import boot_files
 from pcibind.commands.system import System
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Topology
@@ -35,7 +35,7 @@ def run_early_script(root: str, early_list: str) -> None:
     directory = Path(root)
     (directory / "early.list").write_text(early_list)
     environment = {"PCIBIND_LIST": str(directory / "early.list"), "PCIBIND_RUN": str(directory / "run")}
-    _run(early_files.script(), root, **environment)
+    _run(boot_files.script(), root, **environment)
 
 
 def _run(script: str, root: str, **environment: str) -> list[str]:

@@ -24,7 +24,7 @@ from facts.barred_modules import ModuleBar
 from facts.kernel import CommandLines, KernelModules
 from facts.platform import parse
 from facts.secret_store import SecretStoreState
-from pcibind.change import early_files, unit_files
+from pcibind.change import boot_files
 from pcibind.read import evidence_text
 from pcibind.remote import topology_text
 from tests.unit.deploys import recorded as r
@@ -250,7 +250,7 @@ def test_no_file_of_a_host_names_gevulot() -> None:
     texts = [path.read_text() for path in templates if path.exists()]
     assert len(texts) == 4
     texts += [*(content.decode() for content in passthrough.library().values()), passthrough.WRAPPER]
-    texts += [early_files.rule(), early_files.dracut(), early_files.initramfs_hook(), *unit_files.files().values()]
+    texts += [boot_files.rule(), boot_files.dracut(), boot_files.initramfs_hook(), *boot_files.units().values()]
     assert [text for text in (*texts, *(file.path for file in manifest.HOST)) if "gevulot" in text.lower()] == []
     assert "gevulot" not in manifest.STATE_DIRECTORY
 

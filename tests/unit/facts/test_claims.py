@@ -11,7 +11,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 from deploys.manifest import VFIO_IDS_TEXTS
 from facts.claims import Claim, ClaimKind, RivalClaims
-from pcibind.change import early_files, unit_files
+from pcibind.change import boot_files
 
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)]
 GUEST = """\
@@ -160,10 +160,10 @@ def test_a_file_that_binds_by_its_own_means_names_what_it_binds(
         ("/etc/udev/rules.d/60-net.rules", 'KERNELS=="0000:01:00.0", NAME="lan0"\n'),
         ("/etc/modprobe.d/gevulot-vfio.conf", "# by gevulot_vfio_ids\noptions vfio-pci ids=10de:2684\n"),
         ("/proc/cmdline", "root=/dev/sda1 intel_iommu=on\n"),
-        (early_files.RULE_PATH, early_files.rule()),
-        (early_files.INITRAMFS_HOOK_PATH, early_files.initramfs_hook()),
-        (early_files.DRACUT_PATH, early_files.dracut()),
-        *unit_files.files().items(),
+        (boot_files.RULE_PATH, boot_files.rule()),
+        (boot_files.INITRAMFS_HOOK_PATH, boot_files.initramfs_hook()),
+        (boot_files.DRACUT_PATH, boot_files.dracut()),
+        *boot_files.units().items(),
     ],
 )
 def test_what_binds_nothing_and_what_is_ours_is_no_claim(tmp_path: Path, path: str, text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tree import Machine
 
-from pcibind.change import early_files
+from pcibind.change import boot_files
 
 SHELLS = [shell for shell in ("dash", "busybox", "bash", "mksh") if shutil.which(shell)]
 
@@ -24,7 +24,7 @@ def run_script(
     if booting and not action:
         Path(machine.paths.lock).unlink(missing_ok=True)
     script = machine.root / "early"
-    script.write_text(early_files.script())
+    script.write_text(boot_files.script())
     command = [shell, "sh", str(script)] if shell == "busybox" else [shell, str(script)]
     environment = {
         "PATH": "/usr/bin:/bin",

@@ -13,7 +13,7 @@ import pytest
 from early_script import SHELLS, notes, run_script
 from tree import AUDIO, DISPLAY, PORT, Machine, board
 
-from pcibind.change import early_files, setup, unit_files
+from pcibind.change import boot_files, setup
 from pcibind.commands.apply import apply
 from pcibind.commands.release import release
 from pcibind.decide.plan import follow
@@ -143,7 +143,7 @@ def test_after_the_first_run_of_pcibind_it_is_no_first_event_any_more(machine: M
     assert run_script(machine, shell, booting=False) == 0
     assert overridden(machine) == []
     assert not Path(machine.paths.run, "early.done").exists()
-    assert f'TEST!="{machine.paths.lock.removeprefix(str(machine.root))}"' in early_files.rule()
+    assert f'TEST!="{machine.paths.lock.removeprefix(str(machine.root))}"' in boot_files.rule()
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -174,21 +174,21 @@ def test_a_board_that_was_never_touched_needs_no_unbinding(machine: Machine) -> 
 
 
 def test_the_scripts_are_posix_shell() -> None:
-    for text in (early_files.script(), early_files.initramfs_hook()):
+    for text in (boot_files.script(), boot_files.initramfs_hook()):
         assert text.startswith("#!/bin/sh\n")
         subprocess.run(["dash", "-n"], input=text, text=True, check=True)
 
 
 def test_the_initramfs_gets_rule_script_and_list() -> None:
-    for text in (early_files.initramfs_hook(), early_files.dracut()):
-        for path in (early_files.RULE_PATH, early_files.SCRIPT_PATH, "/etc/pcibind/early.list", "vfio-pci"):
+    for text in (boot_files.initramfs_hook(), boot_files.dracut()):
+        for path in (boot_files.RULE_PATH, boot_files.SCRIPT_PATH, "/etc/pcibind/early.list", "vfio-pci"):
             assert path in text
-    assert early_files.SCRIPT_PATH in early_files.rule()
+    assert boot_files.SCRIPT_PATH in boot_files.rule()
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
 def test_the_units_are_well_formed_and_confined(tmp_path: Path) -> None:
-    units = {tmp_path / Path(path).name: text for path, text in unit_files.files().items()}
+    units = {tmp_path / Path(path).name: text for path, text in boot_files.units().items()}
     for path, text in units.items():
         path.write_text(text)
     verify = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
@@ -222,7 +222,7 @@ def test_setup_writes_what_a_boot_needs_and_takes_it_away_again(machine: Machine
 
     wants = machine.root / "etc/systemd/system/sysinit.target.wants"
     wants.mkdir(parents=True)
-    (wants / unit_files.NAME).symlink_to(unit_files.PATH)
+    (wants / boot_files.UNIT).symlink_to(boot_files.UNIT_PATH)
     assert run_pcibind("--root", str(machine.root), "setup", "--remove").returncode == 0
     assert list(wants.iterdir()) == []
     after = {path for path in machine.root.rglob("*") if path.is_file()}
@@ -232,9 +232,9 @@ def test_setup_writes_what_a_boot_needs_and_takes_it_away_again(machine: Machine
 @pytest.mark.parametrize(
     ("programs", "hook"),
     [
-        ({"usr/sbin/update-initramfs": "exec mkinitramfs", "usr/bin/dracut": ""}, early_files.INITRAMFS_HOOK_PATH),
-        ({"usr/sbin/update-initramfs": "exec dracut", "usr/sbin/mkinitramfs": ""}, early_files.DRACUT_PATH),
-        ({"usr/bin/dracut": "#!/bin/bash"}, early_files.DRACUT_PATH),
+        ({"usr/sbin/update-initramfs": "exec mkinitramfs", "usr/bin/dracut": ""}, boot_files.INITRAMFS_HOOK_PATH),
+        ({"usr/sbin/update-initramfs": "exec dracut", "usr/sbin/mkinitramfs": ""}, boot_files.DRACUT_PATH),
+        ({"usr/bin/dracut": "#!/bin/bash"}, boot_files.DRACUT_PATH),
         ({"etc/initramfs-tools/initramfs.conf": "", "etc/dracut.conf.d/x.conf": ""}, None),
     ],
     ids=["initramfs-tools", "dracut's update-initramfs", "dracut", "directories that are left over"],
@@ -245,7 +245,7 @@ def test_the_hook_is_that_of_the_program_that_makes_the_images(
     for path, text in programs.items():
         machine.file(path, text)
     messages = setup.install(machine.paths)
-    hooks = (early_files.INITRAMFS_HOOK_PATH, early_files.DRACUT_PATH)
+    hooks = (boot_files.INITRAMFS_HOOK_PATH, boot_files.DRACUT_PATH)
     assert [path for path in hooks if Path(f"{machine.root}{path}").exists()] == ([hook] if hook else [])
     assert any("warning: neither" in line for line in messages) == (hook is None)
 
@@ -281,4 +281,4 @@ def test_setup_that_cannot_lock_says_so_and_writes_nothing(machine: Machine) -> 
     assert done.returncode == 1
     assert "cannot be locked" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (machine.root / early_files.RULE_PATH[1:]).exists()
+    assert not (machine.root / boot_files.RULE_PATH[1:]).exists()

@@ -375,7 +375,7 @@ def test_a_function_that_comes_to_vfio_after_the_look_is_not_taken_from_its_user
         applied.take(LEFTS[1], "vfio-pci")
         applied.busy.add("12")
 
-    monkeypatch.setattr("pcibind.commands.boot.withdraw", take)
+    monkeypatch.setattr("pcibind.change.handover.withdraw", take)
     assert release(unused(applied), ["left"]).exit_code is ExitCode.NOT_BOUND
     assert applied.driver(LEFTS[1]) == "vfio-pci"
 

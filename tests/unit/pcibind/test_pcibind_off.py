@@ -12,7 +12,7 @@ from early_script import run_script
 from topologies import unused
 from tree import Machine, stuck
 
-from pcibind.change import early_files, unit_files
+from pcibind.change import boot_files
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.plan import show
@@ -137,7 +137,7 @@ def test_a_boot_that_is_not_turned_off_gives_nothing_away(chosen: Machine) -> No
 
 
 def test_exactly_one_of_the_units_runs_at_a_boot() -> None:
-    texts = {Path(path).name: text for path, text in unit_files.files().items()}
+    texts = {Path(path).name: text for path, text in boot_files.units().items()}
     assert "ConditionKernelCommandLine=pcibind=off\n" in texts.pop("pcibind-off.service")
     for name in ("pcibind.service", "pcibind-hotplug.path"):
         assert "ConditionKernelCommandLine=!pcibind=off\n" in texts[name]
@@ -145,7 +145,7 @@ def test_exactly_one_of_the_units_runs_at_a_boot() -> None:
 
 def test_a_unit_that_may_open_groups_starts_when_vfio_has_its_number() -> None:
     """`char-vfio` is looked up in /proc/devices once, when the unit starts."""
-    for path, text in unit_files.files().items():
+    for path, text in boot_files.units().items():
         after = [name for line in text.splitlines() if line.startswith("After=") for name in line[6:].split()]
         assert ("DeviceAllow=char-vfio rw" in text) == ("modprobe@vfio_pci.service" in after), path
 
@@ -274,10 +274,10 @@ def test_the_message_about_a_broken_record_leads_out_of_it(chosen: Machine, brok
 def image(machine: Machine) -> list[str]:
     """What the hook of initramfs-tools puts into an image of this machine: paths of files."""
     destination = machine.root / "image"
-    for file in (early_files.RULE_PATH, early_files.SCRIPT_PATH):
+    for file in (boot_files.RULE_PATH, boot_files.SCRIPT_PATH):
         machine.file(file[1:], "")
     machine.file("usr/share/initramfs-tools/hook-functions", "manual_add_modules() { :; }\n")
-    text = re.sub(r"(?<=[ \t.<])/(etc|var|usr)/", rf"{machine.root}/\1/", early_files.initramfs_hook())
+    text = re.sub(r"(?<=[ \t.<])/(etc|var|usr)/", rf"{machine.root}/\1/", boot_files.initramfs_hook())
     text = text.replace('"$DESTDIR$file"', f'"$DESTDIR${{file#{machine.root}}}"')
     text = text.replace('"$DESTDIR${file%/*}"', f'"$DESTDIR$(dirname "${{file#{machine.root}}}")"')
     subprocess.run(["dash", "-c", text], env={"PATH": "/usr/bin:/bin", "DESTDIR": str(destination)}, check=True)

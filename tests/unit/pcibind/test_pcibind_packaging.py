@@ -13,7 +13,7 @@ from click.shell_completion import BashComplete, FishComplete, ShellComplete, Zs
 from tree import Machine
 
 import pcibind
-from pcibind.change import early_files, setup, unit_files
+from pcibind.change import boot_files, setup
 from pcibind.commands.apply import apply
 from pcibind.commands.cli import cli
 from pcibind.model.errors import MEANINGS
@@ -153,12 +153,12 @@ def test_the_boot_files_of_every_former_version_are_known_as_ours() -> None:
 
 def set_up(machine: Machine) -> dict[str, Path]:
     """The boot files as `setup` writes them, for either generator of an initramfs; and the unit is enabled."""
-    files = setup.boot_files(setup._HOOKS.values(), setup.this_command())
+    files = setup.list_boot_files(setup._HOOKS.values(), setup.this_command())
     for each in files:
         machine.file(each.path[1:], each.text)
-    wants = machine.root / "etc/systemd/system/sysinit.target.wants" / unit_files.NAME
+    wants = machine.root / "etc/systemd/system/sysinit.target.wants" / boot_files.UNIT
     wants.parent.mkdir(parents=True)
-    wants.symlink_to(unit_files.PATH)
+    wants.symlink_to(boot_files.UNIT_PATH)
     return {each.path: machine.root / each.path[1:] for each in files}
 
 
@@ -167,7 +167,7 @@ def test_what_setup_left_in_etc_does_not_shadow_a_package(machine: Machine) -> N
     assert all(path.exists() for path in files.values())
     messages = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
     assert [path for path in files.values() if path.exists()] == []
-    assert not (machine.root / "etc/systemd/system/sysinit.target.wants" / unit_files.NAME).is_symlink()
+    assert not (machine.root / "etc/systemd/system/sysinit.target.wants" / boot_files.UNIT).is_symlink()
     assert messages[:-1] == [f"removed {path}: the package provides it" for path in files]
     assert messages[-1].startswith("next: update-initramfs")
     assert setup.install(machine.paths, setup.PACKAGE_LIBRARY) == ["the package provides all boot files"]
@@ -184,18 +184,18 @@ PROGRAM="/usr/local/lib/pcibind/early"
 
 
 def test_what_a_former_version_left_does_not_shadow_a_package(machine: Machine) -> None:
-    machine.file(early_files.RULE_PATH[1:], RULE_OF_0_1_0)
+    machine.file(boot_files.RULE_PATH[1:], RULE_OF_0_1_0)
     messages = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
-    assert messages[0] == f"removed {early_files.RULE_PATH}: the package provides it"
+    assert messages[0] == f"removed {boot_files.RULE_PATH}: the package provides it"
 
 
 def test_a_boot_file_that_was_changed_stays_and_is_named(machine: Machine) -> None:
     files = set_up(machine)
-    rule = files[early_files.RULE_PATH]
+    rule = files[boot_files.RULE_PATH]
     rule.write_text(rule.read_text() + "# mine\n")
     messages = setup.install(machine.paths, setup.PACKAGE_LIBRARY)
     assert [path for path in files.values() if path.exists()] == [rule]
-    assert f"{early_files.RULE_PATH} was edited: it is kept, and overrides the package's" in messages
+    assert f"{boot_files.RULE_PATH} was edited: it is kept, and overrides the package's" in messages
 
 
 def test_another_installations_boot_files_stay_and_are_named(machine: Machine) -> None:

@@ -199,15 +199,21 @@ def restore_functions(
     blocked: set[Address],
     *,
     may_leave: bool = True,
-    displays_only: bool = True,
+    may_split: bool = True,
 ) -> Task[RestoreResult]:
     """Take the targets, functions of these boards, off vfio-pci, then restore each of them.
 
     All are unbound before any is probed, displays last: NVIDIA's driver brings the kernel down when
-    it takes a display whose siblings are on vfio-pci. So while any sibling is there, a display gets
-    no driver, and without `displays_only` no function of the board does. The boards must be
-    secured, unless nothing `may_leave` vfio-pci. Functions in `blocked` are not touched; those that
-    block now are added to it.
+    it takes a display whose siblings are on vfio-pci. What has a target when it is its turn:
+
+    another driver of the host's    keeps it: it may be in use
+    vfio-pci, which is not wanted   keeps it, a problem: another process gave it back meanwhile
+    none, a sibling is on vfio-pci  a display gets no driver, a problem; others get theirs, or
+                                    none either without `may_split` their board
+    none, or the wanted driver      gets its former driver and override
+
+    The boards must be secured, unless nothing `may_leave` vfio-pci. Functions in `blocked` are not
+    touched; those that block now are added to it.
     """
     changed: set[Address] = set()
     problems: dict[Address, str] = {}
@@ -247,7 +253,7 @@ def restore_functions(
             continue
         board = next(board for board in boards if function in board.functions)
         beside = [each for each in board.functions if is_with_vfio(each) and each != function]
-        kept_off = bool(beside) and (function.is_display or not displays_only)
+        kept_off = bool(beside) and (function.is_display or not may_split)
         if kept_off and target.driver not in (None, DRIVER, current):
             problems[function.address] = (
                 f"{function.address}: left without a driver, since {beside[0].address} beside it "
@@ -327,7 +333,7 @@ def _perform(paths: Paths, step: Step) -> Task[None]:
     if step.action is Action.OVERRIDE:
         yield kernel.write(paths.override(function.address), DRIVER)
         return
-    # Device links may have taken it off its driver together with function 0.
+    # Another process may have bound it, or the kernel, which probes what a device link leads to.
     if sysfs.driver_of(paths, function.address) == DRIVER:
         return
     if step.action is Action.UNBIND:
@@ -405,7 +411,7 @@ def _undo(
         if may_leave or now[a] != DRIVER or f.driver == DRIVER
     ]
     result = yield from restore_functions(
-        paths, boards, targets, blocked, may_leave=may_leave, displays_only=False
+        paths, boards, targets, blocked, may_leave=may_leave, may_split=False
     )
     return left + list(result.problems.values())
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from pcibind.model.errors import RecordError, StuckError
-from pcibind.model.pci import DRIVER, Address, Board, blocks_group
+from pcibind.model.pci import DRIVER, Address, Board, Topology, blocks_group
 from pcibind.model.values import TYPE_CHECKING, NamedTuple
 from pcibind.read import files, kernel, sysfs
 from pcibind.read.files import Paths
@@ -224,6 +224,38 @@ def write(paths: Paths, boards: Sequence[Board]) -> None:
         with contextlib.suppress(OSError):
             remove(paths)
         raise
+
+
+def hand_over(
+    paths: Paths, proven: Iterable[Board], require: str, *, complete: bool
+) -> tuple[str, ...]:
+    """Publish which boards may be used, or remove the published files; return what failed.
+
+    What was done to the boards is to be reported all the same, so that nothing is raised. Where all
+    are required and one is not there (not `complete`), nothing new is handed over; but what is
+    handed over already stays so, board by board, for as long as it is proven.
+    """
+    boards = list(proven)
+    if not complete and require == "all":
+        already = list_published(paths)
+        boards = [board for board in boards if board.path in already]
+    try:
+        publish(paths, boards)
+    except OSError as error:
+        return (f"the hand-over cannot be written: {error}; repair that, then apply again",)
+    return ()
+
+
+def withdraw(paths: Paths, topology: Topology, going: Sequence[Board] = ()) -> None:
+    """Take boards out of the hand-over, and those that are not proven; the others stay.
+
+    Raises OSError.
+    """
+    published = list_published(paths)
+    left = published - {board.path for board in going}
+    stay = [b for path in left if (b := topology.board_at(path)) and not prove(paths, b)]
+    if not stay or len(stay) < len(published):
+        publish(paths, stay)
 
 
 def publish(paths: Paths, boards: Sequence[Board]) -> None:

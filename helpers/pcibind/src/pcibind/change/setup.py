@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from pcibind.change import early_files, unit_files
+from pcibind.change import boot_files
 from pcibind.model.values import NamedTuple
 from pcibind.read import files
 from pcibind.read.files import Paths
@@ -27,8 +27,8 @@ class BootFile(NamedTuple):
 
 
 _HOOKS = {
-    "mkinitramfs": BootFile(early_files.INITRAMFS_HOOK_PATH, early_files.initramfs_hook(), 0o755),
-    "dracut": BootFile(early_files.DRACUT_PATH, early_files.dracut(), 0o644),
+    "mkinitramfs": BootFile(boot_files.INITRAMFS_HOOK_PATH, boot_files.initramfs_hook(), 0o755),
+    "dracut": BootFile(boot_files.DRACUT_PATH, boot_files.dracut(), 0o644),
 }
 """The hook for each program that makes images."""
 _PROGRAMS = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -37,11 +37,11 @@ _NO_GENERATOR = (
     "override in it, drivers there take the boards first"
 )
 _REBUILD = {
-    early_files.INITRAMFS_HOOK_PATH: "update-initramfs -u -k all",
-    early_files.DRACUT_PATH: "dracut --regenerate-all --force",
+    boot_files.INITRAMFS_HOOK_PATH: "update-initramfs -u -k all",
+    boot_files.DRACUT_PATH: "dracut --regenerate-all --force",
 }
 
-_WANTS = f"/etc/systemd/system/{unit_files.WANTED_BY}.wants/{unit_files.NAME}"
+_WANTS = f"/etc/systemd/system/{boot_files.WANTED_BY}.wants/{boot_files.UNIT}"
 """The link by which `systemctl enable` starts the unit at each boot."""
 
 PACKAGE_LIBRARY = "/usr/lib/pcibind"
@@ -55,13 +55,13 @@ _PACKAGED = {
 """Where a package has what is elsewhere on a host that was set up by hand."""
 
 
-def boot_files(hooks: Iterable[BootFile], command: str = unit_files.COMMAND) -> list[BootFile]:
+def list_boot_files(hooks: Iterable[BootFile], command: str = boot_files.COMMAND) -> list[BootFile]:
     """The files, with these hooks; the units run pcibind by `command`."""
     return [
-        BootFile(early_files.RULE_PATH, early_files.rule(), 0o644),
-        BootFile(early_files.SCRIPT_PATH, early_files.script(), 0o755),
+        BootFile(boot_files.RULE_PATH, boot_files.rule(), 0o644),
+        BootFile(boot_files.SCRIPT_PATH, boot_files.script(), 0o755),
         *hooks,
-        *(BootFile(path, text, 0o644) for path, text in unit_files.files(command).items()),
+        *(BootFile(path, text, 0o644) for path, text in boot_files.units(command).items()),
     ]
 
 
@@ -69,7 +69,7 @@ def package_files() -> list[BootFile]:
     """The files as a package has them, with the hooks for every generator of an initramfs."""
     return [
         BootFile(_packaged(each.path), _packaged(each.text), each.mode)
-        for each in boot_files(_HOOKS.values())
+        for each in list_boot_files(_HOOKS.values())
     ]
 
 
@@ -80,7 +80,7 @@ def install(paths: Paths, library: str | None = None) -> list[str]:
     """
     if (library or _library()) == PACKAGE_LIBRARY:
         return _remove_superseded(paths)
-    wanted = boot_files(_hooks(paths), this_command())
+    wanted = list_boot_files(_hooks(paths), this_command())
     lines = [
         f"wrote {each.path}"
         for each in wanted
@@ -89,7 +89,7 @@ def install(paths: Paths, library: str | None = None) -> list[str]:
     return [
         *(lines or ["all boot files are up to date"]),
         *([] if _generator(paths) else [_NO_GENERATOR]),
-        *_next(wanted, f"systemctl enable {unit_files.NAME}"),
+        *_next(wanted, f"systemctl enable {boot_files.UNIT}"),
     ]
 
 
@@ -97,7 +97,7 @@ def remove(paths: Paths, library: str | None = None) -> list[str]:
     """Remove the files; return what was done and what to run next. Raises OSError."""
     if (library or _library()) == PACKAGE_LIBRARY:
         return _remove_superseded(paths)
-    there = boot_files(_HOOKS.values())
+    there = list_boot_files(_HOOKS.values())
     gone = [each for each in dict.fromkeys(there) if files.remove(paths.root + each.path)]
     lines = [f"removed {each.path}" for each in gone]
     # A link to nothing would be there for every later unit of that name.
@@ -125,11 +125,11 @@ def digest(text: str) -> str:
 
 def _remove_superseded(paths: Paths) -> list[str]:
     """Remove what `setup` of any version wrote; name what was changed since, which stays."""
-    local = f"{paths.root}{early_files.SCRIPT_PATH}".replace("/early", "/__main__.py")
+    local = f"{paths.root}{boot_files.SCRIPT_PATH}".replace("/early", "/__main__.py")
     if os.path.exists(local):
         return [f"{local} is another pcibind, and its boot files in /etc override the package's"]
-    there = boot_files(_HOOKS.values())
-    ours = {*early_files.former(), *(digest(each.text) for each in there)}
+    there = list_boot_files(_HOOKS.values())
+    ours = {*boot_files.former(), *(digest(each.text) for each in there)}
     gone, lines = [], []
     for each in there:
         text = files.read(paths.root + each.path)
@@ -141,14 +141,14 @@ def _remove_superseded(paths: Paths) -> list[str]:
             lines.append(f"removed {each.path}: the package provides it")
         else:
             lines.append(f"{each.path} was edited: it is kept, and overrides the package's")
-    if unit_files.PATH in {each.path for each in gone} and os.path.islink(paths.root + _WANTS):
+    if boot_files.UNIT_PATH in {each.path for each in gone} and os.path.islink(paths.root + _WANTS):
         files.remove(paths.root + _WANTS)
     other = f"{paths.root}/usr/local/sbin/pcibind"
     if os.path.lexists(other):
         lines.append(f"{other} is another pcibind, and comes before the package's in PATH")
     if not gone:
         return lines or ["the package provides all boot files"]
-    return [*lines, *_next(gone, f"systemctl enable {unit_files.NAME}")]
+    return [*lines, *_next(gone, f"systemctl enable {boot_files.UNIT}")]
 
 
 def _library() -> str:

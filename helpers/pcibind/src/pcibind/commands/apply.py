@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from pcibind.change import original_drivers
 from pcibind.commands import boot, plan
+from pcibind.commands.restoration import give_back, hand_over_remaining
 from pcibind.commands.system import System
 from pcibind.model.errors import ExitCode
 from pcibind.model.record import Record, RecordedBoard, Resolution
-from pcibind.model.report import BoardState, Report
+from pcibind.model.report import BoardReport, BoardState, Report
 from pcibind.read import files
 
 
@@ -64,18 +65,18 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
         files.write_record(system.paths, left._replace(leaving=(*left.leaving, *leaving)))
         if next_boot:
             given_back = [
-                boot.report_unwanted(topology, board, BoardState.LEAVING)._replace(
+                BoardReport.of_unwanted(topology, board, BoardState.LEAVING)._replace(
                     detail="its drivers are restored at the next boot"
                 )
                 for board in leaving
             ]
-            failed = boot.hand_over_remaining(system, topology, left) if leaving else ()
+            failed = hand_over_remaining(system, topology, left) if leaving else ()
             reports += [
                 plan.report_wanted(judgement, resolution, BoardState.RECORDED)
                 for resolution in binding
             ]
         else:
-            restored = boot.give_back(system, topology, known, leaving, left)
+            restored = give_back(system, topology, known, leaving, left)
             bound = boot.bind_boards(system, restored.topology, binding, judgement.plan, require)
             topology = bound.topology
             failed = bound.errors

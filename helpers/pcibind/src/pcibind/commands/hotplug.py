@@ -35,7 +35,7 @@ def apply_arrived(system: System) -> Report:
             known = files.read_record(system.paths)
         except RecordError:
             # Which boards are wanted is not known, but which of them can still be used.
-            boot.withdraw(system.paths, system.topology())
+            handover.withdraw(system.paths, system.topology())
             raise
         if known is None:
             _finish_events(system.paths)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pcibind.change import handover, original_drivers
 from pcibind.change.drivers import IOMMU_OFF
-from pcibind.commands import boot
 from pcibind.commands.system import System
 from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
@@ -43,7 +42,7 @@ def list_claims(system: System, judged: Judgement) -> tuple[str, ...]:
 def report_refused_removals(judged: Judgement) -> list[BoardReport]:
     """Report on boards that are no longer configured, but must not be restored now."""
     return [
-        boot.report_unwanted(judged.topology, board, BoardState.REFUSED)._replace(
+        BoardReport.of_unwanted(judged.topology, board, BoardState.REFUSED)._replace(
             detail=SEE_REFUSALS
         )
         for board in judged.removed
@@ -98,7 +97,7 @@ def show(system: System) -> Report:
         report_wanted(judged, resolution, BoardState.PLANNED) for resolution in judged.resolutions
     ]
     boards += [
-        boot.report_unwanted(judged.topology, board, BoardState.PLANNED)._replace(
+        BoardReport.of_unwanted(judged.topology, board, BoardState.PLANNED)._replace(
             steps=("restore the original drivers",)
         )
         for board in judged.removed

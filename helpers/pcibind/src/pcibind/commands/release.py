@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pcibind.change import handover, original_drivers
-from pcibind.commands import boot
+from pcibind.commands.restoration import give_back, hand_over_remaining, restore_boards
 from pcibind.commands.system import System
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError
 from pcibind.model.pci import Topology
 from pcibind.model.record import Record, RecordedBoard, Verdict, compare
-from pcibind.model.report import INITRAMFS_NOTE, BoardState, Report
+from pcibind.model.report import INITRAMFS_NOTE, BoardReport, BoardState, Report, list_use_refusals
 from pcibind.model.request import OFF, Refusal, Selector
 from pcibind.read import files
 
@@ -32,7 +32,7 @@ def release(system: System, names: Sequence[str] = ()) -> Report:
         refusals = _refuse_split(topology, chosen, [b for b in known.boards if b not in chosen])
         refused = {refusal.board for refusal in refusals}
         reports = [
-            boot.report_unwanted(topology, b, BoardState.REFUSED)
+            BoardReport.of_unwanted(topology, b, BoardState.REFUSED)
             for b in chosen
             if b.path in refused
         ]
@@ -52,14 +52,14 @@ def release(system: System, names: Sequence[str] = ()) -> Report:
             boards=tuple(b for b in known.boards if b not in going),
             leaving=tuple(b for b in known.leaving if b not in going),
         )
-        given_back = boot.give_back(system, topology, known, going, staying)
+        given_back = give_back(system, topology, known, going, staying)
         back = {report.path for report in given_back.reports if report.is_good}
         errors = original_drivers.explain_taken(board for board in taken if board.path not in back)
         topology = given_back.topology
         failed: tuple[str, ...] = ()
         if going:
             left = files.read_record(system.paths) or Record()
-            failed = boot.hand_over_remaining(system, topology, left)
+            failed = hand_over_remaining(system, topology, left)
         elif not known.boards:
             handover.remove(system.paths)
         listed = files.read(system.paths.early_list) != before
@@ -99,14 +99,14 @@ def release_for_this_boot(system: System) -> Report:
         originals = system.carry_out(
             [original_drivers.find_original(system.paths, *each) for each in boards]
         )
-        reports = boot.restore_boards(system, topology, originals)
+        reports = restore_boards(system, topology, originals)
         topology = system.topology()
         reports = [each._replace(board=topology.board_at(each.path or "")) for each in reports]
         return Report(
             "release",
             known.require_boards,
             tuple(reports),
-            boot.list_use_refusals(reports),
+            list_use_refusals(reports),
             topology=topology,
             notes=system.boot_notes(),
         )

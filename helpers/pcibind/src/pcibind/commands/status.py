@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pcibind.change import handover, original_drivers
 from pcibind.change.drivers import IOMMU_OFF
-from pcibind.commands import boot
 from pcibind.commands.system import System
 from pcibind.decide import guards
 from pcibind.decide.judgement import Judgement, judge
@@ -99,7 +98,7 @@ def _judge(
 
 
 def _report_leaving(system: System, topology: Topology, leaving: RecordedBoard) -> BoardReport:
-    report = boot.report_unwanted(topology, leaving, BoardState.LEAVING)
+    report = BoardReport.of_unwanted(topology, leaving, BoardState.LEAVING)
     if sysfs.is_board_stuck(system.paths, report.board):
         return report._replace(state=BoardState.STUCK, detail=sysfs.STUCK_DETAIL)
     detail = "released, but its drivers are not restored: reboot"

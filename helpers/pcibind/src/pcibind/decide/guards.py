@@ -1,4 +1,7 @@
-"""Whether a board may be taken from the host: one guard for each reason, one override each."""
+"""Whether a board may be taken from the host: one guard for each reason.
+
+A configuration can allow what a guard refuses by its name, but for a board in use through VFIO.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The judgement of each board: what to do with it, and what refuses it.
 
-Pure: a topology, evidence, a configuration and a record go in, decisions come out. Every command
-decides by this, and so does a deploy for a remote host.
+Pure: a topology, evidence, a configuration and a record go in, decisions come out. Plan, apply and
+status decide by this, and so does a deploy for a remote host.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class BoardJudgement(NamedTuple):
 class Judgement(NamedTuple):
     """All decisions.
 
-    `removed` are boards on record that are no longer configured, `taken` those that are not chosen
-    but were taken by the initramfs. `refusals` are those of all boards, removed ones too.
+    `removed` are boards on record, leaving ones too, that are not configured; `taken` are those
+    that are not on record, but were taken at this boot. `refusals` are those of all these boards.
     """
 
     config: Configuration

@@ -42,7 +42,7 @@ from enum import StrEnum
 
 from pcibind.model.errors import ExitCode
 from pcibind.model.pci import DRIVER, Board, Function, Topology
-from pcibind.model.record import REBUILD, RecordedBoard, Resolution, Verdict
+from pcibind.model.record import REBUILD, RecordedBoard, Resolution, Verdict, compare
 from pcibind.model.request import Refusal, Selector
 from pcibind.model.values import TYPE_CHECKING, NamedTuple
 
@@ -134,6 +134,23 @@ class BoardReport(NamedTuple):
             tuple(str(step) for step in steps),
         )
 
+    @classmethod
+    def of_unwanted(
+        cls, topology: Topology, recorded: RecordedBoard, state: BoardState
+    ) -> BoardReport:
+        """Report on a recorded board that is not wanted any more."""
+        board = topology.board_at(recorded.path)
+        return cls(
+            recorded.name,
+            recorded.path,
+            recorded.selector,
+            compare(board, recorded),
+            state,
+            board,
+            recorded,
+            wanted=False,
+        )
+
     def original_driver(self, function: Function) -> str | None:
         """The driver that a function had before its board was chosen, None for none or unknown."""
         old = self.recorded.function(function.number) if self.recorded else None
@@ -162,6 +179,31 @@ class BoardReport(NamedTuple):
         if self.state in _GOOD or (self.state is BoardState.GONE and not self.wanted):
             return ExitCode.OK
         return ExitCode.NOT_BOUND
+
+
+class Outcome(NamedTuple):
+    """What binding or restoring boards ended in: reports on them, and the topology afterwards.
+
+    `refusals` are of boards that were left alone, `errors` say what failed beside the boards.
+    """
+
+    reports: list[BoardReport]
+    refusals: tuple[Refusal, ...]
+    topology: Topology
+    errors: tuple[str, ...] = ()
+
+    def choose_code(self, otherwise: ExitCode = ExitCode.OK) -> ExitCode:
+        """The code of its errors, or another one where it has none."""
+        return ExitCode.UNEXPECTED if self.errors else otherwise
+
+
+def list_use_refusals(reports: Iterable[BoardReport]) -> tuple[Refusal, ...]:
+    """A refusal for each board that was left alone because it is in use."""
+    return tuple(
+        Refusal.of_use(report.path or "", None, report.detail)
+        for report in reports
+        if report.state is BoardState.REFUSED
+    )
 
 
 class Report(NamedTuple):

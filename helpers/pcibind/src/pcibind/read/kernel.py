@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 
 
 SECONDS = 30.0
-"""How long a write may take before its device counts as stuck."""
+"""How long a write, or the loading of a module, may take before it counts as stuck."""
 
 READ_SECONDS = 30.0
-"""How long reading a driver override may take: a probe holds the device's lock."""
+"""How long a read may take: that of a driver override waits for a probe of the device."""
 
 OPEN_SECONDS = 5.0
 """How long opening a device node may take."""
