@@ -23,130 +23,15 @@ _KILL = 9
 _BEGIN = "pcibind-evidence 1"
 _END = "pcibind-evidence end"
 
-# What `grep` printed begins with the name of the file: what kind of line each is. Line 1 of
-# `resource` is range 0, and the first six have registers in the header.
-_KIND_BY_FILE = "; ".join(
-    (
-        r"s/^(taken|early\.initramfs|early\.done):/early /",
-        r"s|^iommu_groups/.*/reserved_regions:|reserved &|",
-        r"s|^\./.*/boot_vga:|boot_vga &|",
-        *(rf"s|^\./(.*)/resource:{number + 1}:|memory \1 {number} |" for number in range(6)),
-        r"/^\.\//d",
-        "s|^driver/nvidia/|nvidia &|",
-        "s|^net/route:|route4 |",
-        "s|^net/ipv6_route:|route6 |",
-        "s|^net/if_inet6:|address6 |",
-        "s|^self/mountinfo:|mount |",
-        "s/^swaps:/swap /",
-        # All ranges, one inside the other, as indentation tells: without those between, one would
-        # look to be inside of the last one printed.
-        "s/^iomem:/iomem /",
-        "s/^consoles:.* ([0-9]+:[0-9]+)$/console \\1/; /^consoles:/d",
-        "s/^devices:(Character| *[0-9]+ (nvidia|vfio))/major \\1/; /^devices:/d",
-        # What users call their processes and mounts need not be text in any encoding.
-        "s/[^[:cntrl:][:print:]]/?/g",
-    )
-)
 
-# As many processes however many devices there are. `_sort` reads the lines, each by its first word.
-_LINES = "; ".join(
-    (
-        f"echo '{_BEGIN}'",
-        # Patterns below are of bytes.
-        "export LC_ALL=C",
-        's="${PCIBIND_SYS:-/sys}"',
-        'p="${PCIBIND_PROC:-/proc}"',
-        # What the early script took at this boot (early.*: that of earlier versions), or pcibind.
-        '( cd "${PCIBIND_RUN:-/run/pcibind}" 2>/dev/null && '
-        "grep -aHs '' taken early.initramfs early.done )",
-        # Memory that the firmware keeps mapped for itself; of another kind it is given up.
-        "( cd \"$s/kernel\" 2>/dev/null && grep -Hs ' direct$' iommu_groups/*/reserved_regions )",
-        # Interfaces and what they are made of; block devices and what they lie on; character
-        # devices by number. Link targets hold the way through the PCI tree.
-        '( cd "$s" && find class/net class/net/*/lower_* dev/block class/block/*/slaves/* '
-        "class/nvme-subsystem/*/nvme* fs/btrfs/*/devices/* dev/char "
-        # A function that has virtual ones has a first. Their number takes its lock, which may hang.
-        "bus/pci/devices/*/virtfn0 -maxdepth 1 -type l "
-        "'(' ! -path 'dev/char/*' -o -lname '*/pci[0-9a-f]*' -o -lname '*/vfio/*' ')' "
-        "-printf 'link %p %l\\n' 2>/dev/null )",
-        '[ -d "$s/dev/char" ] || echo "unreadable device-open $s/dev/char is not there"',
-        '[ -d "$s/class/net" ] || echo "unreadable default-route $s/class/net is not there"',
-        '[ -d "$s/dev/block" ] && [ -d "$s/class/block" ] || '
-        'echo "unreadable disk $s/dev/block and $s/class/block are not there"',
-        "( cd \"$s/bus/pci/devices\" 2>/dev/null && grep -Hs '^[1-9]' ./*/boot_vga )",
-        # Without IPv6, or terminals, in the kernel their files are not there.
-        '( cd "$p" 2>/dev/null && '
-        "set -- net/route self/mountinfo swaps iomem devices; "
-        'for f in net/ipv6_route net/if_inet6 consoles; do [ ! -e $f ] || set -- "$@" $f; done; '
-        # A grep that fails names no file: where none fails by itself, any may have been cut short.
-        "grep -aHs '' \"$@\"; e=$?; [ $e -lt 2 ] || { b=; "
-        'for f; do cat $f >/dev/null 2>&1 || b="$b $f"; done; '
-        '[ $e = 2 ] && [ -n "$b" ] || b="$*"; for f in $b; do case $f in '
-        "net/if_inet6) g=network;; net/*) g=default-route;; iomem) g=framebuffer;; "
-        "devices) g=nvidia-open;; consoles) g=device-open;; *) g=disk;; esac; "
-        'echo "unreadable $g $p/$f cannot be read"; done; }; '
-        "grep -Hs 'Device Minor' driver/nvidia/gpus/*/information )",
-        # The disks in other mount namespaces, each read once. Nobody but root can mount one there.
-        "set -- $(find \"$p\"/[0-9]*/ns -maxdepth 1 -name mnt -printf '%l %H/../mountinfo\\n' "
-        "2>/dev/null | sort -u -k1,1)",
-        "[ $# = 0 ] || sed -nE 's/^[0-9]+ [0-9]+ ([1-9]|0:[0-9]+ .* - (btrfs|zfs|bcachefs) )"
-        '/mounted &/p\' "$@" 2>/dev/null',
-        # The connections of servers that run as root; only root has processes of that owner.
-        'set -- $(find "$p"/[0-9]*/exe -maxdepth 0 -user 0 '
-        "'(' -lname '*/sshd*' -o -lname '*/dropbear*' ')' -printf '%h/fd ' 2>/dev/null)",
-        "[ $# = 0 ] || find \"$@\" -lname 'socket:*' -printf 'sshd %l\\n' 2>/dev/null",
-        # Whatever else this was logged in by: sudo drops SSH_CONNECTION, but the environment of the
-        # login shell, an ancestor, has it. Any user can forge other processes' environments,
-        # and a shell may outlive its connection, so that the kernel is asked for it.
-        "set --; i=self; while [ $# -lt 64 ]; do b=; "
-        'while read -r k v; do [ "$k" = PPid: ] && b=$v && break; '
-        'done 2>/dev/null <"$p/$i/status"; case $b in ""|0|1) break;; esac; '
-        'set -- "$@" "$p/$b/environ"; i=$b; done',
-        "{ printf 'SSH_CONNECTION=%s\\n' \"${SSH_CONNECTION-}\"; [ $# = 0 ] || "
-        "grep -azhs '^SSH_CONNECTION=' \"$@\" | tr '\\000' '\\n'; } | "
-        "sed -n 's/^SSH_CONNECTION=\\(.\\)/ssh \\1/p'",
-        # Local end, remote end and inode of what is established.
-        "sed -n 's/^ *[0-9]*: \\([0-9A-F:]*\\) \\([0-9A-F:]*\\) 01 "
-        "[^ ]* [^ ]* [^ ]* *[0-9]* *[0-9]* \\([0-9]*\\).*/tcp \\1 \\2 \\3/p' "
-        '"$p/net/tcp" "$p/net/tcp6" 2>/dev/null; [ -f "$p/net/tcp" ] && [ -r "$p/net/tcp" ] || '
-        'echo "unreadable ssh $p/net/tcp cannot be read"',
-        # The firmware's screen, also after a driver has taken it over; without sysfb, no
-        # framebuffer claims it at the next boot.
-        "grep -qsE 'initcall_blacklist=[^ ]*sysfb_init|video=efifb:off' \"$p/cmdline\" || "
-        'echo screen $(od -An -v -tx1 -N62 "$s/kernel/boot_params/data" 2>/dev/null)',
-        # A process that can read the links of process 1 can read those of all processes. Any user
-        # can choose names in a mount namespace, and a descriptor opened with O_PATH, whose link
-        # has no permissions, opens no device: so the number of the open device counts.
-        'set -- "$p"/1/fd/*',
-        'if readlink "$1" >/dev/null 2>&1; then '
-        "find \"$p\"/[0-9]*/fd -type l -perm /600 -lname '/dev/*' ! -lname '*[![:print:]]*' "
-        "! -lname /dev/null ! -lname /dev/zero ! -lname '/dev/*random' ! -lname '/dev/pts/*' "
-        "! -lname '/dev/shm/*' ! -lname '/dev/input/*' ! -lname /dev/kmsg ! -lname /dev/ptmx "
-        "-printf 'open %p %l\\n' -exec stat -L -c 'node %n %f %t:%T' '{}' + 2>/dev/null | "
-        "while read -r k f n t; do d=${f%/fd/*}; "
-        '[ $k = node ] || { t=?; read -r t 2>/dev/null <"$d/comm"; }; '
-        'printf \'%s %s %s %s\\n\' $k "${f#"$p"/}" "$n" "$t"; done; '
-        'else echo "unreadable vfio-open the open files of other processes cannot be read"; fi',
-        # Of endpoints that may be chosen: the memory ranges that have no address, or are marked so
-        # (IORESOURCE_UNSET), and the standard header of the configuration space, which may hang
-        # where a device does. All headers are read at once, unless one is cut short or hangs: then
-        # one after the other, so that those before it are known.
-        '( cd "$s/bus/pci/devices" 2>/dev/null || exit 0; '
-        "{ { d=; r=; n=0; for c in ./*; do k=; read -r k <$c/class; "
-        "case $k in 0x06*|0x08*|0x11*) continue;; esac; "
-        'd="$d $c/config"; r="$r $c/resource"; n=$((n+16)); done; '
-        "grep -HnsE '^0x0{16} | 0x0{8}[2367abef][0-9a-f]*$' $r </dev/null; "
-        "set -- $({ head -qc 64 $d </dev/null | od -An -v -tx4 & } | timeout 4 cat); "
-        "a=; [ $# = $n ] || a=apart; for c in $d; do "
-        '[ -z "$a" ] || set -- $(od -An -v -tx4 -N64 "$c"); '
-        '[ $# -ge 16 ] || continue; c=${c#./}; l="config ${c%/config}"; n=0; '
-        'while [ $n -lt 16 ]; do l="$l $1"; shift; n=$((n+1)); done; echo "$l"; '
-        "done; } 2>/dev/null & } | timeout 10 cat )",
-        f"echo '{_END}'",
-    )
-)
-COMMAND = f"{{ {_LINES}; }} | LC_ALL=C sed -E '{_KIND_BY_FILE}'"
-"""A POSIX shell line that prints the evidence; it sees everything only as root.
+def _read_command() -> str:
+    package = os.path.dirname(os.path.dirname(__file__))
+    with open(f"{package}/data/evidence.sh", encoding="utf-8") as file:
+        return file.read()
+
+
+COMMAND = _read_command()
+"""A POSIX shell text that prints the evidence, line by line; it sees everything only as root.
 
 The environment variables PCIBIND_SYS, PCIBIND_PROC and PCIBIND_RUN replace /sys, /proc and
 /run/pcibind, for tests.
