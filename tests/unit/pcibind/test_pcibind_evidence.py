@@ -671,6 +671,7 @@ def test_a_header_that_cannot_be_read_is_not_taken_for_anothers(machine: Machine
     assert [use.what for use in seen.unassigned] == ["memory range 0 of 0000:01:00.1 has no address"]
 
 
+@pytest.mark.commands
 def test_a_header_that_hangs_ends_the_look_in_time_and_hides_none_before_it(machine: Machine) -> None:
     functions = [str(f.address) for board in machine.host.topology().boards() for f in board.functions]
     for address in functions:
