@@ -363,7 +363,7 @@ def test_plan_tells_that_apply_would_rewrite_the_record(machine: Machine, old: s
     machine.configure(text.replace(old, new))
     report = show(unused(machine))
     assert report.exit_code is ExitCode.PENDING
-    assert "to be rewritten" in describe(report)
+    assert "to be written anew" in describe(report)
     before = (machine.root / "var/lib/pcibind/record.json").read_text()
     assert apply(unused(machine)).exit_code is ExitCode.OK
     assert (machine.root / "var/lib/pcibind/record.json").read_text() != before
@@ -610,3 +610,20 @@ def test_the_function_that_has_no_group_is_the_one_that_is_named(both: Machine) 
     report = apply(unused(both))
     assert [board.state for board in report.boards] == [BoardState.FAILED, BoardState.BOUND]
     assert report.boards[0].detail.startswith("0000:01:00.1: the IOMMU is off: no IOMMU group")
+
+
+@pytest.mark.parametrize("path", ["etc/pcibind/early.list", "run/pcibind/devices.json", "run/cdi/pcibind.json"])
+def test_plan_tells_of_each_file_that_apply_would_write(both: Machine, path: str) -> None:
+    apply(both.host)
+    assert show(both.host).exit_code is ExitCode.OK
+    (both.root / path).unlink()
+    assert show(both.host).exit_code is ExitCode.PENDING
+    assert apply(both.host).exit_code is ExitCode.OK
+    assert show(both.host).exit_code is ExitCode.OK
+
+
+def test_two_reports_of_one_place_are_both_shown(both: Machine) -> None:
+    apply(both.host)
+    report = status(both.host)
+    twice = report._replace(boards=(report.boards[0], report.boards[0]._replace(name="other")))
+    assert describe(twice).count("board ") == 2

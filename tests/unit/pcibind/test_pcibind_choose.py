@@ -223,3 +223,32 @@ def test_a_bridge_is_refused_with_the_boards_behind_it(machine: Machine, word: s
     with pytest.raises(ConfigError, match=rf"is a bridge \(8086:4c01\), .* the boards behind it: {LEFT}$"):
         add(unused(machine), [word])
     assert not (machine.root / "etc/pcibind/added.toml").exists()
+
+
+def test_list_calls_a_bound_board_right(machine: Machine) -> None:
+    machine.configure(HAND_WRITTEN)
+    apply(unused(machine))
+    right = json.loads(show(machine.host).to_json())["boards"][3]
+    assert {(f["wanted_driver"], f["verdict"]) for f in right["functions"]} == {("vfio-pci", "right")}
+
+
+@pytest.mark.parametrize("broken", ["etc/pcibind/boards.toml", "var/lib/pcibind/record.json"])
+def test_where_the_choice_cannot_be_read_every_board_is_listed_and_none_is_called_not_chosen(
+    machine: Machine, broken: str
+) -> None:
+    machine.configure(HAND_WRITTEN)
+    apply(unused(machine))
+    machine.file(broken, "[[nonsense")
+    report = show(machine.host)
+    assert report.exit_code is ExitCode.CONFIGURATION
+    assert len(report.boards) == 4
+    assert {board.state for board in report.boards} == {BoardState.CHOSEN, BoardState.UNKNOWN}
+
+
+def test_an_endpoint_in_a_slot_with_a_bridge_is_added_by_its_path(machine: Machine) -> None:
+    isa = {"vendor": 0x8086, "device": 0x7A04, "subsystem": (0, 0), "class_code": 0x060100}
+    machine.function("pci0000:00/0000:00:1f.0", **isa, driver=None, group=40)
+    machine.function("pci0000:00/0000:00:1f.3", **AUDIO, driver="snd_hda_intel", group=40)
+    assert add(unused(machine), ["0000:00/1f"]).exit_code is ExitCode.OK
+    with pytest.raises(ConfigError, match="is a bridge"):
+        add(unused(machine), ["0000:00:1f.0"])

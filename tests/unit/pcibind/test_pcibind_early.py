@@ -278,7 +278,16 @@ def test_an_override_that_somebody_else_set_is_the_hosts_own(machine: Machine) -
 def test_setup_that_cannot_lock_says_so_and_writes_nothing(machine: Machine) -> None:
     (machine.root / "run/pcibind").write_text("a file in place of the directory")
     done = run_pcibind("--root", str(machine.root), "setup")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "cannot be locked" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (machine.root / boot_files.RULE_PATH[1:]).exists()
+
+
+def test_setup_repairs_a_script_that_cannot_be_run(machine: Machine) -> None:
+    machine.file("usr/sbin/update-initramfs", "#!/bin/sh\nmkinitramfs -o $1\n")
+    run_pcibind("--root", str(machine.root), "setup")
+    script = machine.root / "usr/local/lib/pcibind/early"
+    script.chmod(0o644)
+    assert "wrote /usr/local/lib/pcibind/early" in run_pcibind("--root", str(machine.root), "setup").stdout
+    assert script.stat().st_mode & 0o777 == 0o755

@@ -693,3 +693,28 @@ def test_a_header_that_hangs_ends_the_look_in_time_and_hides_none_before_it(mach
     seen = evidence_text.parse(done.stdout.splitlines())
     assert {str(address) for address in seen.silent} == set(functions[:-1])
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("start", "refused"), [(0xC0000000, ["framebuffer"]), (0xD0000000, [])])
+def test_where_iomem_hides_its_addresses_the_screen_is_found_in_the_ranges_of_displays(
+    machine: Machine, start: int, refused: list[str]
+) -> None:
+    machine.file("proc/iomem", "00000000-00000000 : PCI Bus\n  00000000-00000000 : 0000:01:00.0\n")
+    display(machine, OTHER_DISPLAY)
+    is_memory = 0x40200
+    machine.firmware(
+        "0000:01:00.0",
+        header=(0x10DE1234, 0, OTHER_DISPLAY << 16, *[0] * 13),
+        ranges=[(0, 0, 0), (start, start + 0xFFFFFFF, is_memory)],
+    )
+    screen(machine, 0xC8000000)
+    assert refusing(machine, LEFT) == [refused]
+
+
+def test_the_shortest_of_several_mount_points_is_named(machine: Machine) -> None:
+    mounts = [
+        f"{number} 1 259:1 / {point} rw - ext4 /dev/x rw\n"
+        for number, point in enumerate(("/run/netns", "/", "/srv"), 30)
+    ]
+    machine.file("proc/self/mountinfo", "22 1 0:21 / /proc rw - proc proc rw\n" + "".join(mounts))
+    assert [use.what for use in look(machine.root).disks] == ["nvme0n1p1 is mounted at / and 2 more"]

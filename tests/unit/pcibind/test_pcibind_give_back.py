@@ -443,3 +443,35 @@ def test_a_hand_over_that_cannot_be_changed_keeps_no_other_board_half_way(machin
     assert [machine.driver(address) for address in RIGHTS] == ["nouveau", "snd_hda_intel", "xhci_hcd"]
     assert ([b.path for b in known(machine).boards], [b.path for b in known(machine).leaving]) == ([third], [LEFT])
     assert not Path(machine.paths.run, "devices.env").exists()
+
+
+@pytest.mark.parametrize("require", ["all", "any"])
+def test_a_board_that_is_held_stays_handed_over_when_it_is_chosen_no_more(applied: Machine, require: str) -> None:
+    before = (applied.root / "run/pcibind/devices.env").read_text()
+    applied.busy.add(applied.group_of(LEFTS[0]))
+    applied.configure(f'require_boards = "{require}"\n{ONLY_RIGHT}')
+    for _ in range(2):
+        assert apply(unused(applied)).exit_code is ExitCode.REFUSED
+        assert (applied.root / "run/pcibind/devices.env").read_text() == before
+        assert status(unused(applied)).errors == ()
+    applied.busy.clear()
+    assert apply(unused(applied)).exit_code is ExitCode.OK
+    assert "01:00.0" not in (applied.root / "run/pcibind/devices.env").read_text()
+
+
+def test_where_none_is_chosen_and_one_is_held_the_others_are_given_back_all_the_same(applied: Machine) -> None:
+    applied.configure('require_boards = "any"\n')
+    applied.open(f"/dev/vfio/{applied.group_of(RIGHTS[0])}")
+    report = apply(applied.host)
+    assert report.exit_code is ExitCode.REFUSED
+    assert left_of(applied) == ORIGINAL
+    assert [board.path for board in known(applied).boards] == [RIGHT]
+
+
+def test_an_override_with_a_slash_and_a_twin_that_is_no_board_are_read_again(applied: Machine) -> None:
+    before = known(applied)
+    first = before.boards[0]
+    function = first.functions[0]._replace(driver_override="foo/bar baz")
+    odd = first._replace(functions=(function, *first.functions[1:]), twins=("0000:00/01.0/01.0",))
+    left = before._replace(boards=(odd, *before.boards[1:]))
+    assert record.parse(record.dump(left)) == left

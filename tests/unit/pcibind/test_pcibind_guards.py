@@ -256,3 +256,11 @@ def test_evidence_that_is_garbage_is_refused(lines: list[str]) -> None:
         evidence_text.parse(lines)
     with pytest.raises(ValueError, match="cannot be understood"):
         evidence_text.parse(["pcibind-evidence 1", "what", "pcibind-evidence end"])
+
+
+@pytest.mark.parametrize("destination", ["006433C6", "00000000"], ids=["blackhole", "unreachable default"])
+def test_a_route_that_leads_to_no_interface_concerns_no_board(machine: Machine, destination: str) -> None:
+    before = look(machine.root)
+    with open(machine.root / "proc/net/route", "a", encoding="utf-8") as file:
+        file.write(f"*\t{destination}\t00000000\t0201\t0\t0\t0\t00FFFFFF\t0\t0\t0\n")
+    assert look(machine.root) == before

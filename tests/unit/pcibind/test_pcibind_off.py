@@ -23,7 +23,7 @@ from pcibind.commands.text import describe
 from pcibind.model import record
 from pcibind.model.errors import ConfigError, ExitCode, PcibindError, RecordError
 from pcibind.model.report import Report
-from pcibind.read.files import read_record
+from pcibind.read.files import read_record, write_record
 
 LEFT, RIGHT = "0000:00/01.0/00", "0000:00/02.0/00"
 LEFTS = [f"0000:01:00.{number}" for number in range(3)]
@@ -353,3 +353,36 @@ def test_a_name_that_nothing_has_loads_no_module_for_the_one_beside_it(stray: Ma
     with pytest.raises(ConfigError, match=f"'frob'.*{LEFT}"):
         release(unused(stray), [LEFT, "frob"])
     assert stray.writes == []
+
+
+def test_turned_off_the_recorded_driver_comes_before_another_that_could_have_the_function(chosen: Machine) -> None:
+    known = read_record(chosen.paths)
+    assert known is not None
+    (board,) = known.boards
+    first = board.functions[0]._replace(driver="nvidia")
+    board = board._replace(functions=(first, *board.functions[1:]))
+    write_record(chosen.paths, known._replace(boards=(board,)))
+    boot(chosen, "ro pcibind=off")
+    for address in LEFTS:
+        chosen.leave(address)
+    for driver in ("nouveau", "vfio-pci"):
+        directory = chosen.root / "sys/bus/pci/drivers" / driver
+        (directory / "unbind").unlink()
+        directory.rmdir()
+    report = release_for_this_boot(unused(chosen))
+    assert (report.exit_code, drivers(chosen)) == (ExitCode.OK, ["nvidia", *HOSTS[1:]])
+
+
+def test_what_was_released_is_not_taken_by_pcibind_any_more(chosen: Machine) -> None:
+    assert release(unused(chosen)).exit_code is ExitCode.OK
+    # As driverctl does it.
+    chosen.file(f"sys/bus/pci/devices/{LEFTS[0]}/driver_override", "vfio-pci\n")
+    assert status(unused(chosen)).refusals == ()
+    assert apply(unused(chosen)).exit_code is ExitCode.OK
+    assert original_override(chosen) == "vfio-pci"
+
+
+def original_override(machine: Machine) -> str | None:
+    known = read_record(machine.paths)
+    assert known is not None
+    return known.boards[0].functions[0].driver_override

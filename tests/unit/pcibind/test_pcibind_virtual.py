@@ -13,8 +13,9 @@ from tree import NIC, PORT, Machine
 from pcibind.commands.apply import apply
 from pcibind.commands.boot import apply_recorded
 from pcibind.commands.plan import show
+from pcibind.decide.plan import follow
 from pcibind.model.errors import ExitCode
-from pcibind.model.record import Record, RecordedBoard
+from pcibind.model.record import Record, RecordedBoard, Verdict
 from pcibind.model.request import OVERRIDABLE_GUARDS, Selector
 from pcibind.read.files import write_record
 from pcibind.remote import topology_text
@@ -93,3 +94,22 @@ def test_from_afar_they_look_the_same(virtual: Machine) -> None:
         ["/bin/sh", "-c", topology_text.COMMAND], env=environment, capture_output=True, text=True, check=True
     )
     assert topology_text.parse(done.stdout.splitlines()) == virtual.host.topology()
+
+
+def test_no_virtual_function_is_a_twin_of_a_board_or_a_place_that_it_was_moved_to(machine: Machine) -> None:
+    for port, number in (("05", 20), ("06", 30)):
+        machine.function(f"pci0000:00/0000:00:{port}.0", **PORT, driver="pcieport", group=number)
+        place = f"pci0000:00/0000:00:{port}.0/0000:{port}:00.0"
+        machine.function(place, **NIC, driver="igb", group=number + 1)
+    # The eighth virtual one of a card without ARI is function 0 of the next device.
+    virtual = machine.function("pci0000:00/0000:00:05.0/0000:05:01.0", **NIC, driver="igb", group=22)
+    (machine.root / "sys/bus/pci/devices" / virtual / "physfn").symlink_to("../0000:05:00.0")
+    topology = machine.host.topology()
+    chosen = topology.board_at("0000:00/06.0/00")
+    assert chosen is not None
+    known = RecordedBoard.of(chosen, Selector("path", chosen.path), None, topology)
+    assert "0000:00/05.0/00" in known.twins
+    assert not any(path.endswith("01.0") for path in known.twins)
+    machine.unplug("0000:06:00.0")
+    (found,) = follow(machine.host.topology(), Record((known,)))
+    assert found.verdict is Verdict.ABSENT

@@ -441,7 +441,7 @@ def _move(paths: Paths, address: Address, driver: str | None) -> Task[None]:
     if current != driver:
         raise NotBoundError(
             f"{address}: expected its original driver {driver}, found {current or 'none'}; load "
-            f"{driver} and write {address} to {paths.drivers_probe}, or reboot"
+            f"{driver} and try again, or reboot"
         )
 
 

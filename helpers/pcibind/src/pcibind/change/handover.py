@@ -290,6 +290,16 @@ def is_published(paths: Paths, boards: Iterable[Board]) -> bool:
     return _holds(_environment(paths), render_environment(list_offers(paths, boards)))
 
 
+def is_current(paths: Paths, boards: Iterable[Board]) -> bool:
+    """Whether `write` would write nothing for these boards."""
+    offers = list_offers(paths, boards)
+    return (
+        _holds(_environment(paths), render_environment(offers))
+        and _holds(_document(paths), render_document(offers))
+        and _holds(_cdi(paths), render_cdi(offers))
+    )
+
+
 def is_in_cdi(paths: Paths, boards: Iterable[Board]) -> bool:
     """Whether containers can ask for exactly these boards by their names."""
     return _holds(_cdi(paths), render_cdi(list_offers(paths, boards)))

@@ -62,9 +62,14 @@ def find_original(
         driver = old.driver if old else None
         if function.driver not in (None, DRIVER):
             driver = function.driver
-        elif driver in (None, DRIVER) or not os.path.exists(paths.driver(driver or "")):
-            host_driver = yield from _host_driver(paths, function)
-            driver = host_driver if driver in (None, DRIVER) else driver
+        elif driver in (None, DRIVER):
+            driver = yield from _host_driver(paths, function)
+        elif not os.path.exists(paths.driver(driver)):
+            # By its own name first: of several that could have the function, it had this one.
+            with contextlib.suppress(OSError, StuckError):
+                yield kernel.modprobe(driver)
+            if not os.path.exists(paths.driver(driver)):
+                yield from _host_driver(paths, function, driver)
         functions.append(
             RecordedFunction(
                 function.number,
@@ -93,8 +98,11 @@ def _notes(paths: Paths) -> list[str]:
     return [paths.taken, f"{paths.run}/early.initramfs", f"{paths.run}/early.done"]
 
 
-def _host_driver(paths: Paths, function: Function) -> Task[str | None]:
-    """Load the modules for a function; return the first driver of theirs, None without any."""
+def _host_driver(paths: Paths, function: Function, wanted: str | None = None) -> Task[str | None]:
+    """Load the modules for a function until one has a driver, or the `wanted` one; return that.
+
+    None where no module has one.
+    """
     modules: list[str] = []
     with contextlib.suppress(OSError, StuckError):
         alias = files.read_attribute(f"{paths.device(function.address)}/modalias")
@@ -106,6 +114,7 @@ def _host_driver(paths: Paths, function: Function) -> Task[str | None]:
         with contextlib.suppress(OSError):
             # Links named BUS:DRIVER, made by module_add_driver() in drivers/base/module.c.
             for name in sorted(os.listdir(f"{paths.sys}/module/{module}/drivers")):
-                if name.startswith("pci:") and name != f"pci:{DRIVER}":
-                    return name.removeprefix("pci:")
+                driver = name.removeprefix("pci:")
+                if name.startswith("pci:") and driver != DRIVER and driver == (wanted or driver):
+                    return driver
     return None

@@ -8,6 +8,7 @@ from pcibind.change import original_drivers
 from pcibind.commands import boot, plan
 from pcibind.commands.restoration import give_back, hand_over_remaining
 from pcibind.commands.system import System
+from pcibind.decide.plan import follow
 from pcibind.model.errors import ExitCode
 from pcibind.model.record import Record, RecordedBoard, Resolution
 from pcibind.model.report import BoardReport, BoardState, Report
@@ -29,7 +30,8 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
         code = ExitCode.TAKEN if errors else ExitCode.OK
         kept = plan.report_refused_removals(judgement)
         refused = [r for r in judgement.resolutions if r.board and judgement.refused(r.board.path)]
-        if judgement.refusals and (require == "all" or len(refused) == len(judgement.resolutions)):
+        none_left = bool(refused) and len(refused) == len(judgement.resolutions)
+        if judgement.refusals and (require == "all" or none_left):
             untouched = [
                 plan.report_wanted(judgement, r, BoardState.PLANNED) for r in judgement.resolutions
             ]
@@ -77,7 +79,12 @@ def apply(system: System, *, next_boot: bool = False) -> Report:
             ]
         else:
             restored = give_back(system, topology, known, leaving, left)
-            bound = boot.bind_boards(system, restored.topology, binding, judgement.plan, require)
+            # What could not be restored, since it is in use.
+            on_record = follow(restored.topology, files.read_record(system.paths) or Record())
+            others = [r.board for r in on_record if r.board and r.board.path not in paths]
+            bound = boot.bind_boards(
+                system, restored.topology, binding, judgement.plan, require, others=others
+            )
             topology = bound.topology
             failed = bound.errors
             reports += bound.reports

@@ -11,7 +11,7 @@ from pcibind.change import drivers, handover
 from pcibind.change.drivers import BindResult
 from pcibind.commands.system import System
 from pcibind.decide.plan import Action, BoardPlan, Plan, follow, plan
-from pcibind.model.pci import Topology
+from pcibind.model.pci import Board, Topology
 from pcibind.model.record import Resolution
 from pcibind.model.report import (
     SEE_REFUSALS,
@@ -77,12 +77,16 @@ def bind_boards(
     require: str,
     *,
     complete: bool = True,
+    others: Sequence[Board] = (),
 ) -> Outcome:
     """Bind each board that is present, and hand over what is proven.
 
-    `complete` is false when a wanted board was left out of `resolutions`. Where the hand-over
-    cannot be changed, no board is. Raises OSError.
+    `complete` is false when a wanted board was left out of `resolutions`; `others` are boards that
+    are on record, though not wanted, since they are in use: nothing is done to them, but they stay
+    handed over while they are proven. Where the hand-over cannot be changed, no board is. Raises
+    OSError.
     """
+    others = [board for board in others if not handover.prove(system.paths, board)]
     if any(each.steps for each in plan.boards):
         # What is changed must not be handed over, should this run be killed; what is not, stays.
         stay = [
@@ -90,7 +94,8 @@ def bind_boards(
             for p in plan.boards
             if not p.rebinds and not handover.prove(system.paths, p.board)
         ]
-        if failed := handover.hand_over(system.paths, stay, require, complete=False):
+        staying = (*stay, *others)
+        if failed := handover.hand_over(system.paths, staying, require, complete=False):
             results = {p.board.path: _leave_alone(p, proven=p.board in stay) for p in plan.boards}
             return Outcome(_report_all(resolutions, results, topology), (), topology, failed)
         # Should the record be lost, it is still known whose overrides are not the host's own.
@@ -117,6 +122,7 @@ def bind_boards(
         or (result.state is BoardState.REFUSED and not handover.prove(system.paths, result.board))
     ]
     complete = complete and len(proven) == len(resolutions)
+    proven += others
     errors = handover.hand_over(system.paths, proven, require, complete=complete)
     reports = _report_all(resolutions, results, topology)
     return Outcome(reports, list_use_refusals(reports), topology, errors)

@@ -202,6 +202,9 @@ def main() -> None:
     try:
         cli(prog_name="pcibind", standalone_mode=False)
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and error.option_name == "--json":
+            # What click would suggest in its place helps nobody.
+            error = click.UsageError("--json stands after the command; setup has none.", error.ctx)
         if "--json" in sys.argv:
             command = next((word for word in sys.argv[1:] if word in cli.commands), "")
             wrong = Report(command, errors=(error.format_message(),), error_code=_USAGE)

@@ -8,7 +8,7 @@ from pcibind.commands.system import System
 from pcibind.decide import judgement
 from pcibind.decide.judgement import Judgement, Standing
 from pcibind.model.errors import ExitCode
-from pcibind.model.record import Record, RecordedBoard, Resolution
+from pcibind.model.record import Record, RecordedBoard, Resolution, early_list
 from pcibind.model.report import SEE_REFUSALS, BoardReport, BoardState, Report
 from pcibind.read import claims, configuration, files, sysfs
 
@@ -107,11 +107,11 @@ def show(system: System) -> Report:
     remarks = []
     ready = [b.board for b in boards if b.board and b.state is BoardState.BOUND]
     enough = len(ready) == len(boards) or judged.config.require_boards == "any"
-    if ready and enough and not handover.is_published(system.paths, ready):
-        remarks.append("bound, but not handed over")
+    if ready and enough and not handover.is_current(system.paths, ready):
+        remarks.append("bound, but the hand-over is to be written anew")
     steps = any(board.steps for board in boards)
     if not steps and not judged.refusals and _changes_record(system, judged):
-        remarks.append("the record is to be rewritten, since the configuration changed")
+        remarks.append("the record or early.list is to be written anew")
     pending = steps or bool(remarks)
     if judged.boards_leaving_vfio():
         remarks.append(_NONE_SEEN)
@@ -128,7 +128,8 @@ def show(system: System) -> Report:
 
 
 def _changes_record(system: System, judged: Judgement) -> bool:
-    """Whether apply would rewrite the record, where it has nothing to do to any board."""
+    """Whether apply would write the record or the list, where it has nothing to do to a board."""
     known = files.read_record(system.paths)
     left = Record(tuple(list_to_record(judged)), judged.config.require_boards)
-    return known is not None and known != left
+    listed = files.read(system.paths.early_list)
+    return known is not None and (known != left or listed != (early_list(left) or None))

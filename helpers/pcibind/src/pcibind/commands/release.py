@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pcibind.change import handover, original_drivers
 from pcibind.commands.restoration import give_back, hand_over_remaining, restore_boards
 from pcibind.commands.system import System
-from pcibind.model.errors import ConfigError, ExitCode, PcibindError
+from pcibind.model.errors import ConfigError, ExitCode, UsageError
 from pcibind.model.pci import Topology
 from pcibind.model.record import Record, RecordedBoard, Verdict, compare
 from pcibind.model.report import INITRAMFS_NOTE, BoardReport, BoardState, Report, list_use_refusals
@@ -80,10 +80,10 @@ def release_for_this_boot(system: System) -> Report:
     """Give every recorded board to the host's drivers, and leave the record as it is.
 
     What a blacklist keeps away is loaded, and what an `ids=` option gave to vfio-pci is taken from
-    it, unless it is in use. Raises PcibindError where pcibind is not off, RecordError, OSError.
+    it, unless it is in use. Raises UsageError where pcibind is not off, RecordError, OSError.
     """
     if not system.is_off():
-        raise PcibindError(
+        raise UsageError(
             f"the kernel command line lacks {OFF}, which release --this-boot needs; to "
             "restore boards at any time, run `pcibind release`"
         )

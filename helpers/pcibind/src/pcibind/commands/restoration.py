@@ -52,7 +52,7 @@ def give_back(
         files.write_record(system.paths, _keep_unrestored(before, going, after, ended))
     released = [old for old in going if ended[old.path] is BoardState.RELEASED]
     with contextlib.suppress(*unwritable):
-        _forget_own_overrides(system.paths, topology, released)
+        _forget_notes(system.paths, topology, released)
     if any(report.changed for report in reports):
         topology = system.topology()
         reports = [r._replace(board=topology.board_at(r.path or "")) for r in reports]
@@ -83,24 +83,16 @@ def _keep_unrestored(
     return after._replace(boards=tuple(chosen), leaving=tuple(leaving))
 
 
-def _forget_own_overrides(
-    paths: Paths, topology: Topology, released: Sequence[RecordedBoard]
-) -> None:
-    """Drop from this boot's notes what has an override for vfio-pci that is the host's own.
+def _forget_notes(paths: Paths, topology: Topology, released: Sequence[RecordedBoard]) -> None:
+    """Drop boards from the notes of what was taken at this boot. Raises OSError.
 
-    Rare: it was there before pcibind. Raises OSError.
+    An override for vfio-pci that they have from now on is the host's own, or another tool's.
     """
-    functions = {
-        function.address
-        for old in released
-        if (board := topology.board_at(old.path))
-        for function in board.functions
-        if (was := old.function(function.number)) and was.driver_override == DRIVER
-    }
-    if functions:
-        from pcibind.change import original_drivers
+    # A boot at which no board leaves does without what this imports.
+    from pcibind.change import original_drivers
 
-        original_drivers.forget(paths, functions)
+    boards = [board for old in released if (board := topology.board_at(old.path))]
+    original_drivers.forget(paths, {f.address for board in boards for f in board.functions})
 
 
 def restore_boards(
@@ -150,7 +142,9 @@ def _restore_sharing(
             BoardReport.of_unwanted(topology, old, state)._replace(detail=detail) for old in going
         ]
 
-    leaves_vfio = any(sysfs.driver_of(paths, t.function.address) == DRIVER for t in targets)
+    leaves_vfio = any(
+        sysfs.driver_of(paths, t.function.address) == DRIVER != t.driver for t in targets
+    )
     if leaves_vfio:
         # A user of one board in these groups is a user of all of them.
         theirs = {board.path for board in boards}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pcibind.commands.system import System
 from pcibind.decide.judgement import judge
 from pcibind.decide.plan import resolve, select
-from pcibind.model.errors import ConfigError, ExitCode, PcibindError
+from pcibind.model.errors import ConfigError, ExitCode, PcibindError, RecordError
 from pcibind.model.evidence import Evidence
 from pcibind.model.pci import Board, Function, Topology, board_path
 from pcibind.model.record import Record, Resolution, Verdict, compare
@@ -23,13 +23,17 @@ _NEXT = "no driver was touched: run `pcibind plan`, then `pcibind apply`"
 def show(system: System) -> Report:
     """List every board, whether and where it is chosen, and its known users.
 
-    Opens no device node. Raises RecordError. What else goes wrong is reported beside the boards.
+    Opens no device node. Raises nothing: what cannot be read is reported beside the boards.
     """
     with system.gathering() as gathering:
         topology = system.topology()
-        known = files.read_record(system.paths) or Record()
+        known = Record()
         errors: list[PcibindError] = []
         chosen: dict[str, tuple[Resolution, str]] = {}
+        try:
+            known = files.read_record(system.paths) or known
+        except RecordError as error:
+            errors.append(error)
         try:
             config = configuration.parse(
                 configuration.read_texts(system.paths.configuration).items()
@@ -37,6 +41,7 @@ def show(system: System) -> Report:
             chosen = _chosen(topology, config, known)
         except ConfigError as error:
             errors.append(error)
+        otherwise = BoardState.UNKNOWN if errors else BoardState.NOT_CHOSEN
         try:
             evidence = gathering.evidence()
         except PcibindError as error:
@@ -56,11 +61,11 @@ def show(system: System) -> Report:
                 board.path,
                 Selector("path", board.path),
                 Verdict.PRESENT,
-                BoardState.CHOSEN if where else BoardState.NOT_CHOSEN,
+                BoardState.CHOSEN if where else otherwise,
                 board,
                 recorded,
                 detail=where,
-                wanted=False,
+                wanted=bool(where),
                 users=evidence.users(board),
             )
         )
@@ -168,7 +173,9 @@ def _board(topology: Topology, word: str) -> Board:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     boards = select(topology, selector)
-    if bridge := next((f for f in topology.functions if f.is_bridge and _is(f, selector)), None):
+    # A bridge may share its slot, and so its path, with endpoints.
+    bridges = (f for f in topology.functions if f.is_bridge and _is(f, selector))
+    if not boards and (bridge := next(bridges, None)):
         behind = ", ".join(
             b.path for b in topology.boards() if b.path.startswith(f"{bridge.path}/")
         )

@@ -19,7 +19,7 @@ from pcibind.model.request import Configuration, Refusal, Selector
 from pcibind.read import claims, configuration, files, sysfs
 from pcibind.read.files import Paths
 
-_UNAPPLIED = "configured, but not applied; run `pcibind apply`"
+_UNAPPLIED = "configured, but not applied; `pcibind plan` shows what `pcibind apply` would do"
 
 
 def status(system: System, *, everything: bool = False) -> Report:

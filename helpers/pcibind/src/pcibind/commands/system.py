@@ -10,7 +10,7 @@ import time
 from collections.abc import Container, Iterator, Sequence
 
 from pcibind.change.drivers import NODE_SECONDS
-from pcibind.model.errors import BusyError, PcibindError
+from pcibind.model.errors import BusyError, UsageError
 from pcibind.model.pci import Topology
 from pcibind.model.record import REBUILD
 from pcibind.model.report import INITRAMFS_NOTE
@@ -101,14 +101,15 @@ class System:
         """Make every other run that changes something wait until this one ends.
 
         Raises BusyError when another run holds the lock for longer than `lock_seconds`, and
-        PcibindError when there can be no lock.
+        UsageError when there can be no lock.
         """
         try:
             descriptor = self._open_lock()
         except OSError as error:
-            raise PcibindError(
+            remedy = "remove what is in its way" if os.geteuid() == 0 else "run as root"
+            raise UsageError(
                 f"nothing was touched: {self.paths.lock} cannot be locked: {error.filename}: "
-                f"{error.strerror}; run as root, or remove what is in the way of that file"
+                f"{error.strerror}; {remedy}"
             ) from error
         try:
             self._lock(descriptor)

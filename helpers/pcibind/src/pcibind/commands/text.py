@@ -35,7 +35,7 @@ def attempt(command: str, run: Callable[[], Report]) -> Report:
     except PcibindError as error:
         return Report(command, errors=(str(error),), error_code=error.exit_code)
     except Exception as error:
-        text = str(error)
+        text = _explain(error) if isinstance(error, OSError) else str(error)
         if os.environ.get(DEBUG):
             import traceback
 
@@ -43,6 +43,14 @@ def attempt(command: str, run: Callable[[], Report]) -> Report:
         if not isinstance(error, OSError | ValueError):
             text = f"unexpected {type(error).__name__}: {text}; set {DEBUG}=1 to see where"
         return Report(command, errors=(text,), error_code=ExitCode.UNEXPECTED)
+
+
+def _explain(error: OSError) -> str:
+    """What could not be accessed and why, without the number of the error."""
+    if not error.filename or not error.strerror:
+        return str(error)
+    remedy = "; run as root" if isinstance(error, PermissionError) and os.geteuid() else ""
+    return f"{error.filename}: {error.strerror}{remedy}"
 
 
 def answer(report: Report, *, as_json: bool) -> NoReturn:
@@ -112,7 +120,9 @@ def render(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
         for bridge in topology.bridges_to(report.board.path):
             text = f"{bridge.address}  {bridge.model}  {class_name(bridge.class_code)}"
             branch = branch.below.setdefault(bridge.path, _Branch(text))
-        board = branch.below.setdefault(report.board.path, _Branch(*_headline(report)))
+        # Two reports may be of one place: of what is recorded there, and of what is there now.
+        place = f"{report.board.path} {len(branch.below)}"
+        board = branch.below[place] = _Branch(*_headline(report))
         for function in report.board.functions:
             board.below[function.path] = _Branch(_function(report, function))
     lines = [line for branch in root.below.values() for line in _lines(branch)]
@@ -126,6 +136,7 @@ def _table(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
         if board := report.board:
             shown = (board.display_functions or board.functions)[0]
             drivers = dict.fromkeys(function.driver or "none" for function in board.functions)
+            unchosen = "unknown" if report.state is BoardState.UNKNOWN else "no"
             rows.append(
                 (
                     shorten(str(board.address), topology),
@@ -133,7 +144,7 @@ def _table(topology: Topology, reports: Iterable[BoardReport]) -> list[str]:
                     f"{board.model} {class_name(shown.class_code)}",
                     ",".join(map(str, board.groups)) or "none",
                     ",".join(drivers),
-                    " ".join(filter(None, (report.name, report.detail))) or "no",
+                    " ".join(filter(None, (report.name, report.detail))) or unchosen,
                     "; ".join(report.users) or "none seen",
                 )
             )

@@ -14,8 +14,9 @@
 #                                                                         device-open, disk
 # reserved                         memory that the firmware keeps         reserved-memory
 # memory config                    ranges without address, headers        unassigned-memory,
-#                                                                         no-response
-# link                             devices' ways through the PCI tree     (all of the above)
+#                                                                         no-response, framebuffer
+# link                             ways through the PCI tree              virtual-functions, and those
+#                                                                         of what hangs on a function
 # early                            functions taken at this boot           (the record)
 # unreadable                       a guard, and why it cannot tell        (that guard)
 
@@ -39,7 +40,7 @@ reserved_memory() (
 # number. Link targets hold the way through the PCI tree. A function that has virtual ones has a
 # first: their number takes its lock, which may hang.
 links() (
-  cd "$s" && find class/net class/net/*/lower_* dev/block class/block/*/slaves/* \
+  cd "$s" 2>/dev/null && find class/net class/net/*/lower_* dev/block class/block/*/slaves/* \
     class/nvme-subsystem/*/nvme* fs/btrfs/*/devices/* dev/char bus/pci/devices/*/virtfn0 \
     -maxdepth 1 -type l \
     '(' ! -path 'dev/char/*' -o -lname '*/pci[0-9a-f]*' -o -lname '*/vfio/*' ')' \
@@ -152,13 +153,13 @@ open_devices() {
         printf '%s %s %s %s\n' $k "${f#"$p"/}" "$n" "$t"
       done
   else
-    echo "unreadable vfio-open the open files of other processes cannot be read"
+    echo "unreadable vfio-open $p/1/fd cannot be read, nor the open files of other processes"
   fi
 }
 
-# Of endpoints that may be chosen: the memory ranges that have no address, or are marked so
-# (IORESOURCE_UNSET), and the standard header of the configuration space, which may hang where a
-# device does. All headers are read at once, unless one is cut short or hangs: then one after the
+# Of endpoints: the memory ranges that have no address, or are marked so (IORESOURCE_UNSET); all
+# ranges of displays, since iomem hides its addresses from a process without CAP_SYS_ADMIN; and the
+# standard header of the configuration space, which may hang where a device does. All headers are read at once, unless one is cut short or hangs: then one after the
 # other, so that those before it are known.
 headers() (
   cd "$s/bus/pci/devices" 2>/dev/null || exit
@@ -166,16 +167,21 @@ headers() (
     {
       d=
       r=
+      v=
       n=0
       for c in ./*; do
         k=
         read -r k <$c/class
-        case $k in 0x06* | 0x08* | 0x11*) continue ;; esac
+        case $k in
+        0x06*) continue ;;
+        0x03* | 0x0001*) v="$v $c/resource" ;;
+        esac
         d="$d $c/config"
         r="$r $c/resource"
         n=$((n + 16))
       done
       grep -HnsE '^0x0{16} | 0x0{8}[2367abef][0-9a-f]*$' $r </dev/null
+      grep -Hns '' $v </dev/null
       set -- $({ head -qc 64 $d </dev/null | od -An -v -tx4 & } | timeout 4 cat)
       a=
       [ $# = $n ] || a=apart

@@ -68,7 +68,13 @@ def check(
     if selector is None or selector.kind != "address":
         refusals.extend(_class(board))
     refusals.extend(
-        Refusal(board.path, guard, None, f"cannot tell: {why}", "Check it yourself, as root")
+        Refusal(
+            board.path,
+            guard,
+            None,
+            f"cannot tell: {why}",
+            "Run as root on the host itself, or check it yourself",
+        )
         for guard, why in evidence.unreadable
         if guard != VFIO_OPEN and _could_concern(guard, board, evidence)
     )

@@ -72,7 +72,7 @@ def select(topology: Topology, selector: Selector) -> tuple[Board, ...]:
     Virtual functions count only where no board matches; `plan` refuses them.
     """
     every = topology.boards()
-    virtual = tuple(board for board in every if board.functions[0].physical)
+    virtual = tuple(board for board in every if board.is_virtual)
     real = tuple(board for board in every if board not in virtual)
     return _selected(real, selector) or _selected(virtual, selector)
 
@@ -101,7 +101,7 @@ def _selected(boards: tuple[Board, ...], selector: Selector) -> tuple[Board, ...
                 board
                 for board in boards
                 if board.functions[0].model == selector.value
-                and (board.functions[0].number == 0 or board.functions[0].physical)
+                and (board.functions[0].number == 0 or board.is_virtual)
             )
 
 
@@ -156,7 +156,9 @@ def _find_moved(topology: Topology, record: Record, recorded: RecordedBoard) -> 
     return tuple(
         board.path
         for board in topology.boards()
-        if board.identities == recorded.identities and board.path not in known
+        if board.identities == recorded.identities
+        and board.path not in known
+        and not board.is_virtual
     )
 
 

@@ -46,6 +46,12 @@ class ConfigError(PcibindError):
     exit_code = ExitCode.CONFIGURATION
 
 
+class UsageError(PcibindError):
+    """The command cannot do its work as it was called, so nothing was touched."""
+
+    exit_code = ExitCode.CONFIGURATION
+
+
 class RecordError(PcibindError):
     """The record of chosen boards cannot be read."""
 

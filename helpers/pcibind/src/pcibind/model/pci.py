@@ -112,8 +112,8 @@ class Address(NamedTuple):
         match = _ADDRESS.fullmatch(text.lower())
         if match is None:
             raise ValueError(
-                f"{text!r} is not a PCI address: expected DOMAIN:BUS:DEVICE.FUNCTION in "
-                "hexadecimal, as in 0000:01:00.0, or 01:00.0 in domain 0"
+                f"{text!r} is not a PCI address: expected [DOMAIN:]BUS:DEVICE.FUNCTION in "
+                "hexadecimal, as lspci prints it: 01:00.0"
             )
         domain, bus, device, function = (int(part, 16) for part in match.groups("0"))
         return cls(domain, bus, device, function)
@@ -167,7 +167,8 @@ def parse_board_path(text: str) -> str:
     """Check and normalise a board's path; raise ValueError for anything else."""
     if _BOARD_PATH.fullmatch(text.lower()) is None:
         raise ValueError(
-            f"{text!r} is not a board's path: expected ROOT/BRIDGE.../DEVICE, as in 0000:00/01.0/00"
+            f"{text!r} is not a board's path: expected ROOT/BRIDGE.../DEVICE, as "
+            "`pcibind list` shows it: 0000:00/01.0/00"
         )
     return text.lower()
 
@@ -307,6 +308,11 @@ class Board(NamedTuple):
     def is_at(self, text: str) -> bool:
         """Whether a text is the board's path, or the address of one of its functions."""
         return text.lower() == self.path or any(f.address.matches(text) for f in self.functions)
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether it is one virtual function."""
+        return self.functions[0].physical is not None
 
     @property
     def is_locked(self) -> bool:

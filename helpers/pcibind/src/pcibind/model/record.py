@@ -52,7 +52,7 @@ class RecordedBoard(NamedTuple):
         topology: Topology | None = None,
     ) -> RecordedBoard:
         """Record a board as it is now, on a host of this topology."""
-        there = topology.boards() if topology else ()
+        there = [b for b in topology.boards() if not b.is_virtual] if topology else ()
         twins = (each.path for each in there if each.identities == board.identities)
         return cls(
             name,
@@ -216,8 +216,9 @@ def _board_json(board: RecordedBoard) -> dict[str, object]:
     }
 
 
-# A driver's name becomes part of a sysfs path; an override may be any line of text.
+# A driver's name becomes part of a path in sysfs, where it has no slash; an override is a line.
 _DRIVER = re.compile(r"(?!\.{1,2}$)[^/\n\0]+")
+_OVERRIDE = re.compile(r"[^\n\0]+")
 
 
 def _board(item: dict[str, object]) -> RecordedBoard:
@@ -236,7 +237,8 @@ def _board(item: dict[str, object]) -> RecordedBoard:
         Selector.of("path", str(item["path"])).value,
         Address.parse(str(item["address"])),
         tuple(_function(function) for function in functions),
-        tuple(Selector.of("path", str(path)).value for path in _list(item.get("twins", []))),
+        # What is no board's path, as that of a virtual function, is no place of a board either.
+        tuple(str(path) for path in _list(item.get("twins", []))),
     )
 
 
@@ -255,13 +257,21 @@ def _function(item: dict[str, object]) -> RecordedFunction:
         number,
         Identity(*(int(str(item[key]), 16) for key in keys)),
         _driver(item["original_driver"]),
-        _driver(item["original_driver_override"]),
+        _override(item["original_driver_override"]),
     )
 
 
 def _driver(value: object) -> str | None:
+    return _line(value, _DRIVER, "driver name")
+
+
+def _override(value: object) -> str | None:
+    return _line(value, _OVERRIDE, "driver override")
+
+
+def _line(value: object, form: re.Pattern[str], what: str) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not _DRIVER.fullmatch(value):
-        raise ValueError(f"driver name is {value!r}")
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise ValueError(f"{what} is {value!r}")
     return value

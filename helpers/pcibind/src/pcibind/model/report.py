@@ -12,7 +12,7 @@ Schema `pcibind/1`:
       verdict                      present | moved | replaced | absent | extra-function
       state                        planned | recorded | bound | unbound | refused | failed | stuck
                                    | leaving (given back at the next boot) | released | gone
-                                   | chosen | not-chosen
+                                   | chosen | not-chosen | unknown (whether it is chosen)
       changed                      whether this run wrote anything for it
       detail                       what was found, expected, and what to do; "" when all is well;
                                    of list: the file and line that choose it, or "on record"
@@ -76,6 +76,7 @@ class BoardState(StrEnum):
     GONE = "gone"
     CHOSEN = "chosen"
     NOT_CHOSEN = "not-chosen"
+    UNKNOWN = "unknown"
 
 
 _GOOD = frozenset(
@@ -87,6 +88,7 @@ _GOOD = frozenset(
         BoardState.RELEASED,
         BoardState.CHOSEN,
         BoardState.NOT_CHOSEN,
+        BoardState.UNKNOWN,
     }
 )
 

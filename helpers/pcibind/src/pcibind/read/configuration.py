@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _SAVE = "save the file as UTF-8"
 
 _NAME = re.compile(r"[\w.-]+")
+_EXAMPLES = {"address": "0000:01:00.0", "path": "0000:00/01.0/00", "model": "10de:2684"}
+# At the end of what tomllib says.
+_AT = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.S)
 
 
 def read(directory: str) -> Configuration:
@@ -34,7 +37,10 @@ def read(directory: str) -> Configuration:
     texts = read_texts(directory)
     if not texts:
         # Nothing written is not the same as nothing wanted: that takes a file without boards.
-        raise ConfigError(f"{directory}: no *.toml file; expected at least one with [[board]]")
+        raise ConfigError(
+            f"{directory}: no *.toml file; expected at least one with [[board]]; see "
+            "`pcibind list` and `pcibind add`"
+        )
     return parse(texts.items())
 
 
@@ -54,13 +60,22 @@ def read_texts(directory: str) -> dict[str, str]:
         path = os.path.join(directory, name)
         if os.path.exists(path) and not os.path.isfile(path):
             # To open a pipe may take for ever, and a device may have no end.
-            raise ConfigError(f"{path}: cannot be read: expected a file; remove it")
+            raise ConfigError(
+                f"{path}: cannot be read: expected a file, found another kind; move it elsewhere"
+            )
         try:
             with open(path, "rb") as file:
                 texts[path] = _decode(path, file.read())
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+            remedy = "; run as root" if isinstance(error, PermissionError) and os.geteuid() else ""
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}{remedy}") from error
     return texts
+
+
+def _place(name: str, message: str) -> str:
+    """A message of tomllib with its place in the form FILE:LINE:COLUMN, where it tells that."""
+    match = _AT.fullmatch(message)
+    return f"{name}:{match[2]}:{match[3]}: {match[1]}" if match else f"{name}: {message}"
 
 
 def _decode(path: str, content: bytes) -> str:
@@ -91,10 +106,10 @@ def parse(texts: Iterable[tuple[str, str]]) -> Configuration:
             document: dict[str, object] = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             # Also what the format allows, but Python does not: too many digits or brackets.
-            raise ConfigError(f"{name}: {error}") from error
+            raise ConfigError(_place(name, str(error))) from error
         for key in document:
             if key not in ("require_boards", "board"):
-                raise file.error(key, f"unknown key {key!r}; expected require_boards or [[board]]")
+                raise file.error(key, "unknown key; expected require_boards or [[board]]")
         if "require_boards" in document:
             wish = document["require_boards"]
             if wish not in ("all", "any"):
@@ -181,7 +196,7 @@ def _request(file: _File, index: int, table: dict[str, object]) -> BoardRequest:
     value = table[kind]
     try:
         if not isinstance(value, str):
-            raise ValueError(f"{value!r} is not a string")
+            raise ValueError(f"{value!r} is no text in quotes, such as {_EXAMPLES[kind]!r}")
         selector = Selector.of(kind, value)
     except ValueError as error:
         raise file.error(kind, str(error), index) from error

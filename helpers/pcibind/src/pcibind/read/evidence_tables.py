@@ -58,6 +58,7 @@ class Tables:
     def __init__(self) -> None:
         self.links: dict[str, str] = {}
         self.boot_displays: list[Address] = []
+        # Interface, destination, flags, mask; those that have an interface.
         self.routes4: list[list[str]] = []
         self.routes6: list[list[str]] = []
         self.addresses6: list[list[str]] = []
@@ -288,6 +289,7 @@ def _disks(tables: Tables, opened: dict[str, str]) -> tuple[Use, ...]:
     targets: dict[str, str] = {}
     controllers: dict[str, list[str]] = {}
     used: dict[str, str] = {}
+    points: dict[str, list[str]] = {}
     for name, target in tables.links.items():
         parts = name.split("/")
         last = target.rpartition("/")[2]
@@ -306,13 +308,17 @@ def _disks(tables: Tables, opened: dict[str, str]) -> tuple[Use, ...]:
         # btrfs has numbers of its own; others with such a number may name anything as their source.
         device = numbers.get(number) or (_find_disk(source, targets) if kind == "btrfs" else None)
         if device is not None:
-            used[device] = f"{device} is mounted at {point}"
+            points.setdefault(device, []).append(point)
         elif not number.startswith("0:"):
             tables.unreadable.append(("disk", f"{point} is on {number}, which is not in /sys"))
         elif kind in ("zfs", "bcachefs"):
             tables.unreadable.append(
                 ("disk", f"{point} is {kind}, which does not tell its disks in /sys")
             )
+    for device, mounted in points.items():
+        # The same file system may be mounted in many places: the shortest path says most.
+        more = f" and {len(set(mounted)) - 1} more" if len(set(mounted)) > 1 else ""
+        used[device] = f"{device} is mounted at {min(mounted, key=len)}{more}"
     for source, *_ in tables.swaps:
         device = _find_disk(source, targets)
         if device is not None:
@@ -344,7 +350,7 @@ def _framebuffers(tables: Tables) -> Iterator[Use]:
     around: list[tuple[int, Address]] = []
     owned = set()
     base = _screen_base(tables.screen)
-    drawn = None
+    drawn = None if base is None else _find_range(tables, base)
     for depth, name, where in tables.memory:
         around = [(above, address) for above, address in around if above < depth]
         if _PCI.fullmatch(name):
@@ -360,6 +366,15 @@ def _framebuffers(tables: Tables) -> Iterator[Use]:
             "the firmware draws into its memory, which the kernel's framebuffer owns from the next "
             "boot on: vfio-pci takes it back from a display of class 0300 only",
         )
+
+
+def _find_range(tables: Tables, base: int) -> Address | None:
+    """The function with a memory range that holds an address."""
+    for address, ranges in tables.ranges.items():
+        for start, end, flags in ranges.values():
+            if flags & _IS_MEMORY and start <= base <= end:
+                return address
+    return None
 
 
 def _screen_base(screen: list[int]) -> int | None:

@@ -136,7 +136,8 @@ def _sort(tables: Tables, line: str) -> None:
         case "route4":
             if words[0] == "Iface":
                 tables.seen.add(kind)
-            else:
+            # A blackhole, as Calico makes one, leads to no interface: fib_route_seq_show().
+            elif words[0] != "*":
                 tables.routes4.append([words[0], words[1], words[3], words[7]])
         case "route6":
             tables.routes6.append([words[9], words[0], words[1], words[8]])

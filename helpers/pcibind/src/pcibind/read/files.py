@@ -126,15 +126,17 @@ def read_attribute(path: str) -> str:
         os.close(descriptor)
 
 
-def write_atomically(path: str, text: str, mode: int = 0o644) -> bool:
+def write_atomically(path: str, text: str, mode: int | None = None) -> bool:
     """Make `path` hold `text`; return whether anything had to be written.
 
-    The new content is on the disk before its name is, and the name before this returns.
-    Raises OSError.
+    A file whose permission bits are not `mode` is written anew; without `mode`, new files get 0644,
+    and what a file of this text has does not matter. The new content is on the disk before its name
+    is, and the name before this returns. Raises OSError.
     """
     with contextlib.suppress(OSError):
-        if read(path) == text:
+        if read(path) == text and mode in (None, os.stat(path).st_mode & 0o7777):
             return False
+    mode = 0o644 if mode is None else mode
     directory, name = os.path.split(path)
     os.makedirs(directory, exist_ok=True)
     # One fixed name: what a killed run left behind is overwritten, never collected.
