@@ -246,24 +246,34 @@ def restore_functions(
         # A driver of the host's that took it meanwhile keeps it: it may be in use.
         if function.address in problems or current not in (None, DRIVER, target.driver):
             continue
-        if current == DRIVER != target.driver:
-            problems[function.address] = (
-                f"{function.address}: another process gave it to {DRIVER} meanwhile; try again"
-            )
-            continue
         board = next(board for board in boards if function in board.functions)
         beside = [each for each in board.functions if is_with_vfio(each) and each != function]
-        kept_off = bool(beside) and (function.is_display or not may_split)
-        if kept_off and target.driver not in (None, DRIVER, current):
-            problems[function.address] = (
-                f"{function.address}: left without a driver, since {beside[0].address} beside it "
-                f"is on {DRIVER}; reboot to get {target.driver}"
-            )
+        if problem := _explain_left(target, current, beside, may_split):
+            problems[function.address] = problem
             continue
         yield from attempt(
             function, restore_function(paths, function.address, target.driver, target.override)
         )
     return RestoreResult(changed, problems)
+
+
+def _explain_left(
+    target: RestoreTarget, current: str | None, beside: Sequence[Function], may_split: bool
+) -> str | None:
+    """Why a function is left as it is, on `current`, with siblings on vfio-pci `beside` it.
+
+    None where it gets its former driver.
+    """
+    address = target.function.address
+    if current == DRIVER != target.driver:
+        return f"{address}: another process gave it to {DRIVER} meanwhile; try again"
+    is_apart = not beside or (may_split and not target.function.is_display)
+    if is_apart or target.driver in (None, DRIVER, current):
+        return None
+    return (
+        f"{address}: left without a driver, since {beside[0].address} beside it is on {DRIVER}; "
+        f"reboot to get {target.driver}"
+    )
 
 
 def restore_function(

@@ -86,46 +86,56 @@ def bind_boards(
     handed over while they are proven. Where the hand-over cannot be changed, no board is. Raises
     OSError.
     """
-    others = [board for board in others if not handover.prove(system.paths, board)]
+    others = [board for board in others if _is_proven(system, board)]
     if any(each.steps for each in plan.boards):
+        stay = [p.board for p in plan.boards if not p.rebinds and _is_proven(system, p.board)]
         # What is changed must not be handed over, should this run be killed; what is not, stays.
-        stay = [
-            p.board
-            for p in plan.boards
-            if not p.rebinds and not handover.prove(system.paths, p.board)
-        ]
         staying = (*stay, *others)
         if failed := handover.hand_over(system.paths, staying, require, complete=False):
             results = {p.board.path: _leave_alone(p, proven=p.board in stay) for p in plan.boards}
             return Outcome(_report_all(resolutions, results, topology), (), topology, failed)
-        # Should the record be lost, it is still known whose overrides are not the host's own.
-        # Nothing is written to a board with a stuck function.
-        written = [s for p in plan.boards if not p.board.is_locked for s in p.steps]
-        ours = [f"{s.function.address}\n" for s in written if s.action is Action.OVERRIDE]
-        files.append(system.paths.taken, "".join(ours))
+        _note_overrides(system, plan)
     tasks = [
         drivers.bind(plans, system.paths, system.node_seconds) for plans in plan.split_by_groups()
     ]
     results = {result.board.path: result for each in system.carry_out(tasks) for result in each}
     if any(result.changed for result in results.values()):
         topology = system.topology()
-        # What was proven first may have gone while others were bound.
-        for path, result in results.items():
-            if result.proven and (problems := handover.prove(system.paths, result.board)):
-                detail = "; ".join(problems)
-                results[path] = result._replace(state=BoardState.FAILED, detail=detail)
+        results = {path: _prove_again(system, result) for path, result in results.items()}
     proven = [
         result.board
         for result in results.values()
         # One in use that lacks but an override was not written to, and stays usable.
         if result.proven
-        or (result.state is BoardState.REFUSED and not handover.prove(system.paths, result.board))
+        or (result.state is BoardState.REFUSED and _is_proven(system, result.board))
     ]
     complete = complete and len(proven) == len(resolutions)
-    proven += others
-    errors = handover.hand_over(system.paths, proven, require, complete=complete)
+    errors = handover.hand_over(system.paths, [*proven, *others], require, complete=complete)
     reports = _report_all(resolutions, results, topology)
     return Outcome(reports, list_use_refusals(reports), topology, errors)
+
+
+def _is_proven(system: System, board: Board) -> bool:
+    return not handover.prove(system.paths, board)
+
+
+def _note_overrides(system: System, plan: Plan) -> None:
+    """Note which functions get an override, before they do. Raises OSError.
+
+    Should the record be lost, it is still known whose overrides are not the host's own.
+    """
+    # Nothing is written to a board with a stuck function.
+    steps = [step for each in plan.boards if not each.board.is_locked for step in each.steps]
+    ours = [f"{step.function.address}\n" for step in steps if step.action is Action.OVERRIDE]
+    files.append(system.paths.taken, "".join(ours))
+
+
+def _prove_again(system: System, result: BindResult) -> BindResult:
+    """What was proven first may have gone while others were bound."""
+    problems = handover.prove(system.paths, result.board) if result.proven else []
+    if not problems:
+        return result
+    return result._replace(state=BoardState.FAILED, detail="; ".join(problems))
 
 
 def _leave_alone(plan: BoardPlan, *, proven: bool) -> BindResult:

@@ -96,18 +96,18 @@ def judge(
     Without evidence no guard is asked. With `next_boot` nothing is unbound before a reboot, so that
     what ends with it is no refusal. Raises ConfigError when two requests mean the same board.
     """
-    known = record or Record()
-    settled = {board.path for board in known.boards}
+    on_record = record or Record()
+    judged_before = {board.path for board in on_record.boards}
 
     def at_rest(each: Resolution) -> bool:
         """Whether nothing is done to a board that is there: it was judged when it was recorded."""
         functions = each.board.functions if each.board else ()
         waits = next_boot or any(function.iommu_group is None for function in functions)
-        is_recorded = each.recorded is not None and each.recorded.path in settled
+        is_recorded = each.recorded is not None and each.recorded.path in judged_before
         return (waits and is_recorded) or all(function.driver == DRIVER for function in functions)
 
     # A board that is leaving is still on record: choosing it again is no first time.
-    known = known._replace(boards=(*known.boards, *known.leaving), leaving=())
+    known = on_record._replace(boards=(*on_record.boards, *on_record.leaving), leaving=())
     resolutions = resolve(topology, config, known)
     kept = {r.recorded.path for r in resolutions if r.recorded}
     removed = tuple(board for board in known.boards if board.path not in kept)

@@ -201,8 +201,8 @@ def _ssh_interfaces(tables: Tables) -> Iterator[str]:
     """The interfaces that hold the local addresses of SSH connections."""
     barred = any(guard == "ssh" and "/net/tcp " in why for guard, why in tables.unreadable)
     served = {ends for ends, inode in tables.established.items() if inode in tables.sshd}
-    list_claims = tables.ssh if barred else tables.ssh & tables.established.keys()
-    for peer, _, text, _ in sorted(served | list_claims):
+    claimed = tables.ssh if barred else tables.ssh & tables.established.keys()
+    for peer, _, text, _ in sorted(served | claimed):
         local = parse_ip(text)
         if local.is_loopback or peer == text:
             continue
