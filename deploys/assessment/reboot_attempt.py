@@ -6,13 +6,15 @@ import json
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
+from importlib import resources
+from pathlib import Path
 
+import pcibind
 from deploys.manifest import STATE_DIRECTORY, TEMPLATES
 from facts.attempt import RebootHistory
 from facts.installed_kernels import BootableKernels
 from facts.kernel import CommandLines
 from facts.untrusted import printable
-from pcibind.change import boot_files
 
 FILE = f"{STATE_DIRECTORY}/reboot.json"
 _LENGTH = 300
@@ -23,8 +25,9 @@ def _of_this_deploy() -> str:
     """The digest of what this version of the deploy gives to a boot."""
     files = [path for name in ("default", "modprobe.d", "modules-load.d", "udev")
              for path in sorted((TEMPLATES / "etc" / name).rglob("*.j2"))]  # fmt: skip
-    ours = (boot_files.rule(), boot_files.script(), boot_files.initramfs_hook(), boot_files.dracut())
-    return sha256(b"".join((*(path.read_bytes() for path in files), *(text.encode() for text in ours)))).hexdigest()
+    package = Path(str(resources.files(pcibind)))
+    files += [path for path in sorted(package.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
+    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def digest(

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Print what a host uses its PCI devices for, out of /sys, /proc and /run/pcibind. Only root sees all.
 #
-# As many processes however many devices there are. Each line begins with its kind:
+# As many processes however many devices there are, unless one hangs. Each line begins with its kind:
 #
 # KIND                             WHAT                                   GUARDS
 # route4 route6                    routes                                 default-route, network
@@ -26,20 +26,20 @@ s=${PCIBIND_SYS:-/sys}
 p=${PCIBIND_PROC:-/proc}
 
 # What the early script took at this boot (early.*: that of earlier versions), or pcibind.
-taken() (
+print_taken() (
   cd "${PCIBIND_RUN:-/run/pcibind}" 2>/dev/null &&
     grep -aHs '' taken early.initramfs early.done
 )
 
 # Memory that the firmware keeps mapped for itself; of another kind it is given up.
-reserved_memory() (
+print_reserved_memory() (
   cd "$s/kernel" 2>/dev/null && grep -Hs ' direct$' iommu_groups/*/reserved_regions
 )
 
 # Interfaces and what they are made of; block devices and what they lie on; character devices by
 # number. Link targets hold the way through the PCI tree. A function that has virtual ones has a
 # first: their number takes its lock, which may hang.
-links() (
+print_links() (
   cd "$s" 2>/dev/null && find class/net class/net/*/lower_* dev/block class/block/*/slaves/* \
     class/nvme-subsystem/*/nvme* fs/btrfs/*/devices/* dev/char bus/pci/devices/*/virtfn0 \
     -maxdepth 1 -type l \
@@ -47,19 +47,19 @@ links() (
     -printf 'link %p %l\n' 2>/dev/null
 )
 
-missing_links() {
+print_missing_links() {
   [ -d "$s/dev/char" ] || echo "unreadable device-open $s/dev/char is not there"
   [ -d "$s/class/net" ] || echo "unreadable default-route $s/class/net is not there"
   [ -d "$s/dev/block" ] && [ -d "$s/class/block" ] ||
     echo "unreadable disk $s/dev/block and $s/class/block are not there"
 }
 
-boot_displays() (
+print_boot_displays() (
   cd "$s/bus/pci/devices" 2>/dev/null && grep -Hs '^[1-9]' ./*/boot_vga
 )
 
-# Routes, addresses, mounts, memory and major numbers, which `kinds` tells apart by their files.
-tables() (
+# Routes, addresses, mounts, memory and major numbers, which `name_kinds` tells apart by their files.
+print_tables() (
   cd "$p" 2>/dev/null || exit
   set -- net/route self/mountinfo swaps iomem devices
   # Without IPv6, or terminals, in the kernel these are not there.
@@ -87,7 +87,7 @@ tables() (
 )
 
 # The disks in other mount namespaces, each read once. Nobody but root can mount one there.
-other_mounts() {
+print_other_mounts() {
   set -- $(find "$p"/[0-9]*/ns -maxdepth 1 -name mnt -printf '%l %H/../mountinfo\n' \
     2>/dev/null | sort -u -k1,1)
   [ $# = 0 ] ||
@@ -95,7 +95,7 @@ other_mounts() {
 }
 
 # The connections of servers that run as root; only root has processes of that owner.
-ssh_servers() {
+print_ssh_servers() {
   set -- $(find "$p"/[0-9]*/exe -maxdepth 0 -user 0 \
     '(' -lname '*/sshd*' -o -lname '*/dropbear*' ')' -printf '%h/fd ' 2>/dev/null)
   [ $# = 0 ] || find "$@" -lname 'socket:*' -printf 'sshd %l\n' 2>/dev/null
@@ -104,7 +104,7 @@ ssh_servers() {
 # Whatever else this was logged in by: sudo drops SSH_CONNECTION, but the environment of the login
 # shell, an ancestor, has it. Any user can forge other processes' environments, and a shell may
 # outlive its connection, so that the kernel is asked for it.
-login() {
+print_logins() {
   set --
   i=self
   while [ $# -lt 64 ]; do
@@ -121,7 +121,7 @@ login() {
 }
 
 # Local end, remote end and inode of what is established.
-connections() {
+print_connections() {
   sed -n 's/^ *[0-9]*: \([0-9A-F:]*\) \([0-9A-F:]*\) 01 [^ ]* [^ ]* [^ ]* *[0-9]* *[0-9]* \([0-9]*\).*/tcp \1 \2 \3/p' \
     "$p/net/tcp" "$p/net/tcp6" 2>/dev/null
   [ -f "$p/net/tcp" ] && [ -r "$p/net/tcp" ] || echo "unreadable ssh $p/net/tcp cannot be read"
@@ -129,7 +129,7 @@ connections() {
 
 # The firmware's screen, also after a driver has taken it over; without sysfb, no framebuffer claims
 # it at the next boot.
-screen() {
+print_screen() {
   grep -qsE 'initcall_blacklist=[^ ]*sysfb_init|video=efifb:off' "$p/cmdline" ||
     echo screen $(od -An -v -tx1 -N62 "$s/kernel/boot_params/data" 2>/dev/null)
 }
@@ -137,7 +137,7 @@ screen() {
 # A process that can read the links of process 1 can read those of all processes. Any user can
 # choose names in a mount namespace, and a descriptor opened with O_PATH, whose link has no
 # permissions, opens no device: so the number of the open device counts.
-open_devices() {
+print_open_devices() {
   set -- "$p"/1/fd/*
   if readlink "$1" >/dev/null 2>&1; then
     find "$p"/[0-9]*/fd -type l -perm /600 -lname '/dev/*' ! -lname '*[![:print:]]*' \
@@ -161,7 +161,7 @@ open_devices() {
 # ranges of displays, since iomem hides its addresses from a process without CAP_SYS_ADMIN; and the
 # standard header of the configuration space, which may hang where a device does. All headers are read at once, unless one is cut short or hangs: then one after the
 # other, so that those before it are known.
-headers() (
+print_headers() (
   cd "$s/bus/pci/devices" 2>/dev/null || exit
   {
     {
@@ -207,7 +207,7 @@ headers() (
 # kept, one inside the other, as indentation tells: without those between, one would look to be
 # inside of the last one printed. What users call their processes and mounts need not be text in any
 # encoding.
-kinds() {
+name_kinds() {
   sed -E '
     s/^(taken|early\.initramfs|early\.done):/early /
     s|^iommu_groups/.*/reserved_regions:|reserved &|
@@ -235,18 +235,18 @@ kinds() {
 
 {
   echo 'pcibind-evidence 1'
-  taken
-  reserved_memory
-  links
-  missing_links
-  boot_displays
-  tables
-  other_mounts
-  ssh_servers
-  login
-  connections
-  screen
-  open_devices
-  headers
+  print_taken
+  print_reserved_memory
+  print_links
+  print_missing_links
+  print_boot_displays
+  print_tables
+  print_other_mounts
+  print_ssh_servers
+  print_logins
+  print_connections
+  print_screen
+  print_open_devices
+  print_headers
   echo 'pcibind-evidence end'
-} | kinds
+} | name_kinds
