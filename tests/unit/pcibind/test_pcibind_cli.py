@@ -96,7 +96,7 @@ def test_a_wrong_command_line_is_a_document_where_one_was_asked_for(
 def test_a_command_of_a_unit_takes_the_options_of_all_commands(arguments: tuple[str, ...]) -> None:
     done = pcibind_command(*arguments)
     # This computer was not started with pcibind=off.
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (2, "")
     assert "the kernel command line lacks pcibind=off" in done.stdout
 
 
@@ -214,7 +214,7 @@ def test_an_option_before_the_command_is_refused_whether_there_is_more_to_parse_
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == ExitCode.CONFIGURATION
-    assert "No such option" in json.loads(capsys.readouterr().out)["errors"][0]
+    assert "--json stands after the command" in json.loads(capsys.readouterr().out)["errors"][0]
 
 
 @pytest.mark.parametrize("arguments", [["apply"], ["status", "--json"], ["apply", "--next-boot"]])
