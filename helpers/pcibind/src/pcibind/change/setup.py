@@ -111,7 +111,7 @@ def remove(paths: Paths, library: str | None = None) -> list[str]:
 
 
 def this_command() -> str:
-    """How to run the pcibind that is running now, without what else is installed beside it."""
+    """How to run the pcibind that is running now, from where it lies, without site hooks."""
     where = f"sys.path.insert(0, '{_library()}')"
     code = f"import sys; {where}; from pcibind.__main__ import main; main()"
     return f'{sys.executable} -I -S -c "{code}"'

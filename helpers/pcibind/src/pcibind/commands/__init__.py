@@ -1,1 +1,1 @@
-"""What each command does: read, decide, change, report; and what commands share (boot, system)."""
+"""What each command does, and what commands share (boot, restoration, system)."""

@@ -1,6 +1,6 @@
 """Giving boards back to the host: their former drivers, and what stays on record of them.
 
-`give_back` restores boards that are on record, and `restore_boards` without a look at it. `apply`,
+`give_back` restores boards and writes the record; `restore_boards` leaves that alone. `apply`,
 `release` and a boot share this; a boot that gives nothing back does not load it.
 """
 

@@ -59,7 +59,7 @@ class RecordError(PcibindError):
 
 
 class NotBoundError(PcibindError):
-    """A function did not take the driver it was to take."""
+    """A function did not take the driver it was to take, or cannot be moved now."""
 
     exit_code = ExitCode.NOT_BOUND
 

@@ -36,12 +36,12 @@ class Evidence(NamedTuple):
 
     `configured` are the functions of interfaces that have an address other than a link-local one,
     but those in `route_nics` and `ssh_nics`. `framebuffers` are the functions whose memory a
-    framebuffer of the firmware's owns. `open_devices` are the functions of which a process, or the
-    kernel's console, has a character device open that neither VFIO nor NVIDIA's driver made.
-    `unreadable` holds, by guard name, why that guard's evidence could not be read: a guard that
-    cannot see refuses the boards that it could concern. `network` and `storage` are the functions
-    that an interface or a block device hangs on; `blind` names the guards for which even that
-    could not be read.
+    framebuffer of the firmware's owns, or will from the next boot. `open_devices` are the functions
+    of which a process, or the kernel's console, has a character device open that neither VFIO nor
+    NVIDIA's driver made. `unreadable` holds, by guard name, why that guard's evidence could not be
+    read: a guard that cannot see refuses the boards that it could concern. `network` and `storage`
+    are the functions that an interface or a block device hangs on; `blind` names the guards for
+    which even that could not be read.
 
     Of the firmware: `reserved_groups` are the IOMMU groups with memory that it keeps mapped for
     itself (RMRR, type `direct`), `unassigned` are functions with a memory range that has no

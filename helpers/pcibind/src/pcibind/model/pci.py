@@ -97,7 +97,7 @@ def blocks_group(class_code: int, driver: str | None) -> bool:
 class Address(NamedTuple):
     """Where a function answers today: domain, bus, device, function, each a plain number.
 
-    Buses are renumbered at every boot, so an address names a function but not a board's
+    Buses may be renumbered at a boot, so an address names a function but not a board's
     identity; `Function.path` does.
     """
 
@@ -279,10 +279,10 @@ class Function(NamedTuple):
 
     @property
     def is_in_the_way(self) -> bool:
-        """Whether its group can go to VFIO only if this function goes too.
+        """Whether its group may go to VFIO only if this function goes too.
 
-        That is every function but PCI-to-PCI bridges, and other bridges (host, ISA) that no
-        driver has; see iommu_device_claim_dma_owner() in drivers/iommu/iommu.c.
+        That is every function but PCI-to-PCI bridges, and other bridges (host, ISA) that no driver
+        has. The kernel also accepts others without a driver (`blocks_group`), but one may come.
         """
         if self.class_code >> 8 in PCI_BRIDGES:
             return False
