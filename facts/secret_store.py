@@ -14,24 +14,31 @@ from facts.untrusted import printable
 # Podman 5.4.2 ends with 0 and prints nothing when the file with the data is no JSON, and says "no such secret" when one
 # secret's data are missing. So a secret is readable when its name is printed again. Of others one is tried: what is
 # wrong with the file as a whole shows in each.
+# A Podman that does not answer in time (124) waits for another one, such as a pull that goes on after its run was killed:
+# that says nothing of the store.
 _COMMAND = r"""
-complaint() { timeout 20 podman secret "$@" 2>&1 >/dev/null | tail -n1; }
 inspect() { timeout 20 podman secret inspect --showsecret --format '{{.Spec.Name}}' "$@"; }
 has() { printf '%s\n' "$1" | grep -qFx -- "$2"; }
-if listed=$(timeout 20 podman secret ls --format '{{.Name}} {{.Driver}}' 2>/dev/null); then
+end_if_busy() { [ "$1" != 124 ] || { echo busy; exit; }; }
+{ listed=$(timeout 30 podman secret ls --format '{{.Name}} {{.Driver}}' 2>/dev/null); code=$?
+end_if_busy $code
+if [ $code = 0 ]; then
   names=$(printf '%s\n' "$listed" | sed 's/ .*//')
   ours=; for name; do ! has "$names" "$name" || ours="$ours $name"; done
   other=$(printf '%s\n' "$listed" | sed -n 's/ file$//p' | while read -r name; do
     case " $* " in *" $name "*) ;; *) echo "$name"; break ;; esac; done)
-  [ -z "$ours$other" ] || readable=$(inspect $ours $other 2>/dev/null)
+  readable=
+  if [ -n "$ours$other" ]; then readable=$(inspect $ours $other 2>/dev/null); end_if_busy $?; fi
   for name in $ours; do
-    has "$readable" "$name" || echo "damaged $name $(inspect "$name" 2>&1 >/dev/null | tail -n1)"; done
+    has "$readable" "$name" || { why=$(inspect "$name" 2>&1 >/dev/null); end_if_busy $?
+      echo "damaged $name $(printf '%s\n' "$why" | tail -n1)"; }; done
   if [ -n "$other" ] && ! has "$readable" "$other" && inspect "$other" >/dev/null 2>&1; then
     echo "damaged $other its data is no JSON"; fi
   printf '%s\n' "$names" | sed -n 's/^./listed &/p'
 else
-  echo "unreadable $(complaint ls)"
-fi | { answer=$(cat); printf '%s\n' "$answer"; case $answer in *damaged\ * | unreadable\ *)
+  why=$(timeout 20 podman secret ls 2>&1 >/dev/null); end_if_busy $?
+  echo "unreadable $(printf '%s\n' "$why" | tail -n1)"
+fi; } | { answer=$(cat); printf '%s\n' "$answer"; case $answer in *damaged\ * | unreadable\ *)
   echo "root $(timeout 20 podman info --format '{{.Store.GraphRoot}}' 2>/dev/null)" ;; esac; }
 echo end
 """
@@ -41,13 +48,14 @@ echo end
 class SecretStoreState:
     """The secret store. ``problem`` is why its list cannot be read, ``damaged`` are secrets that cannot be: name → why.
 
-    ``listed`` are the names of all secrets, ``path`` where the store is.
+    ``listed`` are the names of all secrets, ``path`` where the store is. ``is_busy``: Podman did not answer in time.
     """
 
     listed: tuple[str, ...] = ()
     damaged: tuple[tuple[str, str], ...] = ()
     problem: str | None = None
     path: str = "/var/lib/containers/storage/secrets"
+    is_busy: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,6 +75,7 @@ def parse(output: list[str]) -> SecretStoreState:
         listed=tuple(dict.fromkeys(words.get("listed", ()))),
         damaged=tuple((name, printable(why, 160) or "nothing") for name, _, why in damaged),
         problem=printable(words["unreadable"][0], 160) or "no answer" if "unreadable" in words else None,
+        is_busy="busy" in words,
         path=f"{root}/secrets" if root.startswith("/") else SecretStoreState().path,
     )
 

@@ -12,6 +12,13 @@ NAMES = (PASSWORD_SECRET, URL_SECRET, PASSPHRASE_SECRET)
 
 def judge_secrets(store: SecretStoreState, findings: Findings) -> None:
     """Refuse a damaged store: Podman then says that a secret is not there, and refuses to make it."""
+    if store.is_busy:
+        findings.refusals.append(
+            "Podman does not answer in time; expected the list of its secrets. Another process may hold its lock, such "
+            "as the pull of an image by a run that was killed: wait until `pgrep -a podman` there shows none that "
+            "pulls, then run again."
+        )
+        return
     if store.problem is not None:
         state = f"cannot be listed ({store.problem})"
     elif store.damaged:

@@ -14,6 +14,7 @@ from facts.secret_store import SecretStore, SecretStoreState
 
 # As Podman 5.4.2: a secret whose data is gone is an error; data that is no JSON is an empty answer, without an error.
 PODMAN = r"""#!/bin/sh
+[ ! -e "$STORE/busy-$2" ] || exit 124
 case "$1 $2" in
 "secret ls") [ ! -e "$STORE/broken" ] || { echo "Error: invalid character 'b'" >&2; exit 125; }
   for file in "$STORE"/secret.*; do [ -e "$file" ] && echo "${file##*secret.} file"; done; exit 0 ;;
@@ -85,3 +86,13 @@ def test_a_list_that_cannot_be_read_is_refused_with_podmans_words(tmp_path: Path
 
 def test_a_host_without_podman_has_no_damaged_store() -> None:
     assert refusals(SecretStore.default()) == []
+
+
+@pytest.mark.parametrize("busy", ["busy-ls", "busy-inspect"])
+def test_a_podman_that_does_not_answer_in_time_is_waited_for_and_its_store_is_not_called_damaged(
+    tmp_path: Path, busy: str
+) -> None:
+    (text,) = refusals(read(tmp_path, secrets=NAMES, marks=(busy,)))
+    assert "does not answer in time" in text
+    assert "run again" in text
+    assert "mv " not in text
