@@ -14,8 +14,8 @@ from facts.untrusted import printable
 # Podman 5.4.2 ends with 0 and prints nothing when the file with the data is no JSON, and says "no such secret" when one
 # secret's data are missing. So a secret is readable when its name is printed again. Of others one is tried: what is
 # wrong with the file as a whole shows in each.
-# A Podman that does not answer in time (124) waits for another one, such as a pull that goes on after its run was killed:
-# that says nothing of the store.
+# A Podman that does not answer in time (124) waits for another one, such as a pull that goes on after its run was
+# killed: that says nothing of the store.
 _COMMAND = r"""
 inspect() { timeout 20 podman secret inspect --showsecret --format '{{.Spec.Name}}' "$@"; }
 has() { printf '%s\n' "$1" | grep -qFx -- "$2"; }
