@@ -543,7 +543,7 @@ def test_without_nodes_for_groups_nothing_leaves_before_the_next_boot(
         machine.has_groups = False
         before = machine.drivers()
         report = disturbed(machine, scene.command)
-        assert all(machine.drivers()[a] == before[a] for a in addresses(chosen) if before[a][0] == "vfio-pci")
+        assert all(machine.drivers()[a][0] == "vfio-pci" for a in addresses(chosen) if before[a][0] == "vfio-pci")
         if scene is not PART:
             assert {a: machine.drivers()[a][0] for a in addresses(chosen)} == {
                 a: before[a][0] for a in addresses(chosen)
