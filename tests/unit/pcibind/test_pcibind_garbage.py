@@ -53,14 +53,20 @@ def test_an_empty_line_of_the_early_list_names_no_board(applied: Machine) -> Non
     assert status(applied.host).errors == ()
 
 
-@pytest.mark.parametrize(("command", "code"), [(status, ExitCode.NOT_BOUND), (show, ExitCode.PENDING)])
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        (status, ExitCode.NOT_BOUND, "bound, but not handed over"),
+        (show, ExitCode.PENDING, "bound, but the hand-over is to be written anew"),
+    ],
+)
 def test_a_hand_over_that_is_no_text_is_none(
-    applied: Machine, command: Callable[[System], Report], code: ExitCode
+    applied: Machine, command: Callable[[System], Report], code: ExitCode, says: str
 ) -> None:
     Path(applied.paths.run, "devices.env").write_bytes(NO_TEXT)
     report = command(unused(applied))
     assert report.exit_code is code
-    assert any("hand" in text for text in (*report.errors, *report.notes))
+    assert any(says in text for text in (*report.errors, *report.notes))
 
 
 @pytest.mark.parametrize("command", [show, apply, apply_recorded, release, status])
