@@ -6,10 +6,8 @@ import json
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
-from importlib import resources
-from pathlib import Path
 
-import pcibind
+from deploys import library
 from deploys.manifest import STATE_DIRECTORY, TEMPLATES
 from facts.attempt import RebootHistory
 from facts.installed_kernels import BootableKernels
@@ -25,9 +23,8 @@ def _of_this_deploy() -> str:
     """The digest of what this version of the deploy gives to a boot."""
     files = [path for name in ("default", "modprobe.d", "modules-load.d", "udev")
              for path in sorted((TEMPLATES / "etc" / name).rglob("*.j2"))]  # fmt: skip
-    package = Path(str(resources.files(pcibind)))
-    files += [path for path in sorted(package.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
-    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    texts = b"".join(path.read_bytes() for path in files)
+    return sha256(texts + library.digest(library.read_tree()).encode()).hexdigest()
 
 
 def digest(

@@ -13,12 +13,11 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import files
 
-from deploys import manifest
+from deploys import library, manifest
 from deploys.operations.planning import DECIDED_AT_RUN_TIME, step, will_follow
 from deploys.operations.restore import remove_empty_directories, restore_or_remove
 from deploys.restoration.node import forgotten
 from deploys.restoration.start import EARLY_DONE, Undo
-from deploys.steps.passthrough import LIBRARY
 from facts.paths import ExistingPaths
 from facts.pci import PciRecord
 from facts.unit import Units
@@ -41,7 +40,7 @@ FILES = (
 )
 # The second and third are what a killed installation leaves.
 DIRECTORIES = (Paths().configuration, str(PurePath(Paths().record).parent))
-LIBRARIES = (LIBRARY, f"{LIBRARY}.new", f"{LIBRARY}.old")
+LIBRARIES = (library.DIRECTORY, f"{library.DIRECTORY}.new", f"{library.DIRECTORY}.old")
 
 _FAILED = (
     "expected 0: every board of the node back on its drivers. Nothing of pcibind's configuration was removed. Do what "

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyinfra import host, logger
 
-from deploys import manifest
+from deploys import library, manifest
 from deploys.assessment import comparison, legacy_files, reboot_attempt
 from deploys.assessment.pending_reboot import left_over
 from deploys.assessment.platforms import Family, Unsupported, family_of, generator_of
@@ -17,7 +17,6 @@ from deploys.inputs.spelling import suggest
 from deploys.manifest import FORMER_NAMES, RECORD, STATE_DIRECTORIES, STATE_DIRECTORY
 from deploys.preflight.key import FINGERPRINT
 from deploys.settings import PREFIX, Settings, read
-from deploys.steps.passthrough import LIBRARY
 from deploys.steps.preflight import Refused, settings_of_this_run
 from deploys.transport import heartbeat, login
 from deploys.transport.connection import prepare
@@ -38,7 +37,7 @@ REQUEST = manifest.PCIBIND_BOARDS.path
 # In /run, so that it says of this boot alone that driver overrides were set before any driver was loaded.
 EARLY_DONE = f"{Paths().run}/early.done"
 # What a deployed host has at any moment of a deploy or an undo that has gone beyond the record.
-_TRACES = (REQUEST, legacy_files.REQUEST, LIBRARY, manifest.MIGRATION_SERVICE.path, Paths().record)
+_TRACES = (REQUEST, legacy_files.REQUEST, library.DIRECTORY, manifest.MIGRATION_SERVICE.path, Paths().record)
 # The keys of host data that an undo reads. No other wrong key may prevent it.
 _KEYS = tuple(f"{PREFIX}{key}" for key in ("reboot", "reboot_timeout", "reboot_batch", "storage_directory"))
 _PASSPHRASE = f"{PREFIX}psk_passphrase"

@@ -6,9 +6,6 @@ import io
 import re
 import tarfile
 from collections.abc import Generator
-from hashlib import sha256
-from importlib import resources
-from pathlib import Path
 from typing import NamedTuple
 
 from pyinfra import host
@@ -17,8 +14,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import systemd
 
-import pcibind
-from deploys import manifest
+from deploys import library, manifest
 from deploys.assessment import legacy_files
 from deploys.operations.files import Files
 from deploys.operations.pending_reboot import PendingReboot
@@ -36,26 +32,6 @@ from pcibind.model.request import Configuration
 from pcibind.read import configuration
 
 GROUP_DEVICE = re.compile(r"/dev/vfio/[0-9]+")
-LIBRARY = str(Path(boot_files.SCRIPT_PATH).parent)
-WRAPPER = f'#!/bin/sh\nexec /usr/bin/python3 -I {LIBRARY}/__main__.py "$@"\n'
-
-
-def library() -> dict[str, bytes]:
-    """pcibind as it lies on a host: relative path → content."""
-    package = Path(str(resources.files(pcibind)))
-    tree = {
-        f"pcibind/{path.relative_to(package)}": path.read_bytes()
-        for path in sorted(package.rglob("*"))
-        if path.is_file() and path.suffix != ".pyc"
-    }
-    main = (package.parent / "__main__.py").read_bytes()
-    return {"__main__.py": main, "early": boot_files.script().encode(), **tree}
-
-
-def digest(tree: dict[str, bytes]) -> str:
-    """The digest that ``TreeDigest`` reads from a host: over one ``sha256sum`` line for each file, sorted."""
-    lines = sorted(f"{sha256(content).hexdigest()}  ./{path}\n" for path, content in tree.items())
-    return sha256("".join(lines).encode()).hexdigest()
 
 
 def _archive(tree: dict[str, bytes]) -> io.BytesIO:
@@ -73,18 +49,19 @@ def _archive(tree: dict[str, bytes]) -> io.BytesIO:
 @operation()
 def library_installed() -> Generator[PyinfraCommand | str, None, None]:
     """Put pcibind's own code under /usr/local/lib, where the system's Python runs it."""
-    tree = library()
-    if host.get_fact(TreeDigest, directory=LIBRARY) == digest(tree):
+    tree = library.read_tree()
+    if host.get_fact(TreeDigest, directory=library.DIRECTORY) == library.digest(tree):
         host.noop("pcibind is installed")
         return
     upload = host.get_temp_filename("pcibind.tar.gz")
     yield FileUploadCommand(_archive(tree), upload)
+    there = library.DIRECTORY
     # Complete beside the old one and on the disk, then two renames: never a mixture of two releases.
     yield (
-        f"rm -rf {LIBRARY}.new && mkdir -m 755 {LIBRARY}.new && tar -xzf {upload} -C {LIBRARY}.new --no-same-owner && "
-        f"python3 -m compileall -q {LIBRARY}.new/pcibind && sync && rm -rf {LIBRARY}.old && "
-        f"{{ [ ! -e {LIBRARY} ] || mv {LIBRARY} {LIBRARY}.old; }} && mv {LIBRARY}.new {LIBRARY} && "
-        f"rm -rf {LIBRARY}.old {upload}; if command -v restorecon >/dev/null; then restorecon -R {LIBRARY}; fi"
+        f"rm -rf {there}.new && mkdir -m 755 {there}.new && tar -xzf {upload} -C {there}.new --no-same-owner && "
+        f"python3 -m compileall -q {there}.new/pcibind && sync && rm -rf {there}.old && "
+        f"{{ [ ! -e {there} ] || mv {there} {there}.old; }} && mv {there}.new {there} && "
+        f"rm -rf {there}.old {upload}; if command -v restorecon >/dev/null; then restorecon -R {there}; fi"
     )
 
 
@@ -153,7 +130,7 @@ def prepare_passthrough(gpu_host: GpuHost, reboot: PendingReboot) -> Passthrough
     """Everything that the next boot needs to bind the boards by itself. Touches no driver."""
     files, wanted = Files(), gpu_host.verdict.config
     inputs = [library_installed(name="Install pcibind")]
-    files.text(manifest.PCIBIND, WRAPPER)
+    files.text(manifest.PCIBIND, library.WRAPPER)
     request_renamed(name="Rename the configuration of earlier versions", past=gpu_host.verdict.past)
     renaming_ended(name="End the move from the names of earlier versions", past=gpu_host.verdict.past)
     files.text(manifest.PCIBIND_BOARDS, configuration.render(*wanted.boards, require_boards=wanted.require_boards))

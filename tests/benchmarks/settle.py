@@ -24,12 +24,12 @@ import shlex
 from pathlib import Path
 from shlex import quote
 
-from deploys import manifest, scripts
+from deploys import library, manifest, scripts
 from deploys.assessment.kernel_arguments import KERNEL_ARGUMENTS
 from deploys.manifest import MODULE_FILES
 from deploys.preflight import key
 from deploys.settings import Settings
-from deploys.steps import packages, passthrough
+from deploys.steps import packages
 from facts.database import MIGRATIONS, TABLES, PostgresOpenToLoopback, PostgresSchema
 from facts.initramfs import StaleInitramfs
 from facts.kernel import KernelModules
@@ -38,7 +38,7 @@ from facts.unit import ChangedSince, SystemState
 from pcibind.change import boot_files
 from pcibind.read.initramfs import LIST
 
-TREE_DIGEST = TreeDigest().command(directory=passthrough.LIBRARY)
+TREE_DIGEST = TreeDigest().command(directory=library.DIRECTORY)
 
 FILES = (
     *MODULE_FILES,

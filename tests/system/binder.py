@@ -9,7 +9,7 @@ import tarfile
 from dataclasses import dataclass
 from typing import Any
 
-from deploys.steps.passthrough import WRAPPER, library
+from deploys import library
 from tests.lab.machine import Machine
 
 HOLDER = r"""
@@ -97,9 +97,9 @@ class Binder:
     def install(cls, machine: Machine) -> Binder:
         """Put pcibind there, and let it write what a boot needs; its unit is not enabled."""
         buffer = io.BytesIO()
-        files = {f"usr/local/lib/pcibind/{path}": content for path, content in library().items()}
+        files = {f"usr/local/lib/pcibind/{path}": content for path, content in library.read_tree().items()}
         files |= {
-            "usr/local/sbin/pcibind": WRAPPER.encode(),
+            "usr/local/sbin/pcibind": library.WRAPPER.encode(),
             "root/hold.py": HOLDER.encode(),
         }
         with tarfile.open(fileobj=buffer, mode="w:gz") as archive:

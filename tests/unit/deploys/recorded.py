@@ -26,9 +26,9 @@ from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import ctx_state
 
+from deploys import library
 from deploys.manifest import RECORD
 from deploys.preflight import login
-from deploys.steps import passthrough
 from deploys.steps.packages import PACKAGES
 from deploys.transport import remote
 from facts.database import MIGRATIONS, TABLES
@@ -436,7 +436,7 @@ def settled(path: str, name: str, deployed: str = "node", **changed: str) -> dic
         "dpkg -l": [f"ii  {package}  1.0  amd64  text" for package in PACKAGES["apt"]],
         "cat /etc/group": ["kvm:x:101:gevulot", "gevulot:x:999:"],
         "cat /etc/passwd": "gevulot:x:999:999::/var/lib/gevulot:/usr/sbin/nologin|gevulot|gevulot kvm||!",
-        "cd /usr/local/lib/pcibind": f"{passthrough.digest(passthrough.library())}  -",
+        "cd /usr/local/lib/pcibind": f"{library.digest(library.read_tree())}  -",
         "UnitFileState pcibind.service": ["Id=pcibind.service", "UnitFileState=enabled"],
         "record.json": record.dump(
             Record(tuple(RecordedBoard.of(board, Selector.parse(board.model), None) for board in boards), "any")

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from deploys import manifest, preflight
+from deploys import library, manifest, preflight
 from deploys.assessment import legacy_files
 from deploys.assessment.kernel_arguments import defeats
 from deploys.assessment.verdict import Verdict
 from deploys.preflight import HostState
 from deploys.preflight.services import Services
 from deploys.settings import HostSettings, read, read_host
-from deploys.steps import passthrough
 from facts.barred_modules import ModuleBar
 from facts.kernel import CommandLines, KernelModules
 from facts.platform import parse
@@ -249,7 +248,7 @@ def test_no_file_of_a_host_names_gevulot() -> None:
     templates = [manifest.TEMPLATES / f"{file.path[1:]}.j2" for file in manifest.HOST]
     texts = [path.read_text() for path in templates if path.exists()]
     assert len(texts) == 4
-    texts += [*(content.decode() for content in passthrough.library().values()), passthrough.WRAPPER]
+    texts += [*(content.decode() for content in library.read_tree().values()), library.WRAPPER]
     texts += [boot_files.rule(), boot_files.dracut(), boot_files.initramfs_hook(), *boot_files.units().values()]
     assert [text for text in (*texts, *(file.path for file in manifest.HOST)) if "gevulot" in text.lower()] == []
     assert "gevulot" not in manifest.STATE_DIRECTORY
