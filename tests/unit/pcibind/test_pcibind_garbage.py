@@ -15,7 +15,7 @@ from pcibind.commands.plan import show
 from pcibind.commands.release import release
 from pcibind.commands.status import status
 from pcibind.commands.system import System
-from pcibind.model.errors import ExitCode, RecordError
+from pcibind.model.errors import ExitCode, RecordError, describe_os_error
 from pcibind.model.report import Report
 
 LEFT = "0000:00/01.0/00"
@@ -90,3 +90,11 @@ def test_half_a_line_among_the_notes_of_this_boot_hides_no_other(
     with open(applied.paths.taken, "a", encoding="utf-8") as file:
         file.write("0000:01:0")
     assert command(applied.host).exit_code is ExitCode.TAKEN
+
+
+@pytest.mark.parametrize(("user", "advice"), [(65534, "Permission denied; run as root"), (0, "Permission denied")])
+def test_what_another_user_may_not_read_is_named_with_the_way_to_read_it(
+    monkeypatch: pytest.MonkeyPatch, user: int, advice: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    assert describe_os_error(PermissionError(13, "Permission denied", "/etc/pcibind/early.list")) == advice

@@ -15,7 +15,7 @@ from pcibind.commands.release import release as release_boards
 from pcibind.commands.status import status as show_status
 from pcibind.commands.system import System
 from pcibind.commands.text import answer, attempt, print_tracebacks
-from pcibind.model.errors import MEANINGS, ExitCode, PcibindError, RecordError
+from pcibind.model.errors import MEANINGS, ExitCode, PcibindError, RecordError, describe_os_error
 from pcibind.model.record import Record
 from pcibind.model.report import Report
 from pcibind.model.request import OVERRIDABLE_GUARDS
@@ -185,11 +185,8 @@ def setup(system: System, remove: bool) -> None:
     except PcibindError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except PermissionError as error:
-        message = f"{error.filename}: {error.strerror}; run as root"
-        raise click.ClickException(message) from error
     except OSError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(f"{error.filename}: {describe_os_error(error)}") from error
     click.echo("\n".join(lines))
 
 

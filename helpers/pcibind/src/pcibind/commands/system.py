@@ -10,7 +10,7 @@ import time
 from collections.abc import Container, Iterator, Sequence
 
 from pcibind.change.drivers import NODE_SECONDS
-from pcibind.model.errors import BusyError, UsageError
+from pcibind.model.errors import BusyError, UsageError, describe_os_error
 from pcibind.model.pci import Topology
 from pcibind.model.record import REBUILD
 from pcibind.model.report import INITRAMFS_NOTE
@@ -106,10 +106,10 @@ class System:
         try:
             descriptor = self._open_lock()
         except OSError as error:
-            remedy = "remove what is in its way" if os.geteuid() == 0 else "run as root"
+            remedy = "" if isinstance(error, PermissionError) else "; remove what is in its way"
             raise UsageError(
                 f"nothing was touched: {self.paths.lock} cannot be locked: {error.filename}: "
-                f"{error.strerror}; {remedy}"
+                f"{describe_os_error(error)}{remedy}"
             ) from error
         try:
             self._lock(descriptor)

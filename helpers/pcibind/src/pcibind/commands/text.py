@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from pcibind.model.errors import ExitCode, PcibindError
+from pcibind.model.errors import ExitCode, PcibindError, describe_os_error
 from pcibind.model.pci import Function, Topology, class_name
 from pcibind.model.report import BoardReport, BoardState, Report
 from pcibind.model.values import TYPE_CHECKING
@@ -35,7 +35,10 @@ def attempt(command: str, run: Callable[[], Report]) -> Report:
     except PcibindError as error:
         return Report(command, errors=(str(error),), error_code=error.exit_code)
     except Exception as error:
-        text = _explain(error) if isinstance(error, OSError) else str(error)
+        text = str(error)
+        if isinstance(error, OSError):
+            where = f"{error.filename}: " if error.filename else ""
+            text = f"{where}{describe_os_error(error)}"
         if os.environ.get(DEBUG):
             import traceback
 
@@ -43,14 +46,6 @@ def attempt(command: str, run: Callable[[], Report]) -> Report:
         if not isinstance(error, OSError | ValueError):
             text = f"unexpected {type(error).__name__}: {text}; set {DEBUG}=1 to see where"
         return Report(command, errors=(text,), error_code=ExitCode.UNEXPECTED)
-
-
-def _explain(error: OSError) -> str:
-    """What could not be accessed and why, without the number of the error."""
-    if not error.filename or not error.strerror:
-        return str(error)
-    remedy = "; run as root" if isinstance(error, PermissionError) and os.geteuid() else ""
-    return f"{error.filename}: {error.strerror}{remedy}"
 
 
 def answer(report: Report, *, as_json: bool) -> NoReturn:

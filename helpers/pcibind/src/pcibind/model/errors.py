@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import IntEnum
 
 
@@ -90,3 +91,9 @@ class StuckError(PcibindError):
     def __init__(self, message: str, process: int | None = None) -> None:
         super().__init__(message)
         self.process = process
+
+
+def describe_os_error(error: OSError) -> str:
+    """Why an access failed, and that it needs root where another user was refused it."""
+    is_refused = isinstance(error, PermissionError) and os.geteuid() != 0
+    return f"{error.strerror or error}{'; run as root' if is_refused else ''}"

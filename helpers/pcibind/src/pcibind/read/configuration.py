@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 
-from pcibind.model.errors import ConfigError
+from pcibind.model.errors import ConfigError, describe_os_error
 from pcibind.model.request import (
     OVERRIDABLE_GUARDS,
     SELECTOR_KINDS,
@@ -51,7 +51,9 @@ def read_texts(directory: str) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ConfigError(f"{directory}: {error.strerror}; expected TOML files there") from error
+        raise ConfigError(
+            f"{directory}: expected TOML files there: {describe_os_error(error)}"
+        ) from error
     texts = {}
     for name in names:
         # Hidden ones are an editor's locks and copies.
@@ -67,8 +69,7 @@ def read_texts(directory: str) -> dict[str, str]:
             with open(path, "rb") as file:
                 texts[path] = _decode(path, file.read())
         except OSError as error:
-            remedy = "; run as root" if isinstance(error, PermissionError) and os.geteuid() else ""
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}{remedy}") from error
+            raise ConfigError(f"{path}: cannot be read: {describe_os_error(error)}") from error
     return texts
 
 

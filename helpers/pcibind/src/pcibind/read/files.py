@@ -9,7 +9,7 @@ import contextlib
 import os
 
 from pcibind.model import record
-from pcibind.model.errors import RecordError
+from pcibind.model.errors import RecordError, describe_os_error
 from pcibind.model.pci import Address, board_path
 from pcibind.model.record import REBUILD, Record
 from pcibind.model.values import NamedTuple
@@ -192,7 +192,7 @@ def read_record(paths: Paths) -> Record | None:
         text = read(path, errors="strict")
         return None if text is None else record.parse(text)
     except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
+        raise RecordError(f"{path}: cannot be read: {describe_os_error(error)}") from error
     except (UnicodeDecodeError, RecordError) as error:
         raise RecordError(
             f"{path}: {error}. Restore it from a backup; or do without: `mv {path} {path}.broken`, "
