@@ -475,3 +475,26 @@ def test_an_override_with_a_slash_and_a_twin_that_is_no_board_are_read_again(app
     odd = first._replace(functions=(function, *first.functions[1:]), twins=("0000:00/01.0/01.0",))
     left = before._replace(boards=(odd, *before.boards[1:]))
     assert record.parse(record.dump(left)) == left
+
+
+@pytest.mark.parametrize("has_groups", [True, False])
+def test_a_board_that_was_on_vfio_before_is_released_where_it_is_and_only_while_nobody_holds_it(
+    machine: Machine, has_groups: bool
+) -> None:
+    for address in LEFTS:
+        machine.leave(address)
+        machine.take(address, "vfio-pci")
+    before = {address: machine.drivers()[address] for address in LEFTS}
+    machine.configure(f'[[board]]\nname = "left"\npath = "{LEFT}"\n')
+    assert apply(unused(machine)).exit_code is ExitCode.OK
+    bound = machine.drivers()
+    machine.busy.add(machine.group_of(LEFTS[0]))
+    assert release(unused(machine)).exit_code is ExitCode.REFUSED
+    assert machine.drivers() == bound
+    machine.busy.clear()
+    if not has_groups:
+        (machine.root / "dev/vfio" / machine.group_of(LEFTS[0])).unlink()
+        machine.has_groups = False
+    assert release(unused(machine)).exit_code is ExitCode.OK
+    assert left_of(machine) == before
+    assert read_record(machine.paths) is None

@@ -142,10 +142,10 @@ def _restore_sharing(
             BoardReport.of_unwanted(topology, old, state)._replace(detail=detail) for old in going
         ]
 
-    leaves_vfio = any(
-        sysfs.driver_of(paths, t.function.address) == DRIVER != t.driver for t in targets
-    )
-    if leaves_vfio:
+    with_vfio = [t for t in targets if sysfs.driver_of(paths, t.function.address) == DRIVER]
+    # What was on vfio-pci before it was chosen stays there, and its override alone is restored.
+    leaves_vfio = any(target.driver != DRIVER for target in with_vfio)
+    if with_vfio:
         # A user of one board in these groups is a user of all of them.
         theirs = {board.path for board in boards}
         all_there = sharing_groups(topology.boards())
@@ -153,7 +153,8 @@ def _restore_sharing(
         try:
             yield from drivers.secure(paths, beside, set())
         except NoNodeError as error:
-            return all_of_them(BoardState.FAILED, str(error))
+            if leaves_vfio:
+                return all_of_them(BoardState.FAILED, str(error))
         except InUseError as error:
             return all_of_them(BoardState.REFUSED, str(error))
     # What is about to go must not be offered, should this run be killed.
